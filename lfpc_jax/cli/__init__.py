@@ -1,0 +1,1 @@
+"""One linear program a command."""

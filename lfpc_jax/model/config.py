@@ -1,0 +1,196 @@
+"""What a Qwen2.5-VL is: frozen, hashable numbers, read from the model folder's own `config.json`.
+
+`config.json` is parsed by transformers' config class, so that keys a folder leaves out take the
+same defaults there and here. What this port does not compute is refused by name, never ignored.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+Kernel = Literal["auto", "xla", "cudnn", "splash"]
+Remat = Literal["none", "dots", "full"]
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    depth: int
+    width: int
+    heads: int
+    mlp: int
+    out: int
+    full_layers: tuple[int, ...]
+    patch: int = 14
+    merge: int = 2
+    temporal_patch: int = 2
+    window_px: int = 112
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def window(self) -> int:
+        """Side of an attention window in merged tokens."""
+        return self.window_px // (self.patch * self.merge)
+
+    @property
+    def window_tokens(self) -> int:
+        return self.window**2
+
+    @property
+    def window_patches(self) -> int:
+        return self.window_tokens * self.merge**2
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    mlp: int
+    vocab: int
+    eps: float = 1e-6
+    rope_theta: float = 1e6
+    mrope_section: tuple[int, int, int] = (16, 24, 24)
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model's numbers, and below them how to compute: dtype, remat and attention kernel."""
+
+    text: TextConfig
+    vision: VisionConfig
+    tied: bool
+    image_token: int = 151655
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    remat: Remat = "none"
+    kernel: Kernel = "auto"
+
+    def __post_init__(self) -> None:
+        text, vision = self.text, self.vision
+        checks = {
+            "text heads divide the width": text.width % text.heads == 0,
+            "kv heads divide the heads": text.heads % text.kv_heads == 0,
+            "mrope sections fill half a head": 2 * sum(text.mrope_section) == text.head_dim,
+            "vision heads divide the width": vision.width % vision.heads == 0,
+            "vision heads are a multiple of 4 wide": vision.head_dim % 4 == 0,
+            "windows are whole merged tokens": vision.window_px % (vision.patch * vision.merge) == 0
+            and vision.window > 0,
+            "the vision output has the text's width": vision.out == text.width,
+            "full layers lie in the tower": all(0 <= i < vision.depth for i in vision.full_layers),
+        }
+        for claim, holds in checks.items():
+            if not holds:
+                raise ValueError(f"model config: must hold: {claim}; got {text} and {vision}")
+
+
+def from_folder(folder: str | Path, **compute: Any) -> ModelConfig:
+    """The config of a Hugging Face folder; `compute` sets dtype, remat and kernel."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected the folder of a Qwen2.5-VL model")
+    try:
+        raw = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); copy the file again") from error
+    if raw.get("model_type") != "qwen2_5_vl":
+        raise ValueError(
+            f"{path}: model_type is {raw.get('model_type')!r}, expected 'qwen2_5_vl'; "
+            "only Qwen2.5-VL models can be loaded"
+        )
+    return replace(_from_hf(raw, path, _image_statistics(Path(folder))), **compute)
+
+
+def _from_hf(raw: dict[str, Any], path: Path, statistics: dict[str, Any]) -> ModelConfig:
+    from transformers import Qwen2_5_VLConfig
+
+    hf = Qwen2_5_VLConfig.from_dict(raw)
+    text, vision = hf.text_config, hf.vision_config
+    rope = text.rope_parameters
+    sections = tuple(rope.get("mrope_section", (16, 24, 24)))
+    for key, value, expected in (
+        ("hidden_act", text.hidden_act, "silu"),
+        ("vision_config.hidden_act", vision.hidden_act, "silu"),
+        ("vision_config.in_channels", vision.in_channels, 3),
+        ("rope type", rope["rope_type"], "default"),
+        ("use_sliding_window", bool(text.use_sliding_window), False),
+        ("layer_types", set(text.layer_types), {"full_attention"}),
+        ("vision rope", (vision.rope_parameters or {}).get("rope_theta", 10000.0), 10000.0),
+        ("mrope sections", len(sections), 3),
+    ):
+        if value != expected:
+            raise ValueError(
+                f"{path}: {key} is {value!r}; this port computes only {expected!r}. "
+                "Results would be wrong, so the model is refused"
+            )
+    return ModelConfig(
+        text=TextConfig(
+            layers=text.num_hidden_layers,
+            width=text.hidden_size,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            mlp=text.intermediate_size,
+            vocab=text.vocab_size,
+            eps=text.rms_norm_eps,
+            rope_theta=rope["rope_theta"],
+            mrope_section=(sections[0], sections[1], sections[2]),
+        ),
+        vision=VisionConfig(
+            depth=vision.depth,
+            width=vision.hidden_size,
+            heads=vision.num_heads,
+            mlp=vision.intermediate_size,
+            out=vision.out_hidden_size,
+            full_layers=tuple(vision.fullatt_block_indexes),
+            patch=vision.patch_size,
+            merge=vision.spatial_merge_size,
+            temporal_patch=vision.temporal_patch_size,
+            window_px=vision.window_size,
+            **statistics,
+        ),
+        tied=bool(hf.tie_word_embeddings),
+        image_token=hf.image_token_id,
+    )
+
+
+def _image_statistics(folder: Path) -> dict[str, Any]:
+    """Mean and standard deviation of the folder's image processor, where it names them."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return {}
+    raw = json.loads(path.read_text())
+    keys = {"mean": "image_mean", "std": "image_std"}
+    return {ours: tuple(raw[theirs]) for ours, theirs in keys.items() if raw.get(theirs)}
+
+
+_PUBLISHED_VISION = VisionConfig(
+    depth=32, width=1280, heads=16, mlp=3420, out=0, full_layers=(7, 15, 23, 31)
+)
+_PUBLISHED = {  # layers, width, heads, kv heads, mlp, vocabulary, vision mlp, tied
+    "3b": (36, 2048, 16, 2, 11008, 151936, 3420, True),
+    "7b": (28, 3584, 28, 4, 18944, 152064, 3420, False),
+    "32b": (64, 5120, 40, 8, 27648, 152064, 3456, False),
+    "72b": (80, 8192, 64, 8, 29568, 152064, 3456, False),
+}
+
+
+def published(size: str, **compute: Any) -> ModelConfig:
+    """One of the four published sizes without its folder, for planning: 3b, 7b, 32b or 72b."""
+    if size not in _PUBLISHED:
+        raise ValueError(f"model size {size!r}: known are {', '.join(_PUBLISHED)}")
+    layers, width, heads, kv_heads, mlp, vocab, vision_mlp, tied = _PUBLISHED[size]
+    return ModelConfig(
+        text=TextConfig(layers, width, heads, kv_heads, mlp, vocab),
+        vision=replace(_PUBLISHED_VISION, mlp=vision_mlp, out=width),
+        tied=tied,
+        **compute,
+    )

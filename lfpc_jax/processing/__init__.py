@@ -1,0 +1,1 @@
+"""From pictures and messages to arrays: numpy, PIL and tokenizers, no device code."""
