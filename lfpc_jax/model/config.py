@@ -114,7 +114,8 @@ def _from_hf(raw: dict[str, Any], path: Path, statistics: dict[str, Any]) -> Mod
     from transformers import Qwen2_5_VLConfig
 
     hf = Qwen2_5_VLConfig.from_dict(raw)
-    text, vision = hf.text_config, hf.vision_config
+    text: Any = hf.text_config
+    vision: Any = hf.vision_config
     rope = text.rope_parameters
     sections = tuple(rope.get("mrope_section", (16, 24, 24)))
     for key, value, expected in (

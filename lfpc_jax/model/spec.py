@@ -10,7 +10,7 @@ flattened to two dimensions (the first `inputs` of ours are the inputs) and tran
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from lfpc_jax.distributed import sharding
 from lfpc_jax.model.config import ModelConfig
 
+Array = TypeVar("Array", np.ndarray, jax.Array)
 Tree = Any
 """A nested dict whose leaves are arrays (or, in `spec_tree`, `Param`)."""
 
@@ -49,17 +50,20 @@ class Param:
             return (self.hf,)
         return tuple(self.hf.format(layer) for layer in range(self.stack))
 
-    def from_hf(self, tensor: np.ndarray) -> np.ndarray:
-        """One layer's array from its Hugging Face tensor (a view where it can be)."""
-        if self.inputs:
-            tensor = tensor.reshape(tensor.shape[0], -1).T
-        return tensor.reshape(self.shape)
+    @property
+    def hf_order(self) -> tuple[int, ...]:
+        """Our dimensions in the order in which the Hugging Face tensor has them, unflattened."""
+        ours = range(len(self.shape))
+        return (*ours[self.inputs :], *ours[: self.inputs])
 
-    def to_hf(self, array: np.ndarray) -> np.ndarray:
+    def from_hf(self, tensor: Array) -> Array:
+        """One layer's array from its Hugging Face tensor: reshaped and transposed, on its device."""
+        theirs = tensor.reshape([self.shape[i] for i in self.hf_order])
+        return theirs.transpose([self.hf_order.index(i) for i in range(len(self.shape))])
+
+    def to_hf(self, array: Array) -> Array:
         """The inverse of `from_hf`."""
-        if self.inputs:
-            array = array.reshape(math.prod(self.shape[: self.inputs]), -1).T
-        return np.ascontiguousarray(array.reshape(self.hf_shape))
+        return array.transpose(self.hf_order).reshape(self.hf_shape)
 
 
 def spec_tree(cfg: ModelConfig) -> Tree:
@@ -215,7 +219,7 @@ def init(key: jax.Array, cfg: ModelConfig, *, dtype: Any, mesh: Mesh | None = No
 
     def make(key: jax.Array) -> Tree:
         keys = jax.random.split(key, len(specs))
-        return treedef.unflatten([_initial(k, p, dtype) for k, p in zip(keys, specs)])
+        return jax.tree.unflatten(treedef, [_initial(k, p, dtype) for k, p in zip(keys, specs)])
 
     return jax.jit(make, out_shardings=mesh and shardings(cfg, mesh))(key)
 

@@ -1,0 +1,30 @@
+"""Whether a tree of arrays, here or in a file, is the one that a config demands."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lfpc_jax.model import spec
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.spec import Tree
+
+
+def check_tree(tree: Tree, cfg: ModelConfig, *, where: str | Path) -> None:
+    """Compares keys and shapes; `where` says whose they are, for the error."""
+    demanded, found = _by_key(spec.abstract(cfg, jnp.float32)), _by_key(tree)
+    for key in sorted(demanded.keys() ^ found.keys()):
+        fault = "lacks" if key in demanded else "has the unknown"
+        raise ValueError(f"{where}: {fault} key {key!r}; the config is another model's")
+    for key, leaf in found.items():
+        if tuple(leaf.shape) != demanded[key].shape:
+            raise ValueError(
+                f"{where}: key {key!r} has shape {tuple(leaf.shape)}, the config demands "
+                f"{demanded[key].shape}; it is another model's"
+            )
+
+
+def _by_key(tree: Tree) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {".".join(str(part.key) for part in path): leaf for path, leaf in leaves}

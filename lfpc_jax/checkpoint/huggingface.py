@@ -1,0 +1,276 @@
+"""Hugging Face folders in and out, one tensor at a time.
+
+Stacked leaves are made of zeros where they will live and filled layer by layer with donated
+updates, so that loading needs the weights and about one tensor. Every process reads only the rows
+that its own devices hold.
+
+Deviation: programs that only move numbers move them as unsigned integers. XLA's CPU backend would
+pass bfloat16 through float32, which rewrites the payload of NaNs.
+"""
+
+import json
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+
+from lfpc_jax.checkpoint import keys, staging, tensorfile
+from lfpc_jax.checkpoint.demand import check_tree
+from lfpc_jax.checkpoint.folder import INDEX, SINGLE, HFFolder, Tensor
+from lfpc_jax.checkpoint.keys import Origin
+from lfpc_jax.distributed import sharding
+from lfpc_jax.model import spec
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.spec import Param, Tree
+
+Advance = Callable[[int], None]
+"""Told how many more bytes are done."""
+
+SHARD_BYTES = 5 * 10**9
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+# ---------------------------------------------------------------- load
+
+
+def load(
+    folder: HFFolder,
+    cfg: ModelConfig,
+    *,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    advance: Advance = _ignore,
+) -> Tree:
+    """The parameters of an opened folder, sharded over `mesh`, in `dtype` or as they are stored."""
+    specs, treedef = jax.tree.flatten(spec.spec_tree(cfg), is_leaf=spec.is_param)
+    targets = {p: _target(folder.tensors[p.hf_names[0]], p, dtype, mesh) for p in specs}
+    stacked, single = [p for p in specs if p.stack], [p for p in specs if not p.stack]
+
+    def put(param: Param, name: str) -> jax.Array:
+        array = _put(folder.tensors[name], param, mesh)
+        advance(folder.tensors[name].nbytes)
+        return array
+
+    leaves: dict[Param, jax.Array] = {}
+    for param in single:  # the largest tensors, while little else is held
+        cast = _caster(targets[param].dtype, targets[param].sharding)
+        leaves[param] = cast(put(param, param.hf)).block_until_ready()
+    leaves |= zip(stacked, _zeros([targets[p] for p in stacked]))
+    for param in stacked:
+        write = _writer(targets[param].sharding)
+        for layer, name in enumerate(param.hf_names):
+            leaves[param] = write(leaves[param], np.int32(layer), put(param, name))
+            leaves[param].block_until_ready()
+    return jax.tree.unflatten(treedef, [leaves[p] for p in specs])
+
+
+def _target(tensor: Tensor, param: Param, dtype: Any, mesh: Mesh | None) -> jax.ShapeDtypeStruct:
+    target = tensor.dtype if dtype is None else np.dtype(dtype)
+    if target.name not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"{tensor}: would be loaded as {target.name}; parameters are float32 or bfloat16: ask "
+            "for one of them"
+        )
+    place = _place(param.array_axes, param.array_shape, mesh)
+    return jax.ShapeDtypeStruct(param.array_shape, target, sharding=place)
+
+
+def _put(tensor: Tensor, param: Param, mesh: Mesh | None) -> jax.Array:
+    """One tensor in our layout on its devices; the transposed view is copied only by the transfer.
+
+    Rows of the file run over our dimension `param.inputs`, the first of the outputs.
+    """
+    rows, shape = param.inputs, param.shape
+    step = param.hf_shape[0] // shape[rows]
+    read: dict[tuple[int, int], np.ndarray] = {}
+
+    def region(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        start, stop, _ = index[rows].indices(shape[rows])
+        if (start, stop) not in read:
+            part = replace(param, shape=(*shape[:rows], stop - start, *shape[rows + 1 :]))
+            read[start, stop] = part.from_hf(tensor.read(start * step, stop * step))
+        return read[start, stop][(*index[:rows], slice(None), *index[rows + 1 :])]
+
+    return jax.make_array_from_callback(shape, _place(param.axes, shape, mesh), region)
+
+
+def _place(axes: sharding.Axes, shape: tuple[int, ...], mesh: Mesh | None) -> Sharding:
+    if mesh is None:
+        return jnp.zeros(()).sharding
+    return sharding.sharding(axes, shape, mesh)
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+
+
+def _zeros(targets: list[jax.ShapeDtypeStruct]) -> list[jax.Array]:
+    places = [target.sharding for target in targets]
+    make = jax.jit(lambda: [jnp.zeros(t.shape, t.dtype) for t in targets], out_shardings=places)
+    return make()
+
+
+@cache
+def _caster(dtype: np.dtype, place: Sharding) -> Callable[..., jax.Array]:
+    return jax.jit(lambda tensor: tensor.astype(dtype), out_shardings=place)
+
+
+@cache
+def _writer(place: Sharding) -> Callable[..., jax.Array]:
+    """The program `(leaf, layer, tensor) -> leaf`, in place."""
+
+    def write(leaf: jax.Array, layer: jax.Array, tensor: jax.Array) -> jax.Array:
+        update = _bits(tensor.astype(leaf.dtype))
+        bits = jax.lax.dynamic_update_index_in_dim(_bits(leaf), update, layer, 0)
+        return jax.lax.bitcast_convert_type(bits, leaf.dtype)
+
+    return jax.jit(write, out_shardings=place, donate_argnums=0)
+
+
+# ---------------------------------------------------------------- save
+
+
+def save(
+    params: Tree,
+    folder: str | Path,
+    *,
+    cfg: ModelConfig,
+    assets: str | Path,
+    origin: Origin,
+    dtype: Any = None,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+    advance: Advance = _ignore,
+) -> None:
+    """Writes a folder that `from_pretrained` opens, in `dtype` or as the parameters are.
+
+    Everything but weights is copied from the folder `assets`. Keys are spelled as `origin` says;
+    where the dtype is no longer the origin's, config.json is told so.
+    """
+    units = _units(params, cfg, origin, dtype)
+    with staging.staged(folder, overwrite=overwrite) as staged:
+        _write_shards(units, staged, shard_bytes, advance)
+        if jax.process_index() == 0:
+            copy_assets(assets, staged)
+            dtypes = sorted({unit.plan.dtype.name for unit in units})
+            if tuple(dtypes) != origin.dtypes and len(dtypes) == 1:
+                _declare_dtype(staged / "config.json", dtypes[0])
+
+
+def copy_assets(source: str | Path, target: Path) -> None:
+    """Every file of a model's folder but weights and their index: config, tokenizer, processor."""
+    for path in sorted(Path(source).iterdir()):
+        weights = path.suffix in _WEIGHTS or path.name.endswith(".index.json")
+        if path.is_file() and not weights and not path.name.startswith("."):
+            shutil.copyfile(path, target / path.name)
+
+
+def _declare_dtype(config: Path, dtype: str) -> None:
+    raw = json.loads(config.read_text())
+    for section in (raw, raw.get("text_config"), raw.get("vision_config")):
+        for key in _DTYPE_KEYS:
+            if section and key in section:
+                section[key] = dtype
+    config.write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One tensor to be written; `fetch` brings it to the host."""
+
+    key: str
+    plan: tensorfile.Planned
+    fetch: Callable[[], np.ndarray]
+
+
+def _units(params: Tree, cfg: ModelConfig, origin: Origin, dtype: Any) -> list[_Unit]:
+    """Every tensor of the folder, wide dtypes first as the format's alignment wants it."""
+    check_tree(params, cfg, where="parameters")
+    specs = jax.tree.leaves(spec.spec_tree(cfg), is_leaf=spec.is_param)
+    pairs = list(zip(specs, jax.tree.leaves(params)))
+    if origin.repeats_embedding:
+        pairs += [(replace(p, hf=keys.UNEMBEDDING), x) for p, x in pairs if p.hf == keys.EMBEDDING]
+    units = []
+    for param, leaf in pairs:
+        if leaf.shape != param.array_shape:
+            raise ValueError(
+                f"parameter {param.hf!r}: has shape {leaf.shape}, the config demands "
+                f"{param.array_shape}; save with the config that it was made with"
+            )
+        target = np.dtype(leaf.dtype if dtype is None else dtype)
+        plan = tensorfile.Planned(target, param.hf_shape)
+        mesh = leaf.sharding.mesh if isinstance(leaf.sharding, NamedSharding) else None
+        fetch = partial(_fetch, _fetcher(replace(param, hf=""), target, mesh), leaf)
+        for layer, name in enumerate(param.hf_names):
+            key = keys.spelled(name, origin.layout)
+            units.append(_Unit(key, plan, partial(fetch, np.int32(layer))))
+    return sorted(units, key=lambda unit: -unit.plan.dtype.itemsize)
+
+
+@cache
+def _fetcher(param: Param, dtype: np.dtype, mesh: Mesh | None) -> Callable[..., jax.Array]:
+    """The program `(leaf, layer) -> the file's tensor`, whole on every device."""
+
+    def fetch(leaf: jax.Array, layer: jax.Array) -> jax.Array:
+        bits = _bits(leaf)
+        if param.stack:
+            bits = jax.lax.dynamic_index_in_dim(bits, layer, 0, keepdims=False)
+        if leaf.dtype != dtype:
+            bits = _bits(jax.lax.bitcast_convert_type(bits, leaf.dtype).astype(dtype))
+        return jax.lax.bitcast_convert_type(param.to_hf(bits), dtype)
+
+    return jax.jit(fetch, out_shardings=NamedSharding(mesh, PartitionSpec()) if mesh else None)
+
+
+def _fetch(program: Callable[..., jax.Array], leaf: jax.Array, layer: np.int32) -> np.ndarray:
+    return np.asarray(program(leaf, layer).addressable_data(0))
+
+
+def _write_shards(units: list[_Unit], folder: Path, shard_bytes: int, advance: Advance) -> None:
+    shards = _split(units, shard_bytes)
+    weight_map: dict[str, str] = {}
+    for i, shard in enumerate(shards):
+        name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors" if shards[1:] else SINGLE
+        weight_map |= {unit.key: name for unit in shard}
+        tensors = _stream(shard, advance)
+        if jax.process_index():
+            deque(tensors, maxlen=0)  # the fetch is collective, the file is the first process's
+        else:
+            tensorfile.write_file(folder / name, {u.key: u.plan for u in shard}, tensors)
+    if shards[1:] and jax.process_index() == 0:
+        total = sum(unit.plan.nbytes for unit in units)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _stream(shard: list[_Unit], advance: Advance) -> Iterator[np.ndarray]:
+    for unit in shard:
+        yield unit.fetch()
+        advance(unit.plan.nbytes)
+
+
+def _split(units: list[_Unit], shard_bytes: int) -> list[list[_Unit]]:
+    """Consecutive shards of at most `shard_bytes`, or of one tensor that is larger."""
+    shards: list[list[_Unit]] = [[]]
+    room = shard_bytes
+    for unit in units:
+        if shards[-1] and unit.plan.nbytes > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(unit)
+        room -= unit.plan.nbytes
+    return shards

@@ -1,0 +1,56 @@
+"""The two ways in which Qwen2.5-VL folders name their tensors, and what else a round trip needs.
+
+The parameter spec names tensors as the published files do ("old"). Folders saved by some versions
+of transformers prefix differently ("new"):
+
+    old  visual.*        model.embed_tokens|layers|norm.*                  lm_head.weight
+    new  model.visual.*  model.language_model.embed_tokens|layers|norm.*   lm_head.weight
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Layout = Literal["old", "new"]
+
+EMBEDDING = "model.embed_tokens.weight"
+UNEMBEDDING = "lm_head.weight"
+_NEW_TO_OLD = {"model.visual.": "visual.", "model.language_model.": "model."}
+_OLD_TO_NEW = {"visual.": "model.visual.", "model.": "model.language_model."}
+
+
+def canonical(key: str) -> str:
+    """The old name of a key of either layout; foreign keys come back as they are."""
+    return _exchange(key, _NEW_TO_OLD)
+
+
+def spelled(name: str, layout: Layout) -> str:
+    """A canonical name as a folder of this layout has it."""
+    return name if layout == "old" else _exchange(name, _OLD_TO_NEW)
+
+
+def is_new(key: str) -> bool:
+    return canonical(key) != key
+
+
+def _exchange(key: str, prefixes: dict[str, str]) -> str:
+    for theirs, ours in prefixes.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a Hugging Face folder is like besides its tensors; an export is made alike.
+
+    `dtypes` are those of its tensors, sorted. A tied model's folder may repeat the embedding as
+    `lm_head.weight`.
+    """
+
+    dtypes: tuple[str, ...]
+    layout: Layout = "old"
+    repeats_embedding: bool = False
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> "Origin":
+        return cls(**{**raw, "dtypes": tuple(raw["dtypes"])})

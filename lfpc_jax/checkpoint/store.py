@@ -1,0 +1,108 @@
+"""Parameters in Orbax (TensorStore), saved under one mesh and restored under any other.
+
+    DIR/params/    the tree of parameters, as an Orbax item
+    DIR/hf/        config, tokenizer and processor files of the Hugging Face folder
+    DIR/lfpc.json  format, the folder's origin, and size and checksum of every other file
+
+A folder appears when it is complete. It is verified when it is opened.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from lfpc_jax.checkpoint import huggingface, manifest, staging
+from lfpc_jax.checkpoint.demand import check_tree
+from lfpc_jax.checkpoint.keys import Origin
+from lfpc_jax.model import spec
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.spec import Tree
+
+FORMAT = 1
+_DESCRIPTION = "lfpc.json"
+_PARAMS = "params"
+_ASSETS = "hf"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A verified folder; `model.config.from_folder(store.assets)` is its config."""
+
+    path: Path
+    origin: Origin
+
+    @property
+    def params(self) -> Path:
+        return self.path / _PARAMS
+
+    @property
+    def assets(self) -> Path:
+        return self.path / _ASSETS
+
+
+def save(
+    params: Tree,
+    folder: str | Path,
+    *,
+    assets: str | Path,
+    origin: Origin,
+    overwrite: bool = False,
+) -> None:
+    with staging.staged(folder, overwrite=overwrite) as staged:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            checkpointer.save(staged / _PARAMS, args=ocp.args.StandardSave(params))
+        if jax.process_index() == 0:
+            (staged / _ASSETS).mkdir()
+            huggingface.copy_assets(assets, staged / _ASSETS)
+            files = manifest.describe(staged)
+            description = {"format": FORMAT, "origin": asdict(origin), "files": files}
+            (staged / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def open_store(folder: str | Path) -> Store:
+    folder = Path(folder).absolute()
+    path = folder / _DESCRIPTION
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected a folder that `to-orbax` has written")
+    try:
+        raw = json.loads(path.read_text())
+        version, origin, files = raw["format"], Origin.from_json(raw["origin"]), raw["files"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: is corrupt ({error!r}); copy {folder} again") from error
+    if version != FORMAT:
+        raise ValueError(f"{path}: has format {version!r}, this reads {FORMAT}; convert it anew")
+    manifest.verify(folder, files)
+    return Store(folder, origin)
+
+
+def restore(store: Store, cfg: ModelConfig, *, dtype: Any = None, mesh: Mesh | None = None) -> Tree:
+    """The parameters, sharded over `mesh`, in `dtype` or as they are stored."""
+    return restore_params(store.params, cfg, dtype=dtype, mesh=mesh)
+
+
+def restore_params(
+    item: Path, cfg: ModelConfig, *, dtype: Any = None, mesh: Mesh | None = None
+) -> Tree:
+    """The same from a bare Orbax item, such as a training checkpoint's."""
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        stored = checkpointer.metadata(item).item_metadata
+        if stored is None:
+            raise ValueError(f"{item}: is no Orbax item, or one that is incomplete; copy it again")
+        check_tree(stored.tree, cfg, where=item)
+        targets = jax.tree.map(
+            lambda target, found: target.update(dtype=np.dtype(dtype or found.dtype)),
+            spec.abstract(cfg, jnp.float32, mesh),
+            stored.tree,
+        )
+        try:
+            return checkpointer.restore(item, args=ocp.args.StandardRestore(targets))
+        except Exception as error:  # Orbax raises bare `Exception` for what TensorStore reports
+            cause = str(error.__cause__ or error).splitlines()[0]
+            raise ValueError(f"{item}: cannot be read ({cause}); copy the folder again") from error

@@ -1,0 +1,149 @@
+"""Hugging Face folders to Orbax and back, and the proof that a folder computes the same here.
+
+    convert.py to-orbax HF_DIR OUT
+    convert.py to-hf ORBAX_DIR OUT
+    convert.py check HF_DIR [--json FILE]
+
+Weights are spread over all devices. Nothing appears at OUT before it is complete.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from lfpc_jax.checkpoint import folder, huggingface, parity, staging, store
+from lfpc_jax.cli import progress
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.model import config
+
+TOLERANCE = {"float32": 1e-4}
+"""What `check` allows by default; in bfloat16 that depends on the weights, so it only reports."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Convert Qwen2.5-VL weights, or check them.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, source: str, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        made.add_argument("source", type=Path, metavar=source)
+        return made
+
+    orbax = command("to-orbax", to_orbax, "HF_DIR", "Hugging Face folder -> Orbax folder")
+    hf = command("to-hf", to_hf, "ORBAX_DIR", "Orbax folder -> Hugging Face folder")
+    for made in (orbax, hf):
+        made.add_argument("out", type=Path, metavar="OUT")
+        made.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: as stored")
+        made.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+
+    proof = command("check", check, "HF_DIR", "compare logits and vision with transformers")
+    proof.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    proof.add_argument("--prompts", type=_positive, default=8)
+    proof.add_argument("--seed", type=int, default=0)
+    proof.add_argument("--tolerance", type=float, help="default: 1e-4 in float32, else none")
+    proof.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return int(text)
+
+
+def to_orbax(args: argparse.Namespace) -> int:
+    staging.check_free(args.out, overwrite=args.overwrite)
+    cfg = config.from_folder(args.source)
+    opened = folder.open_folder(args.source, cfg)
+    mesh = make_mesh(fsdp=-1)
+    with progress.bar("loading", opened.nbytes, of_bytes=True) as advance:
+        params = huggingface.load(opened, cfg, dtype=args.dtype, mesh=mesh, advance=advance)
+    with progress.waiting("writing"):
+        store.save(
+            params, args.out, assets=args.source, origin=opened.origin, overwrite=args.overwrite
+        )
+    print(f"wrote {args.out}")
+    return 0
+
+
+def to_hf(args: argparse.Namespace) -> int:
+    staging.check_free(args.out, overwrite=args.overwrite)
+    with progress.waiting("verifying"):
+        stored = store.open_store(args.source)
+    cfg = config.from_folder(stored.assets)
+    with progress.waiting("restoring"):
+        params = store.restore(stored, cfg, dtype=args.dtype, mesh=make_mesh(fsdp=-1))
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    with progress.bar("writing", total, of_bytes=True) as advance:
+        huggingface.save(
+            params,
+            args.out,
+            cfg=cfg,
+            assets=stored.assets,
+            origin=stored.origin,
+            overwrite=args.overwrite,
+            advance=advance,
+        )
+    print(f"wrote {args.out}")
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    with progress.bar("comparing", 2 * args.prompts) as advance:
+        rows = parity.differences(
+            args.source, dtype=args.dtype, prompts=args.prompts, seed=args.seed, advance=advance
+        )
+    logit = max(row.max_abs_logit_diff for row in rows)
+    vision = max(row.max_abs_vision_diff for row in rows)
+    tolerance = TOLERANCE.get(args.dtype) if args.tolerance is None else args.tolerance
+    passed = tolerance is None or (logit <= tolerance and vision <= tolerance)
+    _print_table(rows, f"{args.source} in {args.dtype}")
+    if args.json:
+        figures = {
+            "max_abs_logit_diff": logit,
+            "max_abs_vision_diff": vision,
+            "dtype": args.dtype,
+            "seed": args.seed,
+            "tolerance": tolerance,
+            "passed": passed,
+            "prompts": [asdict(row) for row in rows],
+        }
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    verdict = "no tolerance given" if tolerance is None else f"tolerance {tolerance:g}"
+    print(f"max |logit diff| {logit:.3g}, max |vision diff| {vision:.3g}, {verdict}")
+    if not passed:
+        print(f"error: {args.source}: differs from transformers by more", file=sys.stderr)
+    return 0 if passed else 1
+
+
+def _print_table(rows: Sequence[parity.Difference], title: str) -> None:
+    table = Table(title=title)
+    for name in ("prompt", "tokens", "images", "|logit diff|", "|vision diff|", "same argmax"):
+        table.add_column(name, justify="right")
+    for i, row in enumerate(rows):
+        table.add_row(
+            str(i),
+            str(row.tokens),
+            str(row.images),
+            f"{row.max_abs_logit_diff:.3g}",
+            f"{row.max_abs_vision_diff:.3g}" if row.images else "-",
+            f"{row.argmax_agreement:.1%}",
+        )
+    Console().print(table)

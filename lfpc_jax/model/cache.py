@@ -1,0 +1,84 @@
+"""The key-value cache: preallocated, donated, written at each row's own offset.
+
+Keys lie `[B, K, H, S]` and values `[B, K, S, H]`, the layouts their products want. Layers are
+stacked in one array, or one array a layer in a tuple, whichever the parameters are.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from lfpc_jax.distributed.sharding import constrain
+from lfpc_jax.model.config import ModelConfig
+
+Layers = Any
+"""One stacked array, or a tuple with an array a layer."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cache:
+    k: Layers
+    v: Layers
+    length: Int[Array, "B"]
+
+    @property
+    def capacity(self) -> int:
+        return jax.tree.leaves(self.v)[0].shape[-2]
+
+
+def empty(cfg: ModelConfig, rows: int, capacity: int, *, unstacked: bool = False) -> Cache:
+    c = cfg.text
+
+    def zeros(*shape: int) -> Layers:
+        shape = (rows, c.kv_heads, *shape)
+        if unstacked:
+            return tuple(_pinned(jnp.zeros(shape, cfg.dtype)) for _ in range(c.layers))
+        return _pinned(jnp.zeros((c.layers, *shape), cfg.dtype))
+
+    return Cache(
+        zeros(c.head_dim, capacity), zeros(capacity, c.head_dim), jnp.zeros(rows, jnp.int32)
+    )
+
+
+def filled(k: Layers, v: Layers, lengths: Int[Array, "B"], capacity: int) -> Cache:
+    """A cache of `capacity` that begins with these keys and values, `[(L,) B, T, K, H]`."""
+
+    def place(x: Array, axes: tuple[int, int, int], length_axis: int) -> Array:
+        lead = x.ndim - 3
+        x = x.transpose(*range(lead), *(lead + axis for axis in axes))
+        widths = [(0, 0)] * x.ndim
+        widths[length_axis] = (0, capacity - x.shape[length_axis])
+        return _pinned(jnp.pad(x, widths))
+
+    return Cache(
+        jax.tree.map(lambda x: place(x, (1, 2, 0), -1), k),
+        jax.tree.map(lambda x: place(x, (1, 0, 2), -2), v),
+        lengths,
+    )
+
+
+def write(
+    cache: Cache, layer: Any, k: Array, v: Array, places: Int[Array, "B T"]
+) -> tuple[Cache, Array, Array]:
+    """Puts `[B, T, K, H]` at `places` of one layer, dropping those at or past the capacity, and
+    returns that layer's keys and values too."""
+    rows = jnp.arange(places.shape[0])[:, None]
+    if isinstance(cache.k, tuple):
+        ks = cache.k[layer].at[rows, :, :, places].set(k, mode="drop")
+        vs = cache.v[layer].at[rows, :, places].set(v, mode="drop")
+        all_k, all_v = (
+            (*x[:layer], new, *x[layer + 1 :]) for x, new in ((cache.k, ks), (cache.v, vs))
+        )
+        return Cache(all_k, all_v, cache.length), ks, vs
+    keys = cache.k.at[layer, rows, :, :, places].set(k, mode="drop")
+    values = cache.v.at[layer, rows, :, places].set(v, mode="drop")
+    return Cache(keys, values, cache.length), keys[layer], values[layer]
+
+
+def _pinned(x: Array) -> Array:
+    lead = (None,) * (x.ndim - 4)
+    return constrain(x, *lead, "batch", "kv_heads", None, None)

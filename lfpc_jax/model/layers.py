@@ -1,0 +1,86 @@
+"""The small parts that both towers are made of, and the loop over their layers.
+
+Weights are cast to the activations' dtype where they are used, so masters may be float32 under
+bfloat16 compute. Norms are computed in float32.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lfpc_jax.model.config import ModelConfig
+
+Tree = Any
+
+_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@contextmanager
+def computing(cfg: ModelConfig) -> Iterator[None]:
+    """In float32, products are float32 too: TPUs and GPUs would otherwise round their inputs."""
+    with jax.default_matmul_precision("highest" if cfg.dtype == "float32" else "default"):
+        yield
+
+
+def rms_norm(x: Float[Array, "*n D"], weight: Float[Array, "D"], eps: float) -> Array:
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return weight.astype(x.dtype) * y.astype(x.dtype)
+
+
+def linear(x: Array, p: Tree, *, inputs: int = 1) -> Array:
+    """`x` times `p["w"]` over the last `inputs` axes of `x`, plus `p["b"]` where there is one."""
+    y = jnp.tensordot(x, p["w"].astype(x.dtype), axes=inputs)
+    return y + p["b"].astype(x.dtype) if "b" in p else y
+
+
+def gated_mlp(x: Array, p: Tree) -> Array:
+    return linear(jax.nn.silu(linear(x, p["gate"])) * linear(x, p["up"]), p["down"])
+
+
+def each_layer(
+    body: Callable[[Any, tuple[Tree, Any]], tuple[Any, Any]],
+    carry: Any,
+    layers: Tree,
+    xs: Any,
+    *,
+    remat: str = "none",
+) -> tuple[Any, Any]:
+    """`lax.scan` over stacked layers, or a plain loop over a tuple of them (see `unstack`)."""
+    if not isinstance(layers, tuple):
+        return jax.lax.scan(_remat(body, remat, scanned=True), carry, (layers, xs))
+    ys = []
+    for index, layer in enumerate(layers):
+        x = jax.tree.map(lambda x, i=index: x[i], xs)  # static, so that a body may branch on it
+        step = _remat(lambda carry, layer, x=x: body(carry, (layer, x)), remat, scanned=False)
+        carry, y = step(carry, layer)
+        ys.append(y)
+    return carry, tuple(ys)
+
+
+def _remat(body: Callable, remat: str, *, scanned: bool) -> Callable:
+    if remat == "none":
+        return body
+    return jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=not scanned)
+
+
+def unstack(params: Tree) -> Tree:
+    """The same parameters with one tree a layer, for decoding: a scan there copies every layer's
+    weights out of the stack at every step. Compilation takes as many times longer."""
+    return {
+        **params,
+        "text": _split(params["text"]),
+        "vision": {**params["vision"], "layers": _split(params["vision"]["layers"])},
+    }
+
+
+def _split(layers: Tree) -> tuple[Tree, ...]:
+    depth = jax.tree.leaves(layers)[0].shape[0]
+    return tuple(jax.tree.map(lambda x, i=i: x[i], layers) for i in range(depth))

@@ -1,0 +1,41 @@
+"""Log-probabilities of given tokens, without ever holding `[tokens, vocabulary]` logits whole."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lfpc_jax.distributed.sharding import constrain
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.qwen import unembed
+
+
+def token_logprobs(
+    params: Any,
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    *,
+    cfg: ModelConfig,
+    block: int = 512,
+) -> Float[Array, "B T"]:
+    """`log p(targets[b, t] | hidden[b, t])` in float32, `block` tokens of each row at a time.
+
+    A block's logits are made again in the backward pass. `T` is padded to whole blocks."""
+    B, T, D = hidden.shape
+    block = min(block, T)
+    padding = -T % block
+    hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
+    targets = jnp.pad(targets, ((0, 0), (0, padding)))
+
+    @jax.checkpoint
+    def one(block: tuple[Array, Array]) -> Array:
+        logits = constrain(unembed(params, block[0], cfg=cfg), "batch", None, "vocab")
+        chosen = jnp.take_along_axis(logits, block[1][..., None], axis=-1)[..., 0]
+        return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+    blocks = (
+        hidden.reshape(B, -1, block, D).swapaxes(0, 1),
+        targets.reshape(B, -1, block).swapaxes(0, 1),
+    )
+    return jax.lax.map(one, blocks).swapaxes(0, 1).reshape(B, -1)[:, :T]

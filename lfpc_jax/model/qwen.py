@@ -1,0 +1,88 @@
+"""Qwen2.5-VL joined: images and tokens in, logits or hidden states out.
+
+    slots  = encode_images(params, images, cfg=cfg)
+    logits = forward(params, tokens, images, cfg=cfg)                       # whole rows
+    hidden, cache = prefill(params, tokens, slots, cfg=cfg, capacity=4096)  # then
+    hidden, cache = extend(params, tokens, slots, cache, cfg=cfg)           # at each row's offset
+
+All are pure and made to be jitted with `cfg` static and the cache donated. Logits are float32.
+Images in buckets of different sizes are encoded bucket by bucket and their slots concatenated.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lfpc_jax.distributed.sharding import constrain
+from lfpc_jax.model import text, vision
+from lfpc_jax.model.cache import Cache
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.layers import computing
+from lfpc_jax.trajectory import Images, Tokens
+
+Tree = Any
+Slots = Float[Array, "N D"] | None
+
+
+def encode_images(params: Tree, images: Images, *, cfg: ModelConfig) -> Float[Array, "N D"]:
+    """The flat slots that `Tokens.slots` points into."""
+    with computing(cfg):
+        embeddings = vision.encode(params["vision"], images, cfg=cfg)
+    return embeddings.reshape(-1, cfg.text.width)
+
+
+def embed(params: Tree, tokens: Tokens, slots: Slots, *, cfg: ModelConfig) -> Array:
+    """Token embeddings, and image slots where a token has one."""
+    x = params["embed"].astype(cfg.dtype)[tokens.ids]
+    if slots is not None:
+        seen = jnp.maximum(tokens.slots, 0)
+        x = jnp.where(tokens.slots[..., None] >= 0, slots.astype(x.dtype)[seen], x)
+    return constrain(x, "batch", None, None)
+
+
+def unembed(params: Tree, hidden: Float[Array, "*n D"], *, cfg: ModelConfig) -> Array:
+    weight = params["embed" if cfg.tied else "unembed"].astype(hidden.dtype)
+    with computing(cfg):
+        return jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
+
+
+def hidden_states(
+    params: Tree, tokens: Tokens, slots: Slots, *, cfg: ModelConfig
+) -> Float[Array, "B T D"]:
+    """Final hidden states of whole rows, packed by segment or padded."""
+    with computing(cfg), jax.named_scope("text"):
+        x = embed(params, tokens, slots, cfg=cfg)
+        return text.forward(params, x, tokens.positions, cfg=cfg, segments=tokens.segments)
+
+
+def forward(
+    params: Tree, tokens: Tokens, images: Images | None, *, cfg: ModelConfig
+) -> Float[Array, "B T V"]:
+    slots = None if images is None else encode_images(params, images, cfg=cfg)
+    return unembed(params, hidden_states(params, tokens, slots, cfg=cfg), cfg=cfg)
+
+
+def prefill(
+    params: Tree, tokens: Tokens, slots: Slots, *, cfg: ModelConfig, capacity: int
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """Rows padded at their end, one segment each, into a new cache."""
+    with computing(cfg), jax.named_scope("text"):
+        x = embed(params, tokens, slots, cfg=cfg)
+        return text.prefill(
+            params, x, tokens.positions, _lengths(tokens), cfg=cfg, capacity=capacity
+        )
+
+
+def extend(
+    params: Tree, tokens: Tokens, slots: Slots, cache: Cache, *, cfg: ModelConfig
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """More tokens onto each row's end; segment 0 marks a row's padding, up to all of it."""
+    with computing(cfg), jax.named_scope("text"):
+        x = embed(params, tokens, slots, cfg=cfg)
+        return text.extend(params, x, tokens.positions, _lengths(tokens), cache, cfg=cfg)
+
+
+def _lengths(tokens: Tokens) -> Array:
+    return (tokens.segments > 0).sum(axis=1, dtype=jnp.int32)

@@ -1,0 +1,40 @@
+"""Rotary embeddings: angles in float32 from integer positions, and the rotation by halves."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lfpc_jax.model.config import TextConfig, VisionConfig
+
+Rotary = tuple[Float[Array, "*n h"], Float[Array, "*n h"]]
+"""Cosine and sine of half a head's angles; the other half has the same."""
+
+
+def text_rotary(positions: Int[Array, "3 B T"], cfg: TextConfig) -> Rotary:
+    """Multimodal rotary: frequency `i` turns with the time, row or column position, by section."""
+    frequencies = _inverse_frequencies(cfg.head_dim, cfg.rope_theta)
+    axis = np.repeat(np.arange(3), cfg.mrope_section)
+    angles = jnp.moveaxis(positions.astype(jnp.float32)[axis], 0, -1) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def vision_rotary(row: Int[Array, "*n"], column: Int[Array, "*n"], cfg: VisionConfig) -> Rotary:
+    """Two-dimensional rotary: the first half of the angles turns with the row."""
+    frequencies = _inverse_frequencies(cfg.head_dim // 2, 10000.0)
+    angles = jnp.concatenate(
+        [axis[..., None].astype(jnp.float32) * frequencies for axis in (row, column)], axis=-1
+    )
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Float[Array, "*n N H"], rotary: Rotary) -> Array:
+    """Turns each head by halves, in float32, the angles shared by all heads."""
+    cos, sin = (part[..., None, :] for part in rotary)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def _inverse_frequencies(width: int, theta: float) -> np.ndarray:
+    exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    return (1.0 / np.power(np.float32(theta), exponents)).astype(np.float32)

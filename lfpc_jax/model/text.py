@@ -1,0 +1,119 @@
+"""The decoder: whole rows at once (`forward`), or onto a cache (`prefill`, `extend`).
+
+All three run the same layer and differ in what its attention sees. `extend` takes any number of
+new tokens a row at that row's own offset, so one function is chunked prefill, the insertion of an
+observation, and a decode step.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lfpc_jax.distributed.sharding import constrain
+from lfpc_jax.model import cache as kv
+from lfpc_jax.model.attention import attention, cache_attention
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.layers import each_layer, gated_mlp, linear, rms_norm
+from lfpc_jax.model.rotary import Rotary, rotate, text_rotary
+
+Tree = Any
+Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
+
+
+def layer(p: Tree, x: Array, rotary: Rotary, attend: Attend, eps: float) -> tuple[Array, Any]:
+    """One decoder layer; what `attend` returns beside its output is passed on."""
+    h = rms_norm(x, p["norm1"], eps)
+    q = rotate(linear(h, p["q"]), rotary)
+    k = rotate(linear(h, p["k"]), rotary)
+    out, kept = attend(q, k, linear(h, p["v"]))
+    x = x + linear(out, p["o"], inputs=2)
+    x = x + gated_mlp(rms_norm(x, p["norm2"], eps), p)
+    return constrain(x, "batch", None, None), kept
+
+
+def forward(
+    params: Tree,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "3 B T"],
+    *,
+    cfg: ModelConfig,
+    segments: Int[Array, "B T"],
+) -> Float[Array, "B T D"]:
+    """Hidden states of whole rows; tokens see earlier tokens of their own segment."""
+    rotary = text_rotary(positions, cfg.text)
+
+    def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
+        return attention(q, k, v, causal=True, segments=segments, kernel=cfg.kernel), None
+
+    def body(x: Array, scanned: tuple[Tree, None]) -> tuple[Array, None]:
+        return layer(scanned[0], x, rotary, attend, cfg.text.eps)
+
+    x, _ = each_layer(body, x, params["text"], None, remat=cfg.remat)
+    return rms_norm(x, params["norm"], cfg.text.eps)
+
+
+def prefill(
+    params: Tree,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "3 B T"],
+    lengths: Int[Array, "B"],
+    *,
+    cfg: ModelConfig,
+    capacity: int,
+) -> tuple[Float[Array, "B T D"], kv.Cache]:
+    """Hidden states of rows padded at their end, and a new cache that holds them."""
+    assert x.shape[1] <= capacity, (x.shape, capacity)
+    rotary = text_rotary(positions, cfg.text)
+
+    def attend(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
+        return attention(q, k, v, causal=True, lengths=lengths, kernel=cfg.kernel), (k, v)
+
+    def body(x: Array, scanned: tuple[Tree, None]) -> tuple[Array, tuple[Array, Array]]:
+        return layer(scanned[0], x, rotary, attend, cfg.text.eps)
+
+    x, kept = each_layer(body, x, params["text"], None)
+    keys, values = kept if not isinstance(kept[0], tuple) else zip(*kept)
+    cache = kv.filled(_layers(keys), _layers(values), lengths, capacity)
+    return rms_norm(x, params["norm"], cfg.text.eps), cache
+
+
+def extend(
+    params: Tree,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "3 B T"],
+    lengths: Int[Array, "B"],
+    cache: kv.Cache,
+    *,
+    cfg: ModelConfig,
+) -> tuple[Float[Array, "B T D"], kv.Cache]:
+    """Appends the first `lengths[b]` tokens of each row (none is allowed) to the cache.
+
+    Tokens past the capacity are dropped, so the caller checks that there is room."""
+    rotary = text_rotary(positions, cfg.text)
+    ahead = jnp.arange(x.shape[1])
+    index = cache.length[:, None] + ahead
+    places = jnp.where(ahead < lengths[:, None], index, cache.capacity)
+
+    def body(carry: tuple[Array, kv.Cache], scanned: tuple[Tree, Any]) -> Any:
+        x, cache = carry
+        p, number = scanned
+
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, kv.Cache]:
+            written, keys, values = kv.write(cache, number, k, v, places)
+            return cache_attention(q, keys, values, index), written
+
+        return layer(p, x, rotary, attend, cfg.text.eps), None
+
+    numbers = np.arange(cfg.text.layers)
+    (x, cache), _ = each_layer(body, (x, cache), params["text"], numbers)
+    x = rms_norm(x, params["norm"], cfg.text.eps)
+    return x, replace(cache, length=cache.length + lengths)
+
+
+def _layers(x: Any) -> Any:
+    return x if isinstance(x, jax.Array) else tuple(x)

@@ -1,0 +1,115 @@
+"""The vision tower over window-major images.
+
+A bucket of images is `[I, W, P, C]`: every image in as many windows as the bucket has, every
+window with all its patches, those that lie off the picture masked. Window layers are then a batch
+of `P x P` attentions and full layers attend within each image. Nothing here depends on an image's
+shape but its `grid`, an array.
+
+Letters: I images, W windows, P patches of a window, C values of a patch, D width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lfpc_jax.distributed.sharding import constrain
+from lfpc_jax.model.attention import attention
+from lfpc_jax.model.config import Kernel, ModelConfig, VisionConfig
+from lfpc_jax.model.layers import each_layer, gated_mlp, linear, rms_norm
+from lfpc_jax.model.rotary import Rotary, rotate, vision_rotary
+from lfpc_jax.trajectory import Images
+
+Tree = Any
+EPS = 1e-6
+
+
+def encode(params: Tree, images: Images, *, cfg: ModelConfig) -> Float[Array, "I S D"]:
+    """One embedding for each merged-token slot, `S = W * tokens a window`, in window order."""
+    c = cfg.vision
+    windows, *patch = images.pixels.shape[1:]
+    assert patch == [c.window_patches, 3 * c.patch**2], (images.pixels.shape, c)
+    row, column, valid = patch_places(images.grid, windows, c)
+    rotary = vision_rotary(row, column, c)
+    x = embed_patches(params["patch"], images.pixels, c, cfg.dtype)
+    x = constrain(x, "batch", None, None, None)
+
+    def body(x: Array, scanned: tuple[Tree, Any]) -> tuple[Array, None]:
+        p, full = scanned
+        return block(p, x, rotary, valid, full, cfg=cfg), None
+
+    full = np.isin(np.arange(c.depth), c.full_layers)
+    with jax.named_scope("vision"):
+        x, _ = each_layer(body, x, params["layers"], full, remat=cfg.remat)
+        return merge(params["merger"], x, c)
+
+
+def patch_places(
+    grid: Int[Array, "I 2"], windows: int, c: VisionConfig
+) -> tuple[Int[Array, "I W P"], Int[Array, "I W P"], Bool[Array, "I W P"]]:
+    """Row, column and presence of every patch, from the grids alone."""
+    side = c.window
+    token, inner = np.divmod(np.arange(c.window_patches), c.merge**2)
+    rows, columns = grid[:, 0, None, None], grid[:, 1, None, None]
+    across = jnp.maximum(1, -(-columns // side))
+    window = jnp.arange(windows)[None, :, None]
+    token_row = (window // across) * side + token // side
+    token_column = (window % across) * side + token % side
+    valid = (token_row < rows) & (token_column < columns)
+    row = token_row * c.merge + inner // c.merge
+    column = token_column * c.merge + inner % c.merge
+    return row, column, valid
+
+
+def embed_patches(weight: Array, pixels: Array, c: VisionConfig, dtype: Any) -> Array:
+    """Normalises bytes and applies the patch convolution, a still image being its own second
+    frame."""
+    mean, std = (np.asarray(s, np.float32)[:, None, None] for s in (c.mean, c.std))
+    x = pixels.reshape(*pixels.shape[:-1], 3, 1, c.patch**2).astype(jnp.float32)
+    x = ((x / 255.0 - mean) / std).astype(dtype)
+    frames = jnp.broadcast_to(x, (*x.shape[:-2], c.temporal_patch, c.patch**2))
+    return frames.reshape(*pixels.shape[:-1], -1) @ weight.astype(dtype)
+
+
+def block(
+    p: Tree,
+    x: Float[Array, "I W P D"],
+    rotary: Rotary,
+    valid: Bool[Array, "I W P"],
+    full: Any,
+    *,
+    cfg: ModelConfig,
+) -> Float[Array, "I W P D"]:
+    """One layer; `full` is a Python or NumPy bool in a loop, a traced one in a scan."""
+    I, W, P, _ = x.shape
+    qkv = linear(rms_norm(x, p["norm1"], EPS), p["qkv"])
+    q, k, v = (qkv[..., part, :, :] for part in range(3))
+    q, k = rotate(q, rotary), rotate(k, rotary)
+
+    def attend(rows: int, length: int, kernel: Kernel) -> Any:
+        def run(q: Array, k: Array, v: Array) -> Array:
+            q, k, v = (x.reshape(rows, length, *x.shape[3:]) for x in (q, k, v))
+            mask = valid.reshape(rows, length)
+            out = attention(q, k, v, causal=False, valid=mask, kernel=kernel)
+            return out.reshape(I, W, P, *out.shape[2:])
+
+        return run
+
+    # A window is one small product on any device; only whole images want a kernel.
+    whole, windowed = attend(I, W * P, cfg.kernel), attend(I * W, P, "xla")
+    if isinstance(full, jax.core.Tracer):
+        out = jax.lax.cond(full, whole, windowed, q, k, v)
+    else:
+        out = (whole if full else windowed)(q, k, v)
+    x = x + linear(out, p["proj"], inputs=2)
+    x = x + gated_mlp(rms_norm(x, p["norm2"], EPS), p)
+    return constrain(x, "batch", None, None, None)
+
+
+def merge(p: Tree, x: Float[Array, "I W P D"], c: VisionConfig) -> Float[Array, "I S E"]:
+    """Each merged token's patches side by side, then two layers into the text's width."""
+    x = rms_norm(x, p["norm"], EPS)
+    x = x.reshape(x.shape[0], -1, c.merge**2 * c.width)
+    return linear(jax.nn.gelu(linear(x, p["fc1"]), approximate=False), p["fc2"])

@@ -1,0 +1,96 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from lfpc_jax.shapes import Buckets, geometric, max_windows, windows_for
+
+
+@pytest.mark.parametrize(("n", "bucket"), [(0, 16), (16, 16), (17, 40), (40, 40), (41, 64)])
+def test_the_smallest_bucket_that_holds_it(n, bucket):
+    assert Buckets((16, 40, 64)).fit(n, "windows") == bucket
+
+
+def test_too_large_names_the_thing_the_value_and_the_buckets():
+    with pytest.raises(ValueError, match=r"crop windows: 65 .*\(16, 64\).*add a larger bucket"):
+        Buckets((16, 64)).fit(65, "crop windows")
+
+
+@pytest.mark.parametrize("sizes", [(), (0, 4), (4, 4), (8, 4)])
+def test_buckets_ascend(sizes):
+    with pytest.raises(ValueError, match="strictly ascending"):
+        Buckets(sizes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes"),
+    [
+        ((64, 1000), (64, 128, 256, 512, 1000)),
+        ((64, 128), (64, 128)),
+        ((7, 7), (7,)),
+        ((10, 40, 1.5), (10, 15, 23, 35, 40)),
+    ],
+)
+def test_geometric_buckets(arguments, sizes):
+    assert geometric(*arguments).sizes == sizes
+
+
+@given(st.integers(1, 500), st.integers(0, 5000), st.floats(1.01, 4), st.data())
+def test_geometric_buckets_waste_less_than_their_ratio(smallest, more, ratio, data):
+    largest = smallest + more
+    n = data.draw(st.integers(smallest, largest))
+    assert n <= geometric(smallest, largest, ratio).fit(n, "n") < n * ratio + 1
+
+
+@pytest.mark.parametrize("arguments", [(0, 4), (8, 4), (4, 8, 1.0)])
+def test_geometric_refuses_what_never_ends(arguments):
+    with pytest.raises(ValueError, match="ratio over 1"):
+        geometric(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("grid", "windows"), [((1, 1), 1), ((4, 4), 1), ((4, 5), 2), ((9, 3), 3), ((24, 42), 66)]
+)
+def test_edge_windows_count_whole(grid, windows):
+    assert windows_for(*grid) == windows
+
+
+def test_a_window_of_another_side():
+    assert windows_for(9, 10, window=2) == 25
+
+
+@pytest.mark.parametrize(
+    ("budget", "windows"),
+    # 1,024 tokens as a square need 64 windows; as the strip of 2x500 that 14000x70 pixels
+    # become, 125. A 1x300 strip would need 75, but one row is never wider than 293.
+    [(4, 1), (16, 4), (64, 16), (300, 75), (512, 80), (1024, 125), (4096, 410), (16384, 1365)],
+)
+def test_no_image_needs_more_windows_than_the_bound(budget, windows):
+    assert max_windows(budget) == windows
+    most = max(
+        windows_for(rows, cols) for rows, cols in _grids_of_strips(budget) if rows * cols <= budget
+    )
+    assert 0.98 * windows <= most <= windows
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(4, 2000))
+def test_the_bound_holds_for_any_image(width, height, budget):
+    if max(width, height) > 200 * min(width, height):
+        return
+    resized = smart_resize(height, width, 28, 3136, budget * 784)
+    rows, cols = (side // 28 for side in resized)
+    if rows * cols <= budget:
+        assert windows_for(rows, cols) <= max_windows(budget)
+
+
+def _grids_of_strips(budget: int):
+    """Resized grids of strips at the edges of the rule, by transformers' own function."""
+    steps = [*range(1, 301), *range(304, 2001, 8)]
+    heights = [28 * rows + extra for rows in range(1, 11) for extra in (-13, 0, 13, 14)]
+    sizes = [(height, 28 * columns) for height in heights for columns in steps]
+    sizes += [(height, 200 * height) for height in heights]
+    sizes += [(9973, 9973 * ratio // 8) for ratio in range(8, 1601)]
+    for height, width in sizes:
+        if height <= width <= 200 * height:
+            resized = smart_resize(height, width, 28, 3136, budget * 784)
+            yield resized[0] // 28, resized[1] // 28
