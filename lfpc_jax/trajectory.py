@@ -1,13 +1,14 @@
 """The records that flow between rooms.
 
 Letters: B rows, T tokens, I images, W windows, P patches of a window, C values of a patch.
+Records are trees: JAX also rebuilds them around shardings, shapes and tracers, so their fields'
+shapes are stated and not checked.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jaxtyping import Int32, UInt8
 
 Array = Any
 """NumPy's on the host, JAX's on the device."""
@@ -23,8 +24,8 @@ class Images:
     so the places of an image's edge that hold no patch can be told from `grid` alone.
     """
 
-    pixels: UInt8[Array, "I W P C"]
-    grid: Int32[Array, "I 2"]
+    pixels: Array  # uint8 [I, W, P, C]
+    grid: Array  # int32 [I, 2]
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +37,7 @@ class Tokens:
     slots that `encode_images` returns.
     """
 
-    ids: Int32[Array, "B T"]
-    positions: Int32[Array, "3 B T"]
-    segments: Int32[Array, "B T"]
-    slots: Int32[Array, "B T"]
+    ids: Array  # int32 [B, T]
+    positions: Array  # int32 [3, B, T]
+    segments: Array  # int32 [B, T]
+    slots: Array  # int32 [B, T]

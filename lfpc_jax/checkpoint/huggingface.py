@@ -66,8 +66,7 @@ def load(
 
     leaves: dict[Param, jax.Array] = {}
     for param in single:  # the largest tensors, while little else is held
-        cast = _caster(targets[param].dtype, targets[param].sharding)
-        leaves[param] = cast(put(param, param.hf)).block_until_ready()
+        leaves[param] = _cast(put(param, param.hf), targets[param])
     leaves |= zip(stacked, _zeros([targets[p] for p in stacked]))
     for param in stacked:
         write = _writer(targets[param].sharding)
@@ -124,9 +123,11 @@ def _zeros(targets: list[jax.ShapeDtypeStruct]) -> list[jax.Array]:
     return make()
 
 
-@cache
-def _caster(dtype: np.dtype, place: Sharding) -> Callable[..., jax.Array]:
-    return jax.jit(lambda tensor: tensor.astype(dtype), out_shardings=place)
+def _cast(tensor: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
+    if tensor.dtype == target.dtype:
+        return tensor
+    cast = jax.jit(lambda x: x.astype(target.dtype), out_shardings=target.sharding)
+    return cast(tensor).block_until_ready()
 
 
 @cache
@@ -214,7 +215,7 @@ def _units(params: Tree, cfg: ModelConfig, origin: Origin, dtype: Any) -> list[_
         target = np.dtype(leaf.dtype if dtype is None else dtype)
         plan = tensorfile.Planned(target, param.hf_shape)
         mesh = leaf.sharding.mesh if isinstance(leaf.sharding, NamedSharding) else None
-        fetch = partial(_fetch, _fetcher(replace(param, hf=""), target, mesh), leaf)
+        fetch = partial(_fetch, _fetcher(replace(param, hf=""), target, mesh), target, leaf)
         for layer, name in enumerate(param.hf_names):
             key = keys.spelled(name, origin.layout)
             units.append(_Unit(key, plan, partial(fetch, np.int32(layer))))
@@ -223,7 +224,7 @@ def _units(params: Tree, cfg: ModelConfig, origin: Origin, dtype: Any) -> list[_
 
 @cache
 def _fetcher(param: Param, dtype: np.dtype, mesh: Mesh | None) -> Callable[..., jax.Array]:
-    """The program `(leaf, layer) -> the file's tensor`, whole on every device."""
+    """The program `(leaf, layer) -> the bits of the file's tensor`, whole on every device."""
 
     def fetch(leaf: jax.Array, layer: jax.Array) -> jax.Array:
         bits = _bits(leaf)
@@ -231,13 +232,15 @@ def _fetcher(param: Param, dtype: np.dtype, mesh: Mesh | None) -> Callable[..., 
             bits = jax.lax.dynamic_index_in_dim(bits, layer, 0, keepdims=False)
         if leaf.dtype != dtype:
             bits = _bits(jax.lax.bitcast_convert_type(bits, leaf.dtype).astype(dtype))
-        return jax.lax.bitcast_convert_type(param.to_hf(bits), dtype)
+        return param.to_hf(bits)
 
     return jax.jit(fetch, out_shardings=NamedSharding(mesh, PartitionSpec()) if mesh else None)
 
 
-def _fetch(program: Callable[..., jax.Array], leaf: jax.Array, layer: np.int32) -> np.ndarray:
-    return np.asarray(program(leaf, layer).addressable_data(0))
+def _fetch(
+    program: Callable[..., jax.Array], dtype: np.dtype, leaf: jax.Array, layer: np.int32
+) -> np.ndarray:
+    return np.asarray(program(leaf, layer).addressable_data(0)).view(dtype)
 
 
 def _write_shards(units: list[_Unit], folder: Path, shard_bytes: int, advance: Advance) -> None:

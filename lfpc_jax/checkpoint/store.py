@@ -29,6 +29,7 @@ FORMAT = 1
 _DESCRIPTION = "lfpc.json"
 _PARAMS = "params"
 _ASSETS = "hf"
+_CHUNK_BYTES = 64 * 2**20  # by default a chunk is a device's whole part of a leaf
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ def save(
     overwrite: bool = False,
 ) -> None:
     with staging.staged(folder, overwrite=overwrite) as staged:
+        chunked = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            checkpointer.save(staged / _PARAMS, args=ocp.args.StandardSave(params))
+            checkpointer.save(staged / _PARAMS, args=ocp.args.StandardSave(params, chunked))
         if jax.process_index() == 0:
             (staged / _ASSETS).mkdir()
             huggingface.copy_assets(assets, staged / _ASSETS)
@@ -91,13 +93,17 @@ def restore_params(
     item: Path, cfg: ModelConfig, *, dtype: Any = None, mesh: Mesh | None = None
 ) -> Tree:
     """The same from a bare Orbax item, such as a training checkpoint's."""
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    handler = ocp.StandardCheckpointHandler(restore_concurrent_gb=_one_leaf_gb(cfg))
+    with ocp.Checkpointer(handler) as checkpointer:
         stored = checkpointer.metadata(item).item_metadata
         if stored is None:
             raise ValueError(f"{item}: is no Orbax item, or one that is incomplete; copy it again")
         check_tree(stored.tree, cfg, where=item)
         targets = jax.tree.map(
-            lambda target, found: target.update(dtype=np.dtype(dtype or found.dtype)),
+            lambda target, found: target.update(
+                dtype=np.dtype(dtype or found.dtype),
+                sharding=target.sharding or jnp.zeros(()).sharding,
+            ),
             spec.abstract(cfg, jnp.float32, mesh),
             stored.tree,
         )
@@ -106,3 +112,9 @@ def restore_params(
         except Exception as error:  # Orbax raises bare `Exception` for what TensorStore reports
             cause = str(error.__cause__ or error).splitlines()[0]
             raise ValueError(f"{item}: cannot be read ({cause}); copy the folder again") from error
+
+
+def _one_leaf_gb(cfg: ModelConfig) -> int:
+    """Orbax's limit on what it holds beside the restored arrays; it must exceed any one leaf."""
+    leaves = jax.tree.leaves(spec.abstract(cfg, jnp.float32))
+    return 1 + max(leaf.size * leaf.dtype.itemsize for leaf in leaves) // 10**9

@@ -155,7 +155,7 @@ def _block(queries: int, keys: int, heads: int) -> int:
 
 def _by_blocks(rows: Any, keys: Any, seen: int, block: int, *, recompute: bool) -> Array:
     """One span of queries over the first `seen` keys, `block` queries at a time."""
-    body = partial(_dense, seen=seen)
+    body: Callable = partial(_dense, seen=seen)
     if recompute:
         body = jax.checkpoint(body)
     length = rows[0].shape[2]

@@ -15,7 +15,7 @@ from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model.config import ModelConfig
 
 Layers = Any
-"""One stacked array, or a tuple with an array a layer."""
+"""One stacked array `[L, B, ...]`, or a tuple with an array `[B, ...]` a layer."""
 
 
 @jax.tree_util.register_dataclass
@@ -23,7 +23,7 @@ Layers = Any
 class Cache:
     k: Layers
     v: Layers
-    length: Int[Array, "B"]
+    length: Any  # int32 [B]
 
     @property
     def capacity(self) -> int:

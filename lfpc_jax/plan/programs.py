@@ -4,6 +4,7 @@ Memory is the compiler's own figure for one chip. FLOPs are not taken from it: i
 of a loop once and a Pallas kernel as nothing.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ class Compiled:
     argument_bytes: int
     temporary_bytes: int
     compile_seconds: float
+
+
+class OutOfMemory(Exception):
+    """The compiler found no way to fit the program; its text says what was used of what."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,14 @@ def _compile(
     start = time.perf_counter()
     with jax.set_mesh(mesh):
         lowered = jax.jit(function, out_shardings=out_shardings).lower(*args)
-    memory = lowered.compile().memory_analysis()
+    try:
+        memory = lowered.compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used \S+ of \S+ hbm", str(error))
+        raise OutOfMemory(used.group() if used else str(error).splitlines()[0]) from error
+    assert memory is not None, "this backend's compiler reports no memory"
     return Compiled(
         program=name,
         bytes_per_chip=memory.argument_size_in_bytes

@@ -32,8 +32,9 @@ def tpu_slice(name: str) -> Slice:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     from jax.experimental import topologies
 
+    one_chip = {"chips_per_host_bounds": (1, 1, 1)} if name.endswith(":1x1") else {}
     try:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=name, **one_chip)
     except Exception as error:  # libtpu raises several kinds, of the runtime's own
         raise ValueError(
             f"slice {name!r}: libtpu does not describe it ({str(error).splitlines()[0]}); check "

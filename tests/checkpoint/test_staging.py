@@ -18,7 +18,7 @@ def test_the_folder_appears_at_the_end(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failure_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), staging.staged(tmp_path / "out") as folder:
+    with pytest.raises(error), staging.staged(tmp_path / "out") as folder:  # noqa: PT012
         (folder / "file").write_text("half")
         raise error
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,159 @@
+"""Attention against a float64 softmax in NumPy, for every kernel that can run or be emulated."""
+
+import helpers  # noqa: F401  (puts the package's modules under the type checks first)
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.model import attention
+from lfpc_jax.model.config import published
+
+
+def exact(q, k, v, visible):
+    """Plain attention in float64; `visible` is `[B, T, S]`."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    k, v = (np.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    scores = np.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(q.shape[-1])
+    scores = np.where(visible[:, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), v)
+
+
+def random(seed, B, T, N, K, H):
+    rng = np.random.default_rng(seed)
+    shapes = (B, T, N, H), (B, T, K, H), (B, T, K, H)
+    return tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
+
+
+def same_segment(segments):
+    return segments[:, :, None] == segments[:, None, :]
+
+
+@pytest.mark.parametrize(("budget", "T"), [(2**26, 300), (40_000, 300), (3_000, 37)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_xla_blocks_equal_plain_attention(monkeypatch, budget, causal, T):
+    """Whole, in few and in many blocks, with a remainder; values and gradients."""
+    monkeypatch.setattr(attention, "SCORE_BYTES", budget)
+    monkeypatch.setattr(attention, "_SHORT", 16)
+    q, k, v = random(T, 2, T, 4, 2, 8)
+    segments = np.sort(np.random.default_rng(1).integers(0, 4, (2, T)), axis=1)
+    visible = same_segment(segments) & (np.tri(T, dtype=bool) if causal else True)
+
+    def run(q, k, v):
+        return attention.attention(
+            q, k, v, causal=causal, segments=jnp.asarray(segments), kernel="xla"
+        )
+
+    def plain(q, k, v):
+        k, v = jnp.repeat(k, 2, axis=2), jnp.repeat(v, 2, axis=2)
+        scores = jnp.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(8)
+        weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -1e30))
+        return jnp.einsum("bnts,bsnh->btnh", weights, v)
+
+    args = tuple(map(jnp.asarray, (q, k, v)))
+    np.testing.assert_allclose(jax.jit(run)(*args), exact(q, k, v, visible), atol=2e-6)
+    weigh = np.random.default_rng(2).normal(size=q.shape).astype(np.float32)
+    ours, theirs = (
+        jax.jit(jax.grad(lambda *x, f=f: (f(*x) * weigh).sum(), (0, 1, 2)))(*args)
+        for f in (run, plain)
+    )
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_long_rows_never_hold_a_full_score_matrix(gradient):
+    """8,192 tokens x 8 heads: a full score matrix would be 2 GiB."""
+    shape = jax.ShapeDtypeStruct((1, 8192, 8, 16), jnp.float32)
+
+    def run(q, k, v):
+        return attention.attention(q, k, v, causal=True, kernel="xla").sum()
+
+    program = jax.grad(run, (0, 1, 2)) if gradient else run
+    memory = jax.jit(program).lower(shape, shape, shape).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2**31 / 4
+
+
+@pytest.mark.parametrize(("N", "K", "H", "T"), [(4, 2, 128, 128), (2, 2, 80, 200), (4, 1, 64, 256)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_splash_equals_plain_attention(N, K, H, T, causal):
+    """The Pallas kernel in its interpreter: grouped heads, padded lengths and heads, segments."""
+    q, k, v = random(T, 2, T, N, K, H)
+    segments = np.sort(np.random.default_rng(0).integers(1, 4, (2, T)), axis=1).astype(np.int32)
+    visible = same_segment(segments) & (np.tri(T, dtype=bool) if causal else True)
+    args = tuple(map(jnp.asarray, (q, k, v, segments)))
+    found = attention._splash(*args, causal=causal, interpret=True)
+    np.testing.assert_allclose(found, exact(q, k, v, visible), atol=3e-6)
+
+
+@pytest.mark.parametrize(
+    ("sides", "N", "K"), [((2, 2, 2), 4, 2), ((1, 2, 4), 4, 2), ((1, 4, 2), 3, 1)]
+)
+def test_splash_on_a_mesh(sides, N, K):
+    """Rows over data and fsdp, heads over tensor; key heads shared where too few, and all heads
+    whole where the query heads do not divide."""
+    q, k, v = random(0, 4, 128, N, K, 64)
+    segments = np.ones((4, 128), np.int32)
+    visible = np.broadcast_to(np.tri(128, dtype=bool), (4, 128, 128))
+    with jax.set_mesh(make_mesh(*sides)):
+        found = jax.jit(lambda *x: attention._splash(*x, causal=True, interpret=True))(
+            *map(jnp.asarray, (q, k, v, segments))
+        )
+    np.testing.assert_allclose(found, exact(q, k, v, visible), atol=3e-6)
+
+
+def test_cudnn_masks_hold_in_its_reference_implementation():
+    """The same arguments that cuDNN gets, computed by JAX's own implementation."""
+    q, k, v = random(0, 3, 40, 4, 2, 80)
+    args = tuple(map(jnp.asarray, (q, k, v)))
+    valid = np.random.default_rng(0).random((3, 40)) < 0.7
+    found = attention._cudnn(
+        *args, causal=False, lengths=None, valid=jnp.asarray(valid), implementation="xla"
+    )
+    expected = exact(q, k, v, np.broadcast_to(valid[:, None], (3, 40, 40)))
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+    lengths = np.array([40, 7, 23])
+    found = attention._cudnn(
+        *args, causal=True, lengths=jnp.asarray(lengths), valid=None, implementation="xla"
+    )
+    real = np.arange(40) < lengths[:, None]
+    expected = exact(q, k, v, np.broadcast_to(np.tri(40, dtype=bool), (3, 40, 40)))
+    np.testing.assert_allclose(np.asarray(found)[real], expected[real], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "platform", "more", "expected", "because"),
+    [
+        ("auto", "cpu", {}, "xla", "default on cpu"),
+        ("auto", "tpu", {}, "splash", "default on tpu"),
+        ("auto", "gpu", {}, "cudnn", "default on gpu"),
+        ("auto", "tpu", {"length": 64}, "xla", "64 tokens are under"),
+        ("cudnn", "gpu", {"packed": True}, "xla", "no mask for packed"),
+        ("cudnn", "gpu", {"dtype": jnp.float32}, "xla", "float32"),
+        ("xla", "tpu", {}, "xla", "as configured"),
+    ],
+)
+def test_the_choice_of_kernel_gives_its_reason(kernel, platform, more, expected, because):
+    given = {"platform": platform, "length": 4096, "dtype": jnp.bfloat16} | more
+    choice = attention.select(kernel, **given)
+    assert choice.kernel == expected
+    assert because in choice.reason
+
+
+def test_which_kernel_ran_is_in_the_log_and_the_program(caplog):
+    x = jnp.ones((1, 16, 2, 8))
+
+    def run(kernel):
+        return jax.jit(lambda x: attention.attention(x, x, x, causal=True, kernel=kernel)).lower(x)
+
+    with caplog.at_level("INFO", logger="lfpc_jax.model.attention"):
+        text = run("auto").as_text(debug_info=True)
+        assert "attention_xla" in text
+        assert "xla (the default on cpu)" in caplog.text
+        run("cudnn")
+    assert caplog.records[-1].levelname == "WARNING"
+    assert "cuDNN takes bfloat16, not float32" in caplog.records[-1].message
+    assert published("3b").kernel == "auto"

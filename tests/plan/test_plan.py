@@ -1,0 +1,61 @@
+"""Ahead-of-time compilation for TPUs that are not there: needs libtpu (the extra `plan`)."""
+
+import json
+
+import pytest
+
+from lfpc_jax.cli import plan
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.model import config
+from lfpc_jax.plan import programs, slices
+
+
+def test_a_slice_is_described_or_refused_with_the_remedy():
+    found = slices.tpu_slice("v5e:2x4")
+    assert (len(found.devices), found.hbm_bytes) == (8, 16 * 2**30)
+    for name in ("v9z:2x2", "v5e", "v5e:3x5"):
+        with pytest.raises(ValueError, match=f"slice '{name}'"):
+            slices.tpu_slice(name)
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x4", "v5p:2x2x1"])
+def test_the_real_3b_forward_compiles_with_splash(topology, tmp_path, capsys):
+    """All 36 and 32 layers of the published size; 7.5 GB of bfloat16 weights over the chips."""
+    file = tmp_path / "plan.json"
+    args = ["--model", "3b", "--topology", topology, "--length", "1024", "--windows", "16"]
+    assert plan.main([*args, "--program", "forward", "--json", str(file)]) == 0
+    (row,) = json.loads(file.read_text())["programs"]
+    chips = len(slices.tpu_slice(topology).devices)
+    assert row["fits"]
+    assert row["compiled"]["argument_bytes"] == pytest.approx(2 * 3.7546e9 / chips, rel=0.05)
+    assert "GiB a chip" in capsys.readouterr().out
+
+
+def test_splash_is_in_the_program_and_scores_are_not():
+    """Lowered, not compiled: the Pallas call for both towers, and no `[T, T]` array."""
+    import jax
+
+    from lfpc_jax.model import qwen, spec
+
+    mesh = make_mesh(fsdp=-1, devices=slices.tpu_slice("v5e:2x2").devices)
+    cfg = config.published("3b", kernel="splash")
+    sizes = programs.Sizes(rows=4, length=1536, images=4, windows=40)
+    tokens, images = programs.abstract_batch(cfg, mesh, sizes)
+    with jax.set_mesh(mesh):
+        text = (
+            jax.jit(lambda *args: qwen.forward(*args, cfg=cfg))
+            .lower(spec.abstract(cfg, "bfloat16", mesh), tokens, images)
+            .as_text()
+        )
+    assert text.count("splash_mha_fwd") >= 2
+    assert "1536x1536x" not in text
+
+
+def test_what_does_not_fit_is_refused(capsys):
+    """The 72B's 147 GB of bfloat16 weights are not for four chips of 16 GiB."""
+    args = ["--model", "72b", "--topology", "v5e:2x2", "--length", "128", "--windows", "4"]
+    assert plan.main([*args, "--program", "forward"]) == 1
+    out = capsys.readouterr()
+    assert "NO" in out.out
+    assert "does not fit v5e:2x2" in out.err
+    assert "larger slice" in out.err
