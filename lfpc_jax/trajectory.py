@@ -5,8 +5,8 @@ Records are trees: JAX also rebuilds them around shardings, shapes and tracers, 
 shapes are stated and not checked.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import jax
 
@@ -41,3 +41,87 @@ class Tokens:
     positions: Array  # int32 [3, B, T]
     segments: Array  # int32 [B, T]
     slots: Array  # int32 [B, T]
+
+
+Box4 = tuple[float, float, float, float]
+"""x1, y1, x2, y2; pixels of the original image unless said otherwise."""
+
+Size = tuple[int, int]
+"""Width and height."""
+
+End = Literal["answered", "no_action", "max_turns", "max_tokens", "context_full"]
+"""Why an episode ended."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An original image, still encoded: a file, or the file's bytes. Opened only where used."""
+
+    path: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A question about one original image.
+
+    With `options` (texts, in the order A, B, ...) the answer is a letter. `targets` holds the
+    boxes of each thing that must be seen, nested, the smallest first. `longest_side` is the image
+    gap: the shown image is first downsampled to it; None shows all that the token budget allows.
+    """
+
+    id: str
+    question: str
+    answer: str
+    picture: Picture
+    options: tuple[str, ...] = ()
+    targets: tuple[tuple[Box4, ...], ...] = ()
+    longest_side: int | None = None
+    dataset: str = ""
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A crop that came back: the box as the model wrote it, in its own convention, and the box
+    that was cut (clamped, grown) and is scored."""
+
+    written: Box4
+    box: Box4
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of the model, `ids[start:stop]` of its trajectory.
+
+    `call` says that the text asked for the tool; then there is either a `crop` or a `fault`, the
+    cause for which the call was refused.
+    """
+
+    start: int
+    stop: int
+    text: str
+    call: bool = False
+    crop: Crop | None = None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A whole episode, exact: every id that the model saw or sampled, in order.
+
+    `logprobs` are of the distribution that was sampled from, `policy_logprobs` of the unmodified
+    policy; both are 0 where nothing was sampled. `answer` is the last turn's answer, None without.
+    """
+
+    record: str
+    rollout: int
+    ids: Array  # int32 [T]
+    sampled: Array  # bool [T]
+    logprobs: Array  # float32 [T]
+    policy_logprobs: Array  # float32 [T]
+    original: Size
+    shown: Size
+    turns: tuple[Turn, ...]
+    end: End
+    answer: str | None

@@ -9,11 +9,10 @@ pass bfloat16 through float32, which rewrites the payload of NaNs.
 """
 
 import json
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from lfpc_jax.checkpoint import keys, staging, tensorfile
+from lfpc_jax.checkpoint import assets, keys, staging, tensorfile
 from lfpc_jax.checkpoint.demand import check_tree
 from lfpc_jax.checkpoint.folder import INDEX, SINGLE, HFFolder, Tensor
 from lfpc_jax.checkpoint.keys import Origin
@@ -35,8 +34,6 @@ Advance = Callable[[int], None]
 """Told how many more bytes are done."""
 
 SHARD_BYTES = 5 * 10**9
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
-_DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
 def _ignore(_: int) -> None:
@@ -150,7 +147,7 @@ def save(
     folder: str | Path,
     *,
     cfg: ModelConfig,
-    assets: str | Path,
+    assets_from: str | Path,
     origin: Origin,
     dtype: Any = None,
     shard_bytes: int = SHARD_BYTES,
@@ -159,43 +156,36 @@ def save(
 ) -> None:
     """Writes a folder that `from_pretrained` opens, in `dtype` or as the parameters are.
 
-    Everything but weights is copied from the folder `assets`. Keys are spelled as `origin` says;
-    where the dtype is no longer the origin's, config.json is told so.
+    Everything but weights is copied from the folder `assets_from`. Keys are spelled as `origin`
+    says; where the dtype is no longer the origin's, config.json is told so.
     """
     units = _units(params, cfg, origin, dtype)
     with staging.staged(folder, overwrite=overwrite) as staged:
         _write_shards(units, staged, shard_bytes, advance)
         if jax.process_index() == 0:
-            copy_assets(assets, staged)
+            assets.copy(assets_from, staged)
             dtypes = sorted({unit.plan.dtype.name for unit in units})
             if tuple(dtypes) != origin.dtypes and len(dtypes) == 1:
-                _declare_dtype(staged / "config.json", dtypes[0])
-
-
-def copy_assets(source: str | Path, target: Path) -> None:
-    """Every file of a model's folder but weights and their index: config, tokenizer, processor."""
-    for path in sorted(Path(source).iterdir()):
-        weights = path.suffix in _WEIGHTS or path.name.endswith(".index.json")
-        if path.is_file() and not weights and not path.name.startswith("."):
-            shutil.copyfile(path, target / path.name)
-
-
-def _declare_dtype(config: Path, dtype: str) -> None:
-    raw = json.loads(config.read_text())
-    for section in (raw, raw.get("text_config"), raw.get("vision_config")):
-        for key in _DTYPE_KEYS:
-            if section and key in section:
-                section[key] = dtype
-    config.write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
+                assets.declare_dtype(staged, dtypes[0])
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """One tensor to be written; `fetch` brings it to the host."""
+    """One tensor to be written."""
 
     key: str
     plan: tensorfile.Planned
-    fetch: Callable[[], np.ndarray]
+    param: Param
+    leaf: jax.Array
+    layer: int
+
+    def fetch(self) -> np.ndarray:
+        """Its copy on the host; with several processes, all must ask for it."""
+        place = self.leaf.sharding
+        mesh = place.mesh if isinstance(place, NamedSharding) else None
+        program = _fetcher(replace(self.param, hf=""), self.plan.dtype, mesh)
+        bits = program(self.leaf, np.int32(self.layer)).addressable_data(0)
+        return np.asarray(bits).view(self.plan.dtype)
 
 
 def _units(params: Tree, cfg: ModelConfig, origin: Origin, dtype: Any) -> list[_Unit]:
@@ -207,18 +197,9 @@ def _units(params: Tree, cfg: ModelConfig, origin: Origin, dtype: Any) -> list[_
         pairs += [(replace(p, hf=keys.UNEMBEDDING), x) for p, x in pairs if p.hf == keys.EMBEDDING]
     units = []
     for param, leaf in pairs:
-        if leaf.shape != param.array_shape:
-            raise ValueError(
-                f"parameter {param.hf!r}: has shape {leaf.shape}, the config demands "
-                f"{param.array_shape}; save with the config that it was made with"
-            )
-        target = np.dtype(leaf.dtype if dtype is None else dtype)
-        plan = tensorfile.Planned(target, param.hf_shape)
-        mesh = leaf.sharding.mesh if isinstance(leaf.sharding, NamedSharding) else None
-        fetch = partial(_fetch, _fetcher(replace(param, hf=""), target, mesh), target, leaf)
+        plan = tensorfile.Planned(np.dtype(dtype or leaf.dtype), param.hf_shape)
         for layer, name in enumerate(param.hf_names):
-            key = keys.spelled(name, origin.layout)
-            units.append(_Unit(key, plan, partial(fetch, np.int32(layer))))
+            units.append(_Unit(keys.spelled(name, origin.layout), plan, param, leaf, layer))
     return sorted(units, key=lambda unit: -unit.plan.dtype.itemsize)
 
 
@@ -235,12 +216,6 @@ def _fetcher(param: Param, dtype: np.dtype, mesh: Mesh | None) -> Callable[..., 
         return param.to_hf(bits)
 
     return jax.jit(fetch, out_shardings=NamedSharding(mesh, PartitionSpec()) if mesh else None)
-
-
-def _fetch(
-    program: Callable[..., jax.Array], dtype: np.dtype, leaf: jax.Array, layer: np.int32
-) -> np.ndarray:
-    return np.asarray(program(leaf, layer).addressable_data(0)).view(dtype)
 
 
 def _write_shards(units: list[_Unit], folder: Path, shard_bytes: int, advance: Advance) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from lfpc_jax.checkpoint import huggingface, manifest, staging
+from lfpc_jax.checkpoint import assets, manifest, staging
 from lfpc_jax.checkpoint.demand import check_tree
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.model import spec
@@ -52,7 +52,7 @@ def save(
     params: Tree,
     folder: str | Path,
     *,
-    assets: str | Path,
+    assets_from: str | Path,
     origin: Origin,
     overwrite: bool = False,
 ) -> None:
@@ -62,7 +62,7 @@ def save(
             checkpointer.save(staged / _PARAMS, args=ocp.args.StandardSave(params, chunked))
         if jax.process_index() == 0:
             (staged / _ASSETS).mkdir()
-            huggingface.copy_assets(assets, staged / _ASSETS)
+            assets.copy(assets_from, staged / _ASSETS)
             files = manifest.describe(staged)
             description = {"format": FORMAT, "origin": asdict(origin), "files": files}
             (staged / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")

@@ -77,7 +77,11 @@ def to_orbax(args: argparse.Namespace) -> int:
         params = huggingface.load(opened, cfg, dtype=args.dtype, mesh=mesh, advance=advance)
     with progress.waiting("writing"):
         store.save(
-            params, args.out, assets=args.source, origin=opened.origin, overwrite=args.overwrite
+            params,
+            args.out,
+            assets_from=args.source,
+            origin=opened.origin,
+            overwrite=args.overwrite,
         )
     print(f"wrote {args.out}")
     return 0
@@ -96,7 +100,7 @@ def to_hf(args: argparse.Namespace) -> int:
             params,
             args.out,
             cfg=cfg,
-            assets=stored.assets,
+            assets_from=stored.assets,
             origin=stored.origin,
             overwrite=args.overwrite,
             advance=advance,

@@ -96,7 +96,7 @@ def test_a_dtype_for_each_parameter_is_kept(tmp_path):
     assert source.origin.dtypes == ("bfloat16", "float32")
     params = huggingface.load(source, cfg)
     assert params["text"]["norm1"].dtype == jnp.float32
-    huggingface.save(params, tmp_path / "out", cfg=cfg, assets=hf, origin=source.origin)
+    huggingface.save(params, tmp_path / "out", cfg=cfg, assets_from=hf, origin=source.origin)
     folders.assert_same_bytes(hf, tmp_path / "out")
     assert (hf / "config.json").read_bytes() == (tmp_path / "out" / "config.json").read_bytes()
 
@@ -104,7 +104,7 @@ def test_a_dtype_for_each_parameter_is_kept(tmp_path):
 def export(path, out, **options):
     source, cfg = opened(path)
     params = huggingface.load(source, cfg, mesh=make_mesh(2, 2, 2))
-    huggingface.save(params, out, cfg=cfg, assets=path, origin=source.origin, **options)
+    huggingface.save(params, out, cfg=cfg, assets_from=path, origin=source.origin, **options)
     return params
 
 
@@ -193,7 +193,7 @@ def test_parameters_of_another_config_are_refused(kept, tmp_path):
     source, cfg = opened(kept())
     tied_cfg = config.from_folder(kept(tied=True))
     params = huggingface.load(source, cfg)
-    save = {"assets": source.path, "origin": source.origin}
+    save = {"assets_from": source.path, "origin": source.origin}
     with pytest.raises(ValueError, match="parameters: has the unknown key 'unembed'"):
         huggingface.save(params, tmp_path / "out", cfg=tied_cfg, **save)
     params["norm"] = params["norm"][:-1]

@@ -20,7 +20,7 @@ def save(path, out, sides=(2, 2, 2)):
     cfg = config.from_folder(path)
     source = folder.open_folder(path, cfg)
     params = huggingface.load(source, cfg, mesh=sides and make_mesh(*sides))
-    store.save(params, out, assets=path, origin=source.origin)
+    store.save(params, out, assets_from=path, origin=source.origin)
     return params, cfg
 
 

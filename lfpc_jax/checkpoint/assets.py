@@ -1,0 +1,27 @@
+"""A model folder's other files: config, tokenizer, processor, chat template, licence."""
+
+import json
+import shutil
+from pathlib import Path
+
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+
+
+def copy(source: str | Path, target: Path) -> None:
+    """Every visible file but weights and their index; folders are left."""
+    for path in sorted(Path(source).iterdir()):
+        weights = path.suffix in _WEIGHTS or path.name.endswith(".index.json")
+        if path.is_file() and not weights and not path.name.startswith("."):
+            shutil.copyfile(path, target / path.name)
+
+
+def declare_dtype(folder: Path, dtype: str) -> None:
+    """Says in config.json, wherever it names a dtype, that the weights are now in this one."""
+    path = folder / "config.json"
+    raw = json.loads(path.read_text())
+    for section in (raw, raw.get("text_config"), raw.get("vision_config")):
+        for key in _DTYPE_KEYS:
+            if section and key in section:
+                section[key] = dtype
+    path.write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
