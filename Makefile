@@ -5,8 +5,14 @@ TEST_ARGS ?=
 
 .PHONY: demo test lint constraints clean
 
+# What exists so far of the method's demo: a small model, checked, converted both ways, checked.
 demo: .venv/installed
-	$(BIN)/python bench/demo.py
+	$(BIN)/python bench/tiny_model.py runs/tiny
+	$(BIN)/python launch/convert.py check runs/tiny
+	$(BIN)/python launch/convert.py to-orbax runs/tiny runs/tiny-orbax --overwrite
+	$(BIN)/python launch/convert.py to-hf runs/tiny-orbax runs/tiny-hf --overwrite
+	$(BIN)/python launch/convert.py check runs/tiny-hf
+	@echo 'The same with a real model: $(BIN)/python launch/convert.py to-orbax Qwen2.5-VL-3B-Instruct OUT'
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest $(TEST_ARGS)

@@ -3,6 +3,7 @@
 Nothing here reads the package's model code, so that a test against it proves something.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,23 @@ def random_model(
                 torch.randn_like(parameter) * scale + ("norm" in name or "ln_q" in name)
             )
     return model
+
+
+def rounded_and_in_bfloat16(
+    model: Qwen2_5_VLForConditionalGeneration,
+) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration]:
+    """The model in float32 with weights that bfloat16 can hold, and the same model in bfloat16.
+
+    Rotary frequencies stay float32, as in a loaded model; `model.bfloat16()` alone rounds them.
+    """
+    low = copy.deepcopy(model).bfloat16()
+    high = copy.deepcopy(low).float()
+    for cast in (low, high):
+        for name, buffer in model.named_buffers():
+            cast.get_submodule(name.rpartition(".")[0]).register_buffer(
+                name.rpartition(".")[2], buffer.clone(), persistent=False
+            )
+    return high, low
 
 
 def random_prompt(rng: np.random.Generator, images: int, *, most: int = 9) -> Prompt:
