@@ -1,6 +1,6 @@
 """How much host memory loading a Hugging Face folder takes, as a multiple of its weights.
 
-    python bench/load_memory.py [--layers 12] [--json FILE]
+    python bench/load_memory.py [--layers 12] [--dtype bfloat16] [--json FILE]
 
 Writes a bfloat16 folder with the 3B's widths and fewer layers (2.9 GB at 12), loads it on the CPU
 in processes of their own, as it is and as float32, and removes it. On a CPU the parameters
@@ -23,7 +23,7 @@ import numpy as np
 
 VISION_DEPTH = 8
 SHARDS = 4
-DTYPES = (None, "float32")
+DTYPES = ("bfloat16", "float32")
 _NOISE_BYTES = 2**26
 
 
@@ -32,14 +32,15 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--measure", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
-    parser.add_argument("--dtype", help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", choices=DTYPES, help="load as this only; default: each")
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(args.measure, args.dtype)))
         return
     with tempfile.TemporaryDirectory() as folder:
         write_folder(Path(folder), args.layers)
-        figures = [_in_a_process(folder, dtype) for dtype in DTYPES]
+        dtypes = [args.dtype] if args.dtype else DTYPES
+        figures = [_in_a_process(folder, dtype) for dtype in dtypes]
     for row in figures:
         print(
             f"bfloat16 -> {row['dtype']}: weights {row['weight_bytes'] / 1e9:.2f} GB, "
@@ -51,9 +52,8 @@ def main() -> None:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _in_a_process(folder: str, dtype: str | None) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--measure", folder]
-    command += ["--dtype", dtype] if dtype else []
+def _in_a_process(folder: str, dtype: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--measure", folder, "--dtype", dtype]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -112,7 +112,7 @@ def _noise(plan: Any) -> Iterator[np.ndarray]:
         yield np.resize(noise, planned.nbytes).view(planned.dtype).reshape(planned.shape)
 
 
-def measure(path: Path, dtype: str | None) -> dict[str, Any]:
+def measure(path: Path, dtype: str) -> dict[str, Any]:
     """Loads `path` in this process; run it in a fresh one."""
     import jax
 
@@ -128,7 +128,7 @@ def measure(path: Path, dtype: str | None) -> dict[str, Any]:
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     peak = _status("VmHWM")
     return {
-        "dtype": dtype or "bfloat16",
+        "dtype": dtype,
         "weight_bytes": weights,
         "baseline_bytes": baseline,
         "peak_bytes": peak,

@@ -9,6 +9,7 @@ pass bfloat16 through float32, which rewrites the payload of NaNs.
 """
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -54,16 +55,17 @@ def load(
     """The parameters of an opened folder, sharded over `mesh`, in `dtype` or as they are stored."""
     specs, treedef = jax.tree.flatten(spec.spec_tree(cfg), is_leaf=spec.is_param)
     targets = {p: _target(folder.tensors[p.hf_names[0]], p, dtype, mesh) for p in specs}
-    stacked, single = [p for p in specs if p.stack], [p for p in specs if not p.stack]
+    stacked = [p for p in specs if p.stack]
+    single = sorted((p for p in specs if not p.stack), key=lambda p: -math.prod(p.shape))
 
     def put(param: Param, name: str) -> jax.Array:
-        array = _put(folder.tensors[name], param, mesh)
+        array = _put(folder.tensors[name], param, mesh).block_until_ready()
         advance(folder.tensors[name].nbytes)
         return array
 
-    leaves: dict[Param, jax.Array] = {}
-    for param in single:  # the largest tensors, while little else is held
-        leaves[param] = _cast(put(param, param.hf), targets[param])
+    # The largest tensors come first, while little else is held, and are followed by small ones:
+    # JAX lets go of a finished transfer's source when the next one begins.
+    leaves = {param: _cast(put(param, param.hf), targets[param]) for param in single}
     leaves |= zip(stacked, _zeros([targets[p] for p in stacked]))
     for param in stacked:
         write = _writer(targets[param].sharding)
@@ -124,7 +126,7 @@ def _cast(tensor: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
     if tensor.dtype == target.dtype:
         return tensor
     cast = jax.jit(lambda x: x.astype(target.dtype), out_shardings=target.sharding)
-    return cast(tensor).block_until_ready()
+    return cast(tensor)
 
 
 @cache

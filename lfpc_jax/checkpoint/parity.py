@@ -8,6 +8,7 @@ resize is left out, as pictures are made at their final size. One model is held 
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from lfpc_jax.checkpoint import folder, huggingface
+from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config, qwen
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.processing.batch import collate
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.shapes import windows_for
+from lfpc_jax.trajectory import Images, Tokens
 
 MOST_IMAGES = 3
 _MOST_TEXT = 48
@@ -108,7 +111,7 @@ def _difference(prompt: Prompt, theirs: Result, ours: Result) -> Difference:
 
 
 def _ours(opened: folder.HFFolder, cfg: ModelConfig, prompts: Sequence[Prompt]) -> Iterator[Result]:
-    """One shape for all prompts, so one program."""
+    """One shape for all prompts, so one program; weights are spread over all devices."""
     vision = cfg.vision
     processor = ImageProcessor(
         patch=vision.patch,
@@ -120,13 +123,8 @@ def _ours(opened: folder.HFFolder, cfg: ModelConfig, prompts: Sequence[Prompt]) 
     )
     grids = [processor.grid_of(picture) for prompt in prompts for picture in prompt.pictures]
 
-    @jax.jit
-    def run(params: Any, tokens: Any, images: Any) -> tuple[jax.Array, jax.Array]:
-        slots = qwen.encode_images(params, images, cfg=cfg)
-        hidden = qwen.hidden_states(params, tokens, slots, cfg=cfg)
-        return qwen.unembed(params, hidden, cfg=cfg)[0], slots
-
-    params = huggingface.load(opened, cfg, dtype=cfg.dtype)
+    mesh = make_mesh(fsdp=-1)
+    params = huggingface.load(opened, cfg, dtype=cfg.dtype, mesh=mesh)
     for prompt in prompts:
         tokens, images = collate(
             [prompt.ids],
@@ -137,11 +135,21 @@ def _ours(opened: folder.HFFolder, cfg: ModelConfig, prompts: Sequence[Prompt]) 
             windows=max(windows_for(*grid, processor.window) for grid in grids),
             images=MOST_IMAGES,
         )
-        logits, slots = run(params, tokens, images)
+        with jax.set_mesh(mesh):
+            logits, slots = _logits_and_slots(params, tokens, images, cfg=cfg)
         seen = tokens.slots[0][tokens.slots[0] >= 0]
         yield Result(
             np.asarray(logits)[: len(prompt.ids)], np.asarray(slots, dtype=np.float32)[seen]
         )
+
+
+@partial(jax.jit, static_argnames="cfg")
+def _logits_and_slots(
+    params: Any, tokens: Tokens, images: Images, *, cfg: ModelConfig
+) -> tuple[jax.Array, jax.Array]:
+    slots = qwen.encode_images(params, images, cfg=cfg)
+    hidden = qwen.hidden_states(params, tokens, slots, cfg=cfg)
+    return qwen.unembed(params, hidden, cfg=cfg)[0], slots
 
 
 def _theirs(path: Path, cfg: ModelConfig, prompts: Sequence[Prompt]) -> Iterator[Result]:

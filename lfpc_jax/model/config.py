@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lfpc_jax.processing.preprocessor_config import has_processor, processor_fields
+
 Kernel = Literal["auto", "xla", "cudnn", "splash"]
 Remat = Literal["none", "dots", "full"]
 
@@ -164,13 +166,11 @@ def _from_hf(raw: dict[str, Any], path: Path, statistics: dict[str, Any]) -> Mod
 
 
 def _image_statistics(folder: Path) -> dict[str, Any]:
-    """Mean and standard deviation of the folder's image processor, where it names them."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
+    """Mean and standard deviation of the folder's image processor, where it has one."""
+    if not has_processor(folder):
         return {}
-    raw = json.loads(path.read_text())
-    keys = {"mean": "image_mean", "std": "image_std"}
-    return {ours: tuple(raw[theirs]) for ours, theirs in keys.items() if raw.get(theirs)}
+    fields = processor_fields(folder)
+    return {key: fields[key] for key in ("mean", "std")}
 
 
 _PUBLISHED_VISION = VisionConfig(

@@ -52,14 +52,21 @@ def processor_fields(folder: Path) -> dict[str, Any]:
     return fields | _window(folder, fields["patch"] * fields["merge"])
 
 
+def has_processor(folder: Path) -> bool:
+    """Whether the folder says anything of an image processor; models made for text do not."""
+    return any(
+        (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
+    )
+
+
 def _find(folder: Path) -> tuple[Path, dict[str, Any]]:
     nested, flat = folder / "processor_config.json", folder / "preprocessor_config.json"
     if nested.is_file():
-        config = json.loads(nested.read_text(encoding="utf-8")).get("image_processor")
+        config = _json(nested).get("image_processor")
         if config is not None:
             return nested, config
     if flat.is_file():
-        return flat, json.loads(flat.read_text(encoding="utf-8"))
+        return flat, _json(flat)
     raise ValueError(
         f"{folder}: neither `preprocessor_config.json` nor a `processor_config.json` with an "
         "`image_processor`; copy them from the checkpoint"
@@ -86,6 +93,13 @@ def _window(folder: Path, factor: int) -> dict[str, int]:
     file = folder / "config.json"
     if not file.is_file():
         return {}
-    vision = json.loads(file.read_text(encoding="utf-8")).get("vision_config") or {}
+    vision = _json(file).get("vision_config") or {}
     pixels = vision.get("window_size")
     return {} if pixels is None else {"window": pixels // factor}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not valid JSON ({error}); copy the file again") from error

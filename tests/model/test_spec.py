@@ -136,6 +136,27 @@ def test_missing_and_broken_config_name_the_file(tmp_path):
         config.published("13b")
 
 
+def test_image_statistics_come_from_the_processor_of_either_layout(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(published_json("3b")))
+    processor = {
+        "patch_size": 14,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "min_pixels": 3136,
+        "max_pixels": 12845056,
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [0.4, 0.5, 0.6],
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert config.from_folder(tmp_path).vision.mean == (0.1, 0.2, 0.3)
+    nested = {"image_processor": processor | {"image_mean": [0.7, 0.8, 0.9]}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(nested))
+    assert config.from_folder(tmp_path).vision.mean == (0.7, 0.8, 0.9)
+    (tmp_path / "processor_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"processor_config\.json: not valid JSON"):
+        config.from_folder(tmp_path)
+
+
 def test_every_parameter_goes_to_hugging_face_and_back():
     cfg = config.published("3b")
     rng = np.random.default_rng(0)
