@@ -57,7 +57,7 @@ class Param:
         return (*ours[self.inputs :], *ours[: self.inputs])
 
     def from_hf(self, tensor: Array) -> Array:
-        """One layer's array from its Hugging Face tensor: reshaped and transposed, on its device."""
+        """One layer's array from its Hugging Face tensor, on the same device."""
         theirs = tensor.reshape([self.shape[i] for i in self.hf_order])
         return theirs.transpose([self.hf_order.index(i) for i in range(len(self.shape))])
 
