@@ -6,6 +6,7 @@ TEST_ARGS ?=
 .PHONY: demo test lint constraints clean
 
 # What exists so far of the method's demo: a small model, checked, converted both ways, checked.
+demo: export JAX_PLATFORMS ?= cpu
 demo: .venv/installed
 	$(BIN)/python bench/tiny_model.py runs/tiny
 	$(BIN)/python launch/convert.py check runs/tiny
