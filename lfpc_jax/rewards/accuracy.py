@@ -1,0 +1,39 @@
+"""Whether answers are right: by rule first, and by the judge, if there is one, for the rest."""
+
+from collections.abc import Sequence
+
+from lfpc_jax.rewards.answers import match, options_by_letter, right_letter
+from lfpc_jax.rewards.judge import Claim, Judge
+from lfpc_jax.rewards.verdict import Fault, Verdict
+from lfpc_jax.trajectory import Record
+
+
+def grade(answers: Sequence[tuple[str | None, Record]], judge: Judge | None) -> list[Verdict]:
+    """A verdict an answer. Without a judge, what the rules cannot tell is wrong.
+
+    A record whose reference makes no sense, and a judge that fails, leave the verdict open.
+    """
+    verdicts: list[Verdict] = []
+    open_claims: dict[int, Claim] = {}
+    for index, (answer, record) in enumerate(answers):
+        try:
+            right = match(answer, record)
+        except ValueError as error:
+            verdicts.append(Verdict(None, Fault("record", str(error))))
+            continue
+        if right is None and judge and answer is not None:
+            open_claims[index] = _claim(answer, record)
+        verdicts.append(Verdict(right is True))
+    if judge:
+        for index, verdict in zip(open_claims, judge.verdicts(list(open_claims.values()))):
+            verdicts[index] = verdict
+    return verdicts
+
+
+def _claim(answer: str, record: Record) -> Claim:
+    if not record.options:
+        return Claim(record.question, record.answer, answer)
+    options = options_by_letter(record)
+    lines = [f"{letter}. {text}" for letter, text in options.items()]
+    right = right_letter(record)
+    return Claim("\n".join([record.question, *lines]), f"{right}. {options[right]}", answer)

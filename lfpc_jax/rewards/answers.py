@@ -1,0 +1,175 @@
+"""Answer matching by rule: sure of a yes, sure of a no, or unable to tell.
+
+What is compared is what a text says (`wording`), never a part of it: "B" is not in "Black".
+
+With options, the reference is a letter.
+- Yes: its letter in any dress ("B", "(b)", "B.", "Option B", "The answer is **B**", "\\boxed{B}",
+  "B is correct"); the text of its option and nothing more ("It is the red one."); its letter with
+  that text ("B. red", "red (B)"), or with a remark that speaks of the text, of no other option and
+  denies nothing ("B, because it is red").
+- No: another letter, whatever follows it; several letters ("A or B"); the text of another option;
+  the right letter with the text of another option; a number where all options are other numbers.
+
+Free answers.
+- Yes: equal wording; equal quantities, where a unit on one side only must be what the question
+  asks for; the yes or no that a longer reply begins with ("Yes, it is.").
+- No: another quantity in the same unit; the opposite yes or no; for a reference that is one
+  letter, another letter or several.
+
+No answer at all is a no. Everything else is None: denials ("not red"), hedges, paraphrases, and
+texts of 1,000 characters or more, which the rules do not read.
+"""
+
+import re
+
+from lfpc_jax.rewards.format import LONGEST_ANSWER
+from lfpc_jax.rewards.quantities import equal, parse
+from lfpc_jax.rewards.wording import claim, normal
+from lfpc_jax.trajectory import Record
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_ALONE = re.compile(r"[(\[{<]?\s*([A-Za-z])\s*[)\]}>]?\s*[.,:;!)]*")
+_LISTED = re.compile(r"[A-Za-z]+|[^,/;|&+()\[\].\s]")
+_BEFORE = re.compile(
+    r"(?:[(\[]\s*([A-Za-z])\s*[)\]]|([A-Za-z])\s*\)|([A-Za-z])\s*[.:,;]|([A-Za-z])\s+-(?=\s))"
+    r"[.:,;)]*\s*(.+)",
+    re.DOTALL,
+)
+_TIGHT = re.compile(r"[A-Za-z][.:,;]\w")
+_BESIDE = re.compile(r"([A-Z])\s+(\S.*)", re.DOTALL)
+_AFTER = re.compile(r"(.+?)\s+[(\[]\s*([A-Z])\s*[)\]]\s*\.?", re.DOTALL)
+_DENIALS = re.compile(
+    r"\b(?:not|no|never|neither|nor|none|without|except|unless|unlike|or|but|instead|rather|cannot|"
+    r"(?:is|are|was|were|does|do|did|ca|wo)nt)\b"
+)
+
+
+def match(answer: str | None, record: Record) -> bool | None:
+    """Whether the answer is right; None where the rules cannot tell."""
+    if answer is None or not answer.strip():
+        return False
+    if len(answer) >= LONGEST_ANSWER:
+        return None
+    rules = _match_option if record.options else _match_free
+    return rules(claim(answer), record)
+
+
+def options_by_letter(record: Record) -> dict[str, str]:
+    return dict(zip(_LETTERS, record.options))
+
+
+def right_letter(record: Record) -> str:
+    """The reference of a record with options."""
+    letters = "".join(options_by_letter(record))
+    found = _ALONE.fullmatch(claim(record.answer))
+    if not found or found[1].upper() not in letters:
+        raise ValueError(
+            f"record {record.id!r}: answer {record.answer!r:.80} is not one of the letters "
+            f"{letters} of its {len(record.options)} options; correct or drop the record"
+        )
+    return found[1].upper()
+
+
+def _match_option(answer: str, record: Record) -> bool | None:
+    right = right_letter(record)
+    texts = {letter: claim(text) for letter, text in options_by_letter(record).items()}
+    alone = _ALONE.fullmatch(answer)
+    if alone and alone[1].upper() in texts:
+        return alone[1].upper() == right
+    same = {letter: _same(answer, text, record.question) for letter, text in texts.items()}
+    if True in same.values():
+        return same[right] is True
+    letter, remark = _letter_and_remark(answer, texts, record.question) or ("", "")
+    if letter and _same(remark, texts[letter], record.question):
+        return letter == right
+    if alone or _names_several(answer, "".join(texts)):
+        return False
+    if letter:
+        return _supports(remark, letter, texts, record.question) if letter == right else False
+    return None if None in same.values() else False
+
+
+def _match_free(answer: str, record: Record) -> bool | None:
+    wanted = claim(record.answer)
+    same = _same(answer, wanted, record.question)
+    reference = _ALONE.fullmatch(wanted)
+    if same is not None or not reference:
+        return same
+    right = reference[1].upper()
+    if alone := _ALONE.fullmatch(answer):
+        return alone[1].upper() == right
+    if _names_several(answer, _LETTERS):
+        return False
+    listed = re.search(rf"\(\s*{right}\s*\)|(?<!\w){right}\s*[.:)]", record.question)
+    lettered = _letter_and_remark(answer, {}, record.question) if listed else None
+    return lettered[0] == right if lettered else None
+
+
+def _same(answer: str, reference: str, question: str) -> bool | None:
+    """Whether two texts say the same; None where that takes understanding."""
+    if (normal(answer) or answer) == (normal(reference) or reference):
+        return True
+    if (given := parse(answer)) and (wanted := parse(reference)):
+        return equal(given, wanted, question)
+    if normal(reference) in ("yes", "no") and (said := _yes_or_no(answer)):
+        return said == normal(reference)
+    return None
+
+
+def _yes_or_no(answer: str) -> str | None:
+    """What a reply begins with, unless it also says the opposite."""
+    found = re.match(r"(yes|no)\s*(?:[.,;:!]|-\s|$)", answer, re.IGNORECASE)
+    if not found:
+        return None
+    said = found[1].casefold()
+    return None if {"yes": "no", "no": "yes"}[said] in normal(answer).split() else said
+
+
+def _names_several(answer: str, letters: str) -> bool:
+    """Whether the text is a list of different option letters and nothing else."""
+    words = _LISTED.findall(answer)
+    if len(words) == 1 and words[0].isupper():
+        named = set(words[0])
+    elif re.search(r"\w\.\w", answer):
+        return False
+    else:
+        named = {word.upper() for word in words} - {"AND", "OR", "BOTH", "EITHER"}
+    return len(named) > 1 and named <= set(letters)
+
+
+def _letter_and_remark(answer: str, texts: dict[str, str], question: str) -> tuple[str, str] | None:
+    """The letter that a text begins or ends with, set apart from the rest, and the rest.
+
+    Set apart is "A. red" or "(A) red". "A.red" and "A red" are so only if the rest is the text of
+    that option: "D.C." and "A dog" name no option.
+    """
+    if found := _BEFORE.fullmatch(answer):
+        letter, remark = next(filter(None, found.groups()[:4])).upper(), found[5]
+        loose = not _TIGHT.match(answer)
+    elif found := _BESIDE.fullmatch(answer):
+        letter, remark, loose = found[1], found[2], False
+    elif found := _AFTER.fullmatch(answer):
+        letter, remark, loose = found[2], found[1], True
+    else:
+        return None
+    if texts and letter not in texts:
+        return None
+    if loose or (letter in texts and _same(remark, texts[letter], question)):
+        return letter, remark
+    return None
+
+
+def _supports(remark: str, letter: str, texts: dict[str, str], question: str) -> bool | None:
+    """Whether what stands beside a letter, and is more than its option's text, agrees with it."""
+    others = {other: text for other, text in texts.items() if other != letter}
+    if any(_same(remark, text, question) for text in others.values()):
+        return False
+    words, own = f" {normal(remark)} ", f" {normal(texts[letter])} "
+    rest = words.replace(own, " ")
+    if rest == words or _DENIALS.search(rest):
+        return None
+    for other in (f" {normal(text)} " for text in others.values()):
+        if other in rest or (other in words and other not in own):
+            return None
+    named = re.findall(r"(?<![\w'’])[A-Z](?![\w'’])", remark)
+    return None if set(named) & set(others) else True

@@ -1,0 +1,92 @@
+"""One HTTP request that ends when it should.
+
+A socket's own timeout starts anew with every byte, so that a server which drips can hold a caller
+for hours; here the limit is for the whole request. Redirects and proxies are not followed.
+"""
+
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
+from urllib.parse import urlsplit
+
+_LONGEST_REPLY = 1 << 20
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    body: bytes
+    wait: float
+    """The seconds that the server asks its caller to wait; 0 if it does not."""
+
+
+class NoReply(Exception):
+    """Nothing usable came back; says why."""
+
+
+def check_url(url: str) -> None:
+    """Refuses what is no plain address, and passwords without repeating them."""
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        plain = False
+    if not plain or "@" in url or parts.query or parts.fragment:
+        shown = repr(url) if "@" not in url else "(not shown: it may hold a password)"
+        raise ValueError(
+            f"judge: base_url {shown} is not an address like 'http://host:8000/v1'; give one, and "
+            "keys only through the environment"
+        )
+
+
+def post(url: str, headers: dict[str, str], body: bytes, seconds: float) -> Reply:
+    """The reply to a POST, or `NoReply` when `seconds` have passed or the connection failed."""
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    assert parts.hostname, url
+    started = time.monotonic()
+    connection = kind(parts.hostname, parts.port, timeout=seconds)
+    late = threading.Event()
+    watchdog = None
+    try:
+        connection.connect()
+        left = max(seconds - (time.monotonic() - started), 0)
+        watchdog = threading.Timer(left, _cut, (connection.sock, late))
+        watchdog.daemon = True
+        watchdog.start()
+        connection.request("POST", parts.path, body, headers)
+        with connection.getresponse() as response:
+            text = response.read(_LONGEST_REPLY)
+            if late.is_set():
+                raise TimeoutError
+            return Reply(response.status, text, _asked_wait(response.headers))
+    except (OSError, HTTPException) as error:
+        if late.is_set() or isinstance(error, TimeoutError):
+            raise NoReply(f"no reply within {seconds:.3g} s") from None
+        raise NoReply(f"no connection ({type(error).__name__}: {error})") from None
+    finally:
+        if watchdog:
+            watchdog.cancel()
+        connection.close()
+
+
+def _cut(connected: socket.socket, late: threading.Event) -> None:
+    """Ends a connection under its reader, past the wrapping that TLS puts around it."""
+    late.set()
+    with suppress(OSError):
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+
+def _asked_wait(headers: HTTPMessage) -> float:
+    """Retry-After, which is a number of seconds or a date; 0 without one that can be read."""
+    asked = (headers.get("Retry-After") or "").strip()
+    if asked.isdecimal():
+        return float(asked)
+    try:
+        return max(parsedate_to_datetime(asked).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError):
+        return 0.0

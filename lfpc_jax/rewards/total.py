@@ -1,0 +1,147 @@
+"""What an episode earns, and of what that is made.
+
+    Stage I:  0.8 acc + 0.2 format + 1.2 tool [acc > 0]
+    Stage II: the same + g r_geo
+
+Stage I is `Rewards()`, Stage II `Rewards(grounding=1.0)`. Records without targets have no r_geo, so
+both kinds may be mixed. A sample of which any part could not be found out is masked: its total is
+None, never a number, and its faults say why.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lfpc_jax.rewards.accuracy import grade
+from lfpc_jax.rewards.format import format_reward, tool_reward
+from lfpc_jax.rewards.grounding import Grounded, Grounding, ground
+from lfpc_jax.rewards.judge import Judge
+from lfpc_jax.rewards.verdict import Fault, Verdict
+from lfpc_jax.trajectory import Record, Trajectory
+
+
+@dataclass(frozen=True)
+class OwnReward:
+    """A reward of one's own: any function of an episode and its record, and its weight."""
+
+    name: str
+    weight: float
+    function: Callable[[Trajectory, Record], float]
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """The weights of the parts, and how boxes are scored.
+
+    `grounding` is g. `grounding_needs_answer` gives r_geo to right answers only.
+    """
+
+    accuracy: float = 0.8
+    format: float = 0.2
+    tool: float = 1.2
+    grounding: float = 0.0
+    boxes: Grounding = field(default_factory=Grounding)
+    grounding_needs_answer: bool = False
+    own: tuple[OwnReward, ...] = ()
+
+    def __post_init__(self) -> None:
+        weights = {
+            name: getattr(self, name) for name in ("accuracy", "format", "tool", "grounding")
+        }
+        names = [reward.name for reward in self.own]
+        for name in names:
+            if not name or name in weights or name in ("judge", "record") or names.count(name) > 1:
+                raise ValueError(f"rewards: a reward named {name!r} is taken or empty; rename it")
+        weights |= {reward.name: reward.weight for reward in self.own}
+        for name, weight in weights.items():
+            if not math.isfinite(weight):
+                raise ValueError(f"rewards: the weight of {name} is {weight}; give a finite number")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The parts of one episode's reward, unweighted, and their weighted total.
+
+    A part is None where a fault kept it from being known; `boxes` is None without targets, too.
+    """
+
+    record: str
+    rollout: int
+    total: float | None
+    accuracy: float | None
+    format: float
+    tool: float
+    boxes: Grounded | None
+    own: dict[str, float | None]
+    judged: bool
+    faults: tuple[Fault, ...]
+
+    @property
+    def masked(self) -> bool:
+        return self.total is None
+
+
+def score(
+    trajectories: Sequence[Trajectory],
+    records: Mapping[str, Record],
+    settings: Rewards,
+    judge: Judge | None = None,
+) -> list[Scores]:
+    """The scores of each trajectory, in order; `records` holds the record of each by its id."""
+    for trajectory in trajectories:
+        if trajectory.record not in records:
+            raise ValueError(
+                f"trajectory of record {trajectory.record!r}, rollout {trajectory.rollout}: that "
+                f"record is not among the {len(records)} given; give every trajectory its own"
+            )
+    paired = [(trajectory, records[trajectory.record]) for trajectory in trajectories]
+    verdicts = grade([(trajectory.answer, record) for trajectory, record in paired], judge)
+    return [
+        _score(trajectory, record, verdict, settings)
+        for (trajectory, record), verdict in zip(paired, verdicts)
+    ]
+
+
+def _score(trajectory: Trajectory, record: Record, verdict: Verdict, settings: Rewards) -> Scores:
+    faults = [verdict.fault] if verdict.fault else []
+    boxes = None
+    try:
+        boxes = ground(trajectory, record, settings.boxes)
+    except ValueError as error:
+        faults.append(Fault("record", str(error)))
+    called = {reward.name: _call(reward, trajectory, record) for reward in settings.own}
+    known = {name: value for name, value in called.items() if not isinstance(value, Fault)}
+    faults += [value for value in called.values() if isinstance(value, Fault)]
+    accuracy = None if verdict.right is None else float(verdict.right)
+    form, tool = format_reward(trajectory), tool_reward(trajectory)
+    total = None
+    if accuracy is not None and not faults:
+        total = settings.accuracy * accuracy + settings.format * form
+        total += settings.tool * tool * (accuracy > 0)
+        if boxes and (accuracy > 0 or not settings.grounding_needs_answer):
+            total += settings.grounding * boxes.r_geo
+        total += sum(reward.weight * known[reward.name] for reward in settings.own)
+    return Scores(
+        record=record.id,
+        rollout=trajectory.rollout,
+        total=total,
+        accuracy=accuracy,
+        format=form,
+        tool=tool,
+        boxes=boxes,
+        own={name: known.get(name) for name in called},
+        judged=verdict.judged,
+        faults=tuple(faults),
+    )
+
+
+def _call(reward: OwnReward, trajectory: Trajectory, record: Record) -> float | Fault:
+    """The value of a foreign function, of which anything may come."""
+    where = f"record {record.id!r}, rollout {trajectory.rollout}"
+    try:
+        value = float(reward.function(trajectory, record))
+    except Exception as error:
+        return Fault(reward.name, f"{where}: {type(error).__name__}: {error}")
+    if not math.isfinite(value):
+        return Fault(reward.name, f"{where}: returned {value}, which is no finite number")
+    return value

@@ -1,0 +1,23 @@
+"""Whether an answer is right, where a failure to find out is not an answer of its own."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a sample cannot be scored: the part that failed, to count by, and what happened."""
+
+    part: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Right, wrong, or None with the fault that kept it from being known."""
+
+    right: bool | None
+    fault: Fault | None = None
+    judged: bool = False
+
+    def __post_init__(self) -> None:
+        assert (self.right is None) == (self.fault is not None), self
