@@ -149,7 +149,12 @@ def test_shards_and_their_index(kept, tmp_path):
 
 def test_every_other_file_comes_along(tmp_path):
     hf, out = folders.write(tmp_path / "hf", sharded=True), tmp_path / "out"
-    files = ["tokenizer.json", "merges.txt", "chat_template.jinja", "preprocessor_config.json"]
+    files = [
+        "tokenizer.json",
+        "merges.txt",
+        "chat_template.jinja",
+        "video_preprocessor_config.json",
+    ]
     for name in files:
         (hf / name).write_text(json.dumps({"file": name}))
     for name in ("pytorch_model.bin", ".gitattributes", "pytorch_model.bin.index.json"):

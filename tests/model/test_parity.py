@@ -188,7 +188,7 @@ def test_vision_block_patches_and_merger(modules, full):
     index, edges = get_vision_window_index(
         thw, spatial_merge_size=2, window_size=cfg.vision.window_px, patch_size=14
     )
-    cos, sin = visual.rotary_emb(flat, get_vision_position_ids(thw, 2))
+    cos, sin = visual.rotary_pos_emb(flat, get_vision_position_ids(thw, 2))
     permuted = [visual.permute_input_for_window_attn(y, index, len(flat)) for y in (flat, cos, sin)]
     edges = torch.tensor([0, len(flat)]) if full else edges
     theirs = visual.blocks[0](permuted[0], cu_seqlens=edges, position_embeddings=permuted[1:])
