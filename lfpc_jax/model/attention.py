@@ -259,7 +259,7 @@ def _splash_local(
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     N, T = q.shape[1:3]
-    block = next(size for size in (512, 256, 128) if T % size == 0)
+    block = next(size for size in (1024, 512, 256, 128) if T % size == 0)
     mask = (splash.CausalMask if causal else splash.FullMask)((T, T))
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([mask] * N),
