@@ -92,7 +92,7 @@ def draw(rows: list[dict[str, float]], file: Path) -> None:
         xticks=range(len(rows)),
         title="Distance to transformers in float32",
     )
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.62))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=150)
 
