@@ -121,4 +121,6 @@ def _print(rows: Sequence[Row], args: argparse.Namespace) -> None:
             "yes" if row.fits else "NO",
             seconds,
         )
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, 110)  # a narrow pipe would cut the figures
+    console.print(table)
