@@ -6,6 +6,7 @@ bucket. What is larger than the largest bucket is refused, never cut.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 ASPECT_LIMIT = 200
 """The longest an image may be for its height (or the reverse), by Qwen's resize rule."""
@@ -80,3 +81,79 @@ def max_windows(max_tokens: int, window: int = 4) -> int:
         )
         for rows in range(1, math.isqrt(max_tokens) + 1)
     )
+
+
+def window_buckets(max_tokens: int, window: int = 4) -> Buckets:
+    """Windows for images of at most `max_tokens`: full pictures of a ratio under about 3:1, as most
+    are, fill one bucket well; below it are halves for smaller pictures, above it are strips."""
+    side = math.isqrt(max_tokens - 1) // window + 1
+    common, most = side * (side + 1), max_windows(max_tokens, window)
+    sizes = {-(-common // 4), -(-common // 2), common, 2 * common}
+    return Buckets((*sorted(size for size in sizes if size < most), most))
+
+
+@dataclass(frozen=True)
+class RolloutShapes:
+    """The lengths of the rollout engine's programs.
+
+    `capacity` bounds an episode's ids, prompt and observations included; `prompt_text` the prompt's
+    tokens beside its image; `image_tokens` and `crop_tokens` are the visual budgets of the shown
+    image and of a crop. An observation's text beyond `observation_text` goes in further pieces.
+    `prefill_rows` prompts and `extend_rows` observations go through their programs at once.
+    `window` is the side of the vision tower's windows in merged tokens. Buckets of windows follow
+    from the budgets, if they are not given.
+    """
+
+    slots: int = 8
+    chunk: int = 16
+    capacity: int = 4096
+    image_tokens: int = 1024
+    crop_tokens: int = 1024
+    prompt_text: Buckets = Buckets((512,))
+    observation_text: int = 64
+    prefill_rows: int = 1
+    extend_rows: int = 1
+    window: int = 4
+    image_buckets: Buckets | None = None
+    crop_buckets: Buckets | None = None
+
+    def __post_init__(self) -> None:
+        counts = (self.slots, self.chunk, self.observation_text, self.prefill_rows)
+        if min(*counts, self.extend_rows, self.image_tokens, self.crop_tokens) < 1:
+            raise ValueError(f"{self}: every length and count must be at least 1")
+        if self.prompt_text.sizes[-1] + self.image_tokens > self.capacity:
+            raise ValueError(
+                f"rollout shapes: a prompt of {self.image_tokens} image and "
+                f"{self.prompt_text.sizes[-1]} text tokens does not fit the capacity of "
+                f"{self.capacity}; raise capacity, or lower image_tokens or prompt_text"
+            )
+        for name, windows, tokens in (
+            ("image_buckets", self.image_windows, self.image_tokens),
+            ("crop_buckets", self.crop_windows, self.crop_tokens),
+        ):
+            if windows.sizes[-1] < (most := max_windows(tokens, self.window)):
+                raise ValueError(
+                    f"rollout shapes: {name} end at {windows.sizes[-1]}, but a narrow picture of "
+                    f"{tokens} tokens can need {most} windows; end them there"
+                )
+
+    @cached_property
+    def spans(self) -> Buckets:
+        """How far into the cache a decode reads: while all rows are short, not to its end."""
+        return geometric(-(-self.capacity // 4), self.capacity)
+
+    @cached_property
+    def image_windows(self) -> Buckets:
+        return self.image_buckets or window_buckets(self.image_tokens, self.window)
+
+    @cached_property
+    def crop_windows(self) -> Buckets:
+        return self.crop_buckets or window_buckets(self.crop_tokens, self.window)
+
+    def prompt_length(self, windows: int, text: int) -> int:
+        """Tokens of a prefill whose image and text lie in these buckets."""
+        return min(windows * self.window**2, self.image_tokens) + text
+
+    def observation_length(self, windows: int) -> int:
+        """Tokens of one piece of an observation; 0 windows without a picture."""
+        return min(windows * self.window**2, self.crop_tokens) + self.observation_text

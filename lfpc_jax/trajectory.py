@@ -55,7 +55,8 @@ End = Literal["answered", "no_action", "max_turns", "max_tokens", "context_full"
 
 @dataclass(frozen=True)
 class Picture:
-    """An original image, still encoded: a file, or the file's bytes. Opened only where used."""
+    """An original image, still encoded: a file, or the file's bytes; neither where there is none.
+    Opened only where used."""
 
     path: str | None = None
     data: bytes | None = field(default=None, repr=False)
@@ -94,8 +95,9 @@ class Crop:
 class Turn:
     """One turn of the model, `ids[start:stop]` of its trajectory.
 
-    `call` says that the text asked for the tool; then there is either a `crop` or a `fault`, the
-    cause for which the call was refused.
+    `text` is without the token that ended the turn, if that is a special one. `call` says that
+    it asked for the tool; then there is either a `crop` or a `fault`, the cause for which the call
+    was refused, or neither, if the episode ended before the crop came back.
     """
 
     start: int
@@ -112,6 +114,7 @@ class Trajectory:
 
     `logprobs` are of the distribution that was sampled from, `policy_logprobs` of the unmodified
     policy; both are 0 where nothing was sampled. `answer` is the last turn's answer, None without.
+    Sizes are (0, 0) where the record has no picture.
     """
 
     record: str

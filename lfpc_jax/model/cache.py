@@ -62,21 +62,30 @@ def filled(k: Layers, v: Layers, lengths: Int[Array, "B"], capacity: int) -> Cac
 
 
 def write(
-    cache: Cache, layer: Any, k: Array, v: Array, places: Int[Array, "B T"]
+    cache: Cache,
+    layer: Any,
+    k: Array,
+    v: Array,
+    places: Int[Array, "R T"],
+    rows: Int[Array, "R"] | None,
 ) -> tuple[Cache, Array, Array]:
-    """Puts `[B, T, K, H]` at `places` of one layer, dropping those at or past the capacity, and
-    returns that layer's keys and values too."""
-    rows = jnp.arange(places.shape[0])[:, None]
+    """Puts `[R, T, K, H]` at `places` of one layer and of these rows (None: of all), dropping what
+    lies past the last place or row, and returns those rows' keys and values of that layer too."""
+    at = jnp.arange(len(places))[:, None] if rows is None else rows[:, None]
     if isinstance(cache.k, tuple):
-        ks = cache.k[layer].at[rows, :, :, places].set(k, mode="drop")
-        vs = cache.v[layer].at[rows, :, places].set(v, mode="drop")
+        ks = cache.k[layer].at[at, :, :, places].set(k, mode="drop")
+        vs = cache.v[layer].at[at, :, places].set(v, mode="drop")
         all_k, all_v = (
             (*x[:layer], new, *x[layer + 1 :]) for x, new in ((cache.k, ks), (cache.v, vs))
         )
-        return Cache(all_k, all_v, cache.length), ks, vs
-    keys = cache.k.at[layer, rows, :, :, places].set(k, mode="drop")
-    values = cache.v.at[layer, rows, :, places].set(v, mode="drop")
-    return Cache(keys, values, cache.length), keys[layer], values[layer]
+        written = Cache(all_k, all_v, cache.length)
+    else:
+        keys = cache.k.at[layer, at, :, :, places].set(k, mode="drop")
+        values = cache.v.at[layer, at, :, places].set(v, mode="drop")
+        written, ks, vs = Cache(keys, values, cache.length), keys[layer], values[layer]
+    if rows is None:
+        return written, ks, vs
+    return written, *(x.at[rows].get(mode="clip") for x in (ks, vs))
 
 
 def _pinned(x: Array) -> Array:

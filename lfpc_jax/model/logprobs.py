@@ -4,11 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.qwen import unembed
+
+NEVER = -1e30
+"""The logit of an id that may not be sampled."""
 
 
 def token_logprobs(
@@ -17,10 +20,12 @@ def token_logprobs(
     targets: Int[Array, "B T"],
     *,
     cfg: ModelConfig,
+    allowed: Bool[Array, "V"] | None = None,
     block: int = 512,
 ) -> Float[Array, "B T"]:
     """`log p(targets[b, t] | hidden[b, t])` in float32, `block` tokens of each row at a time.
 
+    With `allowed`, of the distribution over those ids alone, as `rollout/sampling.py` has it.
     A block's logits are made again in the backward pass. `T` is padded to whole blocks."""
     B, T, D = hidden.shape
     block = min(block, T)
@@ -31,6 +36,8 @@ def token_logprobs(
     @jax.checkpoint
     def one(block: tuple[Array, Array]) -> Array:
         logits = constrain(unembed(params, block[0], cfg=cfg), "batch", None, "vocab")
+        if allowed is not None:
+            logits = jnp.where(allowed, logits, NEVER)
         chosen = jnp.take_along_axis(logits, block[1][..., None], axis=-1)[..., 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model import text, vision
@@ -76,12 +76,21 @@ def prefill(
 
 
 def extend(
-    params: Tree, tokens: Tokens, slots: Slots, cache: Cache, *, cfg: ModelConfig
-) -> tuple[Float[Array, "B T D"], Cache]:
-    """More tokens onto each row's end; segment 0 marks a row's padding, up to all of it."""
+    params: Tree,
+    tokens: Tokens,
+    slots: Slots,
+    cache: Cache,
+    *,
+    cfg: ModelConfig,
+    rows: Int[Array, "R"] | None = None,
+    span: int | None = None,
+) -> tuple[Float[Array, "R T D"], Cache]:
+    """More tokens onto the end of each of the cache's rows, or of the given ones; segment 0 marks
+    a row's padding, up to all of it. See `text.extend` for `span`."""
     with computing(cfg), jax.named_scope("text"):
         x = embed(params, tokens, slots, cfg=cfg)
-        return text.extend(params, x, tokens.positions, _lengths(tokens), cache, cfg=cfg)
+        at, n = tokens.positions, _lengths(tokens)
+        return text.extend(params, x, at, n, cache, cfg=cfg, rows=rows, span=span)
 
 
 def _lengths(tokens: Tokens) -> Array:

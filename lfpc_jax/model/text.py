@@ -84,19 +84,24 @@ def prefill(
 
 def extend(
     params: Tree,
-    x: Float[Array, "B T D"],
-    positions: Int[Array, "3 B T"],
-    lengths: Int[Array, "B"],
+    x: Float[Array, "R T D"],
+    positions: Int[Array, "3 R T"],
+    lengths: Int[Array, "R"],
     cache: kv.Cache,
     *,
     cfg: ModelConfig,
-) -> tuple[Float[Array, "B T D"], kv.Cache]:
-    """Appends the first `lengths[b]` tokens of each row (none is allowed) to the cache.
+    rows: Int[Array, "R"] | None = None,
+    span: int | None = None,
+) -> tuple[Float[Array, "R T D"], kv.Cache]:
+    """Appends the first `lengths[r]` tokens of each row (none is allowed) to the cache; to its
+    rows `rows` where these are given, of which those past the last are padding.
 
-    Tokens past the capacity are dropped, so the caller checks that there is room."""
+    Tokens past the capacity are dropped, so the caller checks that there is room; and that no row
+    grows over `span` places, if it is given: attention reads no further."""
     rotary = text_rotary(positions, cfg.text)
     ahead = jnp.arange(x.shape[1])
-    index = cache.length[:, None] + ahead
+    old = cache.length if rows is None else cache.length.at[rows].get(mode="clip")
+    index = old[:, None] + ahead
     places = jnp.where(ahead < lengths[:, None], index, cache.capacity)
 
     def body(carry: tuple[Array, kv.Cache], scanned: tuple[Tree, Any]) -> Any:
@@ -104,15 +109,17 @@ def extend(
         p, number = scanned
 
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, kv.Cache]:
-            written, keys, values = kv.write(cache, number, k, v, places)
-            return cache_attention(q, keys, values, index), written
+            written, keys, values = kv.write(cache, number, k, v, places, rows)
+            return cache_attention(q, keys[..., :span], values[:, :, :span], index), written
 
         return layer(p, x, rotary, attend, cfg.text.eps), None
 
     numbers = np.arange(cfg.text.layers)
     (x, cache), _ = each_layer(body, (x, cache), params["text"], numbers)
     x = rms_norm(x, params["norm"], cfg.text.eps)
-    return x, replace(cache, length=cache.length + lengths)
+    if rows is None:
+        return x, replace(cache, length=cache.length + lengths)
+    return x, replace(cache, length=cache.length.at[rows].add(lengths, mode="drop"))
 
 
 def _layers(x: Any) -> Any:

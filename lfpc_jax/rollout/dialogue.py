@@ -1,0 +1,118 @@
+"""How an episode is written: its prompt, and what comes back after a turn. Ids are only appended.
+
+Everything here runs on the host, in any thread: it opens, cuts and resizes pictures and encodes
+text, but never what was sampled.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+from jaxtyping import Int32, UInt8
+
+from lfpc_jax.data import pictures
+from lfpc_jax.processing.chat import ChatTemplate, Grid, Message
+from lfpc_jax.processing.geometry import Frame
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.positions import mrope_positions
+from lfpc_jax.processing.tokenizer import Tokenizer
+from lfpc_jax.rollout.protocol import Call, Fault
+from lfpc_jax.rollout.tools import Ready, Toolbox, refuse, system_prompt
+from lfpc_jax.trajectory import Crop, Picture, Record
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+NO_IMAGE = "no_image"
+"""The cause of a call's refusal where the record has no picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A picture as the model is shown it, and the original that its crops are cut from."""
+
+    shown: UInt8[np.ndarray, "height width 3"]
+    original: PIL.Image.Image
+
+    @property
+    def frame(self) -> Frame:
+        height, width = self.shown.shape[:2]
+        return Frame(self.original.size, (width, height))
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """A record's prompt, the position of its last id, and what it shows, if anything."""
+
+    record: Record
+    ids: Int32[np.ndarray, "T"]
+    position: int
+    view: View | None
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What follows a turn: ids up to the cue of the next one, and the picture among them, if any.
+
+    `ids` begin after the turn's <|im_end|>, which the turn may have left unwritten."""
+
+    ids: Int32[np.ndarray, "T"]
+    grids: tuple[Grid, ...] = ()
+    picture: UInt8[np.ndarray, "height width 3"] | None = None
+    crop: Crop | None = None
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """`processor` has the shown image's token budget; a tool brings its own."""
+
+    tokenizer: Tokenizer
+    chat: ChatTemplate
+    processor: ImageProcessor
+    toolbox: Toolbox
+
+    def open(self, record: Record) -> Opening:
+        """Raises `Unusable` for a picture that cannot be read, ValueError for a text or a shape
+        that cannot be shown."""
+        view = None if record.picture == Picture() else self.look(record)
+        grids = [] if view is None else [self.processor.grid_of(view.shown)]
+        ids = self.chat.encode(self.messages(record), grids, True)
+        _, following = mrope_positions(ids, grids, self.tokenizer.image_pad)
+        return Opening(record, ids, following - 1, view)
+
+    def look(self, record: Record) -> View:
+        """The record's picture, seen through its information gap and the token budget."""
+        original = pictures.original(record.picture)
+        shown = original
+        if record.longest_side is not None:
+            shown = pictures.shrink(original, record.longest_side)
+        return View(self.processor.resize(shown), original)
+
+    def messages(self, record: Record) -> list[Message]:
+        image = [] if record.picture == Picture() else [{"type": "image"}]
+        return [
+            {"role": "system", "content": system_prompt(self.toolbox)},
+            {"role": "user", "content": [*image, {"type": "text", "text": question(record)}]},
+        ]
+
+    def validate(self, call: Call, opening: Opening) -> Ready | Fault:
+        if opening.view is None:
+            return Fault(NO_IMAGE, "there is no image to look at")
+        return self.toolbox.validate(call, opening.view.frame)
+
+    def reply(self, request: Ready | Fault, opening: Opening) -> Reply:
+        """Carries out a call, or says what was wrong with it."""
+        if isinstance(request, Fault):
+            return Reply(self.chat.encode_after_reply(refuse(request), []))
+        assert opening.view is not None, "a valid call without a picture"
+        seen = request.execute(opening.view.original)
+        grids = (self.processor.grid_of(seen.picture),)
+        ids = self.chat.encode_after_reply(request.tool.render(seen), grids)
+        return Reply(ids, grids, seen.picture, seen.crop)
+
+
+def question(record: Record) -> str:
+    """The question as it is put, with its options by letter where there are some."""
+    if not record.options:
+        return record.question
+    options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, record.options))
+    return f"{record.question}\n{options}\nAnswer with the letter of the right option."

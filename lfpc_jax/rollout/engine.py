@@ -1,0 +1,374 @@
+"""The rollout engine: many crop-tool conversations at once over a fixed number of slots.
+
+    engine = Engine(cfg, dialogue, shapes, rules)
+    engine.load(params)
+    for group in engine.run(records, rollouts=8, seed=0): ...
+
+Prompts are prepared and crops are cut in worker threads; the device waits for them only when no row
+can decode. A slot that falls free is refilled at once. What an episode samples depends on the
+parameters, the seed, its record and its number alone, and never on slots, chunks or neighbours.
+Records that cannot be shown are logged, listed in `stats.skipped` and left out.
+
+Groups come out as they end, so their order depends on lengths; the episodes in each are in order.
+Several processes each run an engine of their own over `own_share` of the records.
+"""
+
+import itertools
+import logging
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import UInt8
+
+from lfpc_jax.data.losses import Unusable
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.rollout.dialogue import Dialogue, Opening, Reply
+from lfpc_jax.rollout.episode import STOP_STRING, Episode, Rules, rollout_key
+from lfpc_jax.rollout.protocol import Fault
+from lfpc_jax.rollout.slots import Beginning, Extension, Prefix, Slots, Tree, Visual
+from lfpc_jax.rollout.stops import stop_table
+from lfpc_jax.rollout.tools import Ready
+from lfpc_jax.rollout.vocabulary import allowed_ids, token_bytes
+from lfpc_jax.shapes import RolloutShapes
+from lfpc_jax.trajectory import Record, Trajectory
+
+log = logging.getLogger(__name__)
+
+Watch = Callable[[Episode], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Rolled:
+    """A record's finished episodes, and the pictures they saw, as the trainer wants them."""
+
+    record: Record
+    shown: UInt8[np.ndarray, "height width 3"] | None
+    trajectories: tuple[Trajectory, ...]
+    crops: tuple[tuple[UInt8[np.ndarray, "_ _ 3"], ...], ...]
+
+
+@dataclass
+class Stats:
+    """Counts over all runs of an engine. A row-step is one slot for one step of decode."""
+
+    slots: int
+    steps: int = 0
+    sampled: int = 0
+    prompts: int = 0
+    rollouts: int = 0
+    replies: int = 0
+    seconds: float = 0.0
+    ends: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def occupancy(self) -> float:
+        """The share of row-steps that sampled a token."""
+        return self.sampled / (self.slots * self.steps) if self.steps else 0.0
+
+
+def own_share(records: Iterable[Record]) -> Iterator[Record]:
+    """Every process's own records, of those that all of them list alike."""
+    return itertools.islice(records, jax.process_index(), None, jax.process_count())
+
+
+class Engine:
+    """`refill` and `share_prefix` off are there to measure what they are worth."""
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        dialogue: Dialogue,
+        shapes: RolloutShapes,
+        rules: Rules,
+        *,
+        mesh: Mesh | None = None,
+        unstacked: bool | None = None,
+        workers: int = 2,
+        refill: bool = True,
+        share_prefix: bool = True,
+    ) -> None:
+        tokenizer, vocabulary = dialogue.tokenizer, cfg.text.vocab
+        if tokenizer.image_pad != cfg.image_token:
+            raise ValueError(
+                f"the tokenizer's <|image_pad|> is {tokenizer.image_pad}, the model's image token "
+                f"{cfg.image_token}; take both from one folder"
+            )
+        self.dialogue, self.shapes, self.rules = dialogue, shapes, rules
+        self.workers, self.refill, self.share_prefix = workers, refill, share_prefix
+        self.stats = Stats(shapes.slots)
+        self.slots = Slots(
+            cfg,
+            shapes,
+            rules.sampling,
+            stops=stop_table(
+                token_bytes(tokenizer, vocabulary),
+                (STOP_STRING, *rules.stops),
+                (tokenizer.im_end, tokenizer.endoftext),
+            ),
+            allowed=allowed_ids(tokenizer, vocabulary, banned=rules.banned),
+            processor=dialogue.processor,
+            unstacked=jax.default_backend() == "cpu" if unstacked is None else unstacked,
+            mesh=mesh,
+        )
+
+    def load(self, params: Tree) -> None:
+        """The parameters to sample from, stacked, until others are loaded."""
+        self.slots.load(params)
+
+    def warm_up(self) -> int:
+        """Compiles everything, so that nothing compiles later; how many programs there are."""
+        return self.slots.warm_up()
+
+    def run(
+        self, records: Iterable[Record], *, rollouts: int, seed: int, watch: Watch | None = None
+    ) -> Iterator[Rolled]:
+        """`watch` is called with each episode that has sampled, been replied to, or ended."""
+        start = time.perf_counter()
+        with ThreadPoolExecutor(self.workers, "rollout") as pool, self.slots.allocated():
+            yield from _Run(self, records, rollouts, seed, watch or (lambda _: None), pool).groups()
+        self.stats.seconds += time.perf_counter() - start
+
+
+@dataclass(eq=False)
+class _Group:
+    """A record's episodes, those to come included."""
+
+    opening: Opening
+    visual: Visual | None
+    episodes: list[Episode]
+
+    @property
+    def ended(self) -> bool:
+        return all(episode.end is not None for episode in self.episodes)
+
+
+@dataclass(eq=False)
+class _Prompt:
+    """What is prefilled once, and the episodes that begin from it."""
+
+    group: _Group
+    episodes: deque[Episode]
+    prefix: Prefix | None = None
+    source: int = 0
+
+
+class _Run:
+    """One call of `Engine.run`. A row is free, live (it decodes), or waits for its reply."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        records: Iterable[Record],
+        rollouts: int,
+        seed: int,
+        watch: Watch,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self.engine, self.slots, self.stats = engine, engine.slots, engine.stats
+        self.rollouts, self.seed, self.watch, self.pool = rollouts, seed, watch, pool
+        self.records = iter(records)
+        self.rows: dict[int, Episode] = {}
+        self.live: set[int] = set()
+        self.replies: dict[Future[tuple[Reply, Visual | None]], int] = {}
+        self.openings: deque[tuple[Record, Future[tuple[Opening, Visual | None]]]] = deque()
+        self.prompts: deque[_Prompt] = deque()
+        self.groups_left: dict[Episode, _Group] = {}
+        self.ready: list[_Group] = []
+
+    def groups(self) -> Iterator[Rolled]:
+        try:
+            while True:
+                self._reply()
+                self._refill()
+                while self.ready:
+                    yield self._rolled(self.ready.pop())
+                if self.live:
+                    self._decode()
+                elif pending := [f for f in self._futures() if not f.done()]:
+                    wait(pending, return_when=FIRST_COMPLETED)
+                elif not (self.rows or self.prompts or self.openings):
+                    return
+        finally:
+            for future in self._futures():
+                future.cancel()
+
+    def _futures(self) -> list[Future]:
+        return [*self.replies, *(future for _, future in self.openings)]
+
+    # Prompts into free slots
+
+    def _refill(self) -> None:
+        self._open_ahead()
+        if self.rows and not self.engine.refill:
+            return
+        free = deque(sorted(set(range(self.engine.shapes.slots)) - set(self.rows)))
+        while free and self._prompt_ready():
+            prompt = self.prompts[0]
+            if prompt.prefix is None:
+                self._prefill()
+            beginnings = []
+            while free and prompt.episodes:
+                beginnings.append(
+                    self._beginning(free.popleft(), prompt.source, prompt.episodes.popleft())
+                )
+            assert prompt.prefix is not None
+            self.slots.place(prompt.prefix, beginnings)
+            self.stats.rollouts += len(beginnings)
+            if not prompt.episodes:
+                self.prompts.popleft()
+            self._open_ahead()
+
+    def _open_ahead(self) -> None:
+        """Keeps as many records opened, or being opened, as may be wanted next."""
+        ahead = self.engine.workers + self.engine.shapes.prefill_rows
+        wanted = ahead - len(self.openings)
+        for record in itertools.islice(self.records, max(wanted, 0)):
+            self.openings.append((record, self.pool.submit(self._open, record)))
+
+    def _open(self, record: Record) -> tuple[Opening, Visual | None]:
+        opening = self.engine.dialogue.open(record)
+        shapes = self.engine.shapes
+        visual = None
+        if opening.view is not None:
+            visual = Visual.of(opening.view.shown, self.slots.processor, shapes.image_windows)
+        self.slots.prompt_buckets(len(opening.ids), visual)  # refuses a prompt that is too long
+        if len(opening.ids) >= shapes.capacity:
+            raise ValueError(
+                f"a prompt of {len(opening.ids)} ids leaves no room in the capacity of "
+                f"{shapes.capacity}"
+            )
+        return opening, visual
+
+    def _prompt_ready(self) -> bool:
+        """Moves opened records, in order, among the prompts; whether there is a prompt."""
+        while self.openings and self.openings[0][1].done():
+            record, future = self.openings.popleft()
+            try:
+                opening, visual = future.result()
+            except (Unusable, ValueError) as error:
+                log.warning("record %r skipped: %s", record.id, error)
+                self.stats.skipped.append((record.id, str(error)))
+                continue
+            self._add(opening, visual)
+        return bool(self.prompts)
+
+    def _add(self, opening: Opening, visual: Visual | None) -> None:
+        e = self.engine
+        episodes = [
+            Episode(opening, number, e.rules, e.dialogue, e.shapes.capacity)
+            for number in range(self.rollouts)
+        ]
+        group = _Group(opening, visual, episodes)
+        self.groups_left |= dict.fromkeys(episodes, group)
+        shares = [episodes] if e.share_prefix else [[episode] for episode in episodes]
+        self.prompts += [_Prompt(group, deque(share)) for share in shares]
+
+    def _prefill(self) -> None:
+        """The first prompt, and those right behind it that fit the same program."""
+
+        def bucket(prompt: _Prompt) -> tuple[int, int]:
+            return self.slots.prompt_buckets(len(prompt.group.opening.ids), prompt.group.visual)
+
+        first = bucket(self.prompts[0])
+        most = self.engine.shapes.prefill_rows
+        batch = list(
+            itertools.takewhile(
+                lambda prompt: prompt.prefix is None and bucket(prompt) == first,
+                itertools.islice(self.prompts, most),
+            )
+        )
+        prefix = self.slots.prefill([(p.group.opening.ids, p.group.visual) for p in batch])
+        for source, prompt in enumerate(batch):
+            prompt.prefix, prompt.source = prefix, source
+        self.stats.prompts += len(batch)
+
+    def _beginning(self, row: int, source: int, episode: Episode) -> Beginning:
+        self.rows[row] = episode
+        self.live.add(row)
+        record = episode.opening.record.id
+        return Beginning(
+            row=row,
+            source=source,
+            pending=episode.ids[-1],
+            position=episode.position,
+            budget=episode.budget,
+            key=rollout_key(self.seed, record, episode.rollout),
+        )
+
+    # Turns
+
+    def _decode(self) -> None:
+        longest = max(len(self.rows[row].ids) for row in self.live)
+        drawn = self.slots.decode(longest)
+        self.stats.steps += int(drawn.steps)
+        for row in sorted(self.live):
+            n, episode = int(drawn.numbers[row]), self.rows[row]
+            columns = (drawn.ids, drawn.logprobs, drawn.policy)
+            episode.drew(*(column[:n, row].tolist() for column in columns))
+            self.stats.sampled += n
+            if not drawn.live[row]:
+                self._close_turn(row, stopped=bool(drawn.stopped[row]))
+            self.watch(episode)
+
+    def _close_turn(self, row: int, *, stopped: bool) -> None:
+        self.live.remove(row)
+        episode = self.rows[row]
+        request = episode.close_turn(stopped=stopped)
+        if request is None:
+            self._end(row)
+        else:
+            self.replies[self.pool.submit(self._prepare, request, episode.opening)] = row
+
+    def _prepare(self, request: Ready | Fault, opening: Opening) -> tuple[Reply, Visual | None]:
+        reply = self.engine.dialogue.reply(request, opening)
+        if reply.picture is None:
+            return reply, None
+        windows = self.engine.shapes.crop_windows
+        return reply, Visual.of(reply.picture, self.slots.processor, windows)
+
+    def _reply(self) -> None:
+        """Replies that are ready onto their rows, those of one bucket together."""
+        batches: dict[int, list[Extension]] = defaultdict(list)
+        for future in [future for future in self.replies if future.done()]:
+            row = self.replies.pop(future)
+            episode = self.rows[row]
+            reply, visual = future.result()
+            written = episode.take(reply)
+            if written is None:
+                self._end(row)
+            else:
+                extension = Extension(row, *written, visual, episode.position, episode.budget)
+                batches[0 if visual is None else len(visual.patches)].append(extension)
+            self.watch(episode)
+        at_once = self.engine.shapes.extend_rows
+        for extensions in batches.values():
+            for first in range(0, len(extensions), at_once):
+                self.slots.extend(extensions[first : first + at_once])
+            self.live |= {extension.row for extension in extensions}
+            self.stats.replies += len(extensions)
+
+    def _end(self, row: int) -> None:
+        episode = self.rows.pop(row)
+        assert episode.end is not None
+        self.stats.ends[episode.end] += 1
+        self.stats.faults.update(turn.fault for turn in episode.turns if turn.fault)
+        group = self.groups_left.pop(episode)
+        if group.ended:
+            self.ready.append(group)
+
+    def _rolled(self, group: _Group) -> Rolled:
+        view = group.opening.view
+        return Rolled(
+            record=group.opening.record,
+            shown=None if view is None else view.shown,
+            trajectories=tuple(episode.trajectory() for episode in group.episodes),
+            crops=tuple(tuple(episode.crops) for episode in group.episodes),
+        )

@@ -1,0 +1,180 @@
+"""One episode's bookkeeping on the host: what was sampled, what was forced, and how it ends.
+
+The text of a turn is decoded once, to be read; ids are never encoded from it. `max_tokens` counts
+what the model samples over all turns of an episode; an episode's ids never exceed the capacity.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Int32, UInt8, UInt32
+
+from lfpc_jax.processing.positions import mrope_positions
+from lfpc_jax.rollout.dialogue import Dialogue, Opening, Reply
+from lfpc_jax.rollout.protocol import Action, Answer, Call, Fault, Nothing, read_turn
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.tools import Ready
+from lfpc_jax.trajectory import Crop, End, Trajectory, Turn
+
+STOP_STRING = "</tool_call>"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an episode may do. Turns also end at `stops`, beside `</tool_call>` and <|im_end|>;
+    `banned` names tokens that may not be sampled, beside vision's placeholders."""
+
+    max_turns: int = 5
+    max_tokens: int = 2048
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: tuple[str, ...] = ()
+    banned: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.max_turns, self.max_tokens) < 1:
+            raise ValueError(f"{self}: max_turns and max_tokens must be at least 1")
+
+
+def rollout_key(seed: int, record: str, rollout: int) -> UInt32[np.ndarray, "2"]:
+    """A random key of its own for every rollout, whatever runs beside it."""
+    name = f"{seed}\0{record}\0{rollout}".encode("utf-8", "surrogatepass")
+    return np.frombuffer(hashlib.blake2b(name, digest_size=8).digest(), np.uint32)
+
+
+@dataclass(eq=False)
+class Episode:
+    """A rollout in progress. `position` is that of its newest id, `spent` what it has sampled."""
+
+    opening: Opening
+    rollout: int
+    rules: Rules
+    dialogue: Dialogue
+    capacity: int
+    ids: list[int] = field(init=False)
+    sampled: list[bool] = field(init=False)
+    logprobs: list[float] = field(init=False)
+    policy: list[float] = field(init=False)
+    position: int = field(init=False)
+    spent: int = 0
+    turns: list[Turn] = field(default_factory=list)
+    crops: list[UInt8[np.ndarray, "_ _ 3"]] = field(default_factory=list)
+    answer: str | None = None
+    end: End | None = None
+    _turn_start: int = field(init=False)
+    _request: Ready | Fault | None = None
+
+    def __post_init__(self) -> None:
+        self.ids, self.sampled, self.logprobs, self.policy = [], [], [], []
+        self._append(self.opening.ids.tolist())
+        self.position = self.opening.position
+        self._turn_start = len(self.ids)
+
+    @property
+    def budget(self) -> int:
+        """How many tokens it may still sample."""
+        return min(self.rules.max_tokens - self.spent, self.capacity - len(self.ids))
+
+    def drew(self, ids: list[int], logprobs: list[float], policy: list[float]) -> None:
+        self.ids += ids
+        self.logprobs += logprobs
+        self.policy += policy
+        self.sampled += [True] * len(ids)
+        self.spent += len(ids)
+        self.position += len(ids)
+
+    def close_turn(self, *, stopped: bool) -> Ready | Fault | None:
+        """Reads the turn that has just ended, `stopped` or cut off by its budget. Gives what must
+        be replied to, or None where the episode has ended."""
+        action = read_turn(self._turn_text())
+        request: Ready | Action = action
+        if isinstance(action, Call):
+            request = self.dialogue.validate(action, self.opening)
+        if isinstance(action, Answer):
+            self.answer = action.text
+        end = self._end_after(request, stopped)
+        if end is not None:
+            self._finish(end, request)
+            return None
+        assert isinstance(request, Ready | Fault)
+        self._request = request
+        return request
+
+    def _end_after(self, request: Ready | Action, stopped: bool) -> End | None:
+        spent = self.spent >= self.rules.max_tokens
+        if not stopped:
+            return "max_tokens" if spent else "context_full"
+        if isinstance(request, Answer):
+            return "answered"
+        if isinstance(request, Nothing):
+            return "no_action"
+        if len(self.turns) + 1 == self.rules.max_turns:
+            return "max_turns"
+        return "max_tokens" if spent else None
+
+    def take(self, reply: Reply) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "3 T"]] | None:
+        """Begins the next turn after a reply: the ids to write, the newest one first, and their
+        positions. None where they do not fit, and the episode has ended without any of it."""
+        assert self._request is not None, "nothing was requested"
+        end = self.dialogue.tokenizer.im_end
+        forced = [*([] if self.ids[-1] == end else [end]), *reply.ids.tolist()]
+        if len(self.ids) + len(forced) >= self.capacity:
+            self._finish("context_full", self._request)
+            return None
+        self._add_turn(self._request, reply.crop)
+        if reply.picture is not None:
+            self.crops.append(reply.picture)
+        written = np.array([self.ids[-1], *forced], np.int32)
+        positions, following = mrope_positions(
+            written, reply.grids, self.dialogue.tokenizer.image_pad, self.position
+        )
+        self._append(forced)
+        self.position = following - 1
+        self._turn_start = len(self.ids)
+        return written, positions
+
+    def trajectory(self) -> Trajectory:
+        assert self.end is not None, "the episode still runs"
+        view = self.opening.view
+        return Trajectory(
+            record=self.opening.record.id,
+            rollout=self.rollout,
+            ids=np.array(self.ids, np.int32),
+            sampled=np.array(self.sampled, bool),
+            logprobs=np.array(self.logprobs, np.float32),
+            policy_logprobs=np.array(self.policy, np.float32),
+            original=(0, 0) if view is None else view.frame.original,
+            shown=(0, 0) if view is None else view.frame.shown,
+            turns=tuple(self.turns),
+            end=self.end,
+            answer=self.answer,
+        )
+
+    def _append(self, forced: list[int]) -> None:
+        self.ids += forced
+        self.sampled += [False] * len(forced)
+        self.logprobs += [0.0] * len(forced)
+        self.policy += [0.0] * len(forced)
+
+    def _turn_text(self) -> str:
+        """The current turn without the special token that may have ended it."""
+        tokenizer = self.dialogue.tokenizer
+        ids = self.ids[self._turn_start :]
+        if ids and ids[-1] in (tokenizer.im_end, tokenizer.endoftext):
+            ids = ids[:-1]
+        return tokenizer.decode(np.array(ids, np.int32))
+
+    def _finish(self, end: End, request: Ready | Action) -> None:
+        self._add_turn(request, None)
+        self.end = end
+
+    def _add_turn(self, request: Ready | Action, crop: Crop | None) -> None:
+        match request:
+            case Fault(cause=fault):
+                called = True
+            case Answer(fault=fault):
+                called = bool(fault)
+            case _:
+                called, fault = isinstance(request, Ready), ""
+        text = self._turn_text()
+        self.turns.append(Turn(self._turn_start, len(self.ids), text, called, crop, fault))

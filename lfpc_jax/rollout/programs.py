@@ -1,0 +1,327 @@
+"""The engine's programs on the device, each a pure function, and the guard over their traces.
+
+    slots  = encode(params, images)                     an image bucket into embeddings
+    prefix = prefill(params, tokens, slots)             prompts, once a group
+    state  = place(state, prefix, plan)                 a prefix into some rows: a rollout begins
+    state, drawn = decode(params, state, ...)           up to `steps` tokens a row
+    state  = extend(params, state, tokens, slots, plan) an observation onto some rows
+
+The newest token of a row is *pending*: known, but not yet in the cache. A decode step writes the
+pending token and draws the next; an observation is written from the pending token on, and its own
+last token becomes the pending one. So only decode needs logits. A row decodes while its turn has
+not stopped and its budget is not spent, whatever the other rows do.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lfpc_jax.distributed.sharding import constrain, sharding
+from lfpc_jax.model import cache as kv
+from lfpc_jax.model import qwen
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.rollout.sampling import Sampling, sample
+from lfpc_jax.rollout.stops import DONE, START
+from lfpc_jax.shapes import RolloutShapes
+from lfpc_jax.trajectory import Array, Tokens
+
+Tree = Any
+
+log = logging.getLogger(__name__)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """B rows. `position` is the pending token's; `stop` is a state of the stop table."""
+
+    cache: kv.Cache
+    pending: Array  # int32 [B]
+    position: Array  # int32 [B]
+    stop: Array  # uint8 [B]
+    budget: Array  # int32 [B], tokens that may still be drawn
+    key: Array  # uint32 [B, 2], of the rollout
+    count: Array  # int32 [B], tokens drawn so far
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Turns:
+    """Where turns begin: R of the state's rows (past its last: padding) and their next tokens."""
+
+    rows: Array  # int32 [R]
+    pending: Array  # int32 [R]
+    position: Array  # int32 [R]
+    budget: Array  # int32 [R]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Beginnings:
+    """Rollouts that begin: `turns.rows` of the state from `sources`, rows of the prefix. Only the
+    first `number` count."""
+
+    turns: Turns
+    sources: Array  # int32 [R]
+    number: Array  # int32
+    key: Array  # uint32 [R, 2]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Drawn:
+    """What a decode drew: the first `numbers[b]` of each column count, in `steps` steps."""
+
+    ids: Array  # int32 [steps, B]
+    logprobs: Array  # float32 [steps, B], of the distribution drawn from
+    policy: Array  # float32 [steps, B], of the policy's own
+    numbers: Array  # int32 [B]
+    stopped: Array  # bool [B], by a stop string or token
+    live: Array  # bool [B], will decode on
+    steps: Array  # int32, that ran
+
+
+def empty_state(cfg: ModelConfig, shapes: RolloutShapes, *, unstacked: bool) -> State:
+    B = shapes.slots
+    return State(
+        cache=kv.empty(cfg, B, shapes.capacity, unstacked=unstacked),
+        pending=jnp.zeros(B, jnp.int32),
+        position=jnp.zeros(B, jnp.int32),
+        stop=jnp.full(B, DONE, jnp.uint8),
+        budget=jnp.zeros(B, jnp.int32),
+        key=jnp.zeros((B, 2), jnp.uint32),
+        count=jnp.zeros(B, jnp.int32),
+    )
+
+
+def prefill(params: Tree, tokens: Tokens, slots: Array, *, cfg: ModelConfig) -> kv.Cache:
+    """The cache of all tokens of each prompt but its last, which is left to be pending."""
+    _, prefix = qwen.prefill(params, tokens, slots, cfg=cfg, capacity=tokens.ids.shape[1])
+    return prefix
+
+
+def place(state: State, prefix: kv.Cache, beginnings: Beginnings) -> State:
+    """Copies rows of the prefix over rows of the cache; what these held is not read again."""
+    turns = beginnings.turns
+
+    def copy(cache: Array, part: Array, place: Any) -> Array:
+        axis = cache.ndim - 4
+        row = jax.lax.dynamic_slice_in_dim(part, beginnings.sources[place], 1, axis)
+        start = [0] * cache.ndim
+        start[axis] = turns.rows[place]
+        return jax.lax.dynamic_update_slice(cache, row.astype(cache.dtype), start)
+
+    def body(place: Any, layers: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+        k, v = layers
+        into = partial(copy, place=place)
+        return jax.tree.map(into, k, prefix.k), jax.tree.map(into, v, prefix.v)
+
+    k, v = jax.lax.fori_loop(0, beginnings.number, body, (state.cache.k, state.cache.v))
+    length = _put(state.cache.length, turns.rows, prefix.length[beginnings.sources])
+    state = replace(
+        state,
+        cache=kv.Cache(k, v, length),
+        key=_put(state.key, turns.rows, beginnings.key),
+        count=_put(state.count, turns.rows, jnp.zeros_like(turns.rows)),
+    )
+    return _begin(state, turns)
+
+
+def extend(
+    params: Tree, state: State, tokens: Tokens, slots: Array | None, turns: Turns, *, cfg: Any
+) -> State:
+    """Writes tokens, the pending one first, onto the rows of `turns`, and begins those turns."""
+    _, cache = qwen.extend(params, tokens, slots, state.cache, cfg=cfg, rows=turns.rows)
+    return _begin(replace(state, cache=cache), turns)
+
+
+def decode(
+    params: Tree,
+    state: State,
+    stops: Array,
+    allowed: Array,
+    span: int,
+    *,
+    cfg: ModelConfig,
+    how: Sampling,
+    steps: int,
+) -> tuple[State, Drawn]:
+    """Draws until all turns have stopped or their budgets are spent, `steps` tokens at most.
+
+    The cache is read up to `span` places, which no live row may outgrow."""
+    B = len(state.pending)
+    before = state.count
+    drawn = (
+        jnp.zeros((steps, B), jnp.int32),
+        jnp.zeros((steps, B), jnp.float32),
+        jnp.zeros((steps, B), jnp.float32),
+    )
+
+    def running(carry: tuple[Array, State, Any]) -> Array:
+        return (carry[0] < steps) & _live(carry[1]).any()
+
+    def body(carry: tuple[Array, State, Any]) -> tuple[Array, State, Any]:
+        step, state, drawn = carry
+        state, token = _step(params, state, stops, allowed, cfg=cfg, how=how, span=span)
+        return step + 1, state, tuple(all_.at[step].set(x) for all_, x in zip(drawn, token))
+
+    step, state, drawn = jax.lax.while_loop(running, body, (jnp.int32(0), state, drawn))
+    return state, Drawn(
+        *drawn,
+        numbers=state.count - before,
+        stopped=state.stop == DONE,
+        live=_live(state),
+        steps=step,
+    )
+
+
+def _step(
+    params: Tree,
+    state: State,
+    stops: Array,
+    allowed: Array,
+    *,
+    cfg: ModelConfig,
+    how: Sampling,
+    span: int,
+) -> tuple[State, tuple[Array, Array, Array]]:
+    """One token for every live row; the others stay as they are."""
+    live = _live(state)
+    column = state.pending[:, None]
+    tokens = Tokens(
+        ids=column,
+        positions=jnp.broadcast_to(state.position[:, None], (3, *column.shape)),
+        segments=live[:, None].astype(jnp.int32),
+        slots=jnp.full_like(column, -1),
+    )
+    hidden, cache = qwen.extend(params, tokens, None, state.cache, cfg=cfg, span=span)
+    logits = constrain(qwen.unembed(params, hidden[:, 0], cfg=cfg), "batch", None)
+    uniform = jax.vmap(_uniform)(state.key, state.count)
+    token, logprob, policy = sample(logits, uniform, allowed=allowed, how=how)
+    one = live.astype(jnp.int32)
+    state = replace(
+        state,
+        cache=cache,
+        pending=jnp.where(live, token, state.pending),
+        position=state.position + one,
+        stop=jnp.where(live, stops[state.stop.astype(jnp.int32), token], state.stop),
+        budget=state.budget - one,
+        count=state.count + one,
+    )
+    return state, (token, logprob, policy)
+
+
+def _uniform(key: Array, count: Array) -> Array:
+    return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key), count))
+
+
+def _live(state: State) -> Array:
+    return (state.stop != DONE) & (state.budget > 0)
+
+
+def _begin(state: State, turns: Turns) -> State:
+    return replace(
+        state,
+        pending=_put(state.pending, turns.rows, turns.pending),
+        position=_put(state.position, turns.rows, turns.position),
+        budget=_put(state.budget, turns.rows, turns.budget),
+        stop=_put(state.stop, turns.rows, jnp.full(len(turns.rows), START, jnp.uint8)),
+    )
+
+
+def _put(x: Array, rows: Array, values: Array) -> Array:
+    return x.at[rows].set(values, mode="drop")
+
+
+def state_shardings(
+    cfg: ModelConfig, shapes: RolloutShapes, mesh: Mesh, *, unstacked: bool
+) -> State:
+    """The cache by the table, all else on every device."""
+    state = jax.eval_shape(partial(empty_state, cfg, shapes, unstacked=unstacked))
+
+    def of(x: jax.ShapeDtypeStruct) -> NamedSharding:
+        if x.ndim < 4:
+            return NamedSharding(mesh, PartitionSpec())
+        lead = (None,) * (x.ndim - 4)
+        return sharding((*lead, "batch", "kv_heads", None, None), x.shape, mesh)
+
+    return jax.tree.map(of, state)
+
+
+class Programs:
+    """The programs of one engine, compiled once a shape, under `mesh` if there is one.
+
+    `traces` counts them by name and shapes. After `seal` a further one is logged with the shapes
+    that caused it, and kept in `late`.
+    """
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        shapes: RolloutShapes,
+        how: Sampling,
+        *,
+        unstacked: bool,
+        mesh: Mesh | None = None,
+    ) -> None:
+        self.traces: Counter[str] = Counter()
+        self.late: list[str] = []
+        self._sealed = False
+        self._mesh = mesh
+        state = drawn = None
+        if mesh is not None:
+            state = state_shardings(cfg, shapes, mesh, unstacked=unstacked)
+            drawn = NamedSharding(mesh, PartitionSpec())
+        empty = partial(empty_state, cfg, shapes, unstacked=unstacked)
+        one_turn = partial(decode, cfg=cfg, how=how, steps=shapes.chunk)
+        self.empty = self._program("empty", empty, out=state)
+        self.encode = self._program("encode", partial(qwen.encode_images, cfg=cfg))
+        self.prefill = self._program("prefill", partial(prefill, cfg=cfg))
+        self.place = self._program("place", place, donated=(0,), out=state)
+        self.extend = self._program("extend", partial(extend, cfg=cfg), donated=(1,), out=state)
+        self.decode = self._program(
+            "decode", one_turn, donated=(1,), static=(4,), out=(state, drawn)
+        )
+
+    def seal(self) -> None:
+        """Says that everything has been compiled."""
+        self._sealed = True
+
+    def _program(
+        self,
+        name: str,
+        function: Callable,
+        *,
+        donated: tuple[int, ...] = (),
+        static: tuple[int, ...] = (),
+        out: Any = None,
+    ) -> Callable:
+        def traced(*args: Any) -> Any:
+            self._count(name, args)
+            return function(*args)
+
+        jitted = jax.jit(traced, donate_argnums=donated, static_argnums=static, out_shardings=out)
+
+        def run(*args: Any) -> Any:
+            with nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
+                return jitted(*args)
+
+        return run
+
+    def _count(self, name: str, args: tuple[Any, ...]) -> None:
+        """The parameters and the state have always the same shapes, and too many to name."""
+        own = [x for x in args if not isinstance(x, State | dict)]
+        shapes = (getattr(x, "shape", x) for x in jax.tree.leaves(own))
+        what = " ".join((name, *map(str, shapes)))
+        self.traces[what] += 1
+        if self._sealed:
+            self.late.append(what)
+            log.warning("compiled after warm-up, which costs seconds to minutes: %s", what)

@@ -1,0 +1,107 @@
+"""One token a row from its logits: by inverse distribution function, without a sort.
+
+A row's token depends on its logits and its own uniform number alone, never on its slot or its
+neighbours. Banned ids get no probability in any distribution, the policy's own included.
+
+Deviations from the textbook: tokens whose probability ties with the last one inside top-k or top-p
+are all kept; at temperature 0 the token is the most likely one and its log-probability 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from lfpc_jax.model.logprobs import NEVER
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Top-k 0 and top-p 1 are off; temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"{self}: need temperature >= 0, top_k >= 0 (0: off) and 0 < top_p <= 1 (1: off)"
+            )
+
+
+def sample(
+    logits: Float[Array, "B V"],
+    uniform: Float[Array, "B"],
+    *,
+    allowed: Bool[Array, "V"],
+    how: Sampling,
+) -> tuple[Int[Array, "B"], Float[Array, "B"], Float[Array, "B"]]:
+    """Tokens, their log-probability in the distribution sampled from, and in the policy's own."""
+    policy = jax.nn.log_softmax(jnp.where(allowed, logits.astype(jnp.float32), NEVER))
+    if how.temperature == 0:
+        token = policy.argmax(axis=-1).astype(jnp.int32)
+        chosen = jnp.zeros_like(uniform)
+    else:
+        weights = jnp.exp((policy - policy.max(axis=-1, keepdims=True)) / how.temperature)
+        weights = keep_likely(jnp.where(allowed, weights, 0.0), how)
+        token = draw(weights, uniform)
+        chosen = jnp.log(_at(weights, token)) - jnp.log(weights.sum(axis=-1))
+    return token, chosen, _at(policy, token)
+
+
+def keep_likely(weights: Float[Array, "B V"], how: Sampling) -> Float[Array, "B V"]:
+    """Unnormalised probabilities with those outside top-k, then outside top-p, set to 0."""
+    if how.top_k and how.top_k < weights.shape[-1]:
+        enough = lambda kept: (kept > 0).sum(axis=-1) >= how.top_k  # noqa: E731
+        weights = _keep(weights, enough)
+    if how.top_p < 1:
+        mass = how.top_p * weights.sum(axis=-1)
+        weights = _keep(weights, lambda kept: kept.sum(axis=-1) >= mass)
+    return weights
+
+
+def draw(weights: Float[Array, "B V"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
+    """The first token at which the running sum exceeds `uniform` times the whole, found first by
+    block and then within it. Never one of weight 0."""
+    B, V = weights.shape
+    blocks = jnp.pad(weights, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
+    sums = blocks.sum(axis=-1)
+    block, before = _first_above(sums, uniform * sums.sum(axis=-1))
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    place, _ = _first_above(inside, uniform * sums.sum(axis=-1) - before)
+    return (block * _BLOCK + place).astype(jnp.int32)
+
+
+def _first_above(weights: Array, goal: Array) -> tuple[Array, Array]:
+    """Where the running sum first exceeds `goal`, and the sum before it; if rounding lets it
+    exceed nowhere, the last place of any weight."""
+    running = jnp.cumsum(weights, axis=-1)
+    last = weights.shape[-1] - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=-1)
+    above = (running > goal[:, None]) & (weights > 0)
+    place = jnp.where(above.any(axis=-1), above.argmax(axis=-1), last)
+    return place, _at(running, place) - _at(weights, place)
+
+
+def _keep(weights: Array, enough: Callable[[Array], Array]) -> Array:
+    """Keeps the largest weights that are `enough`: bisects the least one over the bits of a
+    float, which are ordered as the floats are, so 31 passes find it exactly."""
+    bits = jax.lax.bitcast_convert_type(weights, jnp.int32)
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds  # keeping `>= low` is enough, keeping `>= high` is not
+        middle = low + (high - low) // 2
+        holds = enough(jnp.where(bits >= middle[:, None], weights, 0.0))
+        return jnp.where(holds, middle, low), jnp.where(holds, high, middle)
+
+    start = jnp.zeros(len(weights), jnp.int32), bits.max(axis=-1) + 1
+    least, _ = jax.lax.fori_loop(0, 31, halve, start)
+    return jnp.where(bits >= least[:, None], weights, 0.0)
+
+
+def _at(values: Array, index: Array) -> Array:
+    return jnp.take_along_axis(values, index[:, None], axis=-1)[:, 0]

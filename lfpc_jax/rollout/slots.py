@@ -1,0 +1,271 @@
+"""The engine's slots: NumPy in, NumPy out, the state and its compiled programs in between.
+
+Each call fits what it is given into the buckets of `RolloutShapes` and runs one program or two.
+Nothing here knows of turns, tools or queues.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int32, UInt8, UInt32
+
+from lfpc_jax.model.cache import Cache
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.layers import unstack
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.positions import mrope_positions
+from lfpc_jax.rollout.programs import Beginnings, Drawn, Programs, State, Turns
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.shapes import Buckets, RolloutShapes
+from lfpc_jax.trajectory import Images, Tokens
+
+Tree = Any
+
+
+@dataclass(frozen=True, eq=False)
+class Visual:
+    """A picture in the patches of its bucket."""
+
+    grid: tuple[int, int]
+    patches: UInt8[np.ndarray, "W P C"]
+
+    @classmethod
+    def of(
+        cls, picture: UInt8[np.ndarray, "_ _ 3"], processor: ImageProcessor, windows: Buckets
+    ) -> "Visual":
+        grid = processor.grid_of(picture)
+        side = processor.window
+        needed = -(-grid[0] // side) * -(-grid[1] // side)
+        return cls(grid, processor.patchify(picture, windows.fit(needed, "windows of a picture")))
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Prompts, but for their last tokens, as rows of a cache."""
+
+    cache: Cache
+    prompts: int
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """A rollout that begins in `row` of the slots, from row `source` of a prefix."""
+
+    row: int
+    source: int
+    pending: int
+    position: int
+    budget: int
+    key: UInt32[np.ndarray, "2"]
+
+
+@dataclass(frozen=True, eq=False)
+class Extension:
+    """Ids to write onto `row`, the pending one first; the last becomes the pending one, at
+    `position`."""
+
+    row: int
+    ids: Int32[np.ndarray, "T"]
+    positions: Int32[np.ndarray, "3 T"]
+    visual: Visual | None
+    position: int
+    budget: int
+
+
+class Slots:
+    """`load` parameters first; `warm_up` compiles everything."""
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        shapes: RolloutShapes,
+        how: Sampling,
+        *,
+        stops: UInt8[np.ndarray, "states V"],
+        allowed: np.ndarray,
+        processor: ImageProcessor,
+        unstacked: bool,
+        mesh: Mesh | None = None,
+    ) -> None:
+        if not cfg.vision.window == processor.window == shapes.window:
+            raise ValueError(
+                f"attention windows of {cfg.vision.window} (model), {processor.window} (image "
+                f"processor) and {shapes.window} (rollout shapes) tokens; they must be the same"
+            )
+        self.cfg = cfg
+        self.shapes = shapes
+        self.processor = processor
+        self.programs = Programs(cfg, shapes, how, unstacked=unstacked, mesh=mesh)
+        self._unstack = jax.jit(unstack) if unstacked else None
+        self._stops, self._allowed = jnp.asarray(stops), jnp.asarray(allowed)
+        self._params: Tree = None
+        self._state: State | None = None
+
+    @contextmanager
+    def allocated(self) -> Iterator[None]:
+        """The cache exists only in here, all slots free."""
+        assert self._state is None, "a run at a time"
+        self._state = self.programs.empty()
+        try:
+            yield
+        finally:
+            self._state = None
+
+    def load(self, params: Tree) -> None:
+        """Takes parameters, stacked, as they are: no copy but to unstack them."""
+        self._params = params if self._unstack is None else self._unstack(params)
+
+    def prompt_buckets(self, ids: int, visual: Visual | None) -> tuple[int, int]:
+        """Windows and text tokens, for a prompt of so many ids, its image among them. Without an
+        image it runs beside an empty one of the smallest bucket."""
+        seen = 0 if visual is None else visual.grid[0] * visual.grid[1]
+        text = self.shapes.prompt_text.fit(ids - seen, "text tokens of a prompt")
+        windows = self.shapes.image_windows.sizes[0] if visual is None else len(visual.patches)
+        return windows, text
+
+    def prefill(self, prompts: Sequence[tuple[np.ndarray, Visual | None]]) -> Prefix:
+        """Prompts that share both buckets, at most `prefill_rows`, encoded and run."""
+        rows = self.shapes.prefill_rows
+        assert 1 <= len(prompts) <= rows, (len(prompts), rows)
+        windows, text = self.prompt_buckets(len(prompts[0][0]), prompts[0][1])
+        tokens = _blank(rows, self.shapes.prompt_length(windows, text))
+        for row, (ids, visual) in enumerate(prompts):
+            grids = [] if visual is None else [visual.grid]
+            positions, _ = mrope_positions(ids, grids, self.cfg.image_token)
+            places = self._places(ids, visual, row)
+            _write(tokens, row, ids[:-1], positions[:, :-1], places[:-1])
+        slots = self._encode([visual for _, visual in prompts], rows, windows)
+        return Prefix(self.programs.prefill(self._params, tokens, slots), len(prompts))
+
+    def place(self, prefix: Prefix, beginnings: Sequence[Beginning]) -> None:
+        number = len(beginnings)
+        padding = [None] * (self.shapes.slots - number)
+        zero = np.zeros(2, np.uint32)
+        many = [*beginnings, *padding]
+        arranged = Beginnings(
+            turns=Turns(
+                rows=_ints(self.shapes.slots if b is None else b.row for b in many),
+                pending=_ints(0 if b is None else b.pending for b in many),
+                position=_ints(0 if b is None else b.position for b in many),
+                budget=_ints(0 if b is None else b.budget for b in many),
+            ),
+            sources=_ints(0 if b is None else b.source for b in many),
+            number=np.int32(number),
+            key=np.stack([zero if b is None else b.key for b in many]),
+        )
+        self._state = self.programs.place(self._state, prefix.cache, arranged)
+
+    def extend(self, extensions: Sequence[Extension]) -> None:
+        """Extensions whose pictures share a bucket, or have none; at most `extend_rows`."""
+        R = self.shapes.extend_rows
+        assert 1 <= len(extensions) <= R, (len(extensions), R)
+        visuals = [e.visual for e in extensions if e.visual is not None]
+        assert len(visuals) in (0, len(extensions)), "pictures and none in one batch"
+        windows = len(visuals[0].patches) if visuals else 0
+        slots = self._encode(visuals, R, windows) if visuals else None
+        length = self.shapes.observation_length(windows)
+        # The last id becomes pending and is not written.
+        pieces = max(-(-(len(e.ids) - 1) // length) for e in extensions)
+        for piece in range(pieces):
+            tokens = _blank(R, length)
+            turns = _no_turns(R, self.shapes.slots)
+            for row, e in enumerate(extensions):
+                start, stop = piece * length, min((piece + 1) * length, len(e.ids) - 1)
+                if start >= stop:
+                    continue
+                cut = slice(start, stop)
+                places = self._places(e.ids, e.visual, row)
+                _write(tokens, row, e.ids[cut], e.positions[:, cut], places[cut])
+                last = stop == len(e.ids) - 1
+                turns.rows[row] = e.row
+                turns.pending[row] = e.ids[stop]
+                turns.position[row] = e.position
+                turns.budget[row] = e.budget if last else 0
+            self._state = self.programs.extend(self._params, self._state, tokens, slots, turns)
+
+    def decode(self, longest: int) -> Drawn:
+        """One chunk for all live rows, of which none has more than `longest` ids."""
+        span = self.shapes.spans.fit(
+            min(longest + self.shapes.chunk, self.shapes.capacity), "ids of an episode"
+        )
+        self._state, drawn = self.programs.decode(
+            self._params, self._state, self._stops, self._allowed, span
+        )
+        return jax.device_get(drawn)
+
+    def warm_up(self) -> int:
+        """Runs every program once on nothing at all; how many there are."""
+        with self.allocated():
+            self._warm_up()
+        self.programs.seal()
+        return len(self.programs.traces)
+
+    def _warm_up(self) -> None:
+        shapes = self.shapes
+        slots: jax.Array | None
+        for windows in shapes.image_windows.sizes:
+            slots = self._encode([], shapes.prefill_rows, windows)
+            for text in shapes.prompt_text.sizes:
+                tokens = _blank(shapes.prefill_rows, shapes.prompt_length(windows, text))
+                cache = self.programs.prefill(self._params, tokens, slots)
+                self.place(Prefix(cache, 0), [])
+        for windows in (0, *shapes.crop_windows.sizes):
+            slots = self._encode([], shapes.extend_rows, windows) if windows else None
+            tokens = _blank(shapes.extend_rows, shapes.observation_length(windows))
+            turns = _no_turns(shapes.extend_rows, shapes.slots)
+            self._state = self.programs.extend(self._params, self._state, tokens, slots, turns)
+        for span in shapes.spans.sizes:
+            self.decode(span - shapes.chunk)
+
+    def _places(self, ids: np.ndarray, visual: Visual | None, row: int) -> Int32[np.ndarray, "T"]:
+        """The slots of the ids among those of a batch of images; -1 at text."""
+        places = np.full(len(ids), -1, np.int32)
+        if visual is not None:
+            first = row * len(visual.patches) * self.processor.window**2
+            places[ids == self.cfg.image_token] = first + self.processor.slots(visual.grid)
+        return places
+
+    def _encode(self, visuals: Sequence[Visual | None], rows: int, windows: int) -> jax.Array:
+        c = self.cfg.vision
+        pixels = np.zeros((rows, windows, c.window_patches, 3 * c.patch**2), np.uint8)
+        grid = np.zeros((rows, 2), np.int32)
+        for row, visual in enumerate(visuals):
+            if visual is not None:
+                pixels[row], grid[row] = visual.patches, visual.grid
+        return self.programs.encode(self._params, Images(pixels, grid))
+
+
+def _blank(rows: int, length: int) -> Tokens:
+    shape = (rows, length)
+    return Tokens(
+        ids=np.zeros(shape, np.int32),
+        positions=np.zeros((3, *shape), np.int32),
+        segments=np.zeros(shape, np.int32),
+        slots=np.full(shape, -1, np.int32),
+    )
+
+
+def _write(
+    tokens: Tokens, row: int, ids: np.ndarray, positions: np.ndarray, slots: np.ndarray
+) -> None:
+    n = len(ids)
+    tokens.ids[row, :n] = ids
+    tokens.positions[:, row, :n] = positions
+    tokens.segments[row, :n] = 1
+    tokens.slots[row, :n] = slots
+
+
+def _no_turns(count: int, slots: int) -> Turns:
+    """Only padding: rows past the last slot."""
+    zeros = [np.zeros(count, np.int32) for _ in range(3)]
+    return Turns(np.full(count, slots, np.int32), *zeros)
+
+
+def _ints(values: Any) -> Int32[np.ndarray, "n"]:
+    return np.fromiter(values, np.int32)

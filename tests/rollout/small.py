@@ -1,0 +1,125 @@
+"""A small model that calls the zoom tool, and what the engine needs around it.
+
+Its weights are random but for a push from each token to those that may follow it, so that episodes
+have calls (good and bad), crops and answers, and every log-probability still depends on all before.
+"""
+
+import functools
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import PIL.Image
+
+from lfpc_jax.model import spec
+from lfpc_jax.model.config import ModelConfig, TextConfig, VisionConfig
+from lfpc_jax.processing.chat import ChatTemplate
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.small_vocabulary import write_tokenizer
+from lfpc_jax.processing.tokenizer import Tokenizer
+from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.tools import Toolbox, system_prompt
+from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.shapes import Buckets, RolloutShapes
+from lfpc_jax.trajectory import Picture, Record
+
+CROPS = ImageProcessor(min_pixels=784).with_tokens(16)
+ZOOM = Zoom(CROPS, aspect_limit=8)
+TOOLBOX = Toolbox((ZOOM,))
+SHAPES = RolloutShapes(
+    slots=4,
+    chunk=8,
+    capacity=800,
+    image_tokens=32,
+    crop_tokens=16,
+    prompt_text=Buckets((320,)),
+    observation_text=48,
+    image_buckets=Buckets((8,)),
+    crop_buckets=Buckets((4,)),
+)
+
+
+HEAD = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": ['
+LEFT, TOP = ("2, ", "40, ", "77, ", "1000, "), ("3.5, ", "41, ", "66, ", "-9, ")
+RIGHT = ("60, ", "101, ", "140, ", "NaN, ")
+BOTTOM = ("50]}}</tool_call>", "88]}}</tool_call>", "112]}}</tool_call>", "99]}</tool_call>")
+ANSWERS = ("<answer>red</answer>", "<answer>blue", "</answer>", "thinking", "word")
+END = "<|im_end|>"
+FOLLOWS = [
+    (("\n",), (HEAD, "thinking", *ANSWERS[:2])),
+    (("thinking",), ("thinking", "word", HEAD, "<answer>red</answer>", END)),
+    (("word",), ("thinking", HEAD)),
+    ((HEAD,), LEFT),
+    (LEFT, TOP),
+    (TOP, RIGHT),
+    (RIGHT, BOTTOM),
+    (("<answer>blue",), ("</answer>", HEAD)),
+    (("<answer>red</answer>", "</answer>"), (END, HEAD)),
+]
+
+
+@functools.cache
+def folder() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="small-tokenizer-"))
+    texts = [system_prompt(TOOLBOX), "Which colour is it? red blue"] * 5
+    whole = (HEAD, *LEFT, *TOP, *RIGHT, *BOTTOM, *ANSWERS)
+    write_tokenizer(path, texts, 1000, ImageProcessor(min_pixels=784), whole=whole)
+    return path
+
+
+@functools.cache
+def dialogue(toolbox: Toolbox = TOOLBOX) -> Dialogue:
+    tokenizer = Tokenizer.from_folder(folder())
+    processor = ImageProcessor(min_pixels=784).with_tokens(SHAPES.image_tokens)
+    return Dialogue(tokenizer, ChatTemplate.from_folder(folder(), tokenizer), processor, toolbox)
+
+
+@functools.cache
+def config(**changes) -> ModelConfig:
+    tokenizer = dialogue().tokenizer
+    cfg = ModelConfig(
+        TextConfig(2, 256, 8, 2, 96, 1000, mrope_section=(4, 6, 6)),
+        VisionConfig(2, 32, 2, 48, 256, (1,)),
+        tied=False,
+        image_token=tokenizer.image_pad,
+        dtype="float32",
+    )
+    return replace(cfg, **changes)
+
+
+@functools.cache
+def params(seed: int = 0, push: float = 12.0):
+    tree = spec.init(jax.random.key(seed), config(), dtype="float32")
+    # About a nat of noise in every logit, out of attention, layers and pictures.
+    tree = jax.tree.map(lambda x: x * 3 if x.ndim > 2 else x, tree)
+    rng = np.random.default_rng(seed)
+    vocabulary, width = tree["embed"].shape
+    embed = rng.standard_normal((vocabulary, width)).astype(np.float32)
+    unembed = 0.03 * rng.standard_normal((vocabulary, width)).astype(np.float32)
+    tokenizer = dialogue().tokenizer
+
+    def ids(texts):
+        return [tokenizer.encode(text).item() for text in texts]
+
+    for before, after in FOLLOWS:
+        for token in ids(before):
+            for following in ids(after):
+                unembed[following] += push * embed[token] / width
+    return tree | {"embed": jax.numpy.asarray(embed), "unembed": jax.numpy.asarray(unembed)}
+
+
+def picture(seed: int, width: int = 160, height: int = 120) -> Picture:
+    rng = np.random.default_rng(seed)
+    image = PIL.Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+    path = Path(tempfile.gettempdir()) / f"small-{seed}-{width}x{height}.png"
+    if not path.exists():
+        image.save(path)
+    return Picture(path=str(path))
+
+
+def record(seed: int, **changes) -> Record:
+    one = Record(id=f"r{seed}", question=f"Which colour is {seed}?", answer="red",
+                 picture=picture(seed))  # fmt: skip
+    return replace(one, **changes)

@@ -1,0 +1,118 @@
+"""Sampling against distributions worked out in NumPy's float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lfpc_jax.rollout.sampling import Sampling, draw, sample
+
+ALL = np.ones(1000, bool)
+
+
+def expected(logits, how, allowed):
+    """The distribution by sorting, in float64."""
+    logits = np.where(allowed, np.asarray(logits, np.float64), -np.inf) / how.temperature
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    if how.top_k:
+        p = np.where(p >= np.sort(p)[-min(how.top_k, len(p))], p, 0)
+        p /= p.sum()
+    if how.top_p < 1:
+        ranked = np.sort(p)[::-1]
+        last = ranked[np.searchsorted(np.cumsum(ranked), how.top_p * (1 - 1e-7))]
+        p = np.where(p >= last, p, 0)
+    return p / p.sum()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Sampling(),
+        Sampling(temperature=0.7),
+        Sampling(top_k=5),
+        Sampling(top_p=0.9),
+        Sampling(temperature=1.3, top_k=50, top_p=0.8),
+    ],
+)
+@pytest.mark.parametrize("vocabulary", [7, 256, 1000])
+def test_frequencies_and_log_probabilities(how, vocabulary):
+    """200,000 evenly spread uniforms: each token is drawn as often as its probability says."""
+    rng = np.random.default_rng(vocabulary)
+    logits = (3 * rng.normal(size=vocabulary)).astype(np.float32)
+    allowed = rng.random(vocabulary) < 0.8
+    n = 200_000
+    uniform = (np.arange(n) + 0.5) / n
+    run = jax.jit(
+        lambda u: sample(
+            jnp.broadcast_to(jnp.asarray(logits), (2000, vocabulary)),
+            u,
+            allowed=jnp.asarray(allowed),
+            how=how,
+        )
+    )
+    parts = [run(jnp.asarray(u, jnp.float32)) for u in uniform.reshape(-1, 2000)]
+    token, chosen, policy = (np.concatenate([np.asarray(p[i]) for p in parts]) for i in range(3))
+    p = expected(logits, how, allowed)
+    counts = np.bincount(token, minlength=vocabulary) / n
+    assert np.abs(counts - p).max() < 3e-5
+    assert not counts[p == 0].any()
+    np.testing.assert_allclose(chosen, np.log(p[token]), atol=2e-5)
+    own = expected(logits, Sampling(), allowed)
+    np.testing.assert_allclose(policy, np.log(own[token]), atol=2e-5)
+
+
+def test_greedy_takes_the_most_likely_allowed_token():
+    logits = jnp.asarray([[0.0, 5.0, 9.0, 1.0]])
+    allowed = jnp.asarray([True, True, False, True])
+    token, chosen, policy = sample(
+        logits, jnp.zeros(1), allowed=allowed, how=Sampling(temperature=0.0)
+    )
+    assert (int(token[0]), float(chosen[0])) == (1, 0.0)
+    assert float(policy[0]) == pytest.approx(5 - np.log(np.exp([0, 5, 1]).sum()), abs=1e-6)
+
+
+def test_a_banned_token_is_never_drawn_however_much_it_is_wanted():
+    logits = jnp.zeros((512, 300)).at[:, 77].set(1e4)
+    allowed = jnp.ones(300, bool).at[77].set(False)
+    uniform = jnp.linspace(0, 1, 512)
+    token, chosen, policy = sample(logits, uniform, allowed=allowed, how=Sampling())
+    assert not (token == 77).any()
+    np.testing.assert_allclose(chosen, -np.log(299), atol=1e-5)
+    np.testing.assert_allclose(policy, -np.log(299), atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_its_neighbours_or_place():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(8, 1000)), jnp.float32)
+    uniform = jnp.asarray(rng.random(8), jnp.float32)
+    how = Sampling(top_p=0.9, top_k=100)
+    together = sample(logits, uniform, allowed=jnp.asarray(ALL), how=how)
+    order = rng.permutation(8)
+    mixed = sample(logits[order], uniform[order], allowed=jnp.asarray(ALL), how=how)
+    for row in range(8):
+        one = slice(row, row + 1)
+        alone = sample(logits[one], uniform[one], allowed=jnp.asarray(ALL), how=how)
+        at = int(np.flatnonzero(order == row)[0])
+        for a, b, c in zip(together, alone, mixed):
+            assert a[row] == b[0] == c[at]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 1e-37, 1e-12, 0.3, 1.0, 3.0]), min_size=300, max_size=300),
+    st.sampled_from([0.0, 1e-9, 0.5, 1 - 2**-24, 1.0]),
+)
+def test_no_uniform_draws_a_weight_of_zero(weights, uniform):
+    if not any(weights):
+        return
+    token = draw(jnp.asarray([weights], jnp.float32), jnp.asarray([uniform], jnp.float32))
+    assert weights[int(token[0])] > 0
+
+
+def test_settings_that_mean_nothing_are_refused():
+    for wrong in ({"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):
+        with pytest.raises(ValueError, match="need temperature >= 0"):
+            Sampling(**wrong)
