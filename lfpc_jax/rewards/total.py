@@ -10,7 +10,7 @@ None, never a number, and its faults say why.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.format import format_reward, tool_reward
@@ -79,6 +79,13 @@ class Scores:
     @property
     def masked(self) -> bool:
         return self.total is None
+
+    @property
+    def parts(self) -> dict[str, float | None]:
+        """Every number by name, for metrics and archives."""
+        boxes = {} if self.boxes is None else asdict(self.boxes)
+        plain = {name: getattr(self, name) for name in ("total", "accuracy", "format", "tool")}
+        return plain | boxes | self.own
 
 
 def score(

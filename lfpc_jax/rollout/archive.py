@@ -46,10 +46,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Group:
-    """Trajectories of one record that belong together."""
+    """Trajectories of one record that belong together, and each one's rewards by name, if known."""
 
     record: Record
     trajectories: tuple[Trajectory, ...]
+    rewards: tuple[dict[str, float | None], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rewards and len(self.rewards) != len(self.trajectories):
+            raise ValueError(
+                f"record {self.record.id!r}: {len(self.rewards)} rewards for "
+                f"{len(self.trajectories)} trajectories; give one for each, or none"
+            )
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class Archive:
                     "version": VERSION,
                     "record": self._record_entry(group.record),
                     "trajectories": [_entry(group.record, one) for one in group.trajectories],
+                    "rewards": group.rewards,
                 }
                 out.write(json.dumps(line, allow_nan=False).encode() + b"\n")
             out.flush()
@@ -133,7 +142,8 @@ class Archive:
         kept = plain["picture"]
         path = str(self._picture_file(kept["sha256"])) if "sha256" in kept else kept["path"]
         record = Record(**plain | {"picture": Picture(path)})
-        return Group(record, tuple(map(_trajectory, entry["trajectories"])))
+        trajectories = tuple(map(_trajectory, entry["trajectories"]))
+        return Group(record, trajectories, tuple(entry["rewards"]))
 
 
 def _cut_short(out: Any) -> bool:

@@ -42,16 +42,35 @@ def sample(
     how: Sampling,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"], Float[Array, "B"]]:
     """Tokens, their log-probability in the distribution sampled from, and in the policy's own."""
-    policy = jax.nn.log_softmax(jnp.where(allowed, logits.astype(jnp.float32), NEVER))
+    policy, weights = _distributions(logits, allowed, how)
     if how.temperature == 0:
         token = policy.argmax(axis=-1).astype(jnp.int32)
-        chosen = jnp.zeros_like(uniform)
     else:
-        weights = jnp.exp((policy - policy.max(axis=-1, keepdims=True)) / how.temperature)
-        weights = keep_likely(jnp.where(allowed, weights, 0.0), how)
         token = draw(weights, uniform)
-        chosen = jnp.log(_at(weights, token)) - jnp.log(weights.sum(axis=-1))
-    return token, chosen, _at(policy, token)
+    return token, *_score(policy, weights, token, how)
+
+
+def score(
+    logits: Float[Array, "B V"], token: Int[Array, "B"], *, allowed: Bool[Array, "V"], how: Sampling
+) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+    """The two log-probabilities that `sample` would give with these tokens, had it drawn them."""
+    return _score(*_distributions(logits, allowed, how), token, how)
+
+
+def _distributions(logits: Array, allowed: Array, how: Sampling) -> tuple[Array, Array]:
+    """The policy's log-probabilities, and unnormalised probabilities to draw from."""
+    policy = jax.nn.log_softmax(jnp.where(allowed, logits.astype(jnp.float32), NEVER))
+    if how.temperature == 0:
+        return policy, jnp.exp(policy)
+    weights = jnp.exp((policy - policy.max(axis=-1, keepdims=True)) / how.temperature)
+    return policy, keep_likely(jnp.where(allowed, weights, 0.0), how)
+
+
+def _score(policy: Array, weights: Array, token: Array, how: Sampling) -> tuple[Array, Array]:
+    own = _at(policy, token)
+    if how.temperature == 0:
+        return jnp.zeros_like(own), own
+    return jnp.log(_at(weights, token)) - jnp.log(weights.sum(axis=-1)), own
 
 
 def keep_likely(weights: Float[Array, "B V"], how: Sampling) -> Float[Array, "B V"]:

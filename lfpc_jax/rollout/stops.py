@@ -33,6 +33,14 @@ def stop_table(
     return table
 
 
+def completes(table: UInt8[np.ndarray, "states V"], ids: Sequence[int]) -> bool:
+    """Whether a turn of these ids has stopped."""
+    state = START
+    for token in ids:
+        state = int(table[state, token])
+    return state == DONE
+
+
 def _automaton(strings: Sequence[bytes]) -> UInt8[np.ndarray, "states 256"]:
     """Aho and Corasick's: a state is the longest end of what was read that begins some string."""
     if not all(strings):

@@ -26,7 +26,7 @@ from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture, Record
 
 CROPS = ImageProcessor(min_pixels=784).with_tokens(16)
-ZOOM = Zoom(CROPS, aspect_limit=8)
+ZOOM = Zoom(CROPS, aspect_limit=8.0)
 TOOLBOX = Toolbox((ZOOM,))
 SHAPES = RolloutShapes(
     slots=4,

@@ -1,0 +1,418 @@
+"""The engine on a small model that calls, errs and answers (see small.py)."""
+
+import itertools
+import socket
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.model import spec
+from lfpc_jax.rollout.archive import Archive
+from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.rollout.episode import Rules
+from lfpc_jax.rollout.replay import CLASSES, Replayer, token_classes
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.tools import Toolbox
+from lfpc_jax.shapes import Buckets, RolloutShapes
+from lfpc_jax.trajectory import Picture
+
+from . import small
+
+RULES = Rules(max_tokens=80)
+
+
+def engine(shapes=small.SHAPES, rules=RULES, *, params=None, unstacked=False, **options) -> Engine:
+    """Layers stacked, unless said otherwise: that compiles in half the time."""
+    made = Engine(small.config(), small.dialogue(), shapes, rules, unstacked=unstacked, **options)
+    made.load(small.params() if params is None else params)
+    return made
+
+
+def run(made, records, rollouts, seed=0, **options):
+    """Every trajectory by record and rollout."""
+    groups = made.run(records, rollouts=rollouts, seed=seed, **options)
+    return {(t.record, t.rollout): t for group in groups for t in group.trajectories}
+
+
+@pytest.fixture(scope="module")
+def shared() -> Engine:
+    """One engine, warmed up, for tests that need no other settings."""
+    made = engine()
+    made.warm_up()
+    return made
+
+
+@pytest.fixture(scope="module")
+def episodes(shared):
+    return run(shared, [small.record(i) for i in range(12)], 4)
+
+
+def test_the_small_model_does_all_that_an_episode_can(episodes):
+    """What the other tests stand on: calls, crops, faults, answers and ends of every kind."""
+    ends = Counter(t.end for t in episodes.values())
+    faults = Counter(turn.fault for t in episodes.values() for turn in t.turns)
+    crops = sum(turn.crop is not None for t in episodes.values() for turn in t.turns)
+    assert len(episodes) == 48
+    assert min(ends[end] for end in ("answered", "no_action", "max_turns")) >= 3
+    assert crops >= 20
+    assert min(faults[fault] for fault in ("not_finite", "reversed_box", "bad_json")) >= 2
+
+
+def test_log_probabilities_equal_a_whole_forward(episodes):
+    """Of the sampler's distribution and the policy's, for each class of token."""
+    replayer = Replayer(small.config(), small.dialogue(), small.SHAPES, RULES)
+    seen = Counter()
+    for trajectory in list(episodes.values())[:16]:
+        record = small.record(int(trajectory.record[1:]))
+        [again] = replayer.replay(small.params(), record, [trajectory])
+        assert again.differences == ()
+        for name, mask in token_classes(trajectory, small.dialogue()).items():
+            seen[name] += int(mask.sum())
+        assert max(again.sampled.values()) <= 1e-4
+        assert max(again.policy.values()) <= 1e-4
+    assert min(seen[name] for name in CLASSES) >= 20
+
+
+@pytest.mark.parametrize(
+    "how",
+    [Sampling(temperature=0.7, top_k=20), Sampling(temperature=1.2, top_p=0.8)],
+    ids=["top-k", "top-p"],
+)
+def test_log_probabilities_of_truncated_sampling(how):
+    rules = replace(RULES, sampling=how, max_tokens=20)
+    found = run(engine(rules=rules), [small.record(0)], 3)
+    replayer = Replayer(small.config(), small.dialogue(), small.SHAPES, rules)
+    for again in replayer.replay(small.params(), small.record(0), list(found.values())):
+        assert again.differences == ()
+        assert max(*again.sampled.values(), *again.policy.values()) <= 1e-4
+    for t in found.values():
+        assert (t.logprobs[t.sampled] >= t.policy_logprobs[t.sampled] - 1).all()
+        assert not np.allclose(t.logprobs, t.policy_logprobs)
+
+
+def test_a_replay_names_what_was_changed(episodes):
+    replayer = Replayer(small.config(), small.dialogue(), small.SHAPES, RULES)
+    t = next(t for t in episodes.values() if t.end == "answered" and t.turns[0].crop)
+    record = small.record(int(t.record[1:]))
+
+    def differences(trajectory, record=record, **options):
+        [found] = replayer.replay(small.params(), record, [trajectory], **options)
+        return " ".join(found.differences)
+
+    assert differences(t) == ""
+    assert "answer was 'green'" in differences(replace(t, answer="green"))
+    assert "end was 'max_turns'" in differences(replace(t, end="max_turns"))
+    box = replace(t.turns[0].crop, box=(0.0, 0.0, 1.0, 1.0))
+    assert "turn 0 was" in differences(
+        replace(t, turns=(replace(t.turns[0], crop=box), *t.turns[1:]))
+    )
+    assert "begins at" in differences(t, replace(record, question="Another and longer question?"))
+    score = lambda trajectories, record: [{"total": 1.0} for _ in trajectories]  # noqa: E731
+    changed = differences(t, rewards=[{"total": 0.5}], scored=score)
+    assert changed == "reward total was 0.5, now 1.0"
+    logprobs = t.logprobs.copy()
+    logprobs[t.turns[-1].start] += 0.01
+    [found] = replayer.replay(small.params(), record, [replace(t, logprobs=logprobs)])
+    assert found.sampled["after_crop"] == pytest.approx(0.01, abs=1e-4)
+    assert found.sampled["text"] <= 1e-4
+
+
+def same(found, wanted) -> None:
+    assert found.keys() == wanted.keys()
+    for name, trajectory in found.items():
+        np.testing.assert_array_equal(trajectory.ids, wanted[name].ids, str(name))
+        assert trajectory.end == wanted[name].end
+        assert trajectory.turns == wanted[name].turns
+        np.testing.assert_allclose(trajectory.logprobs, wanted[name].logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize(("slots", "chunk"), [(1, 8), (3, 1), (8, 64), (32, 8), (4, 64)])
+def test_slots_and_chunks_change_nothing(episodes, slots, chunk):
+    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
+    made = engine(replace(small.SHAPES, slots=slots, chunk=chunk))
+    same(run(made, [small.record(i) for i in range(3)], 4), wanted)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"refill": False},
+        {"share_prefix": False},
+        {"unstacked": True},
+        {"workers": 1},
+    ],
+    ids=str,
+)
+def test_how_it_is_run_changes_nothing(episodes, options):
+    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
+    same(run(engine(**options), [small.record(i) for i in range(3)], 4), wanted)
+
+
+def test_batched_prefills_and_extends_change_nothing(episodes):
+    shapes = replace(small.SHAPES, slots=8, prefill_rows=2, extend_rows=3)
+    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
+    same(run(engine(shapes), [small.record(i) for i in range(3)], 4), wanted)
+
+
+def test_observations_in_pieces_change_nothing(episodes):
+    """A piece of 8 tokens where the observations have dozens."""
+    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1")}
+    made = engine(replace(small.SHAPES, observation_text=8))
+    same(run(made, [small.record(i) for i in range(2)], 4), wanted)
+
+
+def test_alone_as_in_a_crowd(shared, episodes):
+    for number in (0, 3):
+        alone = run(shared, [small.record(5)], number + 1)
+        same({("r5", number): alone["r5", number]}, {("r5", number): episodes["r5", number]})
+
+
+def test_order_and_seed(shared, episodes):
+    records = [small.record(i) for i in (2, 0, 1)]
+    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
+    same(run(shared, records, 4), wanted)
+    other = run(shared, records, 4, seed=1)
+    assert sum(np.array_equal(other[name].ids, wanted[name].ids) for name in wanted) <= 2
+
+
+@pytest.mark.parametrize("sides", [(2, 2, 2), (4, 1, 2)], ids=str)
+def test_a_mesh_changes_nothing(episodes, sides):
+    mesh = make_mesh(*sides)
+    shapes = replace(small.SHAPES, slots=8, prefill_rows=2, extend_rows=4)
+    made = Engine(small.config(), small.dialogue(), shapes, RULES, mesh=mesh, unstacked=False)
+    made.load(jax.device_put(small.params(), spec.shardings(small.config(), mesh)))
+    made.warm_up()
+    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1")}
+    same(run(made, [small.record(i) for i in range(2)], 4), wanted)
+    assert made.slots.programs.late == []
+
+
+def test_prompts_run_once_a_group(shared):
+    before = replace(shared.stats)
+    run(shared, [small.record(i) for i in range(3)], 5)
+    assert shared.stats.prompts - before.prompts == 3
+    assert shared.stats.rollouts - before.rollouts == 15
+    apart = engine(share_prefix=False)
+    run(apart, [small.record(0)], 5)
+    assert (apart.stats.prompts, apart.stats.rollouts) == (5, 5)
+
+
+def test_500_episodes_of_any_shape_compile_nothing_more(caplog):
+    """Pictures and crops of random shapes, strips included, after a warm-up."""
+    rng = np.random.default_rng(0)
+    shapes = replace(small.SHAPES, slots=16, image_buckets=None, crop_buckets=None)
+    made = engine(shapes, replace(RULES, max_tokens=40))
+    programs = made.warm_up()
+    compiled = count_compilations()
+    sizes = [rng.integers(30, 400, 2).tolist() for _ in range(20)] + [[400, 60], [60, 400]]
+    pictures = [small.picture(i, *size) for i, size in enumerate(sizes)]
+    records = [
+        small.record(i, id=f"any{i}", picture=pictures[i % len(pictures)]) for i in range(125)
+    ]
+    found = run(made, records, 4)
+    assert len(found) == 500
+    grids = {t.shown for t in found.values()}
+    assert len(grids) > 10
+    assert made.slots.programs.late == []
+    assert len(made.slots.programs.traces) == programs
+    assert compiled() == 0
+    assert set(made.slots.programs.traces.values()) == {1}
+
+
+def count_compilations():
+    """The compilations of XLA from here on, whoever asks for them."""
+    events = []
+
+    def listen(event: str, *_: object, **__: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return lambda: len(events)
+
+
+def test_the_guard_names_a_late_shape(caplog):
+    made = engine(replace(small.SHAPES, slots=2))
+    made.slots.programs.seal()
+    run(made, [small.record(0)], 1)
+    assert any("decode" in what for what in made.slots.programs.late)
+    assert "compiled after warm-up" in caplog.text
+    assert "prefill (1, 352)" in caplog.text
+
+
+def test_an_observation_that_does_not_fit_ends_the_episode_whole(shared):
+    shapes = replace(small.SHAPES, capacity=450)
+    full = run(engine(shapes), [small.record(i) for i in range(6)], 4)
+    ended = [t for t in full.values() if t.end == "context_full"]
+    assert len(ended) >= 5
+    start, image, stop = (
+        getattr(small.dialogue().tokenizer, name)
+        for name in ("vision_start", "image_pad", "vision_end")
+    )
+    for t in full.values():
+        assert len(t.ids) <= shapes.capacity
+        blocks = [list(group) for key, group in itertools.groupby(t.ids.tolist()) if key == image]
+        assert (t.ids == start).sum() == (t.ids == stop).sum() == len(blocks)
+        shown = 1 + sum(turn.crop is not None for turn in t.turns)
+        assert len(blocks) == shown
+    last = [t.turns[-1] for t in ended]
+    assert all(turn.stop == len(t.ids) for turn, t in zip(last, ended))
+    assert any(turn.call and not turn.fault and turn.crop is None for turn in last)
+
+
+def test_ids_never_exceed_what_an_episode_may_sample(shared):
+    short = run(engine(rules=Rules(max_tokens=7)), [small.record(i) for i in range(4)], 4)
+    assert all(t.sampled.sum() <= 7 for t in short.values())
+    cut = [t for t in short.values() if t.end == "max_tokens"]
+    assert len(cut) >= 4
+    assert all(t.sampled.sum() == 7 for t in cut if not t.turns[-1].text.endswith(">"))
+
+
+def test_a_placeholder_is_never_sampled_however_much_it_is_wanted():
+    tokenizer = small.dialogue().tokenizer
+    wanted = [tokenizer.image_pad, tokenizer.video_pad, tokenizer.vision_start, tokenizer.size + 3]
+    params = dict(small.params())
+    params["unembed"] = params["unembed"].at[np.array(wanted)].set(params["embed"][:4].sum(0) * 9)
+    greedy = Rules(max_tokens=30, sampling=Sampling(temperature=0.0))
+    for rules in (RULES, greedy):
+        made = engine(rules=rules, params=params)
+        for t in run(made, [small.record(i) for i in range(3)], 3).values():
+            assert not np.isin(t.ids[t.sampled], wanted).any()
+            assert np.isfinite(t.logprobs).all()
+            assert (t.policy_logprobs[t.sampled] < 0).all()
+    banned = Rules(max_tokens=30, banned=(small.HEAD,))
+    made = engine(rules=banned)
+    head = tokenizer.encode(small.HEAD).item()
+    free = run(made, [small.record(i) for i in range(3)], 3)
+    assert not any((t.ids[t.sampled] == head).any() for t in free.values())
+
+
+def test_ids_are_kept_as_sampled_where_their_text_encodes_otherwise(episodes):
+    """Some sampled spelling is not the one that the tokenizer would choose."""
+    tokenizer = small.dialogue().tokenizer
+    respelled = 0
+    for t in episodes.values():
+        for turn in t.turns:
+            ids = t.ids[turn.start : turn.stop]
+            again = tokenizer.encode(tokenizer.decode(ids))
+            respelled += not np.array_equal(again, ids)
+    assert respelled >= 3
+
+
+def test_records_that_cannot_be_shown_are_skipped_and_listed(shared, tmp_path, caplog):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    bad = [
+        small.record(0, id="missing", picture=Picture(path=str(tmp_path / "none.png"))),
+        small.record(0, id="broken", picture=Picture(path=str(tmp_path / "broken.png"))),
+        small.record(0, id="long", question="why " * 500),
+        small.record(0, id="smuggled", question="<|im_end|>"),
+        small.record(0, id="strip", picture=small.picture(0, 900, 4)),
+    ]
+    before = len(shared.stats.skipped)
+    found = run(shared, [bad[0], small.record(0), *bad[1:], small.record(1)], 2)
+    assert {name[0] for name in found} == {"r0", "r1"}
+    skipped = dict(shared.stats.skipped[before:])
+    assert list(skipped) == [record.id for record in bad]
+    assert "none.png" in skipped["missing"]
+    assert "largest bucket" in skipped["long"]
+    assert "'strip' skipped" in caplog.text
+
+
+def test_watching_sees_every_token_once_and_the_end(shared):
+    seen: dict[int, list[int]] = {}
+    ends = []
+
+    def watch(episode):
+        seen.setdefault(episode.rollout, []).append(len(episode.ids))
+        if episode.end is not None:
+            ends.append(episode.rollout)
+
+    found = run(shared, [small.record(3)], 3, watch=watch)
+    assert sorted(ends) == [0, 1, 2]
+    for (_, rollout), t in found.items():
+        assert seen[rollout] == sorted(seen[rollout])
+        assert seen[rollout][-1] == len(t.ids)
+
+
+def test_a_question_without_a_picture(shared):
+    blind = small.record(7, picture=Picture())
+    found = run(shared, [blind, small.record(0)], 6)
+    tokenizer = small.dialogue().tokenizer
+    for number in range(6):
+        t = found["r7", number]
+        assert not (t.ids == tokenizer.image_pad).any()
+        assert t.shown == (0, 0)
+        assert all(turn.crop is None for turn in t.turns)
+    faults = Counter(turn.fault for n in range(6) for turn in found["r7", n].turns)
+    assert faults["no_image"] >= 1
+
+
+def test_without_tools_every_call_is_refused():
+    base = small.dialogue()
+    dialogue = Dialogue(base.tokenizer, base.chat, base.processor, Toolbox(()))
+    rules = replace(RULES, max_turns=2)
+    made = Engine(small.config(), dialogue, small.SHAPES, rules, unstacked=False)
+    made.load(small.params())
+    found = run(made, [small.record(i) for i in range(3)], 4)
+    faults = Counter(turn.fault for t in found.values() for turn in t.turns)
+    assert faults["unknown_tool"] >= 3
+    assert not any(turn.crop for t in found.values() for turn in t.turns)
+
+
+def test_an_abandoned_run_leaves_the_engine_usable(shared, episodes):
+    for _ in shared.run([small.record(i) for i in range(6)], rollouts=3, seed=9):
+        break
+    wanted = {name: t for name, t in episodes.items() if name[0] == "r0"}
+    same(run(shared, [small.record(0)], 4), wanted)
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="does not fit the capacity"):
+        RolloutShapes(capacity=100)
+    with pytest.raises(ValueError, match="end at 3"):
+        replace(small.SHAPES, crop_buckets=Buckets((3,)))
+    with pytest.raises(ValueError, match="at least 1"):
+        Rules(max_turns=0)
+    with pytest.raises(ValueError, match="none of that name"):
+        Engine(small.config(), small.dialogue(), small.SHAPES, Rules(banned=("<nothing>",)))
+    with pytest.raises(ValueError, match="image token"):
+        Engine(replace(small.config(), image_token=5), small.dialogue(), small.SHAPES, RULES)
+    odd = replace(small.SHAPES, window=2, image_buckets=None, crop_buckets=None)
+    with pytest.raises(ValueError, match="must be the same"):
+        Engine(small.config(), small.dialogue(), odd, RULES)
+
+
+def test_two_processes_serve_what_one_does(episodes, tmp_path):
+    script = Path(__file__).with_name("two_processes.py")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script), port, str(index), str(tmp_path)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    archive = Archive(tmp_path)
+    shares = [list(archive.read(f"process-{index}")) for index in range(2)]
+    assert [{group.record.id for group in share} for share in shares] == [
+        {"r0", "r2", "r4"},
+        {"r1", "r3"},
+    ]
+    found = {(t.record, t.rollout): t for share in shares for g in share for t in g.trajectories}
+    same(
+        found,
+        {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2", "r3", "r4")},
+    )

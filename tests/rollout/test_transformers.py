@@ -1,0 +1,130 @@
+"""The engine against transformers on the same weights: greedy text, and whole conversations."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import reference
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from lfpc_jax.model import spec
+from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.rollout.episode import Rules
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.vocabulary import allowed_ids
+from lfpc_jax.trajectory import Picture
+
+from . import small
+
+
+@functools.cache
+def theirs(seed: int, push: float) -> Qwen2_5_VLForConditionalGeneration:
+    """transformers' model with the small model's parameters."""
+    cfg, ids = small.config(), small.dialogue().tokenizer
+    text, vision = cfg.text, cfg.vision
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": text.vocab,
+            "hidden_size": text.width,
+            "intermediate_size": text.mlp,
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "num_key_value_heads": text.kv_heads,
+            "rms_norm_eps": text.eps,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": text.rope_theta,
+                "mrope_section": list(text.mrope_section),
+            },
+            "bos_token_id": None,
+            "eos_token_id": ids.im_end,
+            "pad_token_id": ids.endoftext,
+        },
+        vision_config={
+            "depth": vision.depth,
+            "hidden_size": vision.width,
+            "intermediate_size": vision.mlp,
+            "num_heads": vision.heads,
+            "out_hidden_size": vision.out,
+            "fullatt_block_indexes": list(vision.full_layers),
+            "tokens_per_second": 2,
+        },
+        image_token_id=ids.image_pad,
+        video_token_id=ids.video_pad,
+        vision_start_token_id=ids.vision_start,
+        vision_end_token_id=ids.vision_end,
+        tie_word_embeddings=cfg.tied,
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    state = {reference.published_name(name): tensor for name, tensor in model.state_dict().items()}
+    specs = jax.tree.leaves(spec.spec_tree(cfg), is_leaf=spec.is_param)
+    for param, array in zip(specs, jax.tree.leaves(small.params(seed, push)), strict=True):
+        layers = np.asarray(array) if param.stack else [np.asarray(array)]
+        for name, layer in zip(param.hf_names, layers, strict=True):
+            state[name].copy_(torch.tensor(np.ascontiguousarray(param.to_hf(layer))))
+    return model
+
+
+def inputs(ids, pictures) -> dict[str, torch.Tensor]:
+    image = small.dialogue().tokenizer.image_pad
+    made = reference.model_inputs([reference.Prompt(np.asarray(ids), pictures)], len(ids))
+    made["mm_token_type_ids"] = (made["input_ids"] == image).int()
+    return made
+
+
+def banned() -> np.ndarray:
+    return ~allowed_ids(small.dialogue().tokenizer, small.config().text.vocab)
+
+
+@pytest.mark.parametrize("pictured", [True, False], ids=["image", "text"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_greedy_text_equals_generate(seed, pictured):
+    rules = Rules(max_turns=1, max_tokens=32, sampling=Sampling(temperature=0.0))
+    made = Engine(small.config(), small.dialogue(), small.SHAPES, rules, unstacked=False)
+    made.load(small.params(seed, push=0.0))
+    records = [small.record(i) for i in range(4)]
+    if not pictured:
+        records = [small.record(i, picture=Picture()) for i in range(4)]
+    lengths = []
+    for group in made.run(records, rollouts=1, seed=0):
+        [found] = group.trajectories
+        start = found.turns[0].start
+        pictures = [] if group.shown is None else [group.shown]
+        out = theirs(seed, 0.0).generate(
+            **inputs(found.ids[:start], pictures),
+            do_sample=False,
+            max_new_tokens=32,
+            suppress_tokens=np.flatnonzero(banned()).tolist(),
+            eos_token_id=[small.dialogue().tokenizer.im_end, small.dialogue().tokenizer.endoftext],
+        )
+        wanted = out[0, start:].numpy()
+        np.testing.assert_array_equal(found.ids[start:], wanted[: len(found.ids) - start])
+        lengths.append(len(found.ids) - start)
+        assert len(wanted) == lengths[-1] or found.turns[0].text.endswith("</tool_call>")
+    assert max(lengths) >= 10
+
+
+def test_log_probabilities_of_whole_conversations():
+    """Crops, refusals and all: transformers' forward over the recorded ids and pictures."""
+    rules = Rules(max_tokens=60)
+    made = Engine(small.config(), small.dialogue(), small.SHAPES, rules, unstacked=False)
+    made.load(small.params())
+    after_crops = 0
+    for group in made.run([small.record(i) for i in range(6)], rollouts=2, seed=0):
+        for found, crops in zip(group.trajectories, group.crops):
+            with torch.no_grad():
+                made_by = theirs(0, 12.0)(
+                    **inputs(found.ids, [group.shown, *crops]), use_cache=False
+                )
+            logits = made_by.logits[0].double()
+            logits[:, torch.tensor(banned())] = -torch.inf
+            logprobs = torch.log_softmax(logits, -1).numpy()
+            at = np.flatnonzero(found.sampled)
+            wanted = logprobs[at - 1, found.ids[at]]
+            np.testing.assert_allclose(found.policy_logprobs[at], wanted, atol=1e-4)
+            np.testing.assert_allclose(found.logprobs[at], wanted, atol=1e-4)
+            after_crops += len(crops)
+    assert after_crops >= 4
