@@ -68,6 +68,11 @@ def save(
             (staged / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
+def is_store(folder: str | Path) -> bool:
+    """Whether it is such a folder, whole or not."""
+    return (Path(folder) / _DESCRIPTION).is_file()
+
+
 def open_store(folder: str | Path) -> Store:
     folder = Path(folder).absolute()
     path = folder / _DESCRIPTION

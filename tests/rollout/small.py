@@ -5,6 +5,7 @@ have calls (good and bad), crops and answers, and every log-probability still de
 """
 
 import functools
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import PIL.Image
+from transformers import Qwen2_5_VLConfig
 
+from lfpc_jax.checkpoint import huggingface
+from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from lfpc_jax.processing.chat import ChatTemplate
@@ -108,6 +112,56 @@ def params(seed: int = 0, push: float = 12.0):
             for following in ids(after):
                 unembed[following] += push * embed[token] / width
     return tree | {"embed": jax.numpy.asarray(embed), "unembed": jax.numpy.asarray(unembed)}
+
+
+def hf_config() -> Qwen2_5_VLConfig:
+    """The same model to transformers."""
+    cfg, ids = config(), dialogue().tokenizer
+    text, vision = cfg.text, cfg.vision
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": text.vocab,
+            "hidden_size": text.width,
+            "intermediate_size": text.mlp,
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "num_key_value_heads": text.kv_heads,
+            "rms_norm_eps": text.eps,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": text.rope_theta,
+                "mrope_section": list(text.mrope_section),
+            },
+            "bos_token_id": None,
+            "eos_token_id": ids.im_end,
+            "pad_token_id": ids.endoftext,
+        },
+        vision_config={
+            "depth": vision.depth,
+            "hidden_size": vision.width,
+            "intermediate_size": vision.mlp,
+            "num_heads": vision.heads,
+            "out_hidden_size": vision.out,
+            "fullatt_block_indexes": list(vision.full_layers),
+            "tokens_per_second": 2,
+        },
+        image_token_id=ids.image_pad,
+        video_token_id=ids.video_pad,
+        vision_start_token_id=ids.vision_start,
+        vision_end_token_id=ids.vision_end,
+        tie_word_embeddings=cfg.tied,
+    )
+
+
+def hf_folder(path: Path) -> Path:
+    """The model as a Hugging Face folder with its tokenizer."""
+    assets = path.with_name("assets")
+    shutil.copytree(folder(), assets)
+    hf_config().save_pretrained(assets)
+    origin = Origin(dtypes=("float32",))
+    huggingface.save(params(), path, cfg=config(), assets_from=assets, origin=origin)
+    return path
 
 
 def picture(seed: int, width: int = 160, height: int = 120) -> Picture:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from lfpc_jax.model import spec
 from lfpc_jax.rollout.engine import Engine
@@ -22,42 +22,8 @@ from . import small
 @functools.cache
 def theirs(seed: int, push: float) -> Qwen2_5_VLForConditionalGeneration:
     """transformers' model with the small model's parameters."""
-    cfg, ids = small.config(), small.dialogue().tokenizer
-    text, vision = cfg.text, cfg.vision
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": text.vocab,
-            "hidden_size": text.width,
-            "intermediate_size": text.mlp,
-            "num_hidden_layers": text.layers,
-            "num_attention_heads": text.heads,
-            "num_key_value_heads": text.kv_heads,
-            "rms_norm_eps": text.eps,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": text.rope_theta,
-                "mrope_section": list(text.mrope_section),
-            },
-            "bos_token_id": None,
-            "eos_token_id": ids.im_end,
-            "pad_token_id": ids.endoftext,
-        },
-        vision_config={
-            "depth": vision.depth,
-            "hidden_size": vision.width,
-            "intermediate_size": vision.mlp,
-            "num_heads": vision.heads,
-            "out_hidden_size": vision.out,
-            "fullatt_block_indexes": list(vision.full_layers),
-            "tokens_per_second": 2,
-        },
-        image_token_id=ids.image_pad,
-        video_token_id=ids.video_pad,
-        vision_start_token_id=ids.vision_start,
-        vision_end_token_id=ids.vision_end,
-        tie_word_embeddings=cfg.tied,
-    )
+    cfg = small.config()
+    config = small.hf_config()
     model = Qwen2_5_VLForConditionalGeneration(config).eval()
     state = {reference.published_name(name): tensor for name, tensor in model.state_dict().items()}
     specs = jax.tree.leaves(spec.spec_tree(cfg), is_leaf=spec.is_param)

@@ -1,0 +1,8 @@
+"""One question about one image; see lfpc_jax/cli/ask.py."""
+
+import sys
+
+from lfpc_jax.cli.ask import main
+
+if __name__ == "__main__":
+    sys.exit(main())

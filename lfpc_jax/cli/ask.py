@@ -1,0 +1,174 @@
+"""One question about one image: the conversation as it unfolds, and a picture of where it looked.
+
+    ask.py --model DIR --image FILE --question TEXT [--options red blue] [--out ask.png]
+
+DIR is a Hugging Face folder, or one that convert.py wrote. Boxes are printed in pixels of the
+original. Greedy, unless a temperature is given.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lfpc_jax.cli import progress
+from lfpc_jax.cli.model_folder import load_model
+from lfpc_jax.data import pictures
+from lfpc_jax.data.losses import Unusable
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.processing.chat import ChatTemplate
+from lfpc_jax.processing.geometry import Box
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.tokenizer import Tokenizer
+from lfpc_jax.report.sketch import sketch
+from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.engine import Engine, Rolled
+from lfpc_jax.rollout.episode import Episode, Rules
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.tools import Toolbox
+from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.shapes import Buckets, RolloutShapes
+from lfpc_jax.trajectory import Picture, Record, Turn
+
+_OBSERVATION = 256
+_HALF_LETTER = "\ufffd"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        return ask(args)
+    except (ValueError, OSError, Unusable) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--image", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--question", required=True)
+    parser.add_argument("--options", nargs="+", default=[], help="then the answer is a letter")
+    parser.add_argument("--out", type=Path, default=Path("ask.png"), metavar="FILE")
+    parser.add_argument("--image-tokens", type=int, default=1024, help="budget of the shown image")
+    parser.add_argument("--crop-tokens", type=int, default=1024, help="budget of a crop")
+    parser.add_argument(
+        "--longest-side", type=int, metavar="PIXELS", help="downsample the shown image to it first"
+    )
+    parser.add_argument("--max-turns", type=int, default=5)
+    parser.add_argument("--max-tokens", type=int, default=2048, help="sampled over all turns")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
+    return parser
+
+
+def ask(args: argparse.Namespace) -> int:
+    # ------------------------------------------------------------------ the question
+    pictures.measured(Picture(path=str(args.image)))  # a bad image is found before the model loads
+    record = Record(
+        id=str(args.image),
+        question=args.question,
+        answer="",
+        picture=Picture(path=str(args.image)),
+        options=tuple(args.options),
+        longest_side=args.longest_side,
+    )
+    # ------------------------------------------------------------------ the model
+    mesh = make_mesh(tensor=args.tensor, devices=jax.local_devices()[: args.tensor])
+    model = load_model(args.model, dtype=args.dtype, mesh=mesh)
+    tokenizer = Tokenizer.from_folder(model.assets)
+    processor = ImageProcessor.from_folder(model.assets)
+    crops = processor.with_tokens(args.crop_tokens)
+    zoom = Zoom(crops, aspect_limit=float(min(100, args.crop_tokens)))
+    dialogue = Dialogue(
+        tokenizer,
+        ChatTemplate.from_folder(model.assets, tokenizer),
+        processor.with_tokens(args.image_tokens),
+        Toolbox((zoom,)),
+    )
+    # ------------------------------------------------------------------ the conversation
+    rules = Rules(
+        max_turns=args.max_turns,
+        max_tokens=args.max_tokens,
+        sampling=Sampling(temperature=args.temperature),
+    )
+    engine = Engine(model.cfg, dialogue, _shapes(args, processor.window), rules, mesh=mesh)
+    engine.load(model.params)
+    printer = _Printer(dialogue)
+    with progress.waiting("asking (the first answer compiles)"):
+        groups = list(engine.run([record], rollouts=1, seed=args.seed, watch=printer.watch))
+    if not groups:
+        [(_, reason)] = engine.stats.skipped
+        raise ValueError(reason)
+    # ------------------------------------------------------------------ the picture
+    _draw(groups[0], args.out)
+    print(f"wrote {args.out}")
+    return 0
+
+
+def _shapes(args: argparse.Namespace, window: int) -> RolloutShapes:
+    """One slot with room for the longest conversation."""
+    shapes = RolloutShapes(
+        slots=1,
+        image_tokens=args.image_tokens,
+        crop_tokens=args.crop_tokens,
+        prompt_text=Buckets((512, 2048)),
+        capacity=args.image_tokens + 2048,
+        window=window,
+    )
+    turns = args.max_turns * (args.crop_tokens + _OBSERVATION)
+    return replace(shapes, capacity=shapes.capacity + turns + args.max_tokens)
+
+
+class _Printer:
+    """Prints an episode as it grows: each turn's text, then what came of it."""
+
+    def __init__(self, dialogue: Dialogue) -> None:
+        self.dialogue = dialogue
+        self.turn, self.printed = 0, 0
+
+    def watch(self, episode: Episode) -> None:
+        while self.turn < len(episode.turns):
+            turn = episode.turns[self.turn]
+            self._print(turn.text)
+            print(f"\n  -> {_outcome(turn)}\n", flush=True)
+            self.turn, self.printed = self.turn + 1, 0
+        if episode.end is not None:
+            print(f"ended: {episode.end}")
+            print(f"answer: {'none' if episode.answer is None else episode.answer}", flush=True)
+            return
+        start = episode.turns[-1].stop if episode.turns else len(episode.opening.ids)
+        ids = np.array(episode.ids[start:], np.int32)[np.array(episode.sampled[start:], bool)]
+        self._print(self.dialogue.tokenizer.decode(ids).rstrip(_HALF_LETTER))
+
+    def _print(self, text: str) -> None:
+        print(text[self.printed :], end="", flush=True)
+        self.printed = max(self.printed, len(text))
+
+
+def _outcome(turn: Turn) -> str:
+    if turn.crop is not None:
+        return (
+            f"crop of {_box(turn.crop.box)} of the original, written as {_box(turn.crop.written)}"
+        )
+    if turn.fault:
+        return f"refused: {turn.fault}"
+    return "a call that was not carried out" if turn.call else "no call"
+
+
+def _box(box: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in box) + ")"
+
+
+def _draw(group: Rolled, out: Path) -> None:
+    [trajectory], [crops] = group.trajectories, group.crops
+    boxes = [Box(*turn.crop.box) for turn in trajectory.turns if turn.crop is not None]
+    original = pictures.original(group.record.picture)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sketch(original, list(zip(boxes, crops, strict=True))).save(out)

@@ -1,0 +1,67 @@
+"""The command on a small model's folder, of either kind."""
+
+import re
+
+import numpy as np
+import PIL.Image
+import pytest
+from rollout import small
+
+from lfpc_jax.cli import ask, convert
+
+
+@pytest.fixture(scope="module")
+def hf(tmp_path_factory):
+    return small.hf_folder(tmp_path_factory.mktemp("ask") / "hf")
+
+
+def run(model, tmp_path, *more, seed="1"):
+    image = small.picture(3, 400, 300).path
+    out = tmp_path / "look.png"
+    command = ["--model", str(model), "--image", image, "--question", "Which colour is it?"]
+    sizes = ["--image-tokens", "32", "--crop-tokens", "16", "--max-tokens", "60"]
+    code = ask.main([*command, *sizes, "--temperature", "1", "--seed", seed,
+                     "--out", str(out), *more])  # fmt: skip
+    return code, out
+
+
+def test_a_conversation_with_crops(hf, tmp_path, capsys):
+    """Seeds until one crops: the printed boxes are of the original, and are in the picture."""
+    for seed in map(str, range(8)):
+        code, out = run(hf, tmp_path, seed=seed)
+        printed = capsys.readouterr().out
+        assert code == 0
+        if "crop of" in printed:
+            break
+    assert re.search(r"ended: (answered|no_action|max_turns)", printed)
+    assert re.search(r"crop of \([\d., e+-]+\) of the original, written as \(", printed)
+    assert "<tool_call>" in printed
+    page = PIL.Image.open(out)
+    assert page.width > 720 * 4 / 3  # the crops' column beside the original
+    assert (np.asarray(page) == (0xE6, 0x19, 0x4B)).all(axis=-1).sum() > 500  # the first box
+
+
+def test_an_orbax_folder_answers_the_same(hf, tmp_path, capsys):
+    assert convert.main(["to-orbax", str(hf), str(tmp_path / "orbax")]) == 0
+    capsys.readouterr()
+    printed = []
+    for model in (hf, tmp_path / "orbax"):
+        assert run(model, tmp_path)[0] == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--image", "nowhere.png"], "nowhere.png"),
+        (["--model", "nowhere"], "expected the folder of a Qwen2.5-VL model"),
+        (["--question", "<|im_end|>"], "spells the special token"),
+        (["--max-turns", "0"], "at least 1"),
+    ],
+)
+def test_mistakes_are_named(hf, tmp_path, capsys, change, message):
+    code, out = run(hf, tmp_path, *change)
+    assert code == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
