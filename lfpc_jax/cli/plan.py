@@ -4,12 +4,16 @@
 
 Compiles the real forward and the real forward-backward (see lfpc_jax/plan/programs.py), splash
 attention included, and prints the compiler's memory a chip. Exits with 1 if one does not fit.
+
+    plan.py --model 7b --topology v5e:2x4 --program rollout --tensor 4 --slots 128 --capacity 8192
+
+does so for the rollout engine's programs, weights whole in every data-parallel group.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +24,8 @@ from lfpc_jax.cli import progress
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
 from lfpc_jax.plan import programs, slices
+from lfpc_jax.plan.rollout import compile_rollout
+from lfpc_jax.shapes import RolloutShapes
 
 
 @dataclass(frozen=True)
@@ -42,16 +48,13 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
-        jobs = [
-            (model, slices.tpu_slice(topology), program)
+        rows = [
+            row
             for model in args.model
             for topology in args.topology
             for program in args.program
+            for row in _rows(model, slices.tpu_slice(topology), program, args)
         ]
-        rows = []
-        for model, tpu, program in jobs:
-            with progress.waiting(f"compiling {program} of {model} for {tpu.name}"):
-                rows.append(_row(model, tpu, program, args))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -74,31 +77,54 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", nargs="+", required=True, help="3b, 7b, 32b, 72b")
     parser.add_argument("--topology", nargs="+", required=True, help="as v5e:2x4 or v5p:2x2x2")
     parser.add_argument(
-        "--program", nargs="+", choices=programs.PROGRAMS, default=list(programs.PROGRAMS)
+        "--program",
+        nargs="+",
+        choices=(*programs.PROGRAMS, "rollout"),
+        default=list(programs.PROGRAMS),
     )
     parser.add_argument("--tensor", type=int, default=1, help="tensor-parallel ways; fsdp the rest")
     parser.add_argument("--length", type=int, default=4096, help="tokens of each fsdp group's row")
     parser.add_argument("--windows", type=int, default=66, help="of each row's one image")
+    parser.add_argument("--slots", type=int, default=128, help="of the rollout engine")
+    parser.add_argument("--capacity", type=int, default=8192, help="ids of an episode")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     return parser
 
 
-def _row(model: str, tpu: slices.Slice, program: str, args: argparse.Namespace) -> Row:
-    mesh = make_mesh(fsdp=-1, tensor=args.tensor, devices=tpu.devices)
-    rows = mesh.shape["fsdp"]
+def _rows(model: str, tpu: slices.Slice, program: str, args: argparse.Namespace) -> Iterator[Row]:
     cfg = config.published(model, kernel="splash", remat="full")
-    sizes = programs.Sizes(rows=rows, length=args.length, images=rows, windows=args.windows)
-    compiled, refusal = None, ""
-    try:
-        compiled = programs.PROGRAMS[program](cfg, mesh, sizes)
-    except programs.OutOfMemory as error:
-        refusal = f"({error})"
-    sides = (mesh.shape["data"], rows, mesh.shape["tensor"])
-    return Row(model, tpu.name, sides, program, tpu.hbm_bytes, compiled, refusal)
+    if program == "rollout":
+        mesh = make_mesh(data=-1, tensor=args.tensor, devices=tpu.devices)
+        many = compile_rollout(cfg, mesh, _rollout_shapes(args))
+    else:
+        mesh = make_mesh(fsdp=-1, tensor=args.tensor, devices=tpu.devices)
+        rows = mesh.shape["fsdp"]
+        sizes = programs.Sizes(rows=rows, length=args.length, images=rows, windows=args.windows)
+        many = (compile_one(cfg, mesh, sizes) for compile_one in [programs.PROGRAMS[program]])
+    sides = (mesh.shape["data"], mesh.shape["fsdp"], mesh.shape["tensor"])
+    while True:
+        try:
+            with progress.waiting(f"compiling {program} of {model} for {tpu.name}"):
+                compiled = next(many, None)
+        except programs.OutOfMemory as error:
+            yield Row(model, tpu.name, sides, program, tpu.hbm_bytes, None, f"({error})")
+            return
+        if compiled is None:
+            return
+        yield Row(model, tpu.name, sides, compiled.program, tpu.hbm_bytes, compiled, "")
+
+
+def _rollout_shapes(args: argparse.Namespace) -> RolloutShapes:
+    return RolloutShapes(
+        slots=args.slots, capacity=args.capacity, chunk=64, prefill_rows=4, extend_rows=8
+    )
 
 
 def _print(rows: Sequence[Row], args: argparse.Namespace) -> None:
-    title = f"GiB a chip: one row of {args.length:,} tokens and one image an fsdp group, full remat"
+    title = (
+        f"GiB a chip. forward, gradient: one row of {args.length:,} tokens and one image an fsdp "
+        f"group, full remat; rollout: {args.slots} slots of {args.capacity:,}"
+    )
     table = Table(title=title)
     names = ("model", "slice", "data x fsdp x tensor", "program", "arguments", "temporary", "all")
     for name in (*names, "HBM", "fits", "compiled in"):

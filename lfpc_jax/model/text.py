@@ -78,7 +78,8 @@ def prefill(
 
     x, kept = each_layer(body, x, params["text"], None)
     keys, values = kept if not isinstance(kept[0], tuple) else zip(*kept)
-    cache = kv.filled(_layers(keys), _layers(values), lengths, capacity)
+    last = kv.places_last(cfg)
+    cache = kv.filled(_layers(keys), _layers(values), lengths, capacity, places_last=last)
     return rms_norm(x, params["norm"], cfg.text.eps), cache
 
 

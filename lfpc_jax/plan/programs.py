@@ -106,6 +106,11 @@ def _compile(
     start = time.perf_counter()
     with jax.set_mesh(mesh):
         lowered = jax.jit(function, out_shardings=out_shardings).lower(*args)
+    return compiled(name, lowered, start)
+
+
+def compiled(name: str, lowered: Any, start: float) -> Compiled:
+    """What the compiler says of a lowered program, whose lowering began at `start`."""
     try:
         memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:

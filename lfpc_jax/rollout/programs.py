@@ -128,7 +128,7 @@ def place(state: State, prefix: kv.Cache, beginnings: Beginnings) -> State:
     length = _put(state.cache.length, turns.rows, prefix.length[beginnings.sources])
     state = replace(
         state,
-        cache=kv.Cache(k, v, length),
+        cache=replace(state.cache, k=k, v=v, length=length),
         key=_put(state.key, turns.rows, beginnings.key),
         count=_put(state.count, turns.rows, jnp.zeros_like(turns.rows)),
     )
@@ -303,18 +303,13 @@ class Programs:
         donated: tuple[int, ...] = (),
         static: tuple[int, ...] = (),
         out: Any = None,
-    ) -> Callable:
+    ) -> "Program":
         def traced(*args: Any) -> Any:
             self._count(name, args)
             return function(*args)
 
         jitted = jax.jit(traced, donate_argnums=donated, static_argnums=static, out_shardings=out)
-
-        def run(*args: Any) -> Any:
-            with nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
-                return jitted(*args)
-
-        return run
+        return Program(jitted, self._mesh)
 
     def _count(self, name: str, args: tuple[Any, ...]) -> None:
         """The parameters and the state have always the same shapes, and too many to name."""
@@ -325,3 +320,22 @@ class Programs:
         if self._sealed:
             self.late.append(what)
             log.warning("compiled after warm-up, which costs seconds to minutes: %s", what)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A jitted function that is traced and run under its mesh."""
+
+    jitted: Any
+    mesh: Mesh | None
+
+    def __call__(self, *args: Any) -> Any:
+        with self._scope():
+            return self.jitted(*args)
+
+    def lower(self, *args: Any) -> Any:
+        with self._scope():
+            return self.jitted.lower(*args)
+
+    def _scope(self) -> Any:
+        return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)

@@ -31,6 +31,23 @@ def test_the_real_3b_forward_compiles_with_splash(topology, tmp_path, capsys):
     assert "GiB a chip" in capsys.readouterr().out
 
 
+def test_the_engine_of_the_real_3b_compiles_and_its_cache_is_never_copied(tmp_path):
+    """16 slots of 2,048 places: what decode and extend need beside their arguments is less than
+    the keys alone, 0.28 GiB a chip."""
+    file = tmp_path / "plan.json"
+    args = ["--model", "3b", "--topology", "v5e:2x2", "--program", "rollout", "--json", str(file)]
+    assert plan.main([*args, "--slots", "64", "--capacity", "4096", "--tensor", "1"]) == 0
+    rows = {row["program"]: row for row in json.loads(file.read_text())["programs"]}
+    assert list(rows) == ["encode", "prefill", "place", "extend", "decode"]
+    keys = 36 * 64 * 4096 * 2 * 128 * 2 / 4
+    weights = 2 * 3.7546e9
+    for name in ("place", "extend", "decode"):
+        compiled = rows[name]["compiled"]
+        held = 2 * keys + (0 if name == "place" else weights)
+        assert compiled["argument_bytes"] == pytest.approx(held, rel=0.25), name
+        assert compiled["temporary_bytes"] < 0.9 * keys, name
+
+
 def test_splash_is_in_the_program_and_scores_are_not():
     """Lowered, not compiled: the Pallas call for both towers, and no `[T, T]` array."""
     import jax

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.model import spec
+from lfpc_jax.model import cache, spec
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine
@@ -154,6 +154,14 @@ def test_slots_and_chunks_change_nothing(episodes, slots, chunk):
 def test_how_it_is_run_changes_nothing(episodes, options):
     wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
     same(run(engine(**options), [small.record(i) for i in range(3)], 4), wanted)
+
+
+@pytest.mark.parametrize("unstacked", [False, True], ids=["stacked", "unstacked"])
+def test_the_layout_of_accelerators_changes_nothing(episodes, unstacked, monkeypatch):
+    monkeypatch.setattr(cache, "places_last", lambda cfg: False)
+    made = engine(unstacked=unstacked)
+    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
+    same(run(made, [small.record(i) for i in range(3)], 4), wanted)
 
 
 def test_batched_prefills_and_extends_change_nothing(episodes):

@@ -1,0 +1,75 @@
+"""The rollout engine's programs for a slice: the largest of each, for so many slots and places."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lfpc_jax.model import spec
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.plan.programs import Compiled, compiled
+from lfpc_jax.rollout.programs import Beginnings, Programs, Turns, empty_state, state_shardings
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.shapes import RolloutShapes
+from lfpc_jax.trajectory import Images, Tokens
+
+_STOP_STATES = 16
+
+
+def compile_rollout(cfg: ModelConfig, mesh: Mesh, shapes: RolloutShapes) -> Iterator[Compiled]:
+    """Encode, prefill, place, extend and decode, layers stacked, weights in the compute dtype."""
+    programs = Programs(cfg, shapes, Sampling(top_p=0.95), unstacked=False, mesh=mesh)
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def array(shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
+
+    params = spec.abstract(cfg, jnp.dtype(cfg.dtype), mesh)
+    state = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(partial(empty_state, cfg, shapes, unstacked=False)),
+        state_shardings(cfg, shapes, mesh, unstacked=False),
+    )
+
+    def tokens(rows: int, length: int) -> Tokens:
+        row = array((rows, length))
+        return Tokens(row, array((3, rows, length)), row, row)
+
+    def images(rows: int, windows: int) -> Images:
+        c = cfg.vision
+        pixels = array((rows, windows, c.window_patches, 3 * c.patch**2), jnp.uint8)
+        return Images(pixels, array((rows, 2)))
+
+    def slots(rows: int, windows: int) -> jax.ShapeDtypeStruct:
+        return jax.eval_shape(
+            lambda: jnp.zeros((rows * windows * shapes.window**2, cfg.text.width), cfg.dtype)
+        )
+
+    def turns(rows: int) -> Turns:
+        return Turns(*[array((rows,))] * 4)
+
+    P, R, B = shapes.prefill_rows, shapes.extend_rows, shapes.slots
+    shown, crop = shapes.image_windows.sizes[-1], shapes.crop_windows.sizes[-1]
+    prompt = tokens(P, shapes.prompt_length(shown, shapes.prompt_text.sizes[-1]))
+    prefilled = (params, prompt, slots(P, shown))
+    with jax.set_mesh(mesh):
+        prefix = jax.eval_shape(programs.prefill.jitted, *prefilled)
+    beginnings = Beginnings(turns(B), array((B,)), array(()), array((B, 2), jnp.uint32))
+    observed = tokens(R, shapes.observation_length(crop))
+    stops = array((_STOP_STATES, cfg.text.vocab), jnp.uint8)
+    allowed = array((cfg.text.vocab,), np.bool_)
+    jobs: dict[str, Callable[[], Any]] = {
+        "encode": lambda: programs.encode.lower(params, images(P, shown)),
+        "prefill": lambda: programs.prefill.lower(*prefilled),
+        "place": lambda: programs.place.lower(state, prefix, beginnings),
+        "extend": lambda: programs.extend.lower(params, state, observed, slots(R, crop), turns(R)),
+        "decode": lambda: programs.decode.lower(params, state, stops, allowed, shapes.capacity),
+    }
+    for name, lower in jobs.items():
+        start = time.perf_counter()
+        yield compiled(name, lower(), start)
