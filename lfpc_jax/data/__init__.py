@@ -1,0 +1,1 @@
+"""Data: readers of the public sets, our own layout, the pipeline and the synthetic world."""

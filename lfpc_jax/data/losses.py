@@ -1,0 +1,80 @@
+"""Records that cannot be used: why, which, and how many are too many.
+
+A bad record never stops a run by itself. It is left out, kept here with its reason, and only when
+a set has lost more than its share does the run stop, with the list.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Reason = Literal[
+    "malformed row",
+    "missing picture",
+    "unreadable picture",
+    "several pictures",
+    "video",
+    "too narrow",
+    "empty question",
+    "empty answer",
+    "wrong options",
+    "box outside picture",
+    "boxes not nested",
+    "duplicate id",
+]
+
+MAX_SHARE = 0.02
+"""The share of its records that a set may lose, unless it is given another."""
+_LISTED = 50
+
+
+class Unusable(Exception):
+    """Raised while a record is read or opened; what catches it knows which record it was."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: Reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A record that was left out."""
+
+    record: str
+    reason: Reason
+    detail: str
+
+    @classmethod
+    def of(cls, record: str, error: Unusable) -> "Loss":
+        return cls(record, error.reason, error.detail)
+
+    def __str__(self) -> str:
+        return f"{self.record}: {self.reason}: {self.detail}"
+
+
+class TooManyLost(ValueError):
+    """A set lost more than its share; `losses` is the whole list, the message its beginning."""
+
+    def __init__(self, name: str, losses: Sequence[Loss], total: int, max_share: float) -> None:
+        listed = [f"  {loss}" for loss in losses[:_LISTED]]
+        if len(losses) > _LISTED:
+            listed.append(f"  and {len(losses) - _LISTED} more")
+        super().__init__(
+            f"{name}: {len(losses)} of {total} records cannot be used ({summary(losses)}), more "
+            f"than the share of {max_share:g} that the set may lose; mend the set or allow more\n"
+            + "\n".join(listed)
+        )
+        self.losses = tuple(losses)
+
+
+def check_share(name: str, losses: Sequence[Loss], total: int, max_share: float) -> None:
+    if len(losses) > max_share * total:
+        raise TooManyLost(name, losses, total, max_share)
+
+
+def summary(losses: Sequence[Loss]) -> str:
+    """How often each reason occurred, the most frequent first."""
+    counts = Counter(loss.reason for loss in losses).most_common()
+    return ", ".join(f"{count} {reason}" for reason, count in counts) or "none"

@@ -1,0 +1,105 @@
+"""Original pictures opened: as little as each purpose needs.
+
+Every fault of a file becomes `Unusable` with the file's name, whatever Pillow or the file system
+made of it. Sizes and pixels are those of the upright picture, as everywhere.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+from jaxtyping import UInt8
+from PIL.ExifTags import Base as Exif
+
+from lfpc_jax.data.losses import Unusable
+from lfpc_jax.processing.images import ImageProcessor, to_rgb
+from lfpc_jax.shapes import ASPECT_LIMIT
+from lfpc_jax.trajectory import Picture, Record, Size
+
+_SIDEWAYS = (5, 6, 7, 8)
+_JPEG_END = b"\xff\xd9"
+_TAIL = 64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A record with its picture as the model is shown it."""
+
+    record: Record
+    original: Size
+    pixels: UInt8[np.ndarray, "height width 3"]
+
+
+def original(picture: Picture) -> PIL.Image.Image:
+    """The whole picture, decoded, upright, RGB: what crops are cut from."""
+    with _reading(picture) as image:
+        return to_rgb(image)
+
+
+def measured(picture: Picture) -> Size:
+    """The size. Of a JPEG only the head and the last bytes are read; where those do not end it,
+    and for every other format, decoding decides whether the file is whole."""
+    with _reading(picture) as image:
+        width, height = image.size
+        if image.getexif().get(Exif.Orientation, 1) in _SIDEWAYS:
+            width, height = height, width
+        if image.format != "JPEG" or _JPEG_END not in _tail(picture):
+            image.load()
+    if max(width, height) > ASPECT_LIMIT * min(width, height):
+        raise Unusable(
+            "too narrow",
+            f"{_name(picture)}: {width}x{height} has sides over {ASPECT_LIMIT} times each other",
+        )
+    return width, height
+
+
+def show(record: Record, processor: ImageProcessor) -> Sample:
+    """The record's picture through its information gap and the processor's resize."""
+    image = original(record.picture)
+    size = image.size
+    if record.longest_side is not None:
+        image = shrink(image, record.longest_side)
+    try:
+        return Sample(record, size, processor.resize(image))
+    except ValueError as error:
+        raise Unusable("too narrow", f"{_name(record.picture)}: {error}") from error
+
+
+def shrink(image: PIL.Image.Image, longest_side: int) -> PIL.Image.Image:
+    """The information gap: a picture downsampled until its longest side is no longer than this."""
+    scale = longest_side / max(image.size)
+    if scale >= 1:
+        return image
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+@contextmanager
+def _reading(picture: Picture) -> Iterator[PIL.Image.Image]:
+    source = picture.path if picture.data is None else io.BytesIO(picture.data)
+    if source is None:
+        raise Unusable("missing picture", "neither a path nor bytes")
+    try:
+        with PIL.Image.open(source) as image:
+            yield image
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise Unusable("missing picture", f"{_name(picture)}: {error}") from error
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise Unusable("unreadable picture", f"{_name(picture)}: {error}") from error
+
+
+def _tail(picture: Picture) -> bytes:
+    if picture.data is not None:
+        return picture.data[-_TAIL:]
+    assert picture.path is not None
+    with open(picture.path, "rb") as file:
+        file.seek(max(0, os.path.getsize(picture.path) - _TAIL))
+        return file.read()
+
+
+def _name(picture: Picture) -> str:
+    return picture.path or f"{len(picture.data or b'')} embedded bytes"
