@@ -31,11 +31,12 @@ def test_the_example_answers_about_a_photograph(tmp_path, monkeypatch):
     write_model_folder(folder, "merges")
     PIL.Image.fromarray(data.astronaut()).save("street.jpg")
 
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    example, rollouts = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     shorter = example.replace("length=1280, windows=80", "length=384, windows=25")
     assert shorter != example  # the same program, sooner: this photograph needs no more
     found: dict = {}
     exec(compile(shorter, str(README), "exec"), found)
+    rolls_out(rollouts, found)
 
     assert found["cfg"].dtype == "bfloat16"
     assert found["picture"].shape == (504, 504, 3)  # 512 x 512 in whole merged tokens
@@ -43,3 +44,19 @@ def test_the_example_answers_about_a_photograph(tmp_path, monkeypatch):
     assert (prompt == 151655).sum() == 18 * 18
     assert found["logits"].shape == (1, 384, 151936)
     assert np.isfinite(np.asarray(found["logits"][0, : len(prompt)])).all()
+
+
+def rolls_out(example: str, found: dict) -> None:
+    """The second example goes on from the first; here with fewer and shorter episodes."""
+    replaced = {
+        "slots=16, capacity=8192": "slots=2, capacity=2048",
+        "Rules()": "Rules(max_turns=2, max_tokens=8)",
+        "rollouts=8": "rollouts=2",
+        "engine.warm_up()": "",
+    }
+    for old, new in replaced.items():
+        assert old in example
+        example = example.replace(old, new)
+    exec(compile(example, str(README), "exec"), found)
+    assert found["engine"].stats.rollouts == 2
+    assert found["episode"].sampled.sum() <= 8

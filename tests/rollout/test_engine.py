@@ -4,8 +4,9 @@ import itertools
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.replay import CLASSES, Replayer, token_classes
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.tools import Toolbox
+from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture
 
@@ -348,6 +350,34 @@ def test_watching_sees_every_token_once_and_the_end(shared):
     for (_, rollout), t in found.items():
         assert seen[rollout] == sorted(seen[rollout])
         assert seen[rollout][-1] == len(t.ids)
+
+
+def test_decode_goes_on_while_a_crop_is_cut():
+    """The first crop takes until some other episode has ended. Were the device to wait for it,
+    none would, and the crop would give up."""
+    other_ended = threading.Event()
+    waited: list[bool] = []
+
+    @dataclass(frozen=True)
+    class SlowOnce(Zoom):
+        def execute(self, parsed, original):
+            if not waited:
+                waited.append(True)
+                waited[0] = other_ended.wait(timeout=60)
+            return super().execute(parsed, original)
+
+    base = small.dialogue()
+    toolbox = Toolbox((SlowOnce(small.CROPS, aspect_limit=8.0),))
+    dialogue = Dialogue(base.tokenizer, base.chat, base.processor, toolbox)
+    made = Engine(small.config(), dialogue, small.SHAPES, RULES, unstacked=False)
+    made.load(small.params())
+
+    def watch(episode):
+        if episode.end is not None:
+            other_ended.set()
+
+    run(made, [small.record(i) for i in range(4)], 4, watch=watch)
+    assert waited == [True]
 
 
 def test_a_question_without_a_picture(shared):

@@ -1,0 +1,144 @@
+"""The same episodes by a loop over transformers' `generate`, as one would write it.
+
+Conversations of a batch are left-padded and generated together until all their turns have ended;
+then the host reads them, crops, appends, and the unfinished ones are generated again, prompt and
+all. Prompts, parser, tool and replies are the engine's own, so both sides do the same.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from rollout_world import World
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from lfpc_jax.model import spec
+from lfpc_jax.rollout.episode import Episode, Rules
+from lfpc_jax.rollout.vocabulary import allowed_ids
+from lfpc_jax.trajectory import Record
+
+
+class Reference:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.model = _model(world)
+        self.processor = Qwen2VLImageProcessorPil(min_pixels=784, max_pixels=10**7)
+        allowed = allowed_ids(world.dialogue.tokenizer, world.cfg.text.vocab)
+        self.suppressed = np.flatnonzero(~allowed).tolist()
+
+    def run(
+        self, records: Sequence[Record], rollouts: int, rules: Rules, batch: int
+    ) -> list[Episode]:
+        """All episodes, `batch` at a time."""
+        w = self.world
+        episodes = [
+            Episode(opening, number, rules, w.dialogue, w.shapes.capacity)
+            for opening in map(w.dialogue.open, records)
+            for number in range(rollouts)
+        ]
+        for first in range(0, len(episodes), batch):
+            running = episodes[first : first + batch]
+            while running:
+                self._turn(running)
+                running = [episode for episode in running if episode.end is None]
+        return episodes
+
+    def _turn(self, episodes: Sequence[Episode]) -> None:
+        w = self.world
+        length = max(len(episode.ids) for episode in episodes)
+        new = min(episode.budget for episode in episodes)
+        out = self.generate(
+            [episode.ids for episode in episodes],
+            [[episode.opening.view.shown, *episode.crops] for episode in episodes],
+            new,
+            eos_token_id=list(w.ends),
+            pad_token_id=w.dialogue.tokenizer.endoftext,
+        )[:, length:].numpy()
+        for episode, row in zip(episodes, out):
+            ending = np.flatnonzero(np.isin(row, w.ends))
+            ids = row[: ending[0] + 1 if len(ending) else len(row)].tolist()
+            episode.drew(ids, [0.0] * len(ids), [0.0] * len(ids))
+            request = episode.close_turn(stopped=len(ending) > 0)
+            if request is not None:
+                episode.take(w.dialogue.reply(request, episode.opening))
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        rows: Sequence[Sequence[int]],
+        pictures: Sequence[Sequence[Any]],
+        new: int,
+        **more: Any,
+    ) -> torch.Tensor:
+        length = max(map(len, rows))
+        ids = torch.zeros((len(rows), length), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, tokens in enumerate(rows):
+            ids[row, length - len(tokens) :] = torch.tensor(tokens)
+            mask[row, length - len(tokens) :] = 1
+        seen = [picture for each in pictures for picture in each]
+        images = dict(self.processor(seen, return_tensors="pt")) if seen else {}
+        return self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            mm_token_type_ids=(ids == self.world.cfg.image_token).int(),
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=new,
+            suppress_tokens=self.suppressed,
+            **images,
+            **more,
+        )
+
+
+def _model(world: World) -> Qwen2_5_VLForConditionalGeneration:
+    cfg, ids = world.cfg, world.dialogue.tokenizer
+    text, vision = cfg.text, cfg.vision
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": text.vocab,
+            "hidden_size": text.width,
+            "intermediate_size": text.mlp,
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "num_key_value_heads": text.kv_heads,
+            "rms_norm_eps": text.eps,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": text.rope_theta,
+                "mrope_section": list(text.mrope_section),
+            },
+            "bos_token_id": None,
+            "eos_token_id": ids.im_end,
+            "pad_token_id": ids.endoftext,
+        },
+        vision_config={
+            "depth": vision.depth,
+            "hidden_size": vision.width,
+            "intermediate_size": vision.mlp,
+            "num_heads": vision.heads,
+            "out_hidden_size": vision.out,
+            "fullatt_block_indexes": list(vision.full_layers),
+            "tokens_per_second": 2,
+        },
+        image_token_id=ids.image_pad,
+        video_token_id=ids.video_pad,
+        vision_start_token_id=ids.vision_start,
+        vision_end_token_id=ids.vision_end,
+        tie_word_embeddings=cfg.tied,
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    state = {
+        name.removeprefix("model.").replace("language_model.", "model."): tensor
+        for name, tensor in model.state_dict().items()
+    }
+    specs = jax.tree.leaves(spec.spec_tree(cfg), is_leaf=spec.is_param)
+    for param, array in zip(specs, jax.tree.leaves(world.params), strict=True):
+        layers = np.asarray(array) if param.stack else [np.asarray(array)]
+        for name, layer in zip(param.hf_names, layers, strict=True):
+            state[name].copy_(torch.tensor(np.ascontiguousarray(param.to_hf(layer))))
+    return model

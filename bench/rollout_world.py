@@ -1,0 +1,111 @@
+"""What `rollout.py` rolls out: a small random model that crops and answers, and its episodes.
+
+The weights are random but for a push from each token to those that may follow: filler words, then a
+call or an answer, so that turns are tens of tokens long and episodes have one to five of them.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+
+from lfpc_jax.model import spec
+from lfpc_jax.model.config import ModelConfig, TextConfig, VisionConfig
+from lfpc_jax.processing.chat import ChatTemplate
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.small_vocabulary import write_tokenizer
+from lfpc_jax.processing.tokenizer import Tokenizer
+from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.tools import Toolbox, system_prompt
+from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.shapes import Buckets, RolloutShapes
+from lfpc_jax.trajectory import Picture, Record
+
+_HEAD = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": ['
+_FILLERS = tuple(f"word{n}" for n in range(40))
+_LEFT, _TOP = tuple(f"{n}, " for n in (4, 90, 160)), tuple(f"{n}.0, " for n in (8, 60, 150))
+_RIGHT, _END = tuple(f"{n}, " for n in (200, 290, 430)), "]}}</tool_call>"
+_BOTTOM = tuple(f"{n}{_END}" for n in (210, 300, 440))
+_ANSWER = "<answer>red</answer>"
+_CALLS_TO_ANSWERS = 3.0
+_PUSH = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    cfg: ModelConfig
+    params: Any
+    dialogue: Dialogue
+    shapes: RolloutShapes
+    ends: tuple[int, ...]
+    """Ids that end a turn: special ones, and those that complete a call."""
+
+
+def make_world(text: TextConfig, vision: VisionConfig, *, slots: int, chunk: int) -> World:
+    crops = ImageProcessor(min_pixels=784).with_tokens(64)
+    toolbox = Toolbox((Zoom(crops, aspect_limit=16.0),))
+    folder = Path(tempfile.mkdtemp(prefix="rollout-bench-"))
+    whole = (_HEAD, *_FILLERS, *_LEFT, *_TOP, *_RIGHT, *_BOTTOM, _ANSWER)
+    texts = [system_prompt(toolbox), "Which colour is the small mark?"] * 5
+    write_tokenizer(folder, texts, text.vocab, ImageProcessor(min_pixels=784), whole=whole)
+    tokenizer = Tokenizer.from_folder(folder)
+    cfg = ModelConfig(text, vision, tied=False, image_token=tokenizer.image_pad, dtype="float32")
+    shown = ImageProcessor(min_pixels=784).with_tokens(256)
+    dialogue = Dialogue(tokenizer, ChatTemplate.from_folder(folder, tokenizer), shown, toolbox)
+    shapes = RolloutShapes(
+        slots=slots,
+        chunk=chunk,
+        capacity=1536,
+        image_tokens=256,
+        crop_tokens=64,
+        prompt_text=Buckets((320,)),
+        observation_text=48,
+        crop_buckets=Buckets((4, 8, 16)),
+        image_buckets=Buckets((16, 64)),
+    )
+    completing = [tokenizer.encode(text).item() for text in _BOTTOM]
+    ends = (tokenizer.im_end, tokenizer.endoftext, tokenizer.encode("</tool_call>").item())
+    return World(cfg, _pushed(cfg, tokenizer), dialogue, shapes, (*ends, *completing))
+
+
+def records(count: int, seed: int = 0) -> list[Record]:
+    """Questions about pictures of 448 x 448, which are 256 tokens."""
+    rng = np.random.default_rng(seed)
+    folder = Path(tempfile.mkdtemp(prefix="rollout-bench-pictures-"))
+    made = []
+    for number in range(count):
+        path = folder / f"{number}.png"
+        PIL.Image.fromarray(rng.integers(0, 256, (448, 448, 3), np.uint8)).save(path)
+        question = "Which colour is the small mark?"
+        made.append(Record(f"r{number}", question, "red", Picture(path=str(path))))
+    return made
+
+
+def _pushed(cfg: ModelConfig, tokenizer: Tokenizer) -> Any:
+    params = spec.init(jax.random.key(0), cfg, dtype="float32")
+    rng = np.random.default_rng(0)
+    embed = rng.standard_normal((cfg.text.vocab, cfg.text.width)).astype(np.float32)
+    unembed = np.zeros_like(embed)
+
+    def push(before: Sequence[str], after: Sequence[str], times: float = 1.0) -> None:
+        for first in before:
+            direction = embed[tokenizer.encode(first).item()] / cfg.text.width
+            for following in after:
+                at = tokenizer.encode(following).item()
+                unembed[at] += (_PUSH + np.log(times)) * direction
+
+    push(("\n", *_FILLERS), _FILLERS)
+    push(_FILLERS, (_HEAD,), _CALLS_TO_ANSWERS)
+    push(_FILLERS, (_ANSWER,))
+    push((_HEAD,), _LEFT)
+    push(_LEFT, _TOP)
+    push(_TOP, _RIGHT)
+    push(_RIGHT, _BOTTOM)
+    push((_ANSWER,), ("<|im_end|>",))
+    return params | {"embed": jnp.asarray(embed), "unembed": jnp.asarray(unembed)}

@@ -1,0 +1,42 @@
+"""The benches of the engine run and write their figures; sound ones need quiet cores."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+def run(script, *args, out):
+    command = [sys.executable, str(BENCH / script), *args, "--json", str(out)]
+    subprocess.run(command, check=True)
+    return json.loads(out.read_text())
+
+
+def test_speed(tmp_path):
+    sizes = ["--size", "tiny", "--records", "2", "--rollouts", "4", "--slots", "8"]
+    times = ["--repeats", "1", "--decode-rows", "4", "--decode-steps", "8"]
+    found = run("rollout.py", *sizes, *times, out=tmp_path / "speed.json")
+    assert found["compilations_after_warmup"] == 0
+    assert found["episodes_ratio"] > 1
+    assert found["decode_ratio"] > 1
+    assert 0 < found["occupancy"] <= 1
+    assert found["prompts_prefilled"] == {
+        "engine": 2,
+        "without refilling": 2,
+        "without shared prefixes": 8,
+    }
+    kinds = found["episodes"]
+    assert kinds["engine"]["crops"] > 0.3
+    assert kinds["engine"]["sampled"] < 2.5 * kinds["transformers"]["sampled"]
+    assert kinds["transformers"]["sampled"] < 2.5 * kinds["engine"]["sampled"]
+
+
+def test_memory_stays_flat(tmp_path):
+    """320 episodes with 24 distinct images of 2 megapixels, 6 MB each when decoded."""
+    args = ["--episodes", "320", "--size", "1920", "1080"]
+    found = run("rollout_memory.py", *args, out=tmp_path / "memory.json")
+    first, last = found["rows"][1], found["rows"][-1]
+    assert last["episodes"] == 320
+    assert last["resident_bytes"] - first["resident_bytes"] < 100e6
