@@ -6,6 +6,7 @@ made of it. Sizes and pixels are those of the upright picture, as everywhere.
 
 import io
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from lfpc_jax.trajectory import Picture, Record, Size
 _SIDEWAYS = (5, 6, 7, 8)
 _JPEG_END = b"\xff\xd9"
 _TAIL = 64
+_FAULTS = (OSError, ValueError, SyntaxError, struct.error, PIL.Image.DecompressionBombError)
+"""What Pillow raises for broken files, found by breaking many of them at random."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def _reading(picture: Picture) -> Iterator[PIL.Image.Image]:
             yield image
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise Unusable("missing picture", f"{_name(picture)}: {error}") from error
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+    except _FAULTS as error:
         raise Unusable("unreadable picture", f"{_name(picture)}: {error}") from error
 
 

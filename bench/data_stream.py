@@ -1,0 +1,84 @@
+"""How fast large originals stream through the data pipeline, and whether its memory stays flat.
+
+    python bench/data_stream.py [--count 1000] [--size 3840x2160] [--threads 2] [--json FILE]
+
+Writes a world of its own to a temporary folder (2.7 MB an image at 4K), audits it, and draws one
+epoch of shuffled batches, every picture decoded and resized as the model sees it.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from lfpc_jax.cli import synthesize
+from lfpc_jax.data import layout
+from lfpc_jax.data.audit import audit
+from lfpc_jax.data.pictures import show
+from lfpc_jax.data.pipeline import Part, Stream
+from lfpc_jax.processing.images import ImageProcessor
+
+BATCH = 8
+WARM_UP = 10
+"""Batches after which buffers and the allocator have their size."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--size", default="3840x2160")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw")
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder) / "world", args)
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def measure(folder: Path, args: argparse.Namespace) -> dict[str, float | int | str]:
+    start = time.monotonic()
+    knobs = ["--objects", "8", "14", "--object-side", "80", "160", "--mark-side", "24", "48"]
+    command = [str(folder), "--count", str(args.count), "--size", args.size, *knobs]
+    if synthesize.main([*command, "--workers", str(args.workers)]):
+        raise SystemExit("the world could not be written")
+    drawn = time.monotonic()
+    records = audit(layout.read(folder), name="world").records
+    audited = time.monotonic()
+    prepare = partial(show, processor=ImageProcessor().with_tokens(args.tokens))
+    part = Part("world", records)
+    stream = Stream([part], prepare, batch=BATCH, seed=0, threads=args.threads)
+    resident = []
+    for _ in range(args.count // BATCH):
+        next(stream)
+        resident.append(resident_mib())
+    streamed = time.monotonic()
+    stream.close()
+    settled = resident[WARM_UP:] or resident
+    return {
+        "images": args.count,
+        "size": args.size,
+        "threads": args.threads,
+        "drawn_per_minute": round(60 * args.count / (drawn - start), 1),
+        "audited_per_second": round(args.count / (audited - drawn), 1),
+        "streamed_per_second": round(args.count // BATCH * BATCH / (streamed - audited), 2),
+        "resident_mib_after_warm_up": round(settled[0], 1),
+        "resident_mib_highest": round(max(settled), 1),
+        "resident_mib_at_the_end": round(settled[-1], 1),
+    }
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+if __name__ == "__main__":
+    main()

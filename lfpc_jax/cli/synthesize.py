@@ -1,0 +1,192 @@
+"""The synthetic world as a data set in our layout, and as benchmark files.
+
+    synthesize.py OUT --count 10000
+    synthesize.py OUT --count 2000 --easy
+    synthesize.py OUT --count 200 --size 7680x4320 --object-side 120 320 --mark-side 36 72 \\
+        --photographs PHOTOS --split heldout --format layout hrbench vstar
+
+OUT gets the layout (meta.json, records, images), `hrbench.tsv`, `vstar/`, the settings in
+`world.json` and a contact sheet, `contact.png`: look at it. Each benchmark has scenes of its own,
+because it prescribes how many options a question has. Nothing appears at OUT before it is whole.
+`--easy` begins from `scene.EASY`, which a tiny model can learn, and other knobs still turn.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+
+from lfpc_jax.checkpoint import staging
+from lfpc_jax.cli import progress
+from lfpc_jax.data import benchmarks, canvas, contact, layout, scene, world
+from lfpc_jax.data.marks import VOCABULARIES
+from lfpc_jax.data.scene import COLOURS, EASY, SPLITS, WorldSettings
+from lfpc_jax.trajectory import Record, Size
+
+FORMATS = ("layout", "hrbench", "vstar")
+_ON_THE_SHEET = 12
+_AHEAD = 4
+"""Scenes drawn and not yet written, for each worker: at 8K each has megabytes."""
+
+Sample = tuple[Record, tuple[str, ...]]
+"""A record and what its targets are called."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    easy = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    easy.add_argument("--easy", action="store_true", help="begin from the easiest setting")
+    begin = EASY if easy.parse_known_args(argv)[0].easy else WorldSettings()
+    args = _parser(begin, parents=[easy]).parse_args(argv)
+    jax.config.update("jax_platforms", "cpu")  # no device is needed, nor should one be taken
+    try:
+        synthesize(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser(
+    default: WorldSettings, parents: list[argparse.ArgumentParser]
+) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write scenes whose answer only the original shows.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        parents=parents,
+    )
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--count", type=int, default=1000, help="scenes of each format")
+    parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=["layout"])
+    parser.add_argument("--table", choices=get_args(layout.Table), default="jsonl")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+
+    knobs = parser.add_argument_group("the world")
+
+    def limits(flag: str, least_and_most: scene.Range) -> None:
+        knobs.add_argument(
+            flag, nargs=2, type=int, metavar=("LEAST", "MOST"), default=least_and_most
+        )
+
+    knobs.add_argument("--size", type=_size, default=default.size, help="SIDE or WIDTHxHEIGHT")
+    limits("--objects", default.objects)
+    limits("--object-side", default.object_side)
+    limits("--mark-side", default.mark_side)
+    knobs.add_argument("--cycles", type=float, default=default.cycles, help="waves along a mark")
+    knobs.add_argument("--kinds", nargs="+", choices=tuple(VOCABULARIES), default=default.kinds)
+    knobs.add_argument("--classes", type=int, default=default.classes, help="of each kind's marks")
+    knobs.add_argument("--patches", nargs="+", type=int, choices=(1, 2), default=default.patches)
+    knobs.add_argument("--shapes", nargs="+", choices=tuple(scene.FIT), default=default.shapes)
+    knobs.add_argument("--colours", nargs="+", choices=tuple(COLOURS), default=default.colours)
+    knobs.add_argument("--clutter", type=int, default=default.clutter)
+    knobs.add_argument("--roughness", type=float, default=default.roughness, help="0 is plain")
+    knobs.add_argument("--photographs", default="", help="folder of backgrounds; default: drawn")
+    knobs.add_argument("--cross-share", type=float, default=default.cross_share)
+    limits("--single-options", default.single_options)
+    limits("--cross-options", default.cross_options)
+    knobs.add_argument("--choices", action=argparse.BooleanOptionalAction, default=default.choices)
+    knobs.add_argument("--longest-side", type=int, default=default.longest_side, help="the gap")
+    return parser
+
+
+def _size(text: str) -> Size:
+    width, _, height = text.partition("x")
+    return int(width), int(height or width)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def synthesize(args: argparse.Namespace) -> None:
+    knobs = {knob.name: getattr(args, knob.name) for knob in fields(WorldSettings)}
+    settings = WorldSettings(**{name: _frozen(value) for name, value in knobs.items()})
+    if args.count < 1 or args.workers < 1:
+        raise ValueError(f"--count {args.count}, --workers {args.workers}: must be at least 1")
+    start = time.monotonic()
+    with staging.staged(args.out, overwrite=args.overwrite) as folder:
+        for format in dict.fromkeys(args.format):
+            with progress.bar(f"drawing {format}", args.count) as advance:
+                _write(format, folder, settings, args, advance)
+        origin = {"seed": args.seed, "split": args.split, "settings": asdict(settings)}
+        (folder / "world.json").write_text(json.dumps(origin, indent=2) + "\n")
+        scenes = [
+            scene.plan(settings, args.seed, args.split, index)
+            for index in range(min(args.count, _ON_THE_SHEET))
+        ]
+        shown_side = settings.longest_side or max(settings.size) // 4
+        contact.sheet(scenes, shown_side=shown_side).save(folder / "contact.png")
+    seconds = time.monotonic() - start
+    drawn = args.count * len(dict.fromkeys(args.format))
+    print(
+        f"wrote {args.out}: {drawn} scenes in {seconds:.1f} s, {60 * drawn / seconds:,.0f} a minute"
+    )
+
+
+def _write(
+    format: str,
+    folder: Path,
+    settings: WorldSettings,
+    args: argparse.Namespace,
+    advance: Callable[[int], None],
+) -> None:
+    samples = partial(
+        _samples,
+        seed=args.seed,
+        split=args.split,
+        count=args.count,
+        workers=args.workers,
+        advance=advance,
+    )
+    match format:
+        case "layout":
+            records = (record for record, _ in samples(settings))
+            layout.write(folder, records, table=args.table, about={"world": asdict(settings)})
+        case "hrbench":
+            records = (record for record, _ in samples(world.for_hr_bench(settings)))
+            benchmarks.write_hr_bench(folder / "hrbench.tsv", records)
+        case "vstar":
+            benchmarks.write_v_star(folder / "vstar", samples(world.for_v_star(settings)))
+
+
+def _samples(
+    settings: WorldSettings,
+    *,
+    seed: int,
+    split: scene.Split,
+    count: int,
+    workers: int,
+    advance: Callable[[int], None],
+) -> Iterator[Sample]:
+    """All scenes in their order, whoever draws them."""
+    draw = partial(_draw, settings, seed, split)
+    if workers == 1:
+        for index in range(count):
+            yield draw(index)
+            advance(1)
+        return
+    waiting: deque[Future[Sample]] = deque()
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for index in range(count + _AHEAD * workers):
+            if index < count:
+                waiting.append(pool.submit(draw, index))
+            if index >= _AHEAD * workers:
+                yield waiting.popleft().result()
+                advance(1)
+
+
+def _draw(settings: WorldSettings, seed: int, split: scene.Split, index: int) -> Sample:
+    planned = scene.plan(settings, seed, split, index)
+    return world.record_of(planned, canvas.paint(planned)), planned.names

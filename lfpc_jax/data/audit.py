@@ -1,0 +1,99 @@
+"""From what a reader yields to the records that may be used.
+
+The audit finds missing files, files that are cut short, boxes outside and empty texts before a run
+starts, the same ones in every process. It does not decode a JPEG, which most originals are: what
+only that can find, the pipeline finds later. A JPEG that lacks a piece of its middle but has its
+end is decoded by Pillow without complaint, and nothing finds that.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lfpc_jax.data.losses import MAX_SHARE, Loss, Unusable, check_share
+from lfpc_jax.data.pictures import measured
+from lfpc_jax.trajectory import Box4, Record, Size
+
+_EMBEDDED_LIMIT = 2**30
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A set's usable records in their order, and what was left out."""
+
+    name: str
+    records: tuple[Record, ...]
+    losses: tuple[Loss, ...]
+
+
+def audit(entries: Iterable[Record | Loss], *, name: str, max_share: float = MAX_SHARE) -> Audited:
+    """Keeps what is sound; stops with the list when more than `max_share` is not.
+
+    Pictures that are files stay files. Embedded ones are kept in memory, so large sets of them are
+    refused: write those to the layout once, which streams, and audit that.
+    """
+    records: list[Record] = []
+    losses: list[Loss] = []
+    seen: set[str] = set()
+    embedded = 0
+    for entry in entries:
+        if isinstance(entry, Loss):
+            losses.append(entry)
+            continue
+        try:
+            check(entry)
+            if entry.id in seen:
+                raise Unusable("duplicate id", "another record of the set has this id")
+        except Unusable as error:
+            losses.append(Loss.of(entry.id, error))
+            continue
+        seen.add(entry.id)
+        records.append(entry)
+        embedded += len(entry.picture.data or b"")
+        if embedded > _EMBEDDED_LIMIT:
+            raise ValueError(
+                f"{name}: the first {len(records)} records embed {embedded / 2**30:.1f} GiB of "
+                "pictures; write the set to files once with lfpc_jax.data.layout.write"
+            )
+    total = len(records) + len(losses)
+    check_share(name, losses, total, max_share)
+    if not records:
+        raise ValueError(f"{name}: no records; is this the set's folder or file?")
+    return Audited(name, tuple(records), tuple(losses))
+
+
+def check(record: Record) -> None:
+    """Raises `Unusable` for a record that cannot be asked, scored or shown."""
+    if not record.question.strip():
+        raise Unusable("empty question", repr(record.question))
+    if not record.answer.strip():
+        raise Unusable("empty answer", repr(record.answer))
+    if record.options:
+        _check_options(record)
+    size = measured(record.picture)
+    for nest in record.targets:
+        _check_nest(nest, size)
+
+
+def _check_options(record: Record) -> None:
+    letters = [chr(ord("A") + place) for place in range(len(record.options))]
+    if len(letters) < 2 or record.answer not in letters:
+        raise Unusable(
+            "wrong options", f"answer {record.answer!r} is not one of the letters {letters}"
+        )
+    if not all(text.strip() for text in record.options):
+        raise Unusable("wrong options", f"an option of {list(record.options)} is empty")
+
+
+def _check_nest(nest: tuple[Box4, ...], size: Size) -> None:
+    if not nest:
+        raise Unusable("box outside picture", "a target has no box")
+    for box in nest:
+        x1, y1, x2, y2 = box
+        inside = 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]
+        if not (inside and all(map(math.isfinite, box))):
+            raise Unusable("box outside picture", f"{box} in {size[0]}x{size[1]}")
+    for inner, outer in itertools.pairwise(nest):
+        if inner[0] < outer[0] or inner[1] < outer[1] or inner[2] > outer[2] or inner[3] > outer[3]:
+            raise Unusable("boxes not nested", f"{inner} is not inside {outer}")

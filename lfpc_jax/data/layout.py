@@ -1,0 +1,205 @@
+"""Our own layout: a table of records beside a folder of images.
+
+    FOLDER/meta.json        what this is, its version, how many records, where they came from, and
+                            what was left out when it was written
+    FOLDER/records.jsonl    or records.parquet, with the same columns
+    FOLDER/images/00000/00000123.jpg
+
+`image` is relative to the folder, or absolute for a picture that stays where it is. `targets` holds
+for each target its boxes, the smallest first, in pixels of the upright original.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow
+
+from lfpc_jax.data import parquet
+from lfpc_jax.data.losses import MAX_SHARE, Loss, Unusable, check_share
+from lfpc_jax.trajectory import Picture, Record
+
+Table = Literal["jsonl", "parquet"]
+
+FORMAT = "lfpc_jax records"
+VERSION = 1
+_PER_FOLDER = 1000
+_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp"}
+_SCHEMA = pyarrow.schema(
+    {
+        "id": pyarrow.string(),
+        "question": pyarrow.string(),
+        "answer": pyarrow.string(),
+        "options": pyarrow.list_(pyarrow.string()),
+        "targets": pyarrow.list_(pyarrow.list_(pyarrow.list_(pyarrow.float64()))),
+        "image": pyarrow.string(),
+        "longest_side": pyarrow.int32(),
+        "dataset": pyarrow.string(),
+        "category": pyarrow.string(),
+    }
+)
+
+
+def write(
+    folder: Path,
+    entries: Iterable[Record | Loss],
+    *,
+    table: Table = "jsonl",
+    copy_files: bool = True,
+    max_share: float = MAX_SHARE,
+    about: dict[str, Any] | None = None,
+) -> tuple[int, tuple[Loss, ...]]:
+    """Writes a new layout as its records come, and returns how many it has and what was lost.
+
+    Embedded pictures always become files. Pictures that are files are copied, or with `copy_files`
+    off named by their absolute path. `about` goes into the meta file, and so do the losses; where
+    they are more than `max_share` there will be no meta file, and so no set.
+    """
+    if (folder / "meta.json").exists():
+        raise ValueError(f"{folder}: holds a set already; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    count, losses = 0, []
+
+    def lines() -> Iterator[dict[str, Any]]:
+        nonlocal count
+        for entry in entries:
+            if isinstance(entry, Loss):
+                losses.append(entry)
+                continue
+            try:
+                image = _place_picture(folder, entry.picture, count, copy_files)
+            except Unusable as error:
+                losses.append(Loss.of(entry.id, error))
+                continue
+            count += 1
+            yield _to_line(entry, image)
+
+    path = folder / f"records.{table}"
+    if table == "parquet":
+        parquet.write(path, lines(), _SCHEMA)
+    else:
+        with path.open("w", encoding="utf-8") as file:
+            for line in lines():
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    check_share(str(folder), losses, count + len(losses), max_share)
+    meta = {
+        "format": FORMAT,
+        "version": VERSION,
+        "records": path.name,
+        "count": count,
+        "about": about or {},
+        "losses": [str(loss) for loss in losses],
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    return count, tuple(losses)
+
+
+def read(folder: Path) -> Iterator[Record | Loss]:
+    """The records in their order, pictures as paths. A table that is cut short is refused."""
+    meta = read_meta(folder)
+    path = folder / meta["records"]
+    found = 0
+    lines = parquet.rows(path, tuple(_SCHEMA.names)) if path.suffix == ".parquet" else _jsonl(path)
+    for found, line in enumerate(lines, start=1):
+        try:
+            yield _from_line(line, folder)
+        except (KeyError, TypeError, ValueError) as error:
+            detail = f"{type(error).__name__}: {error}"
+            yield Loss(f"{path}:{found}", "malformed row", detail)
+    if found != meta["count"]:
+        raise ValueError(
+            f"{path}: has {found} records where meta.json counts {meta['count']}; "
+            "the file is cut short or was edited: write the set again"
+        )
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / "meta.json"
+    if not path.exists():
+        raise ValueError(f"{path}: missing; is {folder} a set in our layout?")
+    meta = json.loads(path.read_text())
+    if meta.get("format") != FORMAT or meta.get("version") != VERSION:
+        raise ValueError(
+            f"{path}: format {meta.get('format')!r} version {meta.get('version')!r}, where "
+            f"{FORMAT!r} version {VERSION} is read; write the set again with this code"
+        )
+    return meta
+
+
+def _jsonl(path: Path) -> Iterator[Any]:
+    """A line that is no JSON comes as its bytes, which no record can be made of."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                yield line
+
+
+def _place_picture(folder: Path, picture: Picture, place: int, copy_files: bool) -> str:
+    """Puts the picture where it belongs and returns its name in the table."""
+    if picture.data is None and picture.path is None:
+        raise Unusable("missing picture", "neither a path nor bytes")
+    if picture.data is None and not copy_files:
+        return str(Path(str(picture.path)).absolute())
+    if picture.data is not None:
+        suffix = _SUFFIXES.get(picture.data[:2], ".bin")
+    else:
+        suffix = Path(str(picture.path)).suffix
+    name = f"images/{place // _PER_FOLDER:05d}/{place:08d}{suffix}"
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if picture.data is not None:
+        target.write_bytes(picture.data)
+        return name
+    try:
+        shutil.copyfile(str(picture.path), target)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise Unusable("missing picture", str(error)) from error
+    return name
+
+
+def _to_line(record: Record, image: str) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "question": record.question,
+        "answer": record.answer,
+        "options": list(record.options),
+        "targets": [[list(box) for box in nest] for nest in record.targets],
+        "image": image,
+        "longest_side": record.longest_side,
+        "dataset": record.dataset,
+        "category": record.category,
+    }
+
+
+def _from_line(line: dict[str, Any], folder: Path) -> Record:
+    targets = []
+    for nest in line["targets"]:
+        boxes = [tuple(float(edge) for edge in box) for box in nest]
+        if any(len(box) != 4 for box in boxes):
+            raise ValueError(f"target {nest}: each box needs four numbers")
+        targets.append(tuple(boxes))
+    side = line["longest_side"]
+    if side is not None and not (isinstance(side, int) and side > 0):
+        raise ValueError(f"longest_side {side!r}: must be null or a positive whole number")
+    return Record(
+        id=_text(line, "id"),
+        question=_text(line, "question"),
+        answer=_text(line, "answer"),
+        picture=Picture(path=str(folder / line["image"])),
+        options=tuple(str(option) for option in line["options"]),
+        targets=tuple(targets),  # type: ignore[arg-type]
+        longest_side=side,
+        dataset=_text(line, "dataset"),
+        category=_text(line, "category"),
+    )
+
+
+def _text(line: dict[str, Any], column: str) -> str:
+    text = line[column]
+    if not isinstance(text, str):
+        raise TypeError(f"{column} {text!r}: must be text")
+    return text

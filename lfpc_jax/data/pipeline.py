@@ -1,0 +1,183 @@
+"""A mixture of sets as one endless stream of batches: shuffled, sharded, resumable.
+
+The stream is an infinite row of places. Grain says which record stands at each: sets interleaved by
+weight, each shuffled anew every epoch. Batch `k` holds the places from `k * batch` on, and each
+process takes its own run of consecutive places from every batch. So:
+- the batches of all processes, put together in the order of the processes, are the batch of one;
+- the state is the number of batches taken: the same in every process, and good for another number
+  of processes;
+- a restored stream gives the batches that the saved one would have given.
+
+`prepare` runs in Grain's threads, where Pillow decodes and resizes without holding Python's lock,
+and nothing is opened before its turn. A record that fails there is counted, and the next sound one
+of its set stands in, so that batches stay full and places keep their meaning.
+"""
+
+import itertools
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import grain
+import numpy as np
+
+from lfpc_jax.data.losses import MAX_SHARE, Loss, Unusable, check_share
+from lfpc_jax.trajectory import Record
+
+T = TypeVar("T")
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """A set in a mixture. `weight` is its share of the records drawn, by the sum of weights."""
+
+    name: str
+    records: Sequence[Record]
+    weight: float = 1.0
+    max_share: float = MAX_SHARE
+
+
+class Stream(Generic[T]):
+    """Endless batches of prepared records, with a state that can be saved and restored."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        prepare: Callable[[Record], T],
+        *,
+        batch: int,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+        threads: int = 4,
+    ) -> None:
+        if batch < 1 or batch % processes or not 0 <= process < processes:
+            raise ValueError(
+                f"batch of {batch} for process {process} of {processes}: the batch must be a "
+                "positive multiple of the processes, which count from 0"
+            )
+        names = [part.name for part in parts]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"a mixture of {names}: give it at least one set, each its own name")
+        for part in parts:
+            if part.weight <= 0 or not len(part.records):
+                raise ValueError(
+                    f"{part.name}: weight {part.weight}, {len(part.records)} records; "
+                    "both must be positive: leave the set out instead"
+                )
+        self._identity = {
+            "version": _VERSION,
+            "seed": seed,
+            "batch": batch,
+            "parts": [[part.name, len(part.records), part.weight] for part in parts],
+        }
+        self._own = batch // processes
+        self._rows = _Rows(parts, prepare, seed, batch, process * self._own, self._own)
+        self._threads = threads
+        self._taken = 0
+        self._open()
+
+    def __iter__(self) -> Iterator[tuple[T, ...]]:
+        return self
+
+    def __next__(self) -> tuple[T, ...]:
+        batch = tuple(itertools.islice(self._items, self._own))
+        self._taken += 1
+        return batch
+
+    def get_state(self) -> bytes:
+        """JSON: where the next batch begins, and which stream this is."""
+        return json.dumps(self._identity | {"taken": self._taken}).encode()
+
+    def set_state(self, state: bytes) -> None:
+        saved = json.loads(state)
+        for key, value in self._identity.items():
+            if saved.get(key) != value:
+                raise ValueError(
+                    f"data state: saved with {key} {saved.get(key)!r}, but this stream has "
+                    f"{value!r}; restore it with the mixture, seed and batch it was saved with"
+                )
+        self.close()
+        self._taken = saved["taken"]
+        self._open()
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """The records that this process failed to prepare, each once."""
+        return self._rows.losses
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        self._items.close()
+
+    def _open(self) -> None:
+        ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
+        rows = grain.MapDataset.source(self._rows)[self._taken * self._own :]
+        self._items = iter(rows.to_iter_dataset(ahead))
+
+
+class _Rows(Generic[T]):
+    """This process's places of the stream, one after the other, as Grain's random-access source."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        prepare: Callable[[Record], T],
+        seed: int,
+        batch: int,
+        first: int,
+        own: int,
+    ) -> None:
+        self._parts, self._prepare = tuple(parts), prepare
+        self._batch, self._first, self._own = batch, first, own
+        self._places = _places(parts, seed)
+        self._lost: tuple[dict[int, Loss], ...] = tuple({} for _ in parts)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._batch * self._own
+
+    def __getitem__(self, index: int) -> T:
+        number, place = divmod(index, self._own)
+        part, row = self._places[number * self._batch + self._first + place]
+        length = len(self._parts[part].records)
+        for candidate in range(row, row + length):
+            prepared = self._prepared(part, candidate % length)
+            if prepared is not None:
+                return prepared
+        raise AssertionError("a set without a sound record has lost more than any share")
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        with self._lock:
+            return tuple(loss for lost in self._lost for loss in lost.values())
+
+    def _prepared(self, part: int, row: int) -> T | None:
+        """None for a record that is lost, now or already."""
+        if row in self._lost[part]:
+            return None
+        record = self._parts[part].records[row]
+        try:
+            return self._prepare(record)
+        except Unusable as error:
+            with self._lock:
+                lost = self._lost[part]
+                lost[row] = Loss.of(record.id, error)
+                name, limit = self._parts[part].name, self._parts[part].max_share
+                check_share(name, tuple(lost.values()), len(self._parts[part].records), limit)
+            return None
+
+
+def _places(parts: Sequence[Part], seed: int) -> grain.MapDataset:
+    """The endless row of (part, row in it)."""
+    seeds = np.random.SeedSequence(seed).generate_state(len(parts))
+    orders = []
+    for number, (part, own_seed) in enumerate(zip(parts, seeds)):
+        order = grain.MapDataset.range(len(part.records)).shuffle(seed=int(own_seed)).repeat()
+        orders.append(order.map(lambda row, number=number: (number, row)))
+    return grain.MapDataset.mix(orders, weights=[part.weight for part in parts])

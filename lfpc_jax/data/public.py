@@ -1,0 +1,230 @@
+"""The public training sets, each from files exactly as they are published.
+
+Every reader streams: it yields a `Record`, or a `Loss` for a row that cannot become one, in the
+file's order. Ids are the file's name and the row, which are unique where published ids need not
+be. Questions lose their `<image>` placeholder and nothing else: choices that are written
+into a question stay there, and answers are free text. A record has one picture; rows with several,
+and videos, are losses. Pictures embedded in a table or in an archive come as bytes: to train on
+such a set, write it to the layout once.
+"""
+
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from lfpc_jax.data import parquet
+from lfpc_jax.data.losses import Loss, Unusable
+from lfpc_jax.trajectory import Picture, Record
+
+PLACEHOLDER = "<image>"
+Row = Any
+"""A dict, where the file is what it should be."""
+
+
+def deep_eyes(folder: Path) -> Iterator[Record | Loss]:
+    """DeepEyes-47k: every parquet file of the folder, in the order of their names.
+
+    The question is `extra_info`'s, which the prompt wraps in instructions of its own, or the
+    prompt's where there is none; the answer is the one that its reward is given.
+    """
+    columns = ("prompt", "images", "reward_model", "extra_info", "data_source")
+
+    def record(name: str, row: Row) -> Record:
+        extra = row["extra_info"] or {}
+        turns = [turn["content"] for turn in row["prompt"] if turn["role"] == "user"]
+        return Record(
+            id=name,
+            question=_clean(extra.get("question") or turns[-1]),
+            answer=_text(row["reward_model"]["ground_truth"]),
+            picture=_embedded(_only(row["images"]), folder),
+            dataset="deep_eyes",
+            category=str(row["data_source"]),
+        )
+
+    for path in _parquet_files(folder):
+        name = f"deep_eyes/{path.relative_to(folder).with_suffix('')}"
+        yield from _records(name, parquet.rows(path, columns), record)
+
+
+def visual_probe(path: Path) -> Iterator[Record | Loss]:
+    """VisualProbe, the JSON list; images lie beside it. No boxes are published."""
+
+    def record(name: str, row: Row) -> Record:
+        return Record(
+            id=name,
+            question=_clean(row["problem"]),
+            answer=_text(row["solution"]),
+            picture=_file(_only(row["images"]), path.parent),
+            dataset="visual_probe",
+            category=str(row["data_source"]),
+        )
+
+    yield from _records(f"visual_probe/{path.stem}", _json_list(path), record)
+
+
+def pixel_reasoner(path: Path) -> Iterator[Record | Loss]:
+    """PixelReasoner's parquet file; pictures from the folder beside it, or from its images.zip."""
+    with _opened(path.parent / "images.zip") as images:
+
+        def record(name: str, row: Row) -> Record:
+            if row["is_video"]:
+                raise Unusable("video", f"{row['image']}")
+            answers = row["answer"]
+            return Record(
+                id=name,
+                question=_clean(row["question"]),
+                answer=_unboxed(answers if isinstance(answers, str) else answers[0]),
+                picture=_file_or_member(_only(row["image"]), path.parent, images),
+                dataset="pixel_reasoner",
+            )
+
+        columns = ("question", "answer", "image", "is_video")
+        yield from _records(f"pixel_reasoner/{path.stem}", parquet.rows(path, columns), record)
+
+
+def chain_of_focus(path: Path, images: Path) -> Iterator[Record | Loss]:
+    """Chain-of-Focus, the JSON list of conversations; `images` is what its paths are relative to.
+
+    Only the first question, its picture and the last answer are used. Pictures that the answering
+    turns brought in are theirs and not the question's.
+    """
+
+    def record(name: str, row: Row) -> Record:
+        turns = row["messages"]
+        question = next(turn["content"] for turn in turns if turn["role"] == "user")
+        answer = [turn["content"] for turn in turns if turn["role"] == "assistant"][-1]
+        own = question.count(PLACEHOLDER) or len(row["images"])
+        return Record(
+            id=name,
+            question=_clean(question),
+            answer=_tagged_answer(answer),
+            picture=_file(_only(row["images"][:own]), images),
+            dataset="chain_of_focus",
+        )
+
+    yield from _records(f"chain_of_focus/{path.stem}", _json_list(path), record)
+
+
+def think_lite(folder: Path) -> Iterator[Record | Loss]:
+    """ThinkLite-VL hard 11k: every parquet file of the folder."""
+
+    def record(name: str, row: Row) -> Record:
+        return Record(
+            id=name,
+            question=_clean(row["problem"]),
+            answer=_text(row["answer"]),
+            picture=_embedded(row["image"], folder),
+            dataset="think_lite",
+        )
+
+    for path in _parquet_files(folder):
+        name = f"think_lite/{path.relative_to(folder).with_suffix('')}"
+        yield from _records(name, parquet.rows(path, ("problem", "answer", "image")), record)
+
+
+def _records(
+    file: str, rows: Iterable[Row], record: Callable[[str, Row], Record]
+) -> Iterator[Record | Loss]:
+    """Each row as a record of its name, or as the loss of it."""
+    for place, row in enumerate(rows):
+        name = f"{file}/{place}"
+        try:
+            yield record(name, row)
+        except Unusable as error:
+            yield Loss.of(name, error)
+        except (KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
+            yield Loss(name, "malformed row", f"{type(error).__name__}: {error}")
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    paths = sorted(folder.rglob("*.parquet"))
+    if not paths:
+        raise ValueError(f"{folder}: no parquet file here; is this the set's folder?")
+    return paths
+
+
+def _json_list(path: Path) -> list[Row]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON, or cut short: {error}; download it again") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: holds a {type(rows).__name__}, where a list is read")
+    return rows
+
+
+def _only(pictures: list[Any] | None) -> Any:
+    if not pictures:
+        raise Unusable("missing picture", "the row names none")
+    if len(pictures) > 1:
+        raise Unusable("several pictures", f"{len(pictures)} of them")
+    return pictures[0]
+
+
+def _embedded(value: Any, folder: Path) -> Picture:
+    """Bytes, or the usual struct of `bytes` and `path` with one of them filled."""
+    if isinstance(value, bytes):
+        return Picture(data=value)
+    if value is None or not (value["bytes"] or value["path"]):
+        raise Unusable("missing picture", "neither bytes nor a path")
+    return Picture(data=value["bytes"]) if value["bytes"] else _file(value["path"], folder)
+
+
+def _file(name: str, folder: Path) -> Picture:
+    return Picture(path=str(folder / name))
+
+
+def _opened(path: Path) -> "zipfile.ZipFile | nullcontext[None]":
+    """The archive, or None in its place where there is none."""
+    try:
+        return zipfile.ZipFile(path) if path.exists() else nullcontext()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: {error}; download it again, or unpack what can be") from error
+
+
+def _file_or_member(name: str, folder: Path, archive: zipfile.ZipFile | None) -> Picture:
+    """The unpacked file; else the archive's, whose names may or may not begin with its own."""
+    if archive is None or (folder / name).is_file():
+        return _file(name, folder)
+    for member in (name, f"images/{name}", name.removeprefix("images/")):
+        try:
+            return Picture(data=archive.read(member))
+        except KeyError:
+            continue
+        except (zipfile.BadZipFile, OSError, zlib.error) as error:
+            raise Unusable("unreadable picture", f"{archive.filename}: {name}: {error}") from error
+    raise Unusable("missing picture", f"{name} is neither in {folder} nor in {archive.filename}")
+
+
+def _text(value: Any) -> str:
+    """Nothing is empty text, which the audit names, and not the word None."""
+    return "" if value is None else str(value).strip()
+
+
+def _clean(question: str | None) -> str:
+    """Without placeholders and the space that they leave."""
+    return re.sub(r"[ \t]{2,}", " ", _text(question).replace(PLACEHOLDER, " ")).strip()
+
+
+def _tagged_answer(text: str) -> str:
+    """What the last pair of answer tags holds, or all of a text without them."""
+    found = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    return (found[-1] if found else text).strip()
+
+
+def _unboxed(answer: str) -> str:
+    r"""What the last `\boxed{...}` holds, braces within it matched; all of a text without one."""
+    _, opening, rest = answer.rpartition(r"\boxed{")
+    if not opening:
+        return answer.strip()
+    depth = 1
+    for place, letter in enumerate(rest):
+        depth += (letter == "{") - (letter == "}")
+        if depth == 0:
+            return rest[:place].strip()
+    raise Unusable("malformed row", f"unclosed brace in {answer!r}")
