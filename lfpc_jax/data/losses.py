@@ -22,6 +22,7 @@ Reason = Literal[
     "box outside picture",
     "boxes not nested",
     "duplicate id",
+    "cannot be asked",
 ]
 
 MAX_SHARE = 0.02

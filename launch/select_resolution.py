@@ -1,0 +1,8 @@
+"""Stage I's offline resolution selection; see lfpc_jax/cli/select_resolution.py."""
+
+import sys
+
+from lfpc_jax.cli.select_resolution import main
+
+if __name__ == "__main__":
+    sys.exit(main())

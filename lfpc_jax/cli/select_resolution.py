@@ -1,0 +1,187 @@
+"""Chooses at which size each image of a set is shown in Stage I, by asking the model.
+
+    select_resolution.py DATA OUT --model DIR [--search bisect] [--n-answers 4]
+    select_resolution.py DATA OUT --strategy hard
+
+DATA is a set in our layout (see lfpc_jax/data/layout.py). OUT becomes one as well, which training
+reads: the same records with `longest_side`, their pictures left where they are. Beside it are
+`levels.jsonl` (what each level answered), `report.json` and `report.png`. A run that was killed
+goes on where it was with the same command. Several processes share the work by `jax.distributed`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import get_args
+
+import jax
+from jax.experimental import multihost_utils
+
+from lfpc_jax.cli import progress
+from lfpc_jax.cli.model_folder import load_model
+from lfpc_jax.data import layout
+from lfpc_jax.data.audit import audit
+from lfpc_jax.data.losses import MAX_SHARE, Loss, check_share
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.infogap.asking import EngineAnswers
+from lfpc_jax.infogap.levels import HARSHEST, Search
+from lfpc_jax.infogap.selection import Ask, Selected, Settings, Strategy, select
+from lfpc_jax.infogap.summary import summarise
+from lfpc_jax.processing.chat import ChatTemplate
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.tokenizer import Tokenizer
+from lfpc_jax.report.selection import plot
+from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.engine import Engine, own_share
+from lfpc_jax.rollout.episode import Rules
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.tools import Toolbox
+from lfpc_jax.shapes import Buckets, RolloutShapes
+from lfpc_jax.trajectory import Record
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        return select_resolution(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    default = Settings()
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="needed by the strategy `answer`")
+    parser.add_argument("--strategy", choices=get_args(Strategy), default=default.strategy)
+    parser.add_argument("--search", choices=get_args(Search), default=default.search)
+    parser.add_argument("--n-answers", type=int, default=default.n_answers, help="at each level")
+    parser.add_argument("--threshold", type=float, default=default.threshold)
+    parser.add_argument("--harshest", type=int, default=HARSHEST, help="longest side, pixels")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--chunk", type=int, default=default.chunk, help="records at a time")
+    parser.add_argument("--image-tokens", type=int, default=1024, help="budget of the original")
+    parser.add_argument("--max-tokens", type=int, default=512, help="of an answer")
+    parser.add_argument("--temperature", type=float, help="default: 0 for one answer, else 1")
+    parser.add_argument("--slots", type=int, default=32, help="answers at once")
+    parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
+    return parser
+
+
+def select_resolution(args: argparse.Namespace) -> int:
+    # ------------------------------------------------------------------ the set
+    if (args.out / "meta.json").exists():
+        raise ValueError(f"{args.out}: holds a finished selection; choose another folder")
+    if args.strategy == "answer" and args.model is None:
+        raise ValueError("the strategy `answer` asks a model: give --model, or another --strategy")
+    settings = Settings(
+        strategy=args.strategy,
+        search=args.search,
+        n_answers=args.n_answers,
+        threshold=args.threshold,
+        harshest=args.harshest,
+        seed=args.seed,
+        chunk=args.chunk,
+    )
+    with progress.waiting(f"checking {args.data}"):
+        sound = audit(layout.read(args.data), name=str(args.data), max_share=args.max_lost)
+    # ------------------------------------------------------------------ the model
+    processor, ask = _model(args) if args.strategy == "answer" else (_plain(args), _nobody)
+    # ------------------------------------------------------------------ the choices
+    own = list(own_share(sound.records))
+    journal = args.out / f"journal-{jax.process_index()}.jsonl"
+    with progress.bar("selecting", len(own)) as advance:
+        select(own, ask, processor, settings, journal, advance)
+    multihost_utils.sync_global_devices("selected")
+    # ------------------------------------------------------------------ the new set
+    if jax.process_index() == 0:
+        _publish(args, settings, processor, sound.records, sound.losses)
+    multihost_utils.sync_global_devices("published")
+    return 0
+
+
+def _plain(args: argparse.Namespace) -> ImageProcessor:
+    """Without a model only sizes are needed."""
+    made = ImageProcessor() if args.model is None else ImageProcessor.from_folder(args.model)
+    return made.with_tokens(args.image_tokens)
+
+
+def _nobody(questions: Sequence[Record]) -> Sequence[Loss]:
+    raise AssertionError(f"{len(questions)} questions without a model")
+
+
+def _model(args: argparse.Namespace) -> tuple[ImageProcessor, Ask]:
+    devices = jax.local_devices()
+    mesh = make_mesh(data=-1, tensor=args.tensor, devices=devices)
+    model = load_model(args.model, dtype=args.dtype, mesh=mesh)
+    tokenizer = Tokenizer.from_folder(model.assets)
+    processor = ImageProcessor.from_folder(model.assets).with_tokens(args.image_tokens)
+    chat = ChatTemplate.from_folder(model.assets, tokenizer)
+    dialogue = Dialogue(tokenizer, chat, processor, Toolbox(()))
+    text = Buckets((256, 1024))
+    groups = len(devices) // args.tensor
+    shapes = RolloutShapes(
+        slots=args.slots,
+        image_tokens=args.image_tokens,
+        prompt_text=text,
+        capacity=args.image_tokens + text.sizes[-1] + args.max_tokens,
+        prefill_rows=groups,
+        window=processor.window,
+    )
+    temperature = args.temperature
+    if temperature is None:
+        temperature = 0.0 if args.n_answers == 1 else 1.0
+    sampling = Sampling(temperature=temperature)
+    rules = Rules(max_turns=1, max_tokens=args.max_tokens, sampling=sampling)
+    engine = Engine(model.cfg, dialogue, shapes, rules, mesh=mesh)
+    engine.load(model.params)
+    with progress.waiting("compiling"):
+        engine.warm_up()
+    return processor, EngineAnswers(engine, n_answers=args.n_answers, seed=args.seed)
+
+
+def _publish(
+    args: argparse.Namespace,
+    settings: Settings,
+    processor: ImageProcessor,
+    records: Sequence[Record],
+    unsound: Sequence[Loss],
+) -> None:
+    """Every process's journal, put together in the order of the set."""
+    shares = []
+    for process in range(jax.process_count()):
+        own = records[process :: jax.process_count()]
+        journal = args.out / f"journal-{process}.jsonl"
+        shares.append(select(own, _nobody, processor, settings, journal))
+    found = [shares[place % len(shares)][place // len(shares)] for place in range(len(records))]
+    lost = [one for one in found if isinstance(one, Loss)]
+    check_share(str(args.data), lost, len(found), args.max_lost)
+    with (args.out / "levels.jsonl").open("w") as file:
+        for one in found:
+            if isinstance(one, Selected):
+                file.write(json.dumps(asdict(one)) + "\n")
+    summary = summarise([*found, *unsound])
+    (args.out / "report.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    plot(summary, args.out / "report.png")
+    chosen = (
+        replace(record, longest_side=one.longest_side)
+        for record, one in zip(records, found, strict=True)
+        if isinstance(one, Selected)
+    )
+    about = {"selected from": str(args.data), "settings": asdict(settings)}
+    count, _ = layout.write(args.out, chosen, copy_files=False, about=about)
+    print(
+        f"wrote {args.out}: {count} records, {sum(summary.lost.values())} lost, "
+        f"{summary.never_diverged:.1%} never diverged, {summary.asked} questions asked "
+        f"({summary.scan} by a scan)"
+    )

@@ -1,0 +1,1 @@
+"""The information gap: how small an image may be shown before its answer is lost."""

@@ -1,0 +1,34 @@
+"""Direct answers from the rollout engine: no tool, one turn."""
+
+from collections.abc import Sequence
+
+from lfpc_jax.data.losses import Loss
+from lfpc_jax.infogap.levels import Answer
+from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.trajectory import Record, Trajectory
+
+
+class EngineAnswers:
+    """Asks an engine, whose dialogue should have no tools and whose rules one turn. Counts what it
+    was asked."""
+
+    def __init__(self, engine: Engine, *, n_answers: int, seed: int) -> None:
+        self.engine, self.n_answers, self.seed = engine, n_answers, seed
+        self.asked = 0
+
+    def __call__(self, questions: Sequence[Record]) -> list[Sequence[Answer] | Loss]:
+        self.asked += len(questions)
+        before = len(self.engine.stats.skipped)
+        found: dict[str, Sequence[Answer] | Loss] = {}
+        for group in self.engine.run(questions, rollouts=self.n_answers, seed=self.seed):
+            found[group.record.id] = tuple(map(answer_of, group.trajectories))
+        for name, reason in self.engine.stats.skipped[before:]:
+            found[name] = Loss(name, "cannot be asked", reason)
+        return [found[question.id] for question in questions]
+
+
+def answer_of(trajectory: Trajectory) -> Answer:
+    """The answer; of a model that writes no tags, all that it wrote."""
+    if trajectory.answer is not None:
+        return trajectory.answer
+    return trajectory.turns[-1].text.strip() or None

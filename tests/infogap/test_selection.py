@@ -1,0 +1,215 @@
+"""Selection end to end: rigged models, kills, processes, journals, and the engine as the model."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from infogap import rigged
+from infogap.rigged import PROCESSOR, SIDES, Rigged, critical
+from rollout import small
+
+from lfpc_jax.cli import select_resolution
+from lfpc_jax.data import layout
+from lfpc_jax.data.losses import Loss
+from lfpc_jax.infogap.selection import Selected, Settings, select
+from lfpc_jax.infogap.summary import summarise
+from lfpc_jax.trajectory import Picture
+
+SCRIPT = Path(rigged.__file__)
+
+
+@pytest.fixture
+def records(tmp_path):
+    return rigged.records(16, tmp_path)
+
+
+def choose(records, tmp_path, ask=None, **settings):
+    return select(records, ask or Rigged(), PROCESSOR, Settings(**settings), tmp_path / "journal")
+
+
+@pytest.mark.parametrize("search", ["scan", "bisect"])
+def test_the_rigged_level_is_found_exactly(records, tmp_path, search):
+    ask = Rigged()
+    made = choose(records, tmp_path, ask, search=search, chunk=5)
+    for record, one in zip(records, made):
+        level = critical(record.id)
+        assert one.id == record.id
+        assert one.level == min(level, 7)
+        assert one.longest_side == SIDES[one.level]
+        assert one.diverged == (level < 8)
+    summary = summarise(made)
+    assert summary.records == 16
+    assert summary.levels == {**dict.fromkeys(range(1, 7), 2), 7: 4}  # level 8 falls on 7
+    assert summary.never_diverged == 2 / 16
+    assert summary.scan == 16 * 8
+    assert summary.asked == ask.asked == (16 * 8 if search == "scan" else 16 * 4)
+
+
+def test_all_answers_are_kept_so_that_a_choice_can_be_made_again(records, tmp_path):
+    (one,) = choose(records[2:3], tmp_path, Rigged(n_answers=3), n_answers=3)
+    assert one.answers == {str(i): ("red",) * 3 if i < 3 else ("blue",) * 3 for i in range(8)}
+
+
+def test_strategies_without_a_model(records, tmp_path):
+    def sides(folder, **settings):
+        (tmp_path / folder).mkdir()
+        return [one.longest_side for one in choose(records, tmp_path / folder, None, **settings)]
+
+    assert sides("hard", strategy="hard") == [224] * 16
+    assert sides("none", strategy="none") == [None] * 16
+    drawn = sides("random", strategy="random", seed=1)
+    assert drawn == sides("again", strategy="random", seed=1, chunk=3)
+    assert drawn != sides("other", strategy="random", seed=2)
+    assert len(set(drawn)) > 3
+    assert set(drawn) <= set(SIDES[1:])
+    many = [replace(records[0], id=f"m{i}") for i in range(7000)]
+    (tmp_path / "many").mkdir()
+    counts = Counter(o.level for o in choose(many, tmp_path / "many", strategy="random"))
+    assert max(abs(counts[level] - 1000) for level in range(1, 8)) < 5 * 29.3  # 5 deviations
+
+
+def test_a_picture_that_cannot_be_opened_and_a_question_that_cannot_be_asked_are_losses(
+    records, tmp_path
+):
+    gone = replace(records[0], id="r90", picture=Picture(path=str(tmp_path / "gone.png")))
+
+    def ask(questions):
+        found = Rigged()(questions)
+        return [
+            Loss(q.id, "cannot be asked", "too long") if q.id.startswith("r1@") else answers
+            for q, answers in zip(questions, found)
+        ]
+
+    made = choose([records[0], gone, records[1], records[2]], tmp_path, ask)
+    assert [type(one) for one in made] == [Selected, Loss, Loss, Selected]
+    assert [one.reason for one in made[1:3]] == ["missing picture", "cannot be asked"]
+    assert [one.record for one in made[1:3]] == ["r90", "r1"]
+    assert summarise(made).lost == {"missing picture": 1, "cannot be asked": 1}
+    again = choose([records[0], gone, records[1], records[2]], tmp_path, None)
+    assert again == made  # from the journal, where Rigged would answer r1
+
+
+def test_a_journal_goes_on_behind_its_last_whole_line(records, tmp_path):
+    whole = choose(records, tmp_path, chunk=4)
+    journal = tmp_path / "journal"
+    expected = journal.read_bytes()
+    for keep in (5, len(expected) // 2, len(expected) - 1):
+        journal.write_bytes(expected[:keep])
+        ask = Rigged()
+        assert choose(records, tmp_path, ask, chunk=4) == whole
+        assert journal.read_bytes() == expected
+        lines = expected[:keep].count(b"\n")
+        assert ask.asked == 8 * (16 - max(lines - 1, 0))
+
+
+def test_another_journal_is_refused(records, tmp_path):
+    choose(records[:3], tmp_path)
+    with pytest.raises(ValueError, match="begun with other settings"):
+        choose(records[:3], tmp_path, search="bisect")
+    with pytest.raises(ValueError, match="goes on with record 'r0' where the set has 'r1'"):
+        choose(records[1:3], tmp_path)
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="n_answers and chunk must be at least 1"):
+        Settings(n_answers=0)
+    with pytest.raises(ValueError, match="an image token has 28"):
+        Settings(harshest=20)
+
+
+def start(data, out, *more):
+    env = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    command = [sys.executable, str(SCRIPT), str(data), str(out), *more]
+    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finished(process):
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()
+
+
+def contents(out, names=("records.jsonl", "levels.jsonl", "report.json", "meta.json")):
+    return {name: (out / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("selection")
+    data = rigged.make_set(folder / "set")
+    finished(start(data, folder / "out"))
+    return data, folder / "out"
+
+
+def test_killed_and_run_again_gives_the_same_bytes(uninterrupted, tmp_path):
+    data, expected = uninterrupted
+    out = tmp_path / "out"
+    process = start(data, out)
+    journal = out / "journal-0.jsonl"
+    deadline = time.monotonic() + 240
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 9):
+        assert process.poll() is None, "ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "meta.json").exists()
+    assert 9 < journal.read_bytes().count(b"\n") < 41
+    finished(start(data, out))
+    assert contents(out) == contents(expected)
+    assert journal.read_bytes() == (expected / journal.name).read_bytes()
+    chosen = list(layout.read(out))
+    assert [one.longest_side for one in chosen] == [SIDES[min(critical(r.id), 7)] for r in chosen]
+    with PIL.Image.open(out / "report.png") as plot:
+        assert plot.width > 500
+
+
+def test_two_processes_give_what_one_gives(uninterrupted, tmp_path):
+    data, expected = uninterrupted
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    out = tmp_path / "out"
+    both = [start(data, out, "--port", port, "--process", str(i)) for i in range(2)]
+    for process in both:
+        finished(process)
+    assert contents(out) == contents(expected)
+    shares = [(out / f"journal-{i}.jsonl").read_bytes().count(b"\n") for i in range(2)]
+    assert shares == [21, 21]  # twenty records each, and the settings
+
+
+def test_a_finished_selection_and_a_missing_model_are_refused(uninterrupted, tmp_path, capsys):
+    data, out = uninterrupted
+    assert select_resolution.main([str(data), str(out), "--strategy", "hard"]) == 1
+    assert "holds a finished selection" in capsys.readouterr().err
+    assert select_resolution.main([str(data), str(tmp_path / "new")]) == 1
+    assert "give --model" in capsys.readouterr().err
+
+
+def test_the_engine_answers(tmp_path, capsys):
+    """Greedy answers of a small model at every level, as the engine gives them one by one."""
+    model = small.hf_folder(tmp_path / "hf")
+    data = tmp_path / "set"
+    data.mkdir()
+    layout.write(data, [small.record(i) for i in range(3)])
+    flags = ["--model", str(model), "--image-tokens", "24", "--harshest", "56", "--max-tokens",
+             "16", "--slots", "4"]  # fmt: skip
+    assert select_resolution.main([str(data), str(tmp_path / "out"), *flags]) == 0
+    assert "wrote" in capsys.readouterr().out
+    lines = (tmp_path / "out" / "levels.jsonl").read_text().splitlines()
+    levels = [json.loads(line) for line in lines]
+    chosen = list(layout.read(tmp_path / "out"))
+    assert [one["id"] for one in levels] == [one.id for one in chosen] == ["r0", "r1", "r2"]
+    for one, record in zip(levels, chosen):
+        assert one["sides"] == [168, 119, 84, 59, 56]  # 6 x 4 tokens
+        assert list(one["answers"]) == ["0", "1", "2", "3", "4"]
+        assert all(len(answers) == 1 and answers[0] for answers in one["answers"].values())
+        assert record.longest_side in (None, *one["sides"][1:])
