@@ -248,8 +248,10 @@ class _Run:
         return opening, visual
 
     def _prompt_ready(self) -> bool:
-        """Moves opened records, in order, among the prompts; whether there is a prompt."""
-        while self.openings and self.openings[0][1].done():
+        """Moves opened records, in order, among the prompts, no more than the next prefill takes:
+        each holds its original. Whether there is a prompt."""
+        most = self.engine.shapes.prefill_rows
+        while len(self.prompts) < most and self.openings and self.openings[0][1].done():
             record, future = self.openings.popleft()
             try:
                 opening, visual = future.result()
