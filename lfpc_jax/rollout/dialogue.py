@@ -4,6 +4,7 @@ Everything here runs on the host, in any thread: it opens, cuts and resizes pict
 text, but never what was sampled.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.protocol import Call, Fault
-from lfpc_jax.rollout.tools import Ready, Toolbox, refuse, system_prompt
+from lfpc_jax.rollout.tools import Observation, Ready, Toolbox, refuse, system_prompt
 from lfpc_jax.trajectory import Crop, Picture, Record
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -61,14 +62,20 @@ class Reply:
     crop: Crop | None = None
 
 
+Alter = Callable[[Ready, Observation, Opening], Observation]
+"""What is shown in place of what a call gave."""
+
+
 @dataclass(frozen=True)
 class Dialogue:
-    """`processor` has the shown image's token budget; a tool brings its own."""
+    """`processor` has the shown image's token budget; a tool brings its own. `alter` replaces
+    what calls give, to see what that changes; its pictures must keep to the crops' budget."""
 
     tokenizer: Tokenizer
     chat: ChatTemplate
     processor: ImageProcessor
     toolbox: Toolbox
+    alter: Alter | None = None
 
     def open(self, record: Record) -> Opening:
         """Raises `Unusable` for a picture that cannot be read, ValueError for a text or a shape
@@ -105,6 +112,8 @@ class Dialogue:
             return Reply(self.chat.encode_after_reply(refuse(request), []))
         assert opening.view is not None, "a valid call without a picture"
         seen = request.execute(opening.view.original)
+        if self.alter is not None:
+            seen = self.alter(request, seen, opening)
         grids = (self.processor.grid_of(seen.picture),)
         ids = self.chat.encode_after_reply(request.tool.render(seen), grids)
         return Reply(ids, grids, seen.picture, seen.crop)

@@ -1,0 +1,136 @@
+"""What is measured of an episode, and of many at once.
+
+    crop/rate        share of episodes with a crop       crop/count    crops an episode
+    crop/invalid     share of calls that were refused    crop/tokens   visual tokens a crop
+    crop/area_ratio  area of a crop over its image's     crop/iou, crop/overlap  see below
+    fault/<cause>    share of calls refused for it       end/<cause>   share of episodes
+    episode/turns, episode/tokens                        turns and sampled tokens an episode
+
+IoU and overlap are the grounding reward's, without its threshold (`rewards.grounding`): means over
+the episodes whose record has targets, 0 for one without a crop. A mean over nothing is left out, so
+that no curve shows a number that nobody measured.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import get_args
+
+import numpy as np
+
+from lfpc_jax.processing.geometry import Box, area
+from lfpc_jax.rewards.grounding import Grounded, Grounding, ground
+from lfpc_jax.rewards.total import Scores
+from lfpc_jax.trajectory import End, Record, Trajectory
+
+ENDS: tuple[End, ...] = get_args(End)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """One episode in numbers.
+
+    `right` is None where that could not be found out; `iou` and `overlap` where there are no
+    targets. `areas` and `crop_tokens` are by crop. `calls` counts turns that asked for a tool,
+    `faults` those refused, by cause; a call may be neither refused nor carried out, if the episode
+    ended before.
+    """
+
+    record: str
+    rollout: int
+    right: float | None
+    turns: int
+    tokens: int
+    calls: int
+    areas: tuple[float, ...]
+    crop_tokens: tuple[int, ...]
+    faults: Mapping[str, int]
+    end: End
+    iou: float | None = None
+    overlap: float | None = None
+
+    @property
+    def crops(self) -> int:
+        return len(self.areas)
+
+
+def measure(
+    trajectory: Trajectory,
+    record: Record,
+    scored: Scores | float | None,
+    *,
+    image_token: int,
+    boxes: Grounding = Grounding(),  # noqa: B008  (frozen)
+) -> Measures:
+    """`scored` is the episode's scores, or its accuracy alone, by which boxes are compared here.
+
+    `image_token` is the model's placeholder: visual tokens are counted among the ids themselves.
+    """
+    if isinstance(scored, Scores):
+        right, found = scored.accuracy, scored.boxes
+    else:
+        right, found = scored, _ground(trajectory, record, boxes)
+    cut = [turn.crop.box for turn in trajectory.turns if turn.crop is not None]
+    whole = trajectory.original[0] * trajectory.original[1]
+    return Measures(
+        record=trajectory.record,
+        rollout=trajectory.rollout,
+        right=right,
+        turns=len(trajectory.turns),
+        tokens=int(np.asarray(trajectory.sampled).sum()),
+        calls=sum(turn.call for turn in trajectory.turns),
+        areas=tuple(area(Box(*box)) / whole for box in cut),
+        crop_tokens=tuple(_crop_tokens(trajectory, image_token)),
+        faults=dict(Counter(turn.fault for turn in trajectory.turns if turn.fault)),
+        end=trajectory.end,
+        iou=None if found is None else found.iou,
+        overlap=None if found is None else found.overlap,
+    )
+
+
+def gather(episodes: Iterable[Measures]) -> dict[str, float]:
+    """The table at the top, as flat names; see there for what is left out."""
+    found = list(episodes)
+    if not found:
+        return {}
+    calls = sum(one.calls for one in found)
+    faults: Counter[str] = Counter()
+    for one in found:
+        faults.update(one.faults)
+    means = {
+        "crop/rate": _mean(float(one.crops > 0) for one in found),
+        "crop/count": _mean(one.crops for one in found),
+        "crop/iou": _mean(one.iou for one in found),
+        "crop/overlap": _mean(one.overlap for one in found),
+        "crop/area_ratio": _mean(ratio for one in found for ratio in one.areas),
+        "crop/tokens": _mean(tokens for one in found for tokens in one.crop_tokens),
+        "crop/invalid": sum(faults.values()) / calls if calls else None,
+        "episode/turns": _mean(one.turns for one in found),
+        "episode/tokens": _mean(one.tokens for one in found),
+    }
+    means |= {f"end/{end}": _mean(float(one.end == end) for one in found) for end in ENDS}
+    means |= {f"fault/{cause}": count / calls for cause, count in sorted(faults.items())}
+    return {name: value for name, value in means.items() if value is not None}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _ground(trajectory: Trajectory, record: Record, boxes: Grounding) -> Grounded | None:
+    """None for targets that make no sense, too: those are the audit's affair, by name."""
+    try:
+        return ground(trajectory, record, boxes)
+    except ValueError:
+        return None
+
+
+def _crop_tokens(trajectory: Trajectory, image_token: int) -> Iterator[int]:
+    """Placeholders in what came back after each turn with a crop."""
+    ids = np.asarray(trajectory.ids)
+    following = [turn.start for turn in trajectory.turns[1:]]
+    for turn, begins in zip(trajectory.turns, [*following, len(ids)]):
+        if turn.crop is not None:
+            yield int((ids[turn.stop : begins] == image_token).sum())
