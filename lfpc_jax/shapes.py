@@ -157,3 +157,44 @@ class RolloutShapes:
     def observation_length(self, windows: int) -> int:
         """Tokens of one piece of an observation; 0 windows without a picture."""
         return min(windows * self.window**2, self.crop_tokens) + self.observation_text
+
+
+@dataclass(frozen=True)
+class TrainShapes:
+    """The lengths of an update's micro-batch on each shard of the batch: `rows` rows of
+    `row_tokens` tokens, and one row of windows for the pictures that they show.
+
+    The smallest bucket of `windows` is filled with several episodes; a larger one serves an
+    episode that needs it alone.
+    """
+
+    row_tokens: int
+    rows: int
+    windows: Buckets
+
+    def __post_init__(self) -> None:
+        if min(self.row_tokens, self.rows) < 1:
+            raise ValueError(f"{self}: rows and row_tokens must be at least 1")
+
+    @classmethod
+    def of(
+        cls, rollout: RolloutShapes, *, max_turns: int, rows: int, row_tokens: int = 0
+    ) -> "TrainShapes":
+        """Room for any episode that such an engine can make. What is filled is an image and as many
+        crops as tokens leave room for, up to one a turn, for each episode of full length."""
+        row_tokens = row_tokens or rollout.capacity
+        if row_tokens < rollout.capacity:
+            raise ValueError(
+                f"train shapes: rows of {row_tokens} tokens cannot hold an episode of "
+                f"{rollout.capacity}; raise row_tokens, or lower the rollout's capacity"
+            )
+        crops = max_turns - 1
+        worst = rollout.image_windows.sizes[-1] + crops * rollout.crop_windows.sizes[-1]
+        tokens = min(row_tokens, rollout.image_tokens + crops * rollout.crop_tokens) * rows
+        filled = -(-tokens * 5 // (4 * rollout.window**2))  # a quarter for windows at edges
+        return cls(row_tokens, rows, Buckets(tuple(sorted({min(filled, worst), worst}))))
+
+
+def doubled(n: int) -> int:
+    """The power of two that holds `n`: how many micro-batches a program is compiled for."""
+    return 1 << (n - 1).bit_length()

@@ -30,17 +30,54 @@ class Images:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class PackedImages:
+    """Rows of windows, several pictures of any sizes in each.
+
+    Each window says of which picture of its row it is (from 1; 0 is padding), that picture's grid,
+    and its own number in it.
+    """
+
+    pixels: Array  # uint8 [R, W, P, C]
+    picture: Array  # int32 [R, W]
+    grid: Array  # int32 [R, W, 2]
+    window: Array  # int32 [R, W]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Tokens:
     """Rows of tokens: several episodes may share a row as segments; segment 0 is padding.
 
-    `slots` is -1 at text, and at an image placeholder the index of its embedding among the flat
-    slots that `encode_images` returns.
+    `slots` is -1 at text, and at an image placeholder the index of its embedding among the slots
+    that `encode_images` returns: all of a bucket's, flat; of packed images those of the row of
+    windows that serves this row of tokens (equal runs of rows, in order).
     """
 
     ids: Array  # int32 [B, T]
     positions: Array  # int32 [3, B, T]
     segments: Array  # int32 [B, T]
     slots: Array  # int32 [B, T]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Packed episodes, and for every token what the loss needs of it; a micro-batch, or with one
+    more leading axis several.
+
+    `weights` says how much a sampled token counts, 0 everywhere else; over a whole mini-batch they
+    sum to 1. `sampler` are log-probabilities in the distribution drawn from, `old` in the policy
+    that is improved on, `reference` in the one to stay near; without `old` that is the policy
+    itself.
+    """
+
+    tokens: Tokens
+    images: PackedImages | None
+    weights: Array  # float32 [B, T]
+    advantages: Array  # float32 [B, T]
+    sampler: Array  # float32 [B, T]
+    old: Array | None = None  # float32 [B, T]
+    reference: Array | None = None  # float32 [B, T]
 
 
 Box4 = tuple[float, float, float, float]

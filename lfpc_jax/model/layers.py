@@ -36,8 +36,12 @@ def rms_norm(x: Float[Array, "*n D"], weight: Float[Array, "D"], eps: float) -> 
 
 
 def linear(x: Array, p: Tree, *, inputs: int = 1) -> Array:
-    """`x` times `p["w"]` over the last `inputs` axes of `x`, plus `p["b"]` where there is one."""
+    """`x` times `p["w"]` over the last `inputs` axes of `x`, plus `p["b"]` where there is one, and
+    by way of the low rank of `p["lora"]` where that is."""
     y = jnp.tensordot(x, p["w"].astype(x.dtype), axes=inputs)
+    if "lora" in p:
+        low = jnp.tensordot(x, p["lora"]["a"].astype(x.dtype), axes=inputs)
+        y = y + jnp.tensordot(low, p["lora"]["b"].astype(x.dtype), axes=1)
     return y + p["b"].astype(x.dtype) if "b" in p else y
 
 

@@ -1,5 +1,6 @@
 """Log-probabilities of given tokens, without ever holding `[tokens, vocabulary]` logits whole."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,42 @@ def token_logprobs(
 
     With `allowed`, of the distribution over those ids alone, as `rollout/sampling.py` has it.
     A block's logits are made again in the backward pass. `T` is padded to whole blocks."""
+    return _by_blocks(_chosen, params, hidden, targets, cfg, allowed, block)
+
+
+def token_logprobs_and_entropy(
+    params: Any,
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    *,
+    cfg: ModelConfig,
+    allowed: Bool[Array, "V"] | None = None,
+    block: int = 512,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """The same, and each distribution's entropy."""
+
+    def both(logits: Array, targets: Array) -> tuple[Array, Array]:
+        logprobs = jax.nn.log_softmax(logits)
+        entropy = -(jnp.exp(logprobs) * logprobs).sum(axis=-1)
+        return jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0], entropy
+
+    return _by_blocks(both, params, hidden, targets, cfg, allowed, block)
+
+
+def _chosen(logits: Array, targets: Array) -> Array:
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _by_blocks(
+    measure: Callable[[Array, Array], Any],
+    params: Any,
+    hidden: Array,
+    targets: Array,
+    cfg: ModelConfig,
+    allowed: Array | None,
+    block: int,
+) -> Any:
     B, T, D = hidden.shape
     block = min(block, T)
     padding = -T % block
@@ -34,15 +71,15 @@ def token_logprobs(
     targets = jnp.pad(targets, ((0, 0), (0, padding)))
 
     @jax.checkpoint
-    def one(block: tuple[Array, Array]) -> Array:
+    def one(block: tuple[Array, Array]) -> Any:
         logits = constrain(unembed(params, block[0], cfg=cfg), "batch", None, "vocab")
         if allowed is not None:
             logits = jnp.where(allowed, logits, NEVER)
-        chosen = jnp.take_along_axis(logits, block[1][..., None], axis=-1)[..., 0]
-        return chosen - jax.nn.logsumexp(logits, axis=-1)
+        return measure(logits, block[1])
 
     blocks = (
         hidden.reshape(B, -1, block, D).swapaxes(0, 1),
         targets.reshape(B, -1, block).swapaxes(0, 1),
     )
-    return jax.lax.map(one, blocks).swapaxes(0, 1).reshape(B, -1)[:, :T]
+    rows = jax.lax.map(one, blocks)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(B, -1)[:, :T], rows)

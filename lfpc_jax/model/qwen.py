@@ -20,16 +20,18 @@ from lfpc_jax.model import text, vision
 from lfpc_jax.model.cache import Cache
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import computing
-from lfpc_jax.trajectory import Images, Tokens
+from lfpc_jax.trajectory import Images, PackedImages, Tokens
 
 Tree = Any
-Slots = Float[Array, "N D"] | None
+Slots = Float[Array, "N D"] | Float[Array, "R N D"] | None
 
 
-def encode_images(params: Tree, images: Images, *, cfg: ModelConfig) -> Float[Array, "N D"]:
-    """The flat slots that `Tokens.slots` points into."""
+def encode_images(params: Tree, images: Images | PackedImages, *, cfg: ModelConfig) -> Array:
+    """The slots that `Tokens.slots` points into: flat, or of packed images a row's own."""
     with computing(cfg):
         embeddings = vision.encode(params["vision"], images, cfg=cfg)
+    if isinstance(images, PackedImages):
+        return embeddings
     return embeddings.reshape(-1, cfg.text.width)
 
 
@@ -37,9 +39,17 @@ def embed(params: Tree, tokens: Tokens, slots: Slots, *, cfg: ModelConfig) -> Ar
     """Token embeddings, and image slots where a token has one."""
     x = params["embed"].astype(cfg.dtype)[tokens.ids]
     if slots is not None:
-        seen = jnp.maximum(tokens.slots, 0)
-        x = jnp.where(tokens.slots[..., None] >= 0, slots.astype(x.dtype)[seen], x)
+        seen = _seen(slots.astype(x.dtype), jnp.maximum(tokens.slots, 0))
+        x = jnp.where(tokens.slots[..., None] >= 0, seen, x)
     return constrain(x, "batch", None, None)
+
+
+def _seen(slots: Array, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """By row where slots are so, which on a mesh keeps the gather within each device."""
+    if slots.ndim == 2:
+        return slots[index]
+    rows = index.reshape(len(slots), -1)
+    return jax.vmap(lambda own, at: own[at])(slots, rows).reshape(*index.shape, -1)
 
 
 def unembed(params: Tree, hidden: Float[Array, "*n D"], *, cfg: ModelConfig) -> Array:
@@ -58,7 +68,7 @@ def hidden_states(
 
 
 def forward(
-    params: Tree, tokens: Tokens, images: Images | None, *, cfg: ModelConfig
+    params: Tree, tokens: Tokens, images: Images | PackedImages | None, *, cfg: ModelConfig
 ) -> Float[Array, "B T V"]:
     slots = None if images is None else encode_images(params, images, cfg=cfg)
     return unembed(params, hidden_states(params, tokens, slots, cfg=cfg), cfg=cfg)

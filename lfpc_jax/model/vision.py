@@ -3,9 +3,11 @@
 A bucket of images is `[I, W, P, C]`: every image in as many windows as the bucket has, every
 window with all its patches, those that lie off the picture masked. Window layers are then a batch
 of `P x P` attentions and full layers attend within each image. Nothing here depends on an image's
-shape but its `grid`, an array.
+shape but its `grid`, an array. Packed images differ in one thing: full layers tell the pictures of
+a row of windows apart by segment.
 
-Letters: I images, W windows, P patches of a window, C values of a patch, D width.
+Letters: I images, or rows of packed ones; W windows, P patches of a window, C values of a patch,
+D width.
 """
 
 from typing import Any
@@ -20,25 +22,32 @@ from lfpc_jax.model.attention import attention
 from lfpc_jax.model.config import Kernel, ModelConfig, VisionConfig
 from lfpc_jax.model.layers import each_layer, gated_mlp, linear, rms_norm
 from lfpc_jax.model.rotary import Rotary, rotate, vision_rotary
-from lfpc_jax.trajectory import Images
+from lfpc_jax.trajectory import Images, PackedImages
 
 Tree = Any
 EPS = 1e-6
 
 
-def encode(params: Tree, images: Images, *, cfg: ModelConfig) -> Float[Array, "I S D"]:
+def encode(
+    params: Tree, images: Images | PackedImages, *, cfg: ModelConfig
+) -> Float[Array, "I S D"]:
     """One embedding for each merged-token slot, `S = W * tokens a window`, in window order."""
     c = cfg.vision
     windows, *patch = images.pixels.shape[1:]
     assert patch == [c.window_patches, 3 * c.patch**2], (images.pixels.shape, c)
-    row, column, valid = patch_places(images.grid, windows, c)
+    if isinstance(images, PackedImages):
+        row, column, valid = patch_places(images.grid, images.window, c)
+        seen = {"segments": jnp.where(valid, images.picture[..., None], 0)}
+    else:
+        row, column, valid = patch_places(images.grid[:, None], jnp.arange(windows)[None], c)
+        seen = {"valid": valid}
     rotary = vision_rotary(row, column, c)
     x = embed_patches(params["patch"], images.pixels, c, cfg.dtype)
     x = constrain(x, "batch", None, None, None)
 
     def body(x: Array, scanned: tuple[Tree, Any]) -> tuple[Array, None]:
         p, full = scanned
-        return block(p, x, rotary, valid, full, cfg=cfg), None
+        return block(p, x, rotary, valid, seen, full, cfg=cfg), None
 
     full = np.isin(np.arange(c.depth), c.full_layers)
     with jax.named_scope("vision"):
@@ -47,14 +56,13 @@ def encode(params: Tree, images: Images, *, cfg: ModelConfig) -> Float[Array, "I
 
 
 def patch_places(
-    grid: Int[Array, "I 2"], windows: int, c: VisionConfig
+    grid: Int[Array, "I #W 2"], window: Int[Array, "#I W"], c: VisionConfig
 ) -> tuple[Int[Array, "I W P"], Int[Array, "I W P"], Bool[Array, "I W P"]]:
-    """Row, column and presence of every patch, from the grids alone."""
+    """Row, column and presence of every patch, from each window's grid and number in it."""
     side = c.window
     token, inner = np.divmod(np.arange(c.window_patches), c.merge**2)
-    rows, columns = grid[:, 0, None, None], grid[:, 1, None, None]
+    rows, columns, window = grid[..., 0, None], grid[..., 1, None], window[..., None]
     across = jnp.maximum(1, -(-columns // side))
-    window = jnp.arange(windows)[None, :, None]
     token_row = (window // across) * side + token // side
     token_column = (window % across) * side + token % side
     valid = (token_row < rows) & (token_column < columns)
@@ -78,27 +86,30 @@ def block(
     x: Float[Array, "I W P D"],
     rotary: Rotary,
     valid: Bool[Array, "I W P"],
+    seen: dict[str, Array],
     full: Any,
     *,
     cfg: ModelConfig,
 ) -> Float[Array, "I W P D"]:
-    """One layer; `full` is a Python or NumPy bool in a loop, a traced one in a scan."""
+    """One layer; `full` is a Python or NumPy bool in a loop, a traced one in a scan. `seen` is the
+    mask of full layers, as `attention` takes it."""
     I, W, P, _ = x.shape
     qkv = linear(rms_norm(x, p["norm1"], EPS), p["qkv"])
     q, k, v = (qkv[..., part, :, :] for part in range(3))
     q, k = rotate(q, rotary), rotate(k, rotary)
 
-    def attend(rows: int, length: int, kernel: Kernel) -> Any:
+    def attend(rows: int, length: int, mask: dict[str, Array], kernel: Kernel) -> Any:
         def run(q: Array, k: Array, v: Array) -> Array:
             q, k, v = (x.reshape(rows, length, *x.shape[3:]) for x in (q, k, v))
-            mask = valid.reshape(rows, length)
-            out = attention(q, k, v, causal=False, valid=mask, kernel=kernel)
+            masks = {name: x.reshape(rows, length) for name, x in mask.items()}
+            out = attention(q, k, v, causal=False, kernel=kernel, **masks)
             return out.reshape(I, W, P, *out.shape[2:])
 
         return run
 
     # A window is one small product on any device; only whole images want a kernel.
-    whole, windowed = attend(I, W * P, cfg.kernel), attend(I * W, P, "xla")
+    whole = attend(I, W * P, seen, cfg.kernel)
+    windowed = attend(I * W, P, {"valid": valid}, "xla")
     if isinstance(full, jax.core.Tracer):
         out = jax.lax.cond(full, whole, windowed, q, k, v)
     else:

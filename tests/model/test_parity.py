@@ -177,10 +177,12 @@ def test_vision_block_patches_and_merger(modules, full):
     near(raster(x), flat)
 
     grid = jnp.array([[rows, columns]])
-    row, column, valid = vision.patch_places(grid, windows, cfg.vision)
+    row, column, valid = vision.patch_places(grid[:, None], np.arange(windows)[None], cfg.vision)
     assert valid.sum() == rows * columns * 4
     turns = vision.vision_rotary(row, column, cfg.vision)
-    ours = vision.block(params["vision"]["layers"][0], x, turns, valid, np.bool_(full), cfg=cfg)
+    seen = {"valid": valid}
+    layer = params["vision"]["layers"][0]
+    ours = vision.block(layer, x, turns, valid, seen, np.bool_(full), cfg=cfg)
 
     from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 

@@ -1,0 +1,1 @@
+"""GRPO: advantages, packing, the loss, and one sharded update."""

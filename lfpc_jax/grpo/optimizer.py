@@ -1,0 +1,59 @@
+"""AdamW behind clipping by global norm, and its schedule."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import optax
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """`warmup` updates up to the rate, then constant, or down to `final` times it at the end of the
+    run by a line or a cosine."""
+
+    learning_rate: float = 1e-6
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = 0
+    final: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        sound = self.learning_rate > 0 and self.clip_norm > 0 and self.eps > 0
+        if not sound or self.weight_decay < 0 or not 0 <= self.final <= 1 or self.warmup < 0:
+            raise ValueError(
+                f"{self}: learning_rate, clip_norm and eps must be positive, weight_decay and "
+                "warmup not negative, final within 0..1"
+            )
+
+
+def schedule(settings: OptimizerSettings, updates: int) -> optax.Schedule:
+    """The learning rate of each of a run's `updates`."""
+    top, last = settings.learning_rate, settings.final * settings.learning_rate
+    rest = updates - settings.warmup
+    if settings.schedule == "constant":
+        after = optax.constant_schedule(top)
+    elif settings.schedule == "linear":
+        after = optax.linear_schedule(top, last, rest)
+    else:
+        after = optax.cosine_decay_schedule(top, rest, settings.final)
+    if not settings.warmup:
+        return after
+    rise = optax.linear_schedule(top / settings.warmup, top, settings.warmup - 1)
+    return optax.join_schedules([rise, after], [settings.warmup])
+
+
+def make_optimizer(settings: OptimizerSettings, updates: int) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.adamw(
+            schedule(settings, updates),
+            settings.b1,
+            settings.b2,
+            settings.eps,
+            weight_decay=settings.weight_decay,
+        ),
+    )

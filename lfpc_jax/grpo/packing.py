@@ -1,0 +1,218 @@
+"""Episodes packed into the fixed rows of micro-batches.
+
+An episode is a segment of a row: it attends to itself alone, and nothing is cut. On each shard of
+a micro-batch lie some rows of tokens and one row of windows; a picture that several of its episodes
+show, as the shown image of a group, lies there once. Which episode goes where depends on lengths
+and order alone, and changes no result but by rounding.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.positions import mrope_positions
+from lfpc_jax.shapes import TrainShapes, doubled, windows_for
+from lfpc_jax.trajectory import Batch, PackedImages, Tokens, Trajectory
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A picture as the model saw it; the same `key` in one batch means the same picture."""
+
+    key: Hashable
+    pixels: UInt8[np.ndarray, "height width 3"]
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """An episode to learn from, its pictures in the order of its ids, and each id's weight in the
+    loss."""
+
+    trajectory: Trajectory
+    pictures: tuple[Shown, ...]
+    advantage: float
+    weights: Float32[np.ndarray, "T"]
+
+
+@dataclass(eq=False)
+class Bin:
+    """What lies on one shard of one micro-batch."""
+
+    room: list[int]
+    rows: list[list[Item]]
+    first: dict[Hashable, int] = field(default_factory=dict)
+    shown: dict[Hashable, Shown] = field(default_factory=dict)
+    windows: int = 0
+
+
+def pack(
+    items: Sequence[Item],
+    shapes: TrainShapes,
+    processor: ImageProcessor,
+    *,
+    shards: int,
+    image_token: int,
+    agree: Callable[[Sequence[int]], Sequence[int]] = lambda sizes: sizes,
+) -> tuple[Batch, Bool[np.ndarray, "M"]]:
+    """A mini-batch, and which of its micro-batches hold anything. `shards` are this process's own;
+    with several processes, `agree` gives the largest of each size that any of them needs."""
+    bins = fill(items, shapes, processor)
+    most = max((one.windows for one in bins), default=0)
+    own = -(-len(bins) // shards), shapes.windows.fit(most, "windows") if most else 0
+    micro_batches, windows = agree(own)
+    count = doubled(max(micro_batches, 1))
+    batch = lay_out(
+        bins,
+        shapes,
+        processor,
+        shards=shards,
+        micro_batches=count,
+        windows=windows,
+        image_token=image_token,
+    )
+    return batch, np.arange(count) < micro_batches
+
+
+def fill(items: Sequence[Item], shapes: TrainShapes, processor: ImageProcessor) -> tuple[Bin, ...]:
+    """Every item into the first bin that has room for it, the longest of a group first."""
+    bins: list[Bin] = []
+    for item in sorted(items, key=_by_group_and_length(items)):
+        length = len(item.trajectory.ids)
+        if length > shapes.row_tokens:
+            raise ValueError(
+                f"record {item.trajectory.record!r}: an episode of {length} ids does not fit a row "
+                f"of {shapes.row_tokens}; raise row_tokens, or lower the rollout's capacity"
+            )
+        for candidate in bins:
+            if _put(item, candidate, processor, shapes.windows.sizes[0]):
+                break
+        else:
+            room = [shapes.row_tokens] * shapes.rows
+            bins.append(Bin(room, [[] for _ in room]))
+            if not _put(item, bins[-1], processor, shapes.windows.sizes[-1]):
+                needed = sum(_windows(one, processor) for one in item.pictures)
+                shapes.windows.fit(needed, f"windows of an episode of {item.trajectory.record!r}")
+    return tuple(bins)
+
+
+def _by_group_and_length(items: Sequence[Item]) -> Callable[[Item], tuple[int, int]]:
+    order: dict[str, int] = {}
+    for item in items:
+        order.setdefault(item.trajectory.record, len(order))
+    return lambda item: (order[item.trajectory.record], -len(item.trajectory.ids))
+
+
+def _put(item: Item, into: Bin, processor: ImageProcessor, most: int) -> bool:
+    length = len(item.trajectory.ids)
+    row = next((row for row, room in enumerate(into.room) if room >= length), None)
+    new = {one.key: one for one in item.pictures if one.key not in into.first}
+    windows = sum(_windows(one, processor) for one in new.values())
+    if row is None or into.windows + windows > most:
+        return False
+    for key, one in new.items():
+        into.first[key], into.shown[key] = into.windows, one
+        into.windows += _windows(one, processor)
+    into.rows[row].append(item)
+    into.room[row] -= length
+    return True
+
+
+def _windows(one: Shown, processor: ImageProcessor) -> int:
+    return windows_for(*processor.grid_of(one.pixels), processor.window)
+
+
+def lay_out(
+    bins: Sequence[Bin],
+    shapes: TrainShapes,
+    processor: ImageProcessor,
+    *,
+    shards: int,
+    micro_batches: int,
+    windows: int,
+    image_token: int,
+) -> Batch:
+    """The bins as arrays `[micro_batches, ...]`, one after the other over `shards`; without any
+    `windows` there are no images."""
+    assert len(bins) <= shards * micro_batches
+    batch = _empty(shapes, processor, shards, micro_batches, windows)
+    for number, one in enumerate(bins):
+        micro, shard = divmod(number, shards)
+        for row, items in enumerate(one.rows):
+            _write_row(batch, micro, shard * shapes.rows + row, items, one, processor, image_token)
+        for picture, (key, first) in enumerate(one.first.items(), start=1):
+            _write_picture(batch, (micro, shard), picture, first, one.shown[key], processor)
+    return batch
+
+
+def _write_row(
+    batch: Batch,
+    micro: int,
+    row: int,
+    items: Sequence[Item],
+    one: Bin,
+    processor: ImageProcessor,
+    image_token: int,
+) -> None:
+    at = 0
+    for segment, item in enumerate(items, start=1):
+        ids = np.asarray(item.trajectory.ids)
+        place = (micro, row, slice(at, at + len(ids)))
+        grids = [processor.grid_of(shown.pixels) for shown in item.pictures]
+        batch.tokens.ids[place] = ids
+        batch.tokens.segments[place] = segment
+        positions, _ = mrope_positions(ids, grids, image_token)
+        batch.tokens.positions[micro, :, row, at : at + len(ids)] = positions
+        if grids:
+            slots = [
+                one.first[shown.key] * processor.window**2 + processor.slots(grid)
+                for shown, grid in zip(item.pictures, grids)
+            ]
+            batch.tokens.slots[place][ids == image_token] = np.concatenate(slots)
+        batch.weights[place] = item.weights
+        batch.advantages[place] = item.advantage
+        batch.sampler[place] = item.trajectory.logprobs
+        at += len(ids)
+
+
+def _write_picture(
+    batch: Batch,
+    at: tuple[int, int],
+    picture: int,
+    first: int,
+    shown: Shown,
+    processor: ImageProcessor,
+) -> None:
+    count = _windows(shown, processor)
+    place = (*at, slice(first, first + count))
+    assert batch.images is not None
+    batch.images.pixels[place] = processor.patchify(shown.pixels, count)
+    batch.images.picture[place] = picture
+    batch.images.grid[place] = processor.grid_of(shown.pixels)
+    batch.images.window[place] = np.arange(count)
+
+
+def _empty(
+    shapes: TrainShapes, processor: ImageProcessor, shards: int, micro_batches: int, windows: int
+) -> Batch:
+    rows = (micro_batches, shards * shapes.rows, shapes.row_tokens)
+    images = None
+    if windows:
+        packed = (micro_batches, shards, windows)
+        patches = (processor.window * processor.merge) ** 2
+        images = PackedImages(
+            pixels=np.zeros((*packed, patches, 3 * processor.patch**2), np.uint8),
+            picture=np.zeros(packed, np.int32),
+            grid=np.zeros((*packed, 2), np.int32),
+            window=np.zeros(packed, np.int32),
+        )
+    tokens = Tokens(
+        ids=np.zeros(rows, np.int32),
+        positions=np.zeros((micro_batches, 3, *rows[1:]), np.int32),
+        segments=np.zeros(rows, np.int32),
+        slots=np.full(rows, -1, np.int32),
+    )
+    zeros: list[Float32[np.ndarray, "M B T"]] = [np.zeros(rows, np.float32) for _ in range(3)]
+    return Batch(tokens, images, *zeros)

@@ -1,0 +1,154 @@
+"""A step's scored groups through its updates.
+
+    for every mini-batch   the trainer's log-probabilities under the policy as it was rolled out
+    for every epoch, for every mini-batch   an update
+
+The first pass is left out where it would be the update's own forward: one mini-batch, one epoch.
+Mini-batches hold the groups of consecutive places of the step's batch, so they depend on nothing
+that a scheduler does. They are packed as they are needed, while the device still works on the one
+before: kept packed, a step's pictures would fill a host's memory.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+
+from lfpc_jax.distributed.exchange import largest, total
+from lfpc_jax.grpo.items import Aggregate, Scored, items_of
+from lfpc_jax.grpo.objective import Objective
+from lfpc_jax.grpo.packing import pack
+from lfpc_jax.grpo.update import Learner, TrainState
+from lfpc_jax.model.spec import Tree
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.shapes import TrainShapes
+from lfpc_jax.trajectory import Batch
+
+REFUSALS = 3
+"""As many updates in a row that are not finite stop the run."""
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """`mini_batch` prompts an optimizer step; `rows` of `row_tokens` (0: the rollout's capacity) on
+    each shard of a micro-batch. `old` says whose log-probabilities the ratio is to: the trainer's,
+    recomputed before the first update, or the sampler's own. `drop_flat` leaves groups without
+    variance out of the mean."""
+
+    mini_batch: int = 32
+    epochs: int = 1
+    rows: int = 1
+    row_tokens: int = 0
+    aggregate: Aggregate = "token"
+    old: Literal["trainer", "sampler"] = "trainer"
+    drop_flat: bool = False
+    objective: Objective = field(default_factory=Objective)
+
+
+class NotFinite(Exception):
+    """Too many updates in a row were not finite; `batch` is the last one's."""
+
+    def __init__(self, batch: Batch, metrics: Mapping[str, float]) -> None:
+        super().__init__(
+            f"{REFUSALS} updates in a row had a loss or gradient that is not finite (the last: "
+            f"loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}); lower the "
+            "learning rate, or look into the saved batch"
+        )
+        self.batch = batch
+
+
+@dataclass(frozen=True, eq=False)
+class Updater:
+    """`shards` are this process's own; `reference` are parameters to stay near, with a KL term."""
+
+    learner: Learner
+    settings: UpdateSettings
+    shapes: TrainShapes
+    processor: ImageProcessor
+    shards: int
+    reference: Tree | None = None
+
+    def __call__(
+        self, state: TrainState, scored: Sequence[Sequence[Scored]]
+    ) -> tuple[TrainState, dict[str, float]]:
+        """`scored` are the groups of each mini-batch. Metrics are means over its updates."""
+        settings = self.settings
+        apart = len(scored) * settings.epochs > 1 or settings.old == "sampler"
+        before = self._before(state, scored) if apart or self.reference is not None else {}
+        seen: dict[str, list[float]] = defaultdict(list)
+        pending: tuple[Batch, Mapping[str, Any]] | None = None
+        for _ in range(settings.epochs):
+            for number, batch, real in self._packed(scored):
+                placed = self.learner.place(batch)
+                known = before.get(number, {})
+                if settings.old == "sampler":
+                    known = known | {"old": placed.sampler}
+                self._note(pending, seen)
+                state, metrics = self.learner.update(state, replace(placed, **known), real)
+                pending = batch, metrics
+        self._note(pending, seen)
+        return state, {name: fmean(values) for name, values in seen.items()}
+
+    def _before(
+        self, state: TrainState, scored: Sequence[Sequence[Scored]]
+    ) -> dict[int, dict[str, Any]]:
+        """By mini-batch, what a token's probability was before any of these updates."""
+        known: dict[int, dict[str, Any]] = {}
+        current = self.learner.computing(state) if self.settings.old == "trainer" else None
+        for number, batch, real in self._packed(scored):
+            placed = self.learner.place(batch)
+            known[number] = {}
+            if current is not None:
+                known[number]["old"], _ = self.learner.scores(current, placed, real)
+            if self.reference is not None:
+                known[number]["reference"], _ = self.learner.scores(self.reference, placed, real)
+        return known
+
+    def _packed(
+        self, scored: Sequence[Sequence[Scored]]
+    ) -> Iterator[tuple[int, Batch, np.ndarray]]:
+        """Those mini-batches, of all processes together, that have anything to learn from."""
+        settings, objective = self.settings, self.settings.objective
+        for number, groups in enumerate(scored):
+            kept = [one for one in groups if not (settings.drop_flat and one.flat)]
+            counts = [one.counted for one in kept]
+            episodes, tokens = total([sum(n) for n in zip(*counts)] or [0, 0])
+            if not tokens:
+                continue
+            items = items_of(
+                kept,
+                aggregate=settings.aggregate,
+                episodes=episodes,
+                tokens=tokens,
+                all_of_them=bool(objective.kl or objective.entropy),
+            )
+            if not total([len(items)])[0]:
+                continue
+            batch, real = pack(
+                items,
+                self.shapes,
+                self.processor,
+                shards=self.shards,
+                image_token=self.learner.cfg.image_token,
+                agree=largest,
+            )
+            yield number, batch, real
+
+    def _note(
+        self, pending: tuple[Batch, Mapping[str, Any]] | None, seen: dict[str, list[float]]
+    ) -> None:
+        """Reads an update's metrics, which waits for it."""
+        if pending is None:
+            return
+        batch, metrics = pending
+        values = {name: float(value) for name, value in metrics.items()}
+        if values["refused"] >= REFUSALS:
+            raise NotFinite(batch, values)
+        refused = values.pop("refused") > 0
+        seen["refused"].append(float(refused))
+        for name, value in values.items():
+            if not refused:
+                seen[name].append(value)

@@ -1,0 +1,138 @@
+"""Which parameters an update changes: all of them, all but the vision tower, or LoRA's.
+
+Both parts are trees of the same nested dicts and are disjoint, so `join` is a merge. What is
+trained is float32; what is frozen has the dtype that the model computes in.
+
+LoRA: a chosen projection `w` of the text's layers computes `x w + (x a) b`, with `b` 0 at first.
+Its usual factor alpha / rank is in the initial scale of `a`, so nothing else carries it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from lfpc_jax.distributed import sharding
+from lfpc_jax.model import spec
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.spec import Param, Tree
+
+PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class LoRA:
+    rank: int = 16
+    alpha: float = 32.0
+    projections: tuple[str, ...] = PROJECTIONS
+
+    def __post_init__(self) -> None:
+        unknown = set(self.projections) - set(PROJECTIONS)
+        if unknown or not self.projections or self.rank < 1 or self.alpha <= 0:
+            raise ValueError(
+                f"{self}: needs a positive rank and alpha, and projections of {PROJECTIONS}"
+            )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`vision` off freezes the vision tower."""
+
+    vision: bool = True
+    lora: LoRA | None = None
+
+
+def specs(cfg: ModelConfig, how: Trained) -> tuple[Tree, Tree]:
+    """The trees of `Param` of what is trained and what is frozen."""
+    whole = spec.spec_tree(cfg)
+    if how.lora is None:
+        return (whole, {}) if how.vision else _without(whole, "vision")
+    text = {name: {"lora": _factors(whole["text"][name]["w"], how.lora)}
+            for name in how.lora.projections}  # fmt: skip
+    return {"text": text}, whole
+
+
+def _without(tree: Tree, name: str) -> tuple[Tree, Tree]:
+    return {key: part for key, part in tree.items() if key != name}, {name: tree[name]}
+
+
+def _factors(weight: Param, how: LoRA) -> Tree:
+    inputs, outputs = weight.shape[: weight.inputs], weight.shape[weight.inputs :]
+    before, after = weight.axes[: weight.inputs], weight.axes[weight.inputs :]
+
+    def factor(shape: tuple[int, ...], axes: sharding.Axes) -> Param:
+        return Param(shape, axes, "zeros", "", (), stack=weight.stack)
+
+    return {"a": factor((*inputs, how.rank), (*before, None)),
+            "b": factor((how.rank, *outputs), (None, *after))}  # fmt: skip
+
+
+def split(key: jax.Array, params: Tree, cfg: ModelConfig, how: Trained) -> tuple[Tree, Tree]:
+    """What is trained, in float32, and what is frozen; to be jitted. LoRA's factors are new."""
+    if how.lora is None:
+        chosen, frozen = (params, {}) if how.vision else _without(params, "vision")
+    else:
+        trained, _ = specs(cfg, how)
+        chosen, frozen = _new_factors(key, trained, how.lora), params
+    return _cast(chosen, jnp.float32), _cast(frozen, cfg.dtype)
+
+
+def _new_factors(key: jax.Array, trained: Tree, how: LoRA) -> Tree:
+    def make(number: int, factors: Tree) -> Tree:
+        a, b = factors["lora"]["a"], factors["lora"]["b"]
+        scale = how.alpha / how.rank / math.sqrt(math.prod(a.shape[:-1]))
+        drawn = jax.random.normal(jax.random.fold_in(key, number), a.array_shape, jnp.float32)
+        return {"lora": {"a": scale * drawn, "b": jnp.zeros(b.array_shape, jnp.float32)}}
+
+    return {"text": {name: make(i, part) for i, (name, part) in enumerate(trained["text"].items())}}
+
+
+def join(trained: Tree, frozen: Tree) -> Tree:
+    """The model's parameters, with LoRA's factors among them."""
+    if not isinstance(trained, dict):
+        return trained
+    both = dict(frozen)
+    for name, part in trained.items():
+        both[name] = join(part, frozen[name]) if name in frozen else part
+    return both
+
+
+def merged(params: Tree) -> Tree:
+    """The same without factors: added to their weights, in float32."""
+    text = {name: _merge(part) for name, part in params["text"].items()}
+    return {**params, "text": text}
+
+
+def _merge(part: Tree) -> Tree:
+    if not isinstance(part, dict) or "lora" not in part:
+        return part
+    rest = {name: x for name, x in part.items() if name != "lora"}
+    a, b = part["lora"]["a"], part["lora"]["b"]
+    delta = jax.vmap(lambda a, b: jnp.tensordot(a, b, axes=1))(a, b)
+    return {**rest, "w": rest["w"].astype(jnp.float32) + delta}
+
+
+def shardings(tree: Tree, mesh: Mesh) -> Tree:
+    """Of a tree of `Param`."""
+
+    def one(param: Param) -> NamedSharding:
+        return sharding.sharding(param.array_axes, param.array_shape, mesh)
+
+    return jax.tree.map(one, tree, is_leaf=spec.is_param)
+
+
+def abstract(tree: Tree, dtype: Any, mesh: Mesh | None = None) -> Tree:
+    """The arrays of a tree of `Param`, without them."""
+
+    def one(param: Param) -> jax.ShapeDtypeStruct:
+        placed = mesh and sharding.sharding(param.array_axes, param.array_shape, mesh)
+        return jax.ShapeDtypeStruct(param.array_shape, dtype, sharding=placed)
+
+    return jax.tree.map(one, tree, is_leaf=spec.is_param)
+
+
+def _cast(tree: Tree, dtype: Any) -> Tree:
+    return jax.tree.map(lambda x: x.astype(dtype), tree)

@@ -1,0 +1,233 @@
+"""One sharded update: micro-batches through the loss and its gradient, then one optimizer step.
+
+    learner = Learner(cfg, optimizer, ...)
+    state = learner.start(params, key)                          # parameters are donated
+    old, entropy = learner.scores(learner.computing(state), batch, real)
+    state, metrics = learner.update(state, batch, real)         # state is donated
+
+All micro-batches of a mini-batch go through one program by `lax.scan`; those that only pad their
+number are skipped. Gradients add up in float32. Parameters are cast once, before the scan, so that
+what a mesh gathers is as narrow as what it computes with.
+
+A gradient or loss that is not finite changes nothing but the count of such updates in a row.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float
+
+from lfpc_jax.distributed.sharding import RULES
+from lfpc_jax.grpo import trained
+from lfpc_jax.grpo.objective import Objective, Scalars, loss_of
+from lfpc_jax.grpo.trained import Trained
+from lfpc_jax.model import qwen
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
+from lfpc_jax.model.spec import Tree
+from lfpc_jax.trajectory import Batch
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """`updates` counts those that changed something, `refused` the last ones in a row that were
+    not finite, `ever_refused` all of them."""
+
+    trained: Tree
+    frozen: Tree
+    moments: Any
+    updates: Any  # int32, as the two below
+    refused: Any
+    ever_refused: Any
+
+
+class Learner:
+    """The compiled functions of training, and where their arrays live."""
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        optimizer: optax.GradientTransformation,
+        *,
+        objective: Objective,
+        how: Trained,
+        allowed: Bool[Any, "V"],
+        mesh: Mesh,
+    ) -> None:
+        self.cfg, self.optimizer, self.objective = cfg, optimizer, objective
+        self.how, self.mesh = how, mesh
+        self.specs = trained.specs(cfg, how)
+        self._allowed = jnp.asarray(allowed)
+        placed = self.state_shardings()
+        scalar = NamedSharding(mesh, PartitionSpec())
+        self._start = jax.jit(self._new_state, out_shardings=placed, donate_argnums=1)
+        self._update = jax.jit(self._step, out_shardings=(placed, scalar), donate_argnums=0)
+        self._score = jax.jit(self._scores)
+        self._params = jax.jit(_model, static_argnums=1)
+        self._computing = jax.jit(
+            lambda state: trained.join(_cast(state.trained, cfg.dtype), state.frozen)
+        )
+
+    def start(self, params: Tree, key: Array) -> TrainState:
+        with jax.set_mesh(self.mesh):
+            return self._start(key, params)
+
+    def update(
+        self, state: TrainState, batch: Batch, real: Bool[Any, "M"]
+    ) -> tuple[TrainState, Scalars]:
+        """`real` says which micro-batches hold anything."""
+        with jax.set_mesh(self.mesh):
+            return self._update(state, batch, real, self._allowed)
+
+    def scores(
+        self, params: Tree, batch: Batch, real: Bool[Any, "M"]
+    ) -> tuple[Float[Array, "M B T"], Float[Array, "M B T"]]:
+        """Every token's log-probability, and the entropy there, under `computing` parameters."""
+        with jax.set_mesh(self.mesh):
+            return self._score(params, batch, real, self._allowed)
+
+    def computing(self, state: TrainState) -> Tree:
+        """A copy of the parameters as the updates compute with them."""
+        with jax.set_mesh(self.mesh):
+            return self._computing(state)
+
+    def params(self, state: TrainState, dtype: Any) -> Tree:
+        """The whole model's parameters, LoRA's factors merged in, sharded as in training."""
+        with jax.set_mesh(self.mesh):
+            return self._params(state, jnp.dtype(dtype))
+
+    # ------------------------------------------------------------ where arrays live
+
+    def state_shardings(self) -> TrainState:
+        return jax.tree.map(lambda x: x.sharding, self.abstract_state())
+
+    def abstract_state(self) -> TrainState:
+        """The state without its arrays: what to restore, and what to plan with."""
+        scalar = NamedSharding(self.mesh, PartitionSpec())
+        part = trained.abstract(self.specs[0], jnp.float32, self.mesh)
+        frozen = trained.abstract(self.specs[1], self.cfg.dtype, self.mesh)
+        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar)
+        moments = optax.tree.map_params(
+            self.optimizer,
+            lambda moment, param: jax.ShapeDtypeStruct(
+                moment.shape, moment.dtype, sharding=param.sharding
+            ),
+            jax.eval_shape(self.optimizer.init, part),
+            part,
+            transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=scalar),
+        )
+        return TrainState(part, frozen, moments, count, count, count)
+
+    def place(self, batch: Batch) -> Batch:
+        """This process's rows of a batch among those of all, on the devices."""
+
+        def put(x: Any, rows: int) -> Array:
+            placed = PartitionSpec(*(None,) * rows, RULES["batch"])
+            return jax.make_array_from_process_local_data(NamedSharding(self.mesh, placed), x)
+
+        axes = jax.tree.map(lambda _: 1, batch)  # of the rows, after that of the micro-batches
+        axes = replace(axes, tokens=replace(axes.tokens, positions=2))
+        return jax.tree.map(put, batch, axes)
+
+    # ------------------------------------------------------------ what is compiled
+
+    def _new_state(self, key: Array, params: Tree) -> TrainState:
+        part, frozen = trained.split(key, params, self.cfg, self.how)
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(part, frozen, self.optimizer.init(part), zero, zero, zero)
+
+    def _forward(self, params: Tree, batch: Batch, allowed: Array, *, entropy: bool) -> Any:
+        """Log-probabilities of every token given those before it, at its own place."""
+        slots = None
+        if batch.images is not None:
+            slots = qwen.encode_images(params, batch.images, cfg=self.cfg)
+        hidden = qwen.hidden_states(params, batch.tokens, slots, cfg=self.cfg)
+        targets = jnp.roll(batch.tokens.ids, -1, axis=1)
+        measure = token_logprobs_and_entropy if entropy else token_logprobs
+        found = measure(params, hidden, targets, cfg=self.cfg, allowed=allowed)
+        return jax.tree.map(lambda x: jnp.roll(x, 1, axis=1), found)
+
+    def _scores(
+        self, params: Tree, batch: Batch, real: Array, allowed: Array
+    ) -> tuple[Array, Array]:
+        def one(scanned: tuple[Batch, Array]) -> tuple[Array, Array]:
+            part, holds = scanned
+            shape = part.tokens.ids.shape
+            nothing = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+            run = partial(self._forward, params, part, allowed, entropy=True)
+            return jax.lax.cond(holds, run, lambda: nothing)
+
+        return jax.lax.map(one, (batch, real))
+
+    def _loss(self, part: Tree, frozen: Tree, batch: Batch, allowed: Array) -> Any:
+        params = trained.join(part, frozen)
+        entropy = self.objective.entropy > 0
+        found = self._forward(params, batch, allowed, entropy=entropy)
+        logprobs, spread = found if entropy else (found, None)
+        return loss_of(logprobs, spread, batch, self.objective)
+
+    def _step(
+        self, state: TrainState, batch: Batch, real: Array, allowed: Array
+    ) -> tuple[TrainState, Scalars]:
+        compute = _cast(state.trained, self.cfg.dtype)
+        gradient = jax.value_and_grad(self._loss, has_aux=True)
+        one = jax.tree.map(lambda x: x[0], batch)
+        sums = jax.eval_shape(self._loss, compute, state.frozen, one, allowed)
+        empty = (
+            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums),
+            self._placed(jax.tree.map(jnp.zeros_like, state.trained)),
+        )
+
+        def body(carry: Any, scanned: tuple[Batch, Array]) -> tuple[Any, None]:
+            part, holds = scanned
+
+            def run(carry: Any) -> Any:
+                return jax.tree.map(
+                    lambda total, new: total + new.astype(total.dtype),
+                    carry,
+                    gradient(compute, state.frozen, part, allowed),
+                )
+
+            return jax.lax.cond(holds, run, lambda carry: carry, carry), None
+
+        ((loss, watched), gradients), _ = jax.lax.scan(body, empty, (batch, real))
+        return self._apply(state, loss, watched, self._placed(gradients))
+
+    def _apply(
+        self, state: TrainState, loss: Array, watched: Scalars, gradients: Tree
+    ) -> tuple[TrainState, Scalars]:
+        norm = optax.global_norm(gradients)
+        sound = jnp.isfinite(norm) & jnp.isfinite(loss)
+        changes, moments = self.optimizer.update(gradients, state.moments, state.trained)
+
+        def keep(new: Array, old: Array) -> Array:
+            return jnp.where(sound, new, old)
+
+        new = TrainState(
+            trained=jax.tree.map(keep, optax.apply_updates(state.trained, changes), state.trained),
+            frozen=state.frozen,
+            moments=jax.tree.map(keep, moments, state.moments),
+            updates=state.updates + sound,
+            refused=jnp.where(sound, 0, state.refused + 1),
+            ever_refused=state.ever_refused + ~sound,
+        )
+        counts = {"refused": new.refused.astype(jnp.float32)}
+        return new, {"loss": loss, "gradient_norm": norm, **watched, **counts}
+
+    def _placed(self, tree: Tree) -> Tree:
+        return jax.lax.with_sharding_constraint(tree, trained.shardings(self.specs[0], self.mesh))
+
+
+def _model(state: TrainState, dtype: Any) -> Tree:
+    params = trained.merged(trained.join(state.trained, state.frozen))
+    return _cast(params, dtype)
+
+
+def _cast(tree: Tree, dtype: Any) -> Tree:
+    return jax.tree.map(lambda x: x.astype(dtype), tree)

@@ -1,0 +1,119 @@
+"""Advantages and the loss against the published formulas in float64, and by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lfpc_jax.grpo.advantage import group_advantages
+from lfpc_jax.grpo.objective import Objective, loss_of
+from lfpc_jax.trajectory import Batch, Tokens
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ((1.0, 0.0), (1.0, -1.0)),
+        ((2.0, 2.0, 2.0), (0.0, 0.0, 0.0)),
+        ((0.1 + 0.2, 0.3), (0.0, 0.0)),  # equal but for rounding
+        ((0.0, 0.0, 0.0, 2.0), (-1 / 3**0.5,) * 3 + (3**0.5,)),  # mean 1/2, deviation sqrt(3)/2
+        ((1.0, None, 0.0), (1.0, np.nan, -1.0)),
+        ((None, 1.0), (np.nan, 0.0)),
+        ((None, None), (np.nan, np.nan)),
+    ],
+)
+def test_advantages_by_hand(rewards, expected):
+    np.testing.assert_allclose(group_advantages(rewards), expected, atol=1e-12)
+
+
+def batch(rng, B=3, T=11, **more) -> tuple[Batch, np.ndarray]:
+    empty = Tokens(*(np.zeros(1),) * 4)
+    sampled = rng.random((B, T)) < 0.6
+    weights = np.where(sampled, rng.random((B, T)), 0)
+    weights /= weights.sum()
+    logprobs = -2 + rng.standard_normal((B, T))
+    near = {name: logprobs + 0.4 * rng.standard_normal((B, T)) for name in ("sampler", "old")}
+    advantages = np.broadcast_to(rng.standard_normal((B, 1)), (B, T))
+    arrays = {"weights": weights, "advantages": advantages, **near} | more
+    arrays = {name: np.asarray(x, np.float32) for name, x in arrays.items()}
+    return Batch(empty, None, **arrays), logprobs.astype(np.float32)
+
+
+def published(logprobs, b: Batch, low, high, cap) -> float:
+    """The clipped surrogate, one token after the other."""
+    total = 0.0
+    for i, t in np.ndindex(logprobs.shape):
+        w, A = float(b.weights[i, t]), float(b.advantages[i, t])
+        if not w:
+            continue
+        ratio = np.exp(float(logprobs[i, t]) - float(b.old[i, t]))
+        gain = min(ratio * A, min(max(ratio, 1 - low), 1 + high) * A)
+        if cap is not None:
+            gain *= min(np.exp(float(b.old[i, t]) - float(b.sampler[i, t])), cap)
+        total -= w * gain
+    return total
+
+
+@pytest.mark.parametrize("cap", [None, 1.2])
+@pytest.mark.parametrize(("low", "high"), [(0.2, 0.2), (0.2, 0.28), (0.05, 0.5)])
+def test_the_surrogate_is_the_published_one(low, high, cap):
+    how = Objective(clip_low=low, clip_high=high, importance_cap=cap)
+    for seed in range(5):
+        b, logprobs = batch(np.random.default_rng(seed))
+        loss, _ = loss_of(jnp.asarray(logprobs), None, b, how)
+        assert float(loss) == pytest.approx(published(logprobs, b, low, high, cap), rel=1e-5)
+
+
+def test_kl_and_entropy_are_added():
+    rng = np.random.default_rng(0)
+    b, logprobs = batch(rng, reference=-2 + rng.standard_normal((3, 11)))
+    entropy = rng.random((3, 11)).astype(np.float32)
+    plain, _ = loss_of(jnp.asarray(logprobs), None, b, Objective())
+    both, watched = loss_of(jnp.asarray(logprobs), jnp.asarray(entropy), b,
+                            Objective(kl=0.3, entropy=0.7))  # fmt: skip
+    w = b.weights.astype(np.float64)
+    away = b.reference.astype(np.float64) - logprobs
+    kl = (w * (np.exp(away) - away - 1)).sum()
+    spread = (w * entropy).sum()
+    assert float(both) == pytest.approx(float(plain) + 0.3 * kl - 0.7 * spread, rel=1e-5)
+    assert float(watched["reference_kl"]) == pytest.approx(kl, rel=1e-5)
+    assert float(watched["entropy"]) == pytest.approx(spread, rel=1e-5)
+
+
+def test_what_is_watched_by_hand():
+    """Three tokens of weights 1/2, 1/4, 1/4 and ratios 2, 1/2, 1 with advantages 1, -1, 1."""
+    empty = Tokens(*(np.zeros(1),) * 4)
+    f = lambda *x: np.array([x], np.float32)  # noqa: E731
+    old = f(-1, -1, -1)
+    b = Batch(empty, None, f(0.5, 0.25, 0.25), f(1, -1, 1), old - f(0.1, 0, 0), old=old)
+    logprobs = old + np.log(f(2, 0.5, 1))
+    loss, watched = loss_of(jnp.asarray(logprobs), None, b, Objective())
+    # clipped to 1.2 and 0.8: gains 1.2, -0.8, 1
+    assert float(loss) == pytest.approx(-(0.6 - 0.2 + 0.25), rel=1e-6)
+    assert float(watched["clipped_high"]) == 0.5
+    assert float(watched["clipped_low"]) == 0.25
+    assert float(watched["sampler_apart"]) == pytest.approx(0.05, rel=1e-5)
+    kl = 0.5 * (2 - 1 - np.log(2)) + 0.25 * (0.5 - 1 - np.log(0.5))
+    assert float(watched["change_kl"]) == pytest.approx(kl, rel=1e-5)
+
+
+def test_without_old_the_policy_itself_is_the_old_one_and_padding_may_hold_anything():
+    b, logprobs = batch(np.random.default_rng(1))
+    b = Batch(b.tokens, None, b.weights, b.advantages, b.sampler)
+    poisoned = np.where(b.weights > 0, logprobs, np.nan).astype(np.float32)
+    loss, watched = loss_of(jnp.asarray(poisoned), None, b, Objective())
+    assert float(loss) == pytest.approx(-float((b.weights * b.advantages).sum()), rel=1e-5)
+    assert float(watched["change_kl"]) == 0
+
+
+def test_fine_tuning_is_the_mean_negative_log_probability():
+    b, logprobs = batch(np.random.default_rng(2))
+    loss, _ = loss_of(jnp.asarray(logprobs), None, b, Objective(kind="sft"))
+    assert float(loss) == pytest.approx(-float((b.weights * logprobs).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"clip_low": 0.0}, {"clip_high": 0.0}, {"kl": -1.0}, {"importance_cap": 0.5}]
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"must lie|would shrink"):
+        Objective(**wrong)

@@ -1,0 +1,255 @@
+"""Updates against PyTorch's autograd through transformers' model, and against one another."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+import torch
+from grpo import episodes
+from model import helpers
+
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.objective import Objective
+from lfpc_jax.grpo.packing import pack
+from lfpc_jax.grpo.trained import LoRA, Trained, join, merged
+from lfpc_jax.grpo.update import Learner
+from lfpc_jax.model import spec
+from lfpc_jax.shapes import Buckets, TrainShapes
+
+REWARDS = {3: (1.0, 0.0, 2.0), 4: (0.0, 1.0, None, 1.0), 2: (1.0, 0.0)}
+PACKED = TrainShapes(96, 2, Buckets((24,)))
+ALONE = TrainShapes(96, 1, Buckets((1, 24)))  # one window fills it, so one picture does
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    hf_config = reference.random_config(3, tied=True, num_hidden_layers=2)
+    hf = reference.random_model(hf_config, 3)
+    cfg = helpers.read_config(hf_config, tmp_path_factory.mktemp("config"), dtype="float32")
+    return hf, cfg, helpers.parameters(hf, cfg)
+
+
+def learner(cfg, objective=None, how=None, mesh=None, optimizer=None):
+    return Learner(
+        cfg,
+        optimizer or optax.sgd(1.0),
+        objective=objective or Objective(),
+        how=how or Trained(),
+        allowed=np.arange(cfg.text.vocab) < reference.IMAGE,
+        mesh=mesh or make_mesh(devices=jax.devices()[:1]),
+    )
+
+
+def copied(params):
+    return jax.tree.map(jnp.array, params)
+
+
+def scored(seed=0, sizes=(3, 2, 4)):
+    return [Scored.of(g, REWARDS[len(g.trajectories)]) for g in episodes.groups(seed, sizes)]
+
+
+def items(found, aggregate="token"):
+    counts = np.array([one.counted for one in found]).sum(axis=0).tolist()
+    return items_of(found, aggregate=aggregate, episodes=counts[0], tokens=counts[1])
+
+
+def packed(cfg, found, shapes=PACKED, shards=1, **how):
+    return pack(
+        items(found, **how), shapes, helpers.processor(cfg), shards=shards,
+        image_token=cfg.image_token,
+    )  # fmt: skip
+
+
+def with_old(made, batch, real, state, seed=0):
+    """Old log-probabilities a little off the policy's, by episode, so that ratios clip."""
+    old, _ = made.scores(made.computing(state), made.place(batch), real)
+    off = np.zeros_like(batch.weights)
+    for at in np.ndindex(off.shape):
+        off[at] = 0.4 * np.sin(7 * batch.advantages[at] + 3.0 * batch.tokens.ids[at])
+    return replace(batch, old=np.asarray(old) + np.where(batch.weights > 0, off, 0))
+
+
+def torch_surrogate(hf, cfg, found, old_of, aggregate="token", low=0.2, high=0.2):
+    """The mean over sampled tokens, episode by episode, of the published formula."""
+    counts = np.array([one.counted for one in found]).sum(axis=0).tolist()
+    loss = torch.zeros((), dtype=torch.float64)
+    for one in found:
+        for trajectory, crops, advantage in zip(
+            one.group.trajectories, one.group.crops, one.advantages
+        ):
+            if np.isnan(advantage):
+                continue
+            shown = [] if one.group.shown is None else [one.group.shown]
+            prompt = reference.Prompt(trajectory.ids, [*shown, *crops])
+            inputs = reference.model_inputs([prompt], len(trajectory.ids))
+            logits = hf(**inputs, use_cache=False).logits[0].double()
+            logits = logits[:, : reference.IMAGE]
+            at = torch.tensor(np.flatnonzero(trajectory.sampled))
+            ids = torch.tensor(trajectory.ids[at].astype(np.int64))
+            logprobs = logits[at - 1].log_softmax(-1).gather(1, ids[:, None])[:, 0]
+            off = 0.4 * np.sin(7 * np.float32(advantage) + 3.0 * trajectory.ids[at])
+            old = logprobs.detach() + torch.tensor(off) * old_of
+            ratio = (logprobs - old).exp()
+            gain = torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+            share = counts[1] if aggregate == "token" else counts[0] * len(at)
+            loss = loss - gain.sum() / share
+    return loss
+
+
+def close(ours, theirs, tolerance):
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs)):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        scale = np.linalg.norm(b)
+        error = np.linalg.norm(a - b) / (scale or 1.0)
+        assert error <= tolerance, (jax.tree_util.keystr(path), error, scale)
+
+
+@pytest.mark.parametrize("aggregate", ["token", "sequence"])
+def test_loss_and_gradients_equal_torchs(model, aggregate):
+    """Of the whole tree, vision tower included; a trace without decay holds the last gradient."""
+    hf, cfg, params = model
+    found = scored()
+    hf.zero_grad()
+    loss = torch_surrogate(hf, cfg, found, 1.0, aggregate)
+    loss.backward()
+    gradients = {reference.published_name(name): p.grad for name, p in hf.named_parameters()}
+
+    def theirs(param):
+        layers = [param.from_hf(gradients[name].numpy()) for name in param.hf_names]
+        return np.stack(layers) if param.stack else layers[0]
+
+    expected = jax.tree.map(theirs, spec.spec_tree(cfg), is_leaf=spec.is_param)
+    made = learner(cfg, optimizer=optax.trace(0.0))
+    state = made.start(copied(params), jax.random.key(0))
+    batch, real = packed(cfg, found, aggregate=aggregate)
+    assert real.sum() < len(items(found)), "nothing was packed"
+    batch = with_old(made, batch, real, state)
+    after, metrics = made.update(state, made.place(batch), real)
+    assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-4)
+    assert float(metrics["clipped_high"]) > 0.05
+    assert float(metrics["clipped_low"]) > 0.05
+    close(after.moments.trace, expected, 1e-4)
+    norm = np.sqrt(sum((g.double() ** 2).sum().item() for g in gradients.values()))
+    assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
+
+
+def three_steps(cfg, params, shapes=PACKED, mesh=None, micro=None, how=None):
+    """With an epsilon that keeps Adam from blowing up the rounding of gradients that are 0, such as
+    that of the keys' biases."""
+    made = learner(cfg, mesh=mesh, how=how, optimizer=optax.adam(1e-2, eps=1e-3))
+    placed = jax.device_put(copied(params), spec.shardings(cfg, made.mesh))
+    state = made.start(placed, jax.random.key(0))
+    shards = made.mesh.shape["data"] * made.mesh.shape["fsdp"]
+    batch, real = packed(cfg, scored(), shapes, shards)
+    assert micro is None or real.sum() == micro
+    for _ in range(3):
+        placed = made.place(with_old(made, batch, real, state))
+        state, _ = made.update(state, placed, real)
+    assert int(state.updates) == 3
+    return jax.device_get(made.params(state, jnp.float32))
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    _, cfg, params = model
+    return three_steps(cfg, params)
+
+
+def test_alone_equals_packed(model, expected):
+    _, cfg, params = model
+    close(three_steps(cfg, params, ALONE), expected, 1e-5)
+
+
+@pytest.mark.parametrize(("rows", "micro"), [(1, 3), (4, 1)])
+def test_the_number_of_micro_batches_changes_nothing(model, expected, rows, micro):
+    _, cfg, params = model
+    shapes = replace(PACKED, rows=rows)
+    close(three_steps(cfg, params, shapes, micro=micro), expected, 1e-5)
+
+
+def test_a_mesh_changes_nothing(model, expected):
+    _, cfg, params = model
+    close(three_steps(cfg, params, mesh=make_mesh(2, 2, 2)), expected, 1e-5)
+
+
+def test_a_frozen_tower_stays_and_the_rest_learns(model, expected):
+    _, cfg, params = model
+    after = three_steps(cfg, params, how=Trained(vision=False))
+    close(after["vision"], params["vision"], 0.0)
+    moved = np.abs(np.asarray(after["text"]["gate"]["w"]) - params["text"]["gate"]["w"]).max()
+    assert moved > 1e-3
+
+
+def test_lora_starts_at_the_model_and_changes_its_projections_alone(model):
+    _, cfg, params = model
+    how = Trained(lora=LoRA(rank=2, projections=("q", "down", "o")))
+    made = learner(cfg, how=how)
+    state = made.start(copied(params), jax.random.key(1))
+    close(jax.device_get(made.params(state, jnp.float32)), params, 0.0)
+    after = three_steps(cfg, params, how=how)
+    changed = {
+        path[-2].key
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(after), jax.tree.leaves(params))
+        if not np.array_equal(a, b)
+    }
+    assert changed == {"q", "down", "o"}
+    delta = np.asarray(after["text"]["down"]["w"] - params["text"]["down"]["w"])
+    assert np.linalg.matrix_rank(delta[0], tol=1e-4 * np.linalg.norm(delta[0])) == 2
+
+
+def test_factors_compute_what_their_merged_weights_do(model):
+    _, cfg, params = model
+    how = Trained(lora=LoRA(rank=3))
+    made = learner(cfg, how=how)
+    state = made.start(copied(params), jax.random.key(1))
+    noisy = jax.tree.map(
+        lambda x: x + 0.05 * jax.random.normal(jax.random.key(2), x.shape), state.trained
+    )
+    batch, real = packed(cfg, scored())
+    both = join(noisy, state.frozen)
+    apart = [made.scores(tree, made.place(batch), real)[0] for tree in (both, merged(both))]
+    np.testing.assert_allclose(*apart, atol=2e-4)
+    assert np.abs(apart[0] - made.scores(params, made.place(batch), real)[0]).max() > 1e-2
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(model):
+    _, cfg, params = model
+    made = learner(cfg, optimizer=optax.adam(1e-2))
+    state = made.start(copied(params), jax.random.key(0))
+    batch, real = packed(cfg, scored())
+    sound = made.place(with_old(made, batch, real, state))
+    broken = replace(sound, advantages=sound.advantages.at[0, 0].set(jnp.nan))
+    state, _ = made.update(state, sound, real)
+    before = jax.device_get((state.trained, state.moments))
+    for count in (1, 2):
+        state, metrics = made.update(state, broken, real)
+        assert int(metrics["refused"]) == int(state.refused) == count
+    close(jax.device_get((state.trained, state.moments)), before, 0.0)
+    state, metrics = made.update(state, sound, real)
+    assert int(metrics["refused"]) == 0
+    assert (int(state.updates), int(state.ever_refused)) == (2, 2)
+
+
+def test_scores_and_entropy_equal_torchs(model):
+    hf, cfg, params = model
+    found = scored()
+    made = learner(cfg)
+    batch, real = packed(cfg, found)
+    logprobs, entropy = made.scores(params, made.place(batch), real)
+    ours = np.sort(np.asarray(logprobs)[batch.weights > 0])
+    spread = np.sort(np.asarray(entropy)[batch.weights > 0])
+    theirs, entropies = [], []
+    for item in items(found):
+        prompt = reference.Prompt(item.trajectory.ids, [one.pixels for one in item.pictures])
+        logits = reference.logits(hf, [prompt], len(prompt.ids))[0][:, : reference.IMAGE]
+        at = np.flatnonzero(item.trajectory.sampled)
+        all_of_them = torch.tensor(logits).double().log_softmax(-1).numpy()[at - 1]
+        theirs += all_of_them[np.arange(len(at)), prompt.ids[at]].tolist()
+        entropies += (-np.exp(all_of_them) * all_of_them).sum(-1).tolist()
+    np.testing.assert_allclose(ours, np.sort(theirs), atol=1e-4)
+    np.testing.assert_allclose(spread, np.sort(entropies), atol=1e-4)
