@@ -1,0 +1,76 @@
+"""Screenshots of a report's page in a headless Chromium, at desktop and phone width, light and dark.
+
+    python bench/report_screens.py PAGE OUT_STEM
+
+Writes OUT_STEM.png (an episode), OUT_STEM-curves.png, OUT_STEM-compare.png, OUT_STEM-phone.png and
+OUT_STEM-dark.png. Needs `playwright` (a Python package) and any Chromium on the machine, found by
+name on PATH or named by the environment variable CHROMIUM.
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
+DESKTOP, PHONE = (1440, 900), (390, 844)
+
+
+def find_chromium() -> str | None:
+    named = os.environ.get("CHROMIUM")
+    return named or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def shot(browser: Browser, page: Path, place: str, out: Path, **how: object) -> None:
+    """`how`: size, dark, keys to press, a script to run before, full for the whole page."""
+    width, height = how.get("size", DESKTOP)  # type: ignore[misc]
+    view = browser.new_page(
+        viewport={"width": width, "height": height},
+        device_scale_factor=2 if width < 500 else 1.5,
+        color_scheme="dark" if how.get("dark") else "light",
+    )
+    view.goto(f"{page.resolve().as_uri()}#{place}")
+    for key in how.get("keys", ()):  # type: ignore[attr-defined]
+        view.keyboard.press(key)
+    if script := how.get("script"):
+        view.evaluate(str(script))
+    _settle(view)
+    view.screenshot(path=str(out), full_page=bool(how.get("full")))
+    view.close()
+    print(f"wrote {out}")
+
+
+def _settle(view: Page) -> None:
+    view.evaluate("Promise.all([...document.images].map((image) => image.decode().catch(() => 0)))")
+    view.wait_for_timeout(150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("page", type=Path)
+    parser.add_argument("stem", type=Path)
+    parser.add_argument("--episode", type=int, default=0)
+    args = parser.parse_args()
+    chromium = find_chromium()
+    if chromium is None:
+        raise SystemExit("no Chromium on PATH; install one, or name it in CHROMIUM")
+    stem, page, chosen = args.stem, args.page, f"episodes/{args.episode}"
+
+    def out(kind: str) -> Path:
+        return stem.with_name(f"{stem.name}{kind}.png")
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
+        shot(browser, page, chosen, out(""))
+        shot(browser, page, "curves", out("-curves"))
+        shot(browser, page, "compare", out("-compare"))
+        shot(browser, page, chosen, out("-phone"), size=PHONE)
+        shot(browser, page, chosen, out("-dark"), dark=True, keys=("o",))
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

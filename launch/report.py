@@ -1,0 +1,8 @@
+"""Curves and episodes of runs as a page; see lfpc_jax/cli/report.py."""
+
+import sys
+
+from lfpc_jax.cli.report import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Training curves and every episode of one or several runs, as one HTML page and PNG plots.
+
+    report.py RUN... [--out FILE] [--model DIR] [--episodes N] [--parts PATTERN]
+
+RUN is a folder of train.py or evaluate.py. The page needs no network and no server. By default it
+is RUN/report.html, or report.html here for several runs; the plots lie beside it. What cannot be
+read is said, on the page too, and left out.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lfpc_jax.cli import progress
+from lfpc_jax.report import document, plots
+from lfpc_jax.report.album import Album
+from lfpc_jax.report.conversation import Reader
+from lfpc_jax.report.episodes import Episodes
+from lfpc_jax.report.problems import Problem
+from lfpc_jax.report.run import Run, open_run
+
+_PRINTED = 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        return report(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page; plots lie beside it")
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="the tokenizer of runs that have none of their own"
+    )
+    parser.add_argument(
+        "--episodes", type=int, default=500, metavar="N", help="at most, of all runs together"
+    )
+    parser.add_argument(
+        "--parts", default="*", metavar="PATTERN", help="of the trajectories, as 'validation-*'"
+    )
+    parser.add_argument(
+        "--side", type=int, default=1024, metavar="PIXELS", help="of originals on the page"
+    )
+    return parser
+
+
+def report(args: argparse.Namespace) -> int:
+    if args.episodes < 0 or args.side < 64:
+        raise ValueError(
+            f"--episodes {args.episodes}, --side {args.side}: need at least 0 episodes and 64 pixels"
+        )
+    out = args.out or (args.runs[0] if len(args.runs) == 1 else Path()) / "report.html"
+    # ------------------------------------------------------------------ the runs
+    runs = [open_run(folder, args.model) for folder in args.runs]
+    names = _names(runs)
+    # ------------------------------------------------------------------ their episodes
+    episodes = Episodes(Album(side=args.side, crop_side=max(64, args.side // 2)))
+    with progress.bar("episodes", args.episodes) as advance:
+        for number, run in enumerate(runs):
+            reader = Reader(run.tokenizer)
+            for part, group in run.groups(args.parts, args.episodes // len(runs)):
+                where = str(run.folder / "trajectories" / f"{part}.jsonl")
+                episodes.add(number, part, where, group, reader)
+                advance(len(group.trajectories))
+    # ------------------------------------------------------------------ the page
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files = plots.plot({name: run.curves for name, run in zip(names, runs)}, out.with_suffix(""))
+    document.write(out, runs, names, episodes)
+    _say_problems(document.all_problems(runs, episodes))
+    pictures = len(episodes.album.urls)
+    size = out.stat().st_size / 1e6
+    print(f"wrote {out}: {len(episodes.lines)} episodes, {pictures} pictures, {size:.1f} MB")
+    for file in files:
+        print(f"wrote {file}")
+    return 0
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """The folders' names, with a number behind those that occur twice."""
+    found: list[str] = []
+    for run in runs:
+        name, number = run.name, 2
+        while name in found:
+            name, number = f"{run.name} ({number})", number + 1
+        found.append(name)
+    return found
+
+
+def _say_problems(problems: Sequence[Problem]) -> None:
+    for problem in problems[:_PRINTED]:
+        print(f"note: {problem}", file=sys.stderr)
+    if len(problems) > _PRINTED:
+        print(f"note: and {len(problems) - _PRINTED} more, on the page", file=sys.stderr)

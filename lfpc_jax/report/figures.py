@@ -1,0 +1,133 @@
+"""Which metrics are drawn together, and what they are called: one table for page and plots.
+
+The first two figures are the paper's Figures 5 and 6. Metrics that no panel names are drawn under
+"Other", one panel each, by their own names.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot of one metric."""
+
+    name: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`key` names the figure's file, `groups` whose further metrics are drawn in it as well."""
+
+    key: str
+    title: str
+    note: str
+    panels: tuple[Panel, ...]
+    groups: tuple[str, ...] = ()
+
+
+_IOU = Panel("crop/iou", "Crop IoU")
+_OVERLAP = Panel("crop/overlap", "Crop overlap with the target")
+
+FIGURES = (
+    Figure(
+        "rewards",
+        "Rewards and tool use",
+        "as in the paper's Figure 5",
+        (
+            Panel("reward/total", "Reward"),
+            Panel("reward/accuracy", "Accuracy"),
+            Panel("reward/format", "Format"),
+            Panel("reward/tool", "Tool"),
+            Panel("reward/r_geo", "Grounding"),
+            Panel("reward/r_iou", "Grounding: conditional IoU"),
+            Panel("reward/r_l1", "Grounding: corners"),
+            Panel("crop/count", "Tool calls an episode"),
+            Panel("crop/rate", "Episodes with a crop"),
+            _IOU,
+            _OVERLAP,
+        ),
+        ("reward",),
+    ),
+    Figure(
+        "crops",
+        "How the crops fit",
+        "as in the paper's Figure 6",
+        (
+            _IOU,
+            _OVERLAP,
+            Panel("crop/area_ratio", "Box area, share of the image"),
+            Panel("crop/tokens", "Visual tokens of a crop"),
+            Panel("crop/invalid", "Calls refused"),
+        ),
+        ("crop",),
+    ),
+    Figure(
+        "validation",
+        "Validation",
+        "on records that are never trained on",
+        (
+            Panel("validation/accuracy", "Accuracy"),
+            Panel("validation/blank_accuracy", "Accuracy with blank crops"),
+            Panel("validation/gap", "What the crops are worth"),
+            Panel("validation/iou", "Crop IoU"),
+            Panel("validation/overlap", "Crop overlap"),
+            Panel("validation/area_ratio", "Box area, share of the image"),
+        ),
+        ("validation",),
+    ),
+    Figure(
+        "episodes",
+        "Episodes",
+        "how long they are, how they end, and why calls were refused",
+        (
+            Panel("episode/turns", "Turns"),
+            Panel("episode/tokens", "Sampled tokens"),
+        ),
+        ("episode", "end", "fault"),
+    ),
+    Figure(
+        "update",
+        "Update",
+        "",
+        (
+            Panel("update/loss", "Loss"),
+            Panel("update/grad_norm", "Gradient norm"),
+            Panel("update/clip_share", "Clipped tokens"),
+            Panel("update/kl", "KL"),
+            Panel("update/entropy", "Entropy"),
+            Panel("update/learning_rate", "Learning rate"),
+        ),
+        ("update",),
+    ),
+    Figure("time", "Time", "seconds", (), ("time",)),
+)
+OTHER = Figure("other", "Other", "metrics of other names", ())
+
+
+def arrange(names: Iterable[str]) -> list[Figure]:
+    """The figures with the panels that some run has; figures without any are left out."""
+    known = dict.fromkeys(names)
+    placed: set[str] = set()
+    found = []
+    for figure in FIGURES:
+        panels = [panel for panel in figure.panels if panel.name in known]
+        listed = {panel.name for other in FIGURES for panel in other.panels}
+        for name in sorted(known):
+            group, _, own = name.partition("/")
+            if name not in listed and own and group in figure.groups:
+                panels.append(Panel(name, _words(group, own)))
+        placed |= {panel.name for panel in panels}
+        if panels:
+            found.append(Figure(figure.key, figure.title, figure.note, tuple(panels)))
+    rest = tuple(Panel(name, name) for name in sorted(known) if name not in placed)
+    return [*found, Figure(OTHER.key, OTHER.title, OTHER.note, rest)] if rest else found
+
+
+_PREFIXES = {"end": "Ended: ", "fault": "Refused: "}
+
+
+def _words(group: str, own: str) -> str:
+    text = own.replace("_", " ")
+    return _PREFIXES[group] + text if group in _PREFIXES else text[:1].upper() + text[1:]

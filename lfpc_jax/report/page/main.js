@@ -1,0 +1,91 @@
+// The bar, the views behind it, and the keyboard.
+
+const TABS = { curves: ["Curves", curvesView], episodes: ["Episodes", browserView], compare: ["Compare", compareView], notes: ["Notes", notesView] };
+const KEYS = [
+  ["1 2 3 4", "curves, episodes, compare, notes"],
+  ["j k", "next and previous episode or question (also ↓ ↑)"],
+  ["[ ]", "previous and next rollout of the same question"],
+  ["o", "the original, or the image as the model saw it"],
+  ["b t", "crop boxes and target boxes on and off"],
+  ["/", "search"],
+  ["?", "these keys"],
+];
+const view = document.getElementById("view");
+let current = null, tab = "";
+
+function notesView() {
+  const problems = INDEX.problems.map((problem) => {
+    const cut = problem.indexOf(": ");
+    return h("li", {}, h("b", {}, readable(problem.slice(0, cut))), readable(problem.slice(cut + 2)));
+  });
+  const settings = INDEX.runs.map((run, number) => h("details", {},
+    h("summary", { style: { "--run": runColour(number) } }, h("i", { class: "dot" }), run.name),
+    h("p", {}, readable(run.folder)), h("pre", {}, run.config === null ? "no config.json" : readable(JSON.stringify(run.config, null, 2)))));
+  return h("div", { class: "notes" }, h("h2", {}, "Left out of this report"),
+    problems.length ? h("ul", { class: "problems" }, problems) : h("p", {}, "Nothing: everything could be read."),
+    INDEX.unlisted > 0 && h("p", {}, `And ${INDEX.unlisted} more like these.`), h("h2", {}, "Settings"), settings);
+}
+
+function show(name) {
+  if (!(name in TABS)) name = INDEX.figures.length ? "curves" : "episodes";
+  hideTip();
+  tab = name;
+  for (const link of document.querySelectorAll("#tabs a")) {
+    if (link.dataset.tab === name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+  }
+  current = TABS[name][1]();
+  view.replaceChildren(current);
+  if (current.shown) current.shown();
+  window.scrollTo(0, 0);
+}
+
+function follow_hash() {
+  const [name, number] = location.hash.slice(1).split("/");
+  if (name === "episodes" && number in INDEX.episodes) chosen.episode = Number(number);
+  show(name);
+}
+
+function redrawStages(change) {
+  change();
+  document.querySelectorAll(".stage").forEach((one) => one.redraw());
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const typing = event.target.matches("input, select, textarea");
+  if (event.key === "Escape") { hideTip(); event.target.blur(); return; }
+  if (typing || document.querySelector("dialog[open]")) return;
+  const by = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];
+  if (by && current.move) current.move(by);
+  else if ("[]".includes(event.key) && current.rollout) current.rollout(event.key === "]" ? 1 : -1);
+  else if ("1234".includes(event.key)) location.hash = "#" + Object.keys(TABS)[Number(event.key) - 1];
+  else if (event.key === "o") redrawStages(() => { look.view = look.view === "original" ? "shown" : "original"; });
+  else if (event.key === "b") redrawStages(() => { look.boxes = !look.boxes; });
+  else if (event.key === "t") redrawStages(() => { look.targets = !look.targets; });
+  else if (event.key === "/" && document.querySelector("[data-filter=text]")) document.querySelector("[data-filter=text]").focus();
+  else if (event.key === "?") document.getElementById("keys").showModal();
+  else return;
+  event.preventDefault();
+});
+
+function start() {
+  const names = INDEX.runs.map((run) => run.name);
+  document.title = names.join(", ") + " – lfpc_jax report";
+  document.getElementById("name").append(names.length > 2 ? names.length + " runs" : names.join(" and "), h("span", {}, "lfpc_jax"));
+  for (const [name, [text]] of Object.entries(TABS)) {
+    document.getElementById("tabs").append(h("a", { href: "#" + name, "data-tab": name }, text, name === "notes" && INDEX.problems.length > 0 ? ` (${INDEX.problems.length + INDEX.unlisted})` : ""));
+  }
+  const keys = document.getElementById("keys");
+  keys.append(h("table", {}, KEYS.map(([key, what]) => h("tr", {}, h("td", {}, key.split(" ").map((one) => [h("kbd", {}, one), " "])), h("td", {}, what)))));
+  keys.addEventListener("click", () => keys.close());
+  document.getElementById("help").addEventListener("click", () => keys.showModal());
+  window.addEventListener("hashchange", follow_hash);
+  let width = window.innerWidth;
+  window.addEventListener("resize", () => {
+    if (window.innerWidth !== width && tab === "curves") document.querySelectorAll(".panel svg").forEach((svg) => svg.redraw());
+    width = window.innerWidth;
+  });
+  follow_hash();
+}
+
+start();

@@ -1,0 +1,85 @@
+"""Training curves as PNG files, one a figure, several runs over one another."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lfpc_jax.report.figures import Figure, arrange
+from lfpc_jax.report.metrics import Curve
+
+RUN_COLOURS = ("#3b6fb6", "#c8553d", "#3f8f63", "#8a5fb0", "#b98a1c", "#3a8c99")
+"""The first run's, the second's, and so on round; the page has the same."""
+
+_COLUMNS = 4
+_GREY = "#6b6b6b"
+
+
+def plot(curves: Mapping[str, Sequence[Curve]], stem: Path) -> list[Path]:
+    """`curves` by run. Writes `<stem>-<figure>.png` for each figure that has a curve."""
+    figures = arrange(curve.name for run in curves.values() for curve in run)
+    return [_draw(figure, curves, stem) for figure in figures]
+
+
+def _draw(figure: Figure, curves: Mapping[str, Sequence[Curve]], stem: Path) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(_COLUMNS, len(figure.panels))
+    rows = math.ceil(len(figure.panels) / columns)
+    canvas = Canvas(figsize=(3.1 * columns + 0.4, 2.3 * rows + 0.9), layout="constrained")
+    FigureCanvasAgg(canvas)
+    axes = canvas.subplots(rows, columns, squeeze=False)
+    lines: dict[str, Any] = {}
+    for place, panel in enumerate(figure.panels):
+        ax = axes[place // columns][place % columns]
+        for number, (run, own) in enumerate(curves.items()):
+            for curve in own:
+                if curve.name == panel.name:
+                    lines.setdefault(run, _line(ax, curve, number))
+        _dress(ax, panel.title)
+    for place in range(len(figure.panels), rows * columns):
+        axes[place // columns][place % columns].set_axis_off()
+    note = f" ({figure.note})" if figure.note else ""
+    canvas.suptitle(f"{figure.title}{note}".replace("$", r"\$"), fontsize=11, x=0.01, ha="left")
+    if len(curves) > 1:
+        # matplotlib drops labels that begin with "_" and reads "$" as mathematics
+        labels = [f" {run}".replace("$", r"\$") for run in lines]
+        canvas.legend(
+            list(lines.values()),
+            labels,
+            loc="outside lower left",
+            ncols=min(4, len(lines)),
+            frameon=False,
+            fontsize=9,
+        )
+    file = stem.with_name(f"{stem.name}-{figure.key}.png")
+    canvas.savefig(file, dpi=150)
+    return file
+
+
+def _line(ax: Any, curve: Curve, number: int) -> Any:
+    """Training as a line; what is measured now and then as a dashed one with its points."""
+    apart = curve.kind != "train"
+    style = {"linestyle": "--", "marker": "o", "markersize": 3} if apart else {"linestyle": "-"}
+    if len(curve.steps) == 1:
+        style["marker"] = "o"
+    [line] = ax.plot(
+        curve.steps,
+        curve.values,
+        color=RUN_COLOURS[number % len(RUN_COLOURS)],
+        linewidth=1.4,
+        **style,
+    )
+    return line
+
+
+def _dress(ax: Any, title: str) -> None:
+    ax.set_title(title.replace("$", r"\$"), fontsize=9.5, loc="left")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#bbbbbb")
+    ax.tick_params(labelsize=8, colors=_GREY, length=3)
+    ax.grid(axis="y", color="#ececec", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_xlabel("step", fontsize=8, color=_GREY)

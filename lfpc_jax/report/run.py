@@ -1,0 +1,169 @@
+"""A run's folder, opened for a report: as much of it as is there and can be read.
+
+    RUN/config.json  metrics.jsonl  trajectories/  tokenizer/
+
+None of them must exist, but what is missing is a `Problem`. Evaluation folders have the same shape.
+"""
+
+import fnmatch
+import json
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lfpc_jax.processing.tokenizer import Tokenizer
+from lfpc_jax.report import metrics
+from lfpc_jax.report.metrics import Curve
+from lfpc_jax.report.problems import Problem
+from lfpc_jax.rollout import archive
+from lfpc_jax.rollout.archive import Archive, Group
+
+_STORED_ASSETS = "hf"
+"""Where a folder of `convert.py to-orbax` keeps a model's files."""
+
+
+@dataclass(eq=False)
+class Run:
+    folder: Path
+    name: str
+    config: Any
+    curves: list[Curve]
+    tokenizer: Tokenizer | None
+    problems: list[Problem]
+
+    def groups(self, pattern: str, limit: int) -> Iterator[tuple[str, Group]]:
+        """Groups of the parts whose names match, with their part, until `limit` trajectories.
+
+        A limit takes from parts that are spread evenly over the run, the last and the first ones
+        before those between, a group of each in turn.
+        """
+        parts = self._parts(pattern)
+        open_parts = [(part, self._read(part)) for part in _spread(parts)]
+        taken = 0
+        while open_parts and taken < limit:
+            going = []
+            for part, groups in open_parts:
+                group = next(groups, None) if taken < limit else None
+                if group is None:
+                    continue
+                taken += len(group.trajectories)
+                yield part, group
+                going.append((part, groups))
+            open_parts = going
+        if taken >= limit:
+            self.problems.append(
+                Problem(
+                    str(self.folder / "trajectories"),
+                    f"the first {taken} trajectories of {len(parts)} parts are here, the limit; "
+                    "there may be more: raise --episodes or choose --parts",
+                )
+            )
+
+    def _parts(self, pattern: str) -> list[str]:
+        folder = self.folder / "trajectories"
+        if not folder.is_dir():
+            self.problems.append(Problem(str(folder), "missing; no episodes for this run"))
+            return []
+        every = Archive(folder).parts()
+        parts = [part for part in every if fnmatch.fnmatchcase(part, pattern)]
+        if not parts:
+            said = f"no part matches {pattern!r}; there are {', '.join(every[:20]) or 'none'}"
+            self.problems.append(Problem(str(folder), said))
+        return parts
+
+    def _read(self, part: str) -> Iterator[Group]:
+        """The archive's own reader skips what is no group and logs it; here that is collected."""
+        folder = self.folder / "trajectories"
+        groups = Archive(folder).read(part)
+        while True:
+            with _collected(self.problems):
+                try:
+                    group = next(groups, None)
+                except Exception as error:  # whatever a damaged file raises, the rest is shown
+                    where = str(folder / f"{part}.jsonl")
+                    said = f"not read to its end: {type(error).__name__}: {error!s:.300}"
+                    self.problems.append(Problem(where, said))
+                    return
+            if group is None:
+                return
+            yield group
+
+
+def open_run(folder: Path, model: Path | None) -> Run:
+    """`model` is where the tokenizer is taken from if the run has none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no folder of a run; give one that train.py or evaluate.py made")
+    problems: list[Problem] = []
+    curves, found = metrics.read(folder / "metrics.jsonl")
+    problems += found
+    config = _config(folder / "config.json", problems)
+    tokenizer = _tokenizer(folder, model, problems)
+    return Run(folder, folder.resolve().name, config, curves, tokenizer, problems)
+
+
+def _config(file: Path, problems: list[Problem]) -> Any:
+    try:
+        return json.loads(file.read_bytes(), parse_constant=str, parse_float=_finite)
+    except FileNotFoundError:
+        problems.append(Problem(str(file), "missing; the settings of this run are not shown"))
+    except (OSError, ValueError, RecursionError) as error:
+        problems.append(Problem(str(file), f"cannot be read, left out: {error!s:.200}"))
+    return None
+
+
+def _finite(number: str) -> float | str:
+    return float(number) if math.isfinite(float(number)) else number
+
+
+def _tokenizer(folder: Path, model: Path | None, problems: list[Problem]) -> Tokenizer | None:
+    own = folder / "tokenizer"
+    tried = [own] if own.is_dir() else []
+    if model is not None:
+        tried += [model / _STORED_ASSETS if (model / _STORED_ASSETS).is_dir() else model]
+    for place in tried:
+        try:
+            return Tokenizer.from_folder(place)
+        except Exception as error:  # of transformers and its parsers anything may come
+            problems.append(Problem(str(place), f"no tokenizer: {error!s:.300}"))
+    said = "no tokenizer; conversations show the text of turns, without tokens and prompts"
+    hint = "" if model is not None else ": give --model DIR"
+    problems.append(Problem(str(own), said + hint))
+    return None
+
+
+def _spread(parts: list[str]) -> list[str]:
+    """Every beginning of the result is spread evenly over the parts; the last one comes first."""
+    order: list[int] = []
+    bits = max(len(parts) - 1, 0).bit_length()
+    for number in range(1 << bits):
+        place = int(format(number, f"0{bits}b")[::-1], 2) if bits else 0
+        if place < len(parts):
+            order.append(len(parts) - 1 - place)
+    return [parts[place] for place in order]
+
+
+class _Collector(logging.Handler):
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__()
+        self.problems = problems
+
+    def emit(self, entry: logging.LogRecord) -> None:
+        where, _, what = entry.getMessage().partition(": ")
+        self.problems.append(Problem(where, what))
+
+
+@contextmanager
+def _collected(problems: list[Problem]) -> Iterator[None]:
+    """What the archive logs, as problems and not on the terminal a second time."""
+    handler, kept = _Collector(problems), archive.log.propagate
+    archive.log.addHandler(handler)
+    archive.log.propagate = False
+    try:
+        yield
+    finally:
+        archive.log.removeHandler(handler)
+        archive.log.propagate = kept
