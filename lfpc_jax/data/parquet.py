@@ -19,11 +19,7 @@ _GROUP = 4096
 
 def rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The rows in their order, each with the columns asked for."""
-    try:
-        file = pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a parquet file, or cut short: {error}") from error
-    with file:
+    with _opened(path) as file:
         missing = set(columns) - set(file.schema_arrow.names)
         if missing:
             raise ValueError(
@@ -32,6 +28,12 @@ def rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
             )
         for batch in file.iter_batches(_ROWS, columns=list(columns)):
             yield from batch.to_pylist()
+
+
+def names(path: Path) -> list[str]:
+    """The names of its columns."""
+    with _opened(path) as file:
+        return list(file.schema_arrow.names)
 
 
 def write(path: Path, lines: Iterable[dict[str, Any]], schema: pyarrow.Schema) -> None:
@@ -44,3 +46,10 @@ def write(path: Path, lines: Iterable[dict[str, Any]], schema: pyarrow.Schema) -
                 group.clear()
         if group:
             writer.write_batch(pyarrow.RecordBatch.from_pylist(group, schema))
+
+
+def _opened(path: Path) -> pyarrow.parquet.ParquetFile:
+    try:
+        return pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a parquet file, or cut short: {error}") from error

@@ -1,0 +1,111 @@
+"""HR-Bench as published: a TSV, or a parquet file with the same columns.
+
+Each sample is four rows, its options rotated, told apart by `cycle_category`. A record is a row;
+its id is `<file>/<index>@<cycle>`, and `cycle_of` and `sample_of` read records apart again. The
+answer is a letter already. No boxes are published.
+
+Images are base64, megabytes a row and four times the same. Each goes once into a folder, as the
+file it was, and records carry its path. As in the public tools, an `image` of at most 64 characters
+is the index of the row that has it. Rows are read one at a time.
+"""
+
+import base64
+import binascii
+import csv
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lfpc_jax.data import parquet
+from lfpc_jax.data.benchmarks import HR_BENCH_COLUMNS
+from lfpc_jax.data.columns import check_columns
+from lfpc_jax.data.losses import Loss, Unusable
+from lfpc_jax.trajectory import Picture, Record
+
+DATASET = "hr_bench"
+LETTERS = "ABCD"
+_LONGEST_INDEX = 64
+_LONGEST_FIELD = 2**31 - 1  # the most that csv can be told on every platform
+
+
+def read(path: Path, pictures: Path) -> Iterator[Record | Loss]:
+    """The rows in their order; images go into the folder `pictures`."""
+    rows = _parquet(path) if path.suffix == ".parquet" else _tsv(path)
+    placed: dict[str, Picture] = {}
+    for place, row in enumerate(rows):
+        name = f"{path.stem}/{row.get('index')}@{row.get('cycle_category')}"
+        try:
+            yield _record(name, row, placed, pictures)
+        except Unusable as error:
+            yield Loss.of(name, error)
+        except (TypeError, AttributeError) as error:
+            yield Loss(f"{path.stem} row {place}", "malformed row", f"{error}")
+
+
+def cycle_of(record: Record) -> str:
+    """Empty for a record that is not of HR-Bench."""
+    return record.id.rpartition("@")[2] if record.dataset == DATASET else ""
+
+
+def sample_of(record: Record) -> str:
+    """The same for the four cycles of a sample, and otherwise the record's own id."""
+    if record.dataset != DATASET:
+        return record.id
+    options = "\0".join(sorted(record.options))
+    said = f"{record.picture.path}\0{record.question}\0{options}"
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _record(name: str, row: dict[str, Any], placed: dict[str, Picture], pictures: Path) -> Record:
+    absent = [column for column in HR_BENCH_COLUMNS if row[column] is None]
+    if absent:
+        raise Unusable("malformed row", f"nothing in {absent}")
+    image, index = str(row["image"]), str(row["index"])
+    if len(image) <= _LONGEST_INDEX:
+        if image not in placed:
+            raise Unusable("missing picture", f"refers to row {image!r}, which has none before it")
+        picture = placed[image]
+    else:
+        picture = placed[index] = _place(image, pictures)
+    return Record(
+        id=name,
+        question=str(row["question"]).strip(),
+        answer=str(row["answer"]).strip(),
+        picture=picture,
+        options=tuple(str(row[letter]).strip() for letter in LETTERS),
+        dataset=DATASET,
+        category=str(row["category"]).strip(),
+    )
+
+
+def _place(image: str, folder: Path) -> Picture:
+    try:
+        data = base64.b64decode(image, validate=True)
+    except binascii.Error as error:
+        raise Unusable("unreadable picture", f"not base64: {error}") from error
+    file = folder / hashlib.sha256(data).hexdigest()
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
+        beside.write_bytes(data)
+        os.replace(beside, file)
+    return Picture(path=str(file))
+
+
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+    check_columns(path, parquet.names(path), HR_BENCH_COLUMNS)
+    yield from parquet.rows(path, HR_BENCH_COLUMNS)
+
+
+def _tsv(path: Path) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    with path.open(encoding="utf-8", newline="") as file:
+        table = csv.DictReader(file, delimiter="\t")
+        check_columns(path, table.fieldnames or (), HR_BENCH_COLUMNS)
+        try:
+            yield from table
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {table.line_num}: {error}") from error

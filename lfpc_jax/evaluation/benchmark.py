@@ -1,0 +1,82 @@
+"""A benchmark's questions, from whichever files it comes in."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from lfpc_jax.data import hr_bench, layout, v_star
+from lfpc_jax.data.audit import audit
+from lfpc_jax.data.losses import MAX_SHARE, Loss
+from lfpc_jax.trajectory import Picture, Record
+
+Kind = Literal["hr_bench", "v_star", "layout"]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`digest` is of everything that an answer depends on, pictures by their place."""
+
+    name: str
+    kind: Kind
+    records: tuple[Record, ...]
+    losses: tuple[Loss, ...]
+
+    @property
+    def digest(self) -> str:
+        lines = (
+            json.dumps(asdict(replace(record, picture=Picture(path=record.picture.path))))
+            for record in self.records
+        )
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def kind_of(path: Path) -> Kind:
+    """What a file or folder is, by what it is called and what is in it."""
+    if path.is_dir():
+        if (path / "meta.json").is_file():
+            return "layout"
+        if any((path / folder).is_dir() for folder in v_star.FOLDERS):
+            return "v_star"
+    elif path.is_file():
+        if path.suffix in (".tsv", ".parquet"):
+            return "hr_bench"
+        if path.suffix == ".jsonl":
+            return "v_star"
+    raise ValueError(
+        f"{path}: no benchmark is known by this; give HR-Bench's .tsv or .parquet, V*'s folder of "
+        f"{' and '.join(v_star.FOLDERS)} or its .jsonl, or a folder of our own layout"
+    )
+
+
+def open_benchmark(
+    path: Path,
+    *,
+    pictures: Path,
+    seed: int,
+    name: str = "",
+    limit: int | None = None,
+    max_share: float = MAX_SHARE,
+) -> Benchmark:
+    """The sound questions, all or the first `limit`; `pictures` is where embedded images go, and
+    `seed` is of V*'s options. Stops with the list where more than `max_share` are not sound."""
+    kind = kind_of(path)
+    match kind:
+        case "hr_bench":
+            entries = hr_bench.read(path, pictures)
+        case "v_star" if path.is_dir():
+            entries = v_star.read_folders(path, seed=seed)
+        case "v_star":
+            entries = v_star.read_list(path)
+        case "layout":
+            entries = layout.read(path)
+    name = name or re.sub(r"[^\w.+]", "_", path.name if path.is_dir() else path.stem)
+    if not re.fullmatch(r"[\w.+]+", name):
+        raise ValueError(
+            f"{path}: a benchmark called {name!r} cannot name files; call it NAME=PATH with letters, "
+            "digits, '_', '.' and '+'"
+        )
+    sound = audit(entries, name=str(path), max_share=max_share)
+    return Benchmark(name, kind, sound.records[:limit], sound.losses)

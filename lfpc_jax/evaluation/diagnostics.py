@@ -1,0 +1,115 @@
+"""Do the crops matter? One benchmark at one budget, under all conditions.
+
+    tool over direct     what having the tool is worth
+    noise, blank, other, downsampled, truth
+                         every crop replaced: what that changes
+    truth, missed        the same for `truth`, only where the crops missed: overlap of at most 0.2
+    noise, needed        the same for `noise`, only where the answer is wrong without the tool and
+                         right with it
+    answer first         how many episodes with a call state their answer before it
+
+An episode without a crop cannot change, up to its first crop it depends on nothing altered: such
+questions are not asked again, and count as unchanged. `truth` leaves out records without boxes.
+Where a filter looks at the tool's own answers, "before" is what the filter made it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lfpc_jax.evaluation.alter import ALTERATIONS, applies
+from lfpc_jax.evaluation.answers import Answered
+from lfpc_jax.evaluation.conditions import DIRECT, TOOL
+from lfpc_jax.evaluation.intervals import Estimate, share
+from lfpc_jax.evaluation.scoring import Paired, paired
+from lfpc_jax.trajectory import Record
+
+MISSED = 0.2
+"""The highest overlap of a crop that missed its target."""
+_HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What changed; None where no question was left to compare."""
+
+    test: str
+    questions: str
+    found: Paired | None
+
+
+@dataclass(frozen=True)
+class AnswerFirst:
+    """Of the episodes with a call and an answer, the share that stated it first; how often those
+    and the others were right."""
+
+    share: Estimate | None
+    right_first: float | None
+    right_after: float | None
+
+
+def to_ask(condition: str, records: Sequence[Record], tool: Sequence[Answered]) -> list[Record]:
+    """The records to ask under a condition, given the answers with the tool as it is."""
+    if condition not in ALTERATIONS:
+        return list(records)
+    cropped = {one.record.id for one in tool if one.crops}
+    return [record for record in records if record.id in cropped and applies(condition, record)]
+
+
+def diagnose(conditions: Mapping[str, Sequence[Answered]]) -> list[Diagnosis]:
+    """`conditions` holds the answers under each that was asked."""
+    tool = conditions.get(TOOL, ())
+    made = []
+    if direct := conditions.get(DIRECT):
+        gain = paired([one.outcome for one in direct], [one.outcome for one in tool])
+        made.append(Diagnosis("tool over direct", "all", gain))
+    for name in ALTERATIONS:
+        if name not in conditions:
+            continue
+        altered = conditions[name]
+        made.append(_changed(name, "with boxes" if name == "truth" else "all", tool, altered))
+        if name == "truth":
+            missed = [
+                one
+                for one in tool
+                if one.crops and one.overlap is not None and one.overlap <= MISSED
+            ]
+            made.append(_changed("truth, missed", f"overlap at most {MISSED}", missed, altered))
+        if name == "noise" and direct:
+            wrong = {one.record.id for one in direct if one.right is not None and one.right < _HALF}
+            needed = [
+                one
+                for one in tool
+                if one.record.id in wrong and one.right is not None and one.right >= _HALF
+            ]
+            made.append(_changed("noise, needed", "wrong direct, right with it", needed, altered))
+    return made
+
+
+def _changed(
+    test: str, questions: str, tool: Sequence[Answered], altered: Sequence[Answered]
+) -> Diagnosis:
+    alteration = test.split(",")[0]
+    again = {one.record.id: one.outcome for one in altered}
+    before = [one.outcome for one in tool if applies(alteration, one.record)]
+    unchanged = {one.record.id: one.outcome for one in tool if not one.crops}
+    after = [found for one in before if (found := (unchanged | again).get(one.id))]
+    return Diagnosis(test, questions, paired(before, after))
+
+
+def answer_first(tool: Sequence[Answered]) -> AnswerFirst:
+    told = [
+        (stated, episode.right)
+        for one in tool
+        for stated, episode in zip(one.stated, one.episodes)
+        if stated is not None
+    ]
+    first = [right for stated, right in told if stated]
+    after = [right for stated, right in told if not stated]
+    return AnswerFirst(
+        share(len(first) / len(told), len(told)) if told else None, _mean(first), _mean(after)
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,53 @@
+"""How far a share, or a change of one, may be from what was counted: 95% intervals.
+
+Closed forms, with nothing drawn, so that they are the same everywhere and never claim certainty: a
+bootstrap over samples that all agree gives an interval of no width.
+
+- `share`: Wilson's score interval.
+- `change`: paired differences by Bonett and Price's adjusted interval, which adds two samples, one
+  that changed for better and one for worse. For differences of 0 and 1 it is theirs exactly; as it
+  needs only the mean and the square, it also serves means over a sample's own rows.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z = 1.959963984540054
+"""The normal distribution's 97.5% point."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its interval; of so many samples."""
+
+    value: float
+    low: float
+    high: float
+    samples: int
+
+
+def share(value: float, samples: int) -> Estimate | None:
+    """A mean of values in 0..1 over independent samples; None without any.
+
+    Of all such values with that mean, zeros and ones vary most: for others the interval is wide.
+    """
+    if samples == 0:
+        return None
+    assert -1e-9 <= value <= 1 + 1e-9, value
+    square = Z**2 / samples
+    centre = (value + square / 2) / (1 + square)
+    half = Z / (1 + square) * math.sqrt(value * (1 - value) / samples + square / (4 * samples))
+    return Estimate(value, max(0.0, centre - half), min(1.0, centre + half), samples)
+
+
+def change(differences: Sequence[float]) -> Estimate | None:
+    """The mean of paired differences in -1..1; None without any."""
+    n = len(differences)
+    if n == 0:
+        return None
+    total = math.fsum(differences)
+    squares = math.fsum(d * d for d in differences)
+    centre = total / (n + 2)
+    half = Z * math.sqrt(((squares + 2) / (n + 2) - centre**2) / (n + 2))
+    return Estimate(total / n, max(-1.0, centre - half), min(1.0, centre + half), n)

@@ -1,0 +1,160 @@
+"""Answers on disk, as they come. After a kill the same evaluation goes on where it was.
+
+    OUT/evaluation.json           what was asked, of whom and how
+    OUT/trajectories/             an archive, a part for each benchmark, budget and condition
+    OUT/answers/<part>.jsonl      a readable line a question: answers, verdicts by rule, seconds
+
+A question counts as answered once its whole group is in the archive. A line of either kind that is
+damaged is logged and skipped: the question is asked again, and its first whole group is believed.
+Several processes write a file of a part each, and read all.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lfpc_jax.evaluation.conditions import said
+from lfpc_jax.rewards.accuracy import grade
+from lfpc_jax.rewards.total import Rewards, score
+from lfpc_jax.rollout.archive import Archive, Group
+from lfpc_jax.rollout.engine import Rolled
+
+FORMAT = 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One benchmark at one budget under one condition; `tokens` is the shown image's budget."""
+
+    benchmark: str
+    tokens: int
+    condition: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.benchmark}-{self.tokens}-{self.condition}"
+
+
+@dataclass(frozen=True)
+class Journal:
+    folder: Path
+    process: int = 0
+
+    @property
+    def archive(self) -> Archive:
+        return Archive(self.folder / "trajectories")
+
+    def begin(self, asked: dict[str, Any], benchmarks: dict[str, dict[str, Any]]) -> None:
+        """Says what is asked. A folder that was begun may only go on as it was, with more
+        benchmarks, budgets and conditions."""
+        path = self.folder / "evaluation.json"
+        known: dict[str, Any] = {}
+        if path.exists():
+            old = self.settings()
+            known = old["benchmarks"]
+            changed = [name for name in asked if old["asked"].get(name) != asked[name]]
+            changed += [
+                f"benchmark {name}"
+                for name, about in benchmarks.items()
+                if known.get(name, about)["digest"] != about["digest"]
+            ]
+            if changed:
+                raise ValueError(
+                    f"{path}: was begun with another {', '.join(changed)}; go on with the same, or "
+                    "choose another folder"
+                )
+        made = {"format": FORMAT, "asked": asked, "benchmarks": known | benchmarks}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".new")
+        beside.write_text(json.dumps(made, indent=2) + "\n")
+        beside.replace(path)
+
+    def settings(self) -> dict[str, Any]:
+        path = self.folder / "evaluation.json"
+        if not path.is_file():
+            raise ValueError(f"{path}: missing; is {self.folder} an evaluation's folder?")
+        try:
+            made = json.loads(path.read_text())
+            version = made["format"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}: is damaged ({error!r:.200}); restore it") from error
+        if version != FORMAT:
+            raise ValueError(f"{path}: format {version!r}, where {FORMAT} is read; evaluate anew")
+        return made
+
+    def parts(self) -> list[Part]:
+        """Every part that has answers, by name."""
+        found = {name.rpartition("-p")[0] for name in self._files()}
+        made = []
+        for name in sorted(found):
+            rest, _, condition = name.rpartition("-")
+            benchmark, _, tokens = rest.rpartition("-")
+            made.append(Part(benchmark, int(tokens), condition))
+        return made
+
+    def add(self, part: Part, group: Rolled, seconds: float) -> None:
+        """Keeps a group; it is on disk when this returns."""
+        answers = [said(one) for one in group.trajectories]
+        verdicts = grade([(answer, group.record) for answer in answers], judge=None)
+        right = [None if one.right is None else float(one.right) for one in verdicts]
+        scores = score(group.trajectories, {group.record.id: group.record}, Rewards(grounding=1.0))
+        rewards = tuple(one.parts | {"accuracy": hit} for one, hit in zip(scores, right))
+        name = f"{part.name}-p{self.process}"
+        self.archive.append(name, [Group(group.record, group.trajectories, rewards)])
+        line = {
+            "record": group.record.id,
+            "answers": answers,
+            "right": right,
+            "ends": [one.end for one in group.trajectories],
+            "crops": [
+                sum(turn.crop is not None for turn in one.turns) for one in group.trajectories
+            ],
+            "tokens": [int(one.sampled.sum()) for one in group.trajectories],
+            "seconds": round(seconds, 3),
+        }
+        self._write_line(self.folder / "answers" / f"{name}.jsonl", line)
+
+    def read(self, part: Part, rollouts: int) -> Iterator[Group]:
+        """The whole groups, one of each record."""
+        seen = set()
+        for name in self._files(part):
+            for group in self.archive.read(name):
+                if len(group.trajectories) != rollouts or group.record.id in seen:
+                    continue
+                seen.add(group.record.id)
+                yield group
+
+    def seconds(self, part: Part) -> float | None:
+        """Wall seconds a question, over all sessions; None without any on record."""
+        found = []
+        for name in self._files(part):
+            path = self.folder / "answers" / f"{name}.jsonl"
+            for number, line in enumerate(
+                path.read_bytes().splitlines() if path.exists() else (), 1
+            ):
+                try:
+                    found.append(float(json.loads(line)["seconds"]))
+                except (ValueError, TypeError, KeyError) as error:
+                    log.warning("%s, line %d: no whole line, skipped (%r)", path, number, error)
+        return sum(found) / len(found) if found else None
+
+    def _files(self, part: Part | None = None) -> list[str]:
+        names = self.archive.parts() if self.archive.folder.is_dir() else []
+        return [name for name in names if part is None or name.rpartition("-p")[0] == part.name]
+
+    def _write_line(self, path: Path, line: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as out:
+            if out.seek(0, os.SEEK_END):
+                out.seek(-1, os.SEEK_END)
+                if out.read(1) != b"\n":
+                    out.write(b"\n")
+            out.write(json.dumps(line).encode() + b"\n")
+            out.flush()
+            os.fsync(out.fileno())

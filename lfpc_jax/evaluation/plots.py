@@ -1,0 +1,90 @@
+"""Results as one picture: accuracies with their intervals, and what altering the crops changes."""
+
+from pathlib import Path
+from typing import Any
+
+from lfpc_jax.evaluation.conditions import DIRECT, TOOL
+from lfpc_jax.evaluation.published import COLUMNS, OVERALL
+from lfpc_jax.evaluation.results import Results
+from lfpc_jax.evaluation.tables import each
+
+_BLUE, _GREY, _RED, _GREEN = "#3a5fcd", "#9aa3ad", "#c8412f", "#2f8f4e"
+
+
+def plot(found: Results, file: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scored = [
+        row for row in each(found) if any(mode in row[3]["conditions"] for mode in (TOOL, DIRECT))
+    ]
+    changes = [
+        (f"{name}, {tokens}: {one['test']}", one["found"]["change"])
+        for name, tokens, _, budget in scored
+        for one in budget["diagnostics"]
+        if one["found"]
+    ]
+    heights = [0.9 + 0.62 * max(1, len(scored)), 0.9 + 0.3 * len(changes)]
+    rows = 2 if changes else 1
+    figure = Figure(figsize=(8, sum(heights[:rows])), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, 1, squeeze=False, height_ratios=heights[:rows])[:, 0]
+    _accuracies(axes[0], scored)
+    if changes:
+        _changes(axes[1], changes)
+    figure.savefig(file, dpi=140)
+
+
+def _accuracies(axes: Any, scored: list[Any]) -> None:
+    shift = {TOOL: -0.16, DIRECT: 0.16}
+    for place, (_, tokens, about, budget) in enumerate(scored):
+        for mode, colour in ((TOOL, _BLUE), (DIRECT, _GREY)):
+            condition = budget["conditions"].get(mode, {})
+            value = condition.get("accuracy", {}).get("overall")
+            if value is None:
+                continue
+            centre = 100 * value["value"]
+            low, high = centre - 100 * value["low"], 100 * value["high"] - centre
+            y = place + shift[mode]
+            axes.barh(y, centre, height=0.3, color=colour, label=_once(axes, mode))
+            axes.errorbar(centre, y, xerr=[[low], [high]], color="#20242a", capsize=3, lw=1)
+        if about["column"]:
+            rows = [figures for budget, figures in OVERALL.values() if str(budget) == tokens]
+            if rows:
+                best = rows[-1][COLUMNS.index(about["column"])]
+                axes.plot(
+                    [best, best], [place - 0.36, place + 0.36], color=_RED, lw=2,
+                    label=_once(axes, "LFPC, paper"),
+                )  # fmt: skip
+    axes.set_yticks(range(len(scored)), [f"{name}, {tokens}" for name, tokens, _, _ in scored])
+    axes.set_ylim(len(scored) - 0.4, -0.6)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("accuracy, %")
+    axes.set_title("Accuracy by benchmark and tokens of the shown image", loc="left", fontsize=10)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
+    _plain(axes)
+
+
+def _changes(axes: Any, changes: list[tuple[str, dict[str, float]]]) -> None:
+    for place, (_, change) in enumerate(changes):
+        centre = 100 * change["value"]
+        low, high = 100 * change["low"], 100 * change["high"]
+        colour = _GREY if low <= 0 <= high else _GREEN if centre > 0 else _RED
+        axes.plot([low, high], [place, place], color=colour, lw=2)
+        axes.plot([centre], [place], "o", color=colour, ms=5)
+    axes.axvline(0, color="#20242a", lw=0.8)
+    axes.set_yticks(range(len(changes)), [name for name, _ in changes], fontsize=8)
+    axes.set_ylim(len(changes) - 0.4, -0.6)
+    axes.set_xlabel("change of accuracy, points (95% interval)")
+    axes.set_title("What the tool and altered crops change", loc="left", fontsize=10)
+    _plain(axes)
+
+
+def _once(axes: Any, label: str) -> str | None:
+    return None if label in axes.get_legend_handles_labels()[1] else label
+
+
+def _plain(axes: Any) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,75 @@
+"""The LFPC paper's figures (arXiv 2603.27494), to stand beside ours. In per cent.
+
+They hold for the benchmarks as published, so a part of one, or another set in the same format, has
+none. All are at a budget for the shown image of 1,024 visual tokens, but for the last.
+"""
+
+from collections.abc import Sequence
+
+from lfpc_jax.data.v_star import FOLDERS
+from lfpc_jax.evaluation.benchmark import Benchmark
+
+HR_8K, HR_4K, V_STAR = "HR-Bench 8K", "HR-Bench 4K", "V*"
+COLUMNS = (HR_8K, HR_4K, V_STAR)
+
+OVERALL: dict[str, tuple[int, tuple[float, float, float]]] = {
+    "DeepEyes": (1024, (62.0, 63.9, 75.9)),
+    "Mini-o3": (1024, (66.0, 70.7, 80.1)),
+    "Pixel Reasoner": (1024, (59.9, 65.8, 73.9)),
+    "CoF-sft": (1024, (58.9, 66.0, 72.8)),
+    "RL without the gap": (1024, (61.0, 67.9, 72.3)),
+    "LFPC, Stage I": (1024, (69.9, 74.4, 78.0)),
+    "LFPC": (1024, (72.1, 75.3, 80.6)),
+    "LFPC, 16,384 tokens": (16384, (75.4, 76.4, 89.5)),
+}
+
+LFPC_BY_CATEGORY: dict[str, dict[str, float]] = {
+    HR_8K: {"single": 83.3, "cross": 60.8},
+    HR_4K: {"single": 86.8, "cross": 63.7},
+    V_STAR: {"direct_attributes": 82.6, "relative_position": 77.6},
+}
+"""LFPC at 1,024 tokens."""
+
+LOST_TO_NOISE: dict[str, tuple[float, float, float]] = {
+    "RL without the gap": (4.5, 0.5, 3.2),
+    "LFPC, Stage I": (18.5, 10.5, 11.0),
+}
+"""Accuracy lost when every crop becomes noise, at 1,024 tokens."""
+
+LABELS = {
+    "single": "FSP",
+    "cross": "FCP",
+    "direct_attributes": "attribute",
+    "relative_position": "spatial",
+    "overall": "overall",
+}
+
+_ROWS = {"hr_bench": 800, "v_star": 191}
+_V_STAR_CATEGORIES = dict(zip(FOLDERS, (115, 76)))
+
+
+def column_of(benchmark: Benchmark) -> str | None:
+    """The paper's column that a benchmark can stand beside: what is called 4K or 8K and has all of
+    HR-Bench's rows, or all of V*."""
+    rows = len(benchmark.records) + len(benchmark.losses)
+    if rows != _ROWS.get(benchmark.kind):
+        return None
+    if benchmark.kind == "v_star":
+        lost = len(benchmark.losses)
+        counts = {
+            name: sum(record.category == name for record in benchmark.records)
+            for name in _V_STAR_CATEGORIES
+        }
+        whole = all(0 <= most - counts[name] <= lost for name, most in _V_STAR_CATEGORIES.items())
+        return V_STAR if whole else None
+    name = benchmark.name.lower()
+    return HR_8K if "8k" in name else HR_4K if "4k" in name else None
+
+
+def overall_rows(columns: Sequence[str | None]) -> list[tuple[str, int, tuple[float | None, ...]]]:
+    """The paper's rows under these columns: name, budget, figures."""
+    places = [COLUMNS.index(column) if column else None for column in columns]
+    return [
+        (name, tokens, tuple(None if place is None else figures[place] for place in places))
+        for name, (tokens, figures) in OVERALL.items()
+    ]

@@ -1,0 +1,90 @@
+"""All that an evaluation's folder says, as one JSON value. Needs no model.
+
+The same answers give the same bytes, in whatever order and in how many sessions they came; what
+depends on the clock is apart (`timing`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lfpc_jax.evaluation.alter import ALTERATIONS
+from lfpc_jax.evaluation.answers import Answered, episodes_of, graded
+from lfpc_jax.evaluation.conditions import CONDITIONS, DIRECT, TOOL
+from lfpc_jax.evaluation.diagnostics import answer_first, diagnose, to_ask
+from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.measures import gather
+from lfpc_jax.evaluation.scoring import accuracies
+from lfpc_jax.rewards.judge import Judge
+
+Results = dict[str, Any]
+
+
+def results(journal: Journal, judge: Judge | None = None) -> Results:
+    """Everything of all benchmarks, budgets and conditions that have answers."""
+    made = journal.settings()
+    rollouts, image_token = made["asked"]["rollouts"], made["asked"]["image_token"]
+    parts = journal.parts()
+    found: Results = {"asked": made["asked"], "benchmarks": {}}
+    for name, about in sorted(made["benchmarks"].items()):
+        budgets = {}
+        for tokens in sorted({part.tokens for part in parts if part.benchmark == name}):
+            answered = {
+                condition: graded(
+                    journal.read(Part(name, tokens, condition), rollouts), image_token, judge
+                )
+                for condition in CONDITIONS
+                if Part(name, tokens, condition) in parts
+            }
+            budgets[str(tokens)] = _budget(answered, about["questions"])
+        found["benchmarks"][name] = about | {"budgets": budgets}
+    return found
+
+
+def timing(journal: Journal) -> dict[str, float]:
+    """Wall seconds a question, by part; many are asked at once."""
+    found = {part.name: journal.seconds(part) for part in journal.parts()}
+    return {name: seconds for name, seconds in found.items() if seconds is not None}
+
+
+def encoded(value: Any) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
+def _budget(answered: Mapping[str, Sequence[Answered]], questions: int) -> Results:
+    tool = answered.get(TOOL, ())
+    conditions = {}
+    for name, found in answered.items():
+        wanted = questions
+        if name in ALTERATIONS:
+            wanted = len(to_ask(name, [one.record for one in tool], tool))
+        conditions[name] = _condition(found, wanted)
+    diagnoses = diagnose(answered)
+    return {
+        "conditions": conditions,
+        "diagnostics": [asdict(one) for one in diagnoses],
+        "answer_first": asdict(answer_first(tool)) if tool else None,
+        "gain_of_tool": next(
+            (asdict(one)["found"] for one in diagnoses if one.test == f"{TOOL} over {DIRECT}"), None
+        ),
+    }
+
+
+def _condition(answered: Sequence[Answered], wanted: int) -> Results:
+    outcomes = [one.outcome for one in answered]
+    categories = sorted({one.category for one in outcomes if one.category})
+    by_category = {
+        category: gather(episodes_of([one for one in answered if one.record.category == category]))
+        for category in categories
+    }
+    return {
+        "questions": wanted,
+        "answered": len(answered),
+        "missing": wanted - len(answered),
+        "unscored": sum(one.right is None for one in outcomes),
+        "undecided_by_rule": sum(one.undecided for one in answered),
+        "accuracy": {name: asdict(found) for name, found in accuracies(outcomes).items()},
+        "measures": gather(episodes_of(answered)),
+        "measures_by_category": by_category if len(categories) > 1 else {},
+    }

@@ -1,0 +1,65 @@
+"""Asking: every question of a benchmark that has no stored answer yet, under each condition."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from lfpc_jax.evaluation.alter import ALTERATIONS
+from lfpc_jax.evaluation.answers import Answered, graded
+from lfpc_jax.evaluation.benchmark import Benchmark
+from lfpc_jax.evaluation.conditions import DIRECT, TOOL, Asks, under
+from lfpc_jax.evaluation.diagnostics import to_ask
+from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.rollout.engine import own_share
+
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows how far something with so many steps is; gives what is told of more of them."""
+
+
+@contextmanager
+def no_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    yield lambda more: None
+
+
+def in_order(conditions: Sequence[str]) -> tuple[str, ...]:
+    """Each once, the tool first: alterations need to know who cropped."""
+    wanted = set(conditions)
+    if wanted & set(ALTERATIONS):
+        wanted |= {TOOL, DIRECT}
+    return tuple(name for name in (TOOL, DIRECT, *ALTERATIONS) if name in wanted)
+
+
+def ask(
+    engine: Asks,
+    benchmark: Benchmark,
+    tokens: int,
+    conditions: Sequence[str],
+    journal: Journal,
+    *,
+    rollouts: int,
+    seed: int,
+    bar: Bar = no_bar,
+) -> None:
+    """`tokens` is the budget that the engine's dialogue shows images at."""
+    own = list(own_share(benchmark.records))
+    for condition in in_order(conditions):
+        tool: list[Answered] = []
+        if condition in ALTERATIONS:
+            groups = journal.read(Part(benchmark.name, tokens, TOOL), rollouts)
+            tool = graded(groups, 0, None)
+        records = to_ask(condition, own, tool)
+        part = Part(benchmark.name, tokens, condition)
+        done = {group.record.id for group in journal.read(part, rollouts)}
+        left = [record for record in records if record.id not in done]
+        if not left:
+            continue
+        before = time.perf_counter()
+        with (
+            bar(part.name, len(left)) as advance,
+            under(engine, condition, benchmark.records, seed=seed),
+        ):
+            for group in engine.run(left, rollouts=rollouts, seed=seed):
+                now = time.perf_counter()
+                journal.add(part, group, now - before)
+                before = now
+                advance(1)

@@ -1,0 +1,91 @@
+"""Accuracy as each benchmark's publishers count it.
+
+HR-Bench: plain accuracy in each cycle of options, of all its rows and of each category; then the
+mean over cycles. Everything else has one cycle: the mean over samples, of all and of each category.
+
+An answer that could not be judged counts neither as right nor as wrong. Intervals count samples,
+not rows: the four cycles of a sample share an image and a question, and are one observation.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from lfpc_jax.data.hr_bench import cycle_of, sample_of
+from lfpc_jax.evaluation.intervals import Estimate, change, share
+from lfpc_jax.trajectory import Record
+
+OVERALL = "overall"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A question and whether it was answered right: the mean over its rollouts, if it had several;
+    None where that could not be found out."""
+
+    id: str
+    sample: str
+    category: str
+    cycle: str
+    right: float | None
+
+    @classmethod
+    def of(cls, record: Record, right: float | None) -> "Outcome":
+        return cls(record.id, sample_of(record), record.category, cycle_of(record), right)
+
+
+def accuracies(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
+    """Overall and by category; a category of which nothing was scored is left out."""
+    categories = sorted({one.category for one in outcomes if one.category})
+    named = {OVERALL: list(outcomes)} | {
+        category: [one for one in outcomes if one.category == category] for category in categories
+    }
+    if len(categories) < 2:
+        named = {OVERALL: named[OVERALL]}
+    found = {name: accuracy(group) for name, group in named.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def accuracy(outcomes: Iterable[Outcome]) -> Estimate | None:
+    """The mean over cycles of the mean over a cycle's rows."""
+    cycles: dict[str, list[float]] = defaultdict(list)
+    samples = set()
+    for one in outcomes:
+        if one.right is not None:
+            cycles[one.cycle].append(one.right)
+            samples.add(one.sample)
+    if not cycles:
+        return None
+    return share(fmean(map(fmean, cycles.values())), len(samples))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two accuracies on the same questions and the change from the first to the second, as means
+    over samples."""
+
+    before: float
+    after: float
+    change: Estimate
+    questions: int
+
+
+def paired(before: Sequence[Outcome], after: Sequence[Outcome]) -> Paired | None:
+    """Over the questions that were scored both times; None without any."""
+    then = {one.id: one.right for one in after}
+    pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one in before:
+        second = then.get(one.id)
+        if one.right is not None and second is not None:
+            pairs[one.sample].append((one.right, second))
+    means = [tuple(map(fmean, zip(*values))) for values in pairs.values()]
+    moved = change([second - first for first, second in means])
+    if moved is None:
+        return None
+    return Paired(
+        before=fmean(first for first, _ in means),
+        after=fmean(second for _, second in means),
+        change=moved,
+        questions=sum(map(len, pairs.values())),
+    )
