@@ -75,8 +75,8 @@ def open_benchmark(
     name = name or re.sub(r"[^\w.+]", "_", path.name if path.is_dir() else path.stem)
     if not re.fullmatch(r"[\w.+]+", name):
         raise ValueError(
-            f"{path}: a benchmark called {name!r} cannot name files; call it NAME=PATH with letters, "
-            "digits, '_', '.' and '+'"
+            f"{path}: a benchmark called {name!r} cannot name files; call it NAME=PATH, with "
+            "letters, digits, '_', '.' and '+'"
         )
     sound = audit(entries, name=str(path), max_share=max_share)
     return Benchmark(name, kind, sound.records[:limit], sound.losses)

@@ -115,9 +115,9 @@ def _papers(found: Results) -> Iterator[Table]:
     table.add_column("tokens", justify="right")
     for column in columns:
         table.add_column(column, justify="right")
-    for name, (budget, figures) in OVERALL.items():
+    for name, (shown_at, figures) in OVERALL.items():
         known = dict(zip(COLUMNS, figures))
-        table.add_row(name, f"{budget}", *(f"{known[column]:.1f}" for column in columns))
+        table.add_row(name, f"{shown_at}", *(f"{known[column]:.1f}" for column in columns))
     for category in ("single", "cross", "direct_attributes", "relative_position"):
         cells = [LFPC_BY_CATEGORY[column].get(category) for column in columns]
         if any(cell is not None for cell in cells):
