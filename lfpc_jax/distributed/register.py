@@ -1,0 +1,76 @@
+"""Who is still there: a pure account of the notes that processes leave for each other.
+
+A note is `count state word`: a number that grows with every beat, `up`, `failed` or `finished`, and
+why. Silence is counted in rounds of reading, not in seconds, so that an observer who was himself
+stopped for a while blames nobody, and no two clocks are ever compared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+State = Literal["up", "failed", "finished"]
+
+
+def note(count: int, state: State, word: str = "") -> str:
+    return f"{count} {state} {word}".rstrip()
+
+
+@dataclass
+class _Seen:
+    note: str = ""
+    state: str = "up"
+    word: str = ""
+    rounds: int = 0  # since the note last changed
+    failed_for: int = 0  # rounds since the failure was first read
+
+
+@dataclass
+class Register:
+    """`patience` rounds without a new note are a death. A failure is reported as late as a death
+    would be: a process that was told of a broken connection is seldom the one that broke it."""
+
+    process: int
+    processes: int
+    patience: int
+    _seen: dict[int, _Seen] = field(init=False)
+
+    def __post_init__(self) -> None:
+        others = set(range(self.processes)) - {self.process}
+        self._seen = {other: _Seen() for other in sorted(others)}
+
+    def read(self, notes: Mapping[int, str]) -> None:
+        """One round."""
+        for process, seen in self._seen.items():
+            new = notes.get(process, "")
+            seen.failed_for += seen.state == "failed"
+            if new == seen.note:
+                seen.rounds += 1
+                continue
+            _, seen.state, *word = new.split(" ", 2)
+            seen.note, seen.word, seen.rounds = new, " ".join(word), 0
+
+    @property
+    def dead(self) -> tuple[int, ...]:
+        """Silent for too long without having finished or failed."""
+        return tuple(
+            p for p, s in self._seen.items() if s.state == "up" and s.rounds >= self.patience
+        )
+
+    @property
+    def failed(self) -> dict[int, str]:
+        return {p: s.word for p, s in self._seen.items() if s.state == "failed"}
+
+    @property
+    def due(self) -> bool:
+        """Something has to be said, and waiting longer would name nobody else."""
+        return bool(self.dead) or any(s.failed_for >= self.patience for s in self._seen.values())
+
+    @property
+    def over(self) -> bool:
+        """Every other process has finished or failed."""
+        return all(seen.state != "up" for seen in self._seen.values())
+
+    def silence(self, process: int) -> int:
+        """Rounds since the process was last heard; of itself none."""
+        return self._seen[process].rounds if process in self._seen else 0
