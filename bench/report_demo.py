@@ -2,8 +2,8 @@
 
     python bench/report_demo.py FOLDER [--records 16] [--rollouts 4] [--parts 2] [--seed 0]
 
-Writes FOLDER/with-gap and FOLDER/without-gap. Scenes, questions, tool, tokenizer and rewards are the
-project's own; what a model would write comes from a script whose boxes and answers get better
+Writes FOLDER/with-gap and FOLDER/without-gap. Scenes, questions, tool, tokenizer and rewards are
+the project's own; what a model would write comes from a script whose boxes and answers get better
 with the step, and log-probabilities and curves are drawn from made-up distributions. So a page of
 these runs shows what the report looks like and says nothing about the method.
 """
@@ -64,7 +64,8 @@ class Script:
         right = self.rng.random() < 0.3 + 0.3 * self.skill + 0.3 * self.skill * bool(calls)
         wrong = [letter for letter in "ABCD"[: len(record.options)] if letter != record.answer]
         said = record.answer if right else self.rng.choice(wrong)
-        yield f"<think>{self.rng.choice(_SEEN) if calls else _GUESS}</think>\n<answer>{said}</answer>"
+        why = self.rng.choice(_SEEN) if calls else _GUESS
+        yield f"<think>{why}</think>\n<answer>{said}</answer>"
 
     def _call(self, record: Record, frame: Frame, number: int) -> str:
         nest = record.targets[number % len(record.targets)]
@@ -133,7 +134,9 @@ def _dialogue(folder: Path, records: Sequence[Record]) -> Dialogue:
     crops = ImageProcessor().with_tokens(256)
     toolbox = Toolbox((Zoom(crops),))
     texts = [system_prompt(toolbox), *_THOUGHTS, *_SEEN, _GUESS, "<think></think><answer></answer>"]
-    write_tokenizer(folder, [*texts, *(one.question for one in records)] * 4, 1200, ImageProcessor())
+    write_tokenizer(
+        folder, [*texts, *(one.question for one in records)] * 4, 1200, ImageProcessor()
+    )
     tokenizer = Tokenizer.from_folder(folder)
     chat = ChatTemplate.from_folder(folder, tokenizer)
     return Dialogue(tokenizer, chat, ImageProcessor().with_tokens(1024), toolbox)

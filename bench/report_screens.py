@@ -1,4 +1,4 @@
-"""Screenshots of a report's page in a headless Chromium, at desktop and phone width, light and dark.
+"""Screenshots of a report's page in a headless Chromium, for desktop and phone, light and dark.
 
     python bench/report_screens.py PAGE OUT_STEM
 

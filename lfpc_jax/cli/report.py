@@ -37,7 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page; plots lie beside it")
     parser.add_argument(
-        "--model", type=Path, metavar="DIR", help="the tokenizer of runs that have none of their own"
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="the tokenizer of runs that have none of their own",
     )
     parser.add_argument(
         "--episodes", type=int, default=500, metavar="N", help="at most, of all runs together"
@@ -54,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 def report(args: argparse.Namespace) -> int:
     if args.episodes < 0 or args.side < 64:
         raise ValueError(
-            f"--episodes {args.episodes}, --side {args.side}: need at least 0 episodes and 64 pixels"
+            f"--episodes {args.episodes}, --side {args.side}: at least 0 episodes and 64 pixels"
         )
     out = args.out or (args.runs[0] if len(args.runs) == 1 else Path()) / "report.html"
     # ------------------------------------------------------------------ the runs
@@ -62,13 +65,13 @@ def report(args: argparse.Namespace) -> int:
     names = _names(runs)
     # ------------------------------------------------------------------ their episodes
     episodes = Episodes(Album(side=args.side, crop_side=max(64, args.side // 2)))
-    with progress.bar("episodes", args.episodes) as advance:
+    with progress.waiting("reading episodes"):
         for number, run in enumerate(runs):
             reader = Reader(run.tokenizer)
             for part, group in run.groups(args.parts, args.episodes // len(runs)):
                 where = str(run.folder / "trajectories" / f"{part}.jsonl")
                 episodes.add(number, part, where, group, reader)
-                advance(len(group.trajectories))
+    episodes.arrange()
     # ------------------------------------------------------------------ the page
     out.parent.mkdir(parents=True, exist_ok=True)
     files = plots.plot({name: run.curves for name, run in zip(names, runs)}, out.with_suffix(""))

@@ -11,6 +11,7 @@ Without a tokenizer only what was recorded as text is there: the turns, whole.
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ class Reader:
         assert self.tokenizer is not None
         cuts = np.flatnonzero(ids == self.tokenizer.im_start)
         edges = sorted({0, len(ids), *(int(cut) for cut in cuts)})
-        for start, stop in zip(edges, edges[1:]):
+        for start, stop in pairwise(edges):
             parts = self._parts(ids[start:stop], images)
             images += sum(isinstance(part, dict) for part in parts)
             role = ""
@@ -149,7 +150,7 @@ def _stretches(trajectory: Trajectory) -> Iterator[tuple[int, int, int, bool]]:
         turn_of[turn.start :] = number
     changes = np.flatnonzero(np.diff(sampled.astype(np.int8))) + 1
     edges = sorted({0, len(sampled), *changes.tolist(), *(s for s in starts if s < len(sampled))})
-    for start, stop in zip(edges, edges[1:]):
+    for start, stop in pairwise(edges):
         yield start, stop, int(turn_of[start]), bool(sampled[start])
 
 

@@ -70,6 +70,14 @@ class Episodes:
             self.lines.append(line)
             self.details.append(detail)
 
+    def arrange(self) -> None:
+        """By run and part, and within these as they came."""
+        order = sorted(
+            range(len(self.lines)), key=lambda at: (self.lines[at]["run"], self.lines[at]["part"])
+        )
+        self.lines = [self.lines[at] for at in order]
+        self.details = [self.details[at] for at in order]
+
     def _skip(self, name: str, error: Exception) -> None:
         said = f"{error!s:.200}" or type(error).__name__
         self.problems.append(Problem(name, f"skipped: {said}"))
@@ -126,7 +134,7 @@ class Episodes:
         original = view = None
         if opened is not None:
             original = self.album.original(opened)
-            view = self.album.shown(opened, record.longest_side, tuple(trajectory.shown))
+            view = self.album.shown(opened, record.longest_side, trajectory.shown)
         return {
             "original": trajectory.original,
             "shown": trajectory.shown,

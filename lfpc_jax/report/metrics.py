@@ -53,7 +53,7 @@ def read(file: Path) -> tuple[list[Curve], list[Problem]]:
                 continue
             points.setdefault((kind, name), []).append((step, float(value)))
     curves = [
-        Curve(kind, name, *(tuple(column) for column in zip(*found)))  # type: ignore[arg-type]
+        Curve(kind, name, *(tuple(column) for column in zip(*found)))
         for (kind, name), found in sorted(points.items())
     ]
     return curves, problems

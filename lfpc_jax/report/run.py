@@ -96,7 +96,9 @@ class Run:
 def open_run(folder: Path, model: Path | None) -> Run:
     """`model` is where the tokenizer is taken from if the run has none."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no folder of a run; give one that train.py or evaluate.py made")
+        raise ValueError(
+            f"{folder}: no folder of a run; give one that train.py or evaluate.py made"
+        )
     problems: list[Problem] = []
     curves, found = metrics.read(folder / "metrics.jsonl")
     problems += found

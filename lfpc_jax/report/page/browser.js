@@ -80,10 +80,11 @@ function filters(changed) {
 
 function row(number, pick) {
   const line = INDEX.episodes[number], record = INDEX.records[line.record];
-  const facts = [INDEX.runs.length > 1 && INDEX.runs[line.run].name, line.part, "#" + line.rollout, line.crops ? line.crops + (line.crops > 1 ? " crops" : " crop") : "no crop",
-    line.iou !== null && "IoU " + line.iou.toFixed(2), line.total !== null && "reward " + format(line.total)].filter(Boolean);
+  const facts = ["#" + line.rollout, line.crops ? line.crops + (line.crops > 1 ? " crops" : " crop") : "no crop",
+    line.iou !== null && "IoU " + line.iou.toFixed(2), line.part].filter(Boolean);
+  const dot = INDEX.runs.length > 1 && h("i", { class: "dot", style: { "--run": runColour(line.run) }, title: INDEX.runs[line.run].name });
   return h("button", { type: "button", class: "row", "data-episode": number, "aria-current": number === chosen.episode ? "true" : null, onclick: () => pick(number) },
-    markOf(line), h("span", { class: "said" }, plain(record.question)), h("span", { class: "meta" }, facts.join(" · ")));
+    markOf(line), h("span", { class: "said" }, plain(record.question)), h("span", { class: "meta" }, dot, facts.join(" · ")));
 }
 
 function browserView() {
@@ -180,15 +181,16 @@ function compareView() {
     const at = questions.indexOf(chosen.record);
     const pickRecord = h("select", { "aria-label": "Question", onchange: (event) => { chosen.record = Number(event.target.value); draw(); } },
       questions.map((record) => h("option", { value: record, selected: record === chosen.record }, plain(INDEX.records[record].question).slice(0, 90))));
-    root.replaceChildren(
+    root.replaceChildren(); put(root, {}, [
       h("div", { class: "bar" }, h("span", { class: "segments" }, h("button", { type: "button", "aria-label": "Previous question", onclick: () => root.move(-1) }, "←"), h("button", { type: "button", "aria-label": "Next question", onclick: () => root.move(1) }, "→")),
         pickRecord, h("span", { class: "number meta" }, questions.length ? `question ${at + 1} of ${questions.length} that both have` : "no question that both have")),
-      h("div", { class: "pair" }, side("left", sides[0]), side("right", sides[1])));
+      questions.length > 0 && h("header", { class: "ask" }, question(INDEX.records[chosen.record])),
+      h("div", { class: "pair" }, side("left", sides[0]), side("right", sides[1]))]);
   };
   const side = (which, source) => {
     const body = h("div");
     const numbers = (questions.length && source.records.get(chosen.record)) || [];
-    const show = (number) => body.replaceChildren(episodeView(number, show));
+    const show = (number) => body.replaceChildren(episodeView(number, show, true));
     const choice = h("select", { "aria-label": which === "left" ? "Left side" : "Right side", onchange: (event) => { chosen[which] = event.target.value; draw(); } },
       [...all].map(([key, one]) => h("option", { value: key, selected: key === chosen[which] }, one.name)));
     if (numbers.length) show(numbers[0]);

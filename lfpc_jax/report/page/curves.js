@@ -62,7 +62,7 @@ function plotInto(svg, own, panel) {
     svg.append(s("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(tick), y2: y(tick) }),
       s("text", { x: EDGE.left - 6, y: y(tick) + 4, "text-anchor": "end" }, format(tick)));
   }
-  const marks = last === first ? [first] : niceTicks(first, last, Math.max(2, Math.floor(width / 80))).filter((tick) => Number.isInteger(tick) && tick >= first && tick <= last);
+  const marks = last === first ? [first] : niceTicks(first, last, Math.max(2, Math.floor(width / 60))).filter((tick) => Number.isInteger(tick) && tick >= first && tick <= last);
   for (const tick of marks) {
     const anchor = x(tick) > width - 22 ? "end" : "middle";
     svg.append(s("text", { x: anchor === "end" ? width - EDGE.right : x(tick), y: HEIGHT - 4, "text-anchor": anchor }, String(tick)));

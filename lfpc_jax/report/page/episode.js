@@ -12,10 +12,11 @@ function markOf(line) {
   return h("span", { class: "mark " + verdict, title: { right: "right", wrong: "wrong", open: "not scored" }[verdict] }, { right: "✓", wrong: "✗", open: "○" }[verdict]);
 }
 
-function episodeView(number, go) {
+// `go` is called with the rollout that is chosen instead; `bare` leaves out the question.
+function episodeView(number, go, bare) {
   const line = INDEX.episodes[number], record = INDEX.records[line.record], detail = detailOf(number);
   const root = h("article", { class: "episode", "data-episode": number });
-  root.append(asked(line, record), siblings(number, line, go) || "",
+  root.append(h("header", { class: "ask" }, bare ? [] : question(record), came(line, record, bare)), siblings(number, line, go) || "",
     h("div", { class: "columns" },
       h("div", { class: "looked" }, stage(detail, record), crops(detail, root), rewards(detail)),
       conversation(detail, line)));
@@ -26,19 +27,24 @@ function letter(i) {
   return String.fromCharCode(65 + i);
 }
 
-function asked(line, record) {
+function question(record) {
   const key = record.answer.trim().replace(/[().\s]/g, "").toUpperCase();
   const options = record.options.map((text, i) => h("li", { class: letter(i) === key ? "key" : "" }, letter(i) + ". ", readable(text)));
+  return [h("h2", { dir: "auto" }, readable(record.question)), options.length > 0 && h("ol", { class: "options" }, options)];
+}
+
+// What came of it, and which episode this is.
+function came(line, record, bare) {
   const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
-  return h("header", { class: "ask" }, h("h2", { dir: "auto" }, readable(record.question)),
-    options.length > 0 && h("ol", { class: "options" }, options),
+  const where = [INDEX.runs.length > 1 && INDEX.runs[line.run].name, line.part, record.dataset, record.category, record.id].filter(Boolean);
+  return [
     h("dl", { class: "verdict" },
-      fact("Answer", [markOf(line), " ", line.answer === null ? "none" : readable(line.answer.slice(0, 300))]),
-      fact("Right answer", readable(record.answer) ),
-      fact("Ended because", ENDS[line.end] || line.end),
-      fact("Run", INDEX.runs[line.run].name),
-      fact("Part", line.part),
-      fact("Record", [record.id, record.dataset && ", " + record.dataset, record.category && ", " + record.category])));
+      fact("Answer", [markOf(line), " ", line.answer === null ? "none" : h("bdi", {}, readable(line.answer.slice(0, 300)))]),
+      fact("Right answer", h("bdi", {}, readable(record.answer))),
+      fact("Reward", format(line.total)),
+      line.iou !== null && fact("IoU", format(line.iou)),
+      fact("Ended because", ENDS[line.end] || readable(line.end))),
+    !bare && h("p", { class: "where" }, where.map((text, i) => [i > 0 && " · ", readable(text)]))];
 }
 
 function groupOf(line) {
@@ -55,7 +61,7 @@ function siblings(number, line, go) {
   return h("nav", { class: "group", "aria-label": "Rollouts of this question" }, "Rollouts", group.map((at) => {
     const other = INDEX.episodes[at];
     return h("a", { href: "#episodes/" + at, class: verdictOf(other), "aria-current": at === number ? "true" : null, title: `rollout ${other.rollout}: ${verdictOf(other)}, ${other.crops} crops`,
-      onclick: (event) => { event.preventDefault(); go(at); } }, h("span", {}, String(other.rollout)));
+      onclick: (event) => { event.preventDefault(); go(at); } }, h("span", {}, other.rollout + " " + { right: "✓", wrong: "✗", open: "○" }[verdictOf(other)]));
   }));
 }
 

@@ -16,7 +16,7 @@ function controls(detail, record, draw) {
   const choice = (view, text, title) => h("button", { type: "button", title, "aria-pressed": String(look.view === view), onclick: () => { look.view = view; all(); } }, text);
   const boxes = detail.turns.some((turn) => turn.crop);
   return h("div", { class: "tools" },
-    h("span", { class: "segments" }, choice("original", "Original", "what crops are cut from"), choice("shown", "As the model saw it", "after the information gap and the resize")),
+    h("span", { class: "segments" }, choice("original", "Original", "what crops are cut from"), choice("shown", "As shown to the model", "after the information gap and the resize")),
     boxes && pressed("Crops", look.boxes, () => { look.boxes = !look.boxes; all(); }),
     record.targets.length > 0 && pressed("Targets", look.targets, () => { look.targets = !look.targets; all(); }));
 }
@@ -33,11 +33,12 @@ function frame(detail, record) {
   place.append(svg);
   const scale = [width / detail.original[0], height / detail.original[1]];
   if (look.targets) for (const box of record.targets.flat()) drawBox(svg, box.map((edge, i) => edge * scale[i % 2]), ["under", "target"]);
+  const tags = [];
   if (look.boxes) detail.turns.forEach((turn, at) => {
     if (!turn.crop) return;
     const box = seen ? turn.crop.shown : turn.crop.box;
     drawBox(svg, box, ["halo", "box"], at);
-    place.append(tag(box, width, height, detail, at));
+    place.append(tag(box, width, height, detail, at, tags));
   });
   return place;
 }
@@ -48,9 +49,12 @@ function drawBox(svg, [x1, y1, x2, y2], kinds, turn) {
   }
 }
 
-function tag([x1, y1], width, height, detail, turn) {
+// The number of a crop at its corner, moved aside where another one stands already.
+function tag([x1, y1], width, height, detail, turn, tags) {
   const left = Math.min(Math.max(x1 / width, 0), 0.97), top = Math.min(Math.max(y1 / height, 0), 0.97);
-  return h("b", { class: top < 0.06 ? "inside" : "", "data-turn": turn, style: { left: left * 100 + "%", top: top * 100 + "%", "--box": boxColour(turn) } }, String(cropNumber(detail, turn)));
+  const aside = tags.filter(([x, y]) => Math.abs(x - left) < 0.035 && Math.abs(y - top) < 0.05).length;
+  tags.push([left, top]);
+  return h("b", { class: top < 0.06 ? "inside" : "", "data-turn": turn, style: { left: left * 100 + "%", top: top * 100 + "%", "margin-left": aside * 20 + "px", "--box": boxColour(turn) } }, String(cropNumber(detail, turn)));
 }
 
 function cropNumber(detail, turn) {
