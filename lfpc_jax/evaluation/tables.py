@@ -78,7 +78,7 @@ def _crops(found: Results, seconds: dict[str, float]) -> Table:
 
 
 def _row(measured: dict[str, float], time: str) -> list[str]:
-    def shown(key: str, form: str, times: float = 1) -> str:
+    def shown(key: str, form: str, times: int = 1) -> str:
         return form.format(times * measured[key]) if key in measured else _NONE
 
     ends = {

@@ -1,0 +1,137 @@
+"""Models that are rigged to look in one way, and what the diagnostics say of them."""
+
+import io
+import json
+
+import pytest
+from rollout import small
+
+from lfpc_jax.evaluation.alter import ALTERATIONS
+from lfpc_jax.evaluation.benchmark import Benchmark
+from lfpc_jax.evaluation.conditions import CONDITIONS
+from lfpc_jax.evaluation.journal import Journal
+from lfpc_jax.evaluation.plots import plot
+from lfpc_jax.evaluation.results import encoded, results, timing
+from lfpc_jax.evaluation.run import ask
+from lfpc_jax.evaluation.tables import tables
+
+from . import rigged
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def records():
+    return tuple(rigged.world(COUNT))
+
+
+def evaluated(folder, say, records, conditions=CONDITIONS):
+    engine = rigged.RiggedEngine(say, small.dialogue())
+    benchmark = Benchmark("set", "layout", records, ())
+    journal = Journal(folder)
+    token = engine.dialogue.tokenizer.image_pad
+    about = {"questions": len(records), "digest": benchmark.digest, "column": None}
+    journal.begin({"rollouts": 1, "image_token": token}, {"set": about})
+    ask(engine, benchmark, 32, conditions, journal, rollouts=1, seed=0)
+    assert engine.dialogue.alter is None
+    assert engine.dialogue.toolbox == small.TOOLBOX
+    assert engine.rules.max_turns == 5
+    found = results(journal)
+    return found, found["benchmarks"]["set"]["budgets"]["32"], engine
+
+
+def by_test(budget):
+    return {one["test"]: one["found"] for one in budget["diagnostics"]}
+
+
+def test_who_reads_only_the_whole_loses_nothing(records, tmp_path):
+    _, budget, _ = evaluated(tmp_path, rigged.reads_the_whole, records)
+    assert budget["conditions"]["tool"]["accuracy"]["overall"]["value"] == 1.0
+    found = by_test(budget)
+    for name in ALTERATIONS:
+        assert found[name]["questions"] == COUNT
+        assert found[name]["change"]["value"] == 0
+        assert -0.1 < found[name]["change"]["low"] < 0 < found[name]["change"]["high"] < 0.1
+    assert found["tool over direct"]["change"]["value"] == 0
+    assert found["noise, needed"] is None  # nothing that it could not do without
+    assert found["truth, missed"]["change"]["value"] == 0
+    assert found["truth, missed"]["questions"] > COUNT // 2
+    assert budget["answer_first"]["share"]["value"] == 0
+
+
+def test_who_reads_only_the_crop_falls_to_chance(records, tmp_path):
+    """Chance is a quarter; 60 guesses have a standard error of 5.6 points."""
+    _, budget, _ = evaluated(tmp_path, rigged.reads_the_crop, records)
+    found = by_test(budget)
+    assert budget["conditions"]["tool"]["accuracy"]["overall"]["value"] == 1.0
+    for name in ("noise", "blank"):
+        assert found[name]["before"] == 1.0
+        assert 0.08 < found[name]["after"] < 0.42
+        assert found[name]["change"]["high"] < -0.5
+    assert found["truth"]["change"]["value"] == 0
+    assert found["downsampled"]["after"] == 1.0  # so large a square is seen there too
+    assert found["truth, missed"] is None
+    gain = found["tool over direct"]
+    assert 0.08 < gain["before"] < 0.42
+    assert gain["after"] == 1.0
+    needed = found["noise, needed"]
+    assert needed["questions"] == COUNT - round(gain["before"] * COUNT)
+    assert needed["before"] == 1.0
+    assert needed["after"] < 0.5
+    measured = budget["conditions"]["tool"]["measures"]
+    assert measured["crop/overlap"] > 0.9
+    assert measured["crop/rate"] == measured["end/answered"] == 1
+
+
+def test_a_missed_target_is_what_the_true_box_mends(records, tmp_path):
+    _, budget, _ = evaluated(tmp_path, rigged.misses_half, records, ("truth",))
+    missed = by_test(budget)["truth, missed"]
+    expected = sum(rigged.digest(record.id) % 2 for record in records)
+    assert missed["questions"] == expected > 20
+    assert missed["before"] < 0.5
+    assert missed["after"] == 1.0
+    assert missed["change"]["low"] > 0.4
+    whole = by_test(budget)["truth"]
+    assert whole["questions"] == COUNT
+    assert whole["after"] == 1.0
+
+
+def test_who_answers_first_is_flagged(records, tmp_path):
+    _, budget, _ = evaluated(tmp_path, rigged.answers_first, records[:12], ("tool",))
+    assert budget["answer_first"]["share"]["value"] == 1.0
+    assert budget["answer_first"]["share"]["samples"] == 12
+    assert budget["answer_first"]["right_first"] == 1.0
+    assert budget["answer_first"]["right_after"] is None
+
+
+def test_altered_questions_are_asked_only_where_there_was_a_crop(records, tmp_path):
+    def says_at_once(episode):
+        if rigged.digest(episode.opening.record.id) % 3 == 0:
+            return rigged.answer(episode.opening.record, "red")
+        return rigged.reads_the_crop(episode)
+
+    _, budget, engine = evaluated(tmp_path, says_at_once, records, ("noise",))
+    crops = sum(rigged.digest(record.id) % 3 != 0 for record in records)
+    assert engine.asked == 2 * COUNT + crops
+    assert budget["conditions"]["noise"]["questions"] == crops
+    assert by_test(budget)["noise"]["questions"] == COUNT
+    # those that answer at once keep their answers, right or wrong
+    at_once = [one for one in records if rigged.digest(one.id) % 3 == 0]
+    kept = sum(one.options["ABCD".index(one.answer)] == "red" for one in at_once)
+    assert by_test(budget)["noise"]["before"] == pytest.approx((crops + kept) / COUNT)
+
+
+def test_everything_is_shown_in_tables_and_a_picture(records, tmp_path):
+    from rich.console import Console
+
+    found, _, _ = evaluated(tmp_path, rigged.reads_the_crop, records[:8])
+    assert json.loads(encoded(found)) == found
+    console = Console(width=200, record=True, file=io.StringIO())
+    seconds = timing(Journal(tmp_path))
+    assert set(seconds) == {f"set-32-{name}" for name in CONDITIONS}
+    console.print(tables(found, seconds))
+    text = console.export_text()
+    for expected in ("100.0 (67.6 to 100.0)", "noise, needed", "answer first", "near", "answered"):
+        assert expected in text
+    plot(found, tmp_path / "results.png")
+    assert (tmp_path / "results.png").stat().st_size > 10_000
