@@ -1,6 +1,6 @@
 """One of several processes, doing what its mode says.
 
-    member.py PORT PROCESSES PROCESS MODE OUT
+    member.py PORT PROCESSES PROCESS MODE
 
 Prints a line when it is ready, and what came of it.
 """
@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.pop("XLA_FLAGS", None)
@@ -23,13 +22,16 @@ from lfpc_jax.distributed.processes import ProcessSettings
 SILENCE = 6.0
 
 
-def main(port: str, count: str, process: str, mode: str, out: Path) -> int:
+def main(port: str, count: str, process: str, mode: str) -> int:
     me = int(process)
+    if mode == "late" and me == 2:
+        return 0
     processes.start(
         ProcessSettings(
             coordinator=f"localhost:{port}",
             processes=int(count),
             process=me,
+            connect_seconds=12 if mode == "late" else 120,
             beat_seconds=0.5,
             silence_seconds=SILENCE,
         )
@@ -39,7 +41,7 @@ def main(port: str, count: str, process: str, mode: str, out: Path) -> int:
     elif mode == "barrier":
         _barrier(me)
     elif mode == "term":
-        _term(me, out)
+        _term(me)
     elif mode == "fails" and me == 1:
         print("ready", flush=True)
         raise RuntimeError("no space left on device")
@@ -72,12 +74,12 @@ def _barrier(me: int) -> None:
         print(error, flush=True)
 
 
-def _term(me: int, out: Path) -> None:
+def _term(me: int) -> None:
     """Steps until told to stop; the steps of process 1 are the slow ones."""
-    (out / f"pid-{me}").write_text(str(os.getpid()))
     step = 0
     while not processes.stop_requested():
         step += 1
+        print("stepping", flush=True)
         time.sleep(0.05 * (1 + me))
     print("stopped at", step, flush=True)
 
@@ -97,4 +99,4 @@ def _wait(mode: str, me: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:5], Path(sys.argv[5])))
+    sys.exit(main(*sys.argv[1:]))
