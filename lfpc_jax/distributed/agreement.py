@@ -35,7 +35,7 @@ def versions() -> str:
     return "\n".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS)
 
 
-def agree(board: Board, parts: Mapping[str, bytes | str], seconds: float) -> None:
+def agree(board: Board, parts: Mapping[str, bytes | str], seconds: float | int) -> None:
     """Raises ValueError in every process if one of them brings another part."""
     digests = {name: _digest(_bytes(part)) for name, part in parts.items()}
     notes = board.meet("agree", seconds, json.dumps(digests))

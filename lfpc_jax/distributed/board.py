@@ -58,7 +58,7 @@ class Board:
     def clear(self, folder: str) -> None:
         self.client.key_value_delete(f"lfpc/{folder}/")
 
-    def meet(self, name: str, seconds: float, note: str = "") -> dict[int, str]:
+    def meet(self, name: str, seconds: float | int, note: str = "") -> dict[int, str]:
         """Waits for all processes and returns the notes that they came with.
 
         Raises `Absent` with those who were not there in time. A name may be met at any number of
@@ -83,7 +83,9 @@ class Board:
 class Absent(TimeoutError):
     """A meeting that did not take place. Who comes after it finds nobody `missing`."""
 
-    def __init__(self, name: str, seconds: float, missing: tuple[int, ...], cause: str) -> None:
+    def __init__(
+        self, name: str, seconds: float | int, missing: tuple[int, ...], cause: str
+    ) -> None:
         who = f"{named(missing)} did not arrive" if missing else "one came too late, not"
         super().__init__(f"barrier {name.removeprefix('barrier/')!r}: {who} within {seconds:g} s")
         self.name, self.seconds, self.missing, self.cause = name, seconds, missing, cause

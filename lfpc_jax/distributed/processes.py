@@ -88,7 +88,7 @@ def start(settings: ProcessSettings | None = None) -> None:
     signal.signal(signal.SIGTERM, _on_sigterm)
 
 
-def agree(parts: Mapping[str, bytes | str], seconds: float = 300.0) -> None:
+def agree(parts: Mapping[str, bytes | str], seconds: float | int = 300.0) -> None:
     """Raises in every process unless all have the same code, versions and `parts`."""
     if _joined is None:
         return
@@ -101,7 +101,7 @@ def agree(parts: Mapping[str, bytes | str], seconds: float = 300.0) -> None:
         raise _told(absent, _joined) from absent
 
 
-def barrier(name: str, seconds: float) -> None:
+def barrier(name: str, seconds: float | int) -> None:
     """Waits for every process. Raises `TimeoutError` with those who are missing and how they
     were last heard."""
     if _joined is None:
@@ -112,7 +112,7 @@ def barrier(name: str, seconds: float) -> None:
         raise _told(absent, _joined) from absent
 
 
-def stop_requested(seconds: float = 3600.0) -> bool:
+def stop_requested(seconds: float | int = 3600.0) -> bool:
     """Whether any process has been sent SIGTERM: every process, at its n-th call, gets the same
     answer. Waits for the slowest, as the next collective would."""
     if _joined is None:

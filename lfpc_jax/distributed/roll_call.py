@@ -13,7 +13,7 @@ from contextlib import ExitStack
 _LINE = 4096
 
 
-def roll_call(coordinator: str, processes: int, process: int, seconds: float) -> None:
+def roll_call(coordinator: str, processes: int, process: int, seconds: float | int) -> None:
     """Returns when all processes have called; raises TimeoutError with those who have not."""
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + seconds
@@ -72,7 +72,9 @@ def _server(port: int) -> socket.socket:
         ) from error
 
 
-def _call(address: tuple[str, int], process: int, deadline: float, seconds: float) -> list[int]:
+def _call(
+    address: tuple[str, int], process: int, deadline: float, seconds: float | int
+) -> list[int]:
     """Calls until process 0 listens; what it answers when all are there or time is up."""
     refusal: object = "nobody listens"
     while (left := deadline - time.monotonic()) > 0:
