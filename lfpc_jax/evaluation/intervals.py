@@ -38,7 +38,9 @@ def share(value: float, samples: int) -> Estimate | None:
     square = Z**2 / samples
     centre = (value + square / 2) / (1 + square)
     half = Z / (1 + square) * math.sqrt(value * (1 - value) / samples + square / (4 * samples))
-    return Estimate(value, max(0.0, centre - half), min(1.0, centre + half), samples)
+    # The value lies within but for rounding, which must not show at 0 and 1.
+    low, high = min(centre - half, value), max(centre + half, value)
+    return Estimate(value, max(0.0, low), min(1.0, high), samples)
 
 
 def change(differences: Sequence[float]) -> Estimate | None:

@@ -3,7 +3,8 @@
 Its world: grey pictures with one small coloured square, and the same colour as a stripe on the left
 for those who only look at the whole. Options are four colours.
 
-rigged.py OUT DATA [SECONDS] runs the command with the reader of crops, so slowly, for killing it.
+python -m evaluation.rigged OUT DATA [SECONDS] runs the command with the reader of
+crops, so slowly, for killing it.
 """
 
 import hashlib
@@ -167,8 +168,6 @@ class RiggedEngine:
 class RiggedAsker:
     """What the command asks, in place of a model."""
 
-    asked: dict = {"image_token": 0, "dtype": "float32"}  # noqa: RUF012
-
     def __init__(self, engine: RiggedEngine) -> None:
         self.made = engine
         self.asked = {"image_token": engine.dialogue.tokenizer.image_pad, "dtype": "float32"}
@@ -196,5 +195,4 @@ def main(out: str, data: str, seconds: str = "0") -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     sys.exit(main(*sys.argv[1:]))

@@ -1,5 +1,6 @@
 """Our matching of option answers beside the rule of the public tool that most papers score with
-(VLMEvalKit, "exact matching"), on answers labelled by hand. Where neither names a letter, both count the answer as wrong.
+(VLMEvalKit, "exact matching"), on answers labelled by hand. Where neither names a
+letter, both count the answer as wrong.
 
 `their_letter` is that published rule in our words:
 1. Take out . ( ) [ ] , : ; ! * # { } and split at spaces. If exactly one of the option letters is a
@@ -51,7 +52,8 @@ def record(options, right):
 # Answer, what a reader takes it for. Dressed letters first: every letter in each dress.
 DRESSES = (
     "{}", "{}.", "({})", "({}).", " {} ", "**{}**", "[{}]", "{})", "Answer: {}",
-    "The answer is {}.", "The answer is ({}).", "The correct answer is **{}**.", "Option {}", "My answer is {}", "{}!",
+    "The answer is {}.", "The answer is ({}).", "The correct answer is **{}**.", "Option {}",
+    "My answer is {}", "{}!",
 )  # fmt: skip
 LETTERED = [(COLOURS, dress.format(letter), letter) for dress in DRESSES for letter in "ABCD"]
 LETTER_AND_TEXT = [

@@ -83,6 +83,14 @@ def test_shares_have_wilsons_interval(right, n, low, high):
     assert share(0.5, 0) is None
 
 
+def test_a_share_lies_in_its_interval_for_any_count():
+    """1 of 1 to 500 of 500 once had upper ends a rounding error below 1."""
+    for n in range(1, 500):
+        for right in {0, n // 3, n}:
+            found = share(right / n, n)
+            assert 0 <= found.low <= found.value <= found.high <= 1
+
+
 def test_paired_changes_by_hand():
     """10 samples: 4 change for worse, 1 for better. With one more of each, (5 - 2) / 12 = 0.25
     and a variance of (7 / 12 - 0.0625) / 12."""
