@@ -44,6 +44,7 @@ __all__ = [
     "failed",
     "start",
     "stop_requested",
+    "stop_seen",
 ]
 
 logger = logging.getLogger(__name__)
@@ -113,18 +114,27 @@ def barrier(name: str, seconds: float | int) -> None:
 
 
 def stop_requested(seconds: float | int = 3600.0) -> bool:
-    """Whether any process has been sent SIGTERM: every process, at its n-th call, gets the same
+    """Whether any process knows of a SIGTERM: every process, at its n-th call, gets the same
     answer. Waits for the slowest, as the next collective would."""
     if _joined is None:
         return _signalled.is_set()
     try:
-        notes = _joined.board.meet("stop", seconds, "stop" if _signalled.is_set() else "")
+        notes = _joined.board.meet("stop", seconds, "stop" if stop_seen() else "")
     except Absent as absent:
         raise _told(absent, _joined) from absent
     stopping = [process for process, note in sorted(notes.items()) if note]
     if stopping:
-        logger.warning("%s was told to stop; all do", board.named(tuple(stopping)))
+        logger.warning("all stop, as %s knew of a SIGTERM", board.named(tuple(stopping)))
     return bool(stopping)
+
+
+def stop_seen() -> bool:
+    """Whether this process knows of a SIGTERM, its own or another's, without waiting for anybody.
+
+    Others may not know yet: this only says that long work may be cut short on the way to the next
+    `stop_requested`, which then is True in all.
+    """
+    return _signalled.is_set() or (_joined is not None and _joined.watch.stop_heard)
 
 
 def failed(why: str) -> None:
@@ -185,6 +195,7 @@ def _join(own: Board, coordinator: str, settings: ProcessSettings) -> _Joined:
         beat_seconds=settings.beat_seconds,
         silence_seconds=settings.silence_seconds,
         coordinator=coordinator,
+        asked=_signalled,
         last_words=lambda: _bye(witness),
     )
     watch.start()

@@ -1,7 +1,7 @@
 """Who is still there: a pure account of the notes that processes leave for each other.
 
 A note is `count state word`: a number that grows with every beat, `up`, `failed` or `finished`, and
-why. Silence is counted in rounds of reading, not in seconds, so that an observer who was himself
+why; an `up stop` has been told to stop. Silence is counted in rounds of reading, not in seconds, so that an observer who was himself
 stopped for a while blames nobody, and no two clocks are ever compared.
 """
 
@@ -60,6 +60,11 @@ class Register:
     @property
     def failed(self) -> dict[int, str]:
         return {p: s.word for p, s in self._seen.items() if s.state == "failed"}
+
+    @property
+    def stopping(self) -> bool:
+        """Another process has been told to stop."""
+        return any(seen.state == "up" and seen.word == "stop" for seen in self._seen.values())
 
     @property
     def due(self) -> bool:

@@ -32,12 +32,14 @@ class Watch:
         beat_seconds: float,
         silence_seconds: float,
         coordinator: str,
+        asked: threading.Event,
         last_words: Callable[[], None],
     ) -> None:
         self._board = board
         self._beat_seconds = beat_seconds
         self._silence_seconds = silence_seconds
         self._coordinator = coordinator
+        self._asked = asked  # this process has been told to stop
         self._last_words = last_words
         patience = math.ceil(silence_seconds / beat_seconds)
         self._register = Register(board.process, board.processes, patience)
@@ -48,6 +50,7 @@ class Watch:
         self._state: tuple[State, str] = ("up", "")
         self._stopped = threading.Event()
         self._over = threading.Event()
+        self._heard = threading.Event()
         self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=target, name=f"lfpc-{target.__name__}", daemon=True)
@@ -77,6 +80,11 @@ class Watch:
         for thread in self._threads:
             thread.join(2 * self._beat_seconds)
 
+    @property
+    def stop_heard(self) -> bool:
+        """Another process has been told to stop."""
+        return self._heard.is_set()
+
     def heard(self, process: int) -> str:
         """How a process fares, for messages."""
         seconds = self._register.silence(process) * self._beat_seconds
@@ -99,6 +107,8 @@ class Watch:
         with self._lock:
             self._count += 1
             state, word = self._state
+            if state == "up" and self._asked.is_set():
+                word = "stop"
             try:
                 self._board.put("beat", note(self._count, state, word))
                 notes = self._board.read("beat")
@@ -111,6 +121,8 @@ class Watch:
                 return
             self._unanswered = 0
             self._register.read(notes)
+            if self._register.stopping:
+                self._heard.set()
             if self._register.over:
                 self._over.set()
 

@@ -42,6 +42,8 @@ def main(port: str, count: str, process: str, mode: str) -> int:
         _barrier(me)
     elif mode == "term":
         _term(me)
+    elif mode == "seen":
+        _seen()
     elif mode == "fails" and me == 1:
         print("ready", flush=True)
         raise RuntimeError("no space left on device")
@@ -82,6 +84,14 @@ def _term(me: int) -> None:
         print("stepping", flush=True)
         time.sleep(0.05 * (1 + me))
     print("stopped at", step, flush=True)
+
+
+def _seen() -> None:
+    """Long work that is cut short when anybody was told to stop."""
+    print("ready", flush=True)
+    while not processes.stop_seen():
+        time.sleep(0.02)
+    print("agreed:", processes.stop_requested(), flush=True)
 
 
 def _wait(mode: str, me: int) -> None:

@@ -104,7 +104,16 @@ def test_sigterm_at_one_stops_all_after_the_same_step(members):
     steps = [re.search(r"stopped at (\d+)", two.out(i)) for i in range(2)]
     assert all(steps), two.outputs()
     assert steps[0][1] == steps[1][1]
-    assert "process 1 was told to stop" in two.out(0)
+    assert "knew of a SIGTERM" in two.out(0)
+
+
+def test_long_work_is_cut_short_in_all(members):
+    two = members(2, "seen")
+    two.until_all_say("ready")
+    two.processes[0].send_signal(signal.SIGTERM)
+    assert two.codes() == [0, 0], two.outputs()
+    assert "agreed: True" in two.out(0)
+    assert "agreed: True" in two.out(1)
 
 
 @pytest.mark.parametrize(("count", "mode"), [(4, "work"), (2, "collective"), (2, "barrier-wait")])
