@@ -1,8 +1,8 @@
 """Who is still there: a pure account of the notes that processes leave for each other.
 
-A note is `count state word`: a number that grows with every beat, `up`, `failed` or `finished`, and
-why; an `up stop` has been told to stop. Silence is counted in rounds of reading, not in seconds, so that an observer who was himself
-stopped for a while blames nobody, and no two clocks are ever compared.
+A note is `count state word`: a number that grows with every beat; `up`, `failed` or `finished`; and
+why. An `up stop` has been told to stop. Silence is counted in rounds of reading, not in seconds, so
+that an observer who was himself stopped for a while blames nobody, and no two clocks are compared.
 """
 
 from collections.abc import Mapping
