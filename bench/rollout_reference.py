@@ -79,19 +79,27 @@ class Reference:
         for row, tokens in enumerate(rows):
             ids[row, length - len(tokens) :] = torch.tensor(tokens)
             mask[row, length - len(tokens) :] = 1
-        seen = [picture for each in pictures for picture in each]
-        images = dict(self.processor(seen, return_tensors="pt")) if seen else {}
         return self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            mm_token_type_ids=(ids == self.world.cfg.image_token).int(),
+            **self.inputs(ids, mask, pictures),
             do_sample=True,
             top_k=0,
             max_new_tokens=new,
             suppress_tokens=self.suppressed,
-            **images,
             **more,
         )
+
+    def inputs(
+        self, ids: torch.Tensor, mask: torch.Tensor, pictures: Sequence[Sequence[Any]]
+    ) -> dict[str, torch.Tensor]:
+        """What transformers' model takes; every row's pictures in the order of its ids."""
+        seen = [picture for each in pictures for picture in each]
+        images = dict(self.processor(seen, return_tensors="pt")) if seen else {}
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "mm_token_type_ids": (ids == self.world.cfg.image_token).int(),
+            **images,
+        }
 
 
 def _model(world: World) -> Qwen2_5_VLForConditionalGeneration:

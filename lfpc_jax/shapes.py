@@ -195,6 +195,7 @@ class TrainShapes:
         return cls(row_tokens, rows, Buckets(tuple(sorted({min(filled, worst), worst}))))
 
 
-def doubled(n: int) -> int:
-    """The power of two that holds `n`: how many micro-batches a program is compiled for."""
-    return 1 << (n - 1).bit_length()
+def micro_batches_for(n: int) -> int:
+    """The power of four that holds `n`: how many a program is compiled for. Those that only pad
+    are skipped, so few programs are worth more than little padding."""
+    return 4 ** -(-(n - 1).bit_length() // 2)

@@ -1,7 +1,7 @@
 """Hugging Face folders to Orbax and back, and the proof that a folder computes the same here.
 
     convert.py to-orbax HF_DIR OUT
-    convert.py to-hf ORBAX_DIR OUT
+    convert.py to-hf ORBAX_DIR OUT      # or a training run's folder: its newest whole checkpoint
     convert.py check HF_DIR [--json FILE]
 
 Weights are spread over all devices. Nothing appears at OUT before it is complete.
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lfpc_jax.checkpoint import folder, huggingface, parity, staging, store
+from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import progress
+from lfpc_jax.cli.model_folder import load_model
+from lfpc_jax.cli.run_folder import RunFolder, is_run
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
 
@@ -48,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     orbax = command("to-orbax", to_orbax, "HF_DIR", "Hugging Face folder -> Orbax folder")
-    hf = command("to-hf", to_hf, "ORBAX_DIR", "Orbax folder -> Hugging Face folder")
+    hf = command("to-hf", to_hf, "DIR", "Orbax folder or training run -> Hugging Face folder")
     for made in (orbax, hf):
         made.add_argument("out", type=Path, metavar="OUT")
         made.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: as stored")
@@ -90,19 +94,31 @@ def to_orbax(args: argparse.Namespace) -> int:
 
 def to_hf(args: argparse.Namespace) -> int:
     staging.check_free(args.out, overwrite=args.overwrite)
+    mesh = make_mesh(fsdp=-1)
+    if is_run(args.source):
+        run = RunFolder(args.source)
+        dtype = args.dtype or run.origin.dtypes[0]
+        model = load_model(args.source, dtype=dtype, mesh=mesh)
+        return _write_hf(model.params, model.cfg, model.assets, model.origin, args)
     with progress.waiting("verifying"):
         stored = store.open_store(args.source)
     cfg = config.from_folder(stored.assets)
     with progress.waiting("restoring"):
-        params = store.restore(stored, cfg, dtype=args.dtype, mesh=make_mesh(fsdp=-1))
+        params = store.restore(stored, cfg, dtype=args.dtype, mesh=mesh)
+    return _write_hf(params, cfg, stored.assets, stored.origin, args)
+
+
+def _write_hf(
+    params: Any, cfg: config.ModelConfig, assets: Path, origin: Origin, args: argparse.Namespace
+) -> int:
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     with progress.bar("writing", total, of_bytes=True) as advance:
         huggingface.save(
             params,
             args.out,
             cfg=cfg,
-            assets_from=stored.assets,
-            origin=stored.origin,
+            assets_from=assets,
+            origin=origin,
             overwrite=args.overwrite,
             advance=advance,
         )

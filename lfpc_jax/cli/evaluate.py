@@ -30,7 +30,7 @@ from lfpc_jax.cli import progress
 from lfpc_jax.cli.model_folder import LoadedModel, load_model
 from lfpc_jax.data.losses import MAX_SHARE
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.evaluation.alter import ALTERATIONS
+from lfpc_jax.evaluation.alter import ALTERATIONS, alteration
 from lfpc_jax.evaluation.benchmark import Benchmark, open_benchmark
 from lfpc_jax.evaluation.conditions import DIRECT, TOOL, Asks
 from lfpc_jax.evaluation.journal import Journal
@@ -133,6 +133,12 @@ def _judge(args: argparse.Namespace) -> Judge | None:
 
 def _answer(args: argparse.Namespace, journal: Journal) -> None:
     benchmarks = _benchmarks(args)
+    conditions = [TOOL, *([DIRECT] if args.direct else [])]
+    if args.diagnose is not None:
+        conditions += args.diagnose or ALTERATIONS
+    for benchmark in benchmarks:
+        for name in set(conditions) & set(ALTERATIONS):
+            alteration(name, benchmark.records)  # refuses what it cannot alter, before any hour
     asker = Asker.load(args)
     known = asker.asked | {
         "model": str(args.model.absolute()),
@@ -146,9 +152,6 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
     }
     journal.begin(known, {one.name: _about(one) for one in benchmarks})
     asker.keep_assets(args.out / "tokenizer")
-    conditions = [TOOL, *([DIRECT] if args.direct else [])]
-    if args.diagnose is not None:
-        conditions += args.diagnose or ALTERATIONS
     for tokens in dict.fromkeys(args.image_tokens):
         engine = asker.engine(tokens)
         for benchmark in benchmarks:

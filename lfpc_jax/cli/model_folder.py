@@ -2,40 +2,52 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
 
 from lfpc_jax.checkpoint import folder, huggingface, store
+from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import progress
+from lfpc_jax.cli.run_folder import RunFolder, is_run, load_run
 from lfpc_jax.model import config
 from lfpc_jax.model.config import ModelConfig
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """`assets` holds config, tokenizer and processor files."""
+    """`assets` holds config, tokenizer and processor files; `origin` says how weights were named
+    and typed where they came from."""
 
     cfg: ModelConfig
     params: Any
     assets: Path
+    origin: Origin
 
 
 def load_model(path: Path, *, dtype: str | None, mesh: Mesh | None) -> LoadedModel:
-    """A Hugging Face folder, or one that `convert.py to-orbax` wrote. By default float32 on a CPU,
-    bfloat16 elsewhere."""
-    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    """A Hugging Face folder, one that `convert.py to-orbax` wrote, or a training run's, of which
+    the newest checkpoint is taken. By default float32 on a CPU, bfloat16 elsewhere."""
+    dtype = dtype or default_dtype()
+    if is_run(path):
+        run = RunFolder(path)
+        with progress.waiting(f"restoring {path}"):
+            cfg, params, _ = load_run(path, dtype=dtype, mesh=mesh)
+        return LoadedModel(cfg, params, run.assets, run.origin)
     if store.is_store(path):
         with progress.waiting(f"verifying {path}"):
             stored = store.open_store(path)
         cfg = config.from_folder(stored.assets, dtype=dtype)
         with progress.waiting("restoring"):
-            return LoadedModel(
-                cfg, store.restore(stored, cfg, dtype=dtype, mesh=mesh), stored.assets
-            )
+            params = store.restore(stored, cfg, dtype=dtype, mesh=mesh)
+        return LoadedModel(cfg, params, stored.assets, stored.origin)
     cfg = config.from_folder(path, dtype=dtype)
     opened = folder.open_folder(path, cfg)
     with progress.bar("loading", opened.nbytes, of_bytes=True) as advance:
         params = huggingface.load(opened, cfg, dtype=dtype, mesh=mesh, advance=advance)
-    return LoadedModel(cfg, params, path)
+    return LoadedModel(cfg, params, path, opened.origin)
+
+
+def default_dtype() -> Literal["float32", "bfloat16"]:
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"

@@ -20,11 +20,14 @@ from rich.progress import (
 
 
 @contextmanager
-def bar(what: str, total: int, *, of_bytes: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yields the function that is told how much more is done."""
+def bar(
+    what: str, total: int, *, of_bytes: bool = False, every: float = 0.0
+) -> Iterator[Callable[[int], None]]:
+    """Yields the function that is told how much more is done. Lines come `every` so many seconds
+    at most, so that short work that is often repeated prints none."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield _lines(what, total, of_bytes)
+        yield _lines(what, total, of_bytes, every)
         return
     done: list[ProgressColumn] = [MofNCompleteColumn()]
     if of_bytes:
@@ -51,14 +54,16 @@ def waiting(what: str) -> Iterator[None]:
     print(f"{what}: done in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
 
 
-def _lines(what: str, total: int, of_bytes: bool) -> Callable[[int], None]:
+def _lines(what: str, total: int, of_bytes: bool, every: float) -> Callable[[int], None]:
     start, done, tenths = time.monotonic(), 0, 0
+    printed = start
 
     def advance(more: int) -> None:
-        nonlocal done, tenths
+        nonlocal done, tenths, printed
         done += more
-        if done * 10 // max(total, 1) <= tenths:
+        if done * 10 // max(total, 1) <= tenths or time.monotonic() - printed < every:
             return
+        printed = time.monotonic()
         tenths = done * 10 // max(total, 1)
         elapsed = time.monotonic() - start
         left = elapsed * (total - done) / done

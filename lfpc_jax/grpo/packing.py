@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
-from lfpc_jax.shapes import TrainShapes, doubled, windows_for
+from lfpc_jax.shapes import TrainShapes, micro_batches_for, windows_for
 from lfpc_jax.trajectory import Batch, PackedImages, Tokens, Trajectory
 
 
@@ -63,7 +63,7 @@ def pack(
     most = max((one.windows for one in bins), default=0)
     own = -(-len(bins) // shards), shapes.windows.fit(most, "windows") if most else 0
     micro_batches, windows = agree(own)
-    count = doubled(max(micro_batches, 1))
+    count = micro_batches_for(max(micro_batches, 1))
     batch = lay_out(
         bins,
         shapes,

@@ -82,6 +82,10 @@ class Archive:
             out.flush()
             os.fsync(out.fileno())
 
+    def remove(self, part: str) -> None:
+        """Forgets a part, if there is one; its pictures stay."""
+        self._file(part).unlink(missing_ok=True)
+
     def read(self, part: str) -> Iterator[Group]:
         """The groups of a part in the order they were written, one in memory at a time."""
         file = self._file(part)

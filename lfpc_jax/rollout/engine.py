@@ -128,7 +128,12 @@ class Engine:
         return self.slots.warm_up()
 
     def run(
-        self, records: Iterable[Record], *, rollouts: int, seed: int, watch: Watch | None = None
+        self,
+        records: Iterable[Record | Opening],
+        *,
+        rollouts: int,
+        seed: int,
+        watch: Watch | None = None,
     ) -> Iterator[Rolled]:
         """`watch` is called with each episode that has sampled, been replied to, or ended."""
         start = time.perf_counter()
@@ -166,7 +171,7 @@ class _Run:
     def __init__(
         self,
         engine: Engine,
-        records: Iterable[Record],
+        records: Iterable[Record | Opening],
         rollouts: int,
         seed: int,
         watch: Watch,
@@ -178,7 +183,7 @@ class _Run:
         self.rows: dict[int, Episode] = {}
         self.live: set[int] = set()
         self.replies: dict[Future[tuple[Reply, Visual | None]], int] = {}
-        self.openings: deque[tuple[Record, Future[tuple[Opening, Visual | None]]]] = deque()
+        self.openings: deque[tuple[Record | Opening, Future[tuple[Opening, Visual | None]]]] = deque()
         self.prompts: deque[_Prompt] = deque()
         self.groups_left: dict[Episode, _Group] = {}
         self.ready: list[_Group] = []
@@ -233,8 +238,8 @@ class _Run:
         for record in itertools.islice(self.records, max(wanted, 0)):
             self.openings.append((record, self.pool.submit(self._open, record)))
 
-    def _open(self, record: Record) -> tuple[Opening, Visual | None]:
-        opening = self.engine.dialogue.open(record)
+    def _open(self, record: Record | Opening) -> tuple[Opening, Visual | None]:
+        opening = record if isinstance(record, Opening) else self.engine.dialogue.open(record)
         shapes = self.engine.shapes
         visual = None
         if opening.view is not None:
@@ -256,8 +261,9 @@ class _Run:
             try:
                 opening, visual = future.result()
             except (Unusable, ValueError) as error:
-                log.warning("record %r skipped: %s", record.id, error)
-                self.stats.skipped.append((record.id, str(error)))
+                name = record.record.id if isinstance(record, Opening) else record.id
+                log.warning("record %r skipped: %s", name, error)
+                self.stats.skipped.append((name, str(error)))
                 continue
             self._add(opening, visual)
         return bool(self.prompts)

@@ -1,0 +1,250 @@
+"""An update beside the same loss in PyTorch, on the same CPU, weights and tokens.
+
+    JAX_PLATFORMS=cpu python bench/train_step.py [--json FILE]
+
+Real trajectories (several turns, uneven lengths, a shown image of 256 tokens that a group shares,
+crops) and dense rows of 512 text tokens. Both sides: forward, clipped surrogate, backward, clipping
+by global norm and AdamW in float32, two threads, medians of runs that take turns. PyTorch runs
+transformers' model on batches padded to their longest episode; its eager attention and its own
+scaled-dot-product attention are both tried, and the faster one counts. Compilation is told apart.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import torch
+from rich.console import Console
+from rich.table import Table
+from rollout import SIZES
+from rollout_reference import Reference
+from rollout_world import World, make_world, records
+
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.objective import Objective
+from lfpc_jax.grpo.packing import Item, pack
+from lfpc_jax.grpo.trained import Trained
+from lfpc_jax.grpo.update import Learner
+from lfpc_jax.rollout.engine import Engine, Rolled
+from lfpc_jax.rollout.episode import Rules
+from lfpc_jax.rollout.vocabulary import allowed_ids
+from lfpc_jax.shapes import Buckets, TrainShapes
+from lfpc_jax.trajectory import Picture, Record, Trajectory
+
+RATE = 1e-5
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is learned from, and how it is laid out on our side and on theirs."""
+
+    name: str
+    items: list[Item]
+    shapes: TrainShapes
+    batch: int
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(item.trajectory.ids) for item in self.items)
+
+
+def main() -> None:
+    args = _parser().parse_args()
+    torch.set_num_threads(2)
+    world = make_world(*SIZES[args.size], slots=16, chunk=8)
+    cases = [_trajectories(world, args), _dense(world, args)]
+    figures: dict[str, Any] = {}
+    for case in cases:
+        figures[case.name] = _measure(world, case, args)
+        figures[f"ratio_{case.name}"] = figures[case.name]["ratio"]
+    _print(figures, [case.name for case in cases])
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="issue")
+    parser.add_argument("--records", type=int, default=3)
+    parser.add_argument("--rollouts", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=8, help="dense rows; and PyTorch's batch")
+    parser.add_argument("--row-tokens", type=int, default=2048, help="of packed rows")
+    parser.add_argument("--remat", choices=("none", "dots", "full"), default="dots")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser
+
+
+# ---------------------------------------------------------------- what is learned from
+
+
+def _trajectories(world: World, args: argparse.Namespace) -> Case:
+    engine = Engine(world.cfg, world.dialogue, world.shapes, Rules(max_tokens=256))
+    engine.load(world.params)
+    found = list(engine.run(records(args.records), rollouts=args.rollouts, seed=0))
+    windows = Buckets((16 + 7 * 16 * args.row_tokens // 2048, 64 + 4 * 16))
+    return Case("trajectories", _items(found), TrainShapes(args.row_tokens, 1, windows), args.rows)
+
+
+def _dense(world: World, args: argparse.Namespace) -> Case:
+    rng = np.random.default_rng(0)
+    allowed = np.flatnonzero(allowed_ids(world.dialogue.tokenizer, world.cfg.text.vocab))
+    trajectories = []
+    for number in range(args.rows):
+        ids = rng.choice(allowed, 512).astype(np.int32)
+        sampled = np.arange(512) > 0
+        logprobs = np.where(sampled, -7, 0).astype(np.float32)
+        trajectories.append(
+            Trajectory(
+                "dense",
+                number,
+                ids,
+                sampled,
+                logprobs,
+                logprobs,
+                (0, 0),
+                (0, 0),
+                (),
+                "answered",
+                None,
+            )
+        )
+    group = Rolled(Record("dense", "?", "a", Picture()), None, tuple(trajectories),
+                   ((),) * args.rows)  # fmt: skip
+    return Case("dense", _items([group]), TrainShapes(512, args.rows, Buckets((1,))), args.rows)
+
+
+def _items(groups: Sequence[Rolled]) -> list[Item]:
+    """Half of each group did well."""
+    scored = [
+        Scored.of(group, [float(i % 2) for i in range(len(group.trajectories))]) for group in groups
+    ]
+    episodes, tokens = (sum(n) for n in zip(*(one.counted for one in scored)))
+    return items_of(scored, aggregate="token", episodes=episodes, tokens=tokens)
+
+
+# ---------------------------------------------------------------- both sides
+
+
+def _measure(world: World, case: Case, args: argparse.Namespace) -> dict[str, Any]:
+    ours, compile_seconds, first = _ours(world, case, args)
+    sides: dict[str, Callable[[], float]] = {"jax": ours}
+    reference = Reference(world)
+    for attention in ("eager", "sdpa"):
+        sides[f"torch, {attention}"] = _theirs(reference, world, case, attention)
+    losses = {name: run() for name, run in sides.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(args.repeats):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    speeds = {name: case.tokens / statistics.median(s) for name, s in seconds.items()}
+    best = max(speed for name, speed in speeds.items() if name != "jax")
+    return {
+        "ratio": speeds["jax"] / best,
+        "tokens_per_second": speeds,
+        "tokens": case.tokens,
+        "episodes": len(case.items),
+        "compile_seconds": compile_seconds,
+        "first_loss": losses | {"jax": first},
+    }
+
+
+def _ours(
+    world: World, case: Case, args: argparse.Namespace
+) -> tuple[Callable[[], float], float, float]:
+    cfg = replace(world.cfg, remat=args.remat)
+    learner = Learner(
+        cfg,
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(RATE, weight_decay=0.0)),
+        objective=Objective(),
+        how=Trained(),
+        allowed=allowed_ids(world.dialogue.tokenizer, cfg.text.vocab),
+        mesh=make_mesh(devices=jax.devices()[:1]),
+    )
+    copied = jax.tree.map(lambda x: x.copy(), world.params)
+    state = learner.start(copied, jax.random.key(0))
+
+    def step() -> float:
+        """Packing is part of an update."""
+        nonlocal state
+        batch, real = pack(
+            case.items, case.shapes, world.dialogue.processor, shards=1,
+            image_token=cfg.image_token,
+        )  # fmt: skip
+        state, metrics = learner.update(state, learner.place(batch), real)
+        return float(metrics["loss"])
+
+    start = time.perf_counter()
+    first = step()
+    return step, time.perf_counter() - start, first
+
+
+def _theirs(reference: Reference, world: World, case: Case, attention: str) -> Callable[[], float]:
+    model = reference.model
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0)
+    allowed = torch.tensor(allowed_ids(world.dialogue.tokenizer, world.cfg.text.vocab))
+
+    def step() -> float:
+        model.set_attn_implementation(attention)
+        optimizer.zero_grad()
+        total = 0.0
+        for first in range(0, len(case.items), case.batch):
+            loss = _loss(reference, case.items[first : first + case.batch], allowed)
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return total
+
+    return step
+
+
+def _loss(reference: Reference, items: Sequence[Item], allowed: torch.Tensor) -> torch.Tensor:
+    """The surrogate at its own policy, whose ratio is 1, over rows padded at their end."""
+    length = max(len(item.trajectory.ids) for item in items)
+    ids = torch.zeros((len(items), length), dtype=torch.long)
+    mask, weights, advantages = torch.zeros_like(ids), *torch.zeros((2, len(items), length))
+    for row, item in enumerate(items):
+        n = len(item.trajectory.ids)
+        ids[row, :n] = torch.tensor(item.trajectory.ids)
+        mask[row, :n] = 1
+        weights[row, :n] = torch.tensor(item.weights)
+        advantages[row] = item.advantage
+    pictures = [[shown.pixels for shown in item.pictures] for item in items]
+    logits = reference.model(**reference.inputs(ids, mask, pictures), use_cache=False).logits
+    logits = logits[:, :-1].masked_fill(~allowed, -1e30)
+    logprobs = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+    ratio = (logprobs - logprobs.detach()).exp()
+    gain = torch.minimum(ratio * advantages[:, 1:], ratio.clamp(0.8, 1.2) * advantages[:, 1:])
+    return -(weights[:, 1:] * gain).sum()
+
+
+def _print(figures: dict[str, Any], names: Sequence[str]) -> None:
+    table = Table(title="A full update, tokens/s")
+    for column in ("", "jax", "torch, eager", "torch, sdpa", "ratio", "compiled in"):
+        table.add_column(column, justify="right")
+    for name in names:
+        row = figures[name]
+        speeds = row["tokens_per_second"]
+        table.add_row(
+            f"{name} ({row['episodes']} episodes, {row['tokens']:,} tokens)",
+            *(f"{speeds[side]:,.0f}" for side in ("jax", "torch, eager", "torch, sdpa")),
+            f"{row['ratio']:.2f}",
+            f"{row['compile_seconds']:.0f} s",
+        )
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""A run's checkpoints: saved while the run goes on, and only taken when whole.
+
+    RUN/checkpoints/00000040/{trained,frozen,...}/   trees of arrays, as Orbax items
+                             facts.json              whatever else is needed to go on, as JSON
+                             manifest.json           size and checksum of every file above, last
+
+Orbax writes in the background under another name. A folder without its manifest was cut short, and
+one that does not match it was damaged; both are passed over with a warning for the one before.
+"""
+
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from lfpc_jax.checkpoint import manifest
+from lfpc_jax.distributed.exchange import everyones
+from lfpc_jax.model.spec import Tree
+
+log = logging.getLogger(__name__)
+
+_FACTS, _MANIFEST = "facts.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A whole checkpoint."""
+
+    path: Path
+    step: int
+    facts: Mapping[str, Any]
+
+
+class Checkpoints:
+    """`keep` of the newest stay, and `keep_best` of those whose facts have the highest "score"."""
+
+    def __init__(self, folder: Path, *, keep: int = 2, keep_best: int = 0) -> None:
+        self.folder, self.keep, self.keep_best = folder.absolute(), keep, keep_best
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self.newest: int | None = None
+        self._finishing: threading.Thread | None = None
+        self._fault: Exception | None = None
+
+    def save(self, step: int, items: Mapping[str, Tree], facts: Mapping[str, Any]) -> None:
+        """Copies the arrays to the host, then returns; every process calls it. Empty trees are left
+        out."""
+        self.wait()
+        self.newest = step
+        path = self.folder / f"{step:08d}"
+        if jax.process_index() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(path, ignore_errors=True)  # of an earlier try, cut short
+        full = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
+        saves = {name: ocp.args.StandardSave(tree) for name, tree in full.items()}
+        everyones(None)  # nobody writes before the old one is gone
+        self._checkpointer.save(path, args=ocp.args.Composite(**saves))
+        self._finishing = threading.Thread(target=self._finish, args=(path, dict(facts)))
+        self._finishing.start()
+
+    def wait(self) -> None:
+        """Until the last save is whole; raises what kept it from being so."""
+        if self._finishing is not None:
+            self._finishing.join()
+            self._finishing = None
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
+
+    def close(self) -> None:
+        self.wait()
+        self._checkpointer.close()
+
+    def _finish(self, path: Path, facts: Mapping[str, Any]) -> None:
+        try:
+            self._checkpointer.wait_until_finished()
+            if jax.process_index() == 0:
+                (path / _FACTS).write_text(json.dumps(facts) + "\n")
+                _write_last(path / _MANIFEST, manifest.describe(path))
+                self._forget()
+        except Exception as error:
+            self._fault = error
+
+    def _forget(self) -> None:
+        """Removes what need not be kept."""
+        steps = _steps(self.folder)
+        scores = {}
+        for path in steps:
+            if (path / _MANIFEST).is_file():
+                score = json.loads((path / _FACTS).read_text()).get("score")
+                if score is not None:
+                    scores[path] = score
+        best = sorted(scores, key=lambda path: (scores[path], path))[::-1][: self.keep_best]
+        for path in steps[: -self.keep]:
+            if path not in best:
+                shutil.rmtree(path)
+
+
+def latest(folder: Path) -> Saved | None:
+    """The newest whole checkpoint, the same in every process."""
+    found = None
+    if jax.process_index() == 0:
+        found = next((saved.path.name for path in _steps(folder)[::-1] if (saved := _whole(path))),
+                     None)  # fmt: skip
+    [name, *_] = everyones(found)
+    if name is None:
+        return None
+    path = folder.absolute() / name
+    return Saved(path, int(name), json.loads((path / _FACTS).read_text()))
+
+
+def restore(saved: Saved, name: str, like: Tree) -> Tree:
+    """One item, shaped and sharded as `like`."""
+    if not jax.tree.leaves(like):
+        return like
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        try:
+            return checkpointer.restore(saved.path / name, args=ocp.args.StandardRestore(like))
+        except ValueError as error:
+            raise ValueError(
+                f"{saved.path / name}: does not fit this run ({str(error).splitlines()[0]}); "
+                "was the model or what is trained of it changed?"
+            ) from error
+
+
+def _whole(path: Path) -> Saved | None:
+    file = path / _MANIFEST
+    if not file.is_file():
+        log.warning("%s: was cut short; the checkpoint before is taken", path)
+        return None
+    try:
+        manifest.verify(path, json.loads(file.read_text()))
+    except ValueError as error:
+        log.warning("%s; the checkpoint before is taken", error)
+        return None
+    return Saved(path, int(path.name), {})
+
+
+def _steps(folder: Path) -> list[Path]:
+    """The checkpoints' folders, oldest first; Orbax's unfinished ones have longer names."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def _write_last(file: Path, value: Any) -> None:
+    beside = file.with_suffix(".partial")
+    beside.write_text(json.dumps(value) + "\n")
+    beside.rename(file)

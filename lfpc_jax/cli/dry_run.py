@@ -1,0 +1,86 @@
+"""Everything a config comes to, printed before anything is loaded or compiled."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from lfpc_jax.checkpoint import store
+from lfpc_jax.cli.model_folder import default_dtype
+from lfpc_jax.cli.run_folder import RunFolder, is_run
+from lfpc_jax.config import TrainConfig, described, updates_of
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.grpo import trained
+from lfpc_jax.model import config as model_config
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.spec import Tree, is_param
+
+_GiB = 2**30
+
+
+def print_plan(config: TrainConfig) -> None:
+    console = Console()
+    console.print_json(json.dumps(described(config)))
+    cfg = _model(config)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    rollout = config.rollout_shapes(cfg.vision.window)
+    train = config.train_shapes(cfg.vision.window)
+    lengths = {
+        "prompts and rollouts a step": f"{config.rollout.prompts} x {config.rollout.rollouts}",
+        "updates of the run": updates_of(config),
+        "ids of an episode, at most": rollout.capacity,
+        "windows of a shown image": rollout.image_windows.sizes,
+        "windows of a crop": rollout.crop_windows.sizes,
+        "a micro-batch on each shard": f"{train.rows} x {train.row_tokens} tokens, "
+        f"{' or '.join(map(str, train.windows.sizes))} windows",
+        "mesh": dict(mesh.shape),
+    }
+    table = Table("what", "value", title="Shapes")
+    for name, value in lengths.items():
+        table.add_row(name, str(value))
+    console.print(table)
+    console.print(_memory(config, cfg, mesh.size))
+
+
+def _model(config: TrainConfig) -> ModelConfig:
+    path = Path(config.model.path)
+    if is_run(path):
+        folder = RunFolder(path).assets
+    else:
+        folder = store.open_store(path).assets if store.is_store(path) else path
+    dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
+    return model_config.from_folder(folder, dtype=dtype)
+
+
+def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:
+    """What is always there; activations are the compiler's business (launch/plan.py)."""
+    part, frozen = (_count(tree) for tree in trained.specs(cfg, config.trained))
+    narrow = jnp.dtype(cfg.dtype).itemsize
+    copies = max(1, devices // config.rollout.tensor)
+    c, r = cfg.text, config.rollout
+    cache = 2 * c.layers * r.slots * r.capacity * c.kv_heads * c.head_dim * narrow
+    rows = {
+        "trained parameters, float32": 4 * part,
+        "Adam's two moments": 8 * part,
+        "gradients, float32": 4 * part,
+        f"trained parameters, {cfg.dtype}": narrow * part,
+        "frozen parameters": narrow * frozen,
+    }
+    table = Table("what", "GiB in all", "GiB a device", title="Memory, without activations")
+    for name, size in rows.items():
+        table.add_row(name, f"{size / _GiB:.2f}", f"{size / _GiB / devices:.2f}")
+    whole = narrow * max(part, frozen)
+    table.add_row("rollout's parameters", f"{whole * copies / _GiB:.2f}",
+                  f"{whole / _GiB / config.rollout.tensor:.2f}")  # fmt: skip
+    local = jax.local_device_count()
+    each = cache / _GiB
+    table.add_row("rollout's cache, a process", f"{each:.2f}", f"{each / local:.2f}")
+    return table
+
+
+def _count(tree: Tree) -> int:
+    return sum(math.prod(p.array_shape) for p in jax.tree.leaves(tree, is_leaf=is_param))

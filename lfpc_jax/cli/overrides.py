@@ -1,0 +1,104 @@
+"""Config files by name, and typed overrides: `--rollout.slots 32 --data.train scenes,more`.
+
+A value is read by its field's type. A type that lists are made of takes items parted by commas; a
+dataclass among them takes its first field, as a source its path. `none` empties an optional field,
+and for an optional dataclass `on` sets its defaults.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from lfpc_jax.config import TrainConfig
+
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def load_config(name: str, folder: Path) -> TrainConfig:
+    """From a file, or from `folder` by a bare name such as `stage1.py`. Configs may import one
+    another as `configs.stage1`."""
+    if str(folder.parent) not in sys.path:
+        sys.path.append(str(folder.parent))
+    path = Path(name)
+    if not path.is_file() and not (path := folder / name).is_file():
+        known = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.py"))
+        raise ValueError(f"config {name!r}: no such file, nor among {known}")
+    spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config() if hasattr(module, "get_config") else None
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"{path}: has no get_config() that returns a TrainConfig")
+    return config
+
+
+def override(config: TrainConfig, words: Sequence[str]) -> TrainConfig:
+    """The config with `--a.b value` (or `--a.b=value`) pairs applied, in order."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"{word!r}: expected an override such as --rollout.slots 32")
+        name, given, value = word[2:].partition("=")
+        if not given:
+            if not rest:
+                raise ValueError(f"--{name}: has no value")
+            value = rest.pop(0)
+        config = _set(config, name.split("."), value, name)
+    return config
+
+
+def _set(config: Any, path: list[str], value: str, name: str) -> Any:
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ValueError(f"--{name}: {path[0]!r} is inside a field that has no fields")
+    types_of = typing.get_type_hints(type(config))
+    if path[0] not in types_of:
+        close = difflib.get_close_matches(path[0], types_of, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {sorted(types_of)}"
+        raise ValueError(f"--{name}: unknown setting {path[0]!r}; {hint}")
+    if len(path) > 1:
+        old = getattr(config, path[0])
+        if old is None:
+            raise ValueError(f"--{name}: {path[0]} is off; turn it on first: --{path[0]} on")
+        new = _set(old, path[1:], value, name)
+    else:
+        new = _read(types_of[path[0]], value, name)
+    return dataclasses.replace(config, **{path[0]: new})
+
+
+def _read(kind: Any, value: str, name: str) -> Any:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        if type(None) in get_args(kind) and value == "none":
+            return None
+        others = [one for one in get_args(kind) if one is not type(None)]
+        return _read(others[0], value, name)
+    if origin is Literal:
+        if value in get_args(kind):
+            return value
+        raise ValueError(f"--{name} {value!r}: must be one of {', '.join(get_args(kind))}")
+    if origin is tuple:
+        return tuple(_read(get_args(kind)[0], one, name) for one in value.split(",") if one)
+    if kind is bool:
+        if value.lower() in _TRUE + _FALSE:
+            return value.lower() in _TRUE
+        raise ValueError(f"--{name} {value!r}: must be true or false")
+    if kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            word = "a whole number" if kind is int else "a number"
+            raise ValueError(f"--{name} {value!r}: must be {word}") from None
+    if kind is str:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return kind() if value == "on" else kind(value)  # type: ignore[operator, call-arg]
+    raise ValueError(f"--{name}: cannot be given on the command line; set it in a config file")

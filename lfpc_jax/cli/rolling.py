@@ -1,0 +1,234 @@
+"""A step's episodes: sampled by the engine, or demonstrated; and what they are worth."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from lfpc_jax.cli import progress
+from lfpc_jax.config import TrainConfig
+from lfpc_jax.data.losses import Unusable
+from lfpc_jax.distributed.exchange import everyones, total
+from lfpc_jax.evaluation.alter import alteration, altered
+from lfpc_jax.evaluation.measures import Measures, gather, measure
+from lfpc_jax.grpo.items import Scored
+from lfpc_jax.grpo.trained import abstract
+from lfpc_jax.grpo.update import Learner, TrainState
+from lfpc_jax.model import spec
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.spec import Tree
+from lfpc_jax.rewards.judge import Judge
+from lfpc_jax.rewards.total import Scores, score
+from lfpc_jax.rollout.archive import Group
+from lfpc_jax.rollout.demonstration import demonstrated
+from lfpc_jax.rollout.dialogue import Dialogue, Opening
+from lfpc_jax.rollout.engine import Engine, Rolled, Watch, own_share
+from lfpc_jax.rollout.episode import rollout_key
+from lfpc_jax.trajectory import Record
+
+
+def opener(dialogue: Dialogue) -> Callable[[Record], Opening]:
+    """For the stream's threads: everything a prompt needs, while the device still updates."""
+
+    def open_(record: Record) -> Opening:
+        try:
+            return dialogue.open(record)
+        except ValueError as error:
+            raise Unusable("cannot be asked", str(error)) from error
+
+    return open_
+
+
+def told_apart(openings: Sequence[Opening]) -> list[Opening]:
+    """A record that a batch holds twice, in any process, would roll out twice alike: the second is
+    `name#2`."""
+    names = [opening.record.id for opening in openings]
+    ahead = [name for theirs in everyones(names)[: jax.process_index()] for name in theirs]
+    seen, made = Counter(ahead), []
+    for opening in openings:
+        record = opening.record
+        seen[record.id] += 1
+        if seen[record.id] > 1:
+            record = replace(record, id=f"{record.id}#{seen[opening.record.id]}")
+        made.append(replace(opening, record=record))
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A group with its scores."""
+
+    group: Rolled
+    scores: tuple[Scores, ...]
+
+    @property
+    def scored(self) -> Scored:
+        return Scored.of(self.group, [one.total for one in self.scores])
+
+    @property
+    def archived(self) -> Group:
+        parts = tuple(one.parts for one in self.scores)
+        return Group(self.group.record, self.group.trajectories, parts)
+
+
+class Roller:
+    """Episodes for a step or a validation, with the parameters as they are."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dialogue: Dialogue,
+        engine: Engine,
+        learner: Learner,
+        publish: "Publisher",
+        validation: Sequence[Record],
+    ) -> None:
+        self.config, self.dialogue, self.engine = config, dialogue, engine
+        self.learner, self.publish, self.validation = learner, publish, validation
+        self.judge = Judge(config.judge) if config.judge is not None else None
+        self._loaded: TrainState | None = None
+
+    def rollouts(
+        self, state: TrainState, openings: Sequence[Opening], step: int, watch: Watch
+    ) -> list[Rolled]:
+        """In the order of their prompts, whatever order they ended in."""
+        if self.config.stage == "sft":
+            return [self._demonstrated(opening, step) for opening in openings]
+        self._load(state)
+        seed = (self.config.seed << 32) + step
+        found = self._run(openings, self.config.rollout.rollouts, seed, watch)
+        return [found[o.record.id] for o in openings if o.record.id in found]
+
+    def judged(self, groups: Sequence[Rolled]) -> list[Judged]:
+        """All trajectories are scored at once, so that a judge is asked concurrently."""
+        records = {group.record.id: group.record for group in groups}
+        flat = [trajectory for group in groups for trajectory in group.trajectories]
+        scores = iter(score(flat, records, self.config.rewards, self.judge))
+        return [Judged(group, tuple(next(scores) for _ in group.trajectories)) for group in groups]
+
+    def mini_batches(
+        self, found: Sequence[Judged], openings: Sequence[Opening]
+    ) -> list[list[Scored]]:
+        """Places of the batch dealt out in turn, so that every process brings as much to each."""
+        count = self.config.rollout.prompts // self.config.update.mini_batch
+        places = {opening.record.id: place for place, opening in enumerate(openings)}
+        batches: list[list[Scored]] = [[] for _ in range(count)]
+        for one in found:
+            batches[places[one.group.record.id] % count].append(self._scored(one))
+        return batches
+
+    def validate(self, state: TrainState, watch: Watch) -> dict[str, float]:
+        """Accuracy, and with blanked crops: what is lost is what they were worth."""
+        self._load(state)
+        own = list(own_share(self.validation))
+        values: dict[str, float] = {}
+        for name, alter in (("", None), ("blank_", alteration("blank"))):
+            with altered(self.engine, alter):
+                found = self._run(own, 1, self.config.seed, watch)
+            figures = self.figures(self.judged(list(found.values())))
+            values[f"validation/{name}accuracy"] = figures["reward/accuracy"]
+            if not name:
+                values |= {
+                    f"validation/{key.split('/')[1]}": value
+                    for key, value in figures.items()
+                    if key.startswith("crop/")
+                }
+        gap = values["validation/accuracy"] - values["validation/blank_accuracy"]
+        return values | {"validation/gap": gap}
+
+    def figures(self, found: Sequence[Judged]) -> dict[str, float]:
+        """What all processes' episodes came to: rewards by part, crops, ends."""
+        rows = []
+        for one in found:
+            for trajectory, scores in zip(one.group.trajectories, one.scores):
+                measures = measure(
+                    trajectory, one.group.record, scores,
+                    image_token=self.learner.cfg.image_token, boxes=self.config.rewards.boxes,
+                )  # fmt: skip
+                rows.append({"measures": dataclasses.asdict(measures), "parts": scores.parts})
+        flat = [float(one.scored.flat) for one in found]
+        everything = everyones({"rows": rows, "flat": flat})
+        return _means(
+            [row for theirs in everything for row in theirs["rows"]],
+            [value for theirs in everything for value in theirs["flat"]],
+        )
+
+    def sampled(self, found: Sequence[Judged]) -> int:
+        """Tokens, in all processes."""
+        own = [int(t.sampled.sum()) for one in found for t in one.group.trajectories]
+        return total([sum(own)])[0]
+
+    def _load(self, state: TrainState) -> None:
+        if state is not self._loaded:
+            cfg = self.learner.cfg
+            self.engine.load(self.publish(self.learner.params(state, cfg.dtype)))
+            self._loaded = state
+
+    def _run(
+        self, asked: Sequence[Record | Opening], rollouts: int, seed: int, watch: Watch
+    ) -> dict[str, Rolled]:
+        found = {}
+        with progress.bar("rollouts", len(asked), every=10.0) as advance:
+            for group in self.engine.run(asked, rollouts=rollouts, seed=seed, watch=watch):
+                found[group.record.id] = group
+                advance(1)
+        return found
+
+    def _demonstrated(self, opening: Opening, step: int) -> Rolled:
+        config, record = self.config, opening.record
+        assert config.demonstrate is not None
+        rng = np.random.default_rng(rollout_key(config.seed, record.id, step))
+        turns = config.demonstrate(record, opening.view, rng)
+        return demonstrated(opening, turns, self.dialogue, config.rules, config.rollout.capacity)
+
+    def _scored(self, one: Judged) -> Scored:
+        if self.config.stage == "sft":
+            return Scored(one.group, np.ones(len(one.group.trajectories)))
+        return one.scored
+
+
+def _means(rows: Sequence[dict[str, Any]], flat: Sequence[float]) -> dict[str, float]:
+    names = dict.fromkeys(name for row in rows for name in row["parts"])
+    values: dict[str, float] = {}
+    for name in names:
+        known = [row["parts"][name] for row in rows if row["parts"].get(name) is not None]
+        if known:
+            values[f"reward/{name}"] = fmean(known)
+    if rows:
+        values["reward/masked"] = fmean(row["parts"]["total"] is None for row in rows)
+        values["reward/flat"] = fmean(flat)
+    return values | gather(Measures(**row["measures"]) for row in rows)
+
+
+class Publisher:
+    """The trained parameters as the engine wants them: narrow, merged, and laid out anew over this
+    process's own devices, `tensor` of which hold a copy."""
+
+    def __init__(self, cfg: ModelConfig, train: Mesh, rollout: Mesh) -> None:
+        self.cfg, self.rollout = cfg, rollout
+        devices = train.devices.reshape(-1)
+        ways = rollout.shape["tensor"]
+        whole = Mesh(devices.reshape(-1, 1, ways), train.axis_names, axis_types=train.axis_types)
+        self._local = abstract(spec.spec_tree(cfg), cfg.dtype, rollout)
+        self._lay_out = jax.jit(
+            lambda params: jax.tree.map(lambda x: x.astype(cfg.dtype), params),
+            out_shardings=spec.shardings(cfg, whole),
+        )
+
+    def __call__(self, params: Tree) -> Tree:
+        return jax.tree.map(_own_part, self._lay_out(params), self._local)
+
+
+def _own_part(array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """This process's shards of an array, which together are a whole copy or several."""
+    placed = like.sharding
+    assert isinstance(placed, NamedSharding)
+    shards = {shard.device: shard.data for shard in array.addressable_shards}
+    own = [shards[device] for device in placed.mesh.devices.reshape(-1)]
+    return jax.make_array_from_single_device_arrays(like.shape, placed, own)

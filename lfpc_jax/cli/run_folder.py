@@ -1,0 +1,117 @@
+"""A training run's folder, and models that are one.
+
+RUN/config.json        every setting, resolved
+RUN/assets/            the base model's config, tokenizer and processor files
+RUN/origin.json        how its weights were named and typed, for export
+RUN/metrics.jsonl      and tensorboard/
+RUN/checkpoints/       see lfpc_jax/checkpoint/training.py
+RUN/trajectories/      some of the episodes, replayable
+RUN/log.txt
+"""
+
+import dataclasses
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from lfpc_jax.checkpoint import assets, training
+from lfpc_jax.checkpoint.keys import Origin
+from lfpc_jax.config import TrainConfig, described
+from lfpc_jax.grpo import trained
+from lfpc_jax.grpo.trained import LoRA, Trained
+from lfpc_jax.model import config
+from lfpc_jax.model.config import ModelConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def assets(self) -> Path:
+        return self.path / "assets"
+
+    @property
+    def trajectories(self) -> Path:
+        return self.path / "trajectories"
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def origin(self) -> Origin:
+        return Origin.from_json(json.loads((self.path / "origin.json").read_text()))
+
+    @property
+    def how(self) -> Trained:
+        """What it trains."""
+        model = json.loads(self.settings.read_text())["model"]
+        lora = model["lora"]
+        if lora is not None:
+            lora = LoRA(**lora | {"projections": tuple(lora["projections"])})
+        return Trained(model["train_vision"], lora)
+
+    def begin(self, settings: TrainConfig, model_assets: Path, origin: Origin) -> None:
+        """Writes what a run starts with; a run that goes on must go on as it was."""
+        now = described(settings)
+        if self.settings.exists():
+            before = json.loads(self.settings.read_text())
+            changed = _differences(before, now) - _MAY_CHANGE
+            if changed:
+                raise ValueError(
+                    f"{self.path}: was begun with other settings of {sorted(changed)}; go on with "
+                    "those, or choose another --run"
+                )
+        self.assets.mkdir(parents=True, exist_ok=True)
+        assets.copy(model_assets, self.assets)
+        plain = json.dumps(dataclasses.asdict(origin), indent=2) + "\n"
+        (self.path / "origin.json").write_text(plain)
+        self.settings.write_text(json.dumps(now, indent=2) + "\n")
+
+
+_MAY_CHANGE = {"steps", "mesh", "wandb_project", "keep_checkpoints", "keep_best", "judge", "health",
+               "validate_every", "checkpoint_every", "trajectories_every"}  # fmt: skip
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
+    return {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+
+
+def is_run(path: Path) -> bool:
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+
+
+def load_run(
+    path: Path, *, dtype: str, mesh: Mesh | None
+) -> tuple[ModelConfig, Any, training.Saved]:
+    """The model of a run's newest whole checkpoint, LoRA's factors merged in."""
+    run = RunFolder(path)
+    saved = training.latest(run.checkpoints)
+    if saved is None:
+        raise ValueError(f"{run.checkpoints}: holds no whole checkpoint; has the run begun?")
+    cfg = config.from_folder(run.assets, dtype=dtype)
+    trees = trained.specs(cfg, run.how)
+    parts = [
+        training.restore(saved, name, trained.abstract(tree, kind, mesh))
+        for name, tree, kind in zip(("trained", "frozen"), trees, (jnp.float32, cfg.dtype))
+    ]
+    params = jax.jit(lambda a, b: _cast(trained.merged(trained.join(a, b)), dtype))(*parts)
+    log.info("%s: step %d", saved.path, saved.step)
+    return cfg, params, saved
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(dtype), tree)

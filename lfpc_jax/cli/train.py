@@ -1,0 +1,363 @@
+"""Trains: rollouts, rewards, advantages, updates, until the steps are done.
+
+    train.py --config stage1.py [--run runs/stage1] [--optimizer.learning_rate 5e-7 ...]
+    train.py --config stage1.py --dry-run
+
+A config is a Python file, or the bare name of one in configs/. Every setting can be overridden; an
+unknown one is an error. The same command goes on where a run folder's last whole checkpoint is.
+SIGTERM saves and exits with 0.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from lfpc_jax.checkpoint import training
+from lfpc_jax.checkpoint.training import Checkpoints, Saved
+from lfpc_jax.cli import progress
+from lfpc_jax.cli.dry_run import print_plan
+from lfpc_jax.cli.health import Watch
+from lfpc_jax.cli.model_folder import default_dtype, load_model
+from lfpc_jax.cli.overrides import load_config, override
+from lfpc_jax.cli.rolling import Judged, Publisher, Roller, opener, told_apart
+from lfpc_jax.cli.run_folder import RunFolder
+from lfpc_jax.config import Source, TrainConfig, check, described, updates_of
+from lfpc_jax.data.audit import audit
+from lfpc_jax.data.pipeline import Part, Stream
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.grpo.optimizer import make_optimizer, schedule
+from lfpc_jax.grpo.step import NotFinite, Updater
+from lfpc_jax.grpo.update import Learner, TrainState
+from lfpc_jax.processing.chat import ChatTemplate
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.tokenizer import Tokenizer
+from lfpc_jax.report.writer import MetricsWriter
+from lfpc_jax.rollout.archive import Archive
+from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.rollout.tools import Toolbox
+from lfpc_jax.rollout.vocabulary import allowed_ids
+from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.trajectory import Batch, Record
+
+log = logging.getLogger("lfpc_jax.train")
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+_KEPT_GROUPS = 8
+
+
+class Interrupted(Exception):
+    """SIGTERM came; what the last step left is saved."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args, words = _parser().parse_known_args(argv)
+    try:
+        config = override(load_config(args.config, CONFIGS), words)
+        check(config, processes=jax.process_count())
+        if args.dry_run:
+            print_plan(config)
+            return 0
+        run = RunFolder(args.run or Path("runs") / Path(args.config).stem)
+        train(config, run)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except NotFinite as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="Further flags override the config's settings, as --rollout.slots 32.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="or a name in configs/")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="default: runs/NAME of the config")
+    parser.add_argument("--dry-run", action="store_true", help="check and print everything, exit")
+    return parser
+
+
+def train(config: TrainConfig, run: RunFolder) -> None:
+    # ------------------------------------------------------------------ data
+    with progress.waiting("checking the data"):
+        parts, validation = _data(config)
+
+    # ------------------------------------------------------------------ mesh and model
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    local = make_mesh(-1, 1, config.rollout.tensor, devices=_own_devices(mesh))
+    dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
+    model = load_model(Path(config.model.path), dtype=dtype, mesh=mesh)
+    cfg = replace(model.cfg, remat=config.model.remat, kernel=config.model.kernel)
+    dialogue = make_dialogue(config, model.assets)
+    run.begin(config, model.assets, model.origin)
+    _log_to(run.path / "log.txt")
+
+    # ------------------------------------------------------------------ learner
+    allowed = allowed_ids(dialogue.tokenizer, cfg.text.vocab)
+    learner = Learner(
+        cfg,
+        make_optimizer(config.optimizer, updates_of(config)),
+        objective=config.update.objective,
+        how=config.trained,
+        allowed=allowed,
+        mesh=mesh,
+    )
+    rates = schedule(config.optimizer, updates_of(config))
+    state = learner.start(model.params, jax.random.key(config.seed))
+    reference = learner.computing(state) if config.update.objective.kl else None
+    saved = training.latest(run.checkpoints)
+    if saved is not None:
+        state = restored(saved, learner)
+    shapes = config.train_shapes(cfg.vision.window)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"] // jax.process_count()
+    updater = Updater(learner, config.update, shapes, dialogue.processor, shards, reference)
+
+    # ------------------------------------------------------------------ engine
+    groups = local.shape["data"]
+    engine = Engine(
+        replace(cfg, remat="none"),
+        dialogue,
+        config.rollout_shapes(cfg.vision.window, groups),
+        config.rules,
+        mesh=local,
+        workers=config.rollout.workers,
+    )
+    publish = Publisher(cfg, mesh, local)
+    if config.stage == "grpo":
+        engine.load(publish(learner.params(state, cfg.dtype)))
+        with progress.waiting("compiling the rollouts"):
+            log.info("%d programs of the rollout compiled", engine.warm_up())
+
+    # ------------------------------------------------------------------ where it stands
+    stream = Stream(
+        parts,
+        opener(dialogue),
+        batch=config.rollout.prompts,
+        seed=config.seed,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        threads=config.data.threads,
+    )
+    keeper = Checkpoints(run.checkpoints, keep=config.keep_checkpoints, keep_best=config.keep_best)
+    watch = Watch(config.health)
+    step = 0
+    if saved is not None:
+        step = keeper.newest = saved.step
+        stream.set_state(saved.facts["data"].encode())
+        watch.count = saved.facts["health"]
+        log.info("%s goes on after step %d", run.path, step)
+    roller = Roller(config, dialogue, engine, learner, publish, validation)
+    writer = MetricsWriter(run.path, wandb_project=config.wandb_project, config=described(config))
+    write = writer.write if jax.process_index() == 0 else lambda *_: None
+    facts: dict[str, Any] = {"data": stream.get_state().decode(), "health": watch.count}
+
+    # ------------------------------------------------------------------ the loop
+    try:
+        with _listening() as stop, suppress(Interrupted):
+            while step < config.steps and not stop.asked:
+                clock = Clock()
+                with clock("data"):
+                    openings = told_apart(next(stream))
+                with clock("rollout"):
+                    rolled = roller.rollouts(state, openings, step, stop.check)
+                with clock("reward"):
+                    found = roller.judged(rolled)
+                with clock("update"):
+                    state, updated = updater(state, roller.mini_batches(found, openings))
+                step += 1
+                values = roller.figures(found) | {f"update/{k}": v for k, v in updated.items()}
+                values["update/learning_rate"] = float(rates(max(int(state.updates) - 1, 0)))
+                alarm = watch(step, values) if config.stage == "grpo" else ""
+                facts = {"data": stream.get_state().decode(), "health": watch.count}
+                if validation and (step % config.validate_every == 0 or step == config.steps):
+                    with clock("validation"):
+                        checked = roller.validate(state, stop.check)
+                    facts["score"] = checked.get("validation/accuracy")
+                    write(step, "validation", checked)
+                if step % config.checkpoint_every == 0:
+                    with clock("checkpoint"):
+                        keeper.save(step, items_of_state(state), facts)
+                if step % config.trajectories_every == 0 or step == 1:
+                    archive(run, f"step-{step:06d}", found)
+                write(step, "train", values | clock.values(roller.sampled(found)))
+                say(step, config.steps, values, clock)
+                if alarm and config.health.stop:
+                    log.error("stopped after step %d: %s", step, alarm)
+                    break
+        if keeper.newest != step:  # the last one, or SIGTERM came
+            keeper.save(step, items_of_state(state), facts)
+    except NotFinite as error:
+        save_batch(run.path / f"not-finite-{step + 1:06d}.npz", error.batch)
+        raise
+    finally:
+        keeper.close()
+        stream.close()
+        writer.close()
+    log.info("%s: done with step %d of %d", run.path, step, config.steps)
+
+
+# ---------------------------------------------------------------------- parts
+
+
+def _data(config: TrainConfig) -> tuple[list[Part], list[Record]]:
+    """The mixture to train on, and the records to validate on."""
+    parts = []
+    for source in config.data.train:
+        sound = _audited(source, config)
+        parts.append(Part(source.path, sound, source.weight, config.data.max_lost))
+    validation = [
+        record for source in config.data.validation for record in _audited(source, config)
+    ]
+    return parts, validation[: config.data.validation_records]
+
+
+def _audited(source: Source, config: TrainConfig) -> tuple[Record, ...]:
+    found = audit(
+        source.reader(Path(source.path)), name=source.path, max_share=config.data.max_lost
+    )
+    for loss in found.losses:
+        log.warning("%s: left out %s", source.path, loss)
+    return found.records
+
+
+def _own_devices(mesh: Mesh) -> list[jax.Device]:
+    """This process's, in the mesh's order."""
+    own = jax.process_index()
+    return [device for device in mesh.devices.reshape(-1) if device.process_index == own]
+
+
+def make_dialogue(config: TrainConfig, assets: Path) -> Dialogue:
+    tokenizer = Tokenizer.from_folder(assets)
+    processor = ImageProcessor.from_folder(assets)
+    r = config.rollout
+    zoom = Zoom(processor.with_tokens(r.crop_tokens), aspect_limit=float(min(100, r.crop_tokens)))
+    return Dialogue(
+        tokenizer,
+        ChatTemplate.from_folder(assets, tokenizer),
+        processor.with_tokens(r.image_tokens),
+        Toolbox((zoom,)),
+    )
+
+
+def items_of_state(state: TrainState) -> dict[str, Any]:
+    """As a checkpoint keeps it."""
+    counts = {"updates": state.updates, "refused": state.refused,
+              "ever_refused": state.ever_refused}  # fmt: skip
+    return {
+        "trained": state.trained,
+        "frozen": state.frozen,
+        "optimizer": {"moments": state.moments, **counts},
+    }
+
+
+def restored(saved: Saved, learner: Learner) -> TrainState:
+    like = items_of_state(learner.abstract_state())
+    found = {name: training.restore(saved, name, tree) for name, tree in like.items()}
+    return TrainState(found["trained"], found["frozen"], **found["optimizer"])
+
+
+def archive(run: RunFolder, part: str, found: Sequence[Judged]) -> None:
+    """Some of this step's groups, the first process's."""
+    if jax.process_index() == 0:
+        kept = Archive(run.trajectories)
+        kept.remove(part)
+        kept.append(part, [one.archived for one in found[:_KEPT_GROUPS]])
+
+
+def save_batch(file: Path, batch: Batch) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    named = {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in leaves}
+    np.savez(file, allow_pickle=False, **named)
+    log.error("saved the batch as %s", file)
+
+
+class Clock:
+    """Seconds of a step by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def values(self, sampled: int) -> dict[str, float]:
+        whole = sum(self.seconds.values())
+        times = {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
+        rollout = self.seconds["rollout"] or 1e-9
+        return {**times, "time/step": whole, "speed/sampled_tokens": sampled / rollout}
+
+
+class Stop:
+    """Set by SIGTERM; `check` leaves the rollouts."""
+
+    asked = False
+
+    def check(self, _: Any = None) -> None:
+        if self.asked:
+            raise Interrupted
+
+
+@contextmanager
+def _listening() -> Iterator[Stop]:
+    stop = Stop()
+
+    def ask(*_: Any) -> None:
+        log.warning("SIGTERM: saves and stops")
+        stop.asked = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def say(step: int, steps: int, values: Mapping[str, float], clock: Clock) -> None:
+    """One line a step."""
+    shown = {
+        "reward": "reward/total",
+        "acc": "reward/accuracy",
+        "crops": "crop/rate",
+        "iou": "crop/iou",
+        "loss": "update/loss",
+    }
+    parts = [f"{name} {values[key]:.3f}" for name, key in shown.items() if key in values]
+    times = " ".join(f"{phase} {s:.1f}" for phase, s in clock.seconds.items() if s >= 0.05)
+    log.info("step %d of %d: %s | s: %s", step, steps, " ".join(parts), times)
+
+
+def _log_to(file: Path) -> None:
+    """All that the package logs into a file; warnings and the steps on the terminal, too. Of the
+    first process."""
+    package = logging.getLogger("lfpc_jax")
+    if jax.process_index():
+        return
+    terminal, kept = logging.StreamHandler(), logging.FileHandler(file)
+    terminal.addFilter(lambda line: line.name == log.name or line.levelno >= logging.WARNING)
+    package.setLevel(logging.INFO)
+    package.propagate = False  # Orbax puts a handler of its own onto the root
+    for handler in (terminal, kept):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        package.addHandler(handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

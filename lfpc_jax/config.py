@@ -1,0 +1,243 @@
+"""What a training run is: frozen, typed settings, made by a Python file's `get_config()`.
+
+The defaults are the paper's where it gives a value. `check` finds what cannot work together before
+anything is loaded or compiled, and says which setting to change.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lfpc_jax.data import layout
+from lfpc_jax.data.losses import MAX_SHARE, Loss
+from lfpc_jax.grpo.optimizer import OptimizerSettings
+from lfpc_jax.grpo.step import UpdateSettings
+from lfpc_jax.grpo.trained import LoRA, Trained
+from lfpc_jax.model.config import Kernel, Remat
+from lfpc_jax.rewards.judge import JudgeSettings
+from lfpc_jax.rewards.total import Rewards
+from lfpc_jax.rollout.dialogue import View
+from lfpc_jax.rollout.episode import Rules
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
+from lfpc_jax.trajectory import Record
+
+Reader = Callable[[Path], Iterator[Record | Loss]]
+Demonstrate = Callable[[Record, View | None, np.random.Generator], tuple[str, ...]]
+"""What a model should write for a record, turn by turn; crops come from the tool as ever."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of a mixture: where it is, how it is read (by default as our layout), its weight."""
+
+    path: str
+    reader: Reader = layout.read
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """`path` is a Hugging Face folder, one of `to-orbax`, or a training run, whose last checkpoint
+    is taken. `dtype` auto is float32 on a CPU and bfloat16 elsewhere."""
+
+    path: str = ""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    remat: Remat = "full"
+    kernel: Kernel = "auto"
+    train_vision: bool = True
+    lora: LoRA | None = None
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """`validation` is drawn from in order, `validation_records` of them, each time alike."""
+
+    train: tuple[Source, ...] = ()
+    validation: tuple[Source, ...] = ()
+    validation_records: int = 256
+    max_lost: float = MAX_SHARE
+    threads: int = 4
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """`prompts` a step and `rollouts` of each; `slots` run at once in every process. The rest is as
+    in `RolloutShapes`, `Rules` and `Sampling`; `tensor` devices hold one copy of the model."""
+
+    prompts: int = 256
+    rollouts: int = 16
+    slots: int = 64
+    chunk: int = 16
+    capacity: int = 8192
+    image_tokens: int = 1024
+    crop_tokens: int = 1024
+    prompt_text: tuple[int, ...] = (512, 1024)
+    observation_text: int = 64
+    prefill_rows: int = 1
+    extend_rows: int = 4
+    max_turns: int = 5
+    max_tokens: int = 2048
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    tensor: int = 1
+    workers: int = 4
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """Sides of the mesh; one may be -1 and takes what is left."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class Health:
+    """When the crops are in trouble: an alarm after `patience` steps in a row outside a limit, and
+    with `stop` the end of the run. `from_step` lets a young policy find its feet."""
+
+    least_tool_rate: float = 0.05
+    most_invalid: float = 0.9
+    most_area: float = 0.95
+    patience: int = 5
+    from_step: int = 10
+    stop: bool = False
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """`stage` grpo samples and reinforces; sft imitates what `demonstrate` writes."""
+
+    stage: Literal["grpo", "sft"] = "grpo"
+    steps: int = 80
+    seed: int = 0
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    rewards: Rewards = field(default_factory=Rewards)
+    judge: JudgeSettings | None = None
+    update: UpdateSettings = field(default_factory=UpdateSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    mesh: MeshSettings = field(default_factory=MeshSettings)
+    health: Health = field(default_factory=Health)
+    demonstrate: Demonstrate | None = None
+    validate_every: int = 10
+    checkpoint_every: int = 10
+    keep_checkpoints: int = 2
+    keep_best: int = 1
+    trajectories_every: int = 10
+    wandb_project: str = ""
+
+    # ---------------------------------------------------------------- what follows from it
+
+    @property
+    def trained(self) -> Trained:
+        return Trained(self.model.train_vision, self.model.lora)
+
+    @property
+    def rules(self) -> Rules:
+        r = self.rollout
+        sampling = Sampling(r.temperature, r.top_k, r.top_p)
+        return Rules(r.max_turns, r.max_tokens, sampling)
+
+    def rollout_shapes(self, window: int, groups: int = 1) -> RolloutShapes:
+        """`groups` of devices hold a copy of the model each."""
+        r = self.rollout
+        return RolloutShapes(
+            slots=r.slots,
+            chunk=r.chunk,
+            capacity=r.capacity,
+            image_tokens=r.image_tokens,
+            crop_tokens=r.crop_tokens,
+            prompt_text=Buckets(r.prompt_text),
+            observation_text=r.observation_text,
+            prefill_rows=-(-r.prefill_rows // groups) * groups,
+            extend_rows=-(-r.extend_rows // groups) * groups,
+            window=window,
+        )
+
+    def train_shapes(self, window: int) -> TrainShapes:
+        return TrainShapes.of(
+            self.rollout_shapes(window),
+            max_turns=self.rollout.max_turns,
+            rows=self.update.rows,
+            row_tokens=self.update.row_tokens,
+        )
+
+
+def check(config: TrainConfig, *, processes: int = 1) -> None:
+    """Raises ValueError for the first thing that cannot work."""
+    r, u = config.rollout, config.update
+    counts = {
+        "steps": config.steps,
+        "rollout.prompts": r.prompts,
+        "rollout.rollouts": r.rollouts,
+        "rollout.workers": r.workers,
+        "rollout.tensor": r.tensor,
+        "update.mini_batch": u.mini_batch,
+        "update.epochs": u.epochs,
+        "validate_every": config.validate_every,
+        "checkpoint_every": config.checkpoint_every,
+        "trajectories_every": config.trajectories_every,
+        "keep_checkpoints": config.keep_checkpoints,
+    }
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}; it must be at least 1")
+    if not config.model.path:
+        raise ValueError("model.path is empty; give the folder of a Qwen2.5-VL model")
+    if not config.data.train:
+        raise ValueError("data.train is empty; give at least one set, as --data.train FOLDER")
+    if r.prompts % u.mini_batch:
+        raise ValueError(
+            f"rollout.prompts {r.prompts} is no multiple of update.mini_batch {u.mini_batch}; "
+            "every update takes as many prompts"
+        )
+    if u.mini_batch % processes:
+        raise ValueError(
+            f"update.mini_batch {u.mini_batch} is no multiple of the {processes} processes, each "
+            "of which brings an equal share"
+        )
+    if config.stage == "grpo" and r.rollouts < 2:
+        raise ValueError("rollout.rollouts is 1; advantages need a group of at least 2")
+    if config.stage == "sft" and config.demonstrate is None:
+        raise ValueError("stage sft needs `demonstrate`, a function that writes the turns to learn")
+    if (config.stage == "sft") != (u.objective.kind == "sft"):
+        raise ValueError(
+            f"stage {config.stage!r} with update.objective.kind {u.objective.kind!r}; "
+            "set both to the same"
+        )
+    if config.stage == "grpo" and r.temperature == 0:
+        raise ValueError("rollout.temperature is 0: all rollouts would be the same; raise it")
+    window = 4
+    config.rollout_shapes(window)  # these two raise for budgets that do not fit
+    config.train_shapes(window)
+    if config.optimizer.warmup >= updates_of(config):
+        raise ValueError(
+            f"optimizer.warmup of {config.optimizer.warmup} updates, where the run has "
+            f"{updates_of(config)} in all; shorten it"
+        )
+
+
+def updates_of(config: TrainConfig) -> int:
+    """Optimizer steps of a whole run."""
+    u = config.update
+    return config.steps * u.epochs * (config.rollout.prompts // u.mini_batch)
+
+
+def described(value: Any) -> Any:
+    """A config as JSON; functions by their name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [described(one) for one in value]
+    if callable(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    return value

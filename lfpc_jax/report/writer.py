@@ -1,0 +1,55 @@
+"""What a run says of itself as it goes: `metrics.jsonl`, TensorBoard, and W&B if asked for.
+
+One line a step and kind, flushed: `{"step": 3, "kind": "train", "reward/total": 1.2, ...}`. A run
+that goes on after a kill may write a step again; the last line counts.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from tensorboardX import SummaryWriter
+
+Kind = Literal["train", "validation"]
+
+
+class MetricsWriter:
+    def __init__(self, run: Path, *, wandb_project: str = "", config: Any = None) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        path = run / "metrics.jsonl"
+        cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        self._lines = path.open("a", encoding="utf-8")
+        if cut:  # by a kill
+            self._lines.write("\n")
+        self._board = SummaryWriter(str(run / "tensorboard"))
+        self._wandb = _wandb(wandb_project, run, config) if wandb_project else None
+
+    def write(self, step: int, kind: Kind, values: Mapping[str, float]) -> None:
+        """Numbers that are not finite are written as null: JSON has none of them."""
+        plain = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        self._lines.write(json.dumps({"step": step, "kind": kind} | plain) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._board.flush()
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{name}": v for name, v in values.items()}, step=step)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _wandb(project: str, run: Path, config: Any) -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"wandb_project is {project!r}, but Weights & Biases is not installed; "
+            "pip install wandb, or leave the project empty"
+        ) from error
+    return wandb.init(project=project, name=run.name, id=run.name, resume="allow", config=config)

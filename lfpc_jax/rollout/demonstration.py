@@ -1,0 +1,42 @@
+"""An episode in which the model's turns are given, as an engine would have left it.
+
+For supervised fine-tuning: prompt, crops and replies come from the same dialogue as in a rollout,
+and only what the model should write is made from text. It counts as sampled.
+"""
+
+from collections.abc import Sequence
+
+from lfpc_jax.rollout.dialogue import Dialogue, Opening
+from lfpc_jax.rollout.engine import Rolled
+from lfpc_jax.rollout.episode import Episode, Rules
+
+
+def demonstrated(
+    opening: Opening, turns: Sequence[str], dialogue: Dialogue, rules: Rules, capacity: int
+) -> Rolled:
+    """Raises ValueError for turns that do not make a whole episode within the rules."""
+    record = opening.record
+    episode = Episode(opening, 0, rules, dialogue, capacity)
+    for number, text in enumerate(turns):
+        if episode.end is not None:
+            raise ValueError(
+                f"record {record.id!r}: the demonstration has {len(turns)} turns, but ended "
+                f"({episode.end}) after {number}: {turns[number - 1]!r}"
+            )
+        ids = [*dialogue.tokenizer.encode(text).tolist(), dialogue.tokenizer.im_end]
+        if len(ids) > episode.budget:
+            raise ValueError(
+                f"record {record.id!r}: turn {number} of the demonstration has {len(ids)} tokens "
+                f"where {episode.budget} are left; raise max_tokens or the capacity"
+            )
+        nothing = [0.0] * len(ids)
+        episode.drew(ids, nothing, nothing)
+        request = episode.close_turn(stopped=True)
+        if request is not None:
+            episode.take(dialogue.reply(request, opening))
+    if episode.end is None:
+        raise ValueError(
+            f"record {record.id!r}: the demonstration's last turn is a call: {turns[-1:]!r}"
+        )
+    shown = None if opening.view is None else opening.view.shown
+    return Rolled(record, shown, (episode.trajectory(),), (tuple(episode.crops),))

@@ -1,0 +1,85 @@
+"""The command on a small model's folder: benchmarks of every format, budgets, diagnostics."""
+
+import json
+
+import jax
+import pytest
+from evaluation import rigged
+from evaluation.test_readers import rows, v_star_folder, write_tsv
+from rollout import small
+
+from lfpc_jax.cli import evaluate
+from lfpc_jax.data import layout
+from lfpc_jax.evaluation.alter import ALTERATIONS
+from lfpc_jax.rollout.archive import Archive
+
+SMALL = ["--image-tokens", "32", "--crop-tokens", "16", "--max-tokens", "80", "--slots", "8",
+         "--temperature", "1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hf(tmp_path_factory):
+    return small.hf_folder(tmp_path_factory.mktemp("evaluate") / "hf")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    layout.write(folder / "world", rigged.world(3))
+    v_star_folder(folder / "vstar", attributes=2, relations=1)
+    write_tsv(folder / "hr_bench_8k.tsv", rows(2))
+    return folder
+
+
+def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monkeypatch):
+    one = jax.local_devices()[:1]  # eight only compile for longer
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    out = tmp_path / "out"
+    sets = [str(data / name) for name in ("world", "vstar", "hr_bench_8k.tsv")]
+    command = [str(out), "--model", str(hf), "--data", *sets, "--diagnose", *SMALL]
+    assert evaluate.main(command) == 0
+    printed = capsys.readouterr().out
+    for expected in ("hr_bench_8k", "vstar", "world", "noise, needed", "tool over direct"):
+        assert expected in printed
+    assert "this model" not in printed  # a part of HR-Bench stands beside nothing
+    found = json.loads((out / "results.json").read_text())
+    assert {name: one["questions"] for name, one in found["benchmarks"].items()} == {
+        "world": 3, "vstar": 3, "hr_bench_8k": 8
+    }  # fmt: skip
+    for one in found["benchmarks"].values():
+        conditions = one["budgets"]["32"]["conditions"]
+        assert {"tool", "direct"} <= set(conditions) <= {"tool", "direct", *ALTERATIONS}
+        assert all(value["missing"] == 0 for value in conditions.values())
+        assert conditions["direct"]["measures"]["crop/count"] == 0
+        assert conditions["direct"]["measures"]["episode/turns"] == 1
+    cropped = sum(
+        one["budgets"]["32"]["conditions"]["tool"]["measures"]["crop/count"]
+        for one in found["benchmarks"].values()
+    )
+    assert cropped > 0
+    parts = Archive(out / "trajectories").parts()
+    assert "world-32-tool-p0" in parts
+    assert (out / "results.png").stat().st_size > 5000
+    assert (out / "tokenizer" / "tokenizer.json").exists()
+    # the same command has nothing to ask, and writes the same
+    before = (out / "results.json").read_bytes()
+    (out / "results.json").unlink()
+    assert evaluate.main([str(out), "--rescore"]) == 0
+    assert (out / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ([], "give --model and --data"),
+        (["--model", "nowhere", "--data", "nothing.tsv"], "nothing.tsv: no benchmark is known"),
+        (["--model", "nowhere", "--data", "one", "--diagnose"], "1 different ones"),
+        (["--rescore"], "evaluation.json: missing"),
+        (["--rescore", "--judge-model", "m"], "needs both"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, capsys, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    layout.write(tmp_path / "one", rigged.world(1))
+    assert evaluate.main([str(tmp_path / "out"), *change]) == 1
+    assert message in capsys.readouterr().err

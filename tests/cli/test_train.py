@@ -1,0 +1,262 @@
+"""Training runs as a user starts them: exact resume, SIGTERM, two processes, export, refusals."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli import micro
+from rollout import small
+from safetensors.numpy import load_file
+
+from lfpc_jax.checkpoint import training
+from lfpc_jax.cli import convert, train
+from lfpc_jax.cli.run_folder import RunFolder
+from lfpc_jax.data import layout
+from lfpc_jax.rollout.archive import Archive
+
+HERE = Path(__file__).parent
+CONFIG = str(HERE / "micro.py")
+TARGET = ((20.0, 20.0, 60.0, 60.0),)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The model, the data, and a cache of compiled programs that all runs share."""
+    path = tmp_path_factory.mktemp("train")
+    small.hf_folder(path / "hf")
+    layout.write(path / "set", [small.record(i, targets=(TARGET,)) for i in range(6)])
+    return path
+
+
+def start(folder, run, *more, script=(str(HERE / "alone.py"),)):
+    env = os.environ | {
+        "MICRO": str(folder),
+        "PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = [sys.executable, *script, "--config", CONFIG, "--run", str(run), *more]
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
+
+
+def finished(process, code=0):
+    _, errors = process.communicate(timeout=900)
+    assert process.returncode == code, errors.decode()[-3000:]
+    return errors.decode()
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """Three steps without an interruption."""
+    run = folder / "whole"
+    finished(start(folder, run))
+    return run
+
+
+def arrays(run: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint, read by TensorStore's own tree."""
+    import orbax.checkpoint as ocp
+
+    saved = training.latest(RunFolder(run).checkpoints)
+    assert saved is not None
+    found = {}
+    for item in ("trained", "optimizer"):
+        with warnings.catch_warnings(action="ignore"):  # it goes by the shardings that were saved
+            tree = ocp.PyTreeCheckpointer().restore(saved.path / item)
+        flat = {"": tree}
+        while nested := [name for name, value in flat.items() if isinstance(value, dict | list)]:
+            for name in nested:
+                value = flat.pop(name)
+                pairs = value.items() if isinstance(value, dict) else enumerate(value)
+                flat |= {f"{name}/{key}": inner for key, inner in pairs}
+        found |= {f"{item}{name}": np.asarray(x) for name, x in flat.items() if x is not None}
+    return found
+
+
+def facts(run: Path) -> dict:
+    saved = training.latest(RunFolder(run).checkpoints)
+    assert saved is not None
+    return {"step": saved.step, **saved.facts}
+
+
+def same(run: Path, other: Path) -> None:
+    ours, theirs = arrays(run), arrays(other)
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 60
+    for name, array in ours.items():
+        assert array.tobytes() == theirs[name].tobytes(), name
+    assert facts(run) == facts(other)
+
+
+def metrics(run: Path) -> dict[tuple[str, int], dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {(line["kind"], line["step"]): line for line in lines}
+
+
+def test_a_run_leaves_what_it_says(whole):
+    found = metrics(whole)
+    assert list(found) == [("train", 1), ("validation", 2), ("train", 2), ("validation", 3),
+                           ("train", 3)]  # fmt: skip
+    first = found["train", 1]
+    for name in ("reward/total", "reward/format", "reward/r_geo", "crop/rate", "end/answered",
+                 "update/loss", "update/gradient_norm", "update/sampler_apart", "time/rollout",
+                 "update/learning_rate", "speed/sampled_tokens"):  # fmt: skip
+        assert np.isfinite(first[name]), name
+    assert first["update/sampler_apart"] < 1e-4
+    checked = found["validation", 2]
+    gap = checked["validation/accuracy"] - checked["validation/blank_accuracy"]
+    assert checked["validation/gap"] == pytest.approx(gap)
+    assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["00000002", "00000003"]
+    [first_part, *_] = Archive(whole / "trajectories").parts()
+    groups = list(Archive(whole / "trajectories").read(first_part))
+    assert len(groups) == 4
+    assert all(len(group.trajectories) == len(group.rewards) == 4 for group in groups)
+    assert list((whole / "tensorboard").iterdir())
+    assert json.loads((whole / "config.json").read_text())["rollout"]["slots"] == 8
+    assert "step 3 of 3" in (whole / "log.txt").read_text()
+
+
+def test_the_policy_moves(whole, folder):
+    before = load_file(folder / "hf" / "model.safetensors")
+    after = arrays(whole)["trained/embed"]
+    assert 1e-4 < np.abs(after - before["model.embed_tokens.weight"]).max() < 1e-1
+
+
+def test_killed_at_any_moment_and_resumed_is_as_if_it_never_was(folder, whole):
+    run = folder / "killed"
+    process = start(folder, run)
+    deadline = time.monotonic() + 600
+    while not (run / "checkpoints" / "00000001" / "manifest.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(np.random.default_rng(int(time.time())).uniform(0, 0.7))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished(start(folder, run))
+    same(run, whole)
+
+
+def test_sigterm_saves_and_exits_with_0_and_resumes_exactly(folder, whole):
+    run = folder / "terminated"
+    process = start(folder, run, "--checkpoint_every", "100")
+    while not (run / "metrics.jsonl").exists() or not metrics(run):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    finished(process)
+    assert facts(run)["step"] in (1, 2, 3)
+    finished(start(folder, run))
+    same(run, whole)
+
+
+def test_a_checkpoint_that_was_cut_short_is_not_taken(folder, whole):
+    run = folder / "damaged"
+    shutil.copytree(whole, run)
+    newest = run / "checkpoints" / "00000003"
+    biggest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.truncate(biggest, biggest.stat().st_size - 1)
+    errors = finished(start(folder, run))
+    assert "the checkpoint before is taken" in errors
+    assert "goes on after step 2" in errors
+    same(run, whole)
+    (run / "checkpoints" / "00000003" / "manifest.json").unlink()
+    assert facts(run)["step"] == 2
+
+
+def test_two_processes_are_one(folder, whole):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    run = folder / "two"
+    script = str(HERE / "two_train.py")
+    both = [start(folder, run, script=(script, port, str(i))) for i in range(2)]
+    for process in both:
+        finished(process)
+    ours, theirs = arrays(run), arrays(whole)
+    for name, array in ours.items():
+        if name.startswith("trained"):
+            error = np.linalg.norm(array - theirs[name]) / (np.linalg.norm(theirs[name]) or 1)
+            assert error <= 1e-5, (name, error)
+    assert facts(run)["data"] == facts(whole)["data"]
+    for at, values in metrics(whole).items():
+        for name in ("reward/total", "crop/rate", "episode/tokens", "validation/accuracy"):
+            assert metrics(run)[at].get(name) == pytest.approx(values.get(name)), (at, name)
+
+
+def test_a_run_is_exported_and_starts_the_next_stage(folder, whole, monkeypatch, capsys):
+    out = folder / "exported"
+    assert convert.main(["to-hf", str(whole), str(out)]) == 0
+    ours = load_file(out / "model.safetensors")
+    trained = arrays(whole)["trained/embed"]
+    assert ours["model.embed_tokens.weight"].tobytes() == trained.tobytes()
+    assert convert.main(["check", str(out), "--prompts", "2"]) == 0
+    monkeypatch.setenv("MICRO", str(folder))
+    flags = ["--config", CONFIG, "--model.path", str(whole), "--dry-run"]
+    assert train.main(flags) == 0
+    printed = capsys.readouterr().out
+    assert "windows of a crop" in printed
+    assert "Adam's two moments" in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rollout.slot", "3"], "did you mean 'slots'"),
+        (["--rollout.slots", "many"], "must be a whole number"),
+        (["--rollout.capacity", "300"], "raise capacity"),
+        (["--update.mini_batch", "3"], "no multiple of update.mini_batch"),
+        (["--rollout.temperature", "0"], "all rollouts would be the same"),
+        (["--rollout.rollouts", "1"], "a group of at least 2"),
+        (["--stage", "sft"], "needs `demonstrate`"),
+        (["--stage", "dpo"], "must be one of grpo, sft"),
+        (["--update.row_tokens", "100"], "raise row_tokens"),
+        (["--model.path", "nowhere"], "nowhere"),
+        (["--data.train", "nowhere"], "nowhere"),
+        (["--mesh.fsdp", "3"], "needs 3 devices"),
+        (["--optimizer.learning_rate", "-1"], "must be positive"),
+        (["--model.lora.rank", "4"], "--model.lora on"),
+        (["--rewards.boxes.tau", "2"], "share of the target"),
+        (["steps", "3"], "expected an override"),
+        (["--steps"], "has no value"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_remedy(folder, monkeypatch, capsys, flags, message):
+    monkeypatch.setenv("MICRO", str(folder))
+    run = folder / "refused"
+    assert train.main(["--config", CONFIG, "--run", str(run), *flags]) == 1
+    assert message in capsys.readouterr().err
+    assert not (run / "checkpoints").exists()
+
+
+def test_another_config_in_the_same_run_is_refused(folder, whole, monkeypatch, capsys):
+    monkeypatch.setenv("MICRO", str(folder))
+    flags = ["--config", CONFIG, "--run", str(whole), "--optimizer.learning_rate", "1e-2"]
+    assert train.main(flags) == 1
+    assert "begun with other settings of ['optimizer']" in capsys.readouterr().err
+
+
+def test_overrides_reach_every_kind_of_setting(folder, monkeypatch):
+    monkeypatch.setenv("MICRO", str(folder))
+    words = ["--model.lora", "on", "--model.lora.rank=4", "--rewards.boxes.tau", "none",
+             "--rollout.prompt_text", "128,320", "--data.train", "a,b", "--health.stop", "true",
+             "--update.objective.clip_high", "0.28"]  # fmt: skip
+    config = train.override(micro.get_config(), words)
+    assert config.model.lora is not None
+    assert config.model.lora.rank == 4
+    assert config.rewards.boxes.tau is None
+    assert config.rollout.prompt_text == (128, 320)
+    assert [source.path for source in config.data.train] == ["a", "b"]
+    assert config.health.stop
+    assert config.update.objective.clip_high == 0.28
