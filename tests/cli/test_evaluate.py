@@ -11,6 +11,7 @@ from rollout import small
 from lfpc_jax.cli import evaluate
 from lfpc_jax.data import layout
 from lfpc_jax.evaluation.alter import ALTERATIONS
+from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.archive import Archive
 
 SMALL = ["--image-tokens", "32", "--crop-tokens", "16", "--max-tokens", "80", "--slots", "8",
@@ -60,7 +61,7 @@ def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monke
     parts = Archive(out / "trajectories").parts()
     assert "world-32-tool-p0" in parts
     assert (out / "results.png").stat().st_size > 5000
-    assert (out / "tokenizer" / "tokenizer.json").exists()
+    assert Tokenizer.from_folder(out / "tokenizer").image_pad == found["asked"]["image_token"]
     # the same command has nothing to ask, and writes the same
     before = (out / "results.json").read_bytes()
     (out / "results.json").unlink()
