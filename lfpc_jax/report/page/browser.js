@@ -108,9 +108,11 @@ function browserView() {
     list = matching();
     rows.replaceChildren(...list.map((number) => row(number, pick)));
     count.textContent = list.length === INDEX.episodes.length ? `${list.length} episodes` : `${list.length} of ${INDEX.episodes.length} episodes`;
-    if (list.length && !list.includes(chosen.episode) && !root.classList.contains("listing")) pick(list[0]);
+    const listing = root.classList.contains("listing");  // on a phone the list stays while it is filtered
     if (!list.length) detail.replaceChildren(h("p", { class: "empty" }, "No episode fits these filters."));
-    else if (!detail.querySelector(".episode")) pick(list[0]);
+    else if (!list.includes(chosen.episode)) pick(list[0]);
+    else if (!detail.querySelector(".episode")) pick(chosen.episode);
+    root.classList.toggle("listing", listing);
   };
   const place = h("button", { type: "button", onclick: () => { root.classList.toggle("listing"); window.scrollTo(0, 0); } }, "List");
   const move = (by) => {
@@ -127,7 +129,7 @@ function browserView() {
   form.append(filters(changed));
   root.append(h("aside", { class: "side" }, form, h("div", { class: "count" }, count, h("button", { type: "button", onclick: reset }, "Reset")), rows), detail,
     h("div", { class: "step" }, h("button", { type: "button", onclick: () => move(-1), "aria-label": "Previous" }, "←"), place, h("button", { type: "button", onclick: () => move(1), "aria-label": "Next" }, "→")));
-  root.shown = () => { list = matching(); if (!list.includes(chosen.episode) && list.length) chosen.episode = list[0]; changed(); if (list.length) pick(chosen.episode); };
+  root.shown = changed;
   root.move = move;
   root.rollout = (by) => {
     const group = groupOf(INDEX.episodes[chosen.episode]);
