@@ -7,12 +7,11 @@ anything is loaded or compiled, and says which setting to change.
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lfpc_jax.data import layout
+from lfpc_jax.data import sources
 from lfpc_jax.data.losses import MAX_SHARE, Loss
 from lfpc_jax.grpo.optimizer import OptimizerSettings
 from lfpc_jax.grpo.step import UpdateSettings
@@ -26,17 +25,18 @@ from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 from lfpc_jax.trajectory import Record
 
-Reader = Callable[[Path], Iterator[Record | Loss]]
+Reader = Callable[[str], Iterator[Record | Loss]]
 Demonstrate = Callable[[Record, View | None, np.random.Generator], tuple[str, ...]]
 """What a model should write for a record, turn by turn; crops come from the tool as ever."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A set of a mixture: where it is, how it is read (by default as our layout), its weight."""
+    """A set of a mixture, named as in `data/sources.py` or for a reader of one's own; its weight is
+    its share of the records drawn."""
 
     path: str
-    reader: Reader = layout.read
+    reader: Reader = sources.read
     weight: float = 1.0
 
 

@@ -1,10 +1,11 @@
 """Chooses at which size each image of a set is shown in Stage I, by asking the model.
 
-    select_resolution.py DATA OUT --model DIR [--search bisect] [--n-answers 4]
-    select_resolution.py DATA OUT --strategy hard
+    select_resolution.py DATA... OUT --model DIR [--search bisect] [--n-answers 4]
+    select_resolution.py DATA... OUT --strategy hard
 
-DATA is a set in our layout (see lfpc_jax/data/layout.py). OUT becomes one as well, which training
-reads: the same records with `longest_side`, their pictures left where they are. Beside it are
+DATA are sets in our layout or public ones, such as `deep_eyes:FOLDER` (see
+lfpc_jax/data/sources.py). OUT becomes one set in our layout, which training reads: the same records
+with `longest_side`; pictures that are files are left where they are. Beside it are
 `levels.jsonl` (what each level answered), `report.json` and `report.png`. A run that was killed
 goes on where it was with the same command. Several processes share the work by `jax.distributed`.
 """
@@ -22,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from lfpc_jax.cli import progress
 from lfpc_jax.cli.model_folder import load_model
-from lfpc_jax.data import layout
+from lfpc_jax.data import layout, sources
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.losses import MAX_SHARE, Loss, check_share
 from lfpc_jax.distributed.mesh import make_mesh
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     default = Settings()
-    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("data", nargs="+", metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--model", type=Path, metavar="DIR", help="needed by the strategy `answer`")
     parser.add_argument("--strategy", choices=get_args(Strategy), default=default.strategy)
@@ -93,8 +94,10 @@ def select_resolution(args: argparse.Namespace) -> int:
         seed=args.seed,
         chunk=args.chunk,
     )
-    with progress.waiting(f"checking {args.data}"):
-        sound = audit(layout.read(args.data), name=str(args.data), max_share=args.max_lost)
+    name = " ".join(args.data)
+    with progress.waiting(f"checking {name}"):
+        entries = (entry for source in args.data for entry in sources.read(source))
+        sound = audit(entries, name=name, max_share=args.max_lost)
     # ------------------------------------------------------------------ the model
     processor, ask = _model(args) if args.strategy == "answer" else (_plain(args), _nobody)
     # ------------------------------------------------------------------ the choices
@@ -165,7 +168,7 @@ def _publish(
         shares.append(select(own, _nobody, processor, settings, journal))
     found = [shares[place % len(shares)][place // len(shares)] for place in range(len(records))]
     lost = [one for one in found if isinstance(one, Loss)]
-    check_share(str(args.data), lost, len(found), args.max_lost)
+    check_share(" ".join(args.data), lost, len(found), args.max_lost)
     with (args.out / "levels.jsonl").open("w") as file:
         for one in found:
             if isinstance(one, Selected):
@@ -178,7 +181,7 @@ def _publish(
         for record, one in zip(records, found, strict=True)
         if isinstance(one, Selected)
     )
-    about = {"selected from": str(args.data), "settings": asdict(settings)}
+    about = {"selected from": args.data, "settings": asdict(settings)}
     count, _ = layout.write(args.out, chosen, copy_files=False, about=about)
     print(
         f"wrote {args.out}: {count} records, {sum(summary.lost.values())} lost, "

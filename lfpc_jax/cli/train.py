@@ -228,7 +228,7 @@ def _data(config: TrainConfig) -> tuple[list[Part], list[Record]]:
 
 def _audited(source: Source, config: TrainConfig) -> tuple[Record, ...]:
     found = audit(
-        source.reader(Path(source.path)), name=source.path, max_share=config.data.max_lost
+        source.reader(source.path), name=source.path, max_share=config.data.max_lost
     )
     for loss in found.losses:
         log.warning("%s: left out %s", source.path, loss)

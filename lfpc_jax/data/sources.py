@@ -1,0 +1,40 @@
+"""Sets by one text, as commands and configs name them: `FOLDER` of our layout, or `READER:PATH`.
+
+data/scenes                                our own layout
+deep_eyes:FOLDER   think_lite:FOLDER       a folder of parquet files
+visual_probe:FILE  pixel_reasoner:FILE     a JSON list, a parquet file
+chain_of_focus:FILE:IMAGES                 a JSON list, and what its paths are relative to
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from lfpc_jax.data import layout, public
+from lfpc_jax.data.losses import Loss
+from lfpc_jax.trajectory import Record
+
+READERS: Mapping[str, Callable[..., Iterator[Record | Loss]]] = {
+    "layout": layout.read,
+    "deep_eyes": public.deep_eyes,
+    "visual_probe": public.visual_probe,
+    "pixel_reasoner": public.pixel_reasoner,
+    "chain_of_focus": public.chain_of_focus,
+    "think_lite": public.think_lite,
+}
+_PATHS = {"chain_of_focus": 2}
+
+
+def read(source: str) -> Iterator[Record | Loss]:
+    """Refuses what does not exist before the first record."""
+    name, colon, rest = source.partition(":")
+    if not colon or Path(source).exists():
+        name, rest = "layout", source
+    if name not in READERS:
+        raise ValueError(f"set {source!r}: unknown reader {name!r}; known are {sorted(READERS)}")
+    paths = [Path(part) for part in rest.split(":")] if name in _PATHS else [Path(rest)]
+    if len(paths) != _PATHS.get(name, 1):
+        raise ValueError(f"set {source!r}: {name} needs {_PATHS[name]} paths, parted by a colon")
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"set {source!r}: {path} does not exist")
+    return READERS[name](*paths)
