@@ -126,7 +126,7 @@ def test_it_loads_and_every_view_is_there(browser, page):
         assert view.locator('.panel[data-name="own/thing"]').count() == 1
         for name in ("episodes", "compare", "notes"):
             view.locator(f'#tabs a[data-tab="{name}"]').click()
-            assert view.locator(f'#tabs a[data-tab="{name}"][aria-current]').count() == 1
+            view.locator(f'#tabs a[data-tab="{name}"][aria-current]').wait_for()
 
 
 def test_a_curve_is_where_its_numbers_are_and_tells_them(browser, page):
@@ -196,7 +196,7 @@ def test_the_keyboard_steps(browser, page):
         assert view.locator("[data-filter=text]").input_value() == "jj"
         view.keyboard.press("Escape")
         view.keyboard.press("1")
-        assert view.locator(".curves").count() == 1
+        view.locator(".curves").wait_for()
         view.keyboard.press("?")
         assert view.locator("dialog[open]").count() == 1
 
@@ -220,7 +220,7 @@ def test_tokens_tell_their_probability(browser, page):
     with opened(browser, page, "notes") as view:
         go(view, f"episodes/{number_of(view, record=0, crops=1)}")
         token = view.locator(".sampled .tok").first
-        assert token.inner_text() == "l"  # of "look", in a vocabulary that has no such word
+        assert "look".startswith(token.inner_text())
         token.hover()
         said = view.locator("#tip").inner_text()
         assert "77.9 %" in said  # exp(-0.25)
