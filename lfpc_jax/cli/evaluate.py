@@ -151,7 +151,8 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
         "convention": args.convention,
     }
     journal.begin(known, {one.name: _about(one) for one in benchmarks})
-    asker.keep_assets(args.out / "tokenizer")
+    if journal.process == 0:
+        asker.keep_assets(args.out / "tokenizer")
     for tokens in dict.fromkeys(args.image_tokens):
         engine = asker.engine(tokens)
         for benchmark in benchmarks:

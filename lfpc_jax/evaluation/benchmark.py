@@ -1,6 +1,7 @@
 """A benchmark's questions, from whichever files it comes in."""
 
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import asdict, dataclass, replace
@@ -78,5 +79,5 @@ def open_benchmark(
             f"{path}: a benchmark called {name!r} cannot name files; call it NAME=PATH, with "
             "letters, digits, '_', '.' and '+'"
         )
-    sound = audit(entries, name=str(path), max_share=max_share)
-    return Benchmark(name, kind, sound.records[:limit], sound.losses)
+    sound = audit(itertools.islice(entries, limit), name=str(path), max_share=max_share)
+    return Benchmark(name, kind, sound.records, sound.losses)

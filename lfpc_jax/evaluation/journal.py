@@ -69,6 +69,8 @@ class Journal:
                     f"{path}: was begun with another {', '.join(changed)}; go on with the same, or "
                     "choose another folder"
                 )
+        if self.process != 0:
+            return
         made = {"format": FORMAT, "asked": asked, "benchmarks": known | benchmarks}
         self.folder.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".new")

@@ -143,17 +143,20 @@ def _diagnostics(found: Results) -> Iterator[Table]:
     )
     for heading in ("benchmark", "tokens", "test", "questions"):
         table.add_column(heading)
-    for heading in ("n", "before", "after", "change", "the paper"):
+    for heading in ("n", "before", "after", "change"):
         table.add_column(heading, justify="right")
+    if any(about["column"] for _, _, about, _ in wanted):
+        table.add_column("the paper's change", justify="right")
     for name, tokens, about, budget in wanted:
         for one in budget["diagnostics"]:
-            table.add_row(name, tokens, one["test"], one["questions"], *_changed(one, about))
+            cells = _changed(one, about)[: len(table.columns) - 4]
+            table.add_row(name, tokens, one["test"], one["questions"], *cells)
             name, tokens = "", ""
         first = budget["answer_first"]
         if first and first["share"]:
             share = estimate(first["share"])
             many = str(first["share"]["samples"])
-            table.add_row("", "", "answer first", "episodes with a call", many, "", "", share, "")
+            table.add_row("", "", "answer first", "episodes with a call", many, "", "", share)
         table.add_section()
     yield table
 

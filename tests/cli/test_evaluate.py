@@ -13,6 +13,7 @@ from lfpc_jax.data import layout
 from lfpc_jax.evaluation.alter import ALTERATIONS
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.archive import Archive
+from lfpc_jax.shapes import Buckets
 
 SMALL = ["--image-tokens", "32", "--crop-tokens", "16", "--max-tokens", "80", "--slots", "8",
          "--temperature", "1"]  # fmt: skip
@@ -35,6 +36,7 @@ def data(tmp_path_factory):
 def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monkeypatch):
     one = jax.local_devices()[:1]  # eight only compile for longer
     monkeypatch.setattr(jax, "local_devices", lambda: one)
+    monkeypatch.setattr(evaluate, "_TEXT", Buckets((512,)))
     out = tmp_path / "out"
     sets = [str(data / name) for name in ("world", "vstar", "hr_bench_8k.tsv")]
     command = [str(out), "--model", str(hf), "--data", *sets, "--diagnose", *SMALL]

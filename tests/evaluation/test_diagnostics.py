@@ -135,3 +135,28 @@ def test_everything_is_shown_in_tables_and_a_picture(records, tmp_path):
         assert expected in text
     plot(found, tmp_path / "results.png")
     assert (tmp_path / "results.png").stat().st_size > 10_000
+
+
+def test_the_papers_figures_stand_beside_ours_where_they_apply(records, tmp_path):
+    """The same results under the name of a benchmark of the paper's, and under none."""
+    from rich.console import Console
+
+    found, _, _ = evaluated(tmp_path, rigged.reads_the_crop, records[:8], ("noise",))
+
+    def text():
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(tables(found, {}))
+        return [line.split("│") for line in console.export_text().splitlines()]
+
+    plain = text()
+    assert not any("LFPC" in cell for line in plain for cell in line)
+    found["benchmarks"]["set"]["column"] = "V*"
+    beside = [[cell.strip() for cell in line if cell.strip()] for line in text()]
+    assert ["Mini-o3", "1024", "80.1"] in beside
+    assert ["LFPC", "1024", "80.6"] in beside
+    assert ["LFPC, 16,384 tokens", "16384", "89.5"] in beside
+    assert ["LFPC, spatial", "1024", "77.6"] in beside
+    assert ["this model", "32", "100.0 (67.6 to 100.0)"] in beside
+    [noise] = [line for line in beside if "noise" in line]
+    assert noise[-1] == "RL without the gap -3.2, LFPC, Stage I -11.0"
+    plot(found, tmp_path / "results.png")
