@@ -25,7 +25,7 @@ _GiB = 2**30
 def print_plan(config: TrainConfig) -> None:
     console = Console()
     console.print_json(json.dumps(described(config)))
-    cfg = _model(config)
+    cfg = model_of(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     rollout = config.rollout_shapes(cfg.vision.window)
     train = config.train_shapes(cfg.vision.window)
@@ -46,7 +46,7 @@ def print_plan(config: TrainConfig) -> None:
     console.print(_memory(config, cfg, mesh.size))
 
 
-def _model(config: TrainConfig) -> ModelConfig:
+def model_of(config: TrainConfig) -> ModelConfig:
     path = Path(config.model.path)
     if is_run(path):
         folder = RunFolder(path).assets

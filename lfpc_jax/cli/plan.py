@@ -8,6 +8,11 @@ attention included, and prints the compiler's memory a chip. Exits with 1 if one
     plan.py --model 7b --topology v5e:2x4 --program rollout --tensor 4 --slots 128 --capacity 8192
 
 does so for the rollout engine's programs, weights whole in every data-parallel group.
+
+    plan.py --config stage1.py --topology v5p:2x2x4 [--rollout.tensor 4 ...]
+
+compiles every program of a training run at its largest: those of one host's rollouts, and the
+update of the whole slice. A model folder that is not here is taken by the size in its name.
 """
 
 import argparse
@@ -21,6 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lfpc_jax.cli import progress
+from lfpc_jax.cli.overrides import load_config, override
+from lfpc_jax.cli.plan_config import ADVICE, compile_config
+from lfpc_jax.cli.train import CONFIGS
+from lfpc_jax.config import check
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
 from lfpc_jax.plan import programs, slices
@@ -39,6 +48,8 @@ class Row:
     hbm_bytes: int
     compiled: programs.Compiled | None
     refusal: str
+    advice: str = "lower --length, raise --tensor, or take a larger slice"
+    flops_per_chip: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -46,15 +57,9 @@ class Row:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args, words = _parser().parse_known_args(argv)
     try:
-        rows = [
-            row
-            for model in args.model
-            for topology in args.topology
-            for program in args.program
-            for row in _rows(model, slices.tpu_slice(topology), program, args)
-        ]
+        rows = _rows_of_config(args, words) if args.config else _rows_of_models(args, words)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -66,15 +71,73 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not row.fits:
             print(
                 f"error: {row.program} of {row.model} does not fit {row.topology} {row.refusal}: "
-                "lower --length, raise --tensor, or take a larger slice",
+                f"{row.advice}",
                 file=sys.stderr,
             )
     return 0 if all(row.fits for row in rows) else 1
 
 
+def _rows_of_config(args: argparse.Namespace, words: Sequence[str]) -> list[Row]:
+    settings = override(load_config(args.config, CONFIGS), words)
+    check(settings)
+    rows = []
+    for name in args.topology:
+        tpu, kind, sides = slices.tpu_slice(name), "rollout", (1, 1, 1)
+        many = compile_config(settings, tpu)
+        while True:
+            try:
+                with progress.waiting(f"compiling {args.config} for {name}"):
+                    planned = next(many, None)
+            except programs.OutOfMemory as error:
+                rows.append(
+                    Row(
+                        args.config,
+                        name,
+                        sides,
+                        f"a program of the {kind}",
+                        tpu.hbm_bytes,
+                        None,
+                        f"({error})",
+                        ADVICE[kind],
+                    )
+                )
+                break
+            if planned is None:
+                break
+            kind, shape = planned.kind, planned.mesh.shape
+            sides = (shape["data"], shape["fsdp"], shape["tensor"])
+            rows.append(
+                Row(
+                    args.config,
+                    name,
+                    sides,
+                    planned.compiled.program,
+                    tpu.hbm_bytes,
+                    planned.compiled,
+                    "",
+                    ADVICE[kind],
+                    planned.flops_per_chip,
+                )
+            )
+    return rows
+
+
+def _rows_of_models(args: argparse.Namespace, words: Sequence[str]) -> list[Row]:
+    if words or not args.model:
+        raise ValueError(f"unknown {words}; give --model SIZES, or --config and its overrides")
+    return [
+        row
+        for model in args.model
+        for topology in args.topology
+        for program in args.program
+        for row in _rows(model, slices.tpu_slice(topology), program, args)
+    ]
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="+", required=True, help="3b, 7b, 32b, 72b")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--model", nargs="+", help="3b, 7b, 32b, 72b")
+    parser.add_argument("--config", metavar="FILE", help="of a training run, or a name in configs/")
     parser.add_argument("--topology", nargs="+", required=True, help="as v5e:2x4 or v5p:2x2x2")
     parser.add_argument(
         "--program",
@@ -127,7 +190,7 @@ def _print(rows: Sequence[Row], args: argparse.Namespace) -> None:
     )
     table = Table(title=title)
     names = ("model", "slice", "data x fsdp x tensor", "program", "arguments", "temporary", "all")
-    for name in (*names, "HBM", "fits", "compiled in"):
+    for name in (*names, "HBM", "fits", "TFLOP", "compiled in"):
         table.add_column(name, justify="right")
     for row in rows:
         figures = ["-", "-", row.refusal or "-"]
@@ -145,6 +208,7 @@ def _print(rows: Sequence[Row], args: argparse.Namespace) -> None:
             *figures,
             f"{row.hbm_bytes / slices.GIB:.0f}",
             "yes" if row.fits else "NO",
+            "-" if row.flops_per_chip is None else f"{row.flops_per_chip / 1e12:,.0f}",
             seconds,
         )
     console = Console()

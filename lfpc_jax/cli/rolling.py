@@ -123,14 +123,14 @@ class Roller:
             batches[places[one.group.record.id] % count].append(self._scored(one))
         return batches
 
-    def validate(self, state: TrainState, watch: Watch) -> dict[str, float]:
+    def validate(self, state: TrainState) -> dict[str, float]:
         """Accuracy, and with blanked crops: what is lost is what they were worth."""
         self._load(state)
         own = list(own_share(self.validation))
         values: dict[str, float] = {}
         for name, alter in (("", None), ("blank_", alteration("blank"))):
             with altered(self.engine, alter):
-                found = self._run(own, 1, self.config.seed, watch)
+                found = self._run(own, 1, self.config.seed, None)
             figures = self.figures(self.judged(list(found.values())))
             values[f"validation/{name}accuracy"] = figures["reward/accuracy"]
             if not name:
@@ -171,7 +171,7 @@ class Roller:
             self._loaded = state
 
     def _run(
-        self, asked: Sequence[Record | Opening], rollouts: int, seed: int, watch: Watch
+        self, asked: Sequence[Record | Opening], rollouts: int, seed: int, watch: Watch | None
     ) -> dict[str, Rolled]:
         found = {}
         with progress.bar("rollouts", len(asked), every=10.0) as advance:

@@ -5,12 +5,12 @@
 
 A config is a Python file, or the bare name of one in configs/. Every setting can be overridden; an
 unknown one is an error. The same command goes on where a run folder's last whole checkpoint is.
-SIGTERM saves and exits with 0.
+SIGTERM, to any of its processes, saves and exits with 0.
 """
 
 import argparse
+import json
 import logging
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +35,8 @@ from lfpc_jax.cli.run_folder import RunFolder
 from lfpc_jax.config import Source, TrainConfig, check, described, updates_of
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.pipeline import Part, Stream
+from lfpc_jax.distributed import processes
+from lfpc_jax.distributed.launched import ProcessSettings
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.optimizer import make_optimizer, schedule
 from lfpc_jax.grpo.step import NotFinite, Updater
@@ -46,6 +48,7 @@ from lfpc_jax.report.writer import MetricsWriter
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.rollout.episode import Episode
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.rollout.zoom import Zoom
@@ -55,15 +58,18 @@ log = logging.getLogger("lfpc_jax.train")
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 _KEPT_GROUPS = 8
+_SAVE_SECONDS = 1800.0
 
 
 class Interrupted(Exception):
-    """SIGTERM came; what the last step left is saved."""
+    """SIGTERM came; the step is not finished, and what the last one left is saved."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, words = _parser().parse_known_args(argv)
     try:
+        given = (args.coordinator, args.processes, args.process)
+        processes.start(ProcessSettings(*given, cache=args.cache))
         config = override(load_config(args.config, CONFIGS), words)
         check(config, processes=jax.process_count())
         if args.dry_run:
@@ -71,12 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         run = RunFolder(args.run or Path("runs") / Path(args.config).stem)
         train(config, run)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NotFinite) as error:
+        processes.failed(str(error))
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except NotFinite as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, NotFinite) else 1
     return 0
 
 
@@ -89,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, metavar="FILE", help="or a name in configs/")
     parser.add_argument("--run", type=Path, metavar="DIR", help="default: runs/NAME of the config")
     parser.add_argument("--dry-run", action="store_true", help="check and print everything, exit")
+    parser.add_argument("--cache", default="", metavar="DIR", help="keep compiled programs there")
+    many = parser.add_argument_group(
+        "processes", "found out by torchrun's variables, SLURM or a TPU's metadata, or given:"
+    )
+    many.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0")
+    many.add_argument("--processes", type=int, default=0, metavar="N")
+    many.add_argument("--process", type=int, default=-1, metavar="I")
     return parser
 
 
@@ -96,6 +107,9 @@ def train(config: TrainConfig, run: RunFolder) -> None:
     # ------------------------------------------------------------------ data
     with progress.waiting("checking the data"):
         parts, validation = _data(config)
+    ids = [record.id for part in parts for record in part.records]
+    plain = json.dumps(described(config), sort_keys=True)
+    processes.agree({"config": plain, "data": processes.data_list(ids)})
 
     # ------------------------------------------------------------------ mesh and model
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -168,37 +182,38 @@ def train(config: TrainConfig, run: RunFolder) -> None:
 
     # ------------------------------------------------------------------ the loop
     try:
-        with _listening() as stop, suppress(Interrupted):
-            while step < config.steps and not stop.asked:
-                clock = Clock()
-                with clock("data"):
-                    openings = told_apart(next(stream))
-                with clock("rollout"):
-                    rolled = roller.rollouts(state, openings, step, stop.check)
-                with clock("reward"):
-                    found = roller.judged(rolled)
-                with clock("update"):
-                    state, updated = updater(state, roller.mini_batches(found, openings))
-                step += 1
-                values = roller.figures(found) | {f"update/{k}": v for k, v in updated.items()}
-                values["update/learning_rate"] = float(rates(max(int(state.updates) - 1, 0)))
-                alarm = watch(step, values) if config.stage == "grpo" else ""
-                facts = {"data": stream.get_state().decode(), "health": watch.count}
-                if validation and (step % config.validate_every == 0 or step == config.steps):
-                    with clock("validation"):
-                        checked = roller.validate(state, stop.check)
-                    facts["score"] = checked.get("validation/accuracy")
-                    write(step, "validation", checked)
-                if step % config.checkpoint_every == 0:
-                    with clock("checkpoint"):
-                        keeper.save(step, items_of_state(state), facts)
-                if step % config.trajectories_every == 0 or step == 1:
-                    archive(run, f"step-{step:06d}", found)
-                write(step, "train", values | clock.values(roller.sampled(found)))
-                say(step, config.steps, values, clock)
-                if alarm and config.health.stop:
-                    log.error("stopped after step %d: %s", step, alarm)
-                    break
+        while step < config.steps:
+            clock = Clock()
+            with clock("data"):
+                openings = told_apart(next(stream))
+            with clock("rollout"), suppress(Interrupted):
+                rolled = roller.rollouts(state, openings, step, leave_if_stopped)
+            if processes.stop_requested():
+                break
+            with clock("reward"):
+                found = roller.judged(rolled)
+            with clock("update"):
+                state, updated = updater(state, roller.mini_batches(found, openings))
+            step += 1
+            values = roller.figures(found) | {f"update/{k}": v for k, v in updated.items()}
+            values["update/learning_rate"] = float(rates(max(int(state.updates) - 1, 0)))
+            alarm = watch(step, values) if config.stage == "grpo" else ""
+            facts = {"data": stream.get_state().decode(), "health": watch.count}
+            if validation and (step % config.validate_every == 0 or step == config.steps):
+                with clock("validation"):
+                    checked = roller.validate(state)
+                facts["score"] = checked["validation/accuracy"]
+                write(step, "validation", checked)
+            if step % config.checkpoint_every == 0:
+                with clock("checkpoint"):
+                    keeper.save(step, items_of_state(state), facts)
+            if step % config.trajectories_every == 0 or step == 1:
+                archive(run, f"step-{step:06d}", found)
+            write(step, "train", values | clock.values(roller.sampled(found)))
+            say(step, config.steps, values, clock)
+            if alarm and config.health.stop:
+                log.error("stopped after step %d: %s", step, alarm)
+                break
         if keeper.newest != step:  # the last one, or SIGTERM came
             keeper.save(step, items_of_state(state), facts)
     except NotFinite as error:
@@ -208,6 +223,7 @@ def train(config: TrainConfig, run: RunFolder) -> None:
         keeper.close()
         stream.close()
         writer.close()
+    processes.barrier("saved", _SAVE_SECONDS)
     log.info("%s: done with step %d of %d", run.path, step, config.steps)
 
 
@@ -227,9 +243,7 @@ def _data(config: TrainConfig) -> tuple[list[Part], list[Record]]:
 
 
 def _audited(source: Source, config: TrainConfig) -> tuple[Record, ...]:
-    found = audit(
-        source.reader(source.path), name=source.path, max_share=config.data.max_lost
-    )
+    found = audit(source.reader(source.path), name=source.path, max_share=config.data.max_lost)
     for loss in found.losses:
         log.warning("%s: left out %s", source.path, loss)
     return found.records
@@ -305,29 +319,10 @@ class Clock:
         return {**times, "time/step": whole, "speed/sampled_tokens": sampled / rollout}
 
 
-class Stop:
-    """Set by SIGTERM; `check` leaves the rollouts."""
-
-    asked = False
-
-    def check(self, _: Any = None) -> None:
-        if self.asked:
-            raise Interrupted
-
-
-@contextmanager
-def _listening() -> Iterator[Stop]:
-    stop = Stop()
-
-    def ask(*_: Any) -> None:
-        log.warning("SIGTERM: saves and stops")
-        stop.asked = True
-
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def leave_if_stopped(_: Episode) -> None:
+    """Cuts rollouts short; all processes agree on it after them."""
+    if processes.stop_seen():
+        raise Interrupted
 
 
 def say(step: int, steps: int, values: Mapping[str, float], clock: Clock) -> None:

@@ -14,7 +14,7 @@ A gradient or loss that is not finite changes nothing but the count of such upda
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +101,20 @@ class Learner:
         """The whole model's parameters, LoRA's factors merged in, sharded as in training."""
         with jax.set_mesh(self.mesh):
             return self._params(state, jnp.dtype(dtype))
+
+    def lowered(self, name: Literal["score", "update"], batch: Batch) -> Any:
+        """A program for arrays that are not there, to be compiled ahead of time."""
+        state = self.abstract_state()
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        real = jax.ShapeDtypeStruct(batch.tokens.ids.shape[:1], jnp.bool_, sharding=whole)
+        allowed = jax.ShapeDtypeStruct(self._allowed.shape, jnp.bool_, sharding=whole)
+        with jax.set_mesh(self.mesh):
+            if name == "update":
+                return self._update.lower(state, batch, real, allowed)
+            params = trained.join(
+                trained.abstract(self.specs[0], self.cfg.dtype, self.mesh), state.frozen
+            )
+            return self._score.lower(params, replace(batch, old=None), real, allowed)
 
     # ------------------------------------------------------------ where arrays live
 

@@ -41,6 +41,7 @@ from lfpc_jax.trajectory import Record, Trajectory
 log = logging.getLogger(__name__)
 
 Watch = Callable[[Episode], None]
+_Opened = tuple[Opening, Visual | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +184,7 @@ class _Run:
         self.rows: dict[int, Episode] = {}
         self.live: set[int] = set()
         self.replies: dict[Future[tuple[Reply, Visual | None]], int] = {}
-        self.openings: deque[tuple[Record | Opening, Future[tuple[Opening, Visual | None]]]] = deque()
+        self.openings: deque[tuple[Record | Opening, Future[_Opened]]] = deque()
         self.prompts: deque[_Prompt] = deque()
         self.groups_left: dict[Episode, _Group] = {}
         self.ready: list[_Group] = []
@@ -238,7 +239,7 @@ class _Run:
         for record in itertools.islice(self.records, max(wanted, 0)):
             self.openings.append((record, self.pool.submit(self._open, record)))
 
-    def _open(self, record: Record | Opening) -> tuple[Opening, Visual | None]:
+    def _open(self, record: Record | Opening) -> _Opened:
         opening = record if isinstance(record, Opening) else self.engine.dialogue.open(record)
         shapes = self.engine.shapes
         visual = None

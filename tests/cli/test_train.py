@@ -37,16 +37,16 @@ def folder(tmp_path_factory):
     return path
 
 
-def start(folder, run, *more, script=(str(HERE / "alone.py"),)):
+def start(folder, run, *more):
     env = os.environ | {
         "MICRO": str(folder),
         "PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}",
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [sys.executable, *script, "--config", CONFIG, "--run", str(run), *more]
+    script = str(HERE.parents[1] / "launch" / "train.py")
+    cache = ["--cache", str(folder / "compiled")]
+    command = [sys.executable, script, "--config", CONFIG, "--run", str(run), *cache, *more]
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
 
 
@@ -180,8 +180,8 @@ def test_two_processes_are_one(folder, whole):
         probe.bind(("localhost", 0))
         port = str(probe.getsockname()[1])
     run = folder / "two"
-    script = str(HERE / "two_train.py")
-    both = [start(folder, run, script=(script, port, str(i))) for i in range(2)]
+    flags = ["--coordinator", f"localhost:{port}", "--processes", "2", "--process"]
+    both = [start(folder, run, *flags, str(i)) for i in range(2)]
     for process in both:
         finished(process)
     ours, theirs = arrays(run), arrays(whole)

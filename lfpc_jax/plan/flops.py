@@ -1,0 +1,53 @@
+"""Floating-point operations, counted by hand: the compiler counts the body of a loop once and a
+Pallas kernel as nothing.
+
+A product of [m, k] and [k, n] is 2 m k n. Causal attention counts half of its square; norms,
+rotary and softmax are left out, as is usual. A backward pass is twice its forward, and full remat
+runs the layers' forward once more.
+"""
+
+import math
+
+import jax
+
+from lfpc_jax.model import spec
+from lfpc_jax.model.config import ModelConfig
+
+
+def text_forward(
+    cfg: ModelConfig, tokens: int, context: float, *, logits: int | None = None
+) -> int:
+    """`tokens` through the decoder, each seeing `context` keys on average; `logits` of them
+    (default: all) through the vocabulary."""
+    c = cfg.text
+    attention = 4 * c.heads * c.head_dim * context * c.layers
+    vocabulary = 2 * c.vocab * c.width * (tokens if logits is None else logits)
+    return round(tokens * (2 * _weights(cfg, "text") + attention) + vocabulary)
+
+
+def vision_forward(cfg: ModelConfig, windows: int, whole: int) -> int:
+    """`windows` through the tower, in rows of `whole` windows for the full layers."""
+    c = cfg.vision
+    patches = windows * c.window_patches
+    merger = _weights(cfg, "vision", "merger") // c.merge**2
+    full = len(c.full_layers)
+    keys = full * whole * c.window_patches + (c.depth - full) * c.window_patches
+    per_patch = 2 * (_weights(cfg, "vision", "layers") + _weights(cfg, "vision", "patch") + merger)
+    return patches * (per_patch + 4 * c.width * keys)
+
+
+def update(cfg: ModelConfig, *, tokens: int, context: float, windows: int, whole: int) -> int:
+    """Forward and backward of so many packed tokens and windows."""
+    layers = text_forward(cfg, tokens, context, logits=0) + vision_forward(cfg, windows, whole)
+    vocabulary = 2 * cfg.text.vocab * cfg.text.width * tokens
+    again = 1 if cfg.remat == "full" else 0
+    return layers * (3 + again) + vocabulary * 4  # logits are always made again
+
+
+def _weights(cfg: ModelConfig, *path: str) -> int:
+    """Parameters of a part that multiply; norms and biases are small and counted along."""
+    part = spec.spec_tree(cfg)
+    for name in path:
+        part = part[name]
+    leaves = jax.tree.leaves(part, is_leaf=spec.is_param)
+    return sum(math.prod(param.array_shape) for param in leaves)
