@@ -142,6 +142,7 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
     asker = Asker.load(args)
     known = asker.asked | {
         "model": str(args.model.absolute()),
+        "checkpoint": _newest(args.model),
         "rollouts": args.rollouts,
         "seed": args.seed,
         "temperature": args.temperature,
@@ -166,6 +167,12 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
                 seed=args.seed,
                 bar=progress.bar,
             )
+
+
+def _newest(model: Path) -> int | None:
+    """The step that a training run has come to: once it goes on, its answers are others."""
+    steps = [int(path.name) for path in (model / "checkpoints").glob("*") if path.name.isdigit()]
+    return max(steps, default=None)
 
 
 def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:

@@ -10,7 +10,6 @@ from rollout import small
 
 from lfpc_jax.cli import evaluate
 from lfpc_jax.data import layout
-from lfpc_jax.evaluation.alter import ALTERATIONS
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.shapes import Buckets
@@ -39,7 +38,8 @@ def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monke
     monkeypatch.setattr(evaluate, "_TEXT", Buckets((512,)))
     out = tmp_path / "out"
     sets = [str(data / name) for name in ("world", "vstar", "hr_bench_8k.tsv")]
-    command = [str(out), "--model", str(hf), "--data", *sets, "--diagnose", *SMALL]
+    command = [str(out), "--model", str(hf), "--data", *sets, *SMALL]
+    command += ["--diagnose", "noise", "truth"]
     assert evaluate.main(command) == 0
     printed = capsys.readouterr().out
     for expected in ("hr_bench_8k", "vstar", "world", "noise, needed", "tool over direct"):
@@ -51,7 +51,7 @@ def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monke
     }  # fmt: skip
     for one in found["benchmarks"].values():
         conditions = one["budgets"]["32"]["conditions"]
-        assert {"tool", "direct"} <= set(conditions) <= {"tool", "direct", *ALTERATIONS}
+        assert {"tool", "direct"} <= set(conditions) <= {"tool", "direct", "noise", "truth"}
         assert all(value["missing"] == 0 for value in conditions.values())
         assert conditions["direct"]["measures"]["crop/count"] == 0
         assert conditions["direct"]["measures"]["episode/turns"] == 1
@@ -64,11 +64,17 @@ def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monke
     assert "world-32-tool-p0" in parts
     assert (out / "results.png").stat().st_size > 5000
     assert Tokenizer.from_folder(out / "tokenizer").image_pad == found["asked"]["image_token"]
-    # the same command has nothing to ask, and writes the same
     before = (out / "results.json").read_bytes()
     (out / "results.json").unlink()
     assert evaluate.main([str(out), "--rescore"]) == 0
     assert (out / "results.json").read_bytes() == before
+
+
+def test_a_run_that_went_on_is_another_model(tmp_path):
+    assert evaluate._newest(tmp_path) is None
+    for name in ("9", "10", "11.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert evaluate._newest(tmp_path) == 10
 
 
 @pytest.mark.parametrize(
