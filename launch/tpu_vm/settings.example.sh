@@ -1,0 +1,32 @@
+# shellcheck shell=bash disable=SC2034
+# Copy to settings.sh (or anywhere, and name it with --settings) and edit. Sourced by pod.sh. Keep
+# keys and passwords out of here: what the run needs of those goes into a file named by SECRETS.
+
+# ---- the slice
+PROJECT=my-project
+ZONE=us-central1-a
+NAME=lfpc                     # of the queued resource, and of its TPU VM
+ACCELERATOR=v5litepod-16      # of `gcloud compute tpus accelerator-types list`
+RUNTIME=v2-alpha-tpuv5-lite   # of `gcloud compute tpus versions list`
+TIER=spot                     # spot, reserved or on-demand
+NETWORK=""                    # empty: the project's default
+SUBNETWORK=""
+SERVICE_ACCOUNT=""            # empty: the project's default; it must read and write the bucket
+WAIT_MINUTES=720              # in the queue; then the request is taken back
+
+# ---- storage: `pod.sh setup` mounts the bucket on every worker as ~/bucket
+BUCKET=my-bucket              # without gs://; empty: local disks only (one host, and not spot)
+
+# ---- the run, started in the folder of the code: the bucket is ../bucket from there
+CONFIG=stage1.py
+RUN=stage1                    # results in ~/bucket/runs/RUN, or ~/runs/RUN without a bucket
+ARGS=()                       # overrides, as (--model.path ../bucket/weights/7b)
+SECRETS=""                    # a local file of NAME=value lines, copied to the workers, never shown
+
+# ---- patience
+TRIES=4                       # of a call that may fail for a moment
+PAUSE_SECONDS=15              # after a failed call; doubles with every try
+POLL_SECONDS=60               # between looks at the slice and the run
+GRACE_SECONDS=300             # for a run to save when it is told to stop
+MAX_RESTARTS=20               # by `pod.sh keep`; a run that is steady again starts over
+KEEP_ON_FAILURE=no            # yes: `up` and `keep` leave the slice there (and paid for) on failure

@@ -1,0 +1,381 @@
+"""pod.sh against a stand-in cloud: right order, right retries, nothing left running."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STAND_IN = Path(__file__).with_name("stand_in")
+SETTINGS = """
+PROJECT=p1 ZONE=z1 NAME=slice ACCELERATOR=v5litepod-16 RUNTIME=rt TIER=spot
+NETWORK="" SUBNETWORK="" SERVICE_ACCOUNT="" WAIT_MINUTES=1
+BUCKET=store CONFIG=stage1.py RUN=first SECRETS="$CLOUD/secrets"
+ARGS=(--model.path ../bucket/weights/7b --note "two words")
+TRIES=3 PAUSE_SECONDS=0 POLL_SECONDS=0.2 GRACE_SECONDS=20 MAX_RESTARTS=3 KEEP_ON_FAILURE=no
+"""
+SECRET = "not-to-be-seen"
+
+
+class Cloud:
+    def __init__(self, folder: Path):
+        self.folder, self.code = folder / "cloud", folder / "code"
+        (self.folder / "bucket").mkdir(parents=True)
+        (self.folder / "train").write_text("0\n" * 9)
+        (self.folder / "secrets").write_text(f"JUDGE_KEY={SECRET}\n")
+        (folder / "settings.sh").write_text(SETTINGS)
+        shutil.copytree(ROOT / "launch" / "tpu_vm", self.code / "launch" / "tpu_vm")
+        (self.code / "launch" / "train.py").write_text("the trainer\n")
+        (self.code / "constraints.txt").write_text("jax==0\n")
+        (self.code / "weights.bin").write_bytes(os.urandom(40_000))  # which gzip cannot shrink
+        for command in (["init", "-q"], ["add", "."]):
+            subprocess.run(["git", *command], cwd=self.code, check=True)
+        (self.code / "untracked").write_text("stays here")
+        self.settings = folder / "settings.sh"
+
+    def orders(self, **orders: list[str]) -> None:
+        (self.folder / "orders.json").write_text(json.dumps(orders))
+
+    def pod(self, *words: str, code: int = 0) -> str:
+        command, env = self.command(*words)
+        done = subprocess.run(
+            command, env=env, cwd=self.folder, timeout=120, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert SECRET not in done.stdout
+        assert done.returncode == code, done.stdout
+        return done.stdout
+
+    def command(self, *words: str) -> tuple[list, dict[str, str]]:
+        env = {
+            **os.environ,
+            "CLOUD": str(self.folder),
+            "PATH": f"{STAND_IN}:{os.environ['PATH']}",
+            "PYTHON": str(STAND_IN / "python3.13"),
+        }
+        return [self.code / "launch/tpu_vm/pod.sh", "--settings", self.settings, *words], env
+
+    @contextmanager
+    def keeping(self):
+        command, env = self.command("keep")
+        with (self.folder / "said").open("w") as said:
+            keep = subprocess.Popen(command, env=env, stdout=said, stderr=said)
+        try:
+            yield keep
+        finally:
+            keep.kill()
+            keep.wait()
+
+    @property
+    def calls(self) -> list[str]:
+        """What was asked of gcloud: its verb, and for workers what they did."""
+        path = self.folder / "calls"
+        found = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            words = json.loads(line)
+            verb = words[1] if words[0] == "storage" else words[3]
+            verb = "machine" if words[2:4] == ["tpu-vm", "describe"] else verb
+            if verb == "ssh":
+                command = next(w for w in words if w.startswith("--command="))
+                verb = command.split()[2] if "worker.sh" in command else "unpack"
+                verb = "secrets" if ".lfpc_secrets" in command else verb
+            found.append(verb)
+        return found
+
+    def count(self, verb: str) -> int:
+        return self.calls.count(verb)
+
+    @property
+    def started(self) -> list[str]:
+        path = self.folder / "started"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def there(self) -> bool:
+        return (self.folder / "states.json").exists()
+
+    def pids(self) -> list[int]:
+        return [int(path.read_text()) for path in self.folder.glob("worker-*/lfpc_run/pid")]
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    made = Cloud(tmp_path)
+    yield made
+    for pid in made.pids():
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# -------------------------------------------------------------------- the slice
+
+
+def test_up_asks_waits_copies_installs_and_checks_in_that_order(cloud):
+    cloud.pod("up")
+    assert cloud.calls == [
+        "describe",  # nothing there yet
+        "create", "describe", "describe", "describe",  # waiting, provisioning, active
+        "scp", "unpack", "scp", "secrets", "install", "check",
+    ]  # fmt: skip
+    asked = json.loads((cloud.folder / "calls").read_text().splitlines()[1])
+    assert {"--accelerator-type=v5litepod-16", "--runtime-version=rt", "--spot"} <= set(asked)
+    for worker in ("worker-0", "worker-1"):
+        home = cloud.folder / worker
+        assert (home / "lfpc_jax/weights.bin").read_bytes() == (
+            cloud.code / "weights.bin"
+        ).read_bytes()
+        assert not (home / "lfpc_jax/untracked").exists()
+        assert (home / "bucket").resolve() == (cloud.folder / "bucket").resolve()
+        assert (home / ".lfpc_secrets").stat().st_mode & 0o777 == 0o600
+    installed = (cloud.folder / "installed").read_text()
+    assert installed.count("-c constraints.txt -e .[tpu]") == 2
+    cloud.pod("delete")
+    assert not cloud.there
+
+
+def test_quota_is_final_and_leaves_nothing(cloud):
+    cloud.orders(create=["quota"])
+    said = cloud.pod("up", code=1)
+    assert "Quota limit" in said
+    assert "ask for quota" in said
+    assert cloud.count("create") == 1
+    assert cloud.count("scp") == 0
+    assert not cloud.there
+
+
+def test_a_service_that_is_away_is_asked_again(cloud):
+    cloud.orders(create=["later", "later"])
+    cloud.pod("create")
+    assert cloud.count("create") == 3
+    assert cloud.there
+
+
+def test_a_request_whose_answer_was_lost_is_not_made_twice(cloud):
+    cloud.orders(create=["lost-answer"])
+    cloud.pod("create")
+    assert cloud.count("create") == 2  # the second is told that it exists
+    assert cloud.count("delete") == 0
+    assert cloud.there
+
+
+@pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
+def test_a_request_that_fails_in_the_queue_is_taken_back(cloud, state):
+    cloud.orders(create=[state])
+    assert state in cloud.pod("create", code=1)
+    assert cloud.count("delete") == 1
+    assert not cloud.there
+
+
+def test_a_wait_that_is_interrupted_takes_the_request_back(cloud):
+    cloud.orders(create=["WAITING_FOR_RESOURCES"])
+    command, env = cloud.command("create")
+    waiting = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    for line in waiting.stderr:
+        if "is WAITING" in line:
+            break
+    waiting.send_signal(signal.SIGTERM)
+    waiting.communicate(timeout=60)
+    assert waiting.returncode == 1
+    assert not cloud.there
+
+
+def test_a_delete_is_repeated_until_the_slice_is_gone(cloud):
+    cloud.pod("create")
+    cloud.orders(delete=["ignored", "ignored"])
+    cloud.pod("delete")
+    assert cloud.count("delete") == 3
+    assert not cloud.there
+    cloud.pod("create")
+    cloud.orders(delete=["ignored"] * 3)
+    assert "MAY COST" in cloud.pod("delete", code=1)
+
+
+# -------------------------------------------------------------------- copying
+
+
+def test_half_a_copy_on_one_worker_is_noticed_and_repeated(cloud):
+    cloud.pod("create")
+    cloud.orders(scp=["partial"])
+    cloud.pod("copy")
+    assert cloud.calls[-6:] == ["scp", "unpack", "scp", "unpack", "scp", "secrets"]
+    whole = (cloud.code / "weights.bin").read_bytes()
+    assert (cloud.folder / "worker-1/lfpc_jax/weights.bin").read_bytes() == whole
+
+
+def test_a_copy_that_never_comes_whole_ends_the_slice(cloud):
+    cloud.orders(scp=["partial"] * 3)
+    said = cloud.pod("up", code=1)
+    assert "copying the code failed 3 times" in said
+    assert cloud.count("install") == 0
+    assert not cloud.there
+
+
+def test_what_is_no_longer_in_the_checkout_does_not_stay(cloud):
+    cloud.pod("up")
+    subprocess.run(["git", "rm", "-qf", "weights.bin"], cwd=cloud.code, check=True)
+    cloud.pod("copy")
+    assert not (cloud.folder / "worker-0/lfpc_jax/weights.bin").exists()
+    assert (cloud.folder / "worker-0/lfpc_jax/.venv/bin/python").exists()
+
+
+# -------------------------------------------------------------------- the run
+
+
+def test_run_stop_and_status(cloud):
+    (cloud.folder / "train").write_text("run\n")
+    cloud.pod("up")
+    assert cloud.pod("status").count("state: none") == 2
+    cloud.pod("run")
+    assert cloud.pod("status").count("state: running") == 2
+    home = cloud.folder / "worker-0"
+    assert cloud.started[0] == (
+        f"worker-0 -u launch/train.py --config stage1.py --run {home}/bucket/runs/first "
+        "--model.path ../bucket/weights/7b --note two words"
+    )
+    assert "runs already" in cloud.pod("run", code=1)
+    assert cloud.pod("status").count("state: running") == 2
+    cloud.pod("stop")
+    assert cloud.pod("status").count("state: ended stopped") == 2
+    log = (home / "lfpc_run/log").read_text()
+    assert "saved" in log
+    assert f"key of {len(SECRET)} letters" in log  # it came, and was not printed
+
+
+def test_a_start_that_fails_on_one_worker_stops_the_other(cloud):
+    (cloud.folder / "train").write_text("run\n")
+    cloud.pod("up")
+    cloud.orders(start=["one-fails"])
+    cloud.pod("run", code=1)
+    assert len(cloud.started) == 1
+    assert not any(alive(pid) for pid in cloud.pids())
+
+
+# -------------------------------------------------------------------- keep
+
+
+def test_keep_from_nothing_to_a_finished_run_and_a_deleted_slice(cloud):
+    cloud.pod("keep")
+    assert len(cloud.started) == 2
+    assert cloud.calls[-2:] == ["delete", "describe"]
+    assert not cloud.there
+
+
+def test_keep_after_a_preemption_goes_on_in_a_new_slice(cloud):
+    (cloud.folder / "train").write_text("run\n0\n")
+    cloud.pod("up")
+    cloud.pod("run")
+    first = cloud.pids()
+    cloud.orders(describe=["", "", "preempt"])
+    said = cloud.pod("keep")
+    assert "the run is preempted; try 1 of 3" in said
+    assert not any(alive(pid) for pid in first)
+    assert [line.split()[0] for line in cloud.started] == ["worker-0", "worker-1"] * 2
+    same = {line.split(" ", 1)[1].replace("worker-1", "worker-0") for line in cloud.started}
+    assert len(same) == 1  # the same command, which goes on from its run folder
+    assert cloud.count("create") == 2
+    assert not cloud.there
+
+
+def test_keep_starts_again_when_a_process_was_lost(cloud):
+    (cloud.folder / "train").write_text("75\n134\n0\n")
+    cloud.pod("keep")
+    assert len(cloud.started) == 6
+    assert cloud.count("create") == 1
+    assert not cloud.there
+
+
+def test_keep_gives_up_after_so_many_losses(cloud):
+    (cloud.folder / "train").write_text("75\n" * 20)
+    said = cloud.pod("keep", code=1)
+    assert "did not get going in 3 tries" in said
+    assert not cloud.there
+
+
+def test_keep_ends_with_the_log_of_a_run_that_failed(cloud):
+    (cloud.folder / "train").write_text("1\n")
+    said = cloud.pod("keep", code=1)
+    assert "exit code 1" in said
+    assert "training: 1" in said
+    assert len(cloud.started) == 2
+    assert not cloud.there
+
+
+def test_keep_does_not_touch_a_slice_that_it_cannot_see(cloud):
+    (cloud.folder / "train").write_text("run\n")
+    cloud.pod("up")
+    cloud.pod("run")
+    cloud.orders(describe=["silent"] * 2, status=["refused"] * 2)
+    pids = cloud.pids()
+    with cloud.keeping() as keep:
+        while json.loads((cloud.folder / "orders.json").read_text())["status"]:
+            time.sleep(0.1)
+        assert keep.poll() is None
+        assert all(alive(pid) for pid in pids)
+        assert cloud.count("create") == 1
+        assert cloud.count("delete") == 0
+
+
+def test_a_run_that_its_host_told_to_stop_has_not_finished(cloud):
+    """Spot hosts send SIGTERM to everything before they go; the run saves and ends with 0."""
+    (cloud.folder / "train").write_text("run\n0\n")
+    cloud.pod("up")
+    cloud.pod("run")
+    cloud.pod("stop")
+    cloud.pod("keep")
+    assert len(cloud.started) == 4
+    assert not cloud.there
+
+
+# -------------------------------------------------------------------- the rest
+
+
+def test_fetch_leaves_checkpoints_behind_unless_asked(cloud):
+    run = cloud.folder / "bucket/runs/first"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints/big").write_text("0" * 100)
+    (run / "metrics.jsonl").write_text("{}\n")
+    cloud.orders(rsync=["fail"])
+    cloud.pod("fetch")
+    assert (cloud.folder / "runs/first/metrics.jsonl").exists()
+    assert not (cloud.folder / "runs/first/checkpoints").exists()
+    cloud.pod("fetch", "all")
+    assert (cloud.folder / "runs/first/checkpoints/big").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["create", "copy", "setup", "up", "run", "keep", "status", "logs", "stop", "fetch", "delete"],
+)
+def test_dry_runs_print_and_call_nothing(cloud, command):
+    assert "+ gcloud " in cloud.pod("--dry-run", command)
+    assert cloud.calls == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("NAME=slice", "NAME=Slice", "NAME=Slice"),
+        ("TIER=spot", "TIER=cheap", "none of spot"),
+        ("BUCKET=store", "BUCKET=", "takes its disks along"),
+        ("BUCKET=store", "BUCKET=gs://store", "without gs://"),
+        ("ZONE=z1", "ZONE=", "ZONE is empty"),
+    ],
+)
+def test_settings_that_cannot_work(cloud, old, new, word):
+    cloud.settings.write_text(SETTINGS.replace(old, new))
+    assert word in cloud.pod("create", code=1)
+    assert cloud.calls == []
