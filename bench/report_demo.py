@@ -2,7 +2,7 @@
 
     python bench/report_demo.py FOLDER [--records 16] [--rollouts 4] [--parts 2] [--seed 0]
 
-Writes FOLDER/with-gap and FOLDER/without-gap. Scenes, questions, tool, tokenizer and rewards are
+Writes FOLDER/scripted-a and FOLDER/scripted-b. Scenes, questions, tool, tokenizer and rewards are
 the project's own; what a model would write comes from a script whose boxes and answers get better
 with the step, and log-probabilities and curves are drawn from made-up distributions. So a page of
 these runs shows what the report looks like and says nothing about the method.
@@ -34,7 +34,7 @@ from lfpc_jax.rollout.tools import Toolbox, system_prompt
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.trajectory import Record, Trajectory
 
-RUNS = {"with-gap": 1.0, "without-gap": 0.35}
+RUNS = {"scripted-a": 1.0, "scripted-b": 0.35}
 _STEPS = 80
 _REWARDS = Rewards(grounding=1.0)
 _THOUGHTS = (

@@ -1,6 +1,6 @@
 """Screenshots of a report's page in a headless Chromium, for desktop and phone, light and dark.
 
-    python bench/report_screens.py PAGE OUT_STEM
+    python bench/report_screens.py PAGE OUT_STEM [--episode 0] [--question 0]
 
 Writes OUT_STEM.png (an episode), OUT_STEM-curves.png, OUT_STEM-compare.png, OUT_STEM-phone.png and
 OUT_STEM-dark.png. Needs `playwright` (a Python package) and any Chromium on the machine, found by
@@ -12,6 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
+import PIL.Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
@@ -40,6 +41,7 @@ def shot(browser: Browser, page: Path, place: str, out: Path, **how: object) -> 
     _settle(view)
     view.screenshot(path=str(out), full_page=bool(how.get("full")))
     view.close()
+    PIL.Image.open(out).convert("RGB").quantize(256).save(out, optimize=True)  # a third of the size
     print(f"wrote {out}")
 
 
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("stem", type=Path)
     parser.add_argument("--episode", type=int, default=0)
+    parser.add_argument("--question", type=int, default=0, help="to compare, counted from 0")
     args = parser.parse_args()
     chromium = find_chromium()
     if chromium is None:
@@ -66,7 +69,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
         shot(browser, page, chosen, out(""))
         shot(browser, page, "curves", out("-curves"))
-        shot(browser, page, "compare", out("-compare"))
+        shot(browser, page, "compare", out("-compare"), keys=("j",) * args.question)
         shot(browser, page, chosen, out("-phone"), size=PHONE)
         shot(browser, page, chosen, out("-dark"), dark=True, keys=("o",))
         browser.close()

@@ -43,7 +43,7 @@ FIGURES = (
             Panel("reward/r_geo", "Grounding"),
             Panel("reward/r_iou", "Grounding: conditional IoU"),
             Panel("reward/r_l1", "Grounding: corners"),
-            Panel("crop/count", "Tool calls an episode"),
+            Panel("crop/count", "Crops an episode"),
             Panel("crop/rate", "Episodes with a crop"),
             _IOU,
             _OVERLAP,
@@ -101,7 +101,7 @@ FIGURES = (
         ),
         ("update",),
     ),
-    Figure("time", "Time", "seconds", (), ("time",)),
+    Figure("time", "Time", "seconds by phase", (), ("time", "speed")),
 )
 OTHER = Figure("other", "Other", "metrics of other names", ())
 

@@ -2,7 +2,8 @@
 
     RUN/config.json  metrics.jsonl  trajectories/  tokenizer/
 
-None of them must exist, but what is missing is a `Problem`. Evaluation folders have the same shape.
+None of them must exist, but what is missing is a `Problem`. Evaluation folders have the same shape,
+with `evaluation.json` for the settings and no metrics.
 """
 
 import fnmatch
@@ -100,9 +101,16 @@ def open_run(folder: Path, model: Path | None) -> Run:
             f"{folder}: no folder of a run; give one that train.py or evaluate.py made"
         )
     problems: list[Problem] = []
-    curves, found = metrics.read(folder / "metrics.jsonl")
-    problems += found
-    config = _config(folder / "config.json", problems)
+    evaluation = folder / "evaluation.json"
+    curves: list[Curve] = []
+    if evaluation.is_file():
+        said = "crops are shown as they were cut, also where a condition altered what the model saw"
+        problems.append(Problem(str(evaluation), said))
+        config = _config(evaluation, problems)
+    else:
+        curves, found = metrics.read(folder / "metrics.jsonl")
+        problems += found
+        config = _config(folder / "config.json", problems)
     tokenizer = _tokenizer(folder, model, problems)
     return Run(folder, folder.resolve().name, config, curves, tokenizer, problems)
 

@@ -126,11 +126,11 @@ SIZES = {
 }
 
 
-def groups() -> list[Group]:
+def groups(sizes=SIZES) -> list[Group]:
     """Three questions with two rollouts each: one with a crop and right, one without and wrong.
     The third one's texts are hostile."""
     found = []
-    for name, (size, shown, green) in SIZES.items():
+    for name, (size, shown, green) in sizes.items():
         of = record(name, size, green, **({"question": HOSTILE} if name == "small" else {}))
         looked = trajectory(of, size, shown, green)
         guessed = trajectory(

@@ -90,10 +90,12 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    folders = []
+    folders, groups = [], runs.groups()
     for number, (change, _, _) in enumerate(CASES):
         folder = runs.write(
-            tmp_path_factory.mktemp(f"damaged{number}") / "run", {PART: runs.groups()}
+            tmp_path_factory.mktemp(f"damaged{number}") / "run",
+            {PART: groups},
+            with_tokenizer=False,
         )
         damage(folder, change)
         folders.append(str(folder))
@@ -107,7 +109,8 @@ def outcomes(tmp_path_factory):
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case[2] for case in CASES])
 def test_damage_costs_only_what_it_hits(outcomes, number):
     _, lost, said = CASES[number]
-    problems, count, details = outcomes[0][number]
+    (no_tokenizer, *problems), count, details = outcomes[0][number]
+    assert "no tokenizer" in no_tokenizer
     assert count == 6 - lost
     assert len(problems) == 1, problems
     assert said in problems[0]
@@ -165,6 +168,17 @@ def test_missing_parts_of_a_run_are_said(tmp_path):
     assert episodes.lines == []
     with pytest.raises(ValueError, match="no folder of a run"):
         open_run(tmp_path / "nowhere", None)
+
+
+def test_an_evaluation_has_settings_of_its_own_and_no_curves(tmp_path):
+    folder = runs.write(tmp_path / "run", {"hr4k-1024-noise": runs.groups()})
+    (folder / "config.json").unlink()
+    (folder / "metrics.jsonl").unlink()
+    (folder / "evaluation.json").write_text('{"format": 1}')
+    run, episodes = gather(folder)
+    assert run.config == {"format": 1}
+    assert [problem.what[:32] for problem in run.problems] == ["crops are shown as they were cut"]
+    assert len(episodes.lines) == 6
 
 
 def test_a_broken_config_and_tokenizer_are_said(tmp_path):

@@ -73,7 +73,7 @@ function times([width, height]) {
 }
 
 function numbers(box) {
-  return "(" + box.map((value) => String(Math.round(value * 100) / 100).replace("-", "−")).join(", ") + ")";
+  return "(" + box.map((value) => String(Math.round(value * 10) / 10).replace("-", "−")).join(", ") + ")";
 }
 
 function runColour(run) {

@@ -18,7 +18,7 @@ function notesView() {
     const cut = problem.indexOf(": ");
     return h("li", {}, h("b", {}, readable(problem.slice(0, cut))), readable(problem.slice(cut + 2)));
   });
-  const settings = INDEX.runs.map((run, number) => h("details", {},
+  const settings = INDEX.runs.map((run, number) => h("details", { open: INDEX.runs.length === 1 },
     h("summary", { style: { "--run": runColour(number) } }, h("i", { class: "dot" }), run.name),
     h("p", {}, readable(run.folder)), h("pre", {}, run.config === null ? "no config.json" : readable(JSON.stringify(run.config, null, 2)))));
   return h("div", { class: "notes" }, h("h2", {}, "Left out of this report"),
