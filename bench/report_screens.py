@@ -12,7 +12,6 @@ import os
 import shutil
 from pathlib import Path
 
-import PIL.Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
@@ -30,7 +29,7 @@ def shot(browser: Browser, page: Path, place: str, out: Path, **how: object) -> 
     width, height = how.get("size", DESKTOP)  # type: ignore[misc]
     view = browser.new_page(
         viewport={"width": width, "height": height},
-        device_scale_factor=2 if width < 500 else 1.5,
+        device_scale_factor=2 if width < 500 else 1.25,
         color_scheme="dark" if how.get("dark") else "light",
     )
     view.goto(f"{page.resolve().as_uri()}#{place}")
@@ -41,7 +40,6 @@ def shot(browser: Browser, page: Path, place: str, out: Path, **how: object) -> 
     _settle(view)
     view.screenshot(path=str(out), full_page=bool(how.get("full")))
     view.close()
-    PIL.Image.open(out).convert("RGB").quantize(256).save(out, optimize=True)  # a third of the size
     print(f"wrote {out}")
 
 

@@ -90,13 +90,10 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    folders, groups = [], runs.groups()
+    folders, groups = [], runs.groups(dict.fromkeys("abc", runs.SIZES["small"]))
     for number, (change, _, _) in enumerate(CASES):
-        folder = runs.write(
-            tmp_path_factory.mktemp(f"damaged{number}") / "run",
-            {PART: groups},
-            with_tokenizer=False,
-        )
+        place = tmp_path_factory.mktemp(f"damaged{number}") / "run"
+        folder = runs.write(place, {PART: groups}, with_tokenizer=False)
         damage(folder, change)
         folders.append(str(folder))
     found = subprocess.run(
