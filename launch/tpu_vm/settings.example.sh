@@ -20,7 +20,9 @@ BUCKET=my-bucket              # without gs://; empty: local disks only (one host
 # ---- the run, started in the folder of the code: the bucket is ../bucket from there
 CONFIG=stage1.py
 RUN=stage1                    # results in ~/bucket/runs/RUN, or ~/runs/RUN without a bucket
-ARGS=()                       # overrides, as (--model.path ../bucket/weights/7b)
+# Compiled programs in the bucket make a new slice start quickly; then overrides, such as
+# --model.path ../bucket/weights/7b
+ARGS=(--cache ../bucket/compiled)
 SECRETS=""                    # a local file of NAME=value lines, copied to the workers, never shown
 
 # ---- patience

@@ -90,12 +90,15 @@ def _differences(
 def _first_line(ours: str, theirs: str) -> str:
     for number, (one, other) in enumerate(zip_longest(ours.splitlines(), theirs.splitlines()), 1):
         if one != other:
-            return f"line {number}: {_shown(one)} instead of {_shown(other)}"
+            # A long line, such as a whole config, is shown around the difference.
+            pairs = enumerate(zip(one or "", other or ""))
+            at = next((i for i, (a, b) in pairs if a != b), 0)
+            return f"line {number}: {_shown(one, at)} instead of {_shown(other, at)}"
     return f"beyond the first {_SHOWN} characters, or in white space at the end of a line"
 
 
-def _shown(line: str | None) -> str:
-    return "nothing" if line is None else repr(line.strip()[:120])
+def _shown(line: str | None, at: int) -> str:
+    return "nothing" if line is None else repr(line[max(0, at - 40) : at + 60])
 
 
 def _bytes(part: bytes | str) -> bytes:

@@ -62,6 +62,7 @@ class _Joined:
     witness: subprocess.Popen[bytes]
     settings: ProcessSettings
     failed: str | None = None
+    code: int = 1
 
 
 _joined: _Joined | None = None
@@ -137,10 +138,11 @@ def stop_seen() -> bool:
     return _signalled.is_set() or (_joined is not None and _joined.watch.stop_heard)
 
 
-def failed(why: str) -> None:
-    """For a program that handles its error: the others are told why this process ends early."""
+def failed(why: str, code: int = 1) -> None:
+    """For a program that handles its error: the others are told why this process ends early. It
+    does so with `code`, since it cannot say goodbye to the coordinator in the usual way."""
     if _joined is not None:
-        _joined.failed = why
+        _joined.failed, _joined.code = why, code
         _joined.watch.say("failed", why)
 
 
@@ -212,12 +214,11 @@ def _witness(process: int, coordinator: str) -> subprocess.Popen[bytes]:
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
-    if _signalled.is_set():  # whoever insists is heard
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTERM)
-    _signalled.set()
-    # No logging: the handler may have interrupted a logger that holds its lock.
-    os.write(2, b"SIGTERM: stops after this step; a second one stops at once\n")
+    # A second one changes nothing: schedulers signal a process and whoever started it, who hands it
+    # on. And no logging: the handler may have interrupted a logger that holds its lock.
+    if not _signalled.is_set():
+        _signalled.set()
+        os.write(2, b"SIGTERM: stops after this step\n")
 
 
 def _leave() -> None:
@@ -236,7 +237,7 @@ def _leave() -> None:
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(joined.code)
     joined.watch.say("finished")
     if not joined.watch.wait_for_the_others(FINISH_SECONDS):
         logger.error("this process ended %g s ago and others are still at work", FINISH_SECONDS)

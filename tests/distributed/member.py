@@ -48,8 +48,8 @@ def main(port: str, count: str, process: str, mode: str) -> int:
         print("ready", flush=True)
         raise RuntimeError("no space left on device")
     elif mode == "handled" and me == 1:
-        processes.failed("cannot read scenes.parquet")
-        return 1
+        processes.failed("cannot read scenes.parquet", 2)
+        return 2
     else:
         _wait(mode, me)
     return 0

@@ -167,6 +167,16 @@ def test_code_tells_files_apart_by_path_and_bytes(tmp_path):
     assert agreement.code(tmp_path).splitlines()[1] != lines[1]
 
 
+def test_a_difference_is_shown_where_it_is():
+    one, other = ("{" + "a" * 500 + f'"steps": {n}' + "b" * 500 + "}" for n in (80, 90))
+    said = agreement._first_line(f"same\n{one}", f"same\n{other}")
+    assert said.startswith("line 2: 'aaaa")
+    assert '"steps": 80bbb' in said
+    assert '"steps": 90bbb' in said
+    assert len(said) < 250
+    assert agreement._first_line("a\nb", "a") == "line 2: 'b' instead of nothing"
+
+
 def test_names():
     assert named((3,)) == "process 3"
     assert named((1, 2)) == "processes 1, 2"

@@ -99,7 +99,9 @@ def test_a_barrier_names_who_is_missing(members):
 def test_sigterm_at_one_stops_all_after_the_same_step(members):
     two = members(2, "term")
     two.until_all_say("stepping")
-    two.processes[1].send_signal(signal.SIGTERM)
+    for _ in range(2):  # the second as from a launcher that hands it on
+        two.processes[1].send_signal(signal.SIGTERM)
+        time.sleep(0.02)
     assert two.codes() == [0, 0], two.outputs()
     steps = [re.search(r"stopped at (\d+)", two.out(i)) for i in range(2)]
     assert all(steps), two.outputs()
@@ -169,7 +171,7 @@ def test_a_host_that_answers_no_more_is_as_good_as_dead(members, frozen):
 )
 def test_a_process_that_fails_tells_the_others_why(members, mode, why):
     two = members(2, mode)
-    assert two.codes() == [LOST, 1], two.outputs()
+    assert two.codes() == [LOST, 1 if mode == "fails" else 2], two.outputs()
     assert f"process 0 stops: process 1 failed: {why}" in two.out(0), two.outputs()
 
 
