@@ -4,8 +4,6 @@ They hold for the benchmarks as published, so a part of one, or another set in t
 none. All are at a budget for the shown image of 1,024 visual tokens, but for the last.
 """
 
-from collections.abc import Sequence
-
 from lfpc_jax.data.v_star import FOLDERS
 from lfpc_jax.evaluation.benchmark import Benchmark
 
@@ -64,12 +62,3 @@ def column_of(benchmark: Benchmark) -> str | None:
         return V_STAR if whole else None
     name = benchmark.name.lower()
     return HR_8K if "8k" in name else HR_4K if "4k" in name else None
-
-
-def overall_rows(columns: Sequence[str | None]) -> list[tuple[str, int, tuple[float | None, ...]]]:
-    """The paper's rows under these columns: name, budget, figures."""
-    places = [COLUMNS.index(column) if column else None for column in columns]
-    return [
-        (name, tokens, tuple(None if place is None else figures[place] for place in places))
-        for name, (tokens, figures) in OVERALL.items()
-    ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from lfpc_jax.evaluation.alter import ALTERATIONS
 from lfpc_jax.evaluation.answers import Answered, episodes_of, graded
-from lfpc_jax.evaluation.conditions import CONDITIONS, DIRECT, TOOL
+from lfpc_jax.evaluation.conditions import CONDITIONS, TOOL
 from lfpc_jax.evaluation.diagnostics import answer_first, diagnose, to_ask
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.evaluation.measures import gather
@@ -60,14 +60,10 @@ def _budget(answered: Mapping[str, Sequence[Answered]], questions: int) -> Resul
         if name in ALTERATIONS:
             wanted = len(to_ask(name, [one.record for one in tool], tool))
         conditions[name] = _condition(found, wanted)
-    diagnoses = diagnose(answered)
     return {
         "conditions": conditions,
-        "diagnostics": [asdict(one) for one in diagnoses],
+        "diagnostics": [asdict(one) for one in diagnose(answered)],
         "answer_first": asdict(answer_first(tool)) if tool else None,
-        "gain_of_tool": next(
-            (asdict(one)["found"] for one in diagnoses if one.test == f"{TOOL} over {DIRECT}"), None
-        ),
     }
 
 
