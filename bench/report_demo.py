@@ -109,7 +109,7 @@ def play(dialogue: Dialogue, opening: Opening, rollout: int, script: Script) -> 
 def write_run(folder: Path, records: Sequence[Record], args: argparse.Namespace) -> None:
     talent = RUNS[folder.name]
     rng = np.random.default_rng([args.seed, int(100 * talent)])
-    dialogue = _dialogue(folder / "tokenizer", records)
+    dialogue = _dialogue(folder / "assets", records)
     settings = {"stage": 1, "rewards": asdict(_REWARDS), "scripted": True, "talent": talent}
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     archive = Archive(folder / "trajectories")

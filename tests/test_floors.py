@@ -14,7 +14,8 @@ FLOORS = (
     ("rollout",),
     ("grpo", "infogap"),
     ("evaluation", "cropvlm", "report", "plan"),
-    ("config", "cli"),
+    ("config",),
+    ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -153,7 +153,7 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
     }
     journal.begin(known, {one.name: _about(one) for one in benchmarks})
     if journal.process == 0:
-        asker.keep_assets(args.out / "tokenizer")
+        asker.keep_assets(args.out / "assets")
     for tokens in dict.fromkeys(args.image_tokens):
         engine = asker.engine(tokens)
         for benchmark in benchmarks:

@@ -67,7 +67,8 @@ def _set(config: Any, path: list[str], value: str, name: str) -> Any:
     if len(path) > 1:
         old = getattr(config, path[0])
         if old is None:
-            raise ValueError(f"--{name}: {path[0]} is off; turn it on first: --{path[0]} on")
+            whole = name.removesuffix(".".join(["", *path[1:]]))
+            raise ValueError(f"--{name}: {path[0]} is off; turn it on first: --{whole} on")
         new = _set(old, path[1:], value, name)
     else:
         new = _read(types_of[path[0]], value, name)

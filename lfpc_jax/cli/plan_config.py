@@ -39,10 +39,17 @@ class Planned:
 def compile_config(config: TrainConfig, tpu: Slice) -> Iterator[Planned]:
     cfg = config_model(config)
     train = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=tpu.devices)
-    own = [device for device in tpu.devices if device.process_index == 0]
-    rollout = make_mesh(-1, 1, config.rollout.tensor, devices=own)
-    groups = rollout.shape["data"]
-    shapes = config.rollout_shapes(cfg.vision.window, groups)
+    # Every host rolls out alone, but slices without free routing are compiled for whole: what all
+    # hosts do side by side needs as much on each chip.
+    hosts = len({device.process_index for device in tpu.devices})
+    rollout = make_mesh(-1, 1, config.rollout.tensor, devices=tpu.devices)
+    own = config.rollout_shapes(cfg.vision.window, rollout.shape["data"] // hosts)
+    shapes = replace(
+        own,
+        slots=own.slots * hosts,
+        prefill_rows=own.prefill_rows * hosts,
+        extend_rows=own.extend_rows * hosts,
+    )
     for compiled in compile_rollout(replace(cfg, remat="none"), rollout, shapes):
         yield Planned("rollout", rollout, compiled)
     learned = config.train_shapes(cfg.vision.window)

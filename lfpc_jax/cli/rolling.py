@@ -123,24 +123,28 @@ class Roller:
             batches[places[one.group.record.id] % count].append(self._scored(one))
         return batches
 
-    def validate(self, state: TrainState) -> dict[str, float]:
-        """Accuracy, and with blanked crops: what is lost is what they were worth."""
+    def validate(self, state: TrainState) -> tuple[dict[str, float], list[Judged]]:
+        """Accuracy, and with blanked crops: what is lost is what they were worth. And the episodes
+        with crops as they are."""
         self._load(state)
         own = list(own_share(self.validation))
         values: dict[str, float] = {}
+        seen: list[Judged] = []
         for name, alter in (("", None), ("blank_", alteration("blank"))):
             with altered(self.engine, alter):
                 found = self._run(own, 1, self.config.seed, None)
-            figures = self.figures(self.judged(list(found.values())))
+            rated = self.judged([found[one.id] for one in own if one.id in found])
+            figures = self.figures(rated)
             values[f"validation/{name}accuracy"] = figures["reward/accuracy"]
             if not name:
+                seen = rated
                 values |= {
                     f"validation/{key.split('/')[1]}": value
                     for key, value in figures.items()
                     if key.startswith("crop/")
                 }
         gap = values["validation/accuracy"] - values["validation/blank_accuracy"]
-        return values | {"validation/gap": gap}
+        return values | {"validation/gap": gap}, seen
 
     def figures(self, found: Sequence[Judged]) -> dict[str, float]:
         """What all processes' episodes came to: rewards by part, crops, ends."""

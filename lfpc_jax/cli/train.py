@@ -57,7 +57,7 @@ from lfpc_jax.trajectory import Batch, Record
 log = logging.getLogger("lfpc_jax.train")
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-_KEPT_GROUPS = 8
+_KEPT_GROUPS, _KEPT_VALIDATED = 8, 32
 _SAVE_SECONDS = 1800.0
 
 
@@ -201,14 +201,15 @@ def train(config: TrainConfig, run: RunFolder) -> None:
             facts = {"data": stream.get_state().decode(), "health": watch.count}
             if validation and (step % config.validate_every == 0 or step == config.steps):
                 with clock("validation"):
-                    checked = roller.validate(state)
+                    checked, episodes = roller.validate(state)
                 facts["score"] = checked["validation/accuracy"]
                 write(step, "validation", checked)
+                archive(run, f"validation-{step:06d}", episodes, _KEPT_VALIDATED)
             if step % config.checkpoint_every == 0:
                 with clock("checkpoint"):
                     keeper.save(step, items_of_state(state), facts)
             if step % config.trajectories_every == 0 or step == 1:
-                archive(run, f"step-{step:06d}", found)
+                archive(run, f"step-{step:06d}", found, _KEPT_GROUPS)
             write(step, "train", values | clock.values(roller.sampled(found)))
             say(step, config.steps, values, clock)
             if alarm and config.health.stop:
@@ -285,12 +286,12 @@ def restored(saved: Saved, learner: Learner) -> TrainState:
     return TrainState(found["trained"], found["frozen"], **found["optimizer"])
 
 
-def archive(run: RunFolder, part: str, found: Sequence[Judged]) -> None:
-    """Some of this step's groups, the first process's."""
+def archive(run: RunFolder, part: str, found: Sequence[Judged], most: int) -> None:
+    """The first groups, the first process's; of a validation those are the same every time."""
     if jax.process_index() == 0:
         kept = Archive(run.trajectories)
         kept.remove(part)
-        kept.append(part, [one.archived for one in found[:_KEPT_GROUPS]])
+        kept.append(part, [one.archived for one in found[:most]])
 
 
 def save_batch(file: Path, batch: Batch) -> None:

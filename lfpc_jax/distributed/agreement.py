@@ -92,7 +92,8 @@ def _first_line(ours: str, theirs: str) -> str:
         if one != other:
             # A long line, such as a whole config, is shown around the difference.
             pairs = enumerate(zip(one or "", other or ""))
-            at = next((i for i, (a, b) in pairs if a != b), 0)
+            shorter = min(len(one or ""), len(other or ""))
+            at = next((i for i, (a, b) in pairs if a != b), shorter)
             return f"line {number}: {_shown(one, at)} instead of {_shown(other, at)}"
     return f"beyond the first {_SHOWN} characters, or in white space at the end of a line"
 

@@ -1,6 +1,6 @@
 """A run's folder, opened for a report: as much of it as is there and can be read.
 
-    RUN/config.json  metrics.jsonl  trajectories/  tokenizer/
+    RUN/config.json  metrics.jsonl  trajectories/  assets/
 
 None of them must exist, but what is missing is a `Problem`. Evaluation folders have the same shape,
 with `evaluation.json` for the settings and no metrics.
@@ -130,7 +130,7 @@ def _finite(number: str) -> float | str:
 
 
 def _tokenizer(folder: Path, model: Path | None, problems: list[Problem]) -> Tokenizer | None:
-    own = folder / "tokenizer"
+    own = folder / "assets"
     tried = [own] if own.is_dir() else []
     if model is not None:
         tried += [model / _STORED_ASSETS if (model / _STORED_ASSETS).is_dir() else model]

@@ -42,7 +42,7 @@ def get_config() -> TrainConfig:
             workers=1,
         ),
         update=UpdateSettings(mini_batch=2, rows=1),
-        optimizer=OptimizerSettings(learning_rate=1e-3),
+        optimizer=OptimizerSettings(learning_rate=1e-2, eps=1e-3),
         validate_every=2,
         checkpoint_every=1,
         trajectories_every=2,

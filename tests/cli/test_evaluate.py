@@ -63,7 +63,7 @@ def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monke
     parts = Archive(out / "trajectories").parts()
     assert "world-32-tool-p0" in parts
     assert (out / "results.png").stat().st_size > 5000
-    assert Tokenizer.from_folder(out / "tokenizer").image_pad == found["asked"]["image_token"]
+    assert Tokenizer.from_folder(out / "assets").image_pad == found["asked"]["image_token"]
     before = (out / "results.json").read_bytes()
     (out / "results.json").unlink()
     assert evaluate.main([str(out), "--rescore"]) == 0

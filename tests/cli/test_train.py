@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from cli import micro
 from rollout import small
@@ -66,14 +67,14 @@ def whole(folder):
 
 def arrays(run: Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, read by TensorStore's own tree."""
-    import orbax.checkpoint as ocp
-
     saved = training.latest(RunFolder(run).checkpoints)
     assert saved is not None
     found = {}
     for item in ("trained", "optimizer"):
-        with warnings.catch_warnings(action="ignore"):  # it goes by the shardings that were saved
-            tree = ocp.PyTreeCheckpointer().restore(saved.path / item)
+        reader = ocp.PyTreeCheckpointer()
+        stored = reader.metadata(saved.path / item).item_metadata.tree
+        plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        tree = reader.restore(saved.path / item, restore_args=plain)
         flat = {"": tree}
         while nested := [name for name, value in flat.items() if isinstance(value, dict | list)]:
             for name in nested:

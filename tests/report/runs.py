@@ -110,7 +110,7 @@ def write(folder, parts, *, lines=None, with_tokenizer=True):
     for part, groups in parts.items():
         archive.append(part, groups)
     if with_tokenizer:
-        shutil.copytree(small.folder(), folder / "tokenizer")
+        shutil.copytree(small.folder(), folder / "assets")
     return folder
 
 

@@ -160,7 +160,7 @@ def test_missing_parts_of_a_run_are_said(tmp_path):
     (tmp_path / "run").mkdir()
     run, episodes = gather(tmp_path / "run")
     said = "\n".join(map(str, run.problems))
-    for what in ("metrics.jsonl", "config.json", "trajectories", "tokenizer", "--model"):
+    for what in ("metrics.jsonl", "config.json", "trajectories", "assets", "--model"):
         assert what in said
     assert episodes.lines == []
     with pytest.raises(ValueError, match="no folder of a run"):
@@ -181,7 +181,7 @@ def test_an_evaluation_has_settings_of_its_own_and_no_curves(tmp_path):
 def test_a_broken_config_and_tokenizer_are_said(tmp_path):
     folder = runs.write(tmp_path / "run", {PART: runs.groups()})
     (folder / "config.json").write_text('{"lr": NaN, "big": 1e999}')
-    (folder / "tokenizer" / "vocab.json").write_text("{")
+    (folder / "assets" / "vocab.json").write_text("{")
     run, episodes = gather(folder)
     assert run.config == {"lr": "NaN", "big": "1e999"}
     assert run.tokenizer is None
