@@ -180,8 +180,8 @@ class TrainShapes:
     def of(
         cls, rollout: RolloutShapes, *, max_turns: int, rows: int, row_tokens: int = 0
     ) -> "TrainShapes":
-        """Room for any episode that such an engine can make. What is filled is an image and as many
-        crops as tokens leave room for, up to one a turn, for each episode of full length."""
+        """Room for any episode that such an engine can make. What is filled is, for each row, an
+        image and a crop of full size that are no strips."""
         row_tokens = row_tokens or rollout.capacity
         if row_tokens < rollout.capacity:
             raise ValueError(
@@ -190,8 +190,9 @@ class TrainShapes:
             )
         crops = max_turns - 1
         worst = rollout.image_windows.sizes[-1] + crops * rollout.crop_windows.sizes[-1]
-        tokens = min(row_tokens, rollout.image_tokens + crops * rollout.crop_tokens) * rows
-        filled = -(-tokens * 5 // (4 * rollout.window**2))  # a quarter for windows at edges
+        filled = rows * sum(
+            buckets.sizes[-2:][0] for buckets in (rollout.image_windows, rollout.crop_windows)
+        )
         return cls(row_tokens, rows, Buckets(tuple(sorted({min(filled, worst), worst}))))
 
 

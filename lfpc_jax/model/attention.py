@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 SCORE_BYTES = 64 * 2**20
 """The most bytes of float32 scores that the XLA kernel holds at once on a device."""
 
+SPLASH_BYTES = 2**30
+"""The most bytes that splash's fused backward kernel may hold beside its gradients on a device."""
+
 _CAUSAL_SPANS = 8
 _SHORT = 256
 _HIDDEN = -1e30
@@ -258,8 +261,11 @@ def _splash_local(
 ) -> Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    N, T = q.shape[1:3]
+    B, N, T, H = q.shape
     block = next(size for size in (1024, 512, 256, 128) if T % size == 0)
+    # The fused backward kernel is faster, and holds a gradient of the queries for each key block.
+    fused = 4 * B * N * T * H * (T // block) <= SPLASH_BYTES
+    apart = {} if fused else {"block_q_dq": block, "block_kv_dq": block}
     mask = (splash.CausalMask if causal else splash.FullMask)((T, T))
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([mask] * N),
@@ -270,7 +276,8 @@ def _splash_local(
             block_kv=block,
             block_q_dkv=block,
             block_kv_dkv=block,
-            use_fused_bwd_kernel=True,
+            use_fused_bwd_kernel=fused,
+            **apart,
         ),
         interpret=interpret,
     )

@@ -88,6 +88,30 @@ def test_splash_equals_plain_attention(N, K, H, T, causal):
     np.testing.assert_allclose(found, exact(q, k, v, visible), atol=3e-6)
 
 
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_splash_gradients_fused_or_not(limit, monkeypatch):
+    """Three blocks of keys, against autodiff of the formula."""
+    monkeypatch.setattr(attention, "SPLASH_BYTES", limit)
+    q, k, v = map(jnp.asarray, random(0, 1, 384, 2, 1, 64))
+    segments = jnp.asarray(np.arange(384)[None] // 200 + 1, jnp.int32)
+    visible = jnp.asarray(same_segment(np.asarray(segments)) & np.tri(384, dtype=bool))
+
+    def plain(q, k, v):
+        scores = jnp.einsum("btnh,bskh->bnts", q, k, precision="highest") * 64**-0.5
+        weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf))
+        return jnp.einsum("bnts,bskh->btnh", weights, v, precision="highest")
+
+    def splash(q, k, v):
+        return attention._splash(q, k, v, segments, causal=True, interpret=True)
+
+    found, expected = (
+        jax.grad(lambda *x, run=run: jnp.sin(run(*x)).sum(), (0, 1, 2))(q, k, v)
+        for run in (splash, plain)
+    )
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     ("sides", "N", "K"), [((2, 2, 2), 4, 2), ((1, 2, 4), 4, 2), ((1, 4, 2), 3, 1)]
 )
