@@ -87,6 +87,7 @@ def until_step(run: Path, step: int, made: Pair) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.skipif("LFPC_SLOW" not in os.environ, reason="takes minutes; LFPC_SLOW=1 runs it")
 def test_a_run_of_two_processes_is_killed_gone_on_with_and_told_to_stop(pair, tmp_path):
     run = tmp_path / "run"
     first = pair("first")
