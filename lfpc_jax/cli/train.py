@@ -78,9 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = RunFolder(args.run or Path("runs") / Path(args.config).stem)
         train(config, run)
     except (ValueError, OSError, NotFinite) as error:
-        processes.failed(str(error))
+        code = 2 if isinstance(error, NotFinite) else 1
+        processes.failed(str(error), code)
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, NotFinite) else 1
+        return code
     return 0
 
 

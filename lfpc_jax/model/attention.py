@@ -265,7 +265,7 @@ def _splash_local(
     block = next(size for size in (1024, 512, 256, 128) if T % size == 0)
     # The fused backward kernel is faster, and holds a gradient of the queries for each key block.
     fused = 4 * B * N * T * H * (T // block) <= SPLASH_BYTES
-    apart = {} if fused else {"block_q_dq": block, "block_kv_dq": block}
+    apart = None if fused else block
     mask = (splash.CausalMask if causal else splash.FullMask)((T, T))
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([mask] * N),
@@ -276,8 +276,9 @@ def _splash_local(
             block_kv=block,
             block_q_dkv=block,
             block_kv_dkv=block,
+            block_q_dq=apart,
+            block_kv_dq=apart,
             use_fused_bwd_kernel=fused,
-            **apart,
         ),
         interpret=interpret,
     )
