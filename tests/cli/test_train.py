@@ -243,7 +243,7 @@ def test_what_cannot_work_is_refused_with_the_remedy(folder, monkeypatch, capsys
 
 def test_another_config_in_the_same_run_is_refused(folder, whole, monkeypatch, capsys):
     monkeypatch.setenv("MICRO", str(folder))
-    flags = ["--config", CONFIG, "--run", str(whole), "--optimizer.learning_rate", "1e-2"]
+    flags = ["--config", CONFIG, "--run", str(whole), "--optimizer.learning_rate", "3e-2"]
     assert train.main(flags) == 1
     assert "begun with other settings of ['optimizer']" in capsys.readouterr().err
 

@@ -158,7 +158,7 @@ def test_what_lies_in_padding_is_never_read(case):
 def _places(grid, windows, cfg):
     from lfpc_jax.model.vision import patch_places
 
-    return patch_places(grid[None, None], np.arange(windows)[None], cfg.vision)[2][0]
+    return patch_places(grid[None, None], jax.numpy.arange(windows)[None], cfg.vision)[2][0]
 
 
 def test_packed_segments_equal_rows_of_their_own(case):

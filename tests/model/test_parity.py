@@ -177,7 +177,7 @@ def test_vision_block_patches_and_merger(modules, full):
     near(raster(x), flat)
 
     grid = jnp.array([[rows, columns]])
-    row, column, valid = vision.patch_places(grid[:, None], np.arange(windows)[None], cfg.vision)
+    row, column, valid = vision.patch_places(grid[:, None], jnp.arange(windows)[None], cfg.vision)
     assert valid.sum() == rows * columns * 4
     turns = vision.vision_rotary(row, column, cfg.vision)
     seen = {"valid": valid}
