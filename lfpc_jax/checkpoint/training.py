@@ -5,14 +5,14 @@
                              manifest.json           size and checksum of every file above, last
 
 Orbax writes in the background under another name. A folder without its manifest was cut short, and
-one that does not match it was damaged; both are passed over with a warning for the one before.
+one that does not match it was damaged; both are passed over with a warning.
 """
 
 import json
 import logging
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,30 +89,24 @@ class Checkpoints:
 
     def _forget(self) -> None:
         """Removes what need not be kept."""
-        steps = _steps(self.folder)
-        scores = {}
-        for path in steps:
-            if (path / _MANIFEST).is_file():
-                score = json.loads((path / _FACTS).read_text()).get("score")
-                if score is not None:
-                    scores[path] = score
-        best = sorted(scores, key=lambda path: (scores[path], path))[::-1][: self.keep_best]
-        for path in steps[: -self.keep]:
+        best = _by_score(self.folder)[: self.keep_best]
+        for path in _steps(self.folder)[: -self.keep]:
             if path not in best:
                 shutil.rmtree(path)
 
 
 def latest(folder: Path) -> Saved | None:
-    """The newest whole checkpoint, the same in every process."""
-    found = None
-    if jax.process_index() == 0:
-        found = next((saved.path.name for path in _steps(folder)[::-1] if (saved := _whole(path))),
-                     None)  # fmt: skip
-    [name, *_] = everyones(found)
-    if name is None:
-        return None
-    path = folder.absolute() / name
-    return Saved(path, int(name), json.loads((path / _FACTS).read_text()))
+    """The newest whole checkpoint."""
+    return _first_whole(folder, _steps(folder)[::-1])
+
+
+def best(folder: Path) -> Saved | None:
+    """The whole checkpoint with the highest score; of equal ones the newest."""
+    return _first_whole(folder, _by_score(folder))
+
+
+def of_step(folder: Path, step: int) -> Saved | None:
+    return _first_whole(folder, [path for path in _steps(folder) if int(path.name) == step])
 
 
 def restore(saved: Saved, name: str, like: Tree) -> Tree:
@@ -129,17 +123,40 @@ def restore(saved: Saved, name: str, like: Tree) -> Tree:
             ) from error
 
 
-def _whole(path: Path) -> Saved | None:
+def _first_whole(folder: Path, candidates: Sequence[Path]) -> Saved | None:
+    """The same in every process: the first one decides."""
+    found = None
+    if jax.process_index() == 0:
+        found = next((path.name for path in candidates if _is_whole(path)), None)
+    [name, *_] = everyones(found)
+    if name is None:
+        return None
+    path = folder.absolute() / name
+    return Saved(path, int(name), json.loads((path / _FACTS).read_text()))
+
+
+def _is_whole(path: Path) -> bool:
     file = path / _MANIFEST
     if not file.is_file():
-        log.warning("%s: was cut short; the checkpoint before is taken", path)
-        return None
+        log.warning("%s: was cut short and is passed over", path)
+        return False
     try:
         manifest.verify(path, json.loads(file.read_text()))
     except ValueError as error:
-        log.warning("%s; the checkpoint before is taken", error)
-        return None
-    return Saved(path, int(path.name), {})
+        log.warning("%s; this checkpoint is passed over", error)
+        return False
+    return True
+
+
+def _by_score(folder: Path) -> list[Path]:
+    """Those with a score, the highest first, then the newest."""
+    scores = {}
+    for path in _steps(folder):
+        if (path / _MANIFEST).is_file():
+            score = json.loads((path / _FACTS).read_text()).get("score")
+            if score is not None:
+                scores[path] = score
+    return sorted(scores, key=lambda path: (scores[path], path), reverse=True)
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Hugging Face folders to Orbax and back, and the proof that a folder computes the same here.
 
     convert.py to-orbax HF_DIR OUT
-    convert.py to-hf ORBAX_DIR OUT      # or a training run's folder: its newest whole checkpoint
+    convert.py to-hf ORBAX_DIR OUT      # or RUN, RUN/checkpoints/STEP, RUN/checkpoints/best
     convert.py check HF_DIR [--json FILE]
 
 Weights are spread over all devices. Nothing appears at OUT before it is complete.
@@ -24,7 +24,7 @@ from lfpc_jax.checkpoint import folder, huggingface, parity, staging, store
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import progress
 from lfpc_jax.cli.model_folder import load_model
-from lfpc_jax.cli.run_folder import RunFolder, is_run
+from lfpc_jax.cli.run_folder import run_of
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
 
@@ -95,8 +95,7 @@ def to_orbax(args: argparse.Namespace) -> int:
 def to_hf(args: argparse.Namespace) -> int:
     staging.check_free(args.out, overwrite=args.overwrite)
     mesh = make_mesh(fsdp=-1)
-    if is_run(args.source):
-        run = RunFolder(args.source)
+    if run := run_of(args.source):
         dtype = args.dtype or run.origin.dtypes[0]
         model = load_model(args.source, dtype=dtype, mesh=mesh)
         return _write_hf(model.params, model.cfg, model.assets, model.origin, args)

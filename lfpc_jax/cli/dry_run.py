@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lfpc_jax.checkpoint import store
 from lfpc_jax.cli.model_folder import default_dtype
-from lfpc_jax.cli.run_folder import RunFolder, is_run
+from lfpc_jax.cli.run_folder import run_of
 from lfpc_jax.config import TrainConfig, described, updates_of
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo import trained
@@ -48,8 +48,8 @@ def print_plan(config: TrainConfig) -> None:
 
 def model_of(config: TrainConfig) -> ModelConfig:
     path = Path(config.model.path)
-    if is_run(path):
-        folder = RunFolder(path).assets
+    if run := run_of(path):
+        folder = run.assets
     else:
         folder = store.open_store(path).assets if store.is_store(path) else path
     dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype

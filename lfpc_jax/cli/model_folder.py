@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from lfpc_jax.checkpoint import folder, huggingface, store
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import progress
-from lfpc_jax.cli.run_folder import RunFolder, is_run, load_run
+from lfpc_jax.cli.run_folder import load_run, run_of
 from lfpc_jax.model import config
 from lfpc_jax.model.config import ModelConfig
 
@@ -18,23 +18,24 @@ from lfpc_jax.model.config import ModelConfig
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """`assets` holds config, tokenizer and processor files; `origin` says how weights were named
-    and typed where they came from."""
+    and typed where they came from, `step` to which step of its run they belong, if to any."""
 
     cfg: ModelConfig
     params: Any
     assets: Path
     origin: Origin
+    step: int | None = None
 
 
 def load_model(path: Path, *, dtype: str | None, mesh: Mesh | None) -> LoadedModel:
-    """A Hugging Face folder, one that `convert.py to-orbax` wrote, or a training run's, of which
-    the newest checkpoint is taken. By default float32 on a CPU, bfloat16 elsewhere."""
+    """A Hugging Face folder, one that `convert.py to-orbax` wrote, or a training run's: RUN (its
+    newest checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. By default float32 on a CPU,
+    bfloat16 elsewhere."""
     dtype = dtype or default_dtype()
-    if is_run(path):
-        run = RunFolder(path)
+    if run := run_of(path):
         with progress.waiting(f"restoring {path}"):
-            cfg, params, _ = load_run(path, dtype=dtype, mesh=mesh)
-        return LoadedModel(cfg, params, run.assets, run.origin)
+            cfg, params, saved = load_run(path, run, dtype=dtype, mesh=mesh)
+        return LoadedModel(cfg, params, run.assets, run.origin, saved.step)
     if store.is_store(path):
         with progress.waiting(f"verifying {path}"):
             stored = store.open_store(path)

@@ -90,18 +90,37 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
     return {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
 
 
-def is_run(path: Path) -> bool:
-    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+def run_of(path: Path) -> RunFolder | None:
+    """The run that a path names, itself or one of its checkpoints; None if it names no run."""
+    folders = [path, *([path.parent.parent] if path.parent.name == "checkpoints" else [])]
+    runs = map(RunFolder, folders)
+    return next((run for run in runs if run.settings.is_file() and run.checkpoints.is_dir()), None)
+
+
+def checkpoint_of(path: Path, run: RunFolder) -> training.Saved:
+    """The newest whole checkpoint of RUN, or the one of RUN/checkpoints/STEP; RUN/checkpoints/best
+    is the one with the highest score."""
+    which = "newest" if path == run.path else path.name
+    if which == "newest":
+        saved = training.latest(run.checkpoints)
+    elif which == "best":
+        saved = training.best(run.checkpoints)
+    else:
+        saved = training.of_step(run.checkpoints, int(which)) if which.isdigit() else None
+    if saved is None:
+        there = sorted(folder.name for folder in run.checkpoints.iterdir() if folder.is_dir())
+        raise ValueError(
+            f"{run.checkpoints}: holds no whole checkpoint that is {which!r}; of "
+            f"{', '.join(there) or 'none'} choose a step, `best` (if it was validated) or `newest`"
+        )
+    return saved
 
 
 def load_run(
-    path: Path, *, dtype: str, mesh: Mesh | None
+    path: Path, run: RunFolder, *, dtype: str, mesh: Mesh | None
 ) -> tuple[ModelConfig, Any, training.Saved]:
-    """The model of a run's newest whole checkpoint, LoRA's factors merged in."""
-    run = RunFolder(path)
-    saved = training.latest(run.checkpoints)
-    if saved is None:
-        raise ValueError(f"{run.checkpoints}: holds no whole checkpoint; has the run begun?")
+    """The model of the checkpoint that a path names, LoRA's factors merged in."""
+    saved = checkpoint_of(path, run)
     cfg = config.from_folder(run.assets, dtype=dtype)
     trees = trained.specs(cfg, run.how)
     parts = [
