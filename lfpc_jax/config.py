@@ -169,6 +169,7 @@ class TrainConfig:
             max_turns=self.rollout.max_turns,
             rows=self.update.rows,
             row_tokens=self.update.row_tokens,
+            windows=self.update.windows,
         )
 
 

@@ -83,11 +83,16 @@ def max_windows(max_tokens: int, window: int = 4) -> int:
     )
 
 
+def common_windows(max_tokens: int, window: int = 4) -> int:
+    """Windows that a picture of at most `max_tokens` needs if it is no strip."""
+    side = math.isqrt(max_tokens - 1) // window + 1
+    return side * (side + 1)
+
+
 def window_buckets(max_tokens: int, window: int = 4) -> Buckets:
     """Windows for images of at most `max_tokens`: full pictures of a ratio under about 3:1, as most
     are, fill one bucket well; below it are halves for smaller pictures, above it are strips."""
-    side = math.isqrt(max_tokens - 1) // window + 1
-    common, most = side * (side + 1), max_windows(max_tokens, window)
+    common, most = common_windows(max_tokens, window), max_windows(max_tokens, window)
     sizes = {-(-common // 4), -(-common // 2), common, 2 * common}
     return Buckets((*sorted(size for size in sizes if size < most), most))
 
@@ -178,10 +183,16 @@ class TrainShapes:
 
     @classmethod
     def of(
-        cls, rollout: RolloutShapes, *, max_turns: int, rows: int, row_tokens: int = 0
+        cls,
+        rollout: RolloutShapes,
+        *,
+        max_turns: int,
+        rows: int,
+        row_tokens: int = 0,
+        windows: int = 0,
     ) -> "TrainShapes":
-        """Room for any episode that such an engine can make. What is filled is, for each row, an
-        image and a crop of full size that are no strips."""
+        """Room for any episode that such an engine can make. `windows` are filled in a
+        micro-batch; 0 stands for an image and a crop of full size, no strips, for each row."""
         row_tokens = row_tokens or rollout.capacity
         if row_tokens < rollout.capacity:
             raise ValueError(
@@ -190,9 +201,8 @@ class TrainShapes:
             )
         crops = max_turns - 1
         worst = rollout.image_windows.sizes[-1] + crops * rollout.crop_windows.sizes[-1]
-        filled = rows * sum(
-            buckets.sizes[-2:][0] for buckets in (rollout.image_windows, rollout.crop_windows)
-        )
+        usual = (rollout.image_tokens, rollout.crop_tokens)
+        filled = windows or rows * sum(common_windows(n, rollout.window) for n in usual)
         return cls(row_tokens, rows, Buckets(tuple(sorted({min(filled, worst), worst}))))
 
 

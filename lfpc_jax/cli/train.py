@@ -131,6 +131,7 @@ def train(config: TrainConfig, run: RunFolder) -> None:
         how=config.trained,
         allowed=allowed,
         mesh=mesh,
+        unstacked=jax.default_backend() == "cpu",
     )
     rates = schedule(config.optimizer, updates_of(config))
     state = learner.start(model.params, jax.random.key(config.seed))
@@ -194,6 +195,7 @@ def train(config: TrainConfig, run: RunFolder) -> None:
             with clock("reward"):
                 found = roller.judged(rolled)
             with clock("update"):
+                roller.release()
                 state, updated = updater(state, roller.mini_batches(found, openings))
             step += 1
             values = roller.figures(found) | {f"update/{k}": v for k, v in updated.items()}

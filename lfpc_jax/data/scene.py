@@ -55,7 +55,8 @@ class WorldSettings:
 
     `classes` limits how many values of a kind occur. `roughness` is of drawn backgrounds; at 0 they
     are plain. `longest_side` is the records' image gap; None leaves it to resolution selection.
-    Without `choices` there are no options, and the answer is the right one's text.
+    Without `choices` there are no options, and the answer is the right one's text. `cross_patches`
+    are of the marks where a question is about two; None: as everywhere.
     """
 
     size: Size = (448, 448)
@@ -66,6 +67,7 @@ class WorldSettings:
     kinds: tuple[Kind, ...] = ("stripes",)
     classes: int = 8
     patches: tuple[int, ...] = (2,)
+    cross_patches: tuple[int, ...] | None = None
     shapes: tuple[Shape, ...] = ("block", "disc", "diamond")
     colours: tuple[str, ...] = tuple(COLOURS)
     clutter: int = 8
@@ -149,6 +151,26 @@ EASY = WorldSettings(
 spot of one of four colours, which only a crop shows. The question is always the same."""
 
 
+MICRO = WorldSettings(
+    size=(224, 224),
+    objects=(3, 4),
+    object_side=(56, 76),
+    mark_side=(24, 44),
+    cycles=6.0,
+    kinds=("stripes",),
+    patches=(2,),
+    cross_patches=(1,),
+    shapes=("block",),
+    colours=("red", "green", "blue", "yellow"),
+    clutter=0,
+    roughness=0.3,
+    cross_share=0.2,
+    single_options=(4, 4),
+    cross_options=(4, 4),
+    choices=False,
+)
+
+
 @dataclass(frozen=True)
 class Thing:
     """An object; `box` and `mark_box` are whole pixels."""
@@ -203,7 +225,8 @@ def plan(settings: WorldSettings, seed: int, split: Split, index: int) -> Scene:
     count = _within(settings.objects, rng)
     kind = settings.kinds[rng.integers(len(settings.kinds))]
     words = VOCABULARIES[kind].first(settings.classes)
-    patches = settings.patches[rng.integers(len(settings.patches))]
+    possible = settings.patches if asked == 1 else settings.cross_patches or settings.patches
+    patches = possible[rng.integers(len(possible))]
     looks = _looks(settings, count, rng)
     names = [f"{colour} {shape}" for colour, shape in looks]
     if asked == 1:

@@ -33,8 +33,8 @@ REFUSALS = 3
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """`mini_batch` prompts an optimizer step; `rows` of `row_tokens` (0: the rollout's capacity) on
-    each shard of a micro-batch. `old` says whose log-probabilities the ratio is to: the trainer's,
+    """`mini_batch` prompts an optimizer step; `rows` of `row_tokens` (0: the rollout's capacity) and
+    `windows` of pictures (0: an image and a crop a row) on each shard of a micro-batch. `old` says whose log-probabilities the ratio is to: the trainer's,
     recomputed before the first update, or the sampler's own. `drop_flat` leaves groups without
     variance out of the mean."""
 
@@ -42,6 +42,7 @@ class UpdateSettings:
     epochs: int = 1
     rows: int = 1
     row_tokens: int = 0
+    windows: int = 0
     aggregate: Aggregate = "token"
     old: Literal["trainer", "sampler"] = "trainer"
     drop_flat: bool = False

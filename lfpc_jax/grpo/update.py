@@ -28,6 +28,7 @@ from lfpc_jax.grpo.objective import Objective, Scalars, loss_of
 from lfpc_jax.grpo.trained import Trained
 from lfpc_jax.model import qwen
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.layers import unstack
 from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
 from lfpc_jax.model.spec import Tree
 from lfpc_jax.trajectory import Batch
@@ -59,9 +60,12 @@ class Learner:
         how: Trained,
         allowed: Bool[Any, "V"],
         mesh: Mesh,
+        unstacked: bool = False,
     ) -> None:
+        """`unstacked` compiles a loop over layers in place of a scan: on a CPU nearly twice as fast
+        and, for a few layers, sooner compiled."""
         self.cfg, self.optimizer, self.objective = cfg, optimizer, objective
-        self.how, self.mesh = how, mesh
+        self.how, self.mesh, self.unstacked = how, mesh, unstacked
         self.specs = trained.specs(cfg, how)
         self._allowed = jnp.asarray(allowed)
         placed = self.state_shardings()
@@ -158,6 +162,8 @@ class Learner:
 
     def _forward(self, params: Tree, batch: Batch, allowed: Array, *, entropy: bool) -> Any:
         """Log-probabilities of every token given those before it, at its own place."""
+        if self.unstacked:
+            params = unstack(params)
         slots = None
         if batch.images is not None:
             slots = qwen.encode_images(params, batch.images, cfg=self.cfg)
