@@ -3,7 +3,7 @@
 What is compared is what a text says (`wording`), never a part of it: "B" is not in "Black".
 
 With options, the reference is a letter.
-- Yes: its letter in any dress ("B", "(b)", "B.", "Option B", "The answer is **B**", "\\boxed{B}",
+- Yes: its letter in any dress (B, "B", (b), B., "Option B", "The answer is **B**", "\\boxed{B}",
   "B is correct"); the text of its option and nothing more ("It is the red one."); its letter with
   that text ("B. red", "red (B)"), or with a remark that speaks of the text, of no other option and
   denies nothing ("B, because it is red").
@@ -16,6 +16,9 @@ Free answers.
 - No: another quantity in the same unit; the opposite yes or no; for a reference that is one
   letter, another letter or several.
 
+Where the text as a whole leaves it open, what it announces decides ("It is by the gate, so the
+answer is C."), if all that it announces is right, or all of it wrong.
+
 No answer at all is a no. Everything else is None: denials ("not red"), hedges, paraphrases, and
 texts of 1,000 characters or more, which the rules do not read.
 """
@@ -24,7 +27,7 @@ import re
 
 from lfpc_jax.rewards.format import LONGEST_ANSWER
 from lfpc_jax.rewards.quantities import equal, parse
-from lfpc_jax.rewards.wording import claim, normal
+from lfpc_jax.rewards.wording import claim, clean, normal
 from lfpc_jax.trajectory import Record
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -34,6 +37,13 @@ _BEFORE = re.compile(
     r"(?:[(\[]\s*([A-Za-z])\s*[)\]]|([A-Za-z])\s*\)|([A-Za-z])\s*[.:,;]|([A-Za-z])\s+-(?=\s))"
     r"[.:,;)]*\s*(.+)",
     re.DOTALL,
+)
+_MARKS = "\"'“”‘’«»"
+_QUOTED = re.compile(rf"\s*[{_MARKS}]([^{_MARKS}]+)[{_MARKS}]\s*\.?\s*")
+_QUOTED_LETTER = re.compile(rf"(?<!\w)[{_MARKS}]\s*([A-Za-z])\s*([.:)]?)[{_MARKS}](?!\w)")
+_ANNOUNCED = re.compile(
+    r"\b(?i:answer|option|choice)\b\s*(?:(?i:is|would be|should be|must be)\b|:|(?=\(?[A-Z]\b))"
+    r"\s*:?\s*(?=(.+?)(?:[.;!?](?:\s|$)|$))"
 )
 _TIGHT = re.compile(r"[A-Za-z][.:,;]\w")
 _BESIDE = re.compile(r"([A-Z])\s+(\S.*)", re.DOTALL)
@@ -51,7 +61,9 @@ def match(answer: str | None, record: Record) -> bool | None:
     if len(answer) >= LONGEST_ANSWER:
         return None
     rules = _match_option if record.options else _match_free
-    return rules(claim(answer), record)
+    said = [_unquoted(answer), *_announced(answer)]
+    whole, *parts = (rules(claim(text), record) for text in said)
+    return parts[0] if whole is None and len(set(parts)) == 1 else whole
 
 
 def options_by_letter(record: Record) -> dict[str, str]:
@@ -68,6 +80,18 @@ def right_letter(record: Record) -> str:
             f"{letters} of its {len(record.options)} options; correct or drop the record"
         )
     return found[1].upper()
+
+
+def _unquoted(answer: str) -> str:
+    """Without quotation marks around the whole, or around a single letter."""
+    whole = _QUOTED.fullmatch(answer)
+    return _QUOTED_LETTER.sub(r"\1\2", whole[1] if whole else answer)
+
+
+def _announced(answer: str) -> list[str]:
+    """What a longer text says to be the answer, up to the end of each such sentence."""
+    lines = (_unquoted(clean(line)) for line in answer.splitlines())
+    return [text for line in lines for text in _ANNOUNCED.findall(line)]
 
 
 def _match_option(answer: str, record: Record) -> bool | None:
