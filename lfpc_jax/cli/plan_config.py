@@ -1,87 +1,235 @@
-"""Every program of a training run, compiled for a slice that is not there."""
+"""Every program of a training run, compiled for devices that are not there (or are)."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lfpc_jax.cli.dry_run import model_of
+from lfpc_jax.cli.rolling import Publisher
 from lfpc_jax.config import TrainConfig
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config as model_config
-from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.plan import flops
-from lfpc_jax.plan.programs import Compiled
-from lfpc_jax.plan.rollout import compile_rollout
-from lfpc_jax.plan.slices import Slice
-from lfpc_jax.plan.update import compile_update
-from lfpc_jax.shapes import micro_batches_for
+from lfpc_jax.model import spec
+from lfpc_jax.model.config import Kernel, ModelConfig
+from lfpc_jax.plan.programs import Compiled, OutOfMemory, Source, bytes_per_chip
+from lfpc_jax.plan.rollout import rollout_programs
+from lfpc_jax.plan.roofline import Estimate, estimate
+from lfpc_jax.plan.slices import GIB, Chip, Slice
+from lfpc_jax.plan.update import abstract_state, update_programs
+from lfpc_jax.plan.work import (
+    Load,
+    Workload,
+    micro_batches,
+    reshard_load,
+    rollout_loads,
+    update_loads,
+)
+from lfpc_jax.shapes import RolloutShapes, TrainShapes, micro_batches_for
 
+_TRAINING = (
+    "lower update.rows or rollout.capacity, set model.remat full, raise mesh.tensor, "
+    "freeze the tower (model.train_vision false), use model.lora, or take a larger slice"
+)
 ADVICE = {
-    "update": "lower update.rows or rollout.capacity, set model.remat full, raise mesh.tensor, "
-    "freeze the tower (model.train_vision false), use model.lora, or take a larger slice",
-    "rollout": "lower rollout.slots or rollout.capacity, or raise rollout.tensor",
+    "rollout": "lower rollout.slots or rollout.capacity, raise rollout.tensor, or take a larger "
+    "slice",
+    "reshard": "raise rollout.tensor or take a larger slice",
+    "score": _TRAINING,
+    "update": _TRAINING,
+    "model": "lower --length, raise --tensor, or take a larger slice",
 }
+
+_KERNELS: Mapping[str, Kernel] = {"tpu": "splash", "gpu": "cudnn", "cpu": "xla"}
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A program, the mesh it runs on, and its FLOPs a chip where they are counted."""
+    """A program of a run on a slice. `beside` are the bytes that a chip holds for others while it
+    runs; without `compiled` the compiler found no way to fit it, and `refusal` is what it said."""
 
-    kind: str
-    mesh: Mesh
-    compiled: Compiled
-    flops_per_chip: float | None = None
+    program: str
+    phase: str
+    mesh: tuple[int, ...]
+    hbm_bytes: int
+    beside: int
+    compiled: Compiled | None = None
+    refusal: str = ""
+    load: Load | None = None
+    estimate: Estimate | None = None
+
+    @property
+    def bytes_per_chip(self) -> int | None:
+        return None if self.compiled is None else self.compiled.bytes_per_chip + self.beside
+
+    @property
+    def fits(self) -> bool:
+        return self.bytes_per_chip is not None and self.bytes_per_chip <= self.hbm_bytes
+
+    @property
+    def kinds(self) -> Mapping[str, int]:
+        return self.compiled.kinds if self.compiled else {}
+
+    @property
+    def shortage(self) -> str:
+        if self.bytes_per_chip is None:
+            return self.refusal
+        return f"{self.bytes_per_chip / GIB:.2f} GiB of {self.hbm_bytes / GIB:.2f}"
+
+    @property
+    def compile_seconds(self) -> float:
+        return self.compiled.compile_seconds if self.compiled else 0.0
+
+    @property
+    def seconds_a_step(self) -> float | None:
+        if self.load is None or self.estimate is None:
+            return None
+        return self.load.calls * self.estimate.seconds
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """For a file."""
+        own = asdict(self)
+        derived = ("bytes_per_chip", "fits", "kinds", "shortage", "seconds_a_step")
+        return own | {name: getattr(self, name) for name in derived}
 
 
-def compile_config(config: TrainConfig, tpu: Slice) -> Iterator[Planned]:
-    cfg = config_model(config)
-    train = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=tpu.devices)
-    # Every host rolls out alone, but slices without free routing are compiled for whole: what all
-    # hosts do side by side needs as much on each chip.
-    hosts = len({device.process_index for device in tpu.devices})
-    rollout = make_mesh(-1, 1, config.rollout.tensor, devices=tpu.devices)
-    own = config.rollout_shapes(cfg.vision.window, rollout.shape["data"] // hosts)
-    shapes = replace(
-        own,
-        slots=own.slots * hosts,
-        prefill_rows=own.prefill_rows * hosts,
-        extend_rows=own.extend_rows * hosts,
-    )
-    for compiled in compile_rollout(replace(cfg, remat="none"), rollout, shapes):
-        yield Planned("rollout", rollout, compiled)
-    learned = config.train_shapes(cfg.vision.window)
-    shards = train.shape["data"] * train.shape["fsdp"]
-    rows = config.update.mini_batch * config.rollout.rollouts
-    many = micro_batches_for(-(-rows // (shards * learned.rows)))
-    windows = learned.windows.sizes[-1]
-    tokens = learned.row_tokens * learned.rows * many
-    counted = {
-        "update": flops.update(
-            cfg,
-            tokens=tokens,
-            context=learned.row_tokens / 2,
-            windows=windows * many,
-            whole=windows,
+@dataclass(frozen=True)
+class Run:
+    """A config on a slice: its meshes, its shapes, and how many of what."""
+
+    config: TrainConfig
+    slice: Slice
+    cfg: ModelConfig
+    train: Mesh
+    rollout: Mesh
+    slots: RolloutShapes
+    rows: TrainShapes
+
+    @classmethod
+    def of(cls, config: TrainConfig, where: Slice) -> "Run":
+        """Every host rolls out alone, but slices without free routing are compiled for whole: what
+        all hosts do side by side needs as much on each chip."""
+        cfg, m = config_model(config, where.platform), config.mesh
+        train = make_mesh(m.data, m.fsdp, m.tensor, devices=where.devices)
+        rollout = make_mesh(-1, 1, config.rollout.tensor, devices=where.devices)
+        hosts = len({device.process_index for device in where.devices})
+        own = config.rollout_shapes(cfg.vision.window, max(1, rollout.shape["data"] // hosts))
+        slots = replace(
+            own,
+            slots=own.slots * hosts,
+            prefill_rows=own.prefill_rows * hosts,
+            extend_rows=own.extend_rows * hosts,
         )
-        / train.shape["tensor"]
-    }
-    for compiled in compile_update(
-        cfg,
-        train,
-        learned,
-        micro_batches=many,
-        windows=windows,
-        objective=config.update.objective,
-        how=config.trained,
-    ):
-        yield Planned("update", train, compiled, counted.get(compiled.program))
+        rows = config.train_shapes(cfg.vision.window)
+        return cls(config, where, cfg, train, rollout, slots, rows)
+
+    @property
+    def shards(self) -> int:
+        return self.train.shape["data"] * self.train.shape["fsdp"]
+
+    @property
+    def episodes(self) -> int:
+        """Of one mini-batch."""
+        return self.config.update.mini_batch * self.config.rollout.rollouts
+
+    @property
+    def micro_batches(self) -> int:
+        """As many as a program is compiled for, should every episode need a row."""
+        return micro_batches_for(-(-self.episodes // (self.shards * self.rows.rows)))
+
+    def loads(self, load: Workload) -> dict[str, Load]:
+        """Of every program, at the size that it is compiled for."""
+        r, u = self.config.rollout, self.config.update
+        many, copies = r.prompts // u.mini_batch, self.rollout.shape
+        real = micro_batches(
+            self.rows, self.slots, load, episodes=self.episodes, shards=self.shards
+        )
+        rollout = rollout_loads(
+            self.cfg,
+            self.slots,
+            load,
+            prompts=r.prompts,
+            episodes=r.prompts * r.rollouts,
+            groups=copies["data"],
+            tensor=copies["tensor"],
+        )
+        update = update_loads(
+            self.cfg,
+            self.rows,
+            compiled=self.micro_batches,
+            real=real,
+            mini_batches=many,
+            epochs=u.epochs,
+            scored=many * u.epochs > 1 and u.old == "trainer",
+            shards=self.shards,
+            tensor=self.train.shape["tensor"],
+        )
+        return rollout | {"reshard": reshard_load(self.cfg, copies["tensor"])} | update
 
 
-def config_model(config: TrainConfig) -> ModelConfig:
-    """The model as it would compute on TPUs; of a folder that is not here, by the size in its
+@dataclass(frozen=True)
+class Phase:
+    """Programs that run on one mesh while a chip holds `beside` bytes for others."""
+
+    name: str
+    mesh: Mesh
+    programs: Iterator[Source]
+    beside: int = 0
+
+
+def phases(run: Run) -> Iterator[Phase]:
+    state = bytes_per_chip(abstract_state(run.cfg, run.train, run.config.trained))
+    sampling = run.config.rules.sampling
+    rollouts = rollout_programs(replace(run.cfg, remat="none"), run.rollout, run.slots, sampling)
+    yield Phase("rollout", run.rollout, rollouts, state)
+    yield Phase("reshard", run.train, _reshard(run), state)
+    yield Phase("score", run.train, _update(run, "score"), state)
+    yield Phase("update", run.train, _update(run, "update"))
+
+
+def plan(
+    phase: Phase, chip: Chip, loads: Mapping[str, Load], compile_: Callable[[Source], Compiled]
+) -> Iterator[Planned]:
+    """Program by program, as they are compiled."""
+    where = (phase.name, tuple(phase.mesh.shape.values()), chip.hbm_bytes, phase.beside)
+    for source in phase.programs:
+        try:
+            one = compile_(source)
+        except OutOfMemory as error:
+            yield Planned(source.name, *where, refusal=str(error))
+            continue
+        load = loads.get(source.name)
+        least = estimate(load, sum(one.sent.values()), chip) if load else None
+        yield Planned(source.name, *where, compiled=one, load=load, estimate=least)
+
+
+def _reshard(run: Run) -> Iterator[Source]:
+    """The new parameters from the trainer's layout to the rollouts'."""
+    params = spec.abstract(run.cfg, jnp.dtype(run.cfg.dtype), run.train)
+    lower = partial(Publisher(run.cfg, run.train, run.rollout).lower, params)
+    yield Source("reshard", lower, {"parameters": params})
+
+
+def _update(run: Run, name: Literal["score", "update"]) -> Iterator[Source]:
+    return update_programs(
+        run.cfg,
+        run.train,
+        run.rows,
+        name,
+        micro_batches=run.micro_batches,
+        objective=run.config.update.objective,
+        how=run.config.trained,
+    )
+
+
+def config_model(config: TrainConfig, platform: str) -> ModelConfig:
+    """The model as it would compute there; of a folder that is not here, by the size in its
     name."""
     path = Path(config.model.path)
     size = re.search(r"(\d+)b", path.name.lower())
@@ -89,5 +237,9 @@ def config_model(config: TrainConfig) -> ModelConfig:
         cfg = model_of(config)
     else:
         cfg = model_config.published(f"{size.group(1)}b")
-    kernel = "splash" if config.model.kernel == "auto" else config.model.kernel
-    return replace(cfg, dtype="bfloat16", remat=config.model.remat, kernel=kernel)
+    kernel, dtype = config.model.kernel, config.model.dtype
+    if kernel == "auto":
+        kernel = _KERNELS[platform]
+    if dtype == "auto":
+        dtype = "float32" if platform == "cpu" else "bfloat16"
+    return replace(cfg, dtype=dtype, remat=config.model.remat, kernel=kernel)

@@ -168,9 +168,15 @@ class Roller:
         own = [int(t.sampled.sum()) for one in found for t in one.group.trajectories]
         return total([sum(own)])[0]
 
+    def release(self) -> None:
+        """Lets go of the parameters to sample from: an update needs their memory."""
+        self.engine.unload()
+        self._loaded = None
+
     def _load(self, state: TrainState) -> None:
         if state is not self._loaded:
             cfg = self.learner.cfg
+            self.release()
             self.engine.load(self.publish(self.learner.params(state, cfg.dtype)))
             self._loaded = state
 
@@ -224,6 +230,10 @@ class Publisher:
             lambda params: jax.tree.map(lambda x: x.astype(cfg.dtype), params),
             out_shardings=spec.shardings(cfg, whole),
         )
+
+    def lower(self, params: Tree) -> Any:
+        """For arrays that are not there, to be compiled ahead of time."""
+        return self._lay_out.lower(params)
 
     def __call__(self, params: Tree) -> Tree:
         return jax.tree.map(_own_part, self._lay_out(params), self._local)

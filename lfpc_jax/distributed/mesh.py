@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
@@ -32,4 +33,8 @@ def make_mesh(
             f"mesh (data, fsdp, tensor) = {tuple(sides)} needs {known} devices, there are "
             f"{len(devices)}; set one side to -1 to take them all"
         )
-    return jax.make_mesh(tuple(sides), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # A side may take a part of one of the slice's own: 2 of 4x4 chips.
+    placed = mesh_utils.create_device_mesh(
+        tuple(sides), devices=devices, allow_split_physical_axes=True
+    )
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)

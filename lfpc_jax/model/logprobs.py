@@ -1,15 +1,21 @@
-"""Log-probabilities of given tokens, without ever holding `[tokens, vocabulary]` logits whole."""
+"""Log-probabilities of given tokens, without ever holding `[tokens, vocabulary]` logits whole.
+
+On a mesh the vocabulary's weights are gathered over `fsdp` once for all blocks, and their gradient
+is scattered once: left to the partitioner, both would happen in every block of the loop.
+"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from lfpc_jax.distributed.sharding import constrain
+from lfpc_jax.distributed.sharding import RULES, constrain, partition
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.model.qwen import unembed
+from lfpc_jax.model.qwen import unembed, vocabulary
 
 NEVER = -1e30
 """The logit of an id that may not be sampled."""
@@ -64,6 +70,42 @@ def _by_blocks(
     allowed: Array | None,
     block: int,
 ) -> Any:
+    name = vocabulary(cfg)
+    weight = params[name].astype(hidden.dtype)
+    allowed = jnp.ones(cfg.text.vocab, bool) if allowed is None else allowed
+    run = partial(_of_rows, measure, name, cfg=cfg, block=block)
+    mesh = jax.sharding.get_abstract_mesh()
+    rows = partition(("batch", None), targets.shape, mesh) if not mesh.empty else (None,)
+    if rows[0] is None:
+        return run(weight, hidden, targets, allowed)
+    split = partition((None, "embed"), weight.shape, mesh)
+
+    def local(weight: Array, *rest: Array) -> Any:
+        if split[1] is not None:
+            weight = jax.lax.all_gather(weight, split[1], axis=1, tiled=True)
+        return run(weight, *rest)
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(split, rows, rows, PartitionSpec()),
+        out_specs=rows,
+        axis_names=set(RULES["batch"]),
+        check_vma=False,
+    )(weight, hidden, targets, allowed)
+
+
+def _of_rows(
+    measure: Callable[[Array, Array], Any],
+    name: str,
+    weight: Array,
+    hidden: Array,
+    targets: Array,
+    allowed: Array,
+    *,
+    cfg: ModelConfig,
+    block: int,
+) -> Any:
     B, T, D = hidden.shape
     block = min(block, T)
     padding = -T % block
@@ -72,10 +114,8 @@ def _by_blocks(
 
     @jax.checkpoint
     def one(block: tuple[Array, Array]) -> Any:
-        logits = constrain(unembed(params, block[0], cfg=cfg), "batch", None, "vocab")
-        if allowed is not None:
-            logits = jnp.where(allowed, logits, NEVER)
-        return measure(logits, block[1])
+        logits = constrain(unembed({name: weight}, block[0], cfg=cfg), None, None, "vocab")
+        return measure(jnp.where(allowed, logits, NEVER), block[1])
 
     blocks = (
         hidden.reshape(B, -1, block, D).swapaxes(0, 1),

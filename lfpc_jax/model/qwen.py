@@ -52,8 +52,13 @@ def _seen(slots: Array, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     return jax.vmap(lambda own, at: own[at])(slots, rows).reshape(*index.shape, -1)
 
 
+def vocabulary(cfg: ModelConfig) -> str:
+    """Name of the weights that make logits."""
+    return "embed" if cfg.tied else "unembed"
+
+
 def unembed(params: Tree, hidden: Float[Array, "*n D"], *, cfg: ModelConfig) -> Array:
-    weight = params["embed" if cfg.tied else "unembed"].astype(hidden.dtype)
+    weight = params[vocabulary(cfg)].astype(hidden.dtype)
     with computing(cfg):
         return jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
 

@@ -4,10 +4,12 @@ Memory is the compiler's own figure for one chip. FLOPs are not taken from it: i
 of a loop once and a Pallas kernel as nothing.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,16 +20,31 @@ from lfpc_jax.distributed.sharding import sharding
 from lfpc_jax.model import qwen, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.logprobs import token_logprobs
+from lfpc_jax.plan.collectives import collectives, sent
 from lfpc_jax.trajectory import Images, Tokens
 
 
 @dataclass(frozen=True)
 class Compiled:
+    """`held` is what the arguments hold, by kind, in bytes a chip; `sent` what a chip sends over
+    the wire in one run, by kind of collective. The compiler's own FLOPs and bytes count the body
+    of a loop once."""
+
     program: str
     bytes_per_chip: int
     argument_bytes: int
     temporary_bytes: int
+    aliased_bytes: int
+    held: Mapping[str, int]
+    sent: Mapping[str, int]
+    compiler_flops: float
+    compiler_bytes: float
     compile_seconds: float
+
+    @property
+    def kinds(self) -> Mapping[str, int]:
+        """All of it by kind: gradients, copies and results count among the activations."""
+        return {**self.held, "activations": self.bytes_per_chip - sum(self.held.values())}
 
 
 class OutOfMemory(Exception):
@@ -44,7 +61,21 @@ class Sizes:
     windows: int
 
 
-def compile_forward(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Compiled:
+@dataclass(frozen=True)
+class Source:
+    """A program before it is compiled: `lower` lowers it, and `kinds` are its arguments by kind
+    (parameters, moments, cache, inputs)."""
+
+    name: str
+    lower: Callable[[], Any]
+    kinds: Mapping[str, Any]
+
+    @property
+    def held(self) -> dict[str, int]:
+        return {kind: bytes_per_chip(tree) for kind, tree in self.kinds.items()}
+
+
+def forward_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Source:
     """Vision tower and decoder to hidden states, from bfloat16 weights."""
 
     def forward(params: Any, tokens: Tokens, images: Images) -> jax.Array:
@@ -52,10 +83,12 @@ def compile_forward(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Compiled:
         return qwen.hidden_states(params, tokens, slots, cfg=cfg)
 
     params = spec.abstract(cfg, jnp.bfloat16, mesh)
-    return _compile("forward", forward, mesh, params, *abstract_batch(cfg, mesh, sizes))
+    batch = abstract_batch(cfg, mesh, sizes)
+    lower = partial(_lowered, mesh, jax.jit(forward), params, *batch)
+    return Source("forward", lower, {"parameters": params, "inputs": batch})
 
 
-def compile_gradient(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Compiled:
+def gradient_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Source:
     """The mean log-probability of every next token and its gradient in float32 masters, vision
     tower included, logits by blocks: a training step without its optimizer."""
 
@@ -66,19 +99,21 @@ def compile_gradient(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Compiled:
         return -token_logprobs(params, hidden, targets, cfg=cfg).mean()
 
     params = spec.abstract(cfg, jnp.float32, mesh)
-    return _compile(
-        "gradient",
-        jax.value_and_grad(loss),
-        mesh,
-        params,
-        *abstract_batch(cfg, mesh, sizes),
-        out_shardings=(None, spec.shardings(cfg, mesh)),
-    )
+    batch = abstract_batch(cfg, mesh, sizes)
+    placed = (None, spec.shardings(cfg, mesh))
+    jitted = jax.jit(jax.value_and_grad(loss), out_shardings=placed)
+    lower = partial(_lowered, mesh, jitted, params, *batch)
+    return Source("gradient", lower, {"parameters": params, "inputs": batch})
 
 
-PROGRAMS: Mapping[str, Callable[[ModelConfig, Mesh, Sizes], Compiled]] = {
-    "forward": compile_forward,
-    "gradient": compile_gradient,
+def _lowered(mesh: Mesh, jitted: Any, *args: Any) -> Any:
+    with jax.set_mesh(mesh):
+        return jitted.lower(*args)
+
+
+PROGRAMS: Mapping[str, Callable[[ModelConfig, Mesh, Sizes], Source]] = {
+    "forward": forward_program,
+    "gradient": gradient_program,
 }
 
 
@@ -100,32 +135,52 @@ def abstract_batch(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> tuple[Tokens, 
     )
 
 
-def _compile(
-    name: str, function: Callable, mesh: Mesh, *args: Any, out_shardings: Any = None
-) -> Compiled:
+def bytes_per_chip(tree: Any) -> int:
+    """Of abstract arrays as they are sharded; of what has no sharding, whole."""
+
+    def one(x: Any) -> int:
+        shape = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape
+        return math.prod(shape) * x.dtype.itemsize
+
+    return sum(one(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def compiled(source: Source) -> Compiled:
+    """What the compiler says of it."""
     start = time.perf_counter()
-    with jax.set_mesh(mesh):
-        lowered = jax.jit(function, out_shardings=out_shardings).lower(*args)
-    return compiled(name, lowered, start)
-
-
-def compiled(name: str, lowered: Any, start: float) -> Compiled:
-    """What the compiler says of a lowered program, whose lowering began at `start`."""
     try:
-        memory = lowered.compile().memory_analysis()
+        made = source.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        used = re.search(r"Used \S+ of \S+ hbm", str(error))
-        raise OutOfMemory(used.group() if used else str(error).splitlines()[0]) from error
+        raise refused(str(error)) from error
+    memory, cost = made.memory_analysis(), made.cost_analysis() or {}
     assert memory is not None, "this backend's compiler reports no memory"
     return Compiled(
-        program=name,
+        program=source.name,
         bytes_per_chip=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes,
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
+        aliased_bytes=memory.alias_size_in_bytes,
+        held=source.held,
+        sent=sent(collectives(made.as_text())),
+        compiler_flops=cost.get("flops", 0.0),
+        compiler_bytes=cost.get("bytes accessed", 0.0),
         compile_seconds=time.perf_counter() - start,
     )
+
+
+def refused(error: str) -> Exception:
+    """The compiler's error as what to raise."""
+    if "RESOURCE_EXHAUSTED" not in error:
+        return RuntimeError(error)
+    return OutOfMemory(_shortage(error))
+
+
+def _shortage(error: str) -> str:
+    """What was used of what, in the compiler's words."""
+    for pattern in (r"Used \S+ of \S+ hbm", r"temporaries \(\S+\) exceeds available HBM \(\S+\)"):
+        if used := re.search(pattern, error):
+            return used.group()
+    return error.splitlines()[0]

@@ -1,7 +1,6 @@
 """The rollout engine's programs for a slice: the largest of each, for so many slots and places."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.plan.programs import Compiled, compiled
+from lfpc_jax.plan.programs import Source
 from lfpc_jax.rollout.programs import Beginnings, Programs, Turns, empty_state, state_shardings
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.shapes import RolloutShapes
@@ -21,9 +20,12 @@ from lfpc_jax.trajectory import Images, Tokens
 _STOP_STATES = 16
 
 
-def compile_rollout(cfg: ModelConfig, mesh: Mesh, shapes: RolloutShapes) -> Iterator[Compiled]:
-    """Encode, prefill, place, extend and decode, layers stacked, weights in the compute dtype."""
-    programs = Programs(cfg, shapes, Sampling(top_p=0.95), unstacked=False, mesh=mesh)
+def rollout_programs(
+    cfg: ModelConfig, mesh: Mesh, shapes: RolloutShapes, how: Sampling
+) -> Iterator[Source]:
+    """Encode, prefill, place, extend and decode, weights in the compute dtype. Layers are stacked,
+    on a CPU too, where the engine has them apart."""
+    programs = Programs(cfg, shapes, how, unstacked=False, mesh=mesh)
     whole = NamedSharding(mesh, PartitionSpec())
 
     def array(shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -63,13 +65,20 @@ def compile_rollout(cfg: ModelConfig, mesh: Mesh, shapes: RolloutShapes) -> Iter
     observed = tokens(R, shapes.observation_length(crop))
     stops = array((_STOP_STATES, cfg.text.vocab), jnp.uint8)
     allowed = array((cfg.text.vocab,), np.bool_)
-    jobs: dict[str, Callable[[], Any]] = {
-        "encode": lambda: programs.encode.lower(params, images(P, shown)),
-        "prefill": lambda: programs.prefill.lower(*prefilled),
-        "place": lambda: programs.place.lower(state, prefix, beginnings),
-        "extend": lambda: programs.extend.lower(params, state, observed, slots(R, crop), turns(R)),
-        "decode": lambda: programs.decode.lower(params, state, stops, allowed, shapes.capacity),
+    added = (observed, slots(R, crop), turns(R))
+    jobs: dict[str, tuple[Any, ...]] = {
+        "encode": (params, images(P, shown)),
+        "prefill": prefilled,
+        "place": (state, prefix, beginnings),
+        "extend": (params, state, *added),
+        "decode": (params, state, stops, allowed, shapes.capacity),
     }
-    for name, lower in jobs.items():
-        start = time.perf_counter()
-        yield compiled(name, lower(), start)
+    kinds: dict[str, dict[str, Any]] = {
+        "encode": {"parameters": params},
+        "prefill": {"parameters": params},
+        "place": {"cache": state},
+        "extend": {"parameters": params, "cache": state},
+        "decode": {"parameters": params, "cache": state},
+    }
+    for name, args in jobs.items():
+        yield Source(name, partial(getattr(programs, name).lower, *args), kinds[name])

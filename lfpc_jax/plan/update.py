@@ -1,8 +1,8 @@
 """An update's programs for a slice: scoring a mini-batch, and the step itself, at their largest."""
 
-import time
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,36 +13,48 @@ from lfpc_jax.distributed.sharding import RULES
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
 from lfpc_jax.grpo.trained import Trained
-from lfpc_jax.grpo.update import Learner
+from lfpc_jax.grpo.update import Learner, TrainState
+from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.plan.programs import Compiled, compiled
+from lfpc_jax.plan.programs import Source
 from lfpc_jax.shapes import TrainShapes
 from lfpc_jax.trajectory import Batch, PackedImages, Tokens
 
 
-def compile_update(
+def update_programs(
     cfg: ModelConfig,
     mesh: Mesh,
     shapes: TrainShapes,
+    name: Literal["score", "update"],
     *,
     micro_batches: int,
-    windows: int,
-    objective: Objective | None = None,
-    how: Trained | None = None,
-) -> Iterator[Compiled]:
-    """For `windows` of pictures on each shard, one of the buckets of `shapes`."""
-    learner = Learner(
-        cfg,
-        make_optimizer(OptimizerSettings(), updates=1),
-        objective=objective or Objective(),
-        how=how or Trained(),
-        allowed=np.ones(cfg.text.vocab, bool),
-        mesh=mesh,
-    )
-    batch = abstract_batch(cfg, mesh, shapes, micro_batches=micro_batches, windows=windows)
-    for name in ("score", "update"):
-        start = time.perf_counter()
-        yield compiled(name, learner.lowered(name, batch), start)
+    objective: Objective,
+    how: Trained,
+) -> Iterator[Source]:
+    """For each bucket of windows of a shard's pictures, the usual one first."""
+    learner = _learner(cfg, mesh, how, objective)
+    state = learner.abstract_state()
+    for windows in shapes.windows.sizes:
+        batch = abstract_batch(cfg, mesh, shapes, micro_batches=micro_batches, windows=windows)
+        kinds: dict[str, Any] = {"inputs": batch}
+        if name == "score":
+            kinds["parameters"] = spec.abstract(cfg, jnp.dtype(cfg.dtype), mesh)
+        else:
+            kinds |= {"parameters": (state.trained, state.frozen), "moments": state.moments}
+        usual = windows == shapes.windows.sizes[0]
+        shown = name if usual else f"{name}, {windows} windows"
+        yield Source(shown, partial(learner.lowered, name, batch), kinds)
+
+
+def abstract_state(cfg: ModelConfig, mesh: Mesh, how: Trained) -> TrainState:
+    """What training holds at all times."""
+    return _learner(cfg, mesh, how, Objective()).abstract_state()
+
+
+def _learner(cfg: ModelConfig, mesh: Mesh, how: Trained, objective: Objective) -> Learner:
+    optimizer = make_optimizer(OptimizerSettings(), updates=1)
+    allowed = np.ones(cfg.text.vocab, bool)
+    return Learner(cfg, optimizer, objective=objective, how=how, allowed=allowed, mesh=mesh)
 
 
 def abstract_batch(

@@ -124,6 +124,10 @@ class Engine:
         """The parameters to sample from, stacked, until others are loaded."""
         self.slots.load(params)
 
+    def unload(self) -> None:
+        """Lets go of the parameters, so that others can have their memory."""
+        self.slots.unload()
+
     def warm_up(self) -> int:
         """Compiles everything, so that nothing compiles later; how many programs there are."""
         return self.slots.warm_up()

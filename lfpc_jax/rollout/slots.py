@@ -121,6 +121,9 @@ class Slots:
         """Takes parameters, stacked, as they are: no copy but to unstack them."""
         self._params = params if self._unstack is None else self._unstack(params)
 
+    def unload(self) -> None:
+        self._params = None
+
     def prompt_buckets(self, ids: int, visual: Visual | None) -> tuple[int, int]:
         """Windows and text tokens, for a prompt of so many ids, its image among them. Without an
         image it runs beside an empty one of the smallest bucket."""

@@ -11,11 +11,12 @@ from lfpc_jax.plan import programs, slices
 
 
 def test_a_slice_is_described_or_refused_with_the_remedy():
-    found = slices.tpu_slice("v5e:2x4")
-    assert (len(found.devices), found.hbm_bytes) == (8, 16 * 2**30)
-    for name in ("v9z:2x2", "v5e", "v5e:3x5"):
+    found = slices.find("v5e:2x4")
+    assert (len(found.devices), found.chip.hbm_bytes) == (8, 15.75 * 2**30)
+    assert (len(slices.find("cpu:8").devices), slices.find("cpu:8").platform) == (8, "cpu")
+    for name in ("v9z:2x2", "v5e", "v5e:3x5", "cpu:9", "cpu:x", "gpu:100000"):
         with pytest.raises(ValueError, match=f"slice '{name}'"):
-            slices.tpu_slice(name)
+            slices.find(name)
 
 
 @pytest.mark.parametrize("topology", ["v5e:2x4", "v5p:2x2x1"])
@@ -25,9 +26,10 @@ def test_the_real_3b_forward_compiles_with_splash(topology, tmp_path, capsys):
     args = ["--model", "3b", "--topology", topology, "--length", "1024", "--windows", "16"]
     assert plan.main([*args, "--program", "forward", "--json", str(file)]) == 0
     (row,) = json.loads(file.read_text())["programs"]
-    chips = len(slices.tpu_slice(topology).devices)
+    chips = len(slices.find(topology).devices)
     assert row["fits"]
     assert row["compiled"]["argument_bytes"] == pytest.approx(2 * 3.7546e9 / chips, rel=0.05)
+    assert row["bytes_per_chip"] == sum(row["kinds"].values()) < row["hbm_bytes"]
     assert "GiB a chip" in capsys.readouterr().out
 
 
@@ -54,7 +56,7 @@ def test_splash_is_in_the_program_and_scores_are_not():
 
     from lfpc_jax.model import qwen, spec
 
-    mesh = make_mesh(fsdp=-1, devices=slices.tpu_slice("v5e:2x2").devices)
+    mesh = make_mesh(fsdp=-1, devices=slices.find("v5e:2x2").devices)
     cfg = config.published("3b", kernel="splash")
     sizes = programs.Sizes(rows=4, length=1536, images=4, windows=40)
     tokens, images = programs.abstract_batch(cfg, mesh, sizes)
@@ -74,5 +76,5 @@ def test_what_does_not_fit_is_refused(capsys):
     assert plan.main([*args, "--program", "forward"]) == 1
     out = capsys.readouterr()
     assert "NO" in out.out
-    assert "does not fit v5e:2x2" in out.err
+    assert "does not fit, 72b on v5e:2x2" in out.err
     assert "larger slice" in out.err

@@ -1,5 +1,5 @@
-"""Floating-point operations, counted by hand: the compiler counts the body of a loop once and a
-Pallas kernel as nothing.
+"""Floating-point operations and bytes, counted by hand: the compiler counts the body of a loop once
+and a Pallas kernel as nothing.
 
 A product of [m, k] and [k, n] is 2 m k n. Causal attention counts half of its square; norms,
 rotary and softmax are left out, as is usual. A backward pass is twice its forward, and full remat
@@ -9,6 +9,7 @@ runs the layers' forward once more.
 import math
 
 import jax
+import jax.numpy as jnp
 
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
@@ -42,6 +43,22 @@ def update(cfg: ModelConfig, *, tokens: int, context: float, windows: int, whole
     vocabulary = 2 * cfg.text.vocab * cfg.text.width * tokens
     again = 1 if cfg.remat == "full" else 0
     return layers * (3 + again) + vocabulary * 4  # logits are always made again
+
+
+def text_bytes(cfg: ModelConfig) -> int:
+    """Of the decoder's weights and the vocabulary's, in the compute dtype: what a pass reads."""
+    head = cfg.text.vocab * cfg.text.width
+    return (_weights(cfg, "text") + head) * jnp.dtype(cfg.dtype).itemsize
+
+
+def cache_bytes(cfg: ModelConfig) -> int:
+    """Of one token's keys and values."""
+    c = cfg.text
+    return 2 * c.layers * c.kv_heads * c.head_dim * jnp.dtype(cfg.dtype).itemsize
+
+
+def vision_bytes(cfg: ModelConfig) -> int:
+    return _weights(cfg, "vision") * jnp.dtype(cfg.dtype).itemsize
 
 
 def _weights(cfg: ModelConfig, *path: str) -> int:

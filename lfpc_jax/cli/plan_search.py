@@ -1,0 +1,93 @@
+"""Settings for a slice, best guess first; whoever asks compiles them and takes the first that fits.
+
+Rollouts: the fewest chips a copy of the model that leave room for slots, then as many slots as
+there is room for. Updates: every mesh, remat and number of rows whose guessed memory fits
+(`plan/guess.py`), ordered by the least time of a step.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax.numpy as jnp
+
+from lfpc_jax.cli.overrides import override
+from lfpc_jax.cli.plan_config import Run
+from lfpc_jax.config import TrainConfig
+from lfpc_jax.model import spec
+from lfpc_jax.plan import counts
+from lfpc_jax.plan.guess import update_bytes
+from lfpc_jax.plan.programs import bytes_per_chip
+from lfpc_jax.plan.roofline import estimate
+from lfpc_jax.plan.slices import Slice
+from lfpc_jax.plan.update import abstract_state
+from lfpc_jax.plan.work import Workload
+
+Flags = tuple[str, ...]
+
+_WAYS = (1, 2, 4, 8)
+_ROWS = (4, 2, 1)
+_SLOTS = (512, 256, 128, 64, 32, 16, 8)
+_ROOM = 0.85
+"""Of a chip's memory for what a rollout holds; the rest is for what its programs need."""
+
+
+def proposals(
+    config: TrainConfig, where: Slice, load: Workload
+) -> Iterator[tuple[Flags, TrainConfig]]:
+    """Overrides, and the config with them."""
+    updates = sorted(_updates(config, where, load))
+    for _, flags in updates:
+        rollout = _rollout(override(config, flags), where)
+        if rollout:
+            yield (*flags, *rollout), override(config, (*flags, *rollout))
+
+
+def _updates(config: TrainConfig, where: Slice, load: Workload) -> Iterator[tuple[float, Flags]]:
+    """The least seconds of a step's updates, and the settings."""
+    for tensor in _WAYS:
+        if len(where.devices) % tensor or config.mesh.data > 1:
+            continue
+        for remat in ("dots", "full"):
+            for rows in _ROWS:
+                flags = ["--mesh.fsdp", "-1", "--mesh.tensor", str(tensor)]
+                flags += ["--model.remat", remat, "--update.rows", str(rows)]
+                run = Run.of(_alone(override(config, flags)), where)
+                state = bytes_per_chip(abstract_state(run.cfg, run.train, config.trained))
+                widest = run.rows.windows.sizes[-1]
+                more = update_bytes(run.cfg, run.rows, widest, shards=run.shards, tensor=tensor)
+                if state + more <= where.chip.hbm_bytes:
+                    yield _seconds(run, load), tuple(flags)
+
+
+def _seconds(run: Run, load: Workload) -> float:
+    """Without a compiled program: what is sent is taken to be the weights of every pass, and with
+    `tensor` the activations, summed twice a layer. Where no peaks are known, the FLOPs."""
+    work, ways = run.loads(load)["update"], run.train.shape["tensor"]
+    c, tokens = run.cfg.text, run.micro_batches * run.rows.rows * run.rows.row_tokens
+    sums = 2 * c.layers * tokens * c.width * jnp.dtype(run.cfg.dtype).itemsize
+    passes = 4 if run.cfg.remat == "full" else 3
+    sent = work.bytes + passes * sums * 2 * (ways - 1) / ways
+    least = estimate(work, sent, run.slice.chip)
+    return work.calls * (least.seconds if least else work.flops)
+
+
+def _rollout(config: TrainConfig, where: Slice) -> Flags | None:
+    for tensor in _WAYS:
+        if len(where.devices) % tensor:
+            continue
+        run = Run.of(override(config, ("--rollout.tensor", str(tensor))), where)
+        state = bytes_per_chip(abstract_state(run.cfg, run.train, config.trained))
+        weights = bytes_per_chip(spec.abstract(run.cfg, run.cfg.dtype, run.rollout))
+        free = _ROOM * where.chip.hbm_bytes - state - weights
+        hosts = run.slots.slots // config.rollout.slots
+        chips = len(where.devices) // hosts
+        each = counts.cache_bytes(run.cfg) * run.slots.capacity / chips
+        for slots in _SLOTS:
+            if slots * each <= free and slots % (chips // tensor or 1) == 0:
+                return ("--rollout.tensor", str(tensor), "--rollout.slots", str(slots))
+    return None
+
+
+def _alone(config: TrainConfig) -> TrainConfig:
+    """With rollouts that any slice can hold the mesh of."""
+    return replace(config, rollout=replace(config.rollout, tensor=1))

@@ -1,0 +1,144 @@
+"""How much each compiled program has to do in a training step: FLOPs, bytes and calls.
+
+Lengths of episodes are an assumption (`Workload`). Bytes are the least that must pass a chip's
+memory: weights once a pass, the cache once a token, gradients and optimizer state once; activations
+are left out. A step's work is given in calls of the compiled size, so that what is compiled for the
+longest prompt counts in part where prompts are shorter.
+"""
+
+from dataclasses import dataclass
+
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.plan import counts
+from lfpc_jax.shapes import RolloutShapes, TrainShapes
+
+
+@dataclass(frozen=True)
+class Workload:
+    """An episode as planned for: tokens that it samples, crops that it looks at, text of its
+    prompt. Pictures are of full size and no strips."""
+
+    sampled: int = 400
+    crops: int = 1
+    prompt_text: int = 400
+
+    def tokens(self, shapes: RolloutShapes) -> int:
+        """Ids of an episode."""
+        observed = self.crops * shapes.observation_length(shapes.crop_windows.sizes[-1])
+        return self.prompt(shapes) + self.sampled + observed
+
+    def prompt(self, shapes: RolloutShapes) -> int:
+        return shapes.image_tokens + self.prompt_text
+
+
+@dataclass(frozen=True)
+class Load:
+    """One call on one chip, and how many calls a step has."""
+
+    flops: float
+    bytes: float
+    calls: float
+
+
+def rollout_loads(
+    cfg: ModelConfig,
+    shapes: RolloutShapes,
+    load: Workload,
+    *,
+    episodes: int,
+    prompts: int,
+    groups: int,
+    tensor: int,
+) -> dict[str, Load]:
+    """For `groups` copies of the model, each on `tensor` chips, that share all slots and rows."""
+    B, P, R = shapes.slots, shapes.prefill_rows, shapes.extend_rows
+    chips = groups * tensor
+    shown, crop = _usual(shapes.image_windows.sizes), _usual(shapes.crop_windows.sizes)
+    widest = shapes.image_windows.sizes[-1]
+    length = shapes.prompt_length(widest, shapes.prompt_text.sizes[-1])
+    observed = shapes.observation_length(shapes.crop_windows.sizes[-1])
+    usual = load.tokens(shapes)
+    context = (load.prompt(shapes) + usual) / 2
+    weights = counts.text_bytes(cfg) / tensor
+    place = counts.cache_bytes(cfg)
+    windows = prompts * shown + episodes * load.crops * crop
+
+    def text(tokens: int, context: float, logits: int) -> float:
+        return counts.text_forward(cfg, tokens, context, logits=logits) / chips
+
+    return {
+        "encode": Load(
+            counts.vision_forward(cfg, P * widest, widest) / chips,
+            counts.vision_bytes(cfg) / tensor,
+            windows / (P * widest),
+        ),
+        "prefill": Load(
+            text(P * length, length / 2, 0), weights, prompts * load.prompt(shapes) / (P * length)
+        ),
+        "place": Load(0.0, 2 * B * length * place / chips, episodes / B),
+        "extend": Load(
+            text(R * observed, context, 0),
+            weights + R * context * place / chips,
+            episodes * load.crops / R,
+        ),
+        "decode": Load(
+            text(B, context, B), weights + B * context * place / chips, episodes * load.sampled / B
+        ),
+    }
+
+
+def reshard_load(cfg: ModelConfig, tensor: int) -> Load:
+    """Every chip writes its part of a whole copy, once a step."""
+    return Load(0.0, (counts.text_bytes(cfg) + counts.vision_bytes(cfg)) / tensor, 1.0)
+
+
+def micro_batches(
+    shapes: TrainShapes, rollout: RolloutShapes, load: Workload, *, episodes: int, shards: int
+) -> float:
+    """That hold anything, of one mini-batch of so many episodes. What fills a shard first is its
+    rows of tokens or its windows; the shown image lies there once."""
+    by_tokens = shapes.rows * (shapes.row_tokens // load.tokens(rollout))
+    crops = load.crops * _usual(rollout.crop_windows.sizes)
+    room = shapes.windows.sizes[0] - _usual(rollout.image_windows.sizes)
+    by_windows = room // crops if crops else by_tokens
+    return max(1.0, episodes / (shards * max(1, min(by_tokens, by_windows))))
+
+
+def update_loads(
+    cfg: ModelConfig,
+    shapes: TrainShapes,
+    *,
+    compiled: int,
+    real: float,
+    mini_batches: int,
+    epochs: int,
+    scored: bool,
+    shards: int,
+    tensor: int,
+) -> dict[str, Load]:
+    """Of programs compiled for so many micro-batches, of which `real` hold anything; the windows
+    counted are those of the usual bucket, and rows are taken as full."""
+    windows = shapes.windows.sizes[0]
+    tokens, context = shapes.rows * shapes.row_tokens, shapes.row_tokens / 2
+    text = counts.text_forward(cfg, tokens, context)
+    seen = counts.vision_forward(cfg, windows, windows)
+    backward = counts.update(cfg, tokens=tokens, context=context, windows=windows, whole=windows)
+    narrow = (counts.text_bytes(cfg) + counts.vision_bytes(cfg)) / tensor
+    own = 2 * narrow / shards  # float32
+    passes = 4 if cfg.remat == "full" else 3
+    calls = mini_batches * real / compiled
+    return {
+        "score": Load(
+            compiled * (text + seen) / tensor, compiled * narrow, calls if scored else 0.0
+        ),
+        "update": Load(
+            compiled * backward / tensor,
+            compiled * (passes * narrow + 3 * own) + 7 * own,
+            calls * epochs,
+        ),
+    }
+
+
+def _usual(buckets: tuple[int, ...]) -> int:
+    """Windows of a picture of full size that is no strip; see `shapes.window_buckets`."""
+    return buckets[-2] if len(buckets) > 1 else buckets[-1]

@@ -1,0 +1,35 @@
+"""A run of a model of 60,000 parameters, as a folder with nothing but its config."""
+
+from pathlib import Path
+
+import reference
+
+CONFIG = """
+from lfpc_jax.config import DataSettings, ModelSettings, RolloutSettings, Source, TrainConfig
+from lfpc_jax.grpo.step import UpdateSettings
+
+
+def get_config():
+    return TrainConfig(
+        steps=10,
+        model=ModelSettings(path="{model}"),
+        data=DataSettings(train=(Source("nothing"),)),
+        rollout=RolloutSettings(
+            prompts=8, rollouts=4, slots=16, chunk=8, capacity=256, image_tokens=64,
+            crop_tokens=64, prompt_text=(128,), max_turns=2, max_tokens=64,
+        ),
+        update=UpdateSettings(mini_batch=4, rows=1),
+    )
+"""
+
+
+def config_file(folder: Path) -> Path:
+    model = folder / "model"
+    fields = reference.random_config(
+        3, tied=False, hidden_size=64, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=128, num_hidden_layers=3,
+    )  # fmt: skip
+    fields.save_pretrained(model)
+    file = folder / "small.py"
+    file.write_text(CONFIG.format(model=model))
+    return file
