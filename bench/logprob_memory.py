@@ -8,17 +8,19 @@ the mean log-probability of 8,192 tokens over Qwen2.5-VL-7B's 152,064 ids in bfl
 
 import argparse
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config, qwen
 from lfpc_jax.model.logprobs import token_logprobs
 from lfpc_jax.plan import slices
-
-_GIB = 2**30
+from lfpc_jax.plan.compiling import OutOfMemory, compiled
+from lfpc_jax.plan.programs import Source
 
 
 def main() -> None:
@@ -51,19 +53,21 @@ def main() -> None:
     )
     ways: dict[str, Callable[..., jax.Array]] = {"whole logits": whole, "blocks of 512": blocked}
     print(f"{args.topology}: a row of {args.tokens:,} tokens a chip, {c.vocab:,} ids; "
-          f"float32 logits alone {4 * args.tokens * c.vocab / _GIB:.2f} GiB")  # fmt: skip
+          f"float32 logits alone {4 * args.tokens * c.vocab / slices.GIB:.2f} GiB")  # fmt: skip
     for name, way in ways.items():
-        with jax.set_mesh(mesh):
-            lowered = jax.jit(jax.grad(way, argnums=(0, 1))).lower(*arrays)
+        lower = partial(_lowered, mesh, jax.jit(jax.grad(way, argnums=(0, 1))), *arrays)
         try:
-            memory = lowered.compile().memory_analysis()
-        except jax.errors.JaxRuntimeError as error:
-            print(f"{name}: does not compile: {str(error).splitlines()[0]}")
+            found = compiled(Source(name, lower, {}))
+        except OutOfMemory as error:
+            print(f"{name}: does not fit: {error}")
             continue
-        assert memory is not None
-        print(f"{name}: temporary {memory.temp_size_in_bytes / _GIB:.2f} GiB, arguments "
-              f"{memory.argument_size_in_bytes / _GIB:.2f}, results "
-              f"{memory.output_size_in_bytes / _GIB:.2f}")  # fmt: skip
+        print(f"{name}: temporary {found.temporary_bytes / slices.GIB:.2f} GiB, "
+              f"all {found.bytes_per_chip / slices.GIB:.2f}")  # fmt: skip
+
+
+def _lowered(mesh: Mesh, jitted: Any, *arrays: jax.ShapeDtypeStruct) -> Any:
+    with jax.set_mesh(mesh):
+        return jitted.lower(*arrays)
 
 
 if __name__ == "__main__":

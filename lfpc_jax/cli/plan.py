@@ -35,7 +35,7 @@ from lfpc_jax.config import TrainConfig, check
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
 from lfpc_jax.plan import programs, slices
-from lfpc_jax.plan.assignment import assigned, compile_into
+from lfpc_jax.plan.compiling import Compiled, assigned, compile_into, compiled
 from lfpc_jax.plan.rollout import rollout_programs
 from lfpc_jax.plan.work import Workload
 from lfpc_jax.rollout.sampling import Sampling
@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", help="of a training run, or a name in configs/")
     parser.add_argument("--topology", nargs="+", required=True, help="as v5e:2x4, cpu:8 or gpu")
     parser.add_argument("--search", action="store_true", help="propose mesh, remat, rows and slots")
+    parser.add_argument("--program", nargs="+", metavar="NAME", help="only these: of a config "
+                        "encode to update; else forward, gradient or rollout")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="end when memory is assigned: all but "
                         "the compiler's own FLOPs, in a tenth of the time (TPUs)")  # fmt: skip
     parser.add_argument("--dump", nargs=2, help=argparse.SUPPRESS)
@@ -80,12 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     episode.add_argument("--crops", type=int, default=usual.crops, metavar="N")
     alone = parser.add_argument_group("without a config")
     alone.add_argument("--model", nargs="+", help="3b, 7b, 32b, 72b")
-    alone.add_argument(
-        "--program",
-        nargs="+",
-        choices=(*programs.PROGRAMS, "rollout"),
-        default=list(programs.PROGRAMS),
-    )
     alone.add_argument("--tensor", type=int, default=1, help="tensor-parallel ways; fsdp the rest")
     alone.add_argument("--length", type=int, default=4096, help="tokens of each fsdp group's row")
     alone.add_argument("--windows", type=int, default=66, help="of each row's one image")
@@ -100,6 +96,7 @@ def _config(args: argparse.Namespace, words: Sequence[str], topology: str) -> tu
     where, load = slices.find(topology), Workload(args.sampled, args.crops)
     if args.dump:
         _dump(settings, where, *args.dump)
+        raise SystemExit
     tried = proposals(settings, where, load) if args.search else iter([((), settings)])
     for flags, proposed in tried:
         check(proposed)
@@ -117,7 +114,7 @@ def _config(args: argparse.Namespace, words: Sequence[str], topology: str) -> tu
 def _planned(
     args: argparse.Namespace, run: Run, load: Workload, own: Sequence[str]
 ) -> Iterator[Planned]:
-    for phase in phases(run):
+    for phase in phases(run, args.program):
         what = f"{phase.name} of {args.config} for {run.slice.name}"
         how = partial(_compile, what, own if args.quick else None)
         yield from plan(phase, run.slice.chip, run.loads(load), how)
@@ -127,7 +124,7 @@ def _models(args: argparse.Namespace, model: str, topology: str) -> tuple[dict, 
     where = slices.find(topology)
     rows = [
         one
-        for program in args.program
+        for program in args.program or programs.PROGRAMS
         for one in plan(
             _of_model(args, model, where, program),
             where.chip,
@@ -142,6 +139,8 @@ def _models(args: argparse.Namespace, model: str, topology: str) -> tuple[dict, 
 
 def _of_model(args: argparse.Namespace, model: str, where: slices.Slice, program: str) -> Phase:
     cfg = config.published(model, kernel="splash", remat="full")
+    if program not in (known := (*programs.PROGRAMS, "rollout")):
+        raise ValueError(f"program {program!r}: of a model there are {', '.join(known)}")
     if program == "rollout":
         mesh = make_mesh(data=-1, tensor=args.tensor, devices=where.devices)
         shapes = RolloutShapes(
@@ -154,11 +153,11 @@ def _of_model(args: argparse.Namespace, model: str, where: slices.Slice, program
     return Phase("model", mesh, iter([programs.PROGRAMS[program](cfg, mesh, sizes)]))
 
 
-def _compile(what: str, own: Sequence[str] | None, source: programs.Source) -> programs.Compiled:
+def _compile(what: str, own: Sequence[str] | None, source: programs.Source) -> Compiled:
     """With the flags of the run, only until memory is assigned."""
     with progress.waiting(f"compiling {source.name}, {what}"):
         if own is None:
-            return programs.compiled(source)
+            return compiled(source)
         return assigned(source, (sys.executable, "-m", __name__, *own, "--dump", source.name))
 
 

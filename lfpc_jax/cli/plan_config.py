@@ -1,7 +1,7 @@
 """Every program of a training run, compiled for devices that are not there (or are)."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,8 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config as model_config
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import Kernel, ModelConfig
-from lfpc_jax.plan.programs import Compiled, OutOfMemory, Source, bytes_per_chip
+from lfpc_jax.plan.compiling import Compiled, OutOfMemory
+from lfpc_jax.plan.programs import Source, bytes_per_chip
 from lfpc_jax.plan.rollout import rollout_programs
 from lfpc_jax.plan.roofline import Estimate, estimate
 from lfpc_jax.plan.slices import GIB, Chip, Slice
@@ -183,14 +184,19 @@ class Phase:
     beside: int = 0
 
 
-def phases(run: Run) -> Iterator[Phase]:
+def phases(run: Run, only: Sequence[str] | None = None) -> Iterator[Phase]:
+    """`only` are programs by their names: `update` is that of the usual windows alone."""
     state = bytes_per_chip(abstract_state(run.cfg, run.train, run.config.trained))
     sampling = run.config.rules.sampling
     rollouts = rollout_programs(replace(run.cfg, remat="none"), run.rollout, run.slots, sampling)
-    yield Phase("rollout", run.rollout, rollouts, state)
-    yield Phase("reshard", run.train, _reshard(run), state)
-    yield Phase("score", run.train, _update(run, "score"), state)
-    yield Phase("update", run.train, _update(run, "update"))
+
+    def wanted(programs: Iterator[Source]) -> Iterator[Source]:
+        return (one for one in programs if only is None or one.name in only)
+
+    yield Phase("rollout", run.rollout, wanted(rollouts), state)
+    yield Phase("reshard", run.train, wanted(_reshard(run)), state)
+    yield Phase("score", run.train, wanted(_update(run, "score")), state)
+    yield Phase("update", run.train, wanted(_update(run, "update")))
 
 
 def plan(
@@ -205,7 +211,7 @@ def plan(
             yield Planned(source.name, *where, refusal=str(error))
             continue
         load = loads.get(source.name)
-        least = estimate(load, sum(one.sent.values()), chip) if load else None
+        least = estimate(load, float(sum(one.sent.values())), chip) if load else None
         yield Planned(source.name, *where, compiled=one, load=load, estimate=least)
 
 

@@ -13,7 +13,7 @@ from lfpc_jax.plan.slices import GIB, Slice
 from lfpc_jax.plan.work import Workload
 
 KINDS = ("parameters", "moments", "cache", "inputs", "activations")
-_WIDTH = 118
+_WIDTH = 132
 
 
 def print_tables(title: str, rows: Sequence[Planned]) -> None:
@@ -69,10 +69,10 @@ def print_step(
     config: TrainConfig, where: Slice, rows: Sequence[Planned], load: Workload
 ) -> dict[str, Any]:
     """The least seconds of a step and chip-hours of the run, where the chip's peaks are known."""
-    seconds: dict[str, float] = {}
+    seconds = {"rollout": 0.0, "update": 0.0}
     for row in rows:
         phase = "rollout" if row.phase == "rollout" else "update"
-        seconds[phase] = seconds.get(phase, 0.0) + (row.seconds_a_step or 0.0)
+        seconds[phase] += row.seconds_a_step or 0.0
     chips, compiled = len(where.devices), sum(row.compile_seconds for row in rows)
     step = sum(seconds.values())
     hours = config.steps * step * chips / 3600

@@ -220,7 +220,9 @@ def _splash(
 ) -> Array:
     """Pads the length to whole blocks and the head to whole lanes, then one kernel a device."""
     B, T, N, H = q.shape
-    longer, wider = -T % _SPLASH_LANES, -H % _SPLASH_LANES
+    # Long rows get whole large blocks: 313 small ones would cost more than the padding.
+    longer = -T % (_SPLASH_LANES if T <= 4096 else 4 * _SPLASH_LANES)
+    wider = -H % _SPLASH_LANES
     if segments is None:
         segments = jnp.ones((B, T), jnp.int32)
     segments = jnp.pad(segments, ((0, 0), (0, longer)))

@@ -1,12 +1,6 @@
-"""The real programs, compiled ahead of time for a slice, and what the compiler says of them.
-
-Memory is the compiler's own figure for one chip. FLOPs are not taken from it: it counts the body
-of a loop once and a Pallas kernel as nothing.
-"""
+"""Programs before they are compiled, and the model's own: its forward and its gradient."""
 
 import math
-import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,35 +14,7 @@ from lfpc_jax.distributed.sharding import sharding
 from lfpc_jax.model import qwen, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.logprobs import token_logprobs
-from lfpc_jax.plan.collectives import collectives, sent
 from lfpc_jax.trajectory import Images, Tokens
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """`held` is what the arguments hold, by kind, in bytes a chip; `sent` what a chip sends over
-    the wire in one run, by kind of collective. The compiler's own FLOPs and bytes count the body
-    of a loop once."""
-
-    program: str
-    bytes_per_chip: int
-    argument_bytes: int
-    temporary_bytes: int
-    aliased_bytes: int
-    held: Mapping[str, int]
-    sent: Mapping[str, int]
-    compiler_flops: float
-    compiler_bytes: float
-    compile_seconds: float
-
-    @property
-    def kinds(self) -> Mapping[str, int]:
-        """All of it by kind: gradients, copies and results count among the activations."""
-        return {**self.held, "activations": self.bytes_per_chip - sum(self.held.values())}
-
-
-class OutOfMemory(Exception):
-    """The compiler found no way to fit the program; its text says what was used of what."""
 
 
 @dataclass(frozen=True)
@@ -143,44 +109,3 @@ def bytes_per_chip(tree: Any) -> int:
         return math.prod(shape) * x.dtype.itemsize
 
     return sum(one(leaf) for leaf in jax.tree.leaves(tree))
-
-
-def compiled(source: Source) -> Compiled:
-    """What the compiler says of it."""
-    start = time.perf_counter()
-    try:
-        made = source.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        raise refused(str(error)) from error
-    memory, cost = made.memory_analysis(), made.cost_analysis() or {}
-    assert memory is not None, "this backend's compiler reports no memory"
-    return Compiled(
-        program=source.name,
-        bytes_per_chip=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes,
-        argument_bytes=memory.argument_size_in_bytes,
-        temporary_bytes=memory.temp_size_in_bytes,
-        aliased_bytes=memory.alias_size_in_bytes,
-        held=source.held,
-        sent=sent(collectives(made.as_text())),
-        compiler_flops=cost.get("flops", 0.0),
-        compiler_bytes=cost.get("bytes accessed", 0.0),
-        compile_seconds=time.perf_counter() - start,
-    )
-
-
-def refused(error: str) -> Exception:
-    """The compiler's error as what to raise."""
-    if "RESOURCE_EXHAUSTED" not in error:
-        return RuntimeError(error)
-    return OutOfMemory(_shortage(error))
-
-
-def _shortage(error: str) -> str:
-    """What was used of what, in the compiler's words."""
-    for pattern in (r"Used \S+ of \S+ hbm", r"temporaries \(\S+\) exceeds available HBM \(\S+\)"):
-        if used := re.search(pattern, error):
-            return used.group()
-    return error.splitlines()[0]

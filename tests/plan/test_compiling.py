@@ -1,0 +1,39 @@
+"""Compilation that ends when memory is assigned has the whole compilation's figures."""
+
+import json
+
+import pytest
+import small
+
+from lfpc_jax.cli import plan
+
+
+@pytest.fixture
+def figures(tmp_path):
+    config = str(small.config_file(tmp_path))
+
+    def run(*flags):
+        file = tmp_path / "plan.json"
+        args = ["--config", config, "--topology", "v5e:2x2", "--json", str(file), *flags]
+        code = plan.main(args)
+        return code, json.loads(file.read_text())["programs"]
+
+    return run
+
+
+def test_memory_and_wire_are_those_of_the_whole_compilation(figures):
+    large = ("--program", "place", "--rollout.slots", "256", "--rollout.capacity", "8192")
+    code, (whole,) = figures(*large)
+    quick_code, (quick,) = figures(*large, "--quick")
+    assert (code, quick_code) == (0, 0)
+    assert quick["bytes_per_chip"] == pytest.approx(whole["bytes_per_chip"], rel=0.01)
+    for name in ("argument_bytes", "aliased_bytes"):
+        assert quick["compiled"][name] == pytest.approx(whole["compiled"][name], rel=0.01), name
+    assert quick["compiled"]["sent"] == whole["compiled"]["sent"]
+
+
+def test_a_program_that_does_not_fit_is_refused_as_by_the_whole_compilation(figures, capsys):
+    """4 TiB of cache."""
+    code, (row,) = figures("--program", "place", "--quick", "--rollout.slots", str(2**24))
+    assert (code, row["fits"]) == (1, False)
+    assert "lower rollout.slots" in capsys.readouterr().err
