@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -185,7 +186,8 @@ class Phase:
 
 
 def phases(run: Run, only: Sequence[str] | None = None) -> Iterator[Phase]:
-    """`only` are programs by their names: `update` is that of the usual windows alone."""
+    """`only` are programs by their names: `update` is that of the usual windows alone. Resharding
+    goes array by array, beside the old layout and all of the new."""
     state = bytes_per_chip(abstract_state(run.cfg, run.train, run.config.trained))
     sampling = run.config.rules.sampling
     rollouts = rollout_programs(replace(run.cfg, remat="none"), run.rollout, run.slots, sampling)
@@ -194,7 +196,11 @@ def phases(run: Run, only: Sequence[str] | None = None) -> Iterator[Phase]:
         return (one for one in programs if only is None or one.name in only)
 
     yield Phase("rollout", run.rollout, wanted(rollouts), state)
-    yield Phase("reshard", run.train, wanted(_reshard(run)), state)
+    narrow, whole = (
+        bytes_per_chip(spec.abstract(run.cfg, jnp.dtype(run.cfg.dtype), mesh))
+        for mesh in (run.train, run.rollout)
+    )
+    yield Phase("reshard", run.train, wanted(_reshard(run)), state + narrow + whole)
     yield Phase("score", run.train, wanted(_update(run, "score")), state)
     yield Phase("update", run.train, wanted(_update(run, "update")))
 
@@ -216,10 +222,13 @@ def plan(
 
 
 def _reshard(run: Run) -> Iterator[Source]:
-    """The new parameters from the trainer's layout to the rollouts'."""
+    """The largest of the parameters from the trainer's layout to the rollouts'."""
     params = spec.abstract(run.cfg, jnp.dtype(run.cfg.dtype), run.train)
-    lower = partial(Publisher(run.cfg, run.train, run.rollout).lower, params)
-    yield Source("reshard", lower, {"parameters": params})
+    lay_out = Publisher(run.cfg, run.train, run.rollout).lay_out
+    largest, jitted = max(
+        zip(jax.tree.leaves(params), jax.tree.leaves(lay_out)), key=lambda pair: pair[0].size
+    )
+    yield Source("reshard", partial(jitted.lower, largest), {"parameters": largest})
 
 
 def _update(run: Run, name: Literal["score", "update"]) -> Iterator[Source]:

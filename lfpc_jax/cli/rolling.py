@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from lfpc_jax.cli import progress
 from lfpc_jax.config import TrainConfig
 from lfpc_jax.data.losses import Unusable
+from lfpc_jax.data.pipeline import share
 from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.evaluation.alter import alteration, altered
 from lfpc_jax.evaluation.measures import Measures, gather, measure
@@ -115,9 +116,12 @@ class Roller:
     def mini_batches(
         self, found: Sequence[Judged], openings: Sequence[Opening]
     ) -> list[list[Scored]]:
-        """Places of the batch dealt out in turn, so that every process brings as much to each."""
-        count = self.config.rollout.prompts // self.config.update.mini_batch
-        places = {opening.record.id: place for place, opening in enumerate(openings)}
+        """Places of the step's batch dealt out in turn, so that every process brings as much to
+        each, or nearly."""
+        prompts = self.config.rollout.prompts
+        count = prompts // self.config.update.mini_batch
+        own = share(prompts, jax.process_index(), jax.process_count())
+        places = {opening.record.id: place for place, opening in zip(own, openings, strict=True)}
         batches: list[list[Scored]] = [[] for _ in range(count)]
         for one in found:
             batches[places[one.group.record.id] % count].append(self._scored(one))
@@ -226,17 +230,16 @@ class Publisher:
         ways = rollout.shape["tensor"]
         whole = Mesh(devices.reshape(-1, 1, ways), train.axis_names, axis_types=train.axis_types)
         self._local = abstract(spec.spec_tree(cfg), cfg.dtype, rollout)
-        self._lay_out = jax.jit(
-            lambda params: jax.tree.map(lambda x: x.astype(cfg.dtype), params),
-            out_shardings=spec.shardings(cfg, whole),
-        )
-
-    def lower(self, params: Tree) -> Any:
-        """For arrays that are not there, to be compiled ahead of time."""
-        return self._lay_out.lower(params)
+        self.lay_out = jax.tree.map(self._jitted, spec.shardings(cfg, whole))
 
     def __call__(self, params: Tree) -> Tree:
-        return jax.tree.map(_own_part, self._lay_out(params), self._local)
+        return jax.tree.map(
+            lambda x, lay_out, like: _own_part(lay_out(x), like), params, self.lay_out, self._local
+        )
+
+    def _jitted(self, placed: NamedSharding) -> Any:
+        """One array at a time: all at once, their copies on the way would need room together."""
+        return jax.jit(lambda x: x.astype(self.cfg.dtype), out_shardings=placed)
 
 
 def _own_part(array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:

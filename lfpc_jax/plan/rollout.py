@@ -73,12 +73,13 @@ def rollout_programs(
         "extend": (params, state, *added),
         "decode": (params, state, stops, allowed, shapes.capacity),
     }
+    read = {name: part for name, part in params.items() if name not in ("vision", "unembed")}
     kinds: dict[str, dict[str, Any]] = {
-        "encode": {"parameters": params},
-        "prefill": {"parameters": params},
+        "encode": {"parameters": params["vision"]},
+        "prefill": {"parameters": read},
         "place": {"cache": state},
-        "extend": {"parameters": params, "cache": state},
-        "decode": {"parameters": params, "cache": state},
+        "extend": {"parameters": read, "cache": state},
+        "decode": {"parameters": {**params, "vision": {}}, "cache": state},
     }
     for name, args in jobs.items():
         yield Source(name, partial(getattr(programs, name).lower, *args), kinds[name])

@@ -6,8 +6,13 @@ are left out. A step's work is given in calls of the compiled size, so that what
 longest prompt counts in part where prompts are shorter.
 """
 
+import math
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
+
+from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.plan import counts
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
@@ -88,8 +93,10 @@ def rollout_loads(
 
 
 def reshard_load(cfg: ModelConfig, tensor: int) -> Load:
-    """Every chip writes its part of a whole copy, once a step."""
-    return Load(0.0, (counts.text_bytes(cfg) + counts.vision_bytes(cfg)) / tensor, 1.0)
+    """Of the largest array; a step lays out all."""
+    sizes = [math.prod(x.shape) for x in jax.tree.leaves(spec.abstract(cfg, cfg.dtype))]
+    largest = max(sizes) * jnp.dtype(cfg.dtype).itemsize / tensor
+    return Load(0.0, largest, sum(sizes) / max(sizes))
 
 
 def micro_batches(

@@ -203,7 +203,10 @@ def _step(
         slots=jnp.full_like(column, -1),
     )
     hidden, cache = qwen.extend(params, tokens, None, state.cache, cfg=cfg, span=span)
-    logits = constrain(qwen.unembed(params, hidden[:, 0], cfg=cfg), "batch", None)
+    # Pinned split first: asked for whole rows at once, the partitioner gathers the vocabulary's
+    # weights for them, at every token.
+    logits = constrain(qwen.unembed(params, hidden[:, 0], cfg=cfg), "batch", "vocab")
+    logits = constrain(logits, "batch", None)
     uniform = jax.vmap(_uniform)(state.key, state.count)
     token, logprob, policy = sample(logits, uniform, allowed=allowed, how=how)
     one = live.astype(jnp.int32)
