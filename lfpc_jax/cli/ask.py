@@ -16,21 +16,17 @@ import jax
 import numpy as np
 
 from lfpc_jax.cli import progress
+from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import pictures
 from lfpc_jax.data.losses import Unusable
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.processing.chat import ChatTemplate
 from lfpc_jax.processing.geometry import Box
-from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.report.sketch import sketch
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine, Rolled
 from lfpc_jax.rollout.episode import Episode, Rules
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.tools import Toolbox
-from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture, Record, Turn
 
@@ -82,23 +78,14 @@ def ask(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------ the model
     mesh = make_mesh(tensor=args.tensor, devices=jax.local_devices()[: args.tensor])
     model = load_model(args.model, dtype=args.dtype, mesh=mesh)
-    tokenizer = Tokenizer.from_folder(model.assets)
-    processor = ImageProcessor.from_folder(model.assets)
-    crops = processor.with_tokens(args.crop_tokens)
-    zoom = Zoom(crops, aspect_limit=float(min(100, args.crop_tokens)))
-    dialogue = Dialogue(
-        tokenizer,
-        ChatTemplate.from_folder(model.assets, tokenizer),
-        processor.with_tokens(args.image_tokens),
-        Toolbox((zoom,)),
-    )
+    dialogue = zooming(model.assets, image_tokens=args.image_tokens, crop_tokens=args.crop_tokens)
     # ------------------------------------------------------------------ the conversation
     rules = Rules(
         max_turns=args.max_turns,
         max_tokens=args.max_tokens,
         sampling=Sampling(temperature=args.temperature),
     )
-    engine = Engine(model.cfg, dialogue, _shapes(args, processor.window), rules, mesh=mesh)
+    engine = Engine(model.cfg, dialogue, _shapes(args, model.cfg.vision.window), rules, mesh=mesh)
     engine.load(model.params)
     printer = _Printer(dialogue)
     with progress.waiting("asking (the first answer compiles)"):

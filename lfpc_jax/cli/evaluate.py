@@ -1,66 +1,60 @@
 """Benchmarks of a model, and whether its crops matter.
 
     evaluate.py OUT --model DIR --data hr_bench_8k.tsv hr_bench_4k.parquet vstar_bench
-    evaluate.py OUT --model DIR --data world/ --image-tokens 1024 16384 --direct --diagnose
+    evaluate.py OUT --model DIR --data world/ --image-tokens 1024 16384 --diagnose
     evaluate.py OUT --rescore --judge-url http://host:8000/v1 --judge-model NAME
 
-DIR is a Hugging Face folder, one that convert.py wrote, or a training run. --data takes HR-Bench
-(TSV or parquet), V* (its folder, or its JSON list) and sets in our layout, each also as NAME=PATH.
-Crops are always cut from the original, whatever budget the shown image has.
+DIR is a Hugging Face folder, one that convert.py wrote, or a training run's: RUN (its newest
+checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. --data takes HR-Bench (TSV or parquet),
+V* (its folder, or its JSON list) and sets in our layout, each also as NAME=PATH. Crops are always
+cut from the original, whatever budget the shown image has.
 
 Answers go into OUT as they come: after a kill the same command goes on where it was, and more
 benchmarks, budgets and diagnostics may be added later. --rescore counts again what is there,
-without the model. OUT gets results.json, results.png, timing.json, and trajectories/ that the
-report shows.
+without the model. OUT gets results.json, results.png, scores.jsonl (a line a question),
+timing.json, and trajectories/ that the report shows. Several processes ask a share each; SIGTERM
+to any of them ends all, with 0, and the same command goes on.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
 import jax
-from jax.experimental import multihost_utils
 from rich.console import Console
 
-from lfpc_jax.checkpoint import assets
-from lfpc_jax.cli import progress
-from lfpc_jax.cli.model_folder import LoadedModel, load_model
+from lfpc_jax.cli import process_flags, progress
+from lfpc_jax.cli.asker import Asker
 from lfpc_jax.data.losses import MAX_SHARE
-from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.distributed import processes
 from lfpc_jax.evaluation.alter import ALTERATIONS, alteration
 from lfpc_jax.evaluation.benchmark import Benchmark, open_benchmark
-from lfpc_jax.evaluation.conditions import DIRECT, TOOL, Asks
+from lfpc_jax.evaluation.conditions import DIRECT, TOOL
 from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.evaluation.plots import plot
 from lfpc_jax.evaluation.published import column_of
-from lfpc_jax.evaluation.results import encoded, results, timing
-from lfpc_jax.evaluation.run import ask
+from lfpc_jax.evaluation.results import encoded, grade_all, results, timing
+from lfpc_jax.evaluation.run import ask, in_order
 from lfpc_jax.evaluation.tables import tables
-from lfpc_jax.processing.chat import ChatTemplate
 from lfpc_jax.processing.geometry import Convention
-from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rewards.judge import Judge, JudgeSettings
-from lfpc_jax.rollout.dialogue import Dialogue
-from lfpc_jax.rollout.engine import Engine
-from lfpc_jax.rollout.episode import Rules
-from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.tools import Toolbox
-from lfpc_jax.rollout.zoom import Zoom
-from lfpc_jax.shapes import Buckets, RolloutShapes
 
-_OBSERVATION = 256
-_TEXT = Buckets((512, 2048))
+_LINES_EVERY = 10.0
+_LONGEST_WAIT = 7 * 86400.0
+"""Seconds for which processes wait for each other's answers; one that died is known sooner."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
+        process_flags.start(args)
         return evaluate(args)
     except (ValueError, OSError) as error:
+        processes.failed(str(error))
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -75,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", nargs="+", default=[], metavar="[NAME=]PATH")
     parser.add_argument("--image-tokens", type=int, nargs="+", default=[1024], help="budgets")
     parser.add_argument("--crop-tokens", type=int, default=1024, help="budget of a crop")
-    parser.add_argument("--direct", action="store_true", help="also without the tool")
+    parser.add_argument(
+        "--modes", nargs="+", choices=(TOOL, DIRECT), default=[TOOL], help="direct has no tool"
+    )
     parser.add_argument(
         "--diagnose", nargs="*", choices=ALTERATIONS, metavar="ALTERATION",
         help=f"also with crops altered: {', '.join(ALTERATIONS)}; all, if none is named",
@@ -95,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--judge-key-variable", default="", help="environment variable of its key")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
+    process_flags.add(parser)
     return parser
 
 
@@ -106,17 +103,21 @@ def evaluate(args: argparse.Namespace) -> int:
         if args.model is None or not args.data:
             raise ValueError("give --model and --data, or --rescore for the answers that are there")
         _answer(args, journal)
-        multihost_utils.sync_global_devices("answered")
+        if processes.stop_requested(_LONGEST_WAIT):
+            print(f"stopped; the same command goes on in {args.out}")
+            return 0
     # ------------------------------------------------------------------ what they come to
     if jax.process_index() == 0:
         with progress.waiting("scoring"):
-            found, seconds = results(journal, judge), timing(journal)
+            answers = grade_all(journal, judge)
+        found = results(journal.settings(), answers, args.judge_model)
+        seconds = timing(journal)
+        journal.write_scores(answers)
         (args.out / "results.json").write_bytes(encoded(found))
         (args.out / "timing.json").write_bytes(encoded(seconds))
         plot(found, args.out / "results.png")
-        Console(width=None if sys.stdout.isatty() else 160).print(tables(found, seconds))
+        Console(width=None if sys.stdout.isatty() else 100).print(tables(found, seconds))
         print(f"wrote {args.out / 'results.json'}")
-    multihost_utils.sync_global_devices("scored")
     return 0
 
 
@@ -133,16 +134,14 @@ def _judge(args: argparse.Namespace) -> Judge | None:
 
 def _answer(args: argparse.Namespace, journal: Journal) -> None:
     benchmarks = _benchmarks(args)
-    conditions = [TOOL, *([DIRECT] if args.direct else [])]
-    if args.diagnose is not None:
-        conditions += args.diagnose or ALTERATIONS
+    altered = [] if args.diagnose is None else args.diagnose or ALTERATIONS
+    conditions = in_order([*args.modes, *altered])
     for benchmark in benchmarks:
-        for name in set(conditions) & set(ALTERATIONS):
+        for name in altered:
             alteration(name, benchmark.records)  # refuses what it cannot alter, before any hour
     asker = Asker.load(args)
-    known = asker.asked | {
+    asked = asker.asked | {
         "model": str(args.model.absolute()),
-        "checkpoint": _newest(args.model),
         "rollouts": args.rollouts,
         "seed": args.seed,
         "temperature": args.temperature,
@@ -151,11 +150,14 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
         "crop_tokens": args.crop_tokens,
         "convention": args.convention,
     }
-    journal.begin(known, {one.name: _about(one) for one in benchmarks})
+    about = {one.name: _about(one) for one in benchmarks}
+    processes.agree({"questions": json.dumps([asked, about, conditions, args.image_tokens])})
+    journal.begin(asked, about)
     if journal.process == 0:
         asker.keep_assets(args.out / "assets")
+    records = [record for benchmark in benchmarks for record in benchmark.records]
     for tokens in dict.fromkeys(args.image_tokens):
-        engine = asker.engine(tokens)
+        engine = cache(partial(asker.engine, tokens, records))
         for benchmark in benchmarks:
             ask(
                 engine,
@@ -165,14 +167,9 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
                 journal,
                 rollouts=args.rollouts,
                 seed=args.seed,
-                bar=progress.bar,
+                bar=lambda what, total: progress.bar(what, total, every=_LINES_EVERY),
+                stop=processes.stop_seen,
             )
-
-
-def _newest(model: Path) -> int | None:
-    """The step that a training run has come to: once it goes on, its answers are others."""
-    steps = [int(path.name) for path in (model / "checkpoints").glob("*") if path.name.isdigit()]
-    return max(steps, default=None)
 
 
 def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:
@@ -206,60 +203,3 @@ def _about(benchmark: Benchmark) -> dict[str, Any]:
         "digest": benchmark.digest,
         "losses": [str(loss) for loss in benchmark.losses],
     }
-
-
-@dataclass(frozen=True, eq=False)
-class Asker:
-    """A loaded model, and the engines that it makes: one for each budget of the shown image."""
-
-    args: argparse.Namespace
-    model: LoadedModel
-    mesh: jax.sharding.Mesh
-
-    @classmethod
-    def load(cls, args: argparse.Namespace) -> "Asker":
-        mesh = make_mesh(data=-1, tensor=args.tensor, devices=jax.local_devices())
-        return cls(args, load_model(args.model, dtype=args.dtype, mesh=mesh), mesh)
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What of the model decides how answers are read, and which they are."""
-        return {"image_token": self.model.cfg.image_token, "dtype": self.model.cfg.dtype}
-
-    def keep_assets(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        assets.copy(self.model.assets, folder)
-
-    def engine(self, tokens: int) -> Asks:
-        args = self.args
-        tokenizer = Tokenizer.from_folder(self.model.assets)
-        processor = ImageProcessor.from_folder(self.model.assets)
-        crops = processor.with_tokens(args.crop_tokens)
-        zoom = Zoom(crops, args.convention, aspect_limit=float(min(100, args.crop_tokens)))
-        dialogue = Dialogue(
-            tokenizer,
-            ChatTemplate.from_folder(self.model.assets, tokenizer),
-            processor.with_tokens(tokens),
-            Toolbox((zoom,)),
-        )
-        rules = Rules(
-            max_turns=args.max_turns,
-            max_tokens=args.max_tokens,
-            sampling=Sampling(temperature=args.temperature),
-        )
-        turns = (args.max_turns - 1) * (args.crop_tokens + _OBSERVATION)
-        shapes = RolloutShapes(
-            slots=args.slots,
-            image_tokens=tokens,
-            crop_tokens=args.crop_tokens,
-            prompt_text=_TEXT,
-            capacity=tokens + _TEXT.sizes[-1] + turns + args.max_tokens,
-            prefill_rows=len(jax.local_devices()) // args.tensor,
-            extend_rows=len(jax.local_devices()) // args.tensor,
-            window=processor.window,
-        )
-        engine = Engine(self.model.cfg, dialogue, shapes, rules, mesh=self.mesh)
-        engine.load(self.model.params)
-        with progress.waiting(f"compiling for {tokens} tokens"):
-            engine.warm_up()
-        return engine

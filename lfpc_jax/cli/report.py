@@ -10,13 +10,16 @@ read is said, on the page too, and left out.
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from lfpc_jax.cli import progress
+from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.seen import shown_crops
 from lfpc_jax.report import document, plots
 from lfpc_jax.report.album import Album
 from lfpc_jax.report.conversation import Reader
-from lfpc_jax.report.episodes import Episodes
+from lfpc_jax.report.episodes import Episodes, Replaced
 from lfpc_jax.report.problems import Problem
 from lfpc_jax.report.run import Run, open_run
 
@@ -68,9 +71,10 @@ def report(args: argparse.Namespace) -> int:
     with progress.waiting("reading episodes"):
         for number, run in enumerate(runs):
             reader = Reader(run.tokenizer)
+            replaced = cache(partial(_replaced, run))
             for part, group in run.groups(args.parts, args.episodes // len(runs)):
                 where = str(run.folder / "trajectories" / f"{part}.jsonl")
-                episodes.add(number, part, where, group, reader)
+                episodes.add(number, part, where, group, reader, replaced(part))
     episodes.arrange()
     # ------------------------------------------------------------------ the page
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +87,21 @@ def report(args: argparse.Namespace) -> int:
     for file in files:
         print(f"wrote {file}")
     return 0
+
+
+def _replaced(run: Run, part: str) -> Replaced | None:
+    """What the crops of an evaluation's part were replaced by."""
+    if not run.is_evaluation:
+        return None
+    try:
+        journal = Journal(run.folder)
+        asked = Part.of(part.rpartition("-p")[0])
+        show = shown_crops(journal, asked)
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        said = f"crops are shown as they were cut, which is not how the model saw them: {error}"
+        run.problems.append(Problem(f"{run.folder}, {part}", said))
+        return None
+    return None if show is None else Replaced(asked.condition, show)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

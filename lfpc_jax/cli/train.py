@@ -25,7 +25,8 @@ from jax.sharding import Mesh
 
 from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.training import Checkpoints, Saved
-from lfpc_jax.cli import progress
+from lfpc_jax.cli import process_flags, progress
+from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.dry_run import print_plan
 from lfpc_jax.cli.health import Watch
 from lfpc_jax.cli.model_folder import default_dtype, load_model
@@ -36,22 +37,15 @@ from lfpc_jax.config import Source, TrainConfig, check, described, updates_of
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.pipeline import Part, Stream
 from lfpc_jax.distributed import processes
-from lfpc_jax.distributed.launched import ProcessSettings
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.optimizer import make_optimizer, schedule
 from lfpc_jax.grpo.step import NotFinite, Updater
 from lfpc_jax.grpo.update import Learner, TrainState
-from lfpc_jax.processing.chat import ChatTemplate
-from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.report.writer import MetricsWriter
 from lfpc_jax.rollout.archive import Archive
-from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Episode
-from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.rollout.vocabulary import allowed_ids
-from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.trajectory import Batch, Record
 
 log = logging.getLogger("lfpc_jax.train")
@@ -68,8 +62,7 @@ class Interrupted(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     args, words = _parser().parse_known_args(argv)
     try:
-        given = (args.coordinator, args.processes, args.process)
-        processes.start(ProcessSettings(*given, cache=args.cache))
+        process_flags.start(args)
         config = override(load_config(args.config, CONFIGS), words)
         check(config, processes=jax.process_count())
         if args.dry_run:
@@ -94,13 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, metavar="FILE", help="or a name in configs/")
     parser.add_argument("--run", type=Path, metavar="DIR", help="default: runs/NAME of the config")
     parser.add_argument("--dry-run", action="store_true", help="check and print everything, exit")
-    parser.add_argument("--cache", default="", metavar="DIR", help="keep compiled programs there")
-    many = parser.add_argument_group(
-        "processes", "found out by torchrun's variables, SLURM or a TPU's metadata, or given:"
-    )
-    many.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0")
-    many.add_argument("--processes", type=int, default=0, metavar="N")
-    many.add_argument("--process", type=int, default=-1, metavar="I")
+    process_flags.add(parser)
     return parser
 
 
@@ -118,7 +105,8 @@ def train(config: TrainConfig, run: RunFolder) -> None:
     dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
     model = load_model(Path(config.model.path), dtype=dtype, mesh=mesh)
     cfg = replace(model.cfg, remat=config.model.remat, kernel=config.model.kernel)
-    dialogue = make_dialogue(config, model.assets)
+    r = config.rollout
+    dialogue = zooming(model.assets, image_tokens=r.image_tokens, crop_tokens=r.crop_tokens)
     run.begin(config, model.assets, model.origin)
     _log_to(run.path / "log.txt")
 
@@ -257,19 +245,6 @@ def _own_devices(mesh: Mesh) -> list[jax.Device]:
     """This process's, in the mesh's order."""
     own = jax.process_index()
     return [device for device in mesh.devices.reshape(-1) if device.process_index == own]
-
-
-def make_dialogue(config: TrainConfig, assets: Path) -> Dialogue:
-    tokenizer = Tokenizer.from_folder(assets)
-    processor = ImageProcessor.from_folder(assets)
-    r = config.rollout
-    zoom = Zoom(processor.with_tokens(r.crop_tokens), aspect_limit=float(min(100, r.crop_tokens)))
-    return Dialogue(
-        tokenizer,
-        ChatTemplate.from_folder(assets, tokenizer),
-        processor.with_tokens(r.image_tokens),
-        Toolbox((zoom,)),
-    )
 
 
 def items_of_state(state: TrainState) -> dict[str, Any]:

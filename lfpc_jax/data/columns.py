@@ -2,14 +2,16 @@
 
 import logging
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+_warn_once = cache(log.warning)
 
 
 def check_columns(path: Path, found: Iterable[str], needed: Iterable[str]) -> None:
     """Raises for missing columns, with the unknown ones beside them: one may be the other
-    misspelt. Unknown ones alone are only logged."""
+    misspelt. Unknown ones alone are only logged, once for all rows of a path."""
     found, needed = list(found), list(needed)
     missing = [name for name in needed if name not in found]
     unknown = [name for name in found if name not in needed]
@@ -19,4 +21,4 @@ def check_columns(path: Path, found: Iterable[str], needed: Iterable[str]) -> No
             "is this the right file?"
         )
     if unknown:
-        log.warning("%s: the columns %s are not known and not read", path, unknown)
+        _warn_once("%s: the columns %s are not known and not read", path, str(unknown))

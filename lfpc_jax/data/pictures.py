@@ -47,9 +47,7 @@ def measured(picture: Picture) -> Size:
     """The size. Of a JPEG only the head and the last bytes are read; where those do not end it,
     and for every other format, decoding decides whether the file is whole."""
     with _reading(picture) as image:
-        width, height = image.size
-        if image.getexif().get(Exif.Orientation, 1) in _SIDEWAYS:
-            width, height = height, width
+        width, height = _upright(image)
         if image.format != "JPEG" or _JPEG_END not in _tail(picture):
             image.load()
     if max(width, height) > ASPECT_LIMIT * min(width, height):
@@ -58,6 +56,12 @@ def measured(picture: Picture) -> Size:
             f"{_name(picture)}: {width}x{height} has sides over {ASPECT_LIMIT} times each other",
         )
     return width, height
+
+
+def size(picture: Picture) -> Size:
+    """The same of a sound picture, from its head alone."""
+    with _reading(picture) as image:
+        return _upright(image)
 
 
 def show(record: Record, processor: ImageProcessor) -> Sample:
@@ -74,11 +78,23 @@ def show(record: Record, processor: ImageProcessor) -> Sample:
 
 def shrink(image: PIL.Image.Image, longest_side: int) -> PIL.Image.Image:
     """The information gap: a picture downsampled until its longest side is no longer than this."""
-    scale = longest_side / max(image.size)
+    size = shrunk(image.size, longest_side)
+    return image if size == image.size else image.resize(size, PIL.Image.Resampling.BICUBIC)
+
+
+def shrunk(size: Size, longest_side: int | None) -> Size:
+    """The size that `shrink` gives."""
+    scale = 1.0 if longest_side is None else longest_side / max(size)
     if scale >= 1:
-        return image
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+        return size
+    width, height = (max(1, round(side * scale)) for side in size)
+    return width, height
+
+
+def _upright(image: PIL.Image.Image) -> Size:
+    width, height = image.size
+    sideways = image.getexif().get(Exif.Orientation, 1) in _SIDEWAYS
+    return (height, width) if sideways else (width, height)
 
 
 @contextmanager

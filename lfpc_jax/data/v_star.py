@@ -62,7 +62,7 @@ def read_list(path: Path) -> Iterator[Record | Loss]:
 
 def _sample(name: str, category: str, path: Path, seed: int) -> Record:
     sample = json.loads(path.read_text(encoding="utf-8"))
-    check_columns(path, sample, FOLDER_KEYS)
+    check_columns(path.parent, sample, FOLDER_KEYS)
     options = [str(option).strip() for option in sample["options"]]
     order = sorted(range(len(options)), key=lambda place: _drawn(seed, name, place))
     picture = _beside(path)

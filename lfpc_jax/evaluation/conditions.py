@@ -42,7 +42,7 @@ def under(engine: Asks, condition: str, records: Sequence[Record], *, seed: int)
         yield
     elif condition == DIRECT:
         before = engine.dialogue, engine.rules
-        engine.dialogue = replace(engine.dialogue, toolbox=Toolbox(()))
+        engine.dialogue = without_tool(engine.dialogue)
         engine.rules = replace(engine.rules, max_turns=1)
         try:
             yield
@@ -51,6 +51,10 @@ def under(engine: Asks, condition: str, records: Sequence[Record], *, seed: int)
     else:
         with altered(engine, alteration(condition, records, seed=seed)):
             yield
+
+
+def without_tool(dialogue: Dialogue) -> Dialogue:
+    return replace(dialogue, toolbox=Toolbox(()))
 
 
 def said(trajectory: Trajectory) -> str | None:

@@ -2,7 +2,10 @@
 
     OUT/evaluation.json           what was asked, of whom and how
     OUT/trajectories/             an archive, a part for each benchmark, budget and condition
-    OUT/answers/<part>.jsonl      a readable line a question: answers, verdicts by rule, seconds
+    OUT/answers/<part>.jsonl      a readable line a question as it comes: answers, verdicts by rule,
+                                 seconds
+    OUT/scores.jsonl              a line a question of every part: the verdicts that results.json
+                                 counts, a judge's where there was one
 
 A question counts as answered once its whole group is in the archive. A line of either kind that is
 damaged is logged and skipped: the question is asked again, and its first whole group is believed.
@@ -12,11 +15,12 @@ Several processes write a file of a part each, and read all.
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.evaluation.conditions import said
 from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.total import Rewards, score
@@ -39,6 +43,12 @@ class Part:
     @property
     def name(self) -> str:
         return f"{self.benchmark}-{self.tokens}-{self.condition}"
+
+    @classmethod
+    def of(cls, name: str) -> "Part":
+        rest, _, condition = name.rpartition("-")
+        benchmark, _, tokens = rest.rpartition("-")
+        return cls(benchmark, int(tokens), condition)
 
 
 @dataclass(frozen=True)
@@ -92,13 +102,7 @@ class Journal:
 
     def parts(self) -> list[Part]:
         """Every part that has answers, by name."""
-        found = {name.rpartition("-p")[0] for name in self._files()}
-        made = []
-        for name in sorted(found):
-            rest, _, condition = name.rpartition("-")
-            benchmark, _, tokens = rest.rpartition("-")
-            made.append(Part(benchmark, int(tokens), condition))
-        return made
+        return [Part.of(name) for name in sorted({n.rpartition("-p")[0] for n in self._files()})]
 
     def add(self, part: Part, group: Rolled, seconds: float) -> None:
         """Keeps a group; it is on disk when this returns."""
@@ -106,7 +110,12 @@ class Journal:
         verdicts = grade([(answer, group.record) for answer in answers], judge=None)
         right = [None if one.right is None else float(one.right) for one in verdicts]
         scores = score(group.trajectories, {group.record.id: group.record}, Rewards(grounding=1.0))
-        rewards = tuple(one.parts | {"accuracy": hit} for one, hit in zip(scores, right))
+        # An untaught model's answer has no tags, and no reward: only whether it is right.
+        rewards = tuple(
+            {name: value for name, value in one.parts.items() if name != "total"}
+            | {"accuracy": hit}
+            for one, hit in zip(scores, right)
+        )
         name = f"{part.name}-p{self.process}"
         self.archive.append(name, [Group(group.record, group.trajectories, rewards)])
         line = {
@@ -146,6 +155,17 @@ class Journal:
                     log.warning("%s, line %d: no whole line, skipped (%r)", path, number, error)
         return sum(found) / len(found) if found else None
 
+    def write_scores(self, answers: Mapping[Part, Sequence[Answered]]) -> None:
+        """By part and record, whatever order they came in."""
+        beside = self.folder / "scores.jsonl.new"
+        with beside.open("w") as out:
+            for part, found in sorted(answers.items(), key=lambda one: one[0].name):
+                for one in found:
+                    right = [episode.right for episode in one.episodes]
+                    line = {"part": part.name, "record": one.record.id, "answers": one.answers}
+                    out.write(json.dumps(line | {"right": right}) + "\n")
+        beside.replace(self.folder / "scores.jsonl")
+
     def _files(self, part: Part | None = None) -> list[str]:
         names = self.archive.parts() if self.archive.folder.is_dir() else []
         return [name for name in names if part is None or name.rpartition("-p")[0] == part.name]
@@ -158,5 +178,3 @@ class Journal:
                 if out.read(1) != b"\n":
                     out.write(b"\n")
             out.write(json.dumps(line).encode() + b"\n")
-            out.flush()
-            os.fsync(out.fileno())

@@ -29,10 +29,11 @@ LFPC_BY_CATEGORY: dict[str, dict[str, float]] = {
 """LFPC at 1,024 tokens."""
 
 LOST_TO_NOISE: dict[str, tuple[float, float, float]] = {
-    "RL without the gap": (4.5, 0.5, 3.2),
-    "LFPC, Stage I": (18.5, 10.5, 11.0),
+    "no gap": (4.5, 0.5, 3.2),
+    "Stage I": (18.5, 10.5, 11.0),
 }
-"""Accuracy lost when every crop becomes noise, at 1,024 tokens."""
+"""Accuracy lost when every crop becomes noise, at `LOST_AT` tokens."""
+LOST_AT = 1024
 
 LABELS = {
     "single": "FSP",

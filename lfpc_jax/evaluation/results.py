@@ -21,23 +21,31 @@ from lfpc_jax.rewards.judge import Judge
 Results = dict[str, Any]
 
 
-def results(journal: Journal, judge: Judge | None = None) -> Results:
-    """Everything of all benchmarks, budgets and conditions that have answers."""
-    made = journal.settings()
-    rollouts, image_token = made["asked"]["rollouts"], made["asked"]["image_token"]
-    parts = journal.parts()
-    found: Results = {"asked": made["asked"], "benchmarks": {}}
-    for name, about in sorted(made["benchmarks"].items()):
+Answers = Mapping[Part, Sequence[Answered]]
+
+
+def grade_all(journal: Journal, judge: Judge | None = None) -> Answers:
+    """Everything that was answered, by part."""
+    asked = journal.settings()["asked"]
+    return {
+        part: graded(journal.read(part, asked["rollouts"]), asked["image_token"], judge)
+        for part in journal.parts()
+    }
+
+
+def results(settings: Mapping[str, Any], answers: Answers, judge: str = "") -> Results:
+    """All benchmarks, budgets and conditions; `settings` are the journal's, `judge` is the name of
+    the judge who graded."""
+    found: Results = {"asked": settings["asked"], "judge": judge, "benchmarks": {}}
+    for name, about in sorted(settings["benchmarks"].items()):
         budgets = {}
-        for tokens in sorted({part.tokens for part in parts if part.benchmark == name}):
-            answered = {
-                condition: graded(
-                    journal.read(Part(name, tokens, condition), rollouts), image_token, judge
-                )
+        for tokens in sorted({part.tokens for part in answers if part.benchmark == name}):
+            of_each = {
+                condition: answers[part]
                 for condition in CONDITIONS
-                if Part(name, tokens, condition) in parts
+                if (part := Part(name, tokens, condition)) in answers
             }
-            budgets[str(tokens)] = _budget(answered, about["questions"])
+            budgets[str(tokens)] = _budget(of_each, about["questions"])
         found["benchmarks"][name] = about | {"budgets": budgets}
     return found
 

@@ -30,7 +30,7 @@ def in_order(conditions: Sequence[str]) -> tuple[str, ...]:
 
 
 def ask(
-    engine: Asks,
+    engine: Callable[[], Asks],
     benchmark: Benchmark,
     tokens: int,
     conditions: Sequence[str],
@@ -39,10 +39,14 @@ def ask(
     rollouts: int,
     seed: int,
     bar: Bar = no_bar,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """`tokens` is the budget that the engine's dialogue shows images at."""
+    """`tokens` is the budget that the engine's dialogue shows images at; the engine is made only
+    where a question is left. Comes back early once `stop` says so."""
     own = list(own_share(benchmark.records))
     for condition in in_order(conditions):
+        if stop():
+            return
         tool: list[Answered] = []
         if condition in ALTERATIONS:
             groups = journal.read(Part(benchmark.name, tokens, TOOL), rollouts)
@@ -53,13 +57,16 @@ def ask(
         left = [record for record in records if record.id not in done]
         if not left:
             continue
+        made = engine()
         before = time.perf_counter()
         with (
             bar(part.name, len(left)) as advance,
-            under(engine, condition, benchmark.records, seed=seed),
+            under(made, condition, benchmark.records, seed=seed),
         ):
-            for group in engine.run(left, rollouts=rollouts, seed=seed):
+            for group in made.run(left, rollouts=rollouts, seed=seed):
                 now = time.perf_counter()
                 journal.add(part, group, now - before)
                 before = now
                 advance(1)
+                if stop():
+                    return

@@ -1,20 +1,43 @@
-"""Results for the terminal, the paper's figures beside ours where they apply. Per cent."""
+"""Results for the terminal, the paper's figures beside ours where they apply. Per cent.
 
+Narrow enough for 80 columns; what rarely happens (questions without an answer, answers that nobody
+could score) is a line below and not a column.
+"""
+
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from lfpc_jax.evaluation.conditions import DIRECT, TOOL
-from lfpc_jax.evaluation.published import COLUMNS, LABELS, LFPC_BY_CATEGORY, LOST_TO_NOISE, OVERALL
+from lfpc_jax.evaluation.diagnostics import MISSED
+from lfpc_jax.evaluation.published import (
+    COLUMNS,
+    LABELS,
+    LFPC_BY_CATEGORY,
+    LOST_AT,
+    LOST_TO_NOISE,
+    OVERALL,
+)
 from lfpc_jax.evaluation.results import Results
 
 _NONE = "-"
+_CATEGORIES = ("single", "cross", "direct_attributes", "relative_position")
 
 
 def tables(found: Results, seconds: dict[str, float]) -> RenderableType:
-    return Group(_accuracies(found), _crops(found, seconds), *_papers(found), *_diagnostics(found))
+    return Group(
+        _accuracies(found),
+        *_notes(found),
+        _crops(found),
+        _episodes(found, seconds),
+        *_papers(found),
+        *_diagnostics(found),
+    )
 
 
 def each(found: Results) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
@@ -28,77 +51,119 @@ def estimate(value: dict[str, Any] | None, *, signed: bool = False) -> str:
     """A share with its interval, in per cent."""
     if value is None:
         return _NONE
-    centre, low, high = (100 * value[key] for key in ("value", "low", "high"))
-    if signed:
-        return f"{centre:+.1f} ({low:+.1f} to {high:+.1f})"
-    return f"{centre:.1f} ({low:.1f} to {high:.1f})"
+    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if signed else "{:.1f} [{:.1f}, {:.1f}]"
+    return form.format(*(100 * value[key] for key in ("value", "low", "high")))
+
+
+def _table(title: str, left: tuple[str, ...], right: tuple[str, ...], caption: str = "") -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption=caption or None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for place, heading in enumerate(left):
+        table.add_column(heading, no_wrap=place > 0)
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _modes(found: Results) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Benchmark, budget and mode of all that was asked with crops as they are, or without."""
+    for name, tokens, _, budget in each(found):
+        for mode in (TOOL, DIRECT):
+            if mode in budget["conditions"]:
+                yield name, tokens, mode, budget["conditions"][mode]
 
 
 def _accuracies(found: Results) -> Table:
-    table = Table(title="Accuracy, % (95% interval over samples)", title_justify="left")
-    for heading in ("benchmark", "tokens", "mode", "of", "accuracy"):
-        table.add_column(heading)
-    for heading in ("questions", "missing", "unscored", "rules undecided"):
-        table.add_column(heading, justify="right")
-    for name, tokens, _, budget in each(found):
-        for mode in (TOOL, DIRECT):
-            condition = budget["conditions"].get(mode)
-            if condition is None:
-                continue
-            counts = ("answered", "missing", "unscored", "undecided_by_rule")
-            rest = [str(condition[key]) for key in counts]
-            for category, value in condition["accuracy"].items():
-                label = LABELS.get(category, category)
-                table.add_row(name, tokens, mode, label, estimate(value), *rest)
-                name, tokens, mode, rest = "", "", "", [""] * 4
-            if not condition["accuracy"]:
-                table.add_row(name, tokens, mode, _NONE, _NONE, *rest)
+    table = _table(
+        "Accuracy, % [95% interval over samples]",
+        ("benchmark", "tokens", "mode", "of"),
+        ("accuracy", "answered"),
+    )
+    for name, tokens, mode, condition in _modes(found):
+        answered = f"{condition['answered']} of {condition['questions']}"
+        for category, value in (condition["accuracy"] or {"overall": None}).items():
+            label = LABELS.get(category, category)
+            table.add_row(name, tokens, mode, label, estimate(value), answered)
+            name, tokens, mode, answered = "", "", "", ""
     return table
 
 
-def _crops(found: Results, seconds: dict[str, float]) -> Table:
-    table = Table(title="Crops, with the tool (a question)", title_justify="left")
-    headings = (
-        *("benchmark", "tokens", "of", "IoU", "overlap", "area, %", "crops", "tokens a crop"),
-        *("sampled", "turns", "refused, %", "seconds", "ended"),
+def _notes(found: Results) -> Iterator[Text]:
+    """What a reader should know before believing a number."""
+    says = {
+        "missing": "questions without an answer (they do not count)",
+        "unscored": "questions that could not be judged (they do not count)",
+    }
+    if not found["judge"]:
+        says["undecided_by_rule"] = "answers that no rule can tell (wrong without a judge)"
+    for name, tokens, mode, condition in _modes(found):
+        for key, what in says.items():
+            if condition[key]:
+                yield Text(f"{name}, {tokens}, {mode}: {what}: {condition[key]}", "yellow")
+
+
+def _crops(found: Results) -> Table:
+    table = _table(
+        "Crops",
+        ("benchmark", "tokens", "of"),
+        ("IoU", "overlap", "area", "crops", "visual", "refused"),
+        "area: % of the image. crops: a question. visual: tokens a crop. refused: % of the calls.",
     )
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < 3 or heading == "ended" else "right")
-    for name, tokens, _, budget in each(found):
-        condition = budget["conditions"].get(TOOL)
-        if condition is None:
+    keys = (
+        ("crop/iou", "{:.3f}", 1),
+        ("crop/overlap", "{:.3f}", 1),
+        ("crop/area_ratio", "{:.1f}", 100),
+        ("crop/count", "{:.2f}", 1),
+        ("crop/tokens", "{:.0f}", 1),
+        ("crop/invalid", "{:.1f}", 100),
+    )
+    for name, tokens, mode, condition in _modes(found):
+        if mode != TOOL:
             continue
-        took = seconds.get(f"{name}-{tokens}-{TOOL}")
-        time = _NONE if took is None else f"{took:.2f}"
         rows = {"overall": condition["measures"]} | condition["measures_by_category"]
         for category, measured in rows.items():
-            table.add_row(name, tokens, LABELS.get(category, category), *_row(measured, time))
-            name, tokens, time = "", "", ""
+            cells = (
+                form.format(times * measured[key]) if key in measured else _NONE
+                for key, form, times in keys
+            )
+            table.add_row(name, tokens, LABELS.get(category, category), *cells)
+            name, tokens = "", ""
     return table
 
 
-def _row(measured: dict[str, float], time: str) -> list[str]:
-    def shown(key: str, form: str, times: int = 1) -> str:
-        return form.format(times * measured[key]) if key in measured else _NONE
+def _episodes(found: Results, seconds: dict[str, float]) -> Table:
+    table = _table(
+        "Episodes",
+        ("benchmark", "tokens", "mode"),
+        ("turns", "sampled", "seconds"),
+        "sampled: tokens a question. seconds: of the wall, a question, while many are asked.",
+    )
+    table.add_column("ended", ratio=1)
+    for name, tokens, mode, condition in _modes(found):
+        measured = condition["measures"]
+        ends = {key[4:]: share for key, share in measured.items() if key.startswith("end/")}
+        ended = [
+            f"{100 * share:.0f}% {end}"
+            for end, share in sorted(ends.items(), key=lambda one: -one[1])
+            if share
+        ]
+        took = seconds.get(f"{name}-{tokens}-{mode}")
+        means = ((measured.get(f"episode/{key}"), digits) for key, digits in _MEANS.items())
+        cells = (_NONE if mean is None else f"{mean:.{digits}f}" for mean, digits in means)
+        time = _NONE if took is None else f"{took:.2f}"
+        table.add_row(name, tokens, mode, *cells, time, ", ".join(ended))
+    return table
 
-    ends = {
-        key.removeprefix("end/"): value
-        for key, value in measured.items()
-        if key.startswith("end/") and value > 0
-    }
-    ended = ", ".join(f"{100 * value:.0f}% {end}" for end, value in sorted(ends.items()))
-    return [
-        shown("crop/iou", "{:.3f}"),
-        shown("crop/overlap", "{:.3f}"),
-        shown("crop/area_ratio", "{:.1f}", 100),
-        shown("crop/count", "{:.2f}"),
-        shown("crop/tokens", "{:.0f}"),
-        shown("episode/tokens", "{:.0f}"),
-        shown("episode/turns", "{:.2f}"),
-        shown("crop/invalid", "{:.1f}", 100),
-        time,
-        ended,
-    ]
+
+_MEANS = {"turns": 2, "tokens": 0}
 
 
 def _papers(found: Results) -> Iterator[Table]:
@@ -110,22 +175,19 @@ def _papers(found: Results) -> Iterator[Table]:
     columns = [column for column in COLUMNS if any(column in row for row in ours.values())]
     if not columns:
         return
-    table = Table(title="Beside the paper's figures (arXiv 2603.27494), %", title_justify="left")
-    table.add_column("")
-    table.add_column("tokens", justify="right")
-    for column in columns:
-        table.add_column(column, justify="right")
+    title = "Beside the paper's figures (arXiv 2603.27494), %"
+    table = _table(title, ("",), ("tokens", *columns))
     for name, (shown_at, figures) in OVERALL.items():
         known = dict(zip(COLUMNS, figures))
         table.add_row(name, f"{shown_at}", *(f"{known[column]:.1f}" for column in columns))
-    for category in ("single", "cross", "direct_attributes", "relative_position"):
+    for category in _CATEGORIES:
         cells = [LFPC_BY_CATEGORY[column].get(category) for column in columns]
         if any(cell is not None for cell in cells):
             shown = (_NONE if cell is None else f"{cell:.1f}" for cell in cells)
             table.add_row(f"LFPC, {LABELS[category]}", "1024", *shown)
     table.add_section()
     for tokens, row in ours.items():
-        for category in ("overall", "single", "cross", "direct_attributes", "relative_position"):
+        for category in ("overall", *_CATEGORIES):
             values = [row.get(column, {}).get(category) for column in columns]
             if any(values):
                 label = "this model" if category == "overall" else f"this model, {LABELS[category]}"
@@ -137,37 +199,44 @@ def _diagnostics(found: Results) -> Iterator[Table]:
     wanted = [row for row in each(found) if row[3]["diagnostics"]]
     if not wanted:
         return
-    table = Table(
-        title="Do crops matter? Accuracy, % (95% interval of the paired change)",
-        title_justify="left",
+    table = _table(
+        "Do crops matter? Accuracy, % [95% interval of the paired change]",
+        ("benchmark", "test"),
+        ("n", "before", "after", "change"),
+        "needed: only what is wrong without the tool and right with it. missed: only where no crop "
+        f"has over {MISSED} of the target. answer first: episodes that state their answer before "
+        "their first call, of those with a call.",
     )
-    for heading in ("benchmark", "tokens", "test", "questions"):
-        table.add_column(heading)
-    for heading in ("n", "before", "after", "change"):
-        table.add_column(heading, justify="right")
-    if any(about["column"] for _, _, about, _ in wanted):
-        table.add_column("the paper's change", justify="right")
     for name, tokens, about, budget in wanted:
-        for one in budget["diagnostics"]:
-            cells = _changed(one, about)[: len(table.columns) - 4]
-            table.add_row(name, tokens, one["test"], one["questions"], *cells)
-            name, tokens = "", ""
-        first = budget["answer_first"]
-        if first and first["share"]:
-            share = estimate(first["share"])
-            many = str(first["share"]["samples"])
-            table.add_row("", "", "answer first", "episodes with a call", many, "", "", share)
+        rows = list(_tests(budget, about["column"], tokens))
+        for whose, row in zip(
+            itertools.chain((name, f"{tokens} tokens"), itertools.repeat("")), rows
+        ):
+            table.add_row(whose, *row)
         table.add_section()
     yield table
 
 
-def _changed(one: dict[str, Any], about: dict[str, Any]) -> tuple[str, ...]:
-    found = one["found"]
+def _tests(budget: dict[str, Any], column: str | None, tokens: str) -> Iterator[tuple[str, ...]]:
+    for one in budget["diagnostics"]:
+        yield one["test"], *_changed(one["found"])
+        if one["test"] == "noise":
+            for whose, lost in _papers_lost(column, tokens):
+                yield f"  {whose}", "", "", "", f"{-lost:+.1f}"
+    first = budget["answer_first"]
+    if first and first["share"]:
+        yield "answer first", str(first["share"]["samples"]), "", "share", estimate(first["share"])
+
+
+def _papers_lost(column: str | None, tokens: str) -> Iterator[tuple[str, float]]:
+    """What the paper's models lose to noise at the same budget."""
+    if column and tokens == str(LOST_AT):
+        for name, lost in LOST_TO_NOISE.items():
+            yield f"paper, {name}", lost[COLUMNS.index(column)]
+
+
+def _changed(found: dict[str, Any] | None) -> tuple[str, ...]:
     if found is None:
-        return ("0", _NONE, _NONE, _NONE, "")
+        return ("0", _NONE, _NONE, _NONE)
     before, after = (f"{100 * found[key]:.1f}" for key in ("before", "after"))
-    paper = ""
-    if one["test"] == "noise" and about["column"]:
-        place = COLUMNS.index(about["column"])
-        paper = ", ".join(f"{name} -{lost[place]}" for name, lost in LOST_TO_NOISE.items())
-    return str(found["questions"]), before, after, estimate(found["change"], signed=True), paper
+    return str(found["questions"]), before, after, estimate(found["change"], signed=True)

@@ -79,6 +79,11 @@ class Album:
             cut = cut.resize(seen, PIL.Image.Resampling.BICUBIC)
         return self._add(key, cut, self.crop_side)
 
+    def made(self, image: PIL.Image.Image) -> int:
+        """Of a crop's kind, and cut out of nothing."""
+        key = (hashlib.sha256(image.tobytes()).hexdigest(), "made", image.size)
+        return self._add(key, image, self.crop_side)
+
     def _add(self, key: tuple[object, ...], image: PIL.Image.Image, side: int) -> int:
         if key not in self._known:
             scale = side / max(image.size)

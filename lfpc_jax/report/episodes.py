@@ -8,9 +8,13 @@ own; its episodes stay, with their boxes in an empty frame.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import PIL.Image
+from jaxtyping import UInt8
 
 from lfpc_jax.data.losses import Unusable
 from lfpc_jax.processing.geometry import Box, Frame, crop_box
@@ -18,7 +22,7 @@ from lfpc_jax.report.album import Album, Opened
 from lfpc_jax.report.conversation import Reader, seen_size, token_side
 from lfpc_jax.report.problems import Problem
 from lfpc_jax.rollout.archive import Group
-from lfpc_jax.trajectory import Picture, Record, Trajectory, Turn
+from lfpc_jax.trajectory import Crop, Picture, Record, Trajectory, Turn
 
 Line = dict[str, Any]
 
@@ -27,6 +31,15 @@ _EXPECTED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError
 _LARGEST_SHOWN = 1 << 26
 _FARTHEST = 1e9
 """Pixels; no box is beyond, and NaN is not within."""
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Crops that were altered before the model saw them: how, and what it saw of one, given its
+    episode and the original."""
+
+    name: str
+    show: Callable[[Record, Trajectory, Crop, PIL.Image.Image], UInt8[np.ndarray, "_ _ 3"]]
 
 
 @dataclass(eq=False)
@@ -41,7 +54,16 @@ class Episodes:
     problems: list[Problem] = field(default_factory=list)
     _known: dict[tuple[object, ...], int] = field(default_factory=dict)
 
-    def add(self, run: int, part: str, where: str, group: Group, reader: Reader) -> None:
+    def add(
+        self,
+        run: int,
+        part: str,
+        where: str,
+        group: Group,
+        reader: Reader,
+        replaced: Replaced | None = None,
+    ) -> None:
+        """`replaced` tells what was shown in place of crops, if they were altered."""
         try:
             record = self._record(group.record, where)
         except _EXPECTED as error:
@@ -61,7 +83,7 @@ class Episodes:
                     raise ValueError(
                         f"its original is {trajectory.original}, its group's {opened.image.size}"
                     )
-                shown = self._detail(group.record, trajectory, rewards, opened, reader)
+                shown = self._detail(group.record, trajectory, rewards, opened, reader, replaced)
                 detail = json.dumps(shown, allow_nan=False, separators=(",", ":"))
                 line = _line(run, part, record, trajectory, rewards)
             except _EXPECTED as error:
@@ -122,6 +144,7 @@ class Episodes:
         rewards: dict[str, float | None],
         opened: Opened | None,
         reader: Reader,
+        replaced: Replaced | None,
     ) -> dict[str, Any]:
         blocks = reader.blocks(trajectory)
         tokens = reader.images(trajectory)
@@ -133,6 +156,8 @@ class Episodes:
         ]
         original = view = None
         if opened is not None:
+            if replaced is not None:
+                self._replace(turns, record, trajectory, opened, replaced)
             original = self.album.original(opened)
             view = self.album.shown(opened, record.longest_side, trajectory.shown)
         return {
@@ -167,6 +192,22 @@ class Episodes:
             "image": None if opened is None else self.album.crop(opened, box, seen),
         }
         return entry
+
+    def _replace(
+        self,
+        turns: list[dict[str, Any]],
+        record: Record,
+        trajectory: Trajectory,
+        opened: Opened,
+        replaced: Replaced,
+    ) -> None:
+        """Puts what was shown into the turns' crops."""
+        for turn, entry in zip(trajectory.turns, turns):
+            if turn.crop is not None:
+                pixels = replaced.show(record, trajectory, turn.crop, opened.image)
+                height, width = pixels.shape[:2]
+                image = self.album.made(PIL.Image.fromarray(pixels))
+                entry["crop"] |= {"image": image, "seen": (width, height), "by": replaced.name}
 
 
 def check(trajectory: Trajectory) -> None:

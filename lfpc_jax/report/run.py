@@ -3,7 +3,8 @@
     RUN/config.json  metrics.jsonl  trajectories/  assets/
 
 None of them must exist, but what is missing is a `Problem`. Evaluation folders have the same shape,
-with `evaluation.json` for the settings and no metrics.
+with `evaluation.json` for the settings, no metrics, and `scores.jsonl`, whose verdicts stand for
+those that were known when an answer came.
 """
 
 import fnmatch
@@ -12,7 +13,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ _STORED_ASSETS = "hf"
 """Where a folder of `convert.py to-orbax` keeps a model's files."""
 
 
+Verdicts = dict[tuple[str, str], list[float | None]]
+"""Whether each answer is right, by part and record."""
+
+
 @dataclass(eq=False)
 class Run:
     folder: Path
@@ -35,6 +40,11 @@ class Run:
     curves: list[Curve]
     tokenizer: Tokenizer | None
     problems: list[Problem]
+    verdicts: Verdicts = field(default_factory=dict)
+
+    @property
+    def is_evaluation(self) -> bool:
+        return _evaluation(self.folder).is_file()
 
     def groups(self, pattern: str, limit: int) -> Iterator[tuple[str, Group]]:
         """Groups of the parts whose names match, with their part, until `limit` trajectories.
@@ -52,7 +62,7 @@ class Run:
                 if group is None:
                     continue
                 taken += len(group.trajectories)
-                yield part, group
+                yield part, self._scored(part, group)
                 going.append((part, groups))
             open_parts = going
         if taken >= limit:
@@ -63,6 +73,14 @@ class Run:
                     "there may be more: raise --episodes or choose --parts",
                 )
             )
+
+    def _scored(self, part: str, group: Group) -> Group:
+        """With the verdicts that count, where they are known and belong to it."""
+        rights = self.verdicts.get((part.rpartition("-p")[0], str(group.record.id)), ())
+        if len(rights) != len(group.rewards):
+            return group
+        pairs = zip(group.rewards, rights)
+        return replace(group, rewards=tuple(parts | {"accuracy": right} for parts, right in pairs))
 
     def _parts(self, pattern: str) -> list[str]:
         folder = self.folder / "trajectories"
@@ -101,18 +119,38 @@ def open_run(folder: Path, model: Path | None) -> Run:
             f"{folder}: no folder of a run; give one that train.py or evaluate.py made"
         )
     problems: list[Problem] = []
-    evaluation = folder / "evaluation.json"
     curves: list[Curve] = []
-    if evaluation.is_file():
-        said = "crops are shown as they were cut, also where a condition altered what the model saw"
-        problems.append(Problem(str(evaluation), said))
+    verdicts: Verdicts = {}
+    if (evaluation := _evaluation(folder)).is_file():
         config = _config(evaluation, problems)
+        verdicts = _verdicts(folder / "scores.jsonl", problems)
     else:
         curves, found = metrics.read(folder / "metrics.jsonl")
         problems += found
         config = _config(folder / "config.json", problems)
     tokenizer = _tokenizer(folder, model, problems)
-    return Run(folder, folder.resolve().name, config, curves, tokenizer, problems)
+    return Run(folder, folder.resolve().name, config, curves, tokenizer, problems, verdicts)
+
+
+def _evaluation(folder: Path) -> Path:
+    return folder / "evaluation.json"
+
+
+def _verdicts(file: Path, problems: list[Problem]) -> Verdicts:
+    found: Verdicts = {}
+    if not file.is_file():
+        said = "missing; verdicts are by rule, as of when an answer came"
+        problems.append(Problem(str(file), said))
+        return found
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            rights = [None if one is None else float(one) for one in entry["right"]]
+            found[str(entry["part"]), str(entry["record"])] = rights
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            where = f"{file}, line {number}"
+            problems.append(Problem(where, f"no line of scores, skipped ({error!r:.160})"))
+    return found
 
 
 def _config(file: Path, problems: list[Problem]) -> Any:

@@ -86,6 +86,15 @@ class Dialogue:
         _, following = mrope_positions(ids, grids, self.tokenizer.image_pad)
         return Opening(record, ids, following - 1, view)
 
+    def size(self, record: Record) -> tuple[Grid, int]:
+        """The grid that `open` shows, (0, 0) without a picture, and the tokens of text beside it;
+        of the picture only the head is read."""
+        if record.picture == Picture():
+            return (0, 0), len(self.chat.encode(self.messages(record), [], True))
+        size = pictures.shrunk(pictures.size(record.picture), record.longest_side)
+        text = len(self.chat.encode(self.messages(record), [(1, 1)], True)) - 1
+        return self.processor.grid(*size), text
+
     def look(self, record: Record) -> View:
         """The record's picture, seen through its information gap and the token budget."""
         original = pictures.original(record.picture)

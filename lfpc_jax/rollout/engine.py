@@ -17,7 +17,7 @@ import itertools
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -128,9 +128,10 @@ class Engine:
         """Lets go of the parameters, so that others can have their memory."""
         self.slots.unload()
 
-    def warm_up(self) -> int:
-        """Compiles everything, so that nothing compiles later; how many programs there are."""
-        return self.slots.warm_up()
+    def warm_up(self, prompts: Collection[tuple[int, int]] | None = None) -> int:
+        """Compiles everything, so that nothing compiles later, or for prompts of these windows and
+        text tokens (`Dialogue.size`, in their buckets) only; how many programs there are."""
+        return self.slots.warm_up(prompts)
 
     def run(
         self,

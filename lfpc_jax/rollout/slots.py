@@ -4,7 +4,8 @@ Each call fits what it is given into the buckets of `RolloutShapes` and runs one
 Nothing here knows of turns, tools or queues.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -202,22 +203,23 @@ class Slots:
         )
         return jax.device_get(drawn)
 
-    def warm_up(self) -> int:
-        """Runs every program once on nothing at all; how many there are."""
+    def warm_up(self, prompts: Collection[tuple[int, int]] | None = None) -> int:
+        """Runs every program once on nothing at all, of those for prompts only the ones for these
+        windows and text tokens, if they are given; how many there are."""
         with self.allocated():
-            self._warm_up()
+            self._warm_up(prompts)
         self.programs.seal()
         return len(self.programs.traces)
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, prompts: Collection[tuple[int, int]] | None) -> None:
         shapes = self.shapes
         slots: jax.Array | None
-        for windows in shapes.image_windows.sizes:
+        every = itertools.product(shapes.image_windows.sizes, shapes.prompt_text.sizes)
+        for windows, text in every if prompts is None else sorted(prompts):
             slots = self._encode([], shapes.prefill_rows, windows)
-            for text in shapes.prompt_text.sizes:
-                tokens = _blank(shapes.prefill_rows, shapes.prompt_length(windows, text))
-                cache = self.programs.prefill(self._params, tokens, slots)
-                self.place(Prefix(cache, 0), [])
+            tokens = _blank(shapes.prefill_rows, shapes.prompt_length(windows, text))
+            cache = self.programs.prefill(self._params, tokens, slots)
+            self.place(Prefix(cache, 0), [])
         for windows in (0, *shapes.crop_windows.sizes):
             slots = self._encode([], shapes.extend_rows, windows) if windows else None
             tokens = _blank(shapes.extend_rows, shapes.observation_length(windows))

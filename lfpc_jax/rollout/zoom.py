@@ -98,6 +98,13 @@ class Zoom(Tool[Region]):
                 f"({self.processor.min_pixels}) or aspect_limit ({self.aspect_limit})"
             )
 
+    @classmethod
+    def within(
+        cls, tokens: int, processor: ImageProcessor, convention: Convention = "shown"
+    ) -> "Zoom":
+        """With a budget of so many tokens a crop, and the widest limit that keeps it."""
+        return cls(processor.with_tokens(tokens), convention, aspect_limit=float(min(100, tokens)))
+
     @property
     def parameters(self) -> dict[str, Any]:
         box = {

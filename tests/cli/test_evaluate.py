@@ -12,7 +12,6 @@ from lfpc_jax.cli import evaluate
 from lfpc_jax.data import layout
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.archive import Archive
-from lfpc_jax.shapes import Buckets
 
 SMALL = ["--image-tokens", "32", "--crop-tokens", "16", "--max-tokens", "80", "--slots", "8",
          "--temperature", "1"]  # fmt: skip
@@ -35,7 +34,6 @@ def data(tmp_path_factory):
 def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monkeypatch):
     one = jax.local_devices()[:1]  # eight only compile for longer
     monkeypatch.setattr(jax, "local_devices", lambda: one)
-    monkeypatch.setattr(evaluate, "_TEXT", Buckets((512,)))
     out = tmp_path / "out"
     sets = [str(data / name) for name in ("world", "vstar", "hr_bench_8k.tsv")]
     command = [str(out), "--model", str(hf), "--data", *sets, *SMALL]
@@ -68,13 +66,6 @@ def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monke
     (out / "results.json").unlink()
     assert evaluate.main([str(out), "--rescore"]) == 0
     assert (out / "results.json").read_bytes() == before
-
-
-def test_a_run_that_went_on_is_another_model(tmp_path):
-    assert evaluate._newest(tmp_path) is None
-    for name in ("9", "10", "11.orbax-checkpoint-tmp"):
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert evaluate._newest(tmp_path) == 10
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 Its world: grey pictures with one small coloured square, and the same colour as a stripe on the left
 for those who only look at the whole. Options are four colours.
 
-python -m evaluation.rigged OUT DATA [SECONDS] runs the command with the reader of
-crops, so slowly, for killing it.
+python -m evaluation.rigged OUT DATA [SECONDS] [FLAGS] runs the command with the reader
+of crops, so slowly, for killing it.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,8 @@ import numpy as np
 import PIL.Image
 
 from lfpc_jax.data import layout
+from lfpc_jax.evaluation.journal import Journal
+from lfpc_jax.evaluation.results import Results, grade_all, results
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Rolled
 from lfpc_jax.rollout.episode import Episode, Rules
@@ -175,8 +177,13 @@ class RiggedAsker:
     def keep_assets(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
-    def engine(self, tokens: int) -> RiggedEngine:
+    def engine(self, tokens: int, records: Sequence[Record]) -> RiggedEngine:
         return self.made
+
+
+def counted(journal: Journal) -> Results:
+    """What stored answers come to, by rule."""
+    return results(journal.settings(), grade_all(journal))
 
 
 def write_set(folder: Path, count: int) -> Path:
@@ -184,14 +191,23 @@ def write_set(folder: Path, count: int) -> Path:
     return folder
 
 
-def main(out: str, data: str, seconds: str = "0") -> int:
+def asker(engine: RiggedEngine) -> type:
+    """For the command's place of its own."""
+    return type("Asker", (), {"load": staticmethod(lambda args: RiggedAsker(engine))})
+
+
+def command(out: Path | str, data: Path | str, *more: str) -> list[str]:
+    return [str(out), "--model", "rigged", "--data", f"set={data}", "--diagnose", "noise", *more]
+
+
+def main(out: str, data: str, seconds: str = "0", *more: str) -> int:
     from rollout import small
 
-    from lfpc_jax.cli import evaluate as command
+    from lfpc_jax.cli import evaluate
 
     engine = RiggedEngine(reads_the_crop, small.dialogue(), pause=float(seconds))
-    command.Asker = type("Asker", (), {"load": staticmethod(lambda args: RiggedAsker(engine))})
-    return command.main([out, "--model", "rigged", "--data", f"set={data}", "--diagnose", "noise"])
+    evaluate.Asker = asker(engine)
+    return evaluate.main(command(out, data, *more))
 
 
 if __name__ == "__main__":

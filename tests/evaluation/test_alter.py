@@ -157,7 +157,7 @@ def engine():
 
 def test_the_same_programs_serve_every_alteration(engine):
     """Up to its first crop an episode is as it was; without one it is all the same."""
-    records = [small.record(i, targets=(((10.0, 10.0, 50.0, 40.0),),)) for i in range(4)]
+    records = [small.record(i, targets=(((10.0, 10.0, 50.0, 40.0),),)) for i in range(8)]
 
     def episodes():
         groups = engine.run(records, rollouts=3, seed=0)

@@ -11,11 +11,12 @@ from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.conditions import CONDITIONS
 from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.evaluation.plots import plot
-from lfpc_jax.evaluation.results import encoded, results, timing
+from lfpc_jax.evaluation.results import encoded, timing
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.evaluation.tables import tables
 
 from . import rigged
+from .rigged import counted
 
 COUNT = 60
 
@@ -32,11 +33,11 @@ def evaluated(folder, say, records, conditions=CONDITIONS):
     token = engine.dialogue.tokenizer.image_pad
     about = {"questions": len(records), "digest": benchmark.digest, "column": None}
     journal.begin({"rollouts": 1, "image_token": token}, {"set": about})
-    ask(engine, benchmark, 32, conditions, journal, rollouts=1, seed=0)
+    ask(lambda: engine, benchmark, 32, conditions, journal, rollouts=1, seed=0)
     assert engine.dialogue.alter is None
     assert engine.dialogue.toolbox == small.TOOLBOX
     assert engine.rules.max_turns == 5
-    found = results(journal)
+    found = counted(journal)
     return found, found["benchmarks"]["set"]["budgets"]["32"], engine
 
 
@@ -131,7 +132,7 @@ def test_everything_is_shown_in_tables_and_a_picture(records, tmp_path):
     assert set(seconds) == {f"set-32-{name}" for name in CONDITIONS}
     console.print(tables(found, seconds))
     text = console.export_text()
-    for expected in ("100.0 (67.6 to 100.0)", "noise, needed", "answer first", "near", "answered"):
+    for expected in ("100.0 [67.6, 100.0]", "noise, needed", "answer first", "near", "answered"):
         assert expected in text
     plot(found, tmp_path / "results.png")
     assert (tmp_path / "results.png").stat().st_size > 10_000
@@ -144,19 +145,42 @@ def test_the_papers_figures_stand_beside_ours_where_they_apply(records, tmp_path
     found, _, _ = evaluated(tmp_path, rigged.reads_the_crop, records[:8], ("noise",))
 
     def text():
-        console = Console(width=200, record=True, file=io.StringIO())
+        console = Console(width=80, record=True, file=io.StringIO())
         console.print(tables(found, {}))
-        return [line.split("│") for line in console.export_text().splitlines()]
+        return [" ".join(line.split()) for line in console.export_text().splitlines()]
 
-    plain = text()
-    assert not any("LFPC" in cell for line in plain for cell in line)
+    assert not any("LFPC" in line for line in text())
     found["benchmarks"]["set"]["column"] = "V*"
-    beside = [[cell.strip() for cell in line if cell.strip()] for line in text()]
-    assert ["Mini-o3", "1024", "80.1"] in beside
-    assert ["LFPC", "1024", "80.6"] in beside
-    assert ["LFPC, 16,384 tokens", "16384", "89.5"] in beside
-    assert ["LFPC, spatial", "1024", "77.6"] in beside
-    assert ["this model", "32", "100.0 (67.6 to 100.0)"] in beside
-    [noise] = [line for line in beside if "noise" in line]
-    assert noise[-1] == "RL without the gap -3.2, LFPC, Stage I -11.0"
+    beside = text()
+    assert "Mini-o3 1024 80.1" in beside
+    assert "LFPC 1024 80.6" in beside
+    assert "LFPC, 16,384 tokens 16384 89.5" in beside
+    assert "LFPC, spatial 1024 77.6" in beside
+    assert "this model 32 100.0 [67.6, 100.0]" in beside
+    assert not any("paper, no gap" in line for line in beside)  # which was at 1,024 tokens
+    budgets = found["benchmarks"]["set"]["budgets"]
+    budgets["1024"] = budgets.pop("32")
+    beside = text()
+    noise = next(place for place, line in enumerate(beside) if line.startswith("1024 tokens noise"))
+    assert beside[noise + 1 : noise + 3] == ["paper, no gap -3.2", "paper, Stage I -11.0"]
+    assert "…" not in "".join(beside)  # nothing is cut
     plot(found, tmp_path / "results.png")
+
+
+def test_what_to_know_before_believing_a_number_is_said(records, tmp_path):
+    from rich.console import Console
+
+    found, budget, _ = evaluated(tmp_path, rigged.reads_the_crop, records[:4], ("tool",))
+
+    def text():
+        console = Console(width=80, record=True, file=io.StringIO())
+        console.print(tables(found, {}))
+        return console.export_text()
+
+    assert "set, 32, tool" not in text()
+    budget["conditions"]["tool"] |= {"missing": 3, "unscored": 1, "undecided_by_rule": 2}
+    assert "set, 32, tool: questions without an answer (they do not count): 3" in text()
+    assert "set, 32, tool: questions that could not be judged (they do not count): 1" in text()
+    assert "set, 32, tool: answers that no rule can tell (wrong without a judge): 2" in text()
+    found["judge"] = "m"
+    assert "no rule can tell" not in text()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,10 +17,12 @@ from rollout import small
 from lfpc_jax.cli import evaluate as command
 from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.journal import Journal, Part
-from lfpc_jax.evaluation.results import encoded, results
+from lfpc_jax.evaluation.results import encoded
 from lfpc_jax.evaluation.run import ask
+from lfpc_jax.rollout.archive import Archive
 
 from . import rigged
+from .rigged import counted
 
 TOOL = Part("set", 32, "tool")
 
@@ -31,7 +34,7 @@ def evaluated(folder, records, conditions=("tool",), engine=None, rollouts=1):
     token = engine.dialogue.tokenizer.image_pad
     about = {"questions": len(records), "digest": benchmark.digest, "column": None}
     journal.begin({"rollouts": rollouts, "image_token": token}, {"set": about})
-    ask(engine, benchmark, 32, conditions, journal, rollouts=rollouts, seed=0)
+    ask(lambda: engine, benchmark, 32, conditions, journal, rollouts=rollouts, seed=0)
     return journal, engine
 
 
@@ -51,10 +54,10 @@ def test_what_is_stored_is_not_asked_again(records, tmp_path):
         "record": "w0", "answers": [records[0].answer] * 2, "right": [1.0] * 2,
         "ends": ["answered"] * 2, "crops": [1, 1], "tokens": lines[-1]["tokens"], "seconds": 0,
     }  # fmt: skip
-    before = encoded(results(journal))
+    before = encoded(counted(journal))
     journal, engine = evaluated(tmp_path, records, rollouts=2)
     assert engine.asked == 0
-    assert encoded(results(journal)) == before
+    assert encoded(counted(journal)) == before
     [group] = [one for one in journal.read(TOOL, 2) if one.record.id == "w3"]
     assert [parts["accuracy"] for parts in group.rewards] == [1.0, 1.0]
     assert group.rewards[0]["overlap"] > 0.9
@@ -62,7 +65,7 @@ def test_what_is_stored_is_not_asked_again(records, tmp_path):
 
 def test_damaged_lines_are_named_and_asked_again(records, tmp_path, caplog):
     journal, _ = evaluated(tmp_path, records)
-    before = encoded(results(journal))
+    before = encoded(counted(journal))
     for path, where in (
         (tmp_path / "trajectories/set-32-tool-p0.jsonl", "line 2: no whole group"),
         (tmp_path / "answers/set-32-tool-p0.jsonl", "line 2: no whole line"),
@@ -71,13 +74,13 @@ def test_damaged_lines_are_named_and_asked_again(records, tmp_path, caplog):
         path.write_bytes(lines[0] + lines[1][:40] + b"\n" + b"".join(lines[2:-1]) + lines[-1][:-9])
         caplog.clear()
         journal.seconds(TOOL)
-        found = results(journal)
+        found = counted(journal)
         assert where in caplog.text
     condition = found["benchmarks"]["set"]["budgets"]["32"]["conditions"]["tool"]
     assert (condition["answered"], condition["missing"]) == (4, 2)
     journal, engine = evaluated(tmp_path, records)
     assert engine.asked == 2
-    assert encoded(results(journal)) == before
+    assert encoded(counted(journal)) == before
 
 
 def test_a_folder_goes_on_only_as_it_was_begun(records, tmp_path):
@@ -91,7 +94,7 @@ def test_a_folder_goes_on_only_as_it_was_begun(records, tmp_path):
         Journal(tmp_path / "other").settings()
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
-        results(Journal(tmp_path))
+        counted(Journal(tmp_path))
 
 
 def test_processes_write_apart_and_are_read_together(records, tmp_path):
@@ -104,42 +107,88 @@ def test_processes_write_apart_and_are_read_together(records, tmp_path):
     assert journal.parts() == [TOOL]
 
 
-def start(out, data, seconds):
+def start(out, data, seconds, *flags):
+    """The command in a process of its own, where `here` stands too."""
     folder = Path(__file__).parent
     where = f"{folder.parent}:{folder.parents[1]}"
     return subprocess.Popen(
-        [sys.executable, "-m", "evaluation.rigged", str(out), str(data), str(seconds)],
-        env=os.environ | {"PYTHONPATH": where}, cwd=folder.parent, text=True,
+        [sys.executable, "-m", "evaluation.rigged", str(out), str(data), str(seconds), *flags],
+        env=os.environ | {"PYTHONPATH": where, "XLA_FLAGS": ""}, cwd=folder.parent, text=True,
     )  # fmt: skip
 
 
-def test_a_killed_evaluation_goes_on_to_the_same_bytes(tmp_path):
+@pytest.fixture
+def here(monkeypatch):
+    """The same command, at once and to its end, in this process."""
+
+    def run(out, data):
+        engine = rigged.RiggedEngine(rigged.reads_the_crop, small.dialogue())
+        monkeypatch.setattr(command, "Asker", rigged.asker(engine))
+        assert command.main(rigged.command(out, data)) == 0
+        return (out / "results.json").read_bytes()
+
+    monkeypatch.chdir(Path(__file__).parents[1])
+    return run
+
+
+def until_lines(file, count, *processes):
+    deadline = time.monotonic() + 300
+    while not file.exists() or file.read_bytes().count(b"\n") < count:
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_bytes(tmp_path, here):
     """kill -9 amid the altered questions, once more amid a line, then to the end."""
     data = rigged.write_set(tmp_path / "data", 10)
-    whole = start(tmp_path / "whole", data, 0)
-    assert whole.wait(300) == 0
+    whole = here(tmp_path / "whole", data)
     out = tmp_path / "killed"
-    killed = start(out, data, 0.4)
     line = out / "trajectories" / "set-1024-noise-p0.jsonl"
-    deadline = time.monotonic() + 300
-    while not line.exists() or line.read_bytes().count(b"\n") < 2:
-        assert time.monotonic() < deadline
-        assert killed.poll() is None
-        time.sleep(0.02)
+    killed = start(out, data, 0.4)
+    until_lines(line, 2, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (out / "results.json").exists()
-    answered = line.read_bytes().count(b"\n")
-    assert answered < 10
+    assert line.read_bytes().count(b"\n") < 10
     with line.open("ab") as file:
         file.write(b'{"version": 1, "record": {"id"')  # as a kill amid a write would leave it
-    again = start(out, data, 0)
-    assert again.wait(300) == 0
-    expected = (tmp_path / "whole" / "results.json").read_bytes()
-    assert (out / "results.json").read_bytes() == expected
-    assert json.loads(expected)["benchmarks"]["set"]["questions"] == 10
+    assert here(out, data) == whole
+    assert json.loads(whole)["benchmarks"]["set"]["questions"] == 10
     asked_once = len((out / "answers" / "set-1024-tool-p0.jsonl").read_bytes().splitlines())
     assert asked_once == 10
+    scores = [(out.parent / name / "scores.jsonl").read_bytes() for name in ("whole", "killed")]
+    assert scores[0] == scores[1]
+
+
+def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path, here):
+    """SIGTERM to the second ends both in peace; two others finish."""
+    data = rigged.write_set(tmp_path / "data", 10)
+    out = tmp_path / "both"
+
+    def pair(seconds):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            coordinator = f"localhost:{probe.getsockname()[1]}"
+        flags = ["--coordinator", coordinator, "--processes", "2", "--process"]
+        return [start(out, data, seconds, *flags, str(number)) for number in range(2)]
+
+    processes = pair(0.5)
+    try:
+        until_lines(out / "trajectories" / "set-1024-tool-p1.jsonl", 1, *processes)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [process.wait(120) for process in processes] == [0, 0]
+        assert not (out / "results.json").exists()
+        processes = pair(0)
+        assert [process.wait(300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    found = (out / "results.json").read_bytes()
+    assert found == here(tmp_path / "one", data)
+    shares = [Archive(out / "trajectories").read(f"set-1024-tool-p{number}") for number in (0, 1)]
+    asked = [sorted(group.record.id for group in share) for share in shares]
+    assert asked == [["w0", "w2", "w4", "w6", "w8"], ["w1", "w3", "w5", "w7", "w9"]]
 
 
 def test_a_judge_scores_stored_answers_again_without_a_model(tmp_path, capsys, monkeypatch):
@@ -151,7 +200,7 @@ def test_a_judge_scores_stored_answers_again_without_a_model(tmp_path, capsys, m
     records = [replace(one, options=(), answer="red") for one in rigged.world(3)]
     engine = rigged.RiggedEngine(says_crimson, small.dialogue())
     journal, _ = evaluated(tmp_path, records, engine=engine)
-    condition = results(journal)["benchmarks"]["set"]["budgets"]["32"]["conditions"]["tool"]
+    condition = counted(journal)["benchmarks"]["set"]["budgets"]["32"]["conditions"]["tool"]
     assert condition["accuracy"]["overall"]["value"] == 0
     assert condition["undecided_by_rule"] == 3
 

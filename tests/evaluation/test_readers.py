@@ -165,14 +165,16 @@ def test_v_star_faults(tmp_path, caplog):
     two.write_text(json.dumps({"option" if k == "options" else k: v for k, v in sample.items()}))
     three.with_suffix(".jpg").unlink()
     four.write_text(json.dumps(sample | {"bbox": [[100, 100, 5, 5]]}))
-    five.write_text(json.dumps(sample | {"source": "x"}))
+    for path in (five, *(folder / "relative_position").glob("*.json")):
+        path.write_text(json.dumps(sample | {"source": "x"}))
     found = list(v_star.read_folders(folder, seed=0))
     lost = [entry for entry in found if isinstance(entry, Loss)]
     assert [entry.reason for entry in lost] == [
         "malformed row", "malformed row", "missing picture", "box outside picture"
     ]  # fmt: skip
     assert "lacks the columns ['options'] and has ['option']" in lost[1].detail
-    assert "['source'] are not known" in caplog.text
+    assert caplog.text.count("direct_attributes: the columns ['source'] are not known") == 1
+    assert caplog.text.count("relative_position: the columns ['source'] are not known") == 1
     with pytest.raises(ValueError, match="no folder direct_attributes"):
         list(v_star.read_folders(tmp_path, seed=0))
 

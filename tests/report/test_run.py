@@ -174,8 +174,27 @@ def test_an_evaluation_has_settings_of_its_own_and_no_curves(tmp_path):
     (folder / "evaluation.json").write_text('{"format": 1}')
     run, episodes = gather(folder)
     assert run.config == {"format": 1}
-    assert [problem.what[:32] for problem in run.problems] == ["crops are shown as they were cut"]
+    [unscored] = run.problems
+    assert "scores.jsonl: missing; verdicts are by rule" in str(unscored)
     assert len(episodes.lines) == 6
+
+
+def test_the_verdicts_of_an_evaluation_are_those_that_count(tmp_path):
+    """The first record's were turned around by a judge, who failed on the second's."""
+    folder = runs.write(tmp_path / "run", {"set-32-tool-p0": runs.groups()})
+    (folder / "evaluation.json").write_text('{"format": 1}')
+    lines = [
+        {"part": "set-32-tool", "record": "wide", "right": [0.0, 1.0]},
+        {"part": "set-32-tool", "record": "large", "right": [None, 0.0]},
+        {"part": "set-32-noise", "record": "small", "right": [0.0, 1.0]},
+        {"part": "set-32-tool", "record": "small", "right": [1.0]},  # of another evaluation
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "scores.jsonl").write_text(text + '{"part": 3\n[]\n{"part": "x", "right": 1}\n')
+    run, episodes = gather(folder)
+    assert [line["right"] for line in episodes.lines] == [False, True, None, False, True, False]
+    for number, problem in zip((5, 6, 7), run.problems, strict=True):
+        assert f"scores.jsonl, line {number}: no line of scores, skipped" in str(problem)
 
 
 def test_a_broken_config_and_tokenizer_are_said(tmp_path):

@@ -80,8 +80,9 @@ function filters(changed) {
 
 function row(number, pick) {
   const line = INDEX.episodes[number], record = INDEX.records[line.record];
-  const facts = ["#" + line.rollout, line.crops ? line.crops + (line.crops > 1 ? " crops" : " crop") : "no crop",
-    line.iou !== null && "IoU " + line.iou.toFixed(2), line.part].filter(Boolean);
+  const said = line.answer === null ? "no answer" : "“" + plain(line.answer).slice(0, 40) + "”";
+  const facts = ["#" + line.rollout, said, line.crops ? line.crops + (line.crops > 1 ? " crops" : " crop") : "no crop",
+    line.crops > 0 && line.iou !== null && "IoU " + line.iou.toFixed(2), line.part].filter(Boolean);
   const dot = INDEX.runs.length > 1 && h("i", { class: "dot", style: { "--run": runColour(line.run) }, title: INDEX.runs[line.run].name });
   return h("button", { type: "button", class: "row", "data-episode": number, "aria-current": number === chosen.episode ? "true" : null, onclick: () => pick(number) },
     markOf(line), h("span", { class: "said" }, plain(record.question)), h("span", { class: "meta" }, dot, facts.join(" · ")));
@@ -164,7 +165,7 @@ function firstPair(all) {
     const left = all.get(a), right = all.get(b);
     const apart = INDEX.runs.length > 1 ? left.run < right.run : left.part < right.part;
     if (!apart) continue;
-    const score = [Math.min(shared(left, right).length, 1), Number(left.part === right.part), right.part];
+    const score = [shared(left, right).length, Number(left.part === right.part), right.part];
     if (!best || score[0] > best.score[0] || (score[0] === best.score[0] && (score[1] > best.score[1] || (score[1] === best.score[1] && score[2] > best.score[2])))) best = { a, b, score };
   }
   return best ? [best.a, best.b] : [keys[0], keys[0]];

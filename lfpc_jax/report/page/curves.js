@@ -1,7 +1,7 @@
 // Training curves: small multiples, runs laid over one another.
 
 const curves = { smooth: 0, hidden: new Set() };
-const EDGE = { left: 40, right: 8, top: 8, bottom: 20 };
+const EDGE = { right: 8, top: 8, bottom: 20 };
 const HEIGHT = 158;
 
 function curvesView() {
@@ -38,11 +38,11 @@ function drawPanel(panel) {
     if (curves.hidden.has(number)) return;
     for (const curve of run.curves) if (curve.name === panel.name) own.push({ ...curve, run: number });
   });
-  const now = own.filter((curve) => curve.run === own[0].run && curve.kind === own[0].kind);
+  const now = INDEX.runs.map((run, number) => own.find((curve) => curve.run === number)).filter(Boolean).slice(0, 3);
   const svg = s("svg", { role: "img", "aria-label": panel.title });
   svg.redraw = () => plotInto(svg, own, panel);
   return h("article", { class: "panel", "data-name": panel.name },
-    h("h3", { title: panel.name }, h("span", {}, panel.title), own.length > 0 && h("span", { class: "now" }, format(now[0].values.at(-1)))), svg);
+    h("h3", { title: panel.name }, h("span", {}, panel.title), h("span", { class: "now" }, now.map((curve) => h("span", { style: { "--run": runColour(curve.run) } }, format(curve.values.at(-1)))))), svg);
 }
 
 function plotInto(svg, own, panel) {
@@ -56,11 +56,12 @@ function plotInto(svg, own, panel) {
   if (low === high) { const pad = Math.abs(low) * 0.1 || 0.5; low -= pad; high += pad; }
   const ticks = niceTicks(low, high, 4);
   low = Math.min(low, ticks[0]); high = Math.max(high, ticks.at(-1));
-  const x = (step) => EDGE.left + (last === first ? 0.5 : (step - first) / (last - first)) * (width - EDGE.left - EDGE.right);
+  const left = 14 + 6.6 * Math.max(...ticks.map((tick) => format(tick).length));  // room for the longest label
+  const x = (step) => left + (last === first ? 0.5 : (step - first) / (last - first)) * (width - left - EDGE.right);
   const y = (value) => HEIGHT - EDGE.bottom - ((value - low) / (high - low)) * (HEIGHT - EDGE.top - EDGE.bottom);
   for (const tick of ticks) {
-    svg.append(s("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(tick), y2: y(tick) }),
-      s("text", { x: EDGE.left - 6, y: y(tick) + 4, "text-anchor": "end" }, format(tick)));
+    svg.append(s("line", { class: "grid", x1: left, x2: width - EDGE.right, y1: y(tick), y2: y(tick) }),
+      s("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, format(tick)));
   }
   const marks = last === first ? [first] : niceTicks(first, last, Math.max(2, Math.floor(width / 60))).filter((tick) => Number.isInteger(tick) && tick >= first && tick <= last);
   for (const tick of marks) {
@@ -68,7 +69,7 @@ function plotInto(svg, own, panel) {
     svg.append(s("text", { x: anchor === "end" ? width - EDGE.right : x(tick), y: HEIGHT - 4, "text-anchor": anchor }, String(tick)));
   }
   for (const curve of own) svg.append(...line(curve, x, y));
-  follow(svg, own, x, first, last, width, panel);
+  follow(svg, own, x, first, last, left, width, panel);
 }
 
 function line(curve, x, y) {
@@ -93,12 +94,12 @@ function smoothed(values) {
   });
 }
 
-function follow(svg, own, x, first, last, width, panel) {
+function follow(svg, own, x, first, last, left, width, panel) {
   const cursor = s("line", { class: "cursor", y1: EDGE.top, y2: HEIGHT - EDGE.bottom, visibility: "hidden" });
   svg.append(cursor);
   svg.onpointermove = (event) => {
     const place = event.clientX - svg.getBoundingClientRect().left;
-    const wanted = first + ((place - EDGE.left) / (width - EDGE.left - EDGE.right)) * (last - first);
+    const wanted = first + ((place - left) / (width - left - EDGE.right)) * (last - first);
     const found = own.map((curve) => ({ curve, at: nearest(curve.steps, wanted) }));
     const best = found.reduce((a, b) => Math.abs(a.curve.steps[a.at] - wanted) <= Math.abs(b.curve.steps[b.at] - wanted) ? a : b);
     const step = best.curve.steps[best.at];

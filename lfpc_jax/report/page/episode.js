@@ -2,6 +2,7 @@
 
 const REWARDS = { total: "Total", accuracy: "Accuracy", format: "Format", tool: "Tool", overlap: "Overlap", iou: "IoU", r_iou: "Conditional IoU", r_l1: "Corners", r_geo: "Grounding" };
 const ENDS = { answered: "it answered", no_action: "a turn with neither call nor answer", max_turns: "no turns left", max_tokens: "no tokens left", context_full: "no room in the context" };
+const REPLACED = { noise: "noise in place of what was cut", blank: "a blank in place of what was cut", other: "the same part of another picture", downsampled: "cut from the shown image", truth: "the true box in its place" };
 const reading = { shade: true };
 
 function verdictOf(line) {
@@ -41,7 +42,7 @@ function came(line, record, bare) {
     h("dl", { class: "verdict" },
       fact("Answer", [markOf(line), " ", line.answer === null ? "none" : h("bdi", {}, readable(line.answer.slice(0, 300)))]),
       fact("Right answer", h("bdi", {}, readable(record.answer))),
-      fact("Reward", format(line.total)),
+      line.total !== null && fact("Reward", format(line.total)),
       line.iou !== null && fact("IoU", format(line.iou)),
       fact("Ended because", ENDS[line.end] || readable(line.end))),
     !bare && h("p", { class: "where" }, where.map((text, i) => [i > 0 && " · ", readable(text)]))];
@@ -70,9 +71,10 @@ function crops(detail, root) {
     if (!turn.crop) return null;
     const crop = turn.crop, [x1, y1, x2, y2] = crop.pixels;
     const seen = crop.seen ? "seen as " + times(crop.seen) + ", " + crop.tokens + " tokens" : "the size it was seen at is not known";
+    const by = crop.by && h("dd", { class: "by" }, REPLACED[crop.by] || "altered: " + readable(crop.by));
     return h("div", { class: "crop", style: { "--box": boxColour(at) }, "data-turn": at, onpointerenter: () => light(root, at, true), onpointerleave: () => light(root, at, false) },
       crop.image !== null && h("img", { src: pictureOf(crop.image), alt: "crop " + cropNumber(detail, at) }),
-      h("dl", {}, h("dt", {}, "Crop " + cropNumber(detail, at)), h("dd", {}, numbers(crop.box) + " of the original"), h("dd", {}, "written as " + numbers(crop.written)), h("dd", {}, "cut at " + times([x2 - x1, y2 - y1]) + ", " + seen)));
+      h("dl", {}, h("dt", {}, "Crop " + cropNumber(detail, at)), by, h("dd", {}, numbers(crop.box) + " of the original"), h("dd", {}, "written as " + numbers(crop.written)), h("dd", {}, "cut at " + times([x2 - x1, y2 - y1]) + ", " + seen)));
   });
   return cards.some(Boolean) && h("div", { class: "crops" }, cards);
 }

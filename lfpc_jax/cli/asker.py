@@ -1,0 +1,113 @@
+"""A model to evaluate, loaded once, and an engine of it for each budget of the shown image."""
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lfpc_jax.checkpoint import assets
+from lfpc_jax.cli import progress
+from lfpc_jax.cli.dialogues import zooming
+from lfpc_jax.cli.model_folder import LoadedModel, load_model
+from lfpc_jax.data.losses import Unusable
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.evaluation.conditions import Asks, without_tool
+from lfpc_jax.processing.chat import Grid
+from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.rollout.episode import Rules
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.shapes import Buckets, RolloutShapes, geometric, windows_for
+from lfpc_jax.trajectory import Record
+
+_OBSERVATION = 256
+"""Tokens of text in which a crop comes back, or a refusal, at most."""
+_STEP = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Asker:
+    args: argparse.Namespace
+    model: LoadedModel
+    mesh: jax.sharding.Mesh
+
+    @classmethod
+    def load(cls, args: argparse.Namespace) -> "Asker":
+        mesh = make_mesh(data=-1, tensor=args.tensor, devices=jax.local_devices())
+        return cls(args, load_model(args.model, dtype=args.dtype, mesh=mesh), mesh)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What of the model decides how answers are read, and which they are. A training run that
+        has gone on is another model."""
+        cfg = self.model.cfg
+        return {"image_token": cfg.image_token, "dtype": cfg.dtype, "checkpoint": self.model.step}
+
+    def keep_assets(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        assets.copy(self.model.assets, folder)
+
+    def engine(self, tokens: int, records: Sequence[Record]) -> Asks:
+        """Compiled for prompts as those of the records, with and without the tool."""
+        args = self.args
+        dialogue = zooming(
+            self.model.assets,
+            image_tokens=tokens,
+            crop_tokens=args.crop_tokens,
+            convention=args.convention,
+        )
+        with progress.waiting(f"measuring {len(records)} prompts"):
+            sizes = {*_sizes(dialogue, records), *_sizes(without_tool(dialogue), records)}
+        shapes = self._shapes(tokens, _steps([text for _, text in sizes]))
+        rules = Rules(
+            max_turns=args.max_turns,
+            max_tokens=args.max_tokens,
+            sampling=Sampling(temperature=args.temperature),
+        )
+        engine = Engine(self.model.cfg, dialogue, shapes, rules, mesh=self.mesh)
+        engine.load(self.model.params)
+        prompts = {
+            (
+                shapes.image_windows.fit(windows_for(*grid, shapes.window), "windows of an image"),
+                shapes.prompt_text.fit(text, "tokens of a question"),
+            )
+            for grid, text in sizes
+            if math.prod(grid) <= tokens
+        }
+        with progress.waiting(f"compiling for {tokens} tokens"):
+            engine.warm_up(prompts)
+        return engine
+
+    def _shapes(self, tokens: int, texts: Buckets) -> RolloutShapes:
+        """With room for every episode that the rules allow."""
+        args = self.args
+        groups = self.mesh.shape["data"]
+        replies = (args.max_turns - 1) * (args.crop_tokens + _OBSERVATION)
+        return RolloutShapes(
+            slots=args.slots,
+            image_tokens=tokens,
+            crop_tokens=args.crop_tokens,
+            prompt_text=texts,
+            capacity=tokens + texts.sizes[-1] + replies + args.max_tokens,
+            prefill_rows=groups,
+            extend_rows=groups,
+            window=self.model.cfg.vision.window,
+        )
+
+
+def _sizes(dialogue: Dialogue, records: Sequence[Record]) -> Iterator[tuple[Grid, int]]:
+    """Of prompts; what cannot be one is left to the engine, which names it."""
+    for record in records:
+        with suppress(Unusable, ValueError):
+            yield dialogue.size(record)
+
+
+def _steps(lengths: Sequence[int]) -> Buckets:
+    """For the shortest to the longest of them."""
+    ends = (min(lengths, default=1), max(lengths, default=1))
+    return geometric(*(-(-length // _STEP) * _STEP for length in ends))

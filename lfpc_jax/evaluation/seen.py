@@ -1,0 +1,58 @@
+"""Crops as an evaluation showed them, made again for a report: what is on disk are the boxes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+from jaxtyping import UInt8
+
+from lfpc_jax.data import pictures
+from lfpc_jax.evaluation.alter import ALTERATIONS, alteration
+from lfpc_jax.evaluation.conditions import TOOL
+from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.processing.geometry import Frame
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.rollout.dialogue import Alter, Opening, View
+from lfpc_jax.rollout.protocol import Fault
+from lfpc_jax.rollout.tools import Ready
+from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.trajectory import Crop, Record, Trajectory
+
+
+@dataclass(frozen=True)
+class ShownCrops:
+    """What was shown in place of a crop, given its episode and the original."""
+
+    zoom: Zoom
+    processor: ImageProcessor
+    alter: Alter
+
+    def __call__(
+        self, record: Record, trajectory: Trajectory, crop: Crop, original: PIL.Image.Image
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        size = pictures.shrunk(original.size, record.longest_side)
+        shown = self.processor.resize(original.resize(size, PIL.Image.Resampling.BICUBIC))
+        view = View(shown, original)
+        if view.frame != Frame(trajectory.original, trajectory.shown):
+            raise ValueError(f"its image was shown at {trajectory.shown}, now it is {view.frame}")
+        region = self.zoom.validate({"bbox_2d": list(crop.written)}, view.frame)
+        if isinstance(region, Fault):
+            raise ValueError(f"its box {crop.written} would be refused now: {region.message}")
+        request = Ready(self.zoom, region)
+        opening = Opening(record, np.zeros(0, np.int32), 0, view)
+        return self.alter(request, request.execute(original), opening).picture
+
+
+def shown_crops(journal: Journal, part: Part) -> ShownCrops | None:
+    """For the episodes of a part; None if its crops were shown as they are."""
+    if part.condition not in ALTERATIONS:
+        return None
+    asked = journal.settings()["asked"]
+    processor = ImageProcessor.from_folder(journal.folder / "assets")
+    zoom = Zoom.within(asked["crop_tokens"], processor, asked["convention"])
+    records = []
+    if part.condition == "other":
+        every = journal.read(Part(part.benchmark, part.tokens, TOOL), asked["rollouts"])
+        records = [group.record for group in every]
+    alter = alteration(part.condition, records, seed=asked["seed"])
+    return ShownCrops(zoom, processor.with_tokens(part.tokens), alter)

@@ -1,0 +1,104 @@
+"""Crops of an evaluation as its report shows them: what the model saw, and not what was cut."""
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+from rollout import small
+
+from lfpc_jax.cli import report
+from lfpc_jax.data import pictures
+from lfpc_jax.evaluation.alter import ALTERATIONS
+from lfpc_jax.evaluation.benchmark import Benchmark
+from lfpc_jax.evaluation.conditions import CONDITIONS, under
+from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.run import ask
+from lfpc_jax.evaluation.seen import shown_crops
+
+from . import rigged
+
+SEED = 3
+BLOCK = r'<script type="[^"]+" id="([^"]+)">(.*?)</script>'
+
+
+@pytest.fixture(scope="module")
+def records():
+    return tuple(rigged.world(5))
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return rigged.RiggedEngine(rigged.reads_the_crop, small.dialogue())
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory, records, engine):
+    journal = Journal(tmp_path_factory.mktemp("evaluation"))
+    shutil.copytree(small.folder(), journal.folder / "assets")
+    benchmark = Benchmark("set", "layout", records, ())
+    asked = {
+        "rollouts": 1,
+        "image_token": engine.dialogue.tokenizer.image_pad,
+        "crop_tokens": 16,
+        "convention": "shown",
+        "seed": SEED,
+    }
+    journal.begin(asked, {"set": {"digest": benchmark.digest}})
+    ask(lambda: engine, benchmark, 32, CONDITIONS, journal, rollouts=1, seed=SEED)
+    return journal
+
+
+@pytest.mark.parametrize("name", ALTERATIONS)
+def test_an_altered_crop_comes_out_again_as_the_model_saw_it(journal, engine, records, name):
+    with under(engine, name, records, seed=SEED):
+        seen = {
+            group.record.id: group.crops for group in engine.run(records, rollouts=1, seed=SEED)
+        }
+    show = shown_crops(journal, Part("set", 32, name))
+    assert show is not None
+    groups = list(journal.read(Part("set", 32, name), 1))
+    assert len(groups) == len(records)
+    for group in groups:
+        [trajectory] = group.trajectories
+        crop = trajectory.turns[0].crop
+        found = show(group.record, trajectory, crop, pictures.original(group.record.picture))
+        np.testing.assert_array_equal(found, seen[group.record.id][0][0])
+
+
+def test_crops_that_were_shown_as_they_are_need_nothing(journal):
+    assert shown_crops(journal, Part("set", 32, "tool")) is None
+
+
+def test_the_page_has_what_the_model_saw(journal, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert report.main([str(journal.folder), "--out", str(page)]) == 0
+    assert "as they were cut" not in capsys.readouterr().err
+    blocks = dict(re.findall(BLOCK, page.read_text(), re.DOTALL))
+    lines = json.loads(blocks["index"])["episodes"]
+    for number, line in enumerate(lines):
+        name = line["part"].split("-")[2]
+        if name == "direct":
+            continue
+        crop = json.loads(blocks[f"episode-{number}"])["turns"][0]["crop"]
+        assert crop.get("by") == (None if name == "tool" else name)
+        url = blocks[f"picture-{crop['image']}"]
+        with PIL.Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert [*pixels.shape[1::-1]] == crop["seen"]
+        if name == "blank":
+            assert np.unique(pixels.reshape(-1, 3), axis=0).tolist() == [[123, 117, 104]]
+        if name == "noise":
+            assert pixels.std() > 60  # uniform bytes have 73.9
+
+
+def test_what_cannot_be_made_again_is_said_and_shown_as_cut(journal, tmp_path, capsys):
+    folder = tmp_path / "evaluation"
+    shutil.copytree(journal.folder, folder)
+    (folder / "assets" / "preprocessor_config.json").unlink()
+    assert report.main([str(folder), "--parts", "*-noise-*"]) == 0
+    assert "crops are shown as they were cut, which is not how the model" in capsys.readouterr().err
