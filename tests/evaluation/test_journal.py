@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from report.gather import gather
 from rewards.judge_server import JudgeServer, say
 from rollout import small
 
@@ -214,4 +215,12 @@ def test_a_judge_scores_stored_answers_again_without_a_model(tmp_path, capsys, m
     found = json.loads((tmp_path / "results.json").read_text())
     condition = found["benchmarks"]["set"]["budgets"]["32"]["conditions"]["tool"]
     assert condition["accuracy"]["overall"]["value"] == 1
-    assert "100.0" in capsys.readouterr().out
+    assert found["judge"] == "m"
+    printed = capsys.readouterr().out
+    assert "100.0" in printed
+    assert "no rule can tell" not in printed
+    _, episodes = gather(tmp_path)  # and so says its report
+    assert [line["right"] for line in episodes.lines] == [True] * 3
+    assert command.main([str(tmp_path), "--rescore"]) == 0
+    _, episodes = gather(tmp_path)
+    assert [line["right"] for line in episodes.lines] == [False] * 3
