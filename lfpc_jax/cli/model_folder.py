@@ -45,7 +45,7 @@ def load_model(path: Path, *, dtype: str | None, mesh: Mesh | None) -> LoadedMod
         return LoadedModel(cfg, params, stored.assets, stored.origin)
     cfg = config.from_folder(path, dtype=dtype)
     opened = folder.open_folder(path, cfg)
-    with progress.bar("loading", opened.nbytes, of_bytes=True) as advance:
+    with progress.bar("loading", opened.nbytes, of_bytes=True, every=2.0) as advance:
         params = huggingface.load(opened, cfg, dtype=dtype, mesh=mesh, advance=advance)
     return LoadedModel(cfg, params, path, opened.origin)
 

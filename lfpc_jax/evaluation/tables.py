@@ -99,15 +99,17 @@ def _accuracies(found: Results) -> Table:
 def _notes(found: Results) -> Iterator[Text]:
     """What a reader should know before believing a number."""
     says = {
-        "missing": "questions without an answer (they do not count)",
-        "unscored": "questions that could not be judged (they do not count)",
+        "missing": "questions without an answer, which do not count",
+        "unscored": "questions that could not be judged, which do not count",
     }
     if not found["judge"]:
-        says["undecided_by_rule"] = "answers that no rule can tell (wrong without a judge)"
-    for name, tokens, mode, condition in _modes(found):
+        says["undecided_by_rule"] = "answers that no rule can tell, wrong without a judge"
+    for name, tokens, _, budget in each(found):
         for key, what in says.items():
-            if condition[key]:
-                yield Text(f"{name}, {tokens}, {mode}: {what}: {condition[key]}", "yellow")
+            counts = {mode: one[key] for mode, one in budget["conditions"].items() if one[key]}
+            if counts:
+                listed = ", ".join(f"{mode} {count}" for mode, count in counts.items())
+                yield Text(f"{name}, {tokens}: {what}: {listed}", "yellow")
 
 
 def _crops(found: Results) -> Table:

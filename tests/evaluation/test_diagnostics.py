@@ -177,10 +177,14 @@ def test_what_to_know_before_believing_a_number_is_said(records, tmp_path):
         console.print(tables(found, {}))
         return console.export_text()
 
-    assert "set, 32, tool" not in text()
+    assert "set, 32:" not in text()
     budget["conditions"]["tool"] |= {"missing": 3, "unscored": 1, "undecided_by_rule": 2}
-    assert "set, 32, tool: questions without an answer (they do not count): 3" in text()
-    assert "set, 32, tool: questions that could not be judged (they do not count): 1" in text()
-    assert "set, 32, tool: answers that no rule can tell (wrong without a judge): 2" in text()
+    budget["conditions"]["noise"] = budget["conditions"]["tool"] | {"missing": 0}
+    said = " ".join(text().split())
+    assert "set, 32: questions without an answer, which do not count: tool 3" in said
+    assert (
+        "set, 32: questions that could not be judged, which do not count: tool 1, noise 1" in said
+    )
+    assert "set, 32: answers that no rule can tell, wrong without a judge: tool 2, noise 2" in said
     found["judge"] = "m"
     assert "no rule can tell" not in text()
