@@ -196,11 +196,7 @@ def phases(run: Run, only: Sequence[str] | None = None) -> Iterator[Phase]:
         return (one for one in programs if only is None or one.name in only)
 
     yield Phase("rollout", run.rollout, wanted(rollouts), state)
-    narrow, whole = (
-        bytes_per_chip(spec.abstract(run.cfg, jnp.dtype(run.cfg.dtype), mesh))
-        for mesh in (run.train, run.rollout)
-    )
-    yield Phase("reshard", run.train, wanted(_reshard(run)), state + narrow + whole)
+    yield Phase("reshard", run.train, wanted(_reshard(run)), state + _laid_out_beside(run))
     yield Phase("score", run.train, wanted(_update(run, "score")), state)
     yield Phase("update", run.train, wanted(_update(run, "update")))
 
@@ -223,12 +219,19 @@ def plan(
 
 def _reshard(run: Run) -> Iterator[Source]:
     """The largest of the parameters from the trainer's layout to the rollouts'."""
-    params = spec.abstract(run.cfg, jnp.dtype(run.cfg.dtype), run.train)
-    lay_out = Publisher(run.cfg, run.train, run.rollout).lay_out
-    largest, jitted = max(
-        zip(jax.tree.leaves(params), jax.tree.leaves(lay_out)), key=lambda pair: pair[0].size
-    )
+    params = jax.tree.leaves(spec.abstract(run.cfg, jnp.dtype(run.cfg.dtype), run.train))
+    lay_out = jax.tree.leaves(Publisher(run.cfg, run.train, run.rollout).lay_out)
+    largest, jitted = max(zip(params, lay_out), key=lambda pair: pair[0].size)
     yield Source("reshard", partial(jitted.lower, largest), {"parameters": largest})
+
+
+def _laid_out_beside(run: Run) -> int:
+    """All parameters but the largest, in both layouts."""
+    sizes = 0
+    for mesh in (run.train, run.rollout):
+        params = jax.tree.leaves(spec.abstract(run.cfg, jnp.dtype(run.cfg.dtype), mesh))
+        sizes += bytes_per_chip(params) - bytes_per_chip(max(params, key=lambda x: x.size))
+    return sizes
 
 
 def _update(run: Run, name: Literal["score", "update"]) -> Iterator[Source]:

@@ -226,20 +226,29 @@ class Publisher:
 
     def __init__(self, cfg: ModelConfig, train: Mesh, rollout: Mesh) -> None:
         self.cfg, self.rollout = cfg, rollout
-        devices = train.devices.reshape(-1)
-        ways = rollout.shape["tensor"]
-        whole = Mesh(devices.reshape(-1, 1, ways), train.axis_names, axis_types=train.axis_types)
+        devices, ways = train.devices.reshape(-1), rollout.shape["tensor"]
+        split, whole = (
+            Mesh(devices.reshape(sides), train.axis_names, axis_types=train.axis_types)
+            for sides in ((1, -1, ways), (-1, 1, ways))
+        )
         self._local = abstract(spec.spec_tree(cfg), cfg.dtype, rollout)
-        self.lay_out = jax.tree.map(self._jitted, spec.shardings(cfg, whole))
+        self.lay_out = jax.tree.map(
+            self._jitted, spec.shardings(cfg, split), spec.shardings(cfg, whole)
+        )
 
     def __call__(self, params: Tree) -> Tree:
         return jax.tree.map(
             lambda x, lay_out, like: _own_part(lay_out(x), like), params, self.lay_out, self._local
         )
 
-    def _jitted(self, placed: NamedSharding) -> Any:
-        """One array at a time: all at once, their copies on the way would need room together."""
-        return jax.jit(lambda x: x.astype(self.cfg.dtype), out_shardings=placed)
+    def _jitted(self, split: NamedSharding, placed: NamedSharding) -> Any:
+        """One array at a time, split by `tensor` before it is gathered: all at once, or each whole
+        on every device, would need room for it."""
+
+        def lay_out(x: jax.Array) -> jax.Array:
+            return jax.lax.with_sharding_constraint(x.astype(self.cfg.dtype), split)
+
+        return jax.jit(lay_out, out_shardings=placed)
 
 
 def _own_part(array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
