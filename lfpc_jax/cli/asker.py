@@ -63,7 +63,7 @@ class Asker:
         )
         with progress.waiting(f"measuring {len(records)} prompts"):
             sizes = {*_sizes(dialogue, records), *_sizes(without_tool(dialogue), records)}
-        shapes = self._shapes(tokens, _steps([text for _, text in sizes]))
+        shapes = self.shapes(tokens, _steps([text for _, text in sizes]))
         rules = Rules(
             max_turns=args.max_turns,
             max_tokens=args.max_tokens,
@@ -83,7 +83,7 @@ class Asker:
             engine.warm_up(prompts)
         return engine
 
-    def _shapes(self, tokens: int, texts: Buckets) -> RolloutShapes:
+    def shapes(self, tokens: int, texts: Buckets) -> RolloutShapes:
         """With room for every episode that the rules allow."""
         args = self.args
         groups = self.mesh.shape["data"]

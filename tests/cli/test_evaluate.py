@@ -3,15 +3,23 @@
 import json
 
 import jax
+import PIL.Image
 import pytest
 from evaluation import rigged
 from evaluation.test_readers import rows, v_star_folder, write_tsv
 from rollout import small
 
+from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import evaluate
+from lfpc_jax.cli.asker import Asker
+from lfpc_jax.cli.dialogues import zooming
+from lfpc_jax.cli.model_folder import LoadedModel
 from lfpc_jax.data import layout
+from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.archive import Archive
+from lfpc_jax.shapes import Buckets, windows_for
+from lfpc_jax.trajectory import Picture
 
 SMALL = ["--image-tokens", "32", "--crop-tokens", "16", "--max-tokens", "80", "--slots", "8",
          "--temperature", "1"]  # fmt: skip
@@ -66,6 +74,26 @@ def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monke
     (out / "results.json").unlink()
     assert evaluate.main([str(out), "--rescore"]) == 0
     assert (out / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("tokens", "grid", "windows"), [(1024, (24, 42), 72), (16384, (96, 170), 1056)]
+)
+def test_the_papers_budgets_have_their_shapes(tmp_path, tokens, grid, windows):
+    """An 8K picture takes 1,008 of 1,024 tokens and 16,320 of 16,384, in a bucket for no strip."""
+    PIL.Image.new("L", (7680, 4320)).save(tmp_path / "8k.jpg")
+    record = small.record(0, picture=Picture(str(tmp_path / "8k.jpg")))
+    dialogue = zooming(small.folder(), image_tokens=tokens, crop_tokens=1024)
+    found, text = dialogue.size(record)
+    assert found == grid
+    args = evaluate._parser().parse_args(["out", "--image-tokens", str(tokens)])
+    model = LoadedModel(small.config(), None, small.folder(), Origin(("float32",)))
+    mesh = make_mesh(data=1, devices=jax.local_devices()[:1])
+    shapes = Asker(args, model, mesh).shapes(tokens, Buckets((text,)))
+    needed = windows_for(*grid, shapes.window)
+    assert shapes.image_windows.fit(needed, "windows") == windows
+    # image, text, four crops with their replies, and all that may be sampled
+    assert shapes.capacity >= grid[0] * grid[1] + text + 4 * 1024 + 2048
 
 
 @pytest.mark.parametrize(

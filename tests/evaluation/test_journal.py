@@ -162,6 +162,22 @@ def test_a_killed_evaluation_goes_on_to_the_same_bytes(tmp_path, here):
     assert scores[0] == scores[1]
 
 
+def test_direct_answers_alone_and_nothing_is_made_where_nothing_is_left(tmp_path, monkeypatch):
+    data = rigged.write_set(tmp_path / "data", 3)
+    made = rigged.RiggedEngine(rigged.reads_the_whole, small.dialogue())
+    monkeypatch.setattr(command, "Asker", rigged.asker(made))
+    out = [str(tmp_path / "out"), "--model", "rigged", "--data", f"set={data}"]
+    assert command.main([*out, "--modes", "direct"]) == 0
+    assert Journal(tmp_path / "out").parts() == [Part("set", 1024, "direct")]
+    assert made.asked == 3
+
+    def no_engine(self, tokens, records):
+        raise AssertionError("an engine was asked for")
+
+    monkeypatch.setattr(rigged.RiggedAsker, "engine", no_engine)
+    assert command.main([*out, "--modes", "direct"]) == 0
+
+
 def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path, here):
     """SIGTERM to the second ends both in peace; two others finish."""
     data = rigged.write_set(tmp_path / "data", 10)
