@@ -44,13 +44,12 @@ def ask(
     """`tokens` is the budget that the engine's dialogue shows images at; the engine is made only
     where a question is left. Comes back early once `stop` says so."""
     own = list(own_share(benchmark.records))
+    tool: list[Answered] = []
     for condition in in_order(conditions):
         if stop():
             return
-        tool: list[Answered] = []
-        if condition in ALTERATIONS:
-            groups = journal.read(Part(benchmark.name, tokens, TOOL), rollouts)
-            tool = graded(groups, 0, None)
+        if condition in ALTERATIONS and not tool:
+            tool = graded(journal.read(Part(benchmark.name, tokens, TOOL), rollouts), 0, None)
         records = to_ask(condition, own, tool)
         part = Part(benchmark.name, tokens, condition)
         done = {group.record.id for group in journal.read(part, rollouts)}
