@@ -22,6 +22,7 @@ import jax
 from lfpc_jax.plan.collectives import collectives, sent
 from lfpc_jax.plan.programs import Source
 
+_ASSIGNMENT = "*after_optimizations-buffer-assignment.txt"
 _LAST = "*after_optimizations_after_buffer_assignment.txt"
 """What the TPU compiler writes when all that is read here is there."""
 
@@ -57,10 +58,13 @@ def compiled(source: Source) -> Compiled:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         try:
-            cost = compile_into(source, Path(name)).cost_analysis() or {}
+            made = compile_into(source, Path(name))
         except jax.errors.JaxRuntimeError as error:
             raise _refused(str(error)) from error
-        return _read(source, Path(name), time.perf_counter() - start, cost)
+        # Nothing is written of what a cache of compiled programs holds.
+        cached = not any(Path(name).glob(_ASSIGNMENT))
+        memory = _reported(made) if cached else _assignment(Path(name))
+    return _compiled(source, memory, made.as_text(), made.cost_analysis() or {}, start)
 
 
 def assigned(source: Source, command: Sequence[str]) -> Compiled:
@@ -78,7 +82,8 @@ def assigned(source: Source, command: Sequence[str]) -> Compiled:
         finally:
             process.kill()
             process.wait()
-        return _read(source, folder, time.perf_counter() - start, {})
+        program = next(folder.glob("*after_optimizations.txt")).read_text()
+        return _compiled(source, _assignment(folder), program, {}, start)
 
 
 def compile_into(source: Source, folder: Path) -> Any:
@@ -86,29 +91,50 @@ def compile_into(source: Source, folder: Path) -> Any:
     return source.lower().compile(compiler_options=options)
 
 
-def _read(source: Source, folder: Path, seconds: float, cost: Mapping[str, float]) -> Compiled:
-    program = next(folder.glob("*after_optimizations.txt")).read_text()
-    memory = next(folder.glob("*after_optimizations-buffer-assignment.txt")).read_text()
-    whole, arguments, aliased, temporary = 0, 0, 0, 0
-    for line in re.findall(r"^allocation \d+: .*", memory, re.MULTILINE):
+def _assignment(folder: Path) -> dict[str, int]:
+    text = next(folder.glob(_ASSIGNMENT)).read_text()
+    sizes = dict.fromkeys(
+        ("bytes_per_chip", "argument_bytes", "temporary_bytes", "aliased_bytes"), 0
+    )
+    for line in re.findall(r"^allocation \d+: .*", text, re.MULTILINE):
         if ", color " in line:  # not the chip's main memory
             continue
         size = int(re.search(r"size (\d+)", line).group(1))  # type: ignore[union-attr]
-        whole += size
-        arguments += size if ", parameter " in line else 0
-        aliased += size if ", parameter " in line and "maybe-live-out" in line else 0
-        temporary += size if "preallocated-temp" in line else 0
+        argument = ", parameter " in line
+        sizes["bytes_per_chip"] += size
+        sizes["argument_bytes"] += size if argument else 0
+        sizes["aliased_bytes"] += size if argument and "maybe-live-out" in line else 0
+        sizes["temporary_bytes"] += size if "preallocated-temp" in line else 0
+    return sizes
+
+
+def _reported(made: Any) -> dict[str, int]:
+    memory = made.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return {
+        "bytes_per_chip": used + results,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "aliased_bytes": memory.alias_size_in_bytes,
+    }
+
+
+def _compiled(
+    source: Source,
+    memory: Mapping[str, int],
+    text: str,
+    cost: Mapping[str, float],
+    start: float,
+) -> Compiled:
     return Compiled(
         program=source.name,
-        bytes_per_chip=whole,
-        argument_bytes=arguments,
-        temporary_bytes=temporary,
-        aliased_bytes=aliased,
+        **memory,
         held=source.held,
-        sent=sent(collectives(program)),
+        sent=sent(collectives(text)),
         compiler_flops=cost.get("flops", 0.0),
         compiler_bytes=cost.get("bytes accessed", 0.0),
-        compile_seconds=seconds,
+        compile_seconds=time.perf_counter() - start,
     )
 
 
