@@ -41,7 +41,7 @@ def memory(paths: Sequence[Path]) -> Iterator[str]:
     yield "|---|---|" + "---:|" * 8
     for path in paths:
         for row in json.loads(path.read_text())["programs"]:
-            if row["program"] in ("encode", "prefill", "place", "reshard"):
+            if row["program"] in ("encode", "prefill", "place", "score"):
                 continue
             kinds = [row["kinds"].get(kind) for kind in names[:5]]
             sizes = [*kinds, row["beside"], row["bytes_per_chip"], row["hbm_bytes"]]
@@ -111,15 +111,15 @@ def draw(points: Sequence[dict[str, Any]], file: Path) -> None:
     chips = [point["chips"] for point in points]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.plot(chips, [sum(point["GB"].values()) for point in points], "o-")
-    left.set(title="sent by a chip in an update", ylabel="GB")
+    left.set(title="sent by a chip in an update", ylabel="GB", ylim=(0, None))
     for name in ("compute", "memory", "wire"):
         right.plot(chips, [point[name] for point in points], "o-", label=name)
     right.set(title="least seconds of an update", yscale="log")
-    right.legend()
+    right.legend(loc="center right")
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set(xlabel="chips, as much work on each", xticks=chips, xticklabels=chips)
-        axes.set_ylim(bottom=0 if axes is left else None)
+        axes.margins(y=0.1)
         axes.grid(alpha=0.3)
     figure.savefig(file, dpi=110)
 
