@@ -39,7 +39,7 @@ from lfpc_jax.evaluation.plots import plot
 from lfpc_jax.evaluation.published import column_of
 from lfpc_jax.evaluation.results import encoded, grade_all, results, timing
 from lfpc_jax.evaluation.run import ask, in_order
-from lfpc_jax.evaluation.tables import tables
+from lfpc_jax.evaluation.tables import printed, sheets
 from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.rewards.judge import Judge, JudgeSettings
 
@@ -116,7 +116,7 @@ def evaluate(args: argparse.Namespace) -> int:
         (args.out / "results.json").write_bytes(encoded(found))
         (args.out / "timing.json").write_bytes(encoded(seconds))
         plot(found, args.out / "results.png")
-        Console(width=None if sys.stdout.isatty() else 100).print(tables(found, seconds))
+        Console(width=None if sys.stdout.isatty() else 100).print(printed(sheets(found, seconds)))
         print(f"wrote {args.out / 'results.json'}")
     return 0
 

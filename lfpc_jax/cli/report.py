@@ -1,4 +1,4 @@
-"""Training curves and every episode of one or several runs, as one HTML page and PNG plots.
+"""Curves, results and every episode of one or several runs, as one HTML page and PNG plots.
 
     report.py RUN... [--out FILE] [--model DIR] [--episodes N] [--parts PATTERN]
 
@@ -8,14 +8,18 @@ read is said, on the page too, and left out.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from lfpc_jax.cli import progress
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.evaluation.seen import shown_crops
+from lfpc_jax.evaluation.tables import sheets
 from lfpc_jax.report import document, plots
 from lfpc_jax.report.album import Album
 from lfpc_jax.report.conversation import Reader
@@ -70,6 +74,7 @@ def report(args: argparse.Namespace) -> int:
     episodes = Episodes(Album(side=args.side, crop_side=max(64, args.side // 2)))
     with progress.waiting("reading episodes"):
         for number, run in enumerate(runs):
+            run.sheets = _sheets(run)
             reader = Reader(run.tokenizer)
             replaced = cache(partial(_replaced, run))
             for part, group in run.groups(args.parts, args.episodes // len(runs)):
@@ -87,6 +92,21 @@ def report(args: argparse.Namespace) -> int:
     for file in files:
         print(f"wrote {file}")
     return 0
+
+
+def _sheets(run: Run) -> list[dict[str, Any]]:
+    """What an evaluation came to, in its own tables; none and a problem where that is damaged."""
+    if not run.is_evaluation:
+        return []
+    try:
+        found, seconds = (
+            json.loads((run.folder / name).read_bytes()) for name in ("results.json", "timing.json")
+        )
+        return [asdict(sheet) for sheet in sheets(found, seconds)]
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
+        said = f"results cannot be shown: {error!r:.200}; `evaluate.py {run.folder} --rescore`"
+        run.problems.append(Problem(str(run.folder / "results.json"), said))
+        return []
 
 
 def _replaced(run: Run, part: str) -> Replaced | None:

@@ -36,11 +36,11 @@ LOST_TO_NOISE: dict[str, tuple[float, float, float]] = {
 LOST_AT = 1024
 
 LABELS = {
+    "overall": "overall",
     "single": "FSP",
     "cross": "FCP",
     "direct_attributes": "attribute",
     "relative_position": "spatial",
-    "overall": "overall",
 }
 
 _ROWS = {"hr_bench": 800, "v_star": 191}

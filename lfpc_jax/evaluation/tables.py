@@ -1,11 +1,13 @@
-"""Results for the terminal, the paper's figures beside ours where they apply. Per cent.
+"""Results as tables of text, for the terminal and for a report's page: the paper's figures beside
+ours where they apply. Per cent.
 
 Narrow enough for 80 columns; what rarely happens (questions without an answer, answers that nobody
 could score) is a line below and not a column.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
@@ -13,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lfpc_jax.evaluation.conditions import DIRECT, TOOL
+from lfpc_jax.evaluation.conditions import CONDITIONS, DIRECT, TOOL
 from lfpc_jax.evaluation.diagnostics import MISSED
 from lfpc_jax.evaluation.published import (
     COLUMNS,
@@ -26,24 +28,76 @@ from lfpc_jax.evaluation.published import (
 from lfpc_jax.evaluation.results import Results
 
 _NONE = "-"
-_CATEGORIES = ("single", "cross", "direct_attributes", "relative_position")
+_WRAPPED = {"benchmark": 12, "ended": 12}
+"""Columns that give way on a narrow terminal, and how far."""
+_CATEGORIES = tuple(LABELS)
 
 
-def tables(found: Results, seconds: dict[str, float]) -> RenderableType:
-    return Group(
+@dataclass
+class Sheet:
+    """A table: its headings, those of numbers apart, which stand at the right; its parts, each some
+    rows; what its words mean, and what to know before believing it."""
+
+    title: str
+    texts: tuple[str, ...]
+    numbers: tuple[str, ...]
+    parts: list[list[tuple[str, ...]]] = field(default_factory=lambda: [[]])
+    meaning: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def add(self, *cells: str) -> None:
+        self.parts[-1].append(cells)
+
+    def part(self) -> None:
+        """What is added from here on is set apart."""
+        self.parts.append([])
+
+
+def sheets(found: Results, seconds: dict[str, float]) -> list[Sheet]:
+    return [
         _accuracies(found),
-        *_notes(found),
         _crops(found),
         _episodes(found, seconds),
         *_papers(found),
         *_diagnostics(found),
+    ]
+
+
+def printed(all_sheets: list[Sheet]) -> RenderableType:
+    """For the terminal."""
+    parts: list[RenderableType] = []
+    for sheet in all_sheets:
+        parts += [_table(sheet), *(Text(line, "yellow") for line in sheet.warnings)]
+    return Group(*parts)
+
+
+def _table(sheet: Sheet) -> Table:
+    table = Table(
+        title=sheet.title,
+        title_justify="left",
+        title_style="bold",
+        caption=sheet.meaning or None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
+    for heading in sheet.texts:
+        least = _WRAPPED.get(heading)
+        table.add_column(heading, no_wrap=least is None, min_width=least)
+    for heading in sheet.numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for rows in sheet.parts:
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
+    return table
 
 
 def each(found: Results) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
     """Benchmark, budget, what is known of the benchmark, and what was found at that budget."""
     for name, about in found["benchmarks"].items():
-        for tokens, budget in about["budgets"].items():
+        for tokens, budget in sorted(about["budgets"].items(), key=lambda one: int(one[0])):
             yield name, tokens, about, budget
 
 
@@ -55,22 +109,10 @@ def estimate(value: dict[str, Any] | None, *, signed: bool = False) -> str:
     return form.format(*(100 * value[key] for key in ("value", "low", "high")))
 
 
-def _table(title: str, left: tuple[str, ...], right: tuple[str, ...], caption: str = "") -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        caption=caption or None,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    for place, heading in enumerate(left):
-        table.add_column(heading, no_wrap=place > 0)
-    for heading in right:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
+def _in_order(categories: Iterable[str]) -> list[str]:
+    """As the publishers list them, then by name."""
+    places = {name: place for place, name in enumerate(_CATEGORIES)}
+    return sorted(categories, key=lambda name: (places.get(name, len(places)), name))
 
 
 def _modes(found: Results) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
@@ -81,23 +123,24 @@ def _modes(found: Results) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
                 yield name, tokens, mode, budget["conditions"][mode]
 
 
-def _accuracies(found: Results) -> Table:
-    table = _table(
+def _accuracies(found: Results) -> Sheet:
+    sheet = Sheet(
         "Accuracy, % [95% interval over samples]",
         ("benchmark", "tokens", "mode", "of"),
         ("accuracy", "answered"),
+        warnings=tuple(_warnings(found)),
     )
     for name, tokens, mode, condition in _modes(found):
         answered = f"{condition['answered']} of {condition['questions']}"
-        for category, value in (condition["accuracy"] or {"overall": None}).items():
+        accuracy = {"overall": None} | condition["accuracy"]
+        for category in _in_order(accuracy):
             label = LABELS.get(category, category)
-            table.add_row(name, tokens, mode, label, estimate(value), answered)
+            sheet.add(name, tokens, mode, label, estimate(accuracy[category]), answered)
             name, tokens, mode, answered = "", "", "", ""
-    return table
+    return sheet
 
 
-def _notes(found: Results) -> Iterator[Text]:
-    """What a reader should know before believing a number."""
+def _warnings(found: Results) -> Iterator[str]:
     says = {
         "missing": "questions without an answer, which do not count",
         "unscored": "questions that could not be judged, which do not count",
@@ -108,18 +151,19 @@ def _notes(found: Results) -> Iterator[Text]:
         for key, what in says.items():
             counts = {mode: one[key] for mode, one in budget["conditions"].items() if one[key]}
             if counts:
-                listed = ", ".join(f"{mode} {count}" for mode, count in counts.items())
-                yield Text(f"{name}, {tokens}: {what}: {listed}", "yellow")
+                listed = ", ".join(f"{m} {counts[m]}" for m in CONDITIONS if m in counts)
+                yield f"{name}, {tokens}: {what}: {listed}"
 
 
-def _crops(found: Results) -> Table:
-    table = _table(
+def _crops(found: Results) -> Sheet:
+    sheet = Sheet(
         "Crops",
         ("benchmark", "tokens", "of"),
         ("IoU", "overlap", "area", "crops", "visual", "refused"),
-        "area: % of the image. crops: a question. visual: tokens a crop. refused: % of the calls.",
+        meaning="area: % of the image. crops: a question. visual: tokens a crop. refused: % of the "
+        "calls.",
     )
-    keys = (
+    shown = (
         ("crop/iou", "{:.3f}", 1),
         ("crop/overlap", "{:.3f}", 1),
         ("crop/area_ratio", "{:.1f}", 100),
@@ -131,44 +175,43 @@ def _crops(found: Results) -> Table:
         if mode != TOOL:
             continue
         rows = {"overall": condition["measures"]} | condition["measures_by_category"]
-        for category, measured in rows.items():
-            cells = (
-                form.format(times * measured[key]) if key in measured else _NONE
-                for key, form, times in keys
-            )
-            table.add_row(name, tokens, LABELS.get(category, category), *cells)
+        for category in _in_order(rows):
+            measured = rows[category]
+            cells = (_number(measured.get(key), form, times) for key, form, times in shown)
+            sheet.add(name, tokens, LABELS.get(category, category), *cells)
             name, tokens = "", ""
-    return table
+    return sheet
 
 
-def _episodes(found: Results, seconds: dict[str, float]) -> Table:
-    table = _table(
+def _episodes(found: Results, seconds: dict[str, float]) -> Sheet:
+    sheet = Sheet(
         "Episodes",
-        ("benchmark", "tokens", "mode"),
+        ("benchmark", "tokens", "mode", "ended"),
         ("turns", "sampled", "seconds"),
-        "sampled: tokens a question. seconds: of the wall, a question, while many are asked.",
+        meaning="sampled: tokens a question. seconds: of the wall, a question, while many are "
+        "asked.",
     )
-    table.add_column("ended", ratio=1)
     for name, tokens, mode, condition in _modes(found):
         measured = condition["measures"]
         ends = {key[4:]: share for key, share in measured.items() if key.startswith("end/")}
-        ended = [
-            f"{100 * share:.0f}% {end}"
-            for end, share in sorted(ends.items(), key=lambda one: -one[1])
-            if share
-        ]
-        took = seconds.get(f"{name}-{tokens}-{mode}")
-        means = ((measured.get(f"episode/{key}"), digits) for key, digits in _MEANS.items())
-        cells = (_NONE if mean is None else f"{mean:.{digits}f}" for mean, digits in means)
-        time = _NONE if took is None else f"{took:.2f}"
-        table.add_row(name, tokens, mode, *cells, time, ", ".join(ended))
-    return table
+        often = sorted(((share, end) for end, share in ends.items() if share), reverse=True)
+        sheet.add(
+            name,
+            tokens,
+            mode,
+            ", ".join(f"{100 * share:.0f}% {end}" for share, end in often),
+            _number(measured.get("episode/turns"), "{:.2f}"),
+            _number(measured.get("episode/tokens"), "{:.0f}"),
+            _number(seconds.get(f"{name}-{tokens}-{mode}"), "{:.2f}"),
+        )
+    return sheet
 
 
-_MEANS = {"turns": 2, "tokens": 0}
+def _number(value: float | None, form: str, times: int = 1) -> str:
+    return _NONE if value is None else form.format(times * value)
 
 
-def _papers(found: Results) -> Iterator[Table]:
+def _papers(found: Results) -> Iterator[Sheet]:
     """The paper's rows over ours; nothing where no benchmark is one of the paper's."""
     ours: dict[str, dict[str, dict[str, Any]]] = {}
     for _, tokens, about, budget in each(found):
@@ -178,45 +221,44 @@ def _papers(found: Results) -> Iterator[Table]:
     if not columns:
         return
     title = "Beside the paper's figures (arXiv 2603.27494), %"
-    table = _table(title, ("",), ("tokens", *columns))
+    sheet = Sheet(title, ("",), ("tokens", *columns))
     for name, (shown_at, figures) in OVERALL.items():
         known = dict(zip(COLUMNS, figures))
-        table.add_row(name, f"{shown_at}", *(f"{known[column]:.1f}" for column in columns))
+        sheet.add(name, f"{shown_at}", *(f"{known[column]:.1f}" for column in columns))
     for category in _CATEGORIES:
         cells = [LFPC_BY_CATEGORY[column].get(category) for column in columns]
         if any(cell is not None for cell in cells):
             shown = (_NONE if cell is None else f"{cell:.1f}" for cell in cells)
-            table.add_row(f"LFPC, {LABELS[category]}", "1024", *shown)
-    table.add_section()
+            sheet.add(f"LFPC, {LABELS[category]}", "1024", *shown)
+    sheet.part()
     for tokens, row in ours.items():
-        for category in ("overall", *_CATEGORIES):
+        for category in _CATEGORIES:
             values = [row.get(column, {}).get(category) for column in columns]
             if any(values):
                 label = "this model" if category == "overall" else f"this model, {LABELS[category]}"
-                table.add_row(label, tokens, *map(estimate, values))
-    yield table
+                sheet.add(label, tokens, *map(estimate, values))
+    yield sheet
 
 
-def _diagnostics(found: Results) -> Iterator[Table]:
+def _diagnostics(found: Results) -> Iterator[Sheet]:
     wanted = [row for row in each(found) if row[3]["diagnostics"]]
     if not wanted:
         return
-    table = _table(
+    sheet = Sheet(
         "Do crops matter? Accuracy, % [95% interval of the paired change]",
         ("benchmark", "test"),
         ("n", "before", "after", "change"),
-        "needed: only what is wrong without the tool and right with it. missed: only where no crop "
-        f"has over {MISSED} of the target. answer first: episodes that state their answer before "
-        "their first call, of those with a call.",
+        parts=[],
+        meaning="needed: only what is wrong without the tool and right with it. missed: only where "
+        f"no crop has over {MISSED} of the target. answer first: episodes that state their answer "
+        "before their first call, of those with a call.",
     )
     for name, tokens, about, budget in wanted:
-        rows = list(_tests(budget, about["column"], tokens))
-        for whose, row in zip(
-            itertools.chain((name, f"{tokens} tokens"), itertools.repeat("")), rows
-        ):
-            table.add_row(whose, *row)
-        table.add_section()
-    yield table
+        sheet.part()
+        whose = itertools.chain((name, f"{tokens} tokens"), itertools.repeat(""))
+        for first, row in zip(whose, _tests(budget, about["column"], tokens)):
+            sheet.add(first, *row)
+    yield sheet
 
 
 def _tests(budget: dict[str, Any], column: str | None, tokens: str) -> Iterator[tuple[str, ...]]:

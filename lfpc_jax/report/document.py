@@ -23,7 +23,7 @@ from lfpc_jax.report.problems import Problem
 from lfpc_jax.report.run import Run
 from lfpc_jax.report.sketch import COLOURS
 
-_SCRIPTS = ("dom.js", "curves.js", "stage.js", "episode.js", "browser.js", "main.js")
+_SCRIPTS = ("dom.js", "curves.js", "results.js", "stage.js", "episode.js", "browser.js", "main.js")
 _LISTED = 200
 
 
@@ -50,6 +50,7 @@ def _index(runs: Sequence[Run], names: Sequence[str], episodes: Episodes) -> dic
                 "config": run.config,
                 "tokenizer": run.tokenizer is not None,
                 "curves": [asdict(curve) for curve in run.curves],
+                "sheets": run.sheets,
             }
             for name, run in zip(names, runs, strict=True)
         ],

@@ -41,6 +41,8 @@ class Run:
     tokenizer: Tokenizer | None
     problems: list[Problem]
     verdicts: Verdicts = field(default_factory=dict)
+    sheets: list[dict[str, Any]] = field(default_factory=list)
+    """Tables of text: what an evaluation came to."""
 
     @property
     def is_evaluation(self) -> bool:

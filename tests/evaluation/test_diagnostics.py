@@ -13,7 +13,7 @@ from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.evaluation.plots import plot
 from lfpc_jax.evaluation.results import encoded, timing
 from lfpc_jax.evaluation.run import ask
-from lfpc_jax.evaluation.tables import tables
+from lfpc_jax.evaluation.tables import printed, sheets
 
 from . import rigged
 from .rigged import counted
@@ -130,7 +130,7 @@ def test_everything_is_shown_in_tables_and_a_picture(records, tmp_path):
     console = Console(width=200, record=True, file=io.StringIO())
     seconds = timing(Journal(tmp_path))
     assert set(seconds) == {f"set-32-{name}" for name in CONDITIONS}
-    console.print(tables(found, seconds))
+    console.print(printed(sheets(found, seconds)))
     text = console.export_text()
     for expected in ("100.0 [67.6, 100.0]", "noise, needed", "answer first", "near", "answered"):
         assert expected in text
@@ -146,7 +146,7 @@ def test_the_papers_figures_stand_beside_ours_where_they_apply(records, tmp_path
 
     def text():
         console = Console(width=80, record=True, file=io.StringIO())
-        console.print(tables(found, {}))
+        console.print(printed(sheets(found, {})))
         return [" ".join(line.split()) for line in console.export_text().splitlines()]
 
     assert not any("LFPC" in line for line in text())
@@ -174,7 +174,7 @@ def test_what_to_know_before_believing_a_number_is_said(records, tmp_path):
 
     def text():
         console = Console(width=80, record=True, file=io.StringIO())
-        console.print(tables(found, {}))
+        console.print(printed(sheets(found, {})))
         return console.export_text()
 
     assert "set, 32:" not in text()
