@@ -2,9 +2,10 @@
 
     python bench/report_screens.py PAGE OUT_STEM [--episode 0] [--question 0]
 
-Writes OUT_STEM.png (an episode), OUT_STEM-curves.png, OUT_STEM-compare.png, OUT_STEM-phone.png and
-OUT_STEM-dark.png. Needs `playwright` (a Python package) and any Chromium on the machine, found by
-name on PATH or named by the environment variable CHROMIUM.
+Writes OUT_STEM.png (an episode), OUT_STEM-compare.png, OUT_STEM-phone.png, OUT_STEM-list.png (on a
+phone), OUT_STEM-dark.png, and OUT_STEM-curves.png or, of an evaluation, OUT_STEM-results.png. Needs
+`playwright` (a Python package) and any Chromium on the machine, found by name on PATH or named by the
+environment variable CHROMIUM.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
 DESKTOP, PHONE = (1440, 900), (390, 844)
+_TO_THE_LIST = "document.querySelector('.step button:nth-child(2)').click()"
 
 
 def find_chromium() -> str | None:
@@ -66,9 +68,11 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
         shot(browser, page, chosen, out(""))
-        shot(browser, page, "curves", out("-curves"))
+        first = "results" if '"sheets":[{' in page.read_text() else "curves"
+        shot(browser, page, first, out(f"-{first}"))
         shot(browser, page, "compare", out("-compare"), keys=("j",) * args.question)
         shot(browser, page, chosen, out("-phone"), size=PHONE)
+        shot(browser, page, chosen, out("-list"), size=PHONE, script=_TO_THE_LIST)
         shot(browser, page, chosen, out("-dark"), dark=True, keys=("o",))
         browser.close()
 
