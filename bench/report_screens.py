@@ -3,9 +3,9 @@
     python bench/report_screens.py PAGE OUT_STEM [--episode 0] [--question 0]
 
 Writes OUT_STEM.png (an episode), OUT_STEM-compare.png, OUT_STEM-phone.png, OUT_STEM-list.png (on a
-phone), OUT_STEM-dark.png, and OUT_STEM-curves.png or, of an evaluation, OUT_STEM-results.png. Needs
-`playwright` (a Python package) and any Chromium on the machine, found by name on PATH or named by the
-environment variable CHROMIUM.
+phone), OUT_STEM-dark.png, and OUT_STEM-curves.png or, of an evaluation, OUT_STEM-results.png.
+Needs `playwright` (a Python package) and any Chromium on the machine, found by name on PATH or
+named by the environment variable CHROMIUM.
 """
 
 import argparse
