@@ -34,9 +34,9 @@ REFUSALS = 3
 @dataclass(frozen=True)
 class UpdateSettings:
     """`mini_batch` prompts an optimizer step; `rows` of `row_tokens` (0: the rollout's capacity)
-    and `windows` of pictures (0: an image and a crop a row) on each shard of a micro-batch. `old` says
-    whose log-probabilities the ratio is to: the trainer's, recomputed before the first update, or
-    the sampler's own. `drop_flat` leaves groups without variance out of the mean."""
+    and `windows` of pictures (0: an image and a crop a row) on each shard of a micro-batch. `old`
+    says whose log-probabilities the ratio is to: the trainer's, recomputed before the first update,
+    or the sampler's own. `drop_flat` leaves groups without variance out of the mean."""
 
     mini_batch: int = 32
     epochs: int = 1
