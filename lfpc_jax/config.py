@@ -201,10 +201,10 @@ def check(config: TrainConfig, *, processes: int = 1) -> None:
             f"rollout.prompts {r.prompts} is no multiple of update.mini_batch {u.mini_batch}; "
             "every update takes as many prompts"
         )
-    if u.mini_batch % processes:
+    if r.prompts < processes:
         raise ValueError(
-            f"update.mini_batch {u.mini_batch} is no multiple of the {processes} processes, each "
-            "of which brings an equal share"
+            f"rollout.prompts {r.prompts} for {processes} processes, each of which needs one at "
+            "least; take fewer processes or more prompts"
         )
     if config.stage == "grpo" and r.rollouts < 2:
         raise ValueError("rollout.rollouts is 1; advantages need a group of at least 2")

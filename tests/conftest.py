@@ -1,11 +1,24 @@
-"""Eight virtual CPU devices, and every annotation of the package checked at run time."""
+"""Eight virtual CPU devices, every annotation of the package checked at run time, and programs that
+are compiled once a run, for all of its processes."""
 
 import os
+import shutil
+import tempfile
+from functools import partial
+
+import xla
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = xla.flags(8)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from jaxtyping import install_import_hook
 
 install_import_hook("lfpc_jax", "beartype.beartype")
+
+
+def pytest_configure(config):
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # as it is in the workers
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+        config.add_cleanup(partial(shutil.rmtree, folder))

@@ -28,6 +28,9 @@ from lfpc_jax.trajectory import Record
 _OBSERVATION = 256
 """Tokens of text in which a crop comes back, or a refusal, at most."""
 _STEP = 64
+_CHUNK = 8
+"""Tokens that are drawn between two looks at what has ended: with one answer to a question turns
+end all the time, and a row that waits draws nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +93,7 @@ class Asker:
         replies = (args.max_turns - 1) * (args.crop_tokens + _OBSERVATION)
         return RolloutShapes(
             slots=args.slots,
+            chunk=_CHUNK,
             image_tokens=tokens,
             crop_tokens=args.crop_tokens,
             prompt_text=texts,

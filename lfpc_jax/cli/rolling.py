@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from lfpc_jax.cli import progress
 from lfpc_jax.config import TrainConfig
 from lfpc_jax.data.losses import Unusable
+from lfpc_jax.data.pipeline import share
 from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.evaluation.alter import alteration, altered
 from lfpc_jax.evaluation.measures import Measures, gather, measure
@@ -115,9 +116,12 @@ class Roller:
     def mini_batches(
         self, found: Sequence[Judged], openings: Sequence[Opening]
     ) -> list[list[Scored]]:
-        """Places of the batch dealt out in turn, so that every process brings as much to each."""
-        count = self.config.rollout.prompts // self.config.update.mini_batch
-        places = {opening.record.id: place for place, opening in enumerate(openings)}
+        """Places of the step's batch dealt out in turn, so that every process brings as much to
+        each, or nearly."""
+        prompts = self.config.rollout.prompts
+        count = prompts // self.config.update.mini_batch
+        own = share(prompts, jax.process_index(), jax.process_count())
+        places = {opening.record.id: place for place, opening in zip(own, openings, strict=True)}
         batches: list[list[Scored]] = [[] for _ in range(count)]
         for one in found:
             batches[places[one.group.record.id] % count].append(self._scored(one))

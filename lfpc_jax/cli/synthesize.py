@@ -88,6 +88,14 @@ def _parser(
     knobs.add_argument("--kinds", nargs="+", choices=tuple(VOCABULARIES), default=default.kinds)
     knobs.add_argument("--classes", type=int, default=default.classes, help="of each kind's marks")
     knobs.add_argument("--patches", nargs="+", type=int, choices=(1, 2), default=default.patches)
+    knobs.add_argument(
+        "--cross-patches",
+        nargs="+",
+        type=int,
+        choices=(1, 2),
+        default=default.cross_patches,
+        help="of marks in questions about two objects; as --patches if not given",
+    )
     knobs.add_argument("--shapes", nargs="+", choices=tuple(scene.FIT), default=default.shapes)
     knobs.add_argument("--colours", nargs="+", choices=tuple(COLOURS), default=default.colours)
     knobs.add_argument("--clutter", type=int, default=default.clutter)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lfpc_jax.data.losses import MAX_SHARE, Loss, Unusable, check_share
 from lfpc_jax.data.pictures import measured
-from lfpc_jax.trajectory import Box4, Record, Size
+from lfpc_jax.trajectory import Box4, Picture, Record, Size
 
 _EMBEDDED_LIMIT = 2**30
 
@@ -64,13 +64,18 @@ def audit(entries: Iterable[Record | Loss], *, name: str, max_share: float = MAX
 
 
 def check(record: Record) -> None:
-    """Raises `Unusable` for a record that cannot be asked, scored or shown."""
+    """Raises `Unusable` for a record that cannot be asked, scored or shown. One without a picture,
+    a question in text alone, can be."""
     if not record.question.strip():
         raise Unusable("empty question", repr(record.question))
     if not record.answer.strip():
         raise Unusable("empty answer", repr(record.answer))
     if record.options:
         _check_options(record)
+    if record.picture == Picture():
+        if record.targets:
+            raise Unusable("box outside picture", "there is no picture")
+        return
     size = measured(record.picture)
     for nest in record.targets:
         _check_nest(nest, size)

@@ -5,8 +5,9 @@
     FOLDER/records.jsonl    or records.parquet, with the same columns
     FOLDER/images/00000/00000123.jpg
 
-`image` is relative to the folder, or absolute for a picture that stays where it is. `targets` holds
-for each target its boxes, the smallest first, in pixels of the upright original.
+`image` is relative to the folder, or absolute for a picture that stays where it is, or null for a
+question in text alone. `targets` holds for each target its boxes, the smallest first, in pixels of
+the upright original.
 """
 
 import json
@@ -138,10 +139,10 @@ def _jsonl(path: Path) -> Iterator[Any]:
                 yield line
 
 
-def _place_picture(folder: Path, picture: Picture, place: int, copy_files: bool) -> str:
+def _place_picture(folder: Path, picture: Picture, place: int, copy_files: bool) -> str | None:
     """Puts the picture where it belongs and returns its name in the table."""
-    if picture.data is None and picture.path is None:
-        raise Unusable("missing picture", "neither a path nor bytes")
+    if picture == Picture():
+        return None
     if picture.data is None and not copy_files:
         return str(Path(str(picture.path)).absolute())
     if picture.data is not None:
@@ -161,7 +162,7 @@ def _place_picture(folder: Path, picture: Picture, place: int, copy_files: bool)
     return name
 
 
-def _to_line(record: Record, image: str) -> dict[str, Any]:
+def _to_line(record: Record, image: str | None) -> dict[str, Any]:
     return {
         "id": record.id,
         "question": record.question,
@@ -182,14 +183,14 @@ def _from_line(line: dict[str, Any], folder: Path) -> Record:
         if any(len(box) != 4 for box in boxes):
             raise ValueError(f"target {nest}: each box needs four numbers")
         targets.append(tuple(boxes))
-    side = line["longest_side"]
+    image, side = line["image"], line["longest_side"]
     if side is not None and not (isinstance(side, int) and side > 0):
         raise ValueError(f"longest_side {side!r}: must be null or a positive whole number")
     return Record(
         id=_text(line, "id"),
         question=_text(line, "question"),
         answer=_text(line, "answer"),
-        picture=Picture(path=str(folder / line["image"])),
+        picture=Picture() if image is None else Picture(path=str(folder / image)),
         options=tuple(str(option) for option in line["options"]),
         targets=tuple(targets),  # type: ignore[arg-type]
         longest_side=side,

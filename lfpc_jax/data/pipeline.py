@@ -2,7 +2,7 @@
 
 The stream is an infinite row of places. Grain says which record stands at each: sets interleaved by
 weight, each shuffled anew every epoch. Batch `k` holds the places from `k * batch` on, and each
-process takes its own run of consecutive places from every batch. So:
+process takes its own run of consecutive places from every batch, `share`. So:
 - the batches of all processes, put together in the order of the processes, are the batch of one;
 - the state is the number of batches taken: the same in every process, and good for another number
   of processes;
@@ -56,10 +56,10 @@ class Stream(Generic[T]):
         processes: int = 1,
         threads: int = 4,
     ) -> None:
-        if batch < 1 or batch % processes or not 0 <= process < processes:
+        if not 0 <= process < processes <= batch:
             raise ValueError(
-                f"batch of {batch} for process {process} of {processes}: the batch must be a "
-                "positive multiple of the processes, which count from 0"
+                f"batch of {batch} for process {process} of {processes}: processes count from 0, "
+                "and every one needs a place in the batch"
             )
         names = [part.name for part in parts]
         if not names or len(set(names)) < len(names):
@@ -76,8 +76,9 @@ class Stream(Generic[T]):
             "batch": batch,
             "parts": [[part.name, len(part.records), part.weight] for part in parts],
         }
-        self._own = batch // processes
-        self._rows = _Rows(parts, prepare, seed, batch, process * self._own, self._own)
+        own = share(batch, process, processes)
+        self._own = len(own)
+        self._rows = _Rows(parts, prepare, seed, batch, own)
         self._threads = threads
         self._taken = 0
         self._open()
@@ -121,6 +122,11 @@ class Stream(Generic[T]):
         self._items = iter(rows.to_iter_dataset(ahead))
 
 
+def share(batch: int, process: int, processes: int) -> range:
+    """The places in every batch that are this process's, as many as others have or one more."""
+    return range(batch * process // processes, batch * (process + 1) // processes)
+
+
 class _Rows(Generic[T]):
     """This process's places of the stream, one after the other, as Grain's random-access source."""
 
@@ -130,21 +136,20 @@ class _Rows(Generic[T]):
         prepare: Callable[[Record], T],
         seed: int,
         batch: int,
-        first: int,
-        own: int,
+        own: range,
     ) -> None:
         self._parts, self._prepare = tuple(parts), prepare
-        self._batch, self._first, self._own = batch, first, own
+        self._batch, self._own = batch, own
         self._places = _places(parts, seed)
         self._lost: tuple[dict[int, Loss], ...] = tuple({} for _ in parts)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return sys.maxsize // self._batch * self._own
+        return sys.maxsize // self._batch * len(self._own)
 
     def __getitem__(self, index: int) -> T:
-        number, place = divmod(index, self._own)
-        part, row = self._places[number * self._batch + self._first + place]
+        number, place = divmod(index, len(self._own))
+        part, row = self._places[number * self._batch + self._own[place]]
         length = len(self._parts[part].records)
         for candidate in range(row, row + length):
             prepared = self._prepared(part, candidate % length)

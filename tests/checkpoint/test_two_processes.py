@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import folders
+import xla
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -26,6 +27,7 @@ def test_two_processes_are_as_one(kept, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=os.environ | {"XLA_FLAGS": xla.flags(4)},
         )
         for i in range(2)
     ]

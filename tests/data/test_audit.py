@@ -33,7 +33,7 @@ def png() -> bytes:
         ({"picture": Picture(data=png()[:60])}, "unreadable picture", "embedded bytes"),
         ({"picture": Picture(data=b"no image")}, "unreadable picture", "8 embedded bytes"),
         ({"picture": Picture(path="/nowhere/a.jpg")}, "missing picture", "/nowhere/a.jpg"),
-        ({"picture": Picture()}, "missing picture", "neither a path nor bytes"),
+        ({"picture": Picture(), "targets": (NEST,)}, "box outside picture", "no picture"),
         ({"picture": Picture(data=jpeg(402, 2))}, "too narrow", "402x2"),
         ({"question": " \n"}, "empty question", r"' \\n'"),
         ({"answer": ""}, "empty answer", "''"),
@@ -56,6 +56,7 @@ def test_every_fault_has_its_reason(changes, reason, detail):
 def test_a_sound_record_passes():
     check(record(options=("x", "y"), answer="B", targets=(NEST, NEST[:1])))
     check(record(targets=(((0.0, 0.0, 64.0, 48.0),),)))
+    check(record(picture=Picture()))
 
 
 def test_losses_are_kept_in_order_and_counted():

@@ -1,7 +1,9 @@
-"""The trainer itself in two processes: told to stop, killed, and gone on with, at real steps."""
+"""The trainer itself in several processes, over three real steps: uneven shares, some of them
+without any picture; killed, gone on with by another number, told to stop."""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,68 +12,60 @@ import time
 from pathlib import Path
 
 import pytest
+import xla
+from cli.left import facts, near
 from rollout import small
 
 from lfpc_jax.checkpoint import training
 from lfpc_jax.cli.run_folder import RunFolder
 from lfpc_jax.data import layout
+from lfpc_jax.data.pipeline import Part, Stream
+from lfpc_jax.trajectory import Picture
 
 ROOT = Path(__file__).parents[2]
 TARGET = ((20.0, 20.0, 60.0, 60.0),)
-STEPS = 50
+PROMPTS, STEPS = 5, 3
+LOST = 75
 
 
-class Pair:
-    def __init__(self, folder: Path, name: str):
+class Processes:
+    """Of one run, as torchrun would start them."""
+
+    def __init__(self, folder: Path, name: str, count: int, *more: str):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = str(probe.getsockname()[1])
         env = os.environ | {
             "MICRO": str(folder), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2",
+            "XLA_FLAGS": xla.flags(), "MASTER_ADDR": "localhost", "MASTER_PORT": port,
+            "WORLD_SIZE": str(count),
         }  # fmt: skip
+        self.run = folder / name
+        sizes = ["--rollout.prompts", str(PROMPTS), "--update.mini_batch", str(PROMPTS)]
         command = [
             sys.executable, str(ROOT / "launch/train.py"), "--config",
-            str(ROOT / "tests/cli/micro.py"), "--run", str(folder / "run"),
-            "--cache", str(folder / "compiled"), "--steps", str(STEPS),
+            str(ROOT / "tests/cli/micro.py"), "--run", str(self.run), *sizes, *more,
         ]  # fmt: skip
-        self.logs = [folder / f"{name}-{rank}" for rank in range(2)]
-        self.processes = []
+        self.logs = [folder / f"{name}-{count}-{rank}" for rank in range(count)]
+        self.members = []
         for rank, log in enumerate(self.logs):
             with log.open("wb") as out:
-                self.processes.append(
+                self.members.append(
                     subprocess.Popen(command, env=env | {"RANK": str(rank)}, stdout=out, stderr=out)
                 )
 
     def ended(self) -> list[int]:
-        return [process.wait(timeout=600) for process in self.processes]
+        return [member.wait(timeout=900) for member in self.members]
 
     def said(self) -> str:
         return "\n---\n".join(log.read_text()[-3000:] for log in self.logs)
 
-
-@pytest.fixture
-def pair(tmp_path):
-    small.hf_folder(tmp_path / "hf")
-    layout.write(tmp_path / "set", [small.record(i, targets=(TARGET,)) for i in range(6)])
-    started = []
-
-    def start(name: str) -> Pair:
-        started.append(Pair(tmp_path, name))
-        return started[-1]
-
-    yield start
-    for made in started:
-        for process in made.processes:
-            process.kill()
-            process.wait()
-
-
-def steps(run: Path) -> list[int]:
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    found = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [line["step"] for line in found if line["kind"] == "train"]
+    def until_step(self, step: int) -> None:
+        deadline = time.monotonic() + 900
+        while newest(self.run) < step:
+            assert time.monotonic() < deadline, self.said()
+            assert all(member.poll() is None for member in self.members), self.said()
+            time.sleep(0.05)
 
 
 def newest(run: Path) -> int:
@@ -79,30 +73,105 @@ def newest(run: Path) -> int:
     return 0 if saved is None else saved.step
 
 
-def until_step(run: Path, step: int, made: Pair) -> None:
-    deadline = time.monotonic() + 600
-    while newest(run) < step:
-        assert time.monotonic() < deadline, made.said()
-        assert all(process.poll() is None for process in made.processes), made.said()
-        time.sleep(0.2)
+RECORDS = [
+    small.record(i, targets=(TARGET,)) if i % 2 else small.record(i, picture=Picture())
+    for i in range(6)
+]
 
 
-@pytest.mark.skipif("LFPC_SLOW" not in os.environ, reason="takes minutes; LFPC_SLOW=1 runs it")
-def test_a_run_of_two_processes_is_killed_gone_on_with_and_told_to_stop(pair, tmp_path):
-    run = tmp_path / "run"
-    first = pair("first")
-    until_step(run, 1, first)
-    first.processes[1].kill()
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("processes")
+    small.hf_folder(path / "hf")
+    layout.write(path / "set", RECORDS)
+    return path
+
+
+@pytest.fixture
+def start(folder):
+    started = []
+
+    def start(name: str, count: int, *more: str) -> Processes:
+        started.append(Processes(folder, name, count, *more))
+        return started[-1]
+
+    yield start
+    for made in started:
+        for member in made.members:
+            member.kill()
+            member.wait()
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """The run of one process."""
+    made = Processes(folder, "alone", 1)
+    assert made.ended() == [0], made.said()
+    return made.run
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shares_are_uneven_and_some_have_no_picture(count):
+    """What the others stand on; 1, 1, 1 and 2 prompts, or 2 and 3."""
+    streams = [
+        Stream([Part("set", RECORDS)], lambda record: record, batch=PROMPTS, seed=0,
+               process=process, processes=count, threads=1)
+        for process in range(count)
+    ]  # fmt: skip
+    blind = []
+    for _ in range(STEPS):
+        shares = [next(stream) for stream in streams]
+        assert len({len(share) for share in shares}) == 2
+        pictures = [sum(record.picture != Picture() for record in share) for share in shares]
+        blind.append(min(pictures) == 0 < max(pictures))
+    for stream in streams:
+        stream.close()
+    assert any(blind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_are_as_one(start, alone, count):
+    made = start("several", count)
+    assert made.ended() == [0] * count, made.said()
+    near(made.run, alone)
+    assert facts(made.run) == facts(alone)
+
+
+@pytest.mark.slow
+def test_one_of_four_is_killed_and_any_number_goes_on(start, alone, folder):
+    four = start("killed", 4)
+    four.until_step(1)
+    four.members[2].kill()
     killed = time.monotonic()
-    assert first.ended() == [75, -signal.SIGKILL], first.said()
+    assert four.ended() == [LOST, LOST, -signal.SIGKILL, LOST], four.said()
     assert time.monotonic() - killed < 60
-    assert "process 0 stops: process 1 of 2 gave no sign of life" in first.logs[0].read_text()
-    left = newest(run)
+    for rank in (0, 1, 3):
+        named = f"process {rank} stops: process 2 of 4 gave no sign of life"
+        assert named in four.logs[rank].read_text()
+    assert newest(four.run) < STEPS
+    for count in (1, 2, 4):
+        name = f"killed-{count}"
+        shutil.copytree(four.run, folder / name)
+        again = start(name, count)
+        assert again.ended() == [0] * count, again.said()
+        near(again.run, alone)
+        assert facts(again.run) == facts(alone)
+        assert steps(again.run) == [1, 2, 3]
 
-    second = pair("second")
-    until_step(run, left + 1, second)
-    second.processes[1].send_signal(signal.SIGTERM)
-    assert second.ended() == [0, 0], second.said()
-    assert newest(run) > left
-    assert sorted(set(steps(run))) == [*range(1, newest(run) + 1)]
-    assert newest(run) < STEPS
+
+@pytest.mark.slow
+def test_sigterm_at_one_of_two_saves_and_stops_both(start):
+    two = start("stopped", 2, "--steps", "50")
+    two.until_step(1)
+    two.members[1].send_signal(signal.SIGTERM)
+    assert two.ended() == [0, 0], two.said()
+    done = newest(two.run)
+    assert 1 <= done < 50
+    assert steps(two.run) == [*range(1, done + 1)]
+
+
+def steps(run: Path) -> list[int]:
+    """Those of which metrics tell, each once."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return sorted({line["step"] for line in lines if line["kind"] == "train"})

@@ -24,7 +24,7 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.dialogue import Dialogue
-from lfpc_jax.rollout.tools import Toolbox, system_prompt
+from lfpc_jax.rollout.tools import Toolbox, respond, system_prompt
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture, Record
@@ -35,10 +35,10 @@ TOOLBOX = Toolbox((ZOOM,))
 SHAPES = RolloutShapes(
     slots=4,
     chunk=8,
-    capacity=800,
+    capacity=352,
     image_tokens=32,
     crop_tokens=16,
-    prompt_text=Buckets((320,)),
+    prompt_text=Buckets((48,)),
     observation_text=48,
     image_buckets=Buckets((8,)),
     crop_buckets=Buckets((4,)),
@@ -51,6 +51,9 @@ RIGHT = ("60, ", "101, ", "140, ", "NaN, ")
 BOTTOM = ("50]}}</tool_call>", "88]}}</tool_call>", "112]}}</tool_call>", "99]}</tool_call>")
 ANSWERS = ("<answer>red</answer>", "<answer>blue", "</answer>", "thinking", "word")
 END = "<|im_end|>"
+RESPONSE = tuple(part["text"] for part in respond()[0]["content"])
+"""What is around every response; it and the system prompts are a token each, to keep rows short."""
+
 FOLLOWS = [
     (("\n",), (HEAD, "thinking", *ANSWERS[:2])),
     (("thinking",), ("thinking", "word", HEAD, "<answer>red</answer>", END)),
@@ -68,7 +71,8 @@ FOLLOWS = [
 def folder() -> Path:
     path = Path(tempfile.mkdtemp(prefix="small-tokenizer-"))
     texts = [system_prompt(TOOLBOX), "Which colour is it? red blue"] * 5
-    whole = (HEAD, *LEFT, *TOP, *RIGHT, *BOTTOM, *ANSWERS)
+    said = (HEAD, *LEFT, *TOP, *RIGHT, *BOTTOM, *ANSWERS)
+    whole = (*said, *(system_prompt(box) for box in (TOOLBOX, Toolbox(()))), *RESPONSE)
     write_tokenizer(path, texts, 1000, ImageProcessor(min_pixels=784), whole=whole)
     return path
 
@@ -95,10 +99,16 @@ def config(**changes) -> ModelConfig:
 
 @functools.cache
 def params(seed: int = 0, push: float = 12.0):
-    tree = spec.init(jax.random.key(seed), config(), dtype="float32")
-    # About a nat of noise in every logit, out of attention, layers and pictures.
-    tree = jax.tree.map(lambda x: x * 3 if x.ndim > 2 else x, tree)
     rng = np.random.default_rng(seed)
+
+    def initial(param: spec.Param) -> jax.Array:
+        """In NumPy, which compiles nothing; stacked matrices large enough for about a nat of noise
+        in every logit, out of attention, layers and pictures."""
+        noise = (0.06 if param.stack else 0.02) * rng.standard_normal(param.array_shape)
+        rest = np.full(param.array_shape, param.init == "ones")
+        return jax.numpy.asarray(noise if param.init == "normal" else rest, np.float32)
+
+    tree = jax.tree.map(initial, spec.spec_tree(config()), is_leaf=spec.is_param)
     vocabulary, width = tree["embed"].shape
     embed = rng.standard_normal((vocabulary, width)).astype(np.float32)
     unembed = 0.03 * rng.standard_normal((vocabulary, width)).astype(np.float32)

@@ -1,6 +1,7 @@
 """The engine on a small model that calls, errs and answers (see small.py)."""
 
 import itertools
+import os
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import xla
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import cache, spec
@@ -255,11 +257,11 @@ def test_the_guard_names_a_late_shape(caplog):
     run(made, [small.record(0)], 1)
     assert any("decode" in what for what in made.slots.programs.late)
     assert "compiled after warm-up" in caplog.text
-    assert "prefill (1, 352)" in caplog.text
+    assert "prefill (1, 80)" in caplog.text
 
 
 def test_an_observation_that_does_not_fit_ends_the_episode_whole(shared):
-    shapes = replace(small.SHAPES, capacity=450)
+    shapes = replace(small.SHAPES, capacity=140)
     full = run(engine(shapes), [small.record(i) for i in range(6)], 4)
     ended = [t for t in full.values() if t.end == "context_full"]
     assert len(ended) >= 5
@@ -438,6 +440,7 @@ def test_two_processes_serve_what_one_does(episodes, tmp_path):
             [sys.executable, str(script), port, str(index), str(tmp_path)],
             stderr=subprocess.PIPE,
             text=True,
+            env=os.environ | {"XLA_FLAGS": xla.flags(2)},
         )
         for index in range(2)
     ]

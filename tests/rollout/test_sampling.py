@@ -1,5 +1,7 @@
 """Sampling against distributions worked out in NumPy's float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,11 +41,11 @@ def expected(logits, how, allowed):
 )
 @pytest.mark.parametrize("vocabulary", [7, 256, 1000])
 def test_frequencies_and_log_probabilities(how, vocabulary):
-    """200,000 evenly spread uniforms: each token is drawn as often as its probability says."""
+    """50,000 evenly spread uniforms: each token is drawn as often as its probability says."""
     rng = np.random.default_rng(vocabulary)
     logits = (3 * rng.normal(size=vocabulary)).astype(np.float32)
     allowed = rng.random(vocabulary) < 0.8
-    n = 200_000
+    n = 50_000
     uniform = (np.arange(n) + 0.5) / n
     run = jax.jit(
         lambda u: sample(
@@ -57,7 +59,7 @@ def test_frequencies_and_log_probabilities(how, vocabulary):
     token, chosen, policy = (np.concatenate([np.asarray(p[i]) for p in parts]) for i in range(3))
     p = expected(logits, how, allowed)
     counts = np.bincount(token, minlength=vocabulary) / n
-    assert np.abs(counts - p).max() < 3e-5
+    assert np.abs(counts - p).max() < 4e-5
     assert not counts[p == 0].any()
     np.testing.assert_allclose(chosen, np.log(p[token]), atol=2e-5)
     own = expected(logits, Sampling(), allowed)
@@ -89,12 +91,13 @@ def test_a_row_does_not_depend_on_its_neighbours_or_place():
     logits = jnp.asarray(rng.normal(size=(8, 1000)), jnp.float32)
     uniform = jnp.asarray(rng.random(8), jnp.float32)
     how = Sampling(top_p=0.9, top_k=100)
-    together = sample(logits, uniform, allowed=jnp.asarray(ALL), how=how)
+    drawn = jax.jit(partial(sample, allowed=jnp.asarray(ALL), how=how))
+    together = drawn(logits, uniform)
     order = rng.permutation(8)
-    mixed = sample(logits[order], uniform[order], allowed=jnp.asarray(ALL), how=how)
+    mixed = drawn(logits[order], uniform[order])
     for row in range(8):
         one = slice(row, row + 1)
-        alone = sample(logits[one], uniform[one], allowed=jnp.asarray(ALL), how=how)
+        alone = drawn(logits[one], uniform[one])
         at = int(np.flatnonzero(order == row)[0])
         for a, b, c in zip(together, alone, mixed):
             assert a[row] == b[0] == c[at]
@@ -108,7 +111,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_place():
 def test_no_uniform_draws_a_weight_of_zero(weights, uniform):
     if not any(weights):
         return
-    token = draw(jnp.asarray([weights], jnp.float32), jnp.asarray([uniform], jnp.float32))
+    token = jax.jit(draw)(np.array([weights], np.float32), np.array([uniform], np.float32))
     assert weights[int(token[0])] > 0
 
 

@@ -11,15 +11,15 @@ STRINGS = ["</tool_call>", "</answer>", "aab", "é."]
 WORDS = [b"", b"a", b"b", b"aa", b"ab", b"</", b"answer", b"ans", b"wer", b">", b">\n", b"tool",
          b"_call", b"</answer> and more", b"\xc3", b"\xa9", b".", b"x</ans", b"STOP"]  # fmt: skip
 STOP = WORDS.index(b"STOP")
+TABLE = stop_table(WORDS, STRINGS, [STOP])
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.integers(0, len(WORDS) - 1), max_size=25))
 def test_a_turn_stops_with_the_token_that_completes_a_string(ids):
-    table = stop_table(WORDS, STRINGS, [STOP])
     state, text, stopped = START, b"", False
     for token in ids:
-        state = table[state, token]
+        state = TABLE[state, token]
         text += WORDS[token]
         stopped |= token == STOP or any(s.encode() in text for s in STRINGS)
         assert (state == DONE) == stopped

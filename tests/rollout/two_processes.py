@@ -1,4 +1,4 @@
-"""One of two processes, each with its own engine over its own share of the records.
+"""One of two processes with two devices each: an engine over its own share of the records.
 
 two_processes.py PORT INDEX OUT
 """
@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax

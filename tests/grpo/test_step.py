@@ -1,0 +1,173 @@
+"""A step through its updates: whose log-probabilities, which mini-batches, what stops it."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+from grpo import episodes
+from model import helpers
+
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.objective import Objective
+from lfpc_jax.grpo.step import REFUSALS, NotFinite, Updater, UpdateSettings
+from lfpc_jax.grpo.trained import Trained
+from lfpc_jax.grpo.update import Learner
+from lfpc_jax.shapes import Buckets, TrainShapes
+
+SHAPES = TrainShapes(128, 4, Buckets((48,)))  # one micro-batch holds all
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    hf_config = reference.random_config(5, tied=True, num_hidden_layers=1)
+    hf = reference.random_model(hf_config, 5)
+    cfg = helpers.read_config(hf_config, tmp_path_factory.mktemp("config"), dtype="float32")
+    return cfg, helpers.parameters(hf, cfg)
+
+
+def learner_of(cfg, objective, rate):
+    return Learner(
+        cfg,
+        optax.sgd(rate),
+        objective=objective,
+        how=Trained(),
+        allowed=np.ones(cfg.text.vocab, bool),
+        mesh=make_mesh(devices=jax.devices()[:1]),
+    )
+
+
+@pytest.fixture(scope="module")
+def learner(model):
+    return learner_of(model[0], Objective(), 0.5)
+
+
+@pytest.fixture
+def start(model, learner):
+    """An updater and a state at the model's parameters."""
+
+    def started(**settings):
+        cfg, params = model
+        state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
+        made = Updater(learner, UpdateSettings(**settings), SHAPES, helpers.processor(cfg), 1)
+        return made, state
+
+    return started
+
+
+def groups():
+    """Two with something to learn and one, the last, without."""
+    first, second, third = episodes.groups(0, (3, 3, 2))
+    return (
+        Scored.of(first, (0.0, 0.0, 3.0)),
+        Scored.of(second, (1.0, 0.0, 1.0)),
+        Scored.of(third, (1.0, 1.0)),
+    )
+
+
+def test_one_mini_batch_is_its_own_old_policy(start):
+    """And so its loss is the mean of the advantages, by tokens."""
+    made, state = start()
+    one, _, flat = groups()
+    state, metrics = made(state, [[one, flat]])
+    assert int(state.updates) == 1
+    assert metrics["change_kl"] == 0
+    assert metrics["clipped_high"] == metrics["clipped_low"] == 0
+    tokens = [int(t.sampled.sum()) for t in one.group.trajectories]
+    expected = -np.dot(tokens, one.advantages) / (sum(tokens) + flat.counted[1])
+    assert abs(expected) > 0.01
+    assert metrics["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_later_updates_are_held_against_the_policy_before_the_first(start, learner, epochs):
+    """A second mini-batch, or the first one again: its KL is from there to after one update."""
+    one, other, _ = groups()
+    batches = [[one], [other]] if epochs == 1 else [[one]]
+    made, state = start(epochs=epochs)
+    [(_, batch, real)] = made._packed(batches[-1:])
+    placed = learner.place(batch)
+    before, _ = learner.scores(learner.computing(state), placed, real)
+    once, _ = start()[0](state, [[one]])
+    after, _ = learner.scores(learner.computing(once), placed, real)
+    away = np.asarray(after - before)
+    expected = (batch.weights * (np.exp(away) - 1 - away)).sum()
+    made, state = start(epochs=epochs)
+    state, metrics = made(state, batches)
+    assert int(state.updates) == 2
+    assert expected > 1e-6
+    assert metrics["change_kl"] == pytest.approx(expected / 2, rel=1e-3)  # the first one's is 0
+
+
+def test_the_samplers_own_log_probabilities_on_request(start):
+    one, *_ = groups()
+    made, state = start(old="sampler")
+    _, metrics = made(state, [[one]])
+    assert metrics["sampler_apart"] == 0  # the old ones are the sampler's
+    assert metrics["change_kl"] > 0.01  # the episodes' were made up
+    made, state = start()
+    _, metrics = made(state, [[one]])
+    assert metrics["sampler_apart"] > 0.1
+
+
+def test_flat_groups_count_in_the_mean_unless_dropped(start):
+    one, _, flat = groups()
+    losses = []
+    for drop in (False, True):
+        made, state = start(drop_flat=drop)
+        losses.append(made(state, [[one, flat]])[1]["loss"])
+    share = one.counted[1] / (one.counted[1] + flat.counted[1])
+    assert losses[0] == pytest.approx(losses[1] * share, rel=1e-4)
+
+
+def test_nothing_to_learn_is_no_update(start):
+    made, state = start()
+    before = jax.device_get(state.trained)
+    state, metrics = made(state, [[groups()[2]]])
+    assert int(state.updates) == 0
+    assert metrics == {}
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.trained), before)
+
+
+def test_a_reference_holds_the_policy_near(model):
+    """Away from it by one update, its KL is over 0, and its gradient leads back."""
+    cfg, params = model
+    objective = Objective(kl=5.0)
+    learner = learner_of(cfg, objective, 1e-3)
+    state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
+    near = learner.computing(state)
+    settings = UpdateSettings(objective=objective)
+    made = Updater(learner, settings, SHAPES, helpers.processor(cfg), 1, near)
+    one, _, flat = groups()
+    state, first = made(state, [[one, flat]])
+    assert first["reference_kl"] == pytest.approx(0, abs=1e-6)
+    kls = []
+    for _ in range(3):
+        state, metrics = made(state, [[flat]])  # the KL term alone has a gradient
+        kls.append(metrics["reference_kl"])
+    assert kls[0] > kls[1] > kls[2] > 0
+
+
+def test_updates_in_a_row_that_are_not_finite_stop_with_the_batch(start):
+    made, state = start()
+    broken = replace(groups()[0], advantages=np.array([np.inf, -1.0, 1.0]))
+    with pytest.raises(NotFinite, match="3 updates in a row") as caught:
+        made(state, [[broken]] * (REFUSALS + 1))
+    assert caught.value.batch.tokens.ids.shape == (1, 4, 128)
+
+
+def test_a_group_is_left_out_where_it_has_no_gradient():
+    one, _, flat = groups()
+    masked = Scored(one.group, np.array([1.0, np.nan, -1.0]))
+    assert masked.counted[0] == 2
+    kept = items_of([masked, flat], aggregate="token", episodes=4, tokens=40)
+    assert [item.trajectory.rollout for item in kept] == [0, 2]
+    every = items_of([masked, flat], aggregate="sequence", episodes=4, tokens=40, all_of_them=True)
+    assert len(every) == 4
+    for item in every:
+        assert float(item.weights.sum()) == pytest.approx(1 / 4, rel=1e-6)
+        assert (item.weights > 0).tolist() == item.trajectory.sampled.tolist()
