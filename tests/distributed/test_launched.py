@@ -213,7 +213,9 @@ def test_compiled_programs_are_kept(tmp_path):
     folder = tmp_path / "programs"
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
+    reset = jax.experimental.compilation_cache.compilation_cache.reset_cache
     try:
+        reset()  # as at start, when nothing is compiled yet
         processes._keep_programs(str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         assert jax.config.jax_compilation_cache_dir == str(folder)
@@ -222,4 +224,4 @@ def test_compiled_programs_are_kept(tmp_path):
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
-        jax.experimental.compilation_cache.compilation_cache.reset_cache()
+        reset()

@@ -99,7 +99,7 @@ def config(**changes) -> ModelConfig:
 
 @functools.cache
 def params(seed: int = 0, push: float = 12.0):
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng((3, seed))  # under 3, seed 0 does all that an episode can
 
     def initial(param: spec.Param) -> jax.Array:
         """In NumPy, which compiles nothing; stacked matrices large enough for about a nat of noise
@@ -175,7 +175,7 @@ def hf_folder(path: Path) -> Path:
 
 
 def picture(seed: int, width: int = 160, height: int = 120) -> Picture:
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng((3, seed))  # under 3, seed 0 does all that an episode can
     image = PIL.Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
     path = Path(tempfile.gettempdir()) / f"small-{seed}-{width}x{height}.png"
     if not path.exists():

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCH = Path(__file__).parents[2] / "bench"
 
 
@@ -14,6 +16,7 @@ def run(script, *args, out):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_speed(tmp_path):
     sizes = ["--size", "tiny", "--records", "2", "--rollouts", "4", "--slots", "8"]
     times = ["--repeats", "1", "--decode-rows", "4", "--decode-steps", "8"]
@@ -33,6 +36,7 @@ def test_speed(tmp_path):
     assert kinds["transformers"]["sampled"] < 2.5 * kinds["engine"]["sampled"]
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
     """320 episodes with 24 distinct images of 2 megapixels, 6 MB each when decoded."""
     args = ["--episodes", "320", "--size", "1920", "1080"]

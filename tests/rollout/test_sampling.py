@@ -39,7 +39,7 @@ def expected(logits, how, allowed):
         Sampling(temperature=1.3, top_k=50, top_p=0.8),
     ],
 )
-@pytest.mark.parametrize("vocabulary", [7, 256, 1000])
+@pytest.mark.parametrize("vocabulary", [7, 256, pytest.param(1000, marks=pytest.mark.slow)])
 def test_frequencies_and_log_probabilities(how, vocabulary):
     """50,000 evenly spread uniforms: each token is drawn as often as its probability says."""
     rng = np.random.default_rng(vocabulary)
