@@ -171,6 +171,7 @@ def _ours(
         how=Trained(),
         allowed=allowed_ids(world.dialogue.tokenizer, cfg.text.vocab),
         mesh=make_mesh(devices=jax.devices()[:1]),
+        unstacked=jax.default_backend() == "cpu",  # as train.py has it
     )
     copied = jax.tree.map(lambda x: x.copy(), world.params)
     state = learner.start(copied, jax.random.key(0))
