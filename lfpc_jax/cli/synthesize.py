@@ -1,14 +1,14 @@
 """The synthetic world as a data set in our layout, and as benchmark files.
 
     synthesize.py OUT --count 10000
-    synthesize.py OUT --count 2000 --easy
+    synthesize.py OUT --count 2000 --world easy
     synthesize.py OUT --count 200 --size 7680x4320 --object-side 120 320 --mark-side 36 72 \\
         --photographs PHOTOS --split heldout --format layout hrbench vstar
 
 OUT gets the layout (meta.json, records, images), `hrbench.tsv`, `vstar/`, the settings in
 `world.json` and a contact sheet, `contact.png`: look at it. Each benchmark has scenes of its own,
 because it prescribes how many options a question has. Nothing appears at OUT before it is whole.
-`--easy` begins from `scene.EASY`, which a tiny model can learn, and other knobs still turn.
+`--world` names the settings of `scene.WORLDS` to begin from; every knob still turns.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from lfpc_jax.checkpoint import staging
 from lfpc_jax.cli import progress
 from lfpc_jax.data import benchmarks, canvas, contact, layout, scene, world
 from lfpc_jax.data.marks import VOCABULARIES
-from lfpc_jax.data.scene import COLOURS, EASY, SPLITS, WorldSettings
+from lfpc_jax.data.scene import COLOURS, SPLITS, WORLDS, WorldSettings
 from lfpc_jax.trajectory import Record, Size
 
 FORMATS = ("layout", "hrbench", "vstar")
@@ -43,10 +43,10 @@ Sample = tuple[Record, tuple[str, ...]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    easy = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    easy.add_argument("--easy", action="store_true", help="begin from the easiest setting")
-    begin = EASY if easy.parse_known_args(argv)[0].easy else WorldSettings()
-    args = _parser(begin, parents=[easy]).parse_args(argv)
+    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    named.add_argument("--world", choices=WORLDS, default="default", help="settings to begin from")
+    begin = WORLDS[named.parse_known_args(argv)[0].world]
+    args = _parser(begin, parents=[named]).parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # no device is needed, nor should one be taken
     try:
         synthesize(args)

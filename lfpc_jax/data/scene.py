@@ -169,6 +169,11 @@ MICRO = WorldSettings(
     cross_options=(4, 4),
     choices=False,
 )
+"""For a tiny model, and hard enough to need its crops: blocks in the quarters of a small picture,
+with stripes that a view of a quarter of its side loses; both halves of a mark, or two blocks, are
+asked about."""
+
+WORLDS = {"default": WorldSettings(), "easy": EASY, "micro": MICRO}
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def test_out_is_replaced_only_when_asked_and_never_half_written(tmp_path, capsys
 
 def test_easy_begins_elsewhere_and_other_knobs_still_turn(tmp_path):
     out = tmp_path / "easy"
-    assert main([str(out), "--easy", "--count", "6", "--size", "224", "--classes", "2"]) == 0
+    knobs = ["--world", "easy", "--size", "224", "--classes", "2"]
+    assert main([str(out), "--count", "6", *knobs]) == 0
     settings = replace(EASY, size=(224, 224), classes=2)
     found = audit(layout.read(out), name="easy", max_share=0.0).records
     expected = list(World(settings, 0, "train", 6))
