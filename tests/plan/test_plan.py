@@ -19,7 +19,7 @@ def test_a_slice_is_described_or_refused_with_the_remedy():
             slices.find(name)
 
 
-@pytest.mark.parametrize("topology", ["v5e:2x4", "v5p:2x2x1"])
+@pytest.mark.parametrize("topology", ["v5e:2x4", pytest.param("v5p:2x2x1", marks=pytest.mark.slow)])
 def test_the_real_3b_forward_compiles_with_splash(topology, tmp_path, capsys):
     """All 36 and 32 layers of the published size; 7.5 GB of bfloat16 weights over the chips."""
     file = tmp_path / "plan.json"
@@ -33,6 +33,7 @@ def test_the_real_3b_forward_compiles_with_splash(topology, tmp_path, capsys):
     assert "GiB a chip" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_engine_of_the_real_3b_compiles_and_its_cache_is_never_copied(tmp_path):
     """16 slots of 2,048 places: what decode and extend need beside their arguments is less than
     the keys alone, 0.28 GiB a chip."""
