@@ -4,11 +4,11 @@ The model is random but for a liking for the words of an episode, so at first ha
 a hundred earns anything.
 """
 
-import json
 from dataclasses import replace
 
 import pytest
 from cli import micro
+from cli.left import metrics
 from rollout import small
 
 from lfpc_jax.cli import train
@@ -50,8 +50,7 @@ def test_reward_climbs_to_its_maximum(folder, seed, monkeypatch):
     )
     run = RunFolder(folder / f"run{seed}")
     train.train(config, run)
-    lines = (run.path / "metrics.jsonl").read_text().splitlines()
-    rewards = [json.loads(line)["reward/total"] for line in lines]
+    rewards = [values["reward/total"] for values in metrics(run.path).values()]
     assert len(rewards) == STEPS
     assert rewards[0] < 0.2
     assert min(rewards[-4:]) > 0.9 * 1.2

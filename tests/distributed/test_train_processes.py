@@ -1,7 +1,6 @@
 """The trainer itself in several processes, over three real steps: uneven shares, some of them
 without any picture; killed, gone on with by another number, told to stop."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import xla
-from cli.left import facts, near
+from cli.left import facts, metrics, near
 from rollout import small
 
 from lfpc_jax.checkpoint import training
@@ -173,5 +172,4 @@ def test_sigterm_at_one_of_two_saves_and_stops_both(start):
 
 def steps(run: Path) -> list[int]:
     """Those of which metrics tell, each once."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return sorted({line["step"] for line in lines if line["kind"] == "train"})
+    return sorted(step for kind, step in metrics(run) if kind == "train")
