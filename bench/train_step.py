@@ -91,9 +91,14 @@ def _trajectories(world: World, args: argparse.Namespace) -> Case:
     engine = Engine(world.cfg, world.dialogue, world.shapes, Rules(max_tokens=256))
     engine.load(world.params)
     found = list(engine.run(records(args.records), rollouts=args.rollouts, seed=0))
-    usual, worst = 16 + 7 * 16 * args.row_tokens // 2048, 64 + 4 * 16
-    windows = Buckets(tuple(sorted({min(usual, worst), worst})))
-    return Case("trajectories", _items(found), TrainShapes(args.row_tokens, 1, windows), args.rows)
+    shapes = TrainShapes.of(
+        world.shapes,
+        max_turns=Rules().max_turns,
+        rows=1,
+        row_tokens=args.row_tokens,
+        windows=16 + 7 * 16 * args.row_tokens // 2048,  # an image, and a crop for every 292 tokens
+    )
+    return Case("trajectories", _items(found), shapes, args.rows)
 
 
 def _dense(world: World, args: argparse.Namespace) -> Case:

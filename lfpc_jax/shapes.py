@@ -167,19 +167,27 @@ class RolloutShapes:
 @dataclass(frozen=True)
 class TrainShapes:
     """The lengths of an update's micro-batch on each shard of the batch: `rows` rows of
-    `row_tokens` tokens, and one row of windows for the pictures that they show.
+    `row_tokens` tokens, and windows for the pictures that they show.
 
-    The smallest bucket of `windows` is filled with several episodes; a larger one serves an
-    episode that needs it alone.
+    The smallest bucket of `windows` is filled with several episodes, and lies in spans of `span`
+    windows (0: one of all) that no picture crosses; a larger bucket, all of it one span, serves an
+    episode that does not fit there.
     """
 
     row_tokens: int
     rows: int
     windows: Buckets
+    span: int = 0
 
     def __post_init__(self) -> None:
         if min(self.row_tokens, self.rows) < 1:
             raise ValueError(f"{self}: rows and row_tokens must be at least 1")
+        if self.span and self.windows.sizes[0] % self.span:
+            raise ValueError(f"{self}: the smallest bucket of windows is not whole spans")
+
+    def span_of(self, windows: int) -> int:
+        """The span in a bucket."""
+        return self.span or windows if windows == self.windows.sizes[0] else windows
 
     @classmethod
     def of(
@@ -201,9 +209,12 @@ class TrainShapes:
             )
         crops = max_turns - 1
         worst = rollout.image_windows.sizes[-1] + crops * rollout.crop_windows.sizes[-1]
-        usual = (rollout.image_tokens, rollout.crop_tokens)
-        filled = windows or rows * sum(common_windows(n, rollout.window) for n in usual)
-        return cls(row_tokens, rows, Buckets(tuple(sorted({min(filled, worst), worst}))))
+        usual = [common_windows(n, rollout.window) for n in (rollout.image_tokens, rollout.crop_tokens)]
+        filled = windows or rows * sum(usual)
+        if filled >= worst:
+            return cls(row_tokens, rows, Buckets((worst,)))
+        span = filled // max(1, filled // max(usual))
+        return cls(row_tokens, rows, Buckets((filled // span * span, worst)), span)
 
 
 def micro_batches_for(n: int) -> int:

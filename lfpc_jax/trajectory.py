@@ -31,16 +31,16 @@ class Images:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PackedImages:
-    """Rows of windows, several pictures of any sizes in each.
+    """Rows of spans of windows, several pictures of any sizes in each span.
 
     Each window says of which picture of its row it is (from 1; 0 is padding), that picture's grid,
     and its own number in it.
     """
 
-    pixels: Array  # uint8 [R, W, P, C]
-    picture: Array  # int32 [R, W]
-    grid: Array  # int32 [R, W, 2]
-    window: Array  # int32 [R, W]
+    pixels: Array  # uint8 [R, S, W, P, C]
+    picture: Array  # int32 [R, S, W]
+    grid: Array  # int32 [R, S, W, 2]
+    window: Array  # int32 [R, S, W]
 
 
 @jax.tree_util.register_dataclass

@@ -1,8 +1,8 @@
 """Episodes packed into the fixed rows of micro-batches.
 
 An episode is a segment of a row: it attends to itself alone, and nothing is cut. On each shard of
-a micro-batch lie some rows of tokens and one row of windows; a picture that several of its episodes
-show, as the shown image of a group, lies there once. Which episode goes where depends on lengths
+a micro-batch lie some rows of tokens and some spans of windows; a picture that several of its episodes
+show, as the shown image of a group, lies there once, and within one span. Which episode goes where depends on lengths
 and order alone, and changes no result but by rounding.
 """
 
@@ -39,13 +39,26 @@ class Item:
 
 @dataclass(eq=False)
 class Bin:
-    """What lies on one shard of one micro-batch."""
+    """What lies on one shard of one micro-batch: room left in rows and in spans, and the first
+    window of each picture."""
 
     room: list[int]
+    free: list[int]
+    span: int
     rows: list[list[Item]]
     first: dict[Hashable, int] = field(default_factory=dict)
     shown: dict[Hashable, Shown] = field(default_factory=dict)
-    windows: int = 0
+
+    @classmethod
+    def empty(cls, shapes: TrainShapes, windows: int) -> "Bin":
+        span = shapes.span_of(windows)
+        room = [shapes.row_tokens] * shapes.rows
+        return cls(room, [span] * (windows // span), span, [[] for _ in room])
+
+    @property
+    def windows(self) -> int:
+        """Of its bucket; none, if it shows nothing."""
+        return self.span * len(self.free) if self.first else 0
 
 
 def pack(
@@ -60,8 +73,7 @@ def pack(
     """A mini-batch, and which of its micro-batches hold anything. `shards` are this process's own;
     with several processes, `agree` gives the largest of each size that any of them needs."""
     bins = fill(items, shapes, processor)
-    most = max((one.windows for one in bins), default=0)
-    own = -(-len(bins) // shards), shapes.windows.fit(most, "windows") if most else 0
+    own = -(-len(bins) // shards), max((one.windows for one in bins), default=0)
     micro_batches, windows = agree(own)
     count = micro_batches_for(max(micro_batches, 1))
     batch = lay_out(
@@ -79,6 +91,7 @@ def pack(
 def fill(items: Sequence[Item], shapes: TrainShapes, processor: ImageProcessor) -> tuple[Bin, ...]:
     """Every item into the first bin that has room for it, the longest of a group first."""
     bins: list[Bin] = []
+    shared: list[Bin] = []
     for item in sorted(items, key=_by_group_and_length(items)):
         length = len(item.trajectory.ids)
         if length > shapes.row_tokens:
@@ -86,16 +99,24 @@ def fill(items: Sequence[Item], shapes: TrainShapes, processor: ImageProcessor) 
                 f"record {item.trajectory.record!r}: an episode of {length} ids does not fit a row "
                 f"of {shapes.row_tokens}; raise row_tokens, or lower the rollout's capacity"
             )
-        for candidate in bins:
-            if _put(item, candidate, processor, shapes.windows.sizes[0]):
-                break
-        else:
-            room = [shapes.row_tokens] * shapes.rows
-            bins.append(Bin(room, [[] for _ in room]))
-            if not _put(item, bins[-1], processor, shapes.windows.sizes[-1]):
-                needed = sum(_windows(one, processor) for one in item.pictures)
-                shapes.windows.fit(needed, f"windows of an episode of {item.trajectory.record!r}")
+        if not any(_put(item, candidate, processor) for candidate in shared):
+            bins.append(_alone(item, shapes, processor))
+            if bins[-1].windows <= shapes.windows.sizes[0]:
+                shared.append(bins[-1])
     return tuple(bins)
+
+
+def _alone(item: Item, shapes: TrainShapes, processor: ImageProcessor) -> Bin:
+    """In the smallest bucket that holds it."""
+    for windows in shapes.windows.sizes:
+        made = Bin.empty(shapes, windows)
+        if _put(item, made, processor):
+            return made
+    needed = sum(_windows(one, processor) for one in item.pictures)
+    raise ValueError(
+        f"record {item.trajectory.record!r}: the pictures of an episode take {needed} windows, the "
+        f"largest bucket has {shapes.windows.sizes[-1]}; raise update.windows"
+    )
 
 
 def _by_group_and_length(items: Sequence[Item]) -> Callable[[Item], tuple[int, int]]:
@@ -105,16 +126,23 @@ def _by_group_and_length(items: Sequence[Item]) -> Callable[[Item], tuple[int, i
     return lambda item: (order[item.trajectory.record], -len(item.trajectory.ids))
 
 
-def _put(item: Item, into: Bin, processor: ImageProcessor, most: int) -> bool:
+def _put(item: Item, into: Bin, processor: ImageProcessor) -> bool:
     length = len(item.trajectory.ids)
     row = next((row for row, room in enumerate(into.room) if room >= length), None)
-    new = {one.key: one for one in item.pictures if one.key not in into.first}
-    windows = sum(_windows(one, processor) for one in new.values())
-    if row is None or into.windows + windows > most:
+    if row is None:
         return False
+    new = {one.key: one for one in item.pictures if one.key not in into.first}
+    free, first = [*into.free], {}
     for key, one in new.items():
-        into.first[key], into.shown[key] = into.windows, one
-        into.windows += _windows(one, processor)
+        windows = _windows(one, processor)
+        at = next((at for at, left in enumerate(free) if left >= windows), None)
+        if at is None:
+            return False
+        first[key] = (at + 1) * into.span - free[at]
+        free[at] -= windows
+    into.free = free
+    into.first |= first
+    into.shown |= new
     into.rows[row].append(item)
     into.room[row] -= length
     return True
@@ -186,8 +214,9 @@ def _write_picture(
     processor: ImageProcessor,
 ) -> None:
     count = _windows(shown, processor)
-    place = (*at, slice(first, first + count))
     assert batch.images is not None
+    span, start = divmod(first, batch.images.picture.shape[-1])
+    place = (*at, span, slice(start, start + count))
     batch.images.pixels[place] = processor.patchify(shown.pixels, count)
     batch.images.picture[place] = picture
     batch.images.grid[place] = processor.grid_of(shown.pixels)
@@ -200,7 +229,8 @@ def _empty(
     rows = (micro_batches, shards * shapes.rows, shapes.row_tokens)
     images = None
     if windows:
-        packed = (micro_batches, shards, windows)
+        span = shapes.span_of(windows)
+        packed = (micro_batches, shards, windows // span, span)
         patches = (processor.window * processor.merge) ** 2
         images = PackedImages(
             pixels=np.zeros((*packed, patches, 3 * processor.patch**2), np.uint8),

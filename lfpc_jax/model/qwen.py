@@ -28,11 +28,13 @@ Slots = Float[Array, "N D"] | Float[Array, "R N D"] | None
 
 def encode_images(params: Tree, images: Images | PackedImages, *, cfg: ModelConfig) -> Array:
     """The slots that `Tokens.slots` points into: flat, or of packed images a row's own."""
+    rows: tuple[int, ...] = ()
+    if isinstance(images, PackedImages):
+        rows = images.picture.shape[:1]
+        images = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), images)
     with computing(cfg):
         embeddings = vision.encode(params["vision"], images, cfg=cfg)
-    if isinstance(images, PackedImages):
-        return embeddings
-    return embeddings.reshape(-1, cfg.text.width)
+    return embeddings.reshape(*rows, -1, cfg.text.width)
 
 
 def embed(params: Tree, tokens: Tokens, slots: Slots, *, cfg: ModelConfig) -> Array:

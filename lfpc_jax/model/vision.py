@@ -4,9 +4,9 @@ A bucket of images is `[I, W, P, C]`: every image in as many windows as the buck
 window with all its patches, those that lie off the picture masked. Window layers are then a batch
 of `P x P` attentions and full layers attend within each image. Nothing here depends on an image's
 shape but its `grid`, an array. Packed images differ in one thing: full layers tell the pictures of
-a row of windows apart by segment.
+a span of windows apart by segment.
 
-Letters: I images, or rows of packed ones; W windows, P patches of a window, C values of a patch,
+Letters: I images, or spans of packed ones; W windows, P patches of a window, C values of a patch,
 D width.
 """
 

@@ -70,7 +70,8 @@ def abstract_batch(
     row = array((M, B, shapes.row_tokens), jnp.int32)
     number = array((M, B, shapes.row_tokens), jnp.float32)
     c = cfg.vision
-    packed = (M, shards, windows)
+    span = shapes.span_of(windows)
+    packed = (M, shards, windows // span, span)
     images = PackedImages(
         pixels=array((*packed, c.window_patches, 3 * c.patch**2), jnp.uint8),
         picture=array(packed, jnp.int32),

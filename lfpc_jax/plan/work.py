@@ -128,8 +128,9 @@ def update_loads(
     windows = shapes.windows.sizes[0]
     tokens, context = shapes.rows * shapes.row_tokens, shapes.row_tokens / 2
     text = counts.text_forward(cfg, tokens, context)
-    seen = counts.vision_forward(cfg, windows, windows)
-    backward = counts.update(cfg, tokens=tokens, context=context, windows=windows, whole=windows)
+    whole = shapes.span_of(windows)
+    seen = counts.vision_forward(cfg, windows, whole)
+    backward = counts.update(cfg, tokens=tokens, context=context, windows=windows, whole=whole)
     narrow = (counts.text_bytes(cfg) + counts.vision_bytes(cfg)) / tensor
     own = 2 * narrow / shards  # float32
     passes = 4 if cfg.remat == "full" else 3

@@ -17,7 +17,7 @@ PATIENCE = 150
 
 
 class Members:
-    """Started processes, their output in files, and none left behind."""
+    """Started processes, their output in files."""
 
     def __init__(self, folder: Path, count: int, mode: str):
         with socket.socket() as probe:
@@ -60,18 +60,13 @@ class Members:
 
 
 @pytest.fixture
-def members(tmp_path):
-    started = []
-
+def members(tmp_path, reaped):
     def start(count: int, mode: str) -> Members:
-        started.append(Members(tmp_path, count, mode))
-        return started[-1]
+        made = Members(tmp_path, count, mode)
+        reaped.extend(made.processes)
+        return made
 
-    yield start
-    for made in started:
-        for process in made.processes:
-            process.kill()
-            process.wait()
+    return start
 
 
 def test_a_differing_process_is_named_with_its_part_in_every_process(members):

@@ -87,18 +87,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def start(folder):
-    started = []
-
+def start(folder, reaped):
     def start(name: str, count: int, *more: str) -> Processes:
-        started.append(Processes(folder, name, count, *more))
-        return started[-1]
+        made = Processes(folder, name, count, *more)
+        reaped.extend(made.members)
+        return made
 
-    yield start
-    for made in started:
-        for member in made.members:
-            member.kill()
-            member.wait()
+    return start
 
 
 @pytest.fixture(scope="module")

@@ -30,13 +30,14 @@ def items(seed, sizes=(3, 4, 2)):
     st.integers(1, 3),
     st.integers(0, 100),
     st.integers(1, 3),
-    st.sampled_from([(14,), (6, 14), (20,)]),
+    st.sampled_from([((14,), 0), ((6, 14), 0), ((20,), 0), ((8, 14), 4), ((6, 14), 2)]),
 )
-def test_every_episode_is_found_again_whole(seed, rows, room, shards, windows):
+def test_every_episode_is_found_again_whole(seed, rows, room, shards, spans):
     """In rows with so much room beyond the longest episode."""
+    windows, span = spans
     found = items(seed)
     length = room + max(len(item.trajectory.ids) for item in found)
-    shapes = TrainShapes(length, rows, Buckets(windows))
+    shapes = TrainShapes(length, rows, Buckets(windows), span)
     batch, real = pack(found, shapes, PROCESSOR, shards=shards, image_token=IMAGE)
     tokens = batch.tokens
     assert tokens.ids.shape == (len(real), shards * rows, length)
@@ -64,6 +65,7 @@ def test_every_episode_is_found_again_whole(seed, rows, room, shards, windows):
 def check_pictures(batch, micro, shard, item, grids, slots):
     """Each slot lies in a window of its own picture, whose patches are that picture's."""
     images = batch.images
+    span = images.picture.shape[-1]
     done = 0
     for one, grid in zip(item.pictures, grids):
         own = slots[done : done + grid[0] * grid[1]]
@@ -71,12 +73,14 @@ def check_pictures(batch, micro, shard, item, grids, slots):
         at = np.unique(own // 16)
         assert len(at) == windows_for(*grid)
         assert (np.diff(at) == 1).all()
-        assert len(set(images.picture[micro, shard, at].tolist())) == 1
-        assert images.picture[micro, shard, at[0]] > 0
-        np.testing.assert_array_equal(images.window[micro, shard, at], np.arange(len(at)))
-        assert (images.grid[micro, shard, at] == grid).all()
+        assert at[0] // span == at[-1] // span
+        place = (micro, shard, at // span, at % span)
+        assert len(set(images.picture[place].tolist())) == 1
+        assert images.picture[place][0] > 0
+        np.testing.assert_array_equal(images.window[place], np.arange(len(at)))
+        assert (images.grid[place] == grid).all()
         expected = PROCESSOR.patchify(one.pixels, len(at))
-        np.testing.assert_array_equal(images.pixels[micro, shard, at], expected)
+        np.testing.assert_array_equal(images.pixels[place], expected)
 
 
 def test_a_groups_picture_lies_once_on_a_shard():
@@ -91,16 +95,16 @@ def test_a_large_bucket_serves_an_episode_that_needs_it_alone():
     found = items(0)
     needs = [sum(windows_for(*PROCESSOR.grid_of(p.pixels)) for p in i.pictures) for i in found]
     bins = fill(found, TrainShapes(200, 4, Buckets((max(needs) - 1, 60))), PROCESSOR)
-    large = [one for one in bins if one.windows >= max(needs)]
-    assert all(sum(map(len, one.rows)) >= 1 for one in large)
-    assert sum(one.windows > max(needs) - 1 for one in bins) == needs.count(max(needs))
+    large = [one for one in bins if one.windows == 60]
+    assert all(sum(map(len, one.rows)) == 1 for one in large)
+    assert len(large) == needs.count(max(needs))
 
 
 def test_what_fits_nowhere_is_refused_by_name():
     found = items(0)
     with pytest.raises(ValueError, match=r"'g0': an episode of \d+ ids does not fit a row of 20"):
         fill(found, TrainShapes(20, 1, Buckets((30,))), PROCESSOR)
-    with pytest.raises(ValueError, match="windows of an episode of 'g0'"):
+    with pytest.raises(ValueError, match=r"'g0': the pictures of an episode take \d+ windows"):
         fill(found, TrainShapes(300, 1, Buckets((1,))), PROCESSOR)
 
 
@@ -113,7 +117,7 @@ def test_no_pictures_are_no_images_unless_another_process_has_some():
     batch, real = pack(found, shapes, PROCESSOR, shards=1, image_token=IMAGE,
                        agree=lambda own: [3, 4])  # fmt: skip
     assert batch.images is not None
-    assert batch.images.pixels.shape[:3] == (4, 1, 4)
+    assert batch.images.pixels.shape[:4] == (4, 1, 1, 4)
     assert real.tolist() == [True, True, True, False]
 
 

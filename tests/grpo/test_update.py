@@ -22,7 +22,7 @@ from lfpc_jax.model import spec
 from lfpc_jax.shapes import Buckets, TrainShapes
 
 REWARDS = {3: (1.0, 0.0, 2.0), 4: (0.0, 1.0, None, 1.0), 2: (1.0, 0.0)}
-PACKED = TrainShapes(96, 2, Buckets((24,)))
+PACKED = TrainShapes(96, 2, Buckets((24,)), span=8)
 ALONE = TrainShapes(96, 1, Buckets((1, 24)))  # one window fills it, so one picture does
 
 

@@ -1,12 +1,14 @@
 // The bar, the views behind it, and the keyboard.
 
+const EVALUATED = INDEX.runs.some((run) => run.sheets.length);
 const TABS = {
-  ...(INDEX.runs.some((run) => run.sheets.length) && { results: ["Results", resultsView] }),
-  ...((INDEX.figures.length || !INDEX.runs.some((run) => run.sheets.length)) && { curves: ["Curves", curvesView] }),
+  ...(EVALUATED && { results: ["Results", resultsView] }),
+  ...((INDEX.figures.length || !EVALUATED) && { curves: ["Curves", curvesView] }),
   episodes: ["Episodes", browserView], compare: ["Compare", compareView], notes: ["Notes", notesView],
 };
+const NAMES = Object.keys(TABS);
 const KEYS = [
-  [Object.keys(TABS).map((name, at) => at + 1).join(" "), Object.keys(TABS).join(", ")],
+  [NAMES.map((name, at) => at + 1).join(" "), NAMES.join(", ")],
   ["j k", "next and previous episode or question (also ↓ ↑)"],
   ["[ ]", "previous and next rollout of the same question"],
   ["o", "the original, or the image as the model saw it"],
@@ -62,7 +64,7 @@ document.addEventListener("keydown", (event) => {
   const by = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];
   if (by && current.move) current.move(by);
   else if ("[]".includes(event.key) && current.rollout) current.rollout(event.key === "]" ? 1 : -1);
-  else if (Number(event.key) >= 1 && Number(event.key) <= Object.keys(TABS).length) location.hash = "#" + Object.keys(TABS)[Number(event.key) - 1];
+  else if (Number(event.key) >= 1 && Number(event.key) <= NAMES.length) location.hash = "#" + NAMES[Number(event.key) - 1];
   else if (event.key === "o") redrawStages(() => { look.view = look.view === "original" ? "shown" : "original"; });
   else if (event.key === "b") redrawStages(() => { look.boxes = !look.boxes; });
   else if (event.key === "t") redrawStages(() => { look.targets = !look.targets; });
