@@ -61,7 +61,7 @@ def main() -> None:
     args = _parser().parse_args()
     torch.set_num_threads(2)
     world = make_world(*SIZES[args.size], slots=16, chunk=8)
-    cases = [_trajectories(world, args), _dense(world, args)]
+    cases = [CASES[name](world, args) for name in args.cases]
     figures: dict[str, Any] = {}
     for case in cases:
         figures[case.name] = _measure(world, case, args)
@@ -74,6 +74,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="issue")
+    parser.add_argument("--cases", choices=CASES, nargs="+", default=[*CASES])
     parser.add_argument("--records", type=int, default=3)
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--rows", type=int, default=8, help="dense rows; and PyTorch's batch")
@@ -129,6 +130,9 @@ def _dense(world: World, args: argparse.Namespace) -> Case:
     return Case("dense", _items([group]), TrainShapes(512, args.rows, Buckets((1,))), args.rows)
 
 
+CASES = {"trajectories": _trajectories, "dense": _dense}
+
+
 def _items(groups: Sequence[Rolled]) -> list[Item]:
     """Half of each group did well."""
     scored = [
@@ -154,6 +158,7 @@ def _measure(world: World, case: Case, args: argparse.Namespace) -> dict[str, An
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
+            print(f"{case.name}, {name}: {seconds[name][-1]:.1f} s", flush=True)
     speeds = {name: case.tokens / statistics.median(s) for name, s in seconds.items()}
     best = max(speed for name, speed in speeds.items() if name != "jax")
     return {

@@ -37,6 +37,7 @@ SPLASH_BYTES = 2**30
 """The most bytes that splash's fused backward kernel may hold beside its gradients on a device."""
 
 _CAUSAL_SPANS = 8
+_LEAST_SPAN = 128
 _SHORT = 256
 _HIDDEN = -1e30
 _SPLASH_LANES = 128
@@ -127,11 +128,11 @@ def _xla(
     queries = (q * scale).reshape(B, T, K, N // K, H).transpose(0, 2, 1, 3, 4)
     places = jnp.broadcast_to(jnp.arange(T), (B, T)) if causal else index
     block = _block(T, S, B * N)
-    if block == T and (not causal or T <= _SHORT):
-        spans = [(0, T)]
-    else:
-        step = math.ceil(T / (_CAUSAL_SPANS if causal else 1) / block) * block
-        spans = [(start, min(start + step, T)) for start in range(0, T, step)]
+    step = T
+    if causal and T > _SHORT:
+        unit = max(_LEAST_SPAN, min(block, T // _CAUSAL_SPANS))
+        step = math.ceil(T / _CAUSAL_SPANS / unit) * unit
+    spans = [(start, min(start + step, T)) for start in range(0, T, step)]
     out = []
     for start, stop in spans:
         rows = (

@@ -4,6 +4,7 @@ Weights are cast to the activations' dtype where they are used, so masters may b
 bfloat16 compute. Norms are computed in float32.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,11 +39,18 @@ def rms_norm(x: Float[Array, "*n D"], weight: Float[Array, "D"], eps: float) -> 
 def linear(x: Array, p: Tree, *, inputs: int = 1) -> Array:
     """`x` times `p["w"]` over the last `inputs` axes of `x`, plus `p["b"]` where there is one, and
     by way of the low rank of `p["lora"]` where that is."""
-    y = jnp.tensordot(x, p["w"].astype(x.dtype), axes=inputs)
+    y = _product(x, p["w"], inputs)
     if "lora" in p:
-        low = jnp.tensordot(x, p["lora"]["a"].astype(x.dtype), axes=inputs)
-        y = y + jnp.tensordot(low, p["lora"]["b"].astype(x.dtype), axes=1)
+        y = y + _product(_product(x, p["lora"]["a"], inputs), p["lora"]["b"], 1)
     return y + p["b"].astype(x.dtype) if "b" in p else y
+
+
+def _product(x: Array, w: Array, inputs: int) -> Array:
+    """Of two matrices: with more axes, gradients take 1.6 times as long on a CPU."""
+    rows, columns = x.shape[:-inputs], w.shape[inputs:]
+    size = math.prod(w.shape[:inputs])
+    y = x.reshape(-1, size) @ w.astype(x.dtype).reshape(size, -1)
+    return y.reshape(*rows, *columns)
 
 
 def gated_mlp(x: Array, p: Tree) -> Array:

@@ -13,18 +13,14 @@ Rotary = tuple[Float[Array, "*n h"], Float[Array, "*n h"]]
 def text_rotary(positions: Int[Array, "3 B T"], cfg: TextConfig) -> Rotary:
     """Multimodal rotary: frequency `i` turns with the time, row or column position, by section."""
     frequencies = _inverse_frequencies(cfg.head_dim, cfg.rope_theta)
-    axis = np.repeat(np.arange(3), cfg.mrope_section)
-    angles = jnp.moveaxis(positions.astype(jnp.float32)[axis], 0, -1) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    return _turns(positions, np.repeat(np.arange(3), cfg.mrope_section), frequencies)
 
 
 def vision_rotary(row: Int[Array, "*n"], column: Int[Array, "*n"], cfg: VisionConfig) -> Rotary:
     """Two-dimensional rotary: the first half of the angles turns with the row."""
     frequencies = _inverse_frequencies(cfg.head_dim // 2, 10000.0)
-    angles = jnp.concatenate(
-        [axis[..., None].astype(jnp.float32) * frequencies for axis in (row, column)], axis=-1
-    )
-    return jnp.cos(angles), jnp.sin(angles)
+    axis = np.repeat(np.arange(2), len(frequencies))
+    return _turns(jnp.stack((row, column)), axis, np.tile(frequencies, 2))
 
 
 def rotate(x: Float[Array, "*n N H"], rotary: Rotary) -> Array:
@@ -33,6 +29,17 @@ def rotate(x: Float[Array, "*n N H"], rotary: Rotary) -> Array:
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)
+
+
+def _turns(
+    positions: Int[Array, "A *n"], axis: Int[np.ndarray, "h"], frequencies: Float[np.ndarray, "h"]
+) -> Rotary:
+    """Each angle's own axis is picked after the cosine, by a sum: a bare cosine counts as cheap to
+    XLA, which on a CPU computes it again in every layer for every head."""
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    own = axis == np.arange(len(positions)).reshape(-1, *(1,) * (angles.ndim - 1))
+    cos, sin = (jnp.where(own, part, 0.0).sum(axis=0) for part in (jnp.cos(angles), jnp.sin(angles)))
+    return cos, sin
 
 
 def _inverse_frequencies(width: int, theta: float) -> np.ndarray:
