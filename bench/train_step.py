@@ -79,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--rows", type=int, default=8, help="dense rows; and PyTorch's batch")
     parser.add_argument("--row-tokens", type=int, default=2048, help="of packed rows")
-    parser.add_argument("--remat", choices=("none", "dots", "full"), default="dots")
+    parser.add_argument("--windows", type=int, default=60, help="for the pictures of such a row")
+    parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser
@@ -97,7 +98,7 @@ def _trajectories(world: World, args: argparse.Namespace) -> Case:
         max_turns=Rules().max_turns,
         rows=1,
         row_tokens=args.row_tokens,
-        windows=16 + 7 * 16 * args.row_tokens // 2048,  # an image, and a crop for every 292 tokens
+        windows=args.windows,
     )
     return Case("trajectories", _items(found), shapes, args.rows)
 
