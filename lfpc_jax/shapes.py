@@ -209,7 +209,8 @@ class TrainShapes:
             )
         crops = max_turns - 1
         worst = rollout.image_windows.sizes[-1] + crops * rollout.crop_windows.sizes[-1]
-        usual = [common_windows(n, rollout.window) for n in (rollout.image_tokens, rollout.crop_tokens)]
+        budgets = rollout.image_tokens, rollout.crop_tokens
+        usual = [common_windows(tokens, rollout.window) for tokens in budgets]
         filled = windows or rows * sum(usual)
         if filled >= worst:
             return cls(row_tokens, rows, Buckets((worst,)))

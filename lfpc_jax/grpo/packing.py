@@ -1,9 +1,9 @@
 """Episodes packed into the fixed rows of micro-batches.
 
 An episode is a segment of a row: it attends to itself alone, and nothing is cut. On each shard of
-a micro-batch lie some rows of tokens and some spans of windows; a picture that several of its episodes
-show, as the shown image of a group, lies there once, and within one span. Which episode goes where depends on lengths
-and order alone, and changes no result but by rounding.
+a micro-batch lie some rows of tokens and some spans of windows; a picture that several of its
+episodes show, as the shown image of a group, lies there once, and within one span. Which episode
+goes where depends on lengths and order alone, and changes no result but by rounding.
 """
 
 from collections.abc import Callable, Hashable, Sequence

@@ -38,8 +38,8 @@ def _turns(
     XLA, which on a CPU computes it again in every layer for every head."""
     angles = positions[..., None].astype(jnp.float32) * frequencies
     own = axis == np.arange(len(positions)).reshape(-1, *(1,) * (angles.ndim - 1))
-    cos, sin = (jnp.where(own, part, 0.0).sum(axis=0) for part in (jnp.cos(angles), jnp.sin(angles)))
-    return cos, sin
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return jnp.where(own, cos, 0.0).sum(axis=0), jnp.where(own, sin, 0.0).sum(axis=0)
 
 
 def _inverse_frequencies(width: int, theta: float) -> np.ndarray:
