@@ -115,7 +115,8 @@ def _alone(item: Item, shapes: TrainShapes, processor: ImageProcessor) -> Bin:
     needed = sum(_windows(one, processor) for one in item.pictures)
     raise ValueError(
         f"record {item.trajectory.record!r}: the pictures of an episode take {needed} windows, the "
-        f"largest bucket has {shapes.windows.sizes[-1]}; raise update.windows"
+        f"largest bucket has {shapes.windows.sizes[-1]}; add a larger bucket, or lower the "
+        "rollout's image_tokens, crop_tokens or max_turns"
     )
 
 
