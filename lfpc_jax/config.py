@@ -17,6 +17,7 @@ from lfpc_jax.grpo.optimizer import OptimizerSettings
 from lfpc_jax.grpo.step import UpdateSettings
 from lfpc_jax.grpo.trained import LoRA, Trained
 from lfpc_jax.model.config import Kernel, Remat
+from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rewards.total import Rewards
 from lfpc_jax.rollout.dialogue import View
@@ -66,8 +67,9 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """`prompts` a step and `rollouts` of each; `slots` run at once in every process. The rest is as
-    in `RolloutShapes`, `Rules` and `Sampling`; `tensor` devices hold one copy of the model."""
+    """`prompts` a step and `rollouts` of each; `slots` run at once in every process. `convention`
+    is of the boxes that the model writes. The rest is as in `RolloutShapes`, `Rules` and
+    `Sampling`; `tensor` devices hold one copy of the model."""
 
     prompts: int = 256
     rollouts: int = 16
@@ -76,6 +78,7 @@ class RolloutSettings:
     capacity: int = 8192
     image_tokens: int = 1024
     crop_tokens: int = 1024
+    convention: Convention = "shown"
     prompt_text: tuple[int, ...] = (512, 1024)
     observation_text: int = 64
     prefill_rows: int = 1

@@ -106,7 +106,12 @@ def train(config: TrainConfig, run: RunFolder) -> None:
     model = load_model(Path(config.model.path), dtype=dtype, mesh=mesh)
     cfg = replace(model.cfg, remat=config.model.remat, kernel=config.model.kernel)
     r = config.rollout
-    dialogue = zooming(model.assets, image_tokens=r.image_tokens, crop_tokens=r.crop_tokens)
+    dialogue = zooming(
+        model.assets,
+        image_tokens=r.image_tokens,
+        crop_tokens=r.crop_tokens,
+        convention=r.convention,
+    )
     run.begin(config, model.assets, model.origin)
     _log_to(run.path / "log.txt")
 

@@ -31,7 +31,7 @@ def paint(scene: Scene) -> PIL.Image.Image:
     if settings.photographs:
         canvas = _photograph(settings.photographs, settings.size, rng)
     else:
-        canvas = _procedural(settings.size, settings.roughness, rng)
+        canvas = _procedural(settings.size, settings.roughness, settings.slope, rng)
     pen = PIL.ImageDraw.Draw(canvas)
     for _ in range(settings.clutter):
         _draw_clutter(pen, settings.size, settings.object_side[1], rng)
@@ -45,13 +45,17 @@ def paint(scene: Scene) -> PIL.Image.Image:
     return canvas
 
 
-def _procedural(size: Size, roughness: float, rng: np.random.Generator) -> PIL.Image.Image:
+def _procedural(
+    size: Size, roughness: float, slope: float, rng: np.random.Generator
+) -> PIL.Image.Image:
     """Clouds of muted colours: noise at several scales, summed small and enlarged once."""
     small = max(2, size[0] // _COARSENESS), max(2, size[1] // _COARSENESS)
     tone = rng.uniform(95, 160) + rng.uniform(-18, 18, 3)
-    if not roughness:
+    if not roughness and not slope:
         return PIL.Image.new("RGB", size, (int(tone[0]), int(tone[1]), int(tone[2])))
     total = np.zeros((small[1], small[0], 3)) + tone
+    total[..., 0] += slope * np.linspace(-1, 1, small[0])
+    total[..., 1] += slope * np.linspace(-1, 1, small[1])[:, None]
     for cells, swing in ((3, 60), (10, 26), (40, 16)):
         grid = rng.integers(0, 256, (cells, cells, 3), np.uint8)
         grid = (grid + 2 * grid.mean(axis=2, keepdims=True)) / 3  # less colour than light

@@ -54,9 +54,11 @@ class WorldSettings:
     pixel or two.
 
     `classes` limits how many values of a kind occur. `roughness` is of drawn backgrounds; at 0 they
-    are plain. `longest_side` is the records' image gap; None leaves it to resolution selection.
-    Without `choices` there are no options, and the answer is the right one's text. `cross_patches`
-    are of the marks where a question is about two; None: as everywhere.
+    are plain. `slope` makes them redder to the right and greener to the bottom, by up to so much
+    of 255, so that a place can be told by the colour around it. `longest_side` is the records'
+    image gap; None leaves it to resolution selection. Without `choices` there are no options, and
+    the answer is the right one's text. `cross_patches` are of the marks where a question is about
+    two; None: as everywhere.
     """
 
     size: Size = (448, 448)
@@ -72,6 +74,7 @@ class WorldSettings:
     colours: tuple[str, ...] = tuple(COLOURS)
     clutter: int = 8
     roughness: float = 1.0
+    slope: float = 0.0
     photographs: str = ""
     longest_side: int | None = None
     cross_share: float = 0.3
@@ -164,6 +167,7 @@ MICRO = WorldSettings(
     colours=("red", "green", "blue", "yellow"),
     clutter=0,
     roughness=0.3,
+    slope=60.0,
     cross_share=0.2,
     single_options=(4, 4),
     cross_options=(4, 4),

@@ -71,6 +71,16 @@ def printed(all_sheets: list[Sheet]) -> RenderableType:
     return Group(*parts)
 
 
+def markdown(sheet: Sheet) -> str:
+    """For a document: a table as GitHub shows it."""
+    headings = (*sheet.texts, *sheet.numbers)
+    rule = [":--"] * len(sheet.texts) + ["--:"] * len(sheet.numbers)
+    rows = [headings, rule, *(row for part in sheet.parts for row in part)]
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    below = [text for text in (sheet.meaning, *sheet.warnings) if text]
+    return "\n".join([f"**{sheet.title}**", "", *lines, *(f"\n{text}" for text in below)]) + "\n"
+
+
 def _table(sheet: Sheet) -> Table:
     table = Table(
         title=sheet.title,

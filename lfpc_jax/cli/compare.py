@@ -1,0 +1,148 @@
+"""Several models on the same questions, side by side, and what changes from one to another.
+
+    compare.py OUT --arm warm EVALUATED --arm stage1 SEED0 SEED1 SEED2 \\
+        --change accuracy warm stage1 --change drop 3*warm stage1
+
+An arm is a name and the folders of evaluate.py, one a seed, all asked the same questions. --change
+MEASURE BEFORE AFTER is what the second arm has less what the first has, question by question;
+"3*warm" is three times the first. OUT gets comparison.json, with each seed's values, and
+comparison.md. Intervals are 95%, over questions.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, Found
+from lfpc_jax.evaluation.journal import Journal
+from lfpc_jax.evaluation.tables import Sheet, markdown, printed
+
+_NONE = "-"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        compare(args)
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument(
+        "--arm", nargs="+", action="append", required=True, metavar=("NAME", "FOLDER")
+    )
+    parser.add_argument(
+        "--change", nargs=3, action="append", default=[], metavar=("MEASURE", "BEFORE", "AFTER"),
+        help=f"measures: {', '.join(MEASURES)}",
+    )  # fmt: skip
+    return parser
+
+
+def compare(args: argparse.Namespace) -> None:
+    arms = [Arm(name, tuple(map(Path, folders))) for name, *folders in args.arm]
+    changes = [_change(*words) for words in args.change]
+    _check(arms, changes)
+    budgets = _budgets(arms)
+    sheets: list[Sheet] = []
+    found = {}
+    for benchmark, tokens in budgets:
+        comparison = Comparison(arms, benchmark, tokens)
+        title = f"{benchmark}, {tokens} visual tokens of the image"
+        measured = {
+            arm.name: {measure: comparison.measured(arm.name, measure) for measure in MEASURES}
+            for arm in arms
+        }
+        changed = {str(change): comparison.changed(change) for change in changes}
+        sheets += _sheets(title, measured, changed)
+        found[f"{benchmark}-{tokens}"] = {
+            "arms": {arm: _encoded(row) for arm, row in measured.items()},
+            "changes": _encoded(changed),
+        }
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
+    (args.out / "comparison.md").write_text("\n".join(map(markdown, sheets)))
+    Console(width=None if sys.stdout.isatty() else 100).print(printed(sheets))
+    print(f"wrote {args.out / 'comparison.json'} and comparison.md")
+
+
+def _change(measure: str, before: str, after: str) -> Change:
+    factor, star, name = before.rpartition("*")
+    try:
+        times = float(factor) if star else 1.0
+    except ValueError:
+        raise ValueError(f"--change {measure} {before}: {factor!r} is no number") from None
+    return Change(measure, name, after, times)
+
+
+def _check(arms: Sequence[Arm], changes: Sequence[Change]) -> None:
+    names = [arm.name for arm in arms]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"--arm: {sorted(twice)} twice; give all folders of an arm at once")
+    if bare := [arm.name for arm in arms if not arm.folders]:
+        raise ValueError(f"--arm {bare[0]}: no folder; give those of its evaluations")
+    for change in changes:
+        if change.measure not in MEASURES:
+            raise ValueError(f"--change {change.measure}: no such measure; of {[*MEASURES]}")
+        if missing := {change.before, change.after} - set(names):
+            raise ValueError(f"--change {change}: no arm {sorted(missing)}; there are {names}")
+        if change.times <= 0:
+            raise ValueError(f"--change {change}: the factor must be positive")
+
+
+def _budgets(arms: Sequence[Arm]) -> list[tuple[str, int]]:
+    """Benchmarks and budgets at which every arm was asked."""
+    asked = [
+        {(part.benchmark, part.tokens) for part in Journal(folder).parts()}
+        for arm in arms
+        for folder in arm.folders
+    ]
+    if not (common := set.intersection(*asked)):
+        raise ValueError("the arms have no benchmark and budget in common; evaluate them alike")
+    return sorted(common)
+
+
+def _sheets(
+    title: str, measured: dict[str, dict[str, Found | None]], changed: dict[str, Found | None]
+) -> Iterator[Sheet]:
+    shown = [name for name in MEASURES if any(row[name] for row in measured.values())]
+    table = Sheet(
+        f"{title}: % [95% interval over questions]",
+        ("arm",),
+        tuple(shown),
+        meaning=". ".join(f"{name}: {MEASURES[name]}" for name in shown) + ".",
+    )
+    for arm, row in measured.items():
+        table.add(arm, *(_cell(row[name], signed=False) for name in shown))
+    yield table
+    if changed:
+        table = Sheet(
+            f"{title}: changes, in percentage points",
+            ("change",),
+            ("all seeds", "each seed"),
+        )
+        for name, found in changed.items():
+            seeds = ", ".join(f"{100 * value:+.1f}" for value in found.seeds) if found else _NONE
+            table.add(name, _cell(found, signed=True), seeds)
+        yield table
+
+
+def _cell(found: Found | None, *, signed: bool) -> str:
+    if found is None:
+        return _NONE
+    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if signed else "{:.1f} [{:.1f}, {:.1f}]"
+    estimate = found.estimate
+    return form.format(*(100 * v for v in (estimate.value, estimate.low, estimate.high)))
+
+
+def _encoded(found: dict[str, Found | None]) -> dict[str, object]:
+    return {name: None if value is None else asdict(value) for name, value in found.items()}

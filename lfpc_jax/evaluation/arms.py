@@ -1,0 +1,162 @@
+"""Several models on the same questions: arms of a comparison, each evaluated once for every seed.
+
+Every measure is made by question, as the mean over a question's rollouts and an arm's seeds, and so
+is the change between two arms. Their 95% intervals count questions. Seeds are too few for an
+interval of their own: each seed's value stands beside.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from lfpc_jax.evaluation.answers import Answered
+from lfpc_jax.evaluation.conditions import TOOL
+from lfpc_jax.evaluation.intervals import Estimate, change, share
+from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.measures import Measures
+from lfpc_jax.evaluation.results import grade_all
+
+ACCURACY, NOISE, DROP = "accuracy", "noise", "drop"
+_OF_EPISODES: dict[str, Callable[[Measures], float | None]] = {
+    ACCURACY: lambda one: one.right,
+    "calls": lambda one: float(one.crops > 0),
+    "overlap": lambda one: one.overlap,
+    "iou": lambda one: one.iou,
+    "area": lambda one: fmean(one.areas) if one.areas else None,
+}
+MEASURES = {
+    ACCURACY: "answers that are right",
+    NOISE: "answers that are right when every crop is noise",
+    DROP: "what noise takes from the accuracy",
+    "calls": "episodes with a crop",
+    "overlap": "share of the target that a crop holds",
+    "iou": "IoU of crops and targets",
+    "area": "a crop's share of the image",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A name and the folders of its evaluations, one a seed."""
+
+    name: str
+    folders: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What `measure` is in the arm `after`, less `times` what it is in the arm `before`."""
+
+    measure: str
+    before: str
+    after: str
+    times: float = 1.0
+
+    def __str__(self) -> str:
+        factor = "" if self.times == 1 else f"{self.times:g} x "
+        return f"{self.measure}, {factor}{self.before} to {self.after}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A value over all seeds, and each seed's."""
+
+    estimate: Estimate
+    seeds: tuple[float, ...]
+
+
+class Comparison:
+    """All arms on one benchmark at one budget of visual tokens."""
+
+    def __init__(self, arms: Sequence[Arm], benchmark: str, tokens: int) -> None:
+        self._seeds = {
+            arm.name: [_by_question(folder, benchmark, tokens) for folder in arm.folders]
+            for arm in arms
+        }
+        asked = {
+            arm: [frozenset(seed[ACCURACY]) for seed in seeds] for arm, seeds in self._seeds.items()
+        }
+        if len({questions for seeds in asked.values() for questions in seeds}) > 1:
+            counts = {arm: [len(questions) for questions in seeds] for arm, seeds in asked.items()}
+            raise ValueError(
+                f"{benchmark} at {tokens} tokens: arms were not asked the same questions, or not "
+                f"all were scored ({counts}); evaluate them alike"
+            )
+
+    def measured(self, arm: str, measure: str) -> Found | None:
+        """None where nothing was measured."""
+        by_question = self._pooled(arm, measure)
+        values = list(by_question.values())
+        estimate = change(values) if measure == DROP else share(_mean(values), len(values))
+        return None if estimate is None else Found(estimate, self._each(arm, measure))
+
+    def changed(self, asked: Change) -> Found | None:
+        """Paired by question; None where no question has both."""
+        before, after = (self._pooled(arm, asked.measure) for arm in (asked.before, asked.after))
+        whole = 1 + asked.times  # brings differences to -1..1
+        found = change(
+            [
+                (after[one] - asked.times * before[one]) / whole
+                for one in sorted(before.keys() & after)
+            ]
+        )
+        if found is None:
+            return None
+        then, now = (self._each(arm, asked.measure) for arm in (asked.before, asked.after))
+        if len(then) == 1:  # what all seeds began from
+            then *= len(now)
+        estimate = Estimate(
+            whole * found.value, whole * found.low, whole * found.high, found.samples
+        )
+        return Found(estimate, tuple(b - asked.times * a for a, b in zip(then, now)))
+
+    def _pooled(self, arm: str, measure: str) -> dict[str, float]:
+        """By question, over seeds."""
+        found: dict[str, list[float]] = {}
+        for seed in self._seeds[arm]:
+            for question, value in seed.get(measure, {}).items():
+                found.setdefault(question, []).append(value)
+        return {question: fmean(values) for question, values in found.items()}
+
+    def _each(self, arm: str, measure: str) -> tuple[float, ...]:
+        """By seed, over questions."""
+        seeds = (list(seed.get(measure, {}).values()) for seed in self._seeds[arm])
+        return tuple(fmean(values) for values in seeds if values)
+
+
+def _by_question(folder: Path, benchmark: str, tokens: int) -> Mapping[str, Mapping[str, float]]:
+    """Of one evaluation: measure, question, value."""
+    answers = grade_all(Journal(folder))
+    tool = answers.get(Part(benchmark, tokens, TOOL))
+    if tool is None:
+        raise ValueError(
+            f"{folder}: no answers to {benchmark} at {tokens} tokens with the tool; there are "
+            f"{sorted(part.name for part in answers)}"
+        )
+    found = {name: _means(tool, value) for name, value in _OF_EPISODES.items()}
+    altered = answers.get(Part(benchmark, tokens, NOISE))
+    if altered is not None:
+        right, again = found[ACCURACY], _means(altered, _OF_EPISODES[ACCURACY])
+        uncropped = {one.record.id for one in tool if not one.crops}
+        found[NOISE] = again | {one: value for one, value in right.items() if one in uncropped}
+        found[DROP] = {
+            one: right[one] - value for one, value in found[NOISE].items() if one in right
+        }
+    return found
+
+
+def _means(
+    answered: Sequence[Answered], value_of: Callable[[Measures], float | None]
+) -> dict[str, float]:
+    """By question, over rollouts; without questions of which nothing was measured."""
+    found = {}
+    for one in answered:
+        values = [value for episode in one.episodes if (value := value_of(episode)) is not None]
+        if values:
+            found[one.record.id] = fmean(values)
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else 0.0

@@ -1,0 +1,129 @@
+"""Arms of a comparison, by models whose figures are known: one reads crops, one the whole image."""
+
+import json
+from statistics import fmean
+
+import pytest
+from rollout import small
+
+from lfpc_jax.cli import compare
+from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison
+from lfpc_jax.evaluation.benchmark import Benchmark
+from lfpc_jax.evaluation.journal import Journal
+from lfpc_jax.evaluation.run import ask
+
+from . import rigged
+
+COUNT = 40
+
+
+def evaluated(folder, say, records, seed=0):
+    engine = rigged.RiggedEngine(say, small.dialogue())
+    benchmark = Benchmark("set", "layout", tuple(records), ())
+    journal = Journal(folder)
+    about = {"questions": len(records), "digest": benchmark.digest, "column": None}
+    token = engine.dialogue.tokenizer.image_pad
+    journal.begin({"rollouts": 1, "image_token": token}, {"set": about})
+    ask(lambda: engine, benchmark, 32, ("tool", "noise"), journal, rollouts=1, seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A reader of crops, one of the whole, and one that reads crops in half of the world."""
+    base = tmp_path_factory.mktemp("arms")
+    records = rigged.world(COUNT)
+
+    def half(episode):
+        odd = int(episode.opening.record.id[1:]) % 2
+        return (rigged.reads_the_crop if odd else rigged.reads_the_whole)(episode)
+
+    return {
+        "crops": evaluated(base / "crops", rigged.reads_the_crop, records),
+        "half": evaluated(base / "half", half, records),
+        "whole": evaluated(base / "whole", rigged.reads_the_whole, records),
+        "other": evaluated(base / "other", rigged.reads_the_whole, rigged.world(COUNT + 1)),
+    }
+
+
+def comparison(folders):
+    arms = [
+        Arm("whole", (folders["whole"],)),
+        Arm("mixed", (folders["crops"], folders["half"])),
+    ]
+    return Comparison(arms, "set", 32)
+
+
+def test_what_noise_takes_is_the_mean_of_the_seeds(folders):
+    found = comparison(folders)
+    assert found.measured("whole", "accuracy").estimate.value == 1
+    assert found.measured("whole", "drop").estimate.value == 0
+    drop = found.measured("mixed", "drop")
+    crops, half = drop.seeds
+    assert crops > 0.6  # guesses of four
+    assert half == pytest.approx(crops / 2, abs=0.1)
+    assert drop.estimate.value == pytest.approx((crops + half) / 2)
+    assert drop.estimate.low < drop.estimate.value < drop.estimate.high
+    assert drop.estimate.samples == COUNT  # questions, whatever number of seeds
+    noise = found.measured("mixed", "noise").estimate.value
+    assert noise == pytest.approx(
+        found.measured("mixed", "accuracy").estimate.value - (crops + half) / 2
+    )
+
+
+def test_a_change_is_paired_by_question_and_seed(folders):
+    found = comparison(folders)
+    drop = found.changed(Change("drop", "whole", "mixed"))
+    assert drop.seeds == found.measured("mixed", "drop").seeds  # the whole loses nothing
+    assert drop.estimate.value == pytest.approx(fmean(drop.seeds))
+    assert drop.estimate.low > 0
+    back = found.changed(Change("drop", "mixed", "whole", times=3.0))
+    assert back.estimate.value == pytest.approx(-3 * fmean(drop.seeds))
+    assert back.estimate.low < back.estimate.value < back.estimate.high < 0
+    same = found.changed(Change("accuracy", "whole", "whole"))
+    assert same.estimate.value == 0
+    assert same.estimate.low < 0 < same.estimate.high
+
+
+def test_other_questions_are_refused(folders):
+    arms = [Arm("whole", (folders["whole"],)), Arm("other", (folders["other"],))]
+    with pytest.raises(ValueError, match=r"not asked the same questions.*'other': \[41\]"):
+        Comparison(arms, "set", 32)
+    with pytest.raises(ValueError, match=r"no answers to set at 64 tokens.*set-32-tool"):
+        Comparison(arms[:1], "set", 64)
+
+
+def test_command_writes_what_it_prints(folders, tmp_path, capsys):
+    words = ["--arm", "whole", folders["whole"], "--arm", "mixed", folders["crops"],
+             folders["half"], "--change", "drop", "3*whole", "mixed"]  # fmt: skip
+    assert compare.main([str(tmp_path / "out"), *map(str, words)]) == 0
+    found = json.loads((tmp_path / "out/comparison.json").read_text())["set-32"]
+    assert set(found["arms"]) == {"whole", "mixed"}
+    assert set(found["arms"]["mixed"]) == set(MEASURES)
+    assert len(found["arms"]["mixed"]["iou"]["seeds"]) == 2
+    [(name, change)] = found["changes"].items()
+    assert name == "drop, 3 x whole to mixed"
+    assert change["estimate"]["value"] > 0.4
+    page = (tmp_path / "out/comparison.md").read_text()
+    figure = f"{100 * change['estimate']['value']:+.1f} ["
+    assert figure in page
+    assert figure in capsys.readouterr().out
+    assert "| whole | 100.0 [" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--arm", "one"], "one: no folder"),
+        (["--arm", "one", "a", "--arm", "one", "b"], "twice"),
+        (["--arm", "one", "a", "--change", "luck", "one", "one"], "luck: no such measure"),
+        (["--arm", "one", "a", "--change", "iou", "one", "two"], "no arm ['two']"),
+        (["--arm", "one", "a", "--change", "iou", "x*one", "one"], "'x' is no number"),
+        (["--arm", "one", "a", "--change", "iou", "0*one", "one"], "must be positive"),
+        (["--arm", "one", "a"], "no benchmark and budget in common"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words, says, tmp_path, capsys):
+    assert compare.main([str(tmp_path / "out"), *words]) == 1
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
