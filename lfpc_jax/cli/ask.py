@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import pictures
 from lfpc_jax.data.losses import Unusable
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.processing.geometry import Box
+from lfpc_jax.processing.geometry import Box, Convention
 from lfpc_jax.report.sketch import sketch
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine, Rolled
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--longest-side", type=int, metavar="PIXELS", help="downsample the shown image to it first"
     )
+    parser.add_argument("--convention", choices=get_args(Convention), default="shown")
     parser.add_argument("--max-turns", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=2048, help="sampled over all turns")
     parser.add_argument("--temperature", type=float, default=0.0)
@@ -78,7 +80,12 @@ def ask(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------ the model
     mesh = make_mesh(tensor=args.tensor, devices=jax.local_devices()[: args.tensor])
     model = load_model(args.model, dtype=args.dtype, mesh=mesh)
-    dialogue = zooming(model.assets, image_tokens=args.image_tokens, crop_tokens=args.crop_tokens)
+    dialogue = zooming(
+        model.assets,
+        image_tokens=args.image_tokens,
+        crop_tokens=args.crop_tokens,
+        convention=args.convention,
+    )
     # ------------------------------------------------------------------ the conversation
     rules = Rules(
         max_turns=args.max_turns,

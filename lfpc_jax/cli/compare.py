@@ -5,8 +5,8 @@
 
 An arm is a name and the folders of evaluate.py, one a seed, all asked the same questions. --change
 MEASURE BEFORE AFTER is what the second arm has less what the first has, question by question;
-"3*warm" is three times the first. OUT gets comparison.json, with each seed's values, and
-comparison.md. Intervals are 95%, over questions.
+"3*warm" is three times the first. OUT gets comparison.json, with each seed's values,
+comparison.md and comparison.png. Intervals are 95%, over questions.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from rich.console import Console
 
 from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, Found
 from lfpc_jax.evaluation.journal import Journal
+from lfpc_jax.evaluation.plots import plot_arms
 from lfpc_jax.evaluation.tables import Sheet, markdown, printed
 
 _NONE = "-"
@@ -54,7 +55,7 @@ def compare(args: argparse.Namespace) -> None:
     _check(arms, changes)
     budgets = _budgets(arms)
     sheets: list[Sheet] = []
-    found = {}
+    found, shown = {}, {}
     for benchmark, tokens in budgets:
         comparison = Comparison(arms, benchmark, tokens)
         title = f"{benchmark}, {tokens} visual tokens of the image"
@@ -64,6 +65,7 @@ def compare(args: argparse.Namespace) -> None:
         }
         changed = {str(change): comparison.changed(change) for change in changes}
         sheets += _sheets(title, measured, changed)
+        shown[title] = measured
         found[f"{benchmark}-{tokens}"] = {
             "arms": {arm: _encoded(row) for arm, row in measured.items()},
             "changes": _encoded(changed),
@@ -71,8 +73,9 @@ def compare(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
     (args.out / "comparison.md").write_text("\n".join(map(markdown, sheets)))
+    plot_arms(shown, args.out / "comparison.png")
     Console(width=None if sys.stdout.isatty() else 100).print(printed(sheets))
-    print(f"wrote {args.out / 'comparison.json'} and comparison.md")
+    print(f"wrote {args.out / 'comparison.json'}, comparison.md and comparison.png")
 
 
 def _change(measure: str, before: str, after: str) -> Change:

@@ -1,8 +1,11 @@
-"""Results as one picture: accuracies with their intervals, and what altering the crops changes."""
+"""Results as one picture: accuracies with their intervals, and what altering the crops changes; and
+several arms side by side."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.evaluation.arms import Found
 from lfpc_jax.evaluation.conditions import DIRECT, TOOL
 from lfpc_jax.evaluation.published import COLUMNS, OVERALL
 from lfpc_jax.evaluation.results import Results
@@ -33,6 +36,46 @@ def plot(found: Results, file: Path) -> None:
     if changes:
         _changes(axes[1], changes)
     figure.savefig(file, dpi=140)
+
+
+def plot_arms(found: Mapping[str, Mapping[str, Mapping[str, Found | None]]], file: Path) -> None:
+    """`found`: by title, arm and measure. Bars of all seeds with their intervals, a dot a seed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 0.4 + 2.6 * len(found)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, arms) in zip(
+        figure.subplots(len(found), 1, squeeze=False)[:, 0], found.items()
+    ):
+        measures = [
+            name for name in next(iter(arms.values())) if any(a[name] for a in arms.values())
+        ]
+        width = 0.8 / len(arms)
+        for number, (arm, row) in enumerate(arms.items()):
+            for place, measure in enumerate(measures):
+                if (one := row[measure]) is not None:
+                    x = place + (number - (len(arms) - 1) / 2) * width
+                    _bar(axes, x, width, one, f"C{number}", _once(axes, arm))
+        axes.set_xticks(range(len(measures)), measures)
+        axes.axhline(0, color="#20242a", lw=0.8)
+        axes.set_ylabel("%")
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
+        _plain(axes)
+    figure.savefig(file, dpi=140)
+
+
+def _bar(axes: Any, x: float, width: float, one: Found, colour: str, label: str | None) -> None:
+    centre, low, high = (
+        100 * value for value in (one.estimate.value, one.estimate.low, one.estimate.high)
+    )
+    axes.bar(x, centre, 0.92 * width, color=colour, label=label)
+    axes.errorbar(
+        x, centre, yerr=[[centre - low], [high - centre]], color="#20242a", capsize=2, lw=1
+    )
+    if len(one.seeds) > 1:
+        axes.plot([x] * len(one.seeds), [100 * v for v in one.seeds], "o", color="#20242a", ms=2)
 
 
 def _accuracies(axes: Any, scored: list[Any]) -> None:

@@ -1,0 +1,57 @@
+"""The small world without the information gap: what Stage I is compared with.
+
+    python launch/train.py --config micro/baseline.py
+
+`make demo` makes data/world and data/heldout in its folder and says where they are. The other
+configs of this folder begin here: they differ in data, starting point and reward alone.
+
+Hardware: two CPU cores, some minutes. Expect: it answers from the sharp image, and what noise in
+its crops takes from the accuracy is small.
+"""
+
+from lfpc_jax.config import (
+    DataSettings,
+    ModelSettings,
+    RolloutSettings,
+    Source,
+    TrainConfig,
+)
+from lfpc_jax.grpo.optimizer import OptimizerSettings
+from lfpc_jax.grpo.step import UpdateSettings
+
+FOLDER = "runs/demo"
+
+
+def get_config() -> TrainConfig:
+    return TrainConfig(
+        steps=60,
+        model=ModelSettings(path="configs/micro/warm", remat="none"),
+        data=DataSettings(
+            train=(Source(f"{FOLDER}/data/world"),),
+            validation=(Source(f"{FOLDER}/data/heldout"),),
+            validation_records=128,
+            threads=2,
+        ),
+        rollout=RolloutSettings(
+            prompts=16,
+            rollouts=8,
+            slots=64,
+            chunk=8,
+            capacity=256,
+            image_tokens=64,
+            crop_tokens=12,
+            convention="percent",
+            prompt_text=(48,),
+            observation_text=16,
+            prefill_rows=8,
+            extend_rows=16,
+            max_turns=4,
+            max_tokens=96,
+            workers=1,
+        ),
+        update=UpdateSettings(mini_batch=16, rows=1),
+        optimizer=OptimizerSettings(learning_rate=3e-4, warmup=5),
+        validate_every=20,
+        checkpoint_every=20,
+        trajectories_every=20,
+    )

@@ -1,0 +1,16 @@
+"""Stage I continued for as many steps as Stage II has: what Stage II is compared with.
+
+    python launch/train.py --config micro/control.py
+
+Hardware: two CPU cores, some minutes. Expect: what more steps alone are worth.
+"""
+
+from dataclasses import replace
+
+from configs.micro import baseline, stage1
+from lfpc_jax.config import TrainConfig
+
+
+def get_config() -> TrainConfig:
+    config = stage1.get_config()
+    return replace(config, model=replace(config.model, path=f"{baseline.FOLDER}/stage1-0"))

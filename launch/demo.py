@@ -1,0 +1,8 @@
+"""The whole method in a small world; see lfpc_jax/cli/demo.py."""
+
+import sys
+
+from lfpc_jax.cli.demo import main
+
+if __name__ == "__main__":
+    sys.exit(main())

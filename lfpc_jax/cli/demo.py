@@ -1,0 +1,225 @@
+"""The whole method in a small world, on two CPU cores: data, selection, both stages, evaluation.
+
+    demo.py [--out runs/demo] [--seeds 0] [--arms baseline stage1 stage2]
+    demo.py --out runs/reproduce --arms all --seeds 0 1 2 --temperatures 0 1 --write docs
+
+It runs the commands that one would type, and prints each before. What is done is not done again:
+killed, the same command goes on where it was. In the end there is a table, OUT/report.html with
+every curve and episode, and with --write DIR also DIR/results.md, results.json and results.png.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lfpc_jax.cli.new_model import CROP_TOKENS
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+WARM = "configs/micro/warm"
+BLURRED, SHARP = 4, 64
+"""Visual tokens of the image: as few as selection goes down to, and all."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A config on the data of a selection strategy, from the warm start or another arm's end."""
+
+    config: str
+    data: str = "answer"
+    after: str = ""
+    overrides: tuple[str, ...] = ()
+
+
+ARMS = {
+    "baseline": Recipe("baseline", "world"),
+    "stage1": Recipe("stage1"),
+    "control": Recipe("control", after="stage1"),
+    "stage2": Recipe("stage2", after="stage1"),
+    "mixed": Recipe("stage1", overrides=("--rewards.grounding", "1")),
+    "hard": Recipe("stage1", "hard"),
+    "random": Recipe("stage1", "random"),
+    "conditional_iou": Recipe("stage2", after="stage1", overrides=("--rewards.boxes.w", "1")),
+    "no_threshold": Recipe(
+        "stage2",
+        after="stage1",
+        overrides=("--rewards.boxes.w", "1", "--rewards.boxes.tau", "none"),
+    ),
+}
+"""`control` is also what Table 10 calls no reward for boxes."""
+SHOWN = ("baseline", "stage1", "stage2")
+CHANGES = (
+    ("accuracy", "warm", "stage1"),
+    ("calls", "warm", "stage1"),
+    ("overlap", "warm", "stage1"),
+    ("drop", "3*baseline", "stage1"),
+    ("iou", "stage1", "stage2"),
+    ("iou", "control", "stage2"),
+    ("area", "control", "stage2"),
+    ("accuracy", "control", "stage2"),
+)
+"""What the paper claims, in this order."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of launch/, done once it left with 0."""
+
+    name: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"python launch/{shlex.join(self.words)}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    steps = [*plan(args)]
+    begun = time.monotonic()
+    for number, step in enumerate(steps, 1):
+        if code := _run(step, args.out, f"[{number}/{len(steps)}]"):
+            print(f"error: `{step}` left with {code}; the same command goes on there")
+            return code
+    print(f"\n{(time.monotonic() - begun) / 60:.1f} minutes. Look at {args.out / 'report.html'}")
+    if args.write:
+        _publish(args)
+    _next(args)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
+    parser.add_argument("--arms", nargs="+", default=[*SHOWN], choices=("all", *ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--temperatures", nargs="+", type=int, default=[0], help="of evaluations")
+    parser.add_argument("--steps", type=int, help="of every arm, in place of the configs'")
+    parser.add_argument("--scenes", type=int, default=3000, help="to train on")
+    parser.add_argument("--questions", type=int, default=400, help="held out")
+    parser.add_argument("--warm", default=WARM, metavar="DIR", help="where every arm begins")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="results for a document")
+    return parser
+
+
+def plan(args: argparse.Namespace) -> Iterator[Step]:
+    """Every command, in order."""
+    wanted = set(ARMS) if "all" in args.arms else set(args.arms)
+    wanted |= {ARMS[name].after for name in wanted} - {""}
+    arms = [name for name in ARMS if name in wanted]
+    data = args.out / "data"
+    for name, split, count in (
+        ("world", "train", args.scenes),
+        ("heldout", "heldout", args.questions),
+    ):
+        yield Step(
+            f"data {name}",
+            ("synthesize.py", f"{data / name}", "--world", "micro", "--split", split,
+             "--count", f"{count}", "--overwrite"),
+        )  # fmt: skip
+    for strategy in dict.fromkeys(ARMS[arm].data for arm in arms):
+        if strategy != "world":
+            asked = ("--model", args.warm) if strategy == "answer" else ()
+            yield Step(
+                f"select {strategy}",
+                ("select_resolution.py", f"{data / 'world'}", f"{data / strategy}", *asked,
+                 "--strategy", strategy, "--image-tokens", f"{SHARP}", "--harshest", "56",
+                 "--max-tokens", "16", "--slots", "64"),
+            )  # fmt: skip
+    yield from _evaluations(args, "warm", args.warm)
+    for seed in args.seeds:
+        for arm in arms:
+            run = f"{args.out / arm}-{seed}"
+            yield Step(f"train {arm}-{seed}", _training(args, ARMS[arm], run, seed))
+            yield from _evaluations(args, f"{arm}-{seed}", run)
+    for temperature in args.temperatures:
+        at = args.out / "evaluated" / f"temperature-{temperature}"
+        words = ["compare.py", f"{args.out / f'compared-{temperature}'}"]
+        words += ["--arm", "warm", f"{at / 'warm'}"]
+        for arm in arms:
+            words += ["--arm", arm, *(f"{at / f'{arm}-{seed}'}" for seed in args.seeds)]
+        for measure, before, after in CHANGES:
+            if {before.rpartition("*")[2], after} <= {"warm", *arms}:
+                words += ["--change", measure, before, after]
+        yield Step(f"compare temperature {temperature}", tuple(words))
+    runs = [f"{args.out / arm}-{seed}" for seed in args.seeds for arm in arms]
+    yield Step("report", ("report.py", *runs, "--out", f"{args.out / 'report.html'}"))
+
+
+def _training(args: argparse.Namespace, recipe: Recipe, run: str, seed: int) -> tuple[str, ...]:
+    data = args.out / "data"
+    start = f"{args.out / recipe.after}-{seed}" if recipe.after else args.warm
+    steps = ("--steps", f"{args.steps}") if args.steps else ()
+    return (
+        *("train.py", "--config", f"micro/{recipe.config}.py", "--run", run, "--seed", f"{seed}"),
+        *("--model.path", start, "--data.train", f"{data / recipe.data}"),
+        *("--data.validation", f"{data / 'heldout'}", "--cache", f"{args.out / 'compiled'}"),
+        *(*steps, *recipe.overrides),
+    )
+
+
+def _evaluations(args: argparse.Namespace, name: str, model: str) -> Iterator[Step]:
+    for temperature in args.temperatures:
+        out = args.out / "evaluated" / f"temperature-{temperature}" / name
+        yield Step(
+            f"evaluate {name} temperature {temperature}",
+            ("evaluate.py", f"{out}", "--model", model,
+             "--data", f"micro={args.out / 'data' / 'heldout'}", "--convention", "percent",
+             "--image-tokens", f"{BLURRED}", f"{SHARP}", "--crop-tokens", f"{CROP_TOKENS}",
+             "--diagnose", "noise", "--temperature", f"{temperature}", "--max-turns", "4",
+             "--max-tokens", "96", "--slots", "64", "--cache", f"{args.out / 'compiled'}"),
+        )  # fmt: skip
+
+
+def _run(step: Step, out: Path, place: str) -> int:
+    """Its exit code. What it did is noted with its command: another command is another step."""
+    note = out / "done" / f"{step.name.replace(' ', '-')}.json"
+    if note.is_file() and json.loads(note.read_text())["words"] == list(step.words):
+        print(f"{place} {step.name}: done before", flush=True)
+        return 0
+    print(f"\n{place} {step}", flush=True)
+    begun = time.monotonic()
+    code = subprocess.run([sys.executable, LAUNCH / step.words[0], *step.words[1:]]).returncode
+    if code == 0:
+        seconds = round(time.monotonic() - begun, 1)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        beside = note.with_suffix(".new")
+        beside.write_text(json.dumps({"words": step.words, "seconds": seconds}) + "\n")
+        beside.replace(note)
+        print(f"{place} {step.name}: {seconds:.0f} s", flush=True)
+    return code
+
+
+def _publish(args: argparse.Namespace) -> None:
+    """Tables, numbers and a picture of all that was compared."""
+    args.write.mkdir(parents=True, exist_ok=True)
+    found, parts = {}, []
+    for temperature in args.temperatures:
+        compared = args.out / f"compared-{temperature}"
+        found[f"temperature {temperature}"] = json.loads((compared / "comparison.json").read_text())
+        title = "Greedy" if temperature == 0 else f"Temperature {temperature}"
+        parts.append(f"## {title}\n\n{(compared / 'comparison.md').read_text()}")
+    (args.write / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+    (args.write / "results.tables.md").write_text("\n".join(parts))
+    first = args.out / f"compared-{args.temperatures[0]}"
+    shutil.copy(first / "comparison.png", args.write / "results.png")
+    print(f"wrote {args.write / 'results.json'}, results.tables.md and results.png")
+
+
+def _next(args: argparse.Namespace) -> None:
+    last = f"{args.out}/{'stage2' if 'stage2' in args.arms else 'stage1'}-{args.seeds[0]}"
+    print(
+        "What to type next, each with python before it:\n"
+        f"  launch/ask.py {last} PICTURE 'Which way do the stripes run on the red block, left half "
+        "then right half?'\n"
+        f"  launch/convert.py to-hf {last} exported    # from_pretrained loads it\n"
+        f"  launch/train.py --config micro/stage1.py --run runs/mine --optimizer.learning_rate 1e-4"
+    )

@@ -1,0 +1,114 @@
+"""The demo's commands, and that what is done stays done."""
+
+import json
+import shlex
+import sys
+from importlib import import_module
+
+import pytest
+
+from lfpc_jax.cli import demo, synthesize
+from lfpc_jax.cli.overrides import load_config, override
+from lfpc_jax.cli.train import CONFIGS
+from lfpc_jax.config import check
+
+
+def planned(*words):
+    return [*demo.plan(demo._parser().parse_args(list(words)))]
+
+
+def test_every_command_is_one_that_its_program_takes(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(synthesize, "synthesize", drawn.append)
+    steps = planned("--arms", "all", "--seeds", "0", "1", "--temperatures", "0", "1")
+    assert len({step.name for step in steps}) == len(steps)
+    for step in steps:
+        program = import_module(f"lfpc_jax.cli.{step.words[0].removesuffix('.py')}")
+        if step.words[0] == "synthesize.py":
+            program.main(step.words[1:])
+        elif step.words[0] == "train.py":
+            args, rest = program._parser().parse_known_args(step.words[1:])
+            config = override(load_config(args.config, CONFIGS), rest)
+            check(config)
+            assert f"{config.seed}" == step.name[-1]
+        else:
+            program._parser().parse_args(step.words[1:])
+    assert [args.split for args in drawn] == ["train", "heldout"]
+    assert all(args.longest_side is None for args in drawn)
+    assert all(args.size == (224, 224) for args in drawn)
+    trained = [step.name for step in steps if step.name.startswith("train")]
+    assert trained == [f"train {arm}-{seed}" for seed in (0, 1) for arm in demo.ARMS]
+
+
+def test_an_arm_comes_after_the_one_it_begins_from():
+    names = [step.name for step in planned("--arms", "stage2")]
+    assert names.index("train stage1-0") < names.index("train stage2-0")
+    assert not any("baseline" in name or "random" in name for name in names)
+    [compare] = [step for step in planned("--arms", "stage2") if step.words[0] == "compare.py"]
+    assert "control" not in compare.words  # no change against an arm that was not trained
+    assert "stage2" in compare.words
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """launch/ with programs that note that they ran; one fails once."""
+    launch = tmp_path / "launch"
+    launch.mkdir()
+    note = (
+        "import sys, pathlib; p = pathlib.Path({out!r}); p.open('a').write(sys.argv[0] + '\\n')\n"
+    )
+    for name in ("synthesize", "select_resolution", "train", "evaluate", "compare", "report"):
+        text = note.format(out=str(tmp_path / "ran"))
+        if name == "select_resolution":
+            text += f"once = pathlib.Path({str(tmp_path / 'once')!r})\n"
+            text += "if not once.exists():\n    once.touch(); sys.exit(7)\n"
+        (launch / f"{name}.py").write_text(text)
+    monkeypatch.setattr(demo, "LAUNCH", launch)
+    return tmp_path
+
+
+def ran(folder):
+    lines = (folder / "ran").read_text().splitlines()
+    (folder / "ran").unlink()
+    return [line.rpartition("/")[2] for line in lines]
+
+
+def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
+    words = ["--out", str(folder / "out"), "--arms", "stage1"]
+    assert demo.main(words) == 7
+    assert "select_resolution.py" in capfd.readouterr().out.splitlines()[-1]
+    assert ran(folder) == ["synthesize.py", "synthesize.py", "select_resolution.py"]
+    assert demo.main(words) == 0
+    assert ran(folder) == [
+        "select_resolution.py", "evaluate.py", "train.py", "evaluate.py", "compare.py", "report.py"
+    ]  # fmt: skip
+    assert "What to type next" in capfd.readouterr().out
+    assert demo.main(words) == 0
+    assert not (folder / "ran").exists()
+    out = capfd.readouterr().out
+    assert out.count("done before") == len(planned(*words))
+    assert demo.main([*words, "--steps", "3"]) == 0  # another command is another step
+    assert ran(folder) == ["train.py"]
+
+
+def test_results_are_published(folder, monkeypatch):
+    out = folder / "out"
+    for temperature in (0, 1):
+        compared = out / f"compared-{temperature}"
+        compared.mkdir(parents=True)
+        (compared / "comparison.json").write_text(json.dumps({"at": temperature}))
+        (compared / "comparison.md").write_text(f"table {temperature}\n")
+        (compared / "comparison.png").write_bytes(b"picture")
+    (folder / "once").touch()
+    words = ["--out", str(out), "--temperatures", "0", "1", "--write", str(folder / "docs")]
+    assert demo.main(words) == 0
+    found = json.loads((folder / "docs/results.json").read_text())
+    assert found == {"temperature 0": {"at": 0}, "temperature 1": {"at": 1}}
+    page = (folder / "docs/results.tables.md").read_text()
+    assert page.index("## Greedy") < page.index("table 0") < page.index("## Temperature 1")
+
+
+def test_what_it_prints_can_be_typed(capsys):
+    [step] = [step for step in planned() if step.words[0] == "compare.py"]
+    assert shlex.split(str(step))[:2] == ["python", "launch/compare.py"]
+    assert sys.executable not in str(step)
