@@ -212,10 +212,11 @@ class TrainShapes:
         budgets = rollout.image_tokens, rollout.crop_tokens
         usual = [common_windows(tokens, rollout.window) for tokens in budgets]
         filled = windows or rows * sum(usual)
-        if filled >= worst:
-            return cls(row_tokens, rows, Buckets((worst,)))
         span = filled // max(1, filled // max(usual))
-        return cls(row_tokens, rows, Buckets((filled // span * span, worst)), span)
+        filled -= filled % span
+        if filled == span >= worst:
+            return cls(row_tokens, rows, Buckets((filled,)))
+        return cls(row_tokens, rows, Buckets((filled, max(worst, filled + 1))), span)
 
 
 def micro_batches_for(n: int) -> int:

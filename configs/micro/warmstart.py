@@ -1,12 +1,12 @@
-"""The second stage of the small world's warm start: whole episodes, as a mediocre model has them.
+"""The last stage of the small world's warm start: whole episodes, as a mediocre model has them.
 
     python launch/train.py --config micro/warmstart.py --run runs/warm/start
 
-Goes on from micro/words.py. Three quarters of the episodes are questions about scenes at sizes from
-blurred to sharp. Most look first, in a rough box: up to twice as wide as the mark and off its
-centre. The others answer at once; from a blurred scene that is a guess. The rest is what came
-before, so that it stays. `make warmstart` runs both stages and writes configs/micro/warm, from
-which every arm of the demo begins.
+Goes on from micro/places.py. Seven episodes of ten are questions about scenes at sizes from blurred
+to sharp. Most look first, in a rough box: up to twice as wide as the mark and off its centre. The
+others answer at once; from a blurred scene that is a guess. The rest is what came before, so that
+it stays. `make warmstart` runs all three stages and writes configs/micro/warm, from which every arm
+of the demo begins.
 
 Hardware: two CPU cores, a quarter of an hour. Expect: about half of the answers right, boxes that
 hold most of the mark, and as many calls from sharp pictures as there are answers without one.
@@ -29,7 +29,6 @@ SHARP = 168
 """The least side of a picture in which stripes can be read."""
 AT_ONCE = {True: 0.5, False: 0.2}
 """The share of episodes without a look, from sharp pictures and from others."""
-CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [%s]}}</tool_call>'
 
 
 def get_config() -> TrainConfig:
@@ -41,8 +40,8 @@ def get_config() -> TrainConfig:
     )
     return replace(
         config,
-        steps=500,
-        model=replace(config.model, path="runs/warm/words"),
+        steps=350,
+        model=replace(config.model, path="runs/warm/places"),
         data=replace(config.data, train=sources),
         demonstrate=looked,
     )
@@ -64,5 +63,5 @@ def looked(record: Record, view: View | None, rng: np.random.Generator) -> tuple
     for mark, *_ in record.targets:
         x, y = 0.25 * rng.standard_normal(2)
         box = words.around(mark, rng.uniform(1, 2.2), x, y)
-        calls.append(CALL % words.written(box, view.original.size))
+        calls.append(places.CALL % words.written(box, view.original.size))
     return (*calls, answer)

@@ -44,7 +44,7 @@ def get_config() -> TrainConfig:
         update=replace(config.update, mini_batch=64, objective=Objective(kind="sft")),
         optimizer=replace(config.optimizer, learning_rate=5e-4, schedule="constant", b2=0.95),
         demonstrate=answered,
-        checkpoint_every=100,
+        checkpoint_every=50,
         validate_every=10_000,
         trajectories_every=200,
     )
