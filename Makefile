@@ -3,18 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 TEST_ARGS ?=
 
-.PHONY: demo reproduce warmstart test lint constraints clean
+.PHONY: demo warmstart test lint constraints clean
 
-# The whole method in a small world: selection, baseline, Stage I, Stage II, evaluation, a report.
+# What exists so far of the method's demo: a small model, checked, converted both ways, checked.
 demo: export JAX_PLATFORMS ?= cpu
 demo: .venv/installed
-	$(BIN)/python launch/demo.py --out runs/demo
-
-# Every arm on three seeds, into docs/results.*: several hours on two cores.
-reproduce: export JAX_PLATFORMS ?= cpu
-reproduce: .venv/installed
-	$(BIN)/python launch/demo.py --out runs/reproduce --arms all --seeds 0 1 2 --temperatures 0 1 \
-	  --questions 1000 --write docs
+	$(BIN)/python bench/tiny_model.py runs/tiny
+	$(BIN)/python launch/convert.py check runs/tiny
+	$(BIN)/python launch/convert.py to-orbax runs/tiny runs/tiny-orbax --overwrite
+	$(BIN)/python launch/convert.py to-hf runs/tiny-orbax runs/tiny-hf --overwrite
+	$(BIN)/python launch/convert.py check runs/tiny-hf
+	@echo 'The same with a real model: $(BIN)/python launch/convert.py to-orbax Qwen2.5-VL-3B-Instruct OUT'
 
 # The model that all arms begin from, from random weights: configs/micro/warm.
 warmstart: export JAX_PLATFORMS ?= cpu

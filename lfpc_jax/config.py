@@ -116,7 +116,8 @@ class Health:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """`stage` grpo samples and reinforces; sft imitates what `demonstrate` writes."""
+    """`stage` grpo samples and reinforces; sft imitates what `demonstrate` writes. The share
+    `without_tool` of demonstrations without a call is asked without the tool, as selection asks."""
 
     stage: Literal["grpo", "sft"] = "grpo"
     steps: int = 80
@@ -131,6 +132,7 @@ class TrainConfig:
     mesh: MeshSettings = field(default_factory=MeshSettings)
     health: Health = field(default_factory=Health)
     demonstrate: Demonstrate | None = None
+    without_tool: float = 0.0
     validate_every: int = 10
     checkpoint_every: int = 10
     keep_checkpoints: int = 2
@@ -213,6 +215,8 @@ def check(config: TrainConfig, *, processes: int = 1) -> None:
         raise ValueError("rollout.rollouts is 1; advantages need a group of at least 2")
     if config.stage == "sft" and config.demonstrate is None:
         raise ValueError("stage sft needs `demonstrate`, a function that writes the turns to learn")
+    if not 0 <= config.without_tool <= 1:
+        raise ValueError(f"without_tool is {config.without_tool}; it is a share, from 0 to 1")
     if (config.stage == "sft") != (u.objective.kind == "sft"):
         raise ValueError(
             f"stage {config.stage!r} with update.objective.kind {u.objective.kind!r}; "

@@ -3,7 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from lfpc_jax.shapes import Buckets, geometric, max_windows, windows_for
+from lfpc_jax.shapes import (
+    Buckets,
+    RolloutShapes,
+    TrainShapes,
+    geometric,
+    max_windows,
+    windows_for,
+)
 
 
 @pytest.mark.parametrize(("n", "bucket"), [(0, 16), (16, 16), (17, 40), (40, 40), (41, 64)])
@@ -94,3 +101,18 @@ def _grids_of_strips(budget: int):
         if height <= width <= 200 * height:
             resized = smart_resize(height, width, 28, 3136, budget * 784)
             yield resized[0] // 28, resized[1] // 28
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16])
+@pytest.mark.parametrize("tokens", [4, 64, 1024])
+def test_windows_of_a_micro_batch_hold_the_longest_episode_and_lie_in_spans(tokens, rows):
+    rollout = RolloutShapes(slots=8, capacity=8192, image_tokens=tokens, crop_tokens=tokens)
+    longest = rollout.image_windows.sizes[-1] + 2 * rollout.crop_windows.sizes[-1]
+    shapes = TrainShapes.of(rollout, max_turns=3, rows=rows)
+    assert shapes.windows.sizes[-1] >= longest
+    filled = shapes.windows.sizes[0]
+    assert filled % shapes.span_of(filled) == 0
+    if (
+        rows == 16
+    ):  # more than the longest episode needs: attention is still within a picture's span
+        assert shapes.span_of(filled) <= filled // 16

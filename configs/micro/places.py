@@ -2,10 +2,10 @@
 
     python launch/train.py --config micro/places.py --run runs/warm/places
 
-Goes on from micro/words.py. Three quarters are blurred scenes with a question, and what is taught
-is the call alone, its box close around the mark; the rest are close views, so that reading stays.
-The colour has to be carried from the question to the box, which is not learned within 300 updates
-from rough boxes at all sizes.
+Goes on from micro/words.py. Three quarters are scenes with a question, at sizes from blurred to
+sharp, and what is taught is the call alone, its box close around the mark. The rest are close
+views, so that reading stays. The colour has to be carried from the question to the box, which is
+not learned within 300 updates from rough boxes.
 
 Hardware: two CPU cores, some minutes. Expect: a loss of about 0.2 nats a token.
 """
@@ -27,7 +27,7 @@ CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [%s]}
 
 def get_config() -> TrainConfig:
     config = words.get_config()
-    sources = (Source("blurred", blurred, weight=3.0), Source("close", words.close))
+    sources = (Source("scenes", scenes, weight=3.0), Source("close", words.close))
     return replace(
         config,
         steps=300,
@@ -38,9 +38,10 @@ def get_config() -> TrainConfig:
     )
 
 
-def blurred(path: str) -> Iterator[Record]:
+def scenes(path: str) -> Iterator[Record]:
+    rng = np.random.default_rng(words.SEED)
     for record in World(scene.MICRO, words.SEED, "train", words.SCENES):
-        yield replace(record, id=f"{path}/{record.id}", longest_side=56)
+        yield replace(record, id=f"{path}/{record.id}", longest_side=int(rng.choice(words.SIDES)))
 
 
 def called(record: Record, view: View | None, rng: np.random.Generator) -> tuple[str, ...]:

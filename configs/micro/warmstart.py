@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from configs.micro import words
+from configs.micro import places, words
 from lfpc_jax.config import Source, TrainConfig
 from lfpc_jax.data import scene
 from lfpc_jax.data.world import World
@@ -40,10 +40,11 @@ def get_config() -> TrainConfig:
     )
     return replace(
         config,
-        steps=350,
+        steps=200,
         model=replace(config.model, path="runs/warm/places"),
         data=replace(config.data, train=sources),
         demonstrate=looked,
+        without_tool=0.4,
     )
 
 

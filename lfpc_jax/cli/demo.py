@@ -80,6 +80,11 @@ class Step:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
+    if not Path(args.warm).is_dir():
+        print(
+            f"error: --warm {args.warm}: no such folder; `make warmstart` makes it", file=sys.stderr
+        )
+        return 1
     steps = [*plan(args)]
     begun = time.monotonic()
     for number, step in enumerate(steps, 1):
@@ -127,7 +132,8 @@ def plan(args: argparse.Namespace) -> Iterator[Step]:
         )  # fmt: skip
     for strategy in dict.fromkeys(ARMS[arm].data for arm in arms):
         if strategy != "world":
-            asked = ("--model", args.warm) if strategy == "answer" else ()
+            cache = ("--cache", f"{args.out / 'compiled'}")
+            asked = ("--model", args.warm, *cache) if strategy == "answer" else ()
             yield Step(
                 f"select {strategy}",
                 ("select_resolution.py", f"{data / 'world'}", f"{data / strategy}", *asked,

@@ -17,6 +17,7 @@ from lfpc_jax.data.losses import Unusable
 from lfpc_jax.data.pipeline import share
 from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.evaluation.alter import alteration, altered
+from lfpc_jax.evaluation.conditions import without_tool
 from lfpc_jax.evaluation.measures import Measures, gather, measure
 from lfpc_jax.grpo.items import Scored
 from lfpc_jax.grpo.trained import abstract
@@ -31,6 +32,7 @@ from lfpc_jax.rollout.demonstration import demonstrated
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.engine import Engine, Rolled, Watch, own_share
 from lfpc_jax.rollout.episode import rollout_key
+from lfpc_jax.rollout.protocol import CALL
 from lfpc_jax.trajectory import Record
 
 
@@ -139,7 +141,8 @@ class Roller:
                 found = self._run(own, 1, self.config.seed, None)
             rated = self.judged([found[one.id] for one in own if one.id in found])
             figures = self.figures(rated)
-            values[f"validation/{name}accuracy"] = figures["reward/accuracy"]
+            if "reward/accuracy" in figures:  # else nothing could be asked, or a judge failed
+                values[f"validation/{name}accuracy"] = figures["reward/accuracy"]
             if not name:
                 seen = rated
                 values |= {
@@ -147,8 +150,10 @@ class Roller:
                     for key, value in figures.items()
                     if key.startswith("crop/")
                 }
-        gap = values["validation/accuracy"] - values["validation/blank_accuracy"]
-        return values | {"validation/gap": gap}, seen
+        whole, blank = "validation/accuracy", "validation/blank_accuracy"
+        if {whole, blank} <= values.keys():
+            values["validation/gap"] = values[whole] - values[blank]
+        return values, seen
 
     def figures(self, found: Sequence[Judged]) -> dict[str, float]:
         """What all processes' episodes came to: rewards by part, crops, ends."""
@@ -199,7 +204,11 @@ class Roller:
         assert config.demonstrate is not None
         rng = np.random.default_rng(rollout_key(config.seed, record.id, step))
         turns = config.demonstrate(record, opening.view, rng)
-        return demonstrated(opening, turns, self.dialogue, config.rules, config.rollout.capacity)
+        dialogue = self.dialogue
+        if not any(CALL in turn for turn in turns) and rng.random() < config.without_tool:
+            dialogue = without_tool(dialogue)
+            opening = dialogue.open(record)
+        return demonstrated(opening, turns, dialogue, config.rules, config.rollout.capacity)
 
     def _scored(self, one: Judged) -> Scored:
         if self.config.stage == "sft":

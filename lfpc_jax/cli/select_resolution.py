@@ -26,6 +26,7 @@ from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import layout, sources
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.losses import MAX_SHARE, Loss, check_share
+from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.infogap.asking import EngineAnswers
 from lfpc_jax.infogap.levels import HARSHEST, Search
@@ -74,12 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, help="default: 0 for one answer, else 1")
     parser.add_argument("--slots", type=int, default=32, help="answers at once")
     parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
+    parser.add_argument("--cache", default="", metavar="DIR", help="keep compiled programs there")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
     return parser
 
 
 def select_resolution(args: argparse.Namespace) -> int:
+    processes.keep_programs(args.cache)
     # ------------------------------------------------------------------ the set
     if (args.out / "meta.json").exists():
         raise ValueError(f"{args.out}: holds a finished selection; choose another folder")

@@ -198,7 +198,8 @@ def train(config: TrainConfig, run: RunFolder) -> None:
             if validation and (step % config.validate_every == 0 or step == config.steps):
                 with clock("validation"):
                     checked, episodes = roller.validate(state)
-                facts["score"] = checked["validation/accuracy"]
+                if "validation/accuracy" in checked:
+                    facts["score"] = checked["validation/accuracy"]
                 write(step, "validation", checked)
                 archive(run, f"validation-{step:06d}", episodes, _KEPT_VALIDATED)
             if step % config.checkpoint_every == 0:

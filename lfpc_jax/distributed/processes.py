@@ -42,6 +42,7 @@ __all__ = [
     "barrier",
     "data_list",
     "failed",
+    "keep_programs",
     "start",
     "stop_requested",
     "stop_seen",
@@ -75,7 +76,7 @@ def start(settings: ProcessSettings | None = None) -> None:
     settings = settings or ProcessSettings()
     if _joined is not None or jax.distributed.is_initialized():
         raise RuntimeError("this process has already joined the others; call start once")
-    _keep_programs(settings.cache)
+    keep_programs(settings.cache)
     launched = detect(settings, os.environ)
     if launched.source == "one":
         logger.info("one process: no other was announced by flags, torchrun, SLURM or a TPU")
@@ -149,7 +150,8 @@ def failed(why: str, code: int = 1) -> None:
 # -------------------------------------------------------------------- start
 
 
-def _keep_programs(folder: str) -> None:
+def keep_programs(folder: str) -> None:
+    """Compiled programs are kept in a folder, or, if it is empty, nowhere."""
     if not folder:
         return
     if "://" not in folder:

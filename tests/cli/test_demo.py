@@ -74,7 +74,7 @@ def ran(folder):
 
 
 def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
-    words = ["--out", str(folder / "out"), "--arms", "stage1"]
+    words = ["--out", str(folder / "out"), "--arms", "stage1", "--warm", str(folder)]
     assert demo.main(words) == 7
     assert "select_resolution.py" in capfd.readouterr().out.splitlines()[-1]
     assert ran(folder) == ["synthesize.py", "synthesize.py", "select_resolution.py"]
@@ -101,6 +101,7 @@ def test_results_are_published(folder, monkeypatch):
         (compared / "comparison.png").write_bytes(b"picture")
     (folder / "once").touch()
     words = ["--out", str(out), "--temperatures", "0", "1", "--write", str(folder / "docs")]
+    words += ["--warm", str(folder)]
     assert demo.main(words) == 0
     found = json.loads((folder / "docs/results.json").read_text())
     assert found == {"temperature 0": {"at": 0}, "temperature 1": {"at": 1}}
@@ -112,3 +113,9 @@ def test_what_it_prints_can_be_typed(capsys):
     [step] = [step for step in planned() if step.words[0] == "compare.py"]
     assert shlex.split(str(step))[:2] == ["python", "launch/compare.py"]
     assert sys.executable not in str(step)
+
+
+def test_no_warm_start_is_said_before_anything_runs(folder, capsys):
+    assert demo.main(["--warm", str(folder / "none")]) == 1
+    assert "no such folder; `make warmstart` makes it" in capsys.readouterr().err
+    assert not (folder / "ran").exists()

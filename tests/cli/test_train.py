@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def start(folder, run, *more):
+def start(folder, run, *more, config=CONFIG):
     env = os.environ | {
         "MICRO": str(folder),
         "PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}",
@@ -45,7 +45,7 @@ def start(folder, run, *more):
     }
     script = str(HERE.parents[1] / "launch" / "train.py")
     cache = ["--cache", str(folder / "compiled")]
-    command = [sys.executable, script, "--config", CONFIG, "--run", str(run), *cache, *more]
+    command = [sys.executable, script, "--config", config, "--run", str(run), *cache, *more]
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
 
 
@@ -90,6 +90,29 @@ def test_the_policy_moves(whole, folder):
     before = load_file(folder / "hf" / "model.safetensors")
     after = arrays(whole)["trained/embed"]
     assert 1e-4 < np.abs(after - before["model.embed_tokens.weight"]).max() < 1e-1
+
+
+def test_imitates_what_is_demonstrated(folder):
+    run = folder / "taught"
+    finished(start(folder, run, config=str(HERE / "taught.py")))
+    losses = [values["update/loss"] for values in metrics(run).values()]
+    assert losses[-1] < losses[0] - 1
+    archive, tokenizer = Archive(run / "trajectories"), small.dialogue().tokenizer
+    looked = 0
+    for group in [group for part in archive.parts() for group in archive.read(part)]:
+        [found] = group.trajectories
+        told_of_the_tool = "image_zoom_in_tool" in tokenizer.decode(
+            found.ids[: found.turns[0].start]
+        )
+        looks = int(group.record.id[-1]) % 2
+        assert told_of_the_tool == bool(looks)
+        assert len(found.turns) == 1 + looks
+        if looks:
+            width, height = found.original
+            wanted = (0.1 * width, 0.2 * height, 0.6 * width, 0.9 * height)
+            assert found.turns[0].crop.box == pytest.approx(wanted)
+            looked += 1
+    assert looked >= 2
 
 
 def test_killed_at_any_moment_and_resumed_is_as_if_it_never_was(folder, whole):

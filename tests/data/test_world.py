@@ -229,6 +229,22 @@ def test_the_easy_world_asks_one_question_of_one_thing():
     assert offered.options["ABCD".index(offered.answer)] in VOCABULARIES["spots"].values
 
 
+@pytest.mark.parametrize("roughness", [0.0, 0.3])
+def test_a_sloped_ground_tells_the_place(roughness):
+    settings = replace(TINY, clutter=0, roughness=roughness, slope=60.0)
+    off_by = []
+    for scene in scenes(settings, 30):
+        pixels = np.asarray(canvas.paint(scene)).astype(float)
+        red, green, blue = np.moveaxis(pixels, 2, 0)
+        for corner, (x, y) in {(0, 0): (-1, -1), (-1, 0): (-1, 1), (0, -1): (1, -1)}.items():
+            found = np.array([(red - blue)[corner], (green - blue)[corner]])
+            off_by.append(found - 60 * np.array([x, y]))
+    apart = np.abs(np.array(off_by)).mean()
+    assert apart < 35  # tones of a ground differ by up to 18 a channel, rough ones by more
+    plain = np.asarray(canvas.paint(plan(replace(settings, slope=0.0), 0, "train", 0)))
+    assert np.ptp(plain[0, :, 0].astype(int)) < 60
+
+
 def test_signs_have_equal_ink():
     rng = np.random.default_rng(0)
     ink = [
