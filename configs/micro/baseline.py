@@ -2,7 +2,7 @@
 
     python launch/train.py --config micro/baseline.py
 
-`make demo` makes data/world and data/heldout in its folder and says where they are. The other
+`launch/demo.py` makes data/world and data/heldout in runs/demo. The other
 configs of this folder begin here: they differ in data, starting point and reward alone.
 
 Hardware: two CPU cores, some minutes. Expect: it answers from the sharp image, and what noise in

@@ -10,7 +10,7 @@ not learned within 300 updates from rough boxes.
 Hardware: two CPU cores, some minutes. Expect: a loss of about 0.2 nats a token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,10 +38,10 @@ def get_config() -> TrainConfig:
     )
 
 
-def scenes(path: str) -> Iterator[Record]:
+def scenes(path: str, sides: Sequence[int] = words.SIDES) -> Iterator[Record]:
     rng = np.random.default_rng(words.SEED)
     for record in World(scene.MICRO, words.SEED, "train", words.SCENES):
-        yield replace(record, id=f"{path}/{record.id}", longest_side=int(rng.choice(words.SIDES)))
+        yield replace(record, id=f"{path}/{record.id}", longest_side=int(rng.choice(sides)))
 
 
 def called(record: Record, view: View | None, rng: np.random.Generator) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
     python launch/train.py --config micro/stage1.py
 
-The data are what selection chose (`make demo` prints the command).
+The data are what selection chose (`launch/demo.py` prints the command).
 
 Hardware: two CPU cores, some minutes. Expect: more calls and a higher accuracy, which falls to
 chance when crops become noise.

@@ -19,8 +19,6 @@ import numpy as np
 
 from configs.micro import places, words
 from lfpc_jax.config import Source, TrainConfig
-from lfpc_jax.data import scene
-from lfpc_jax.data.world import World
 from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.trajectory import Record
 
@@ -49,9 +47,7 @@ def get_config() -> TrainConfig:
 
 
 def scenes(path: str) -> Iterator[Record]:
-    rng = np.random.default_rng(words.SEED)
-    for record in World(scene.MICRO, words.SEED, "train", words.SCENES):
-        yield replace(record, id=f"{path}/{record.id}", longest_side=int(rng.choice(SIDES)))
+    return places.scenes(path, SIDES)
 
 
 def looked(record: Record, view: View | None, rng: np.random.Generator) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from rich.console import Console
 from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, Found
 from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.evaluation.plots import plot_arms
-from lfpc_jax.evaluation.tables import Sheet, markdown, printed
+from lfpc_jax.evaluation.tables import Sheet, estimate, markdown, printed
 
 _NONE = "-"
 
@@ -140,11 +140,7 @@ def _sheets(
 
 
 def _cell(found: Found | None, *, signed: bool) -> str:
-    if found is None:
-        return _NONE
-    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if signed else "{:.1f} [{:.1f}, {:.1f}]"
-    estimate = found.estimate
-    return form.format(*(100 * v for v in (estimate.value, estimate.low, estimate.high)))
+    return estimate(None if found is None else asdict(found.estimate), signed=signed)
 
 
 def _encoded(found: dict[str, Found | None]) -> dict[str, object]:
