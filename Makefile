@@ -3,17 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 TEST_ARGS ?=
 
-.PHONY: demo warmstart test lint constraints clean
+.PHONY: demo reproduce warmstart test lint constraints clean
 
-# What exists so far of the method's demo: a small model, checked, converted both ways, checked.
+# The whole method in a small world: selection, both stages, evaluation, a table and a report.
 demo: export JAX_PLATFORMS ?= cpu
 demo: .venv/installed
-	$(BIN)/python bench/tiny_model.py runs/tiny
-	$(BIN)/python launch/convert.py check runs/tiny
-	$(BIN)/python launch/convert.py to-orbax runs/tiny runs/tiny-orbax --overwrite
-	$(BIN)/python launch/convert.py to-hf runs/tiny-orbax runs/tiny-hf --overwrite
-	$(BIN)/python launch/convert.py check runs/tiny-hf
-	@echo 'The same with a real model: $(BIN)/python launch/convert.py to-orbax Qwen2.5-VL-3B-Instruct OUT'
+	$(BIN)/python launch/demo.py --out runs/demo
+
+# Every arm on three seeds, and from them docs/results.*: many hours on two cores, resumable.
+reproduce: export JAX_PLATFORMS ?= cpu
+reproduce: .venv/installed
+	$(BIN)/python launch/demo.py --out runs/reproduce --arms all --seeds 0 1 2 --temperatures 0 1 \
+	  --questions 1000 --write docs
 
 # The model that all arms begin from, from random weights: configs/micro/warm.
 warmstart: export JAX_PLATFORMS ?= cpu

@@ -25,7 +25,7 @@ from lfpc_jax.trajectory import Record
 SIDES = (56, 56, 84, 112, 224, 224)
 SHARP = 168
 """The least side of a picture in which stripes can be read."""
-AT_ONCE = {True: 0.5, False: 0.2}
+AT_ONCE = {True: 0.5, False: 0.35}
 """The share of episodes without a look, from sharp pictures and from others."""
 
 

@@ -145,5 +145,5 @@ def _scenes() -> Iterator[scene.Scene]:
 
 def _encoded(image: PIL.Image.Image) -> Picture:
     kept = io.BytesIO()
-    image.save(kept, "PNG")
+    image.save(kept, "PNG", compress_level=1)
     return Picture(data=kept.getvalue())

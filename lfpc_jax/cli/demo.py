@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lfpc_jax.cli.new_model import CROP_TOKENS
+from lfpc_jax.data import layout
+from lfpc_jax.trajectory import Record
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 WARM = "configs/micro/warm"
@@ -117,9 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def plan(args: argparse.Namespace) -> Iterator[Step]:
     """Every command, in order."""
-    wanted = set(ARMS) if "all" in args.arms else set(args.arms)
-    wanted |= {ARMS[name].after for name in wanted} - {""}
-    arms = [name for name in ARMS if name in wanted]
+    arms = _arms(args)
     data = args.out / "data"
     for name, split, count in (
         ("world", "train", args.scenes),
@@ -158,6 +158,13 @@ def plan(args: argparse.Namespace) -> Iterator[Step]:
         yield Step(f"compare temperature {temperature}", tuple(words))
     runs = [f"{args.out / arm}-{seed}" for seed in args.seeds for arm in arms]
     yield Step("report", ("report.py", *runs, "--out", f"{args.out / 'report.html'}"))
+
+
+def _arms(args: argparse.Namespace) -> list[str]:
+    """What was asked for and what that begins from, in the order in which they can be trained."""
+    wanted = set(ARMS) if "all" in args.arms else set(args.arms)
+    wanted |= {ARMS[name].after for name in wanted} - {""}
+    return [name for name in ARMS if name in wanted]
 
 
 def _training(args: argparse.Namespace, recipe: Recipe, run: str, seed: int) -> tuple[str, ...]:
@@ -221,11 +228,20 @@ def _publish(args: argparse.Namespace) -> None:
 
 
 def _next(args: argparse.Namespace) -> None:
-    last = f"{args.out}/{'stage2' if 'stage2' in args.arms else 'stage1'}-{args.seeds[0]}"
-    print(
-        "What to type next, each with python before it:\n"
-        f"  launch/ask.py {last} PICTURE 'Which way do the stripes run on the red block, left half "
-        "then right half?'\n"
-        f"  launch/convert.py to-hf {last} exported    # from_pretrained loads it\n"
-        f"  launch/train.py --config micro/stage1.py --run runs/mine --optimizer.learning_rate 1e-4"
-    )
+    arms = _arms(args)
+    best = "stage2" if "stage2" in arms else arms[-1]
+    last = f"{args.out / best}-{args.seeds[0]}"
+    heldout = args.out / "data" / "heldout"
+    record = next(one for one in layout.read(heldout) if isinstance(one, Record))
+    commands = [
+        ("ask.py", "--model", last, "--image", f"{record.picture.path}", "--question",
+         record.question, "--longest-side", "56", "--crop-tokens", f"{CROP_TOKENS}",
+         "--convention", "percent"),
+        ("convert.py", "to-hf", last, "exported"),
+        ("train.py", "--config", "micro/stage1.py", "--run", "runs/mine", "--data.train",
+         f"{args.out / 'data' / 'answer'}", "--data.validation", f"{heldout}",
+         "--optimizer.learning_rate", "1e-4"),
+    ]  # fmt: skip
+    print("What to type next:")
+    for words in commands:
+        print(f"  python launch/{shlex.join(words)}")

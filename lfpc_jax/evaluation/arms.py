@@ -7,6 +7,7 @@ interval of their own: each seed's value stands beside.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
@@ -15,7 +16,7 @@ from lfpc_jax.evaluation.conditions import TOOL
 from lfpc_jax.evaluation.intervals import Estimate, change, share
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.evaluation.measures import Measures
-from lfpc_jax.evaluation.results import grade_all
+from lfpc_jax.evaluation.results import Answers, grade_all
 
 ACCURACY, NOISE, DROP = "accuracy", "noise", "drop"
 _OF_EPISODES: dict[str, Callable[[Measures], float | None]] = {
@@ -42,6 +43,11 @@ class Arm:
 
     name: str
     folders: tuple[Path, ...]
+
+    @cached_property
+    def answers(self) -> tuple[Answers, ...]:
+        """Graded once, for all benchmarks and budgets; one a folder."""
+        return tuple(grade_all(Journal(folder)) for folder in self.folders)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,10 @@ class Comparison:
 
     def __init__(self, arms: Sequence[Arm], benchmark: str, tokens: int) -> None:
         self._seeds = {
-            arm.name: [_by_question(folder, benchmark, tokens) for folder in arm.folders]
+            arm.name: [
+                _by_question(answers, folder, benchmark, tokens)
+                for answers, folder in zip(arm.answers, arm.folders)
+            ]
             for arm in arms
         }
         asked = {
@@ -125,9 +134,10 @@ class Comparison:
         return tuple(fmean(values) for values in seeds if values)
 
 
-def _by_question(folder: Path, benchmark: str, tokens: int) -> Mapping[str, Mapping[str, float]]:
+def _by_question(
+    answers: Answers, folder: Path, benchmark: str, tokens: int
+) -> Mapping[str, Mapping[str, float]]:
     """Of one evaluation: measure, question, value."""
-    answers = grade_all(Journal(folder))
     tool = answers.get(Part(benchmark, tokens, TOOL))
     if tool is None:
         raise ValueError(

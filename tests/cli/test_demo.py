@@ -4,13 +4,16 @@ import json
 import shlex
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
+from rollout import small
 
-from lfpc_jax.cli import demo, synthesize
+from lfpc_jax.cli import ask, convert, demo, synthesize, train
 from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.config import check
+from lfpc_jax.data import layout
 
 
 def planned(*words):
@@ -54,6 +57,7 @@ def folder(tmp_path, monkeypatch):
     """launch/ with programs that note that they ran; one fails once."""
     launch = tmp_path / "launch"
     launch.mkdir()
+    layout.write(tmp_path / "out/data/heldout", [small.record(0)])
     note = (
         "import sys, pathlib; p = pathlib.Path({out!r}); p.open('a').write(sys.argv[0] + '\\n')\n"
     )
@@ -82,7 +86,13 @@ def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
     assert ran(folder) == [
         "select_resolution.py", "evaluate.py", "train.py", "evaluate.py", "compare.py", "report.py"
     ]  # fmt: skip
-    assert "What to type next" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    commands = [shlex.split(line) for line in out.partition("What to type next:")[2].splitlines()]
+    asked, converted, trained = [words[2:] for words in commands if words]
+    assert Path(ask._parser().parse_args(asked).image).is_file()
+    assert convert._parser().parse_args(converted).run is convert.to_hf
+    args, rest = train._parser().parse_known_args(trained)
+    check(override(load_config(args.config, CONFIGS), rest))
     assert demo.main(words) == 0
     assert not (folder / "ran").exists()
     out = capfd.readouterr().out
