@@ -168,13 +168,15 @@ class TrainConfig:
             window=window,
         )
 
-    def train_shapes(self, window: int) -> TrainShapes:
+    def train_shapes(self, window: int, *, continues: bool = False) -> TrainShapes:
+        """`continues` says that the attention of updates lets a segment go on from another."""
         return TrainShapes.of(
             self.rollout_shapes(window),
             max_turns=self.rollout.max_turns,
             rows=self.update.rows,
             row_tokens=self.update.row_tokens,
             windows=self.update.windows,
+            shared=continues and self.update.share_prompts,
         )
 
 

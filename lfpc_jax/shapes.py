@@ -171,13 +171,15 @@ class TrainShapes:
 
     The smallest bucket of `windows` is filled with several episodes, and lies in spans of `span`
     windows (0: one of all) that no picture crosses; a larger bucket, all of it one span, serves an
-    episode that does not fit there.
+    episode that does not fit there. With `shared`, episodes of one record lie in a row behind one
+    copy of their prompt.
     """
 
     row_tokens: int
     rows: int
     windows: Buckets
     span: int = 0
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if min(self.row_tokens, self.rows) < 1:
@@ -198,6 +200,7 @@ class TrainShapes:
         rows: int,
         row_tokens: int = 0,
         windows: int = 0,
+        shared: bool = False,
     ) -> "TrainShapes":
         """Room for any episode that such an engine can make. `windows` are filled in a
         micro-batch; 0 stands for an image and a crop of full size, no strips, for each row."""
@@ -215,8 +218,8 @@ class TrainShapes:
         span = filled // max(1, filled // max(usual))
         filled -= filled % span
         if filled == span >= worst:
-            return cls(row_tokens, rows, Buckets((filled,)))
-        return cls(row_tokens, rows, Buckets((filled, max(worst, filled + 1))), span)
+            return cls(row_tokens, rows, Buckets((filled,)), shared=shared)
+        return cls(row_tokens, rows, Buckets((filled, max(worst, filled + 1))), span, shared)
 
 
 def micro_batches_for(n: int) -> int:

@@ -50,13 +50,15 @@ class Tokens:
 
     `slots` is -1 at text, and at an image placeholder the index of its embedding among the slots
     that `encode_images` returns: all of a bucket's, flat; of packed images those of the row of
-    windows that serves this row of tokens (equal runs of rows, in order).
+    windows that serves this row of tokens (equal runs of rows, in order). `prefix` is the segment
+    that a token's own goes on from and sees as well, or its own; without it none sees another.
     """
 
     ids: Array  # int32 [B, T]
     positions: Array  # int32 [3, B, T]
     segments: Array  # int32 [B, T]
     slots: Array  # int32 [B, T]
+    prefix: Array | None = None  # int32 [B, T]
 
 
 @jax.tree_util.register_dataclass

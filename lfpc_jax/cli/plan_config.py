@@ -17,6 +17,7 @@ from lfpc_jax.config import TrainConfig
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config as model_config
 from lfpc_jax.model import spec
+from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import Kernel, ModelConfig
 from lfpc_jax.plan.compiling import Compiled, OutOfMemory
 from lfpc_jax.plan.programs import Source, bytes_per_chip
@@ -128,7 +129,8 @@ class Run:
             prefill_rows=own.prefill_rows * hosts,
             extend_rows=own.extend_rows * hosts,
         )
-        rows = config.train_shapes(cfg.vision.window)
+        goes_on = continues(cfg.kernel, platform=where.platform, dtype=cfg.dtype)
+        rows = config.train_shapes(cfg.vision.window, continues=goes_on)
         return cls(config, where, cfg, train, rollout, slots, rows)
 
     @property

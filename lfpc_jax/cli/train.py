@@ -41,6 +41,7 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.optimizer import make_optimizer, schedule
 from lfpc_jax.grpo.step import NotFinite, Updater
 from lfpc_jax.grpo.update import Learner, TrainState
+from lfpc_jax.model.attention import continues
 from lfpc_jax.report.writer import MetricsWriter
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.engine import Engine
@@ -132,7 +133,8 @@ def train(config: TrainConfig, run: RunFolder) -> None:
     saved = training.latest(run.checkpoints)
     if saved is not None:
         state = restored(saved, learner)
-    shapes = config.train_shapes(cfg.vision.window)
+    goes_on = continues(cfg.kernel, platform=jax.default_backend(), dtype=cfg.dtype)
+    shapes = config.train_shapes(cfg.vision.window, continues=goes_on)
     shards = mesh.shape["data"] * mesh.shape["fsdp"] // jax.process_count()
     updater = Updater(learner, config.update, shapes, dialogue.processor, shards, reference)
 

@@ -19,6 +19,7 @@ from jaxtyping import Float64
 from lfpc_jax.grpo.advantage import group_advantages
 from lfpc_jax.grpo.packing import Item, Shown
 from lfpc_jax.rollout.engine import Rolled
+from lfpc_jax.trajectory import Trajectory
 
 Aggregate = Literal["token", "sequence"]
 
@@ -59,6 +60,7 @@ def items_of(
     advantage."""
     items = []
     for one in scored:
+        prompt = _in_common(one.group.trajectories)
         for trajectory, crops, advantage in zip(
             one.group.trajectories, one.group.crops, one.advantages, strict=True
         ):
@@ -73,5 +75,15 @@ def items_of(
                 for number, crop in enumerate(crops)
             )
             weights = np.where(trajectory.sampled, weight, 0.0).astype(np.float32)
-            items.append(Item(trajectory, (*shown, *cut), float(advantage), weights))
+            items.append(Item(trajectory, (*shown, *cut), float(advantage), weights, prompt))
     return items
+
+
+def _in_common(trajectories: Sequence[Trajectory]) -> int:
+    """How many ids all of them begin with before anything was sampled."""
+    first, *others = trajectories
+    least = min(int(np.cumsum(t.sampled).searchsorted(1)) for t in trajectories)
+    for other in others:
+        differs = np.flatnonzero(first.ids[:least] != other.ids[:least])
+        least = int(differs[0]) if len(differs) else least
+    return least

@@ -1,6 +1,9 @@
 """Episodes packed into the fixed rows of micro-batches.
 
-An episode is a segment of a row: it attends to itself alone, and nothing is cut. On each shard of
+An episode is a segment of a row: it attends to itself alone, and nothing is cut. With shared
+prompts, those of one record that lie in a row go on from one copy of what they all begin with, a
+segment of its own: all of the prompt but its last id, from which the first sampled one is
+predicted. That is the same computation, done once, and so are its gradients. On each shard of
 a micro-batch lie some rows of tokens and some spans of windows; a picture that several of its
 episodes show, as the shown image of a group, lies there once, and within one span. Which episode
 goes where depends on lengths and order alone, and changes no result but by rounding.
@@ -29,12 +32,23 @@ class Shown:
 @dataclass(frozen=True, eq=False)
 class Item:
     """An episode to learn from, its pictures in the order of its ids, and each id's weight in the
-    loss."""
+    loss. Its first `prompt` ids are those of every other episode of its record."""
 
     trajectory: Trajectory
     pictures: tuple[Shown, ...]
     advantage: float
     weights: Float32[np.ndarray, "T"]
+    prompt: int = 0
+
+    @property
+    def begins(self) -> int:
+        """How many ids a shared beginning has."""
+        return max(0, self.prompt - 1)
+
+    def length(self, row: Sequence["Item"]) -> int:
+        """Of what it adds to a row with shared prompts."""
+        known = any(other.trajectory.record == self.trajectory.record for other in row)
+        return len(self.trajectory.ids) - (self.begins if known else 0)
 
 
 @dataclass(eq=False)
@@ -42,6 +56,7 @@ class Bin:
     """What lies on one shard of one micro-batch: room left in rows and in spans, and the first
     window of each picture."""
 
+    shared: bool
     room: list[int]
     free: list[int]
     span: int
@@ -53,7 +68,7 @@ class Bin:
     def empty(cls, shapes: TrainShapes, windows: int) -> "Bin":
         span = shapes.span_of(windows)
         room = [shapes.row_tokens] * shapes.rows
-        return cls(room, [span] * (windows // span), span, [[] for _ in room])
+        return cls(shapes.shared, room, [span] * (windows // span), span, [[] for _ in room])
 
     @property
     def windows(self) -> int:
@@ -99,7 +114,8 @@ def fill(items: Sequence[Item], shapes: TrainShapes, processor: ImageProcessor) 
                 f"record {item.trajectory.record!r}: an episode of {length} ids does not fit a row "
                 f"of {shapes.row_tokens}; raise row_tokens, or lower the rollout's capacity"
             )
-        if not any(_put(item, candidate, processor) for candidate in shared):
+        known = [one for one in shared if _shows(item, one)] if shapes.shared else []
+        if not any(_put(item, candidate, processor) for candidate in (*known, *shared)):
             bins.append(_alone(item, shapes, processor))
             if bins[-1].windows <= shapes.windows.sizes[0]:
                 shared.append(bins[-1])
@@ -128,10 +144,12 @@ def _by_group_and_length(items: Sequence[Item]) -> Callable[[Item], tuple[int, i
 
 
 def _put(item: Item, into: Bin, processor: ImageProcessor) -> bool:
-    length = len(item.trajectory.ids)
-    row = next((row for row, room in enumerate(into.room) if room >= length), None)
-    if row is None:
+    whole = len(item.trajectory.ids)
+    adds = [item.length(row) if into.shared else whole for row in into.rows]
+    fits = [row for row, room in enumerate(into.room) if room >= adds[row]]
+    if not fits:
         return False
+    row = min(fits, key=adds.__getitem__)
     new = {one.key: one for one in item.pictures if one.key not in into.first}
     free, first = [*into.free], {}
     for key, one in new.items():
@@ -145,8 +163,13 @@ def _put(item: Item, into: Bin, processor: ImageProcessor) -> bool:
     into.first |= first
     into.shown |= new
     into.rows[row].append(item)
-    into.room[row] -= length
+    into.room[row] -= adds[row]
     return True
+
+
+def _shows(item: Item, one: Bin) -> bool:
+    """Whether others of its record lie there."""
+    return any(item.length(row) < len(item.trajectory.ids) for row in one.rows)
 
 
 def _windows(one: Shown, processor: ImageProcessor) -> int:
@@ -185,25 +208,38 @@ def _write_row(
     processor: ImageProcessor,
     image_token: int,
 ) -> None:
-    at = 0
-    for segment, item in enumerate(items, start=1):
+    at, segment = 0, 0
+    beginnings: dict[str, int] = {}
+    for item in items:
         ids = np.asarray(item.trajectory.ids)
-        place = (micro, row, slice(at, at + len(ids)))
         grids = [processor.grid_of(shown.pixels) for shown in item.pictures]
-        batch.tokens.ids[place] = ids
-        batch.tokens.segments[place] = segment
         positions, _ = mrope_positions(ids, grids, image_token)
-        batch.tokens.positions[micro, :, row, at : at + len(ids)] = positions
+        slots = np.full(len(ids), -1, np.int32)
         if grids:
-            slots = [
+            seen = [
                 one.first[shown.key] * processor.window**2 + processor.slots(grid)
                 for shown, grid in zip(item.pictures, grids)
             ]
-            batch.tokens.slots[place][ids == image_token] = np.concatenate(slots)
-        batch.weights[place] = item.weights
-        batch.advantages[place] = item.advantage
-        batch.sampler[place] = item.trajectory.logprobs
-        at += len(ids)
+            slots[ids == image_token] = np.concatenate(seen)
+        begins, record = item.begins if one.shared else 0, item.trajectory.record
+        parts = [slice(begins, len(ids))]
+        if begins and record not in beginnings:
+            beginnings[record] = segment + 1
+            parts = [slice(begins), *parts]
+        for part in parts:
+            segment += 1
+            stop = at + len(ids[part])
+            place = (micro, row, slice(at, stop))
+            batch.tokens.ids[place] = ids[part]
+            batch.tokens.segments[place] = segment
+            if batch.tokens.prefix is not None:
+                batch.tokens.prefix[place] = beginnings.get(record, segment)
+            batch.tokens.positions[micro, :, row, at:stop] = positions[:, part]
+            batch.tokens.slots[place] = slots[part]
+            batch.weights[place] = item.weights[part]
+            batch.advantages[place] = item.advantage
+            batch.sampler[place] = item.trajectory.logprobs[part]
+            at = stop
 
 
 def _write_picture(
@@ -244,6 +280,7 @@ def _empty(
         positions=np.zeros((micro_batches, 3, *rows[1:]), np.int32),
         segments=np.zeros(rows, np.int32),
         slots=np.full(rows, -1, np.int32),
+        prefix=np.zeros(rows, np.int32) if shapes.shared else None,
     )
     zeros: list[Float32[np.ndarray, "M B T"]] = [np.zeros(rows, np.float32) for _ in range(3)]
     return Batch(tokens, images, *zeros)

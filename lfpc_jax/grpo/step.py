@@ -36,7 +36,8 @@ class UpdateSettings:
     """`mini_batch` prompts an optimizer step; `rows` of `row_tokens` (0: the rollout's capacity)
     and `windows` of pictures (0: an image and a crop a row) on each shard of a micro-batch. `old`
     says whose log-probabilities the ratio is to: the trainer's, recomputed before the first update,
-    or the sampler's own. `drop_flat` leaves groups without variance out of the mean."""
+    or the sampler's own. `drop_flat` leaves groups without variance out of the mean.
+    `share_prompts` computes a group's prompt once a row, with any attention but splash."""
 
     mini_batch: int = 32
     epochs: int = 1
@@ -46,6 +47,7 @@ class UpdateSettings:
     aggregate: Aggregate = "token"
     old: Literal["trainer", "sampler"] = "trainer"
     drop_flat: bool = False
+    share_prompts: bool = True
     objective: Objective = field(default_factory=Objective)
 
 

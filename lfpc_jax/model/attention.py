@@ -1,11 +1,13 @@
 """Attention: one function, and behind it a kernel for each kind of device.
 
-A key is visible to a query of the same segment and, if causal, of no earlier index. Segment 0 is
-padding: it sees itself, so no row of a softmax is ever empty.
+A key is visible to a query of the same segment, or of the one that the query's goes on from (its
+`prefix`), and, if causal, of no earlier index. Segment 0 is padding: it sees itself, so no row of a
+softmax is ever empty.
 
 - `xla` runs anywhere. Queries go by blocks that are recomputed in the backward pass, so no more
   than `SCORE_BYTES` of scores exist at once; causal blocks read only the keys before them.
-- `splash` is the Pallas kernel for TPUs, under `shard_map` when a mesh is set.
+- `splash` is the Pallas kernel for TPUs, under `shard_map` when a mesh is set. It has no
+  mask for prefixes.
 - `cudnn` serves what it can express: rows padded at their end (`lengths`), and keys that are
   valid or not (`valid`). Packed rows (`segments`) go to `xla` on a GPU.
 
@@ -50,7 +52,13 @@ class Choice:
 
 
 def select(
-    kernel: Kernel, *, platform: str, length: int, dtype: Any, packed: bool = False
+    kernel: Kernel,
+    *,
+    platform: str,
+    length: int,
+    dtype: Any,
+    packed: bool = False,
+    continued: bool = False,
 ) -> Choice:
     """Which kernel serves self-attention over `length` tokens; a request that cannot be served
     falls back to `xla`, and the reason says so."""
@@ -58,11 +66,19 @@ def select(
     origin = f"the default on {platform}" if kernel == "auto" else "as configured"
     if wanted == "splash" and length < _SPLASH_LANES:
         return Choice("xla", f"{length} tokens are under splash's block of {_SPLASH_LANES}")
+    if wanted == "splash" and continued:
+        return Choice("xla", "splash has no mask for segments that go on from another")
     if wanted == "cudnn" and packed:
         return Choice("xla", "cuDNN has no mask for packed segments")
     if wanted == "cudnn" and jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return Choice("xla", f"cuDNN takes bfloat16, not {jnp.dtype(dtype).name}")
     return Choice(wanted, origin)
+
+
+def continues(kernel: Kernel, *, platform: str, dtype: Any) -> bool:
+    """Whether packed rows get a kernel that lets a segment go on from another."""
+    chosen = select(kernel, platform=platform, length=_SPLASH_LANES, dtype=dtype, packed=True)
+    return chosen.kernel == "xla"
 
 
 def attention(
@@ -73,17 +89,21 @@ def attention(
     causal: bool,
     kernel: Kernel,
     segments: Int[Array, "B T"] | None = None,
+    prefix: Int[Array, "B T"] | None = None,
     lengths: Int[Array, "B"] | None = None,
     valid: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Self-attention, masked by at most one of `segments`, `lengths` and `valid`."""
+    """Self-attention, masked by at most one of `segments` (with or without `prefix`), `lengths` and
+    `valid`."""
     assert sum(mask is not None for mask in (segments, lengths, valid)) <= 1
+    assert prefix is None or segments is not None
     choice = select(
         kernel,
         platform=jax.default_backend(),
         length=q.shape[1],
         dtype=q.dtype,
         packed=segments is not None or (causal and valid is not None),
+        continued=prefix is not None,
     )
     level = logging.WARNING if kernel not in ("auto", choice.kernel) else logging.INFO
     log.log(level, "attention %s: %s (%s)", q.shape, choice.kernel, choice.reason)
@@ -97,7 +117,7 @@ def attention(
         if choice.kernel == "splash":
             return _splash(q, k, v, segments, causal=causal)
         keys, values = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-        return _xla(q, keys, values, segments=segments, causal=causal)
+        return _xla(q, keys, values, segments=segments, prefix=prefix, causal=causal)
 
 
 def cache_attention(
@@ -118,6 +138,7 @@ def _xla(
     *,
     causal: bool,
     segments: Array | None = None,
+    prefix: Array | None = None,
     index: Array | None = None,
 ) -> Array:
     """Blocks of queries over keys `[B, K, H, S]` and values `[B, K, S, H]`."""
@@ -137,8 +158,7 @@ def _xla(
     for start, stop in spans:
         rows = (
             queries[:, :, start:stop],
-            None if segments is None else segments[:, start:stop],
-            None if places is None else places[:, start:stop],
+            *(None if x is None else x[:, start:stop] for x in (segments, prefix, places)),
         )
         seen = stop if causal else S
         keys = (k, v, segments)
@@ -190,7 +210,7 @@ def _split(x: Array, axis: int, block: int) -> Array:
 
 def _dense(rows: Any, keys: Any, *, seen: int) -> Array:
     """Softmax attention of one block, its scores whole and in float32."""
-    q, q_segments, q_index = rows
+    q, q_segments, q_prefix, q_index = rows
     k, v, k_segments = keys
     B, K, T, G, H = q.shape
     k, v = k[..., :seen], v[:, :, :seen]
@@ -202,6 +222,8 @@ def _dense(rows: Any, keys: Any, *, seen: int) -> Array:
         visible = q_index[:, :, None] >= jnp.arange(seen)
     if q_segments is not None:
         same = q_segments[:, :, None] == k_segments[:, None, :seen]
+        if q_prefix is not None:
+            same |= q_prefix[:, :, None] == k_segments[:, None, :seen]
         visible = same if visible is None else visible & same
     if visible is not None:
         scores = jnp.where(visible[:, None, :, None, :], scores, _HIDDEN)

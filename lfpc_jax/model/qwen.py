@@ -71,7 +71,8 @@ def hidden_states(
     """Final hidden states of whole rows, packed by segment or padded."""
     with computing(cfg), jax.named_scope("text"):
         x = embed(params, tokens, slots, cfg=cfg)
-        return text.forward(params, x, tokens.positions, cfg=cfg, segments=tokens.segments)
+        seen = {"segments": tokens.segments, "prefix": tokens.prefix}
+        return text.forward(params, x, tokens.positions, cfg=cfg, **seen)
 
 
 def forward(

@@ -43,12 +43,15 @@ def forward(
     *,
     cfg: ModelConfig,
     segments: Int[Array, "B T"],
+    prefix: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T D"]:
-    """Hidden states of whole rows; tokens see earlier tokens of their own segment."""
+    """Hidden states of whole rows; tokens see earlier tokens of their own segment, and of the one
+    that it goes on from."""
     rotary = text_rotary(positions, cfg.text)
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
-        return attention(q, k, v, causal=True, segments=segments, kernel=cfg.kernel), None
+        seen = {"segments": segments, "prefix": prefix}
+        return attention(q, k, v, causal=True, **seen, kernel=cfg.kernel), None
 
     def body(x: Array, scanned: tuple[Tree, None]) -> tuple[Array, None]:
         return layer(scanned[0], x, rotary, attend, cfg.text.eps)

@@ -79,4 +79,5 @@ def abstract_batch(
         window=array(packed, jnp.int32),
     )
     positions = array((M, 3, B, shapes.row_tokens), jnp.int32, rows=2)
-    return Batch(Tokens(row, positions, row, row), images, number, number, number, old=number)
+    tokens = Tokens(row, positions, row, row, prefix=row if shapes.shared else None)
+    return Batch(tokens, images, number, number, number, old=number)

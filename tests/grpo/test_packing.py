@@ -31,29 +31,40 @@ def items(seed, sizes=(3, 4, 2)):
     st.integers(0, 100),
     st.integers(1, 3),
     st.sampled_from([((14,), 0), ((6, 14), 0), ((20,), 0), ((8, 14), 4), ((6, 14), 2)]),
+    st.booleans(),
 )
-def test_every_episode_is_found_again_whole(seed, rows, room, shards, spans):
+def test_every_episode_is_found_again_whole(seed, rows, room, shards, spans, shared):
     """In rows with so much room beyond the longest episode."""
     windows, span = spans
     found = items(seed)
     length = room + max(len(item.trajectory.ids) for item in found)
-    shapes = TrainShapes(length, rows, Buckets(windows), span)
+    shapes = TrainShapes(length, rows, Buckets(windows), span, shared)
     batch, real = pack(found, shapes, PROCESSOR, shards=shards, image_token=IMAGE)
     tokens = batch.tokens
     assert tokens.ids.shape == (len(real), shards * rows, length)
     assert not tokens.segments[~real].any()
     seen = {}
     for micro, row in np.ndindex(tokens.ids.shape[:2]):
-        for segment in range(1, tokens.segments[micro, row].max() + 1):
-            (at,) = np.nonzero(tokens.segments[micro, row] == segment)
+        segments = tokens.segments[micro, row]
+        prefix = tokens.prefix[micro, row] if shared else segments
+        begun = set(prefix[prefix != segments])
+        for segment in set(range(1, segments.max() + 1)) - begun:
+            (at,) = np.nonzero(segments == segment)
             assert (np.diff(at) == 1).all()
+            [before] = set(prefix[at])
+            if before != segment:
+                (prompt,) = np.nonzero(segments == before)
+                assert set(prefix[prompt]) == {before}
+                assert prompt[-1] < at[0]
+                at = np.concatenate([prompt, at])
             seen[tokens.ids[micro, row, at].tobytes()] = (micro, row, at)
     assert len(seen) == len(found)
     for item in found:
         micro, row, at = seen[np.asarray(item.trajectory.ids).tobytes()]
         np.testing.assert_array_equal(batch.weights[micro, row, at], item.weights)
         np.testing.assert_array_equal(batch.sampler[micro, row, at], item.trajectory.logprobs)
-        assert (batch.advantages[micro, row, at] == np.float32(item.advantage)).all()
+        counts = at[item.weights > 0]
+        assert (batch.advantages[micro, row, counts] == np.float32(item.advantage)).all()
         grids = [PROCESSOR.grid_of(one.pixels) for one in item.pictures]
         positions, _ = mrope_positions(item.trajectory.ids, grids, IMAGE)
         np.testing.assert_array_equal(tokens.positions[micro, :, row, at].T, positions)
@@ -89,6 +100,21 @@ def test_a_groups_picture_lies_once_on_a_shard():
     crops = sum(len(item.pictures) - 1 for item in found)
     assert len(one.first) == 1 + crops
     assert len(one.rows[0]) == 6
+
+
+def test_a_prompt_lies_once_in_a_row():
+    found = [item for item in items(0, (6, 1)) if item.trajectory.record == "g0"]
+    prompt = found[0].prompt
+    assert prompt > 3
+    lengths = [len(item.trajectory.ids) for item in found]
+    room = sum(lengths) - 5 * (prompt - 1)
+    shapes = TrainShapes(room, 1, Buckets((200,)), shared=True)
+    [one] = fill(found, shapes, PROCESSOR)
+    assert one.room == [0]
+    batch, _ = pack(found, shapes, PROCESSOR, shards=1, image_token=IMAGE)
+    at = np.flatnonzero(batch.tokens.segments[0, 0] == 1)
+    np.testing.assert_array_equal(batch.tokens.ids[0, 0, at], found[0].trajectory.ids[: len(at)])
+    assert len(at) == prompt - 1
 
 
 def test_a_large_bucket_serves_an_episode_that_needs_it_alone():

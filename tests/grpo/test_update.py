@@ -23,6 +23,7 @@ from lfpc_jax.shapes import Buckets, TrainShapes
 
 REWARDS = {3: (1.0, 0.0, 2.0), 4: (0.0, 1.0, None, 1.0), 2: (1.0, 0.0)}
 PACKED = TrainShapes(96, 2, Buckets((24,)), span=8)
+SHARED = replace(PACKED, shared=True)
 ALONE = TrainShapes(96, 1, Buckets((1, 24)))  # one window fills it, so one picture does
 
 
@@ -109,8 +110,10 @@ def close(ours, theirs, tolerance):
         assert error <= tolerance, (jax.tree_util.keystr(path), error, scale)
 
 
-@pytest.mark.parametrize("aggregate", ["token", "sequence"])
-def test_loss_and_gradients_equal_torchs(model, aggregate):
+@pytest.mark.parametrize(
+    ("aggregate", "shapes"), [("token", PACKED), ("sequence", PACKED), ("token", SHARED)]
+)
+def test_loss_and_gradients_equal_torchs(model, aggregate, shapes):
     """Of the whole tree, vision tower included; a trace without decay holds the last gradient."""
     hf, cfg, params = model
     found = scored()
@@ -126,7 +129,7 @@ def test_loss_and_gradients_equal_torchs(model, aggregate):
     expected = jax.tree.map(theirs, spec.spec_tree(cfg), is_leaf=spec.is_param)
     made = learner(cfg, optimizer=optax.trace(0.0))
     state = made.start(copied(params), jax.random.key(0))
-    batch, real = packed(cfg, found, aggregate=aggregate)
+    batch, real = packed(cfg, found, shapes, aggregate=aggregate)
     assert real.sum() < len(items(found)), "nothing was packed"
     batch = with_old(made, batch, real, state)
     after, metrics = made.update(state, made.place(batch), real)
@@ -163,6 +166,16 @@ def expected(model):
 def test_alone_equals_packed(model, expected):
     _, cfg, params = model
     close(three_steps(cfg, params, ALONE), expected, 1e-5)
+
+
+@pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
+def test_shared_prompts_change_nothing_but_their_cost(model, expected, mesh):
+    _, cfg, params = model
+    mesh = mesh and make_mesh(*mesh)
+    close(three_steps(cfg, params, SHARED, mesh), expected, 1e-5)
+    tokens = [(packed(cfg, scored(), shapes)[0].tokens.segments > 0).sum() for shapes in
+              (replace(PACKED, row_tokens=400), replace(SHARED, row_tokens=400))]  # fmt: skip
+    assert tokens[1] < 0.8 * tokens[0]
 
 
 @pytest.mark.parametrize(("rows", "micro"), [(1, 3), (4, 1)])

@@ -63,6 +63,34 @@ def test_xla_blocks_equal_plain_attention(monkeypatch, budget, causal, T):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.parametrize("budget", [2**26, 3_000])
+def test_a_segment_sees_the_one_that_it_goes_on_from(monkeypatch, budget):
+    monkeypatch.setattr(attention, "SCORE_BYTES", budget)
+    monkeypatch.setattr(attention, "_SHORT", 16)
+    T = 60
+    q, k, v = random(3, 1, T, 4, 2, 8)
+    segments = np.repeat([1, 2, 3, 4, 0], [20, 10, 15, 10, 5])[None].astype(np.int32)
+    prefix = np.repeat([1, 1, 1, 4, 0], [20, 10, 15, 10, 5])[None].astype(np.int32)
+    visible = same_segment(segments)
+    visible[:, 20:45, :20] = True
+    found = jax.jit(
+        lambda *x: attention.attention(
+            *x, causal=True, segments=jnp.asarray(segments), prefix=jnp.asarray(prefix),
+            kernel="xla",
+        )
+    )(q, k, v)  # fmt: skip
+    np.testing.assert_allclose(found, exact(q, k, v, visible & np.tri(T, dtype=bool)), atol=2e-6)
+
+
+def test_splash_serves_no_prefixes():
+    asked = {"platform": "tpu", "length": 512, "dtype": "bfloat16"}
+    assert attention.select("auto", **asked, packed=True).kernel == "splash"
+    assert attention.select("auto", **asked, packed=True, continued=True).kernel == "xla"
+    assert not attention.continues("auto", platform="tpu", dtype="bfloat16")
+    assert attention.continues("auto", platform="gpu", dtype="bfloat16")
+    assert attention.continues("auto", platform="cpu", dtype="float32")
+
+
 @pytest.mark.parametrize("gradient", [False, True])
 def test_long_rows_never_hold_a_full_score_matrix(gradient):
     """8,192 tokens x 8 heads: a full score matrix would be 2 GiB."""
