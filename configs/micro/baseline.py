@@ -49,7 +49,7 @@ def get_config() -> TrainConfig:
             max_tokens=96,
             workers=1,
         ),
-        update=UpdateSettings(mini_batch=16, rows=1),
+        update=UpdateSettings(mini_batch=16, rows=1, row_tokens=384, windows=48),
         optimizer=OptimizerSettings(learning_rate=3e-4, warmup=5),
         validate_every=20,
         checkpoint_every=20,

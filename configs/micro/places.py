@@ -27,7 +27,7 @@ CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [%s]}
 
 def get_config() -> TrainConfig:
     config = words.get_config()
-    sources = (Source("scenes", scenes, weight=3.0), Source("close", words.close))
+    sources = (Source("scenes", scenes, weight=3.0), Source("views", words.views))
     return replace(
         config,
         steps=300,

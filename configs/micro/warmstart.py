@@ -34,7 +34,7 @@ def get_config() -> TrainConfig:
     sources = (
         Source("scenes", scenes, weight=0.7),
         Source("listed", words.listed, weight=0.15),
-        Source("close", words.close, weight=0.15),
+        Source("views", words.views, weight=0.15),
     )
     return replace(
         config,

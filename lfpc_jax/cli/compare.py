@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def compare(args: argparse.Namespace) -> None:
     arms = [Arm(name, tuple(map(Path, folders))) for name, *folders in args.arm]
-    changes = [_change(*words) for words in args.change]
+    changes = [parsed_change(*words) for words in args.change]
     _check(arms, changes)
     budgets = _budgets(arms)
     sheets: list[Sheet] = []
@@ -78,7 +78,8 @@ def compare(args: argparse.Namespace) -> None:
     print(f"wrote {args.out / 'comparison.json'}, comparison.md and comparison.png")
 
 
-def _change(measure: str, before: str, after: str) -> Change:
+def parsed_change(measure: str, before: str, after: str) -> Change:
+    """As it stands after --change."""
     factor, star, name = before.rpartition("*")
     try:
         times = float(factor) if star else 1.0

@@ -5,7 +5,7 @@
 
 It runs the commands that one would type, and prints each before. What is done is not done again:
 killed, the same command goes on where it was. In the end there is a table, OUT/report.html with
-every curve and episode, and with --write DIR also DIR/results.md, results.json and results.png.
+every curve and episode, and with --write DIR also DIR/results.md, results.json and pictures.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lfpc_jax.cli.compare import parsed_change
 from lfpc_jax.cli.new_model import CROP_TOKENS
 from lfpc_jax.data import layout
 from lfpc_jax.trajectory import Record
@@ -56,17 +57,16 @@ ARMS = {
 }
 """`control` is also what Table 10 calls no reward for boxes."""
 SHOWN = ("baseline", "stage1", "stage2")
-CHANGES = (
-    ("accuracy", "warm", "stage1"),
-    ("calls", "warm", "stage1"),
-    ("overlap", "warm", "stage1"),
-    ("drop", "3*baseline", "stage1"),
-    ("iou", "stage1", "stage2"),
-    ("iou", "control", "stage2"),
-    ("area", "control", "stage2"),
-    ("accuracy", "control", "stage2"),
-)
-"""What the paper claims, in this order."""
+CLAIMS = {
+    ("accuracy", "warm", "stage1"): "up",
+    ("calls", "warm", "stage1"): "up",
+    ("overlap", "warm", "stage1"): "up",
+    ("drop", "3*baseline", "stage1"): "up",
+    ("iou", "control", "stage2"): "up",
+    ("area", "control", "stage2"): "down",
+    ("accuracy", "control", "stage2"): "not down",
+}
+"""What the paper has found, as changes for compare.py."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ def plan(args: argparse.Namespace) -> Iterator[Step]:
         words += ["--arm", "warm", f"{at / 'warm'}"]
         for arm in arms:
             words += ["--arm", arm, *(f"{at / f'{arm}-{seed}'}" for seed in args.seeds)]
-        for measure, before, after in CHANGES:
-            if {before.rpartition("*")[2], after} <= {"warm", *arms}:
-                words += ["--change", measure, before, after]
+        for change in CLAIMS:
+            if {name.rpartition("*")[2] for name in change[1:]} <= {"warm", *arms}:
+                words += ["--change", *change]
         yield Step(f"compare temperature {temperature}", tuple(words))
     runs = [f"{args.out / arm}-{seed}" for seed in args.seeds for arm in arms]
     yield Step("report", ("report.py", *runs, "--out", f"{args.out / 'report.html'}"))
@@ -212,19 +212,46 @@ def _run(step: Step, out: Path, place: str) -> int:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    """Tables, numbers and a picture of all that was compared."""
+    """A page with all that was compared, its numbers and pictures."""
     args.write.mkdir(parents=True, exist_ok=True)
-    found, parts = {}, []
+    found = {}
+    page = [
+        "# Results\n\nWritten by `make reproduce`, which [the small world](demo.md) describes: "
+        f"{len(args.seeds)} seeds, {args.questions:,} held-out questions. Intervals are 95%, over "
+        "questions; numbers and each seed's values are in [results.json](results.json)."
+    ]
     for temperature in args.temperatures:
         compared = args.out / f"compared-{temperature}"
-        found[f"temperature {temperature}"] = json.loads((compared / "comparison.json").read_text())
-        title = "Greedy" if temperature == 0 else f"Temperature {temperature}"
-        parts.append(f"## {title}\n\n{(compared / 'comparison.md').read_text()}")
+        picture = f"results-{temperature}.png"
+        shutil.copy(compared / "comparison.png", args.write / picture)
+        numbers = json.loads((compared / "comparison.json").read_text())
+        found[f"temperature {temperature}"] = numbers
+        page += [
+            f"## {'Greedy' if temperature == 0 else f'Temperature {temperature}'}",
+            f"![Arms side by side]({picture})",
+            (compared / "comparison.md").read_text().strip(),
+            "### What the paper found, and what this shows",
+            "\n".join(["| change | where | expected | shown |", "|---|---|---|---|",
+                       *_verdicts(numbers)]),
+        ]  # fmt: skip
     (args.write / "results.json").write_text(json.dumps(found, indent=2) + "\n")
-    (args.write / "results.tables.md").write_text("\n".join(parts))
-    first = args.out / f"compared-{args.temperatures[0]}"
-    shutil.copy(first / "comparison.png", args.write / "results.png")
-    print(f"wrote {args.write / 'results.json'}, results.tables.md and results.png")
+    (args.write / "results.md").write_text("\n\n".join(page) + "\n")
+    print(f"wrote {args.write / 'results.md'}, results.json and pictures")
+
+
+def _verdicts(numbers: dict) -> Iterator[str]:
+    """A row for each claim at each budget: yes or no where the interval leaves no doubt."""
+    for at, one in numbers.items():
+        for (measure, before, after), expected in CLAIMS.items():
+            change = str(parsed_change(measure, before, after))
+            if (found := one["changes"].get(change)) is None:
+                continue
+            low, high = found["estimate"]["low"], found["estimate"]["high"]
+            if expected == "down":
+                low, high = -high, -low
+            yes = high >= 0 if expected == "not down" else low > 0
+            shown = "yes" if yes else "no" if high < 0 else "unclear"
+            yield f"| {change} | {at} | {expected} | {shown} |"
 
 
 def _next(args: argparse.Namespace) -> None:

@@ -187,7 +187,7 @@ def _waves(side: int, count: int, seed: int) -> Float[np.ndarray, "pixels count"
             colour, wave = rng.standard_normal(3), np.ones_like(x)
         else:
             colour = 1 + 0.3 * rng.standard_normal(3)
-            period = math.exp(rng.uniform(math.log(0.57 * side), math.log(2 * side)))
+            period = math.exp(rng.uniform(math.log(0.32 * side), math.log(1.3 * side)))
             turn, phase = rng.uniform(0, math.pi), rng.uniform(0, 2 * math.pi)
             along = x * math.cos(turn) + y * math.sin(turn)
             wave = np.cos(2 * math.pi * along / period + phase)

@@ -157,9 +157,9 @@ spot of one of four colours, which only a crop shows. The question is always the
 MICRO = WorldSettings(
     size=(224, 224),
     objects=(3, 4),
-    object_side=(48, 76),
-    mark_side=(24, 44),
-    cycles=5.0,
+    object_side=(66, 88),
+    mark_side=(36, 56),
+    cycles=7.5,
     kinds=("stripes",),
     patches=(2,),
     cross_patches=(1,),

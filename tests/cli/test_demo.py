@@ -101,12 +101,21 @@ def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
     assert ran(folder) == ["train.py"]
 
 
-def test_results_are_published(folder, monkeypatch):
+def test_results_are_published(folder):
     out = folder / "out"
     for temperature in (0, 1):
         compared = out / f"compared-{temperature}"
         compared.mkdir(parents=True)
-        (compared / "comparison.json").write_text(json.dumps({"at": temperature}))
+        changes = {
+            "accuracy, warm to stage1": {"estimate": {"low": 0.1, "high": 0.2}},
+            "overlap, warm to stage1": {"estimate": {"low": -0.1, "high": 0.2}},
+            "drop, 3 x baseline to stage1": {"estimate": {"low": -0.2, "high": -0.1}},
+            "area, control to stage2": {"estimate": {"low": -0.2, "high": -0.1}},
+            "accuracy, control to stage2": {"estimate": {"low": -0.2, "high": 0.1}},
+            "iou, control to stage2": None,
+        }
+        numbers = {"micro-4": {"changes": changes}}
+        (compared / "comparison.json").write_text(json.dumps(numbers))
         (compared / "comparison.md").write_text(f"table {temperature}\n")
         (compared / "comparison.png").write_bytes(b"picture")
     (folder / "once").touch()
@@ -114,9 +123,20 @@ def test_results_are_published(folder, monkeypatch):
     words += ["--warm", str(folder)]
     assert demo.main(words) == 0
     found = json.loads((folder / "docs/results.json").read_text())
-    assert found == {"temperature 0": {"at": 0}, "temperature 1": {"at": 1}}
-    page = (folder / "docs/results.tables.md").read_text()
+    assert set(found) == {"temperature 0", "temperature 1"}
+    page = (folder / "docs/results.md").read_text()
     assert page.index("## Greedy") < page.index("table 0") < page.index("## Temperature 1")
+    assert "(results-1.png)" in page
+    assert (folder / "docs/results-1.png").is_file()
+    rows = [line.split(" | ") for line in page.splitlines() if "| micro-4 |" in line]
+    assert len(rows) == 2 * 5
+    assert [(row[0][2:], row[-1][:-2]) for row in rows[:5]] == [
+        ("accuracy, warm to stage1", "yes"),
+        ("overlap, warm to stage1", "unclear"),
+        ("drop, 3 x baseline to stage1", "no"),
+        ("area, control to stage2", "yes"),
+        ("accuracy, control to stage2", "yes"),
+    ]
 
 
 def test_what_it_prints_can_be_typed(capsys):
