@@ -20,6 +20,7 @@ reproduce: .venv/installed
 warmstart: export JAX_PLATFORMS ?= cpu
 warmstart: .venv/installed
 	$(BIN)/python launch/new_model.py runs/warm/random --seed 0 --overwrite
+	$(BIN)/python launch/train.py --config micro/close.py --run runs/warm/close
 	$(BIN)/python launch/train.py --config micro/words.py --run runs/warm/words
 	$(BIN)/python launch/train.py --config micro/places.py --run runs/warm/places
 	$(BIN)/python launch/train.py --config micro/warmstart.py --run runs/warm/start

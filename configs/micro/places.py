@@ -1,4 +1,4 @@
-"""The second stage of the small world's warm start: to call the tool where the question points.
+"""The third stage of the small world's warm start: to call the tool where the question points.
 
     python launch/train.py --config micro/places.py --run runs/warm/places
 

@@ -1,14 +1,12 @@
-"""The first stage of the small world's warm start, from random weights: to see, name and place.
+"""The second stage of the small world's warm start: to read at any distance, and to name places.
 
-    python launch/new_model.py runs/warm/random
     python launch/train.py --config micro/words.py --run runs/warm/words
 
-Two thirds of the pictures are sharp views, from close ones of a mark to whole scenes, and the
-answer says which way the stripes run: close ones are learned first and wider ones from them. A
-third are scenes at sizes from blurred to sharp, and the answer lists the boxes of all marks, each
-behind its block's colour. There a colour finds its block without having to be carried over from a
-question first, which is what a tiny model takes longest to learn, and every answer teaches it three
-or four times.
+Goes on from micro/close.py. Two thirds of the pictures are sharp views, from close ones of a mark
+to whole scenes, and the answer says which way the stripes run. A third are scenes at sizes from
+blurred to sharp, and the answer lists the boxes of all marks, each behind its block's colour. There
+a colour finds its block without having to be carried over from a question first, which is what a
+tiny model takes longest to learn, and every answer teaches it three or four times.
 
 Hardware: two CPU cores, a quarter of an hour. Expect: a loss of about 0.25 nats a token.
 """
@@ -43,8 +41,8 @@ def get_config() -> TrainConfig:
     return replace(
         config,
         stage="sft",
-        steps=900,
-        model=replace(config.model, path="runs/warm/random"),
+        steps=600,
+        model=replace(config.model, path="runs/warm/close"),
         data=DataSettings(
             train=(Source("listed", listed), Source("views", views, weight=2.0)),
             threads=1,
@@ -78,15 +76,15 @@ def listed(path: str) -> Iterator[Record]:
         )
 
 
-def views(path: str) -> Iterator[Record]:
+def views(path: str, widest: float = WIDEST, scenes: int = SCENES) -> Iterator[Record]:
     """The mark asked about, somewhere in a view at full sharpness: of itself, or up to all of the
     scene."""
     rng = np.random.default_rng(SEED)
-    for planned in _scenes():
+    for planned in _scenes(scenes):
         if planned.asked > 1:
             continue
         x1, y1, x2, _ = planned.things[0].mark_box
-        width = math.exp(WIDEST * rng.random() ** 1.5) * (x2 - x1)
+        width = math.exp(widest * rng.random() ** 1.5) * (x2 - x1)
         side = min(width, *planned.settings.size)
         slack = side - (x2 - x1)
         left, upper = (
@@ -117,8 +115,8 @@ def written(box: Box4, size: Size) -> str:
     return f"{x1}, {y1}, {max(x2, x1 + STEP)}, {max(y2, y1 + STEP)}"
 
 
-def _scenes() -> Iterator[scene.Scene]:
-    for index in range(SCENES):
+def _scenes(count: int = SCENES) -> Iterator[scene.Scene]:
+    for index in range(count):
         yield scene.plan(scene.MICRO, SEED, "train", index)
 
 
