@@ -99,6 +99,7 @@ def _trajectories(world: World, args: argparse.Namespace) -> Case:
         rows=1,
         row_tokens=args.row_tokens,
         windows=args.windows,
+        shared=True,
     )
     return Case("trajectories", _items(found), shapes, args.rows)
 

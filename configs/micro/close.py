@@ -5,7 +5,7 @@
 
 Close views of marks, and the answer says which way their stripes run. Alone this is read after a
 hundred updates; beside anything else it stays unread for six hundred (docs/log.md). `make
-warmstart` runs all four stages and writes configs/micro/warm, from which every arm of the demo
+warmstart` runs all five stages and writes configs/micro/warm, from which every arm of the demo
 begins.
 
 Hardware: two CPU cores, three minutes. Expect: a loss that stands at 0.47 nats a token, leaves it

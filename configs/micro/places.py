@@ -1,8 +1,8 @@
-"""The third stage of the small world's warm start: to call the tool where the question points.
+"""The fourth stage of the small world's warm start: to call the tool where the question points.
 
     python launch/train.py --config micro/places.py --run runs/warm/places
 
-Goes on from micro/words.py. Three quarters are scenes with a question, at sizes from blurred to
+Goes on from micro/lists.py. Three quarters are scenes with a question, at sizes from blurred to
 sharp, and what is taught is the call alone, its box close around the mark. The rest are close
 views, so that reading stays. The colour has to be carried from the question to the box, which is
 not learned within 300 updates from rough boxes.
@@ -31,7 +31,7 @@ def get_config() -> TrainConfig:
     return replace(
         config,
         steps=300,
-        model=replace(config.model, path="runs/warm/words"),
+        model=replace(config.model, path="runs/warm/lists"),
         data=replace(config.data, train=sources),
         rollout=replace(config.rollout, max_turns=1),
         demonstrate=called,

@@ -5,7 +5,7 @@
 Goes on from micro/places.py. Seven episodes of ten are questions about scenes at sizes from blurred
 to sharp. Most look first, in a rough box: up to twice as wide as the mark and off its centre. The
 others answer at once; from a blurred scene that is a guess. The rest is what came before, so that
-it stays. `make warmstart` runs all four stages and writes configs/micro/warm, from which every arm
+it stays. `make warmstart` runs all five stages and writes configs/micro/warm, from which every arm
 of the demo begins.
 
 Hardware: two CPU cores, a quarter of an hour. Expect: about half of the answers right, boxes that

@@ -41,7 +41,7 @@ def get_config() -> TrainConfig:
     return replace(
         config,
         stage="sft",
-        steps=600,
+        steps=400,
         model=replace(config.model, path="runs/warm/close"),
         data=DataSettings(
             train=(Source("listed", listed), Source("views", views, weight=2.0)),
