@@ -25,7 +25,9 @@ warmstart: .venv/installed
 	$(BIN)/python launch/train.py --config micro/lists.py --run runs/warm/lists
 	$(BIN)/python launch/train.py --config micro/places.py --run runs/warm/places
 	$(BIN)/python launch/train.py --config micro/warmstart.py --run runs/warm/start
-	$(BIN)/python launch/convert.py to-hf runs/warm/start configs/micro/warm --overwrite
+	$(BIN)/python launch/convert.py to-hf runs/warm/start runs/warm/exported --overwrite
+	cp runs/warm/exported/* configs/micro/warm/
+	sha256sum configs/micro/warm/model.safetensors
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest $(TEST_ARGS)
