@@ -51,7 +51,7 @@ def get_config() -> TrainConfig:
         ),
         update=UpdateSettings(mini_batch=16, rows=1, row_tokens=384, windows=48),
         optimizer=OptimizerSettings(learning_rate=3e-4, warmup=5),
-        validate_every=20,
+        validate_every=30,
         checkpoint_every=20,
         trajectories_every=20,
     )

@@ -74,7 +74,7 @@ def compare(args: argparse.Namespace) -> None:
     (args.out / "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
     (args.out / "comparison.md").write_text("\n".join(map(markdown, sheets)))
     plot_arms(shown, args.out / "comparison.png")
-    Console(width=None if sys.stdout.isatty() else 100).print(printed(sheets))
+    Console(width=None if sys.stdout.isatty() else 150).print(printed(sheets))
     print(f"wrote {args.out / 'comparison.json'}, comparison.md and comparison.png")
 
 
