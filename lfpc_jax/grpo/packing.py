@@ -11,6 +11,7 @@ goes where depends on lengths and order alone, and changes no result but by roun
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -114,8 +115,10 @@ def fill(items: Sequence[Item], shapes: TrainShapes, processor: ImageProcessor) 
                 f"record {item.trajectory.record!r}: an episode of {length} ids does not fit a row "
                 f"of {shapes.row_tokens}; raise row_tokens, or lower the rollout's capacity"
             )
-        known = [one for one in shared if _shows(item, one)] if shapes.shared else []
-        if not any(_put(item, candidate, processor) for candidate in (*known, *shared)):
+        nearest = shared
+        if shapes.shared:  # where its prompt lies already comes first
+            nearest = sorted(shared, key=partial(_lacks, item))
+        if not any(_put(item, candidate, processor) for candidate in nearest):
             bins.append(_alone(item, shapes, processor))
             if bins[-1].windows <= shapes.windows.sizes[0]:
                 shared.append(bins[-1])
@@ -167,9 +170,9 @@ def _put(item: Item, into: Bin, processor: ImageProcessor) -> bool:
     return True
 
 
-def _shows(item: Item, one: Bin) -> bool:
-    """Whether others of its record lie there."""
-    return any(item.length(row) < len(item.trajectory.ids) for row in one.rows)
+def _lacks(item: Item, one: Bin) -> bool:
+    """Whether no other of its record lies there."""
+    return all(item.length(row) == len(item.trajectory.ids) for row in one.rows)
 
 
 def _windows(one: Shown, processor: ImageProcessor) -> int:
