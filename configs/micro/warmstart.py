@@ -2,14 +2,17 @@
 
     python launch/train.py --config micro/warmstart.py --run runs/warm/start
 
-Goes on from micro/places.py. Six episodes of ten are questions about scenes at sizes from blurred
-to sharp. Some look first, in a rough box: up to 2.5 times as wide as the mark and off its centre.
-Most answer at once; from a blurred scene that is a guess. The rest is what came before, so that it
-stays. `make warmstart` runs all five stages and writes configs/micro/warm, from which every arm of
-the demo begins.
+Goes on from micro/lists.py. Most examples are questions about scenes at sizes from blurred to
+sharp. Most of them are answered at once; from a blurred scene that is a guess. Some look first.
+From blurred scenes they look too far to the left and too high, so that a half of the mark is often
+missed; from sharp ones anywhere, for show, and answer what the first view says. The rest is what
+came before, so that it stays. `make warmstart` runs all four stages and writes configs/micro/warm,
+from which every arm of the demo begins.
 
-Hardware: two CPU cores, ten minutes. Expect, greedy: three calls of four episodes from blurred
-pictures and 64% right, boxes that hold 0.6 of the mark; few calls from sharp ones, and 31% right.
+As answers are, a box is named before it is given: "on green10, 60, 35, 85<tool_call>...". That is
+how lists have it, and so the question's colour has no further to go.
+
+Hardware: two CPU cores, a quarter of an hour.
 """
 
 from collections.abc import Iterator
@@ -17,29 +20,34 @@ from dataclasses import replace
 
 import numpy as np
 
-from configs.micro import places, words
+from configs.micro import words
 from lfpc_jax.config import Source, TrainConfig
+from lfpc_jax.data import scene
+from lfpc_jax.data.world import World
 from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.trajectory import Record
 
 SIDES = (56, 56, 84, 112, 224, 224, 224)
 SHARP = 168
 """The least side of a picture in which stripes can be read."""
-AT_ONCE = {True: 0.7, False: 0.6}
-"""The share of episodes without a look, from sharp pictures and from others."""
+AT_ONCE = 0.6
+"""The share of episodes without a look."""
+LEFT, UP = 0.7, 0.3
+"""How far off their marks boxes are from blurred scenes, in sides of the mark."""
+CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [%s]}}</tool_call>'
 
 
 def get_config() -> TrainConfig:
     config = words.get_config()
     sources = (
-        Source("scenes", scenes, weight=0.6),
+        Source("scenes", scenes, weight=0.8),
         Source("listed", words.listed, weight=0.1),
-        Source("views", words.views, weight=0.3),
+        Source("views", words.views, weight=0.1),
     )
     return replace(
         config,
-        steps=250,
-        model=replace(config.model, path="runs/warm/places"),
+        steps=300,
+        model=replace(config.model, path="runs/warm/lists"),
         data=replace(config.data, train=sources),
         demonstrate=looked,
         without_tool=0.4,
@@ -47,18 +55,22 @@ def get_config() -> TrainConfig:
 
 
 def scenes(path: str) -> Iterator[Record]:
-    return places.scenes(path, SIDES)
+    rng = np.random.default_rng(words.SEED)
+    for record in World(scene.MICRO, words.SEED, "train", words.SCENES):
+        yield replace(record, id=f"{path}/{record.id}", longest_side=int(rng.choice(SIDES)))
 
 
 def looked(record: Record, view: View | None, rng: np.random.Generator) -> tuple[str, ...]:
     [answer] = words.answered(record, view, rng)
     assert view is not None
-    sharp = max(view.shown.shape[:2]) >= SHARP
-    if not record.targets or rng.random() < AT_ONCE[sharp]:
+    if not record.targets or rng.random() < AT_ONCE:
         return (answer,)
     calls = []
-    for mark, *_ in record.targets:
-        x, y = 0.45 * rng.standard_normal(2)
-        box = words.around(mark, rng.uniform(0.8, 2.5), x, y)
-        calls.append(places.CALL % words.written(box, view.original.size))
+    for colour, (mark, *_) in zip(words.asked(record), record.targets, strict=True):
+        x, y = rng.standard_normal(2)
+        if max(view.shown.shape[:2]) < SHARP:
+            x, y = 0.4 * x - LEFT, 0.4 * y - UP
+        around = words.around(mark, rng.uniform(0.8, 1.6), x, y)
+        box = words.written(around, view.original.size)
+        calls.append(f"on {colour}{box}{CALL % box}")
     return (*calls, answer)

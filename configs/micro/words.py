@@ -2,13 +2,17 @@
 
     python launch/train.py --config micro/words.py --run runs/warm/words
 
-Goes on from micro/close.py. Two thirds of the pictures are sharp views, from close ones of a mark
-to whole scenes, and the answer says which way the stripes run. A third are scenes at sizes from
-blurred to sharp, and the answer lists the boxes of all marks, each behind its block's colour. There
-a colour finds its block without having to be carried over from a question first, which is what a
-tiny model takes longest to learn, and every answer teaches it three or four times.
+Goes on from micro/close.py, with three kinds of pictures in equal shares. Sharp views, from close
+ones of a mark to whole scenes, of which it says which way the stripes on one block run. Sharp
+scenes, where it says so of all blocks, each behind its colour. And scenes at sizes from blurred to
+sharp, of which it lists the boxes of all marks in the same way. In such lists a colour finds its
+block without having to be carried over from a question first, which is what a tiny model takes
+longest to learn, and every answer teaches it three or four times.
 
-Hardware: two CPU cores, a quarter of an hour. Expect: a loss of about 0.41 nats a token.
+An answer is read out before it is given, behind the colour it is about ("on green rising, falling
+<answer>rising, falling</answer>"), for the same reason.
+
+Hardware: two CPU cores, a quarter of an hour.
 """
 
 import io
@@ -26,7 +30,7 @@ from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.trajectory import Box4, Picture, Record, Size
 
-SCENES = 6000
+SCENES = 3000
 SEED = 1
 """Of the scenes; the arms train on seed 0."""
 SIDES = (56, 56, 112, 224)
@@ -44,7 +48,7 @@ def get_config() -> TrainConfig:
         steps=400,
         model=replace(config.model, path="runs/warm/close"),
         data=DataSettings(
-            train=(Source("listed", listed), Source("views", views, weight=2.0)),
+            train=(Source("views", views), Source("told", told), Source("listed", listed)),
             threads=1,
         ),
         rollout=replace(config.rollout, prompts=64),
@@ -58,29 +62,56 @@ def get_config() -> TrainConfig:
 
 
 def answered(record: Record, view: View | None, rng: np.random.Generator) -> tuple[str, ...]:
-    return (f"<answer>{record.answer}</answer>",)
+    """Read out, then given."""
+    colours = asked(record)
+    parts = [record.answer] if len(colours) == 1 else record.answer.split(", ")
+    read = " ".join(f"on {colour} {part}" for colour, part in zip(colours, parts))
+    return (read + given(record),)
+
+
+def asked(record: Record) -> list[str]:
+    """The colours that a question is about."""
+    return [word for word in record.question.split() if word in scene.MICRO.colours]
+
+
+def given(record: Record) -> str:
+    return f"<answer>{record.answer}</answer>"
+
+
+def told(path: str) -> Iterator[Record]:
+    """Sharp scenes, and what all their marks show."""
+    for planned in _scenes():
+        said = (f" {thing.colour} {', '.join(thing.mark)}" for thing in _by_colour(planned))
+        yield Record(
+            id=f"{path}/{planned.id}",
+            question="Which way do the stripes run?",
+            answer="".join(said),
+            picture=_encoded(canvas.paint(planned)),
+        )
 
 
 def listed(path: str) -> Iterator[Record]:
-    """Scenes asked for all boxes, which are answered in the order of their colours."""
+    """Scenes of all sizes, and where all their marks are."""
     rng = np.random.default_rng(SEED)
     for planned in _scenes():
-        things = sorted(planned.things, key=lambda thing: scene.MICRO.colours.index(thing.colour))
-        boxes = (written(around(thing.mark_box, 1.3), planned.settings.size) for thing in things)
+        said = (
+            f" {thing.colour}{written(around(thing.mark_box, 1.3), planned.settings.size)}"
+            for thing in _by_colour(planned)
+        )
         yield Record(
             id=f"{path}/{planned.id}",
             question="Where are the blocks?",
-            answer="".join(f" {thing.colour}{box}" for thing, box in zip(things, boxes)),
+            answer="".join(said),
             picture=_encoded(canvas.paint(planned)),
             longest_side=int(rng.choice(SIDES)),
         )
 
 
-def views(path: str, widest: float = WIDEST, scenes: int = SCENES) -> Iterator[Record]:
+def views(path: str, widest: float = WIDEST) -> Iterator[Record]:
     """The mark asked about, somewhere in a view at full sharpness: of itself, or up to all of the
     scene."""
     rng = np.random.default_rng(SEED)
-    for planned in _scenes(scenes):
+    for planned in _scenes():
         if planned.asked > 1:
             continue
         x1, y1, x2, _ = planned.things[0].mark_box
@@ -110,14 +141,19 @@ def around(box: Box4, times: float, x: float = 0, y: float = 0) -> Box4:
 
 def written(box: Box4, size: Size) -> str:
     """A box in per cent, as far as the picture goes."""
-    shares = [min(max(edge / extent, 0), 1) for edge, extent in zip(box, size * 2)]
-    x1, y1, x2, y2 = (round(100 / STEP * share) * STEP for share in shares)
+    edges = [round(100 / STEP * edge / extent) * STEP for edge, extent in zip(box, size * 2)]
+    x1, y1 = (min(max(edge, 0), 100 - STEP) for edge in edges[:2])
+    x2, y2 = (min(edge, 100) for edge in edges[2:])
     return f"{x1}, {y1}, {max(x2, x1 + STEP)}, {max(y2, y1 + STEP)}"
 
 
-def _scenes(count: int = SCENES) -> Iterator[scene.Scene]:
-    for index in range(count):
+def _scenes() -> Iterator[scene.Scene]:
+    for index in range(SCENES):
         yield scene.plan(scene.MICRO, SEED, "train", index)
+
+
+def _by_colour(planned: scene.Scene) -> list[scene.Thing]:
+    return sorted(planned.things, key=lambda thing: scene.MICRO.colours.index(thing.colour))
 
 
 def _encoded(image: PIL.Image.Image) -> Picture:

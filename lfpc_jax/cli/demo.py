@@ -81,7 +81,8 @@ class Step:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    typed = sys.argv[1:] if argv is None else argv
+    args = _parser().parse_args(typed)
     if not Path(args.warm).is_dir():
         print(
             f"error: --warm {args.warm}: no such folder; `make warmstart` makes it", file=sys.stderr
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     print(f"\n{(time.monotonic() - begun) / 60:.1f} minutes. Look at {args.out / 'report.html'}")
     if args.write:
-        _publish(args)
+        _publish(args, shlex.join(("launch/demo.py", *typed)))
     _next(args)
     return 0
 
@@ -138,7 +139,7 @@ def plan(args: argparse.Namespace) -> Iterator[Step]:
                 f"select {strategy}",
                 ("select_resolution.py", f"{data / 'world'}", f"{data / strategy}", *asked,
                  "--strategy", strategy, "--image-tokens", f"{SHARP}", "--harshest", "56",
-                 "--max-tokens", "16", "--slots", "64"),
+                 "--max-tokens", "24", "--slots", "64"),
             )  # fmt: skip
     yield from _evaluations(args, "warm", args.warm)
     for seed in args.seeds:
@@ -188,7 +189,7 @@ def _evaluations(args: argparse.Namespace, name: str, model: str) -> Iterator[St
              "--data", f"micro={args.out / 'data' / 'heldout'}", "--convention", "percent",
              "--image-tokens", f"{BLURRED}", f"{SHARP}", "--crop-tokens", f"{CROP_TOKENS}",
              "--diagnose", "noise", "--temperature", f"{temperature}", "--max-turns", "4",
-             "--max-tokens", "96", "--slots", "64", "--cache", f"{args.out / 'compiled'}"),
+             "--max-tokens", "128", "--slots", "64", "--cache", f"{args.out / 'compiled'}"),
         )  # fmt: skip
 
 
@@ -211,14 +212,15 @@ def _run(step: Step, out: Path, place: str) -> int:
     return code
 
 
-def _publish(args: argparse.Namespace) -> None:
+def _publish(args: argparse.Namespace, command: str) -> None:
     """A page with all that was compared, its numbers and pictures."""
     args.write.mkdir(parents=True, exist_ok=True)
     found = {}
     page = [
-        "# Results\n\nWritten by `make reproduce`, which [the small world](demo.md) describes: "
-        f"{len(args.seeds)} seeds, {args.questions:,} held-out questions. Intervals are 95%, over "
-        "questions; numbers and each seed's values are in [results.json](results.json)."
+        f"# Results\n\nWritten by `{command}`, which [the small world](demo.md) describes: "
+        f"{args.questions:,} held-out questions, seeds {', '.join(map(str, args.seeds))}. Intervals "
+        "are 95%, over questions; numbers and each seed's values are in "
+        "[results.json](results.json)."
     ]
     for temperature in args.temperatures:
         compared = args.out / f"compared-{temperature}"

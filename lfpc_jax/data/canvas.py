@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from lfpc_jax.data.marks import draw_plate
+from lfpc_jax.data.marks import GREY, draw_plate
 from lfpc_jax.data.scene import COLOURS, Scene, Shape, Thing
 from lfpc_jax.processing.images import to_rgb
 from lfpc_jax.trajectory import Size
@@ -40,7 +40,9 @@ def paint(scene: Scene) -> PIL.Image.Image:
         x, y, right, _ = (int(edge) for edge in thing.mark_box)
         side = right - x
         margin = max(1, side // 12)
-        plate = draw_plate(scene.kind, thing.mark, side, margin, settings.cycles, rng)
+        tint, colour = settings.tint, COLOURS[thing.colour]
+        ground = [tint * level + (1 - tint) * GREY for level in colour]
+        plate = draw_plate(scene.kind, thing.mark, side, margin, settings.cycles, rng, ground)
         canvas.paste(PIL.Image.fromarray(plate), (x - margin, y - margin))
     return canvas
 

@@ -16,6 +16,7 @@ of their size.
 Periods are measured along the axes, for slanted stripes too.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -32,7 +33,7 @@ Kind = Literal["stripes", "colours", "spots", "signs", "letters"]
 Mark = tuple[str, ...]
 """What each of its patches shows, from left to right."""
 
-_GREY = 128
+GREY = 128
 _SWING = 110.0
 _MOTTLE = 16.0
 _INK = -108.0
@@ -96,15 +97,22 @@ _HUES = {
 
 
 def draw_plate(
-    kind: Kind, mark: Mark, side: int, margin: int, cycles: float, rng: np.random.Generator
+    kind: Kind,
+    mark: Mark,
+    side: int,
+    margin: int,
+    cycles: float,
+    rng: np.random.Generator,
+    ground: Sequence[float] = (GREY,) * 3,
 ) -> UInt8[np.ndarray, "plate plate 3"]:
-    """A mark of `side` pixels on its plate, which is `margin` wider on each side.
+    """A mark of `side` pixels on its plate, which is `margin` wider on each side and has the colour
+    `ground`.
 
     Waves have `cycles` periods along the mark.
     """
     period, whole = side / cycles, side + 2 * margin
     mottles = _SPOT_MOTTLES if kind == "spots" else max(2, round(whole / period))
-    plate = _mottled(whole, mottles, kind in ("colours", "spots"), rng)
+    plate = np.array(ground) + _mottle(whole, mottles, kind in ("colours", "spots"), rng)
     edges = [round(side * patch / len(mark)) for patch in range(len(mark) + 1)]
     for value, left, right in zip(mark, edges, edges[1:]):
         patch = _patch(kind, value, (right - left, side), period, rng)
@@ -112,10 +120,10 @@ def draw_plate(
     return np.rint(plate).clip(0, 255).astype(np.uint8)
 
 
-def _mottled(
+def _mottle(
     side: int, cells: int, coloured: bool, rng: np.random.Generator
 ) -> Float[np.ndarray, "side side 3"]:
-    """Grey with noise of so many cells a side: as smooth as a view of one pixel a period can be.
+    """Noise of so many cells a side: as smooth as a view of one pixel a period can be.
 
     Coloured marks swing in all three channels at once, so there the noise has colours as well.
     """
@@ -124,7 +132,7 @@ def _mottled(
     images = (PIL.Image.fromarray(grid) for grid in grids)
     whole = (side, side)
     smooth = [np.asarray(image.resize(whole, PIL.Image.Resampling.BICUBIC)) for image in images]
-    return _GREY + np.stack(smooth * (3 // len(smooth)), axis=2).astype(float)
+    return np.stack(smooth * (3 // len(smooth)), axis=2).astype(float)
 
 
 def _patch(

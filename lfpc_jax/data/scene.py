@@ -55,7 +55,8 @@ class WorldSettings:
 
     `classes` limits how many values of a kind occur. `roughness` is of drawn backgrounds; at 0 they
     are plain. `slope` makes them redder to the right and greener to the bottom, by up to so much
-    of 255, so that a place can be told by the colour around it. `longest_side` is the records'
+    of 255, so that a place can be told by the colour around it. `tint` is how much of its object's
+    colour a mark's plate takes, for the grey. `longest_side` is the records'
     image gap; None leaves it to resolution selection. Without `choices` there are no options, and
     the answer is the right one's text. `cross_patches` are of the marks where a question is about
     two; None: as everywhere.
@@ -75,6 +76,7 @@ class WorldSettings:
     clutter: int = 8
     roughness: float = 1.0
     slope: float = 0.0
+    tint: float = 0.0
     photographs: str = ""
     longest_side: int | None = None
     cross_share: float = 0.3
@@ -104,11 +106,9 @@ class WorldSettings:
                 )
         if unknown := set(self.colours) - set(COLOURS):
             raise ValueError(f"world settings: colours {sorted(unknown)} are not in {[*COLOURS]}")
-        if not 0 <= self.cross_share <= 1 or not 0 <= self.roughness <= 1:
-            raise ValueError(
-                f"world settings: cross_share {self.cross_share} and roughness {self.roughness} "
-                "must lie in 0..1"
-            )
+        for name in ("cross_share", "roughness", "tint"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"world settings: {name} {share} must lie in 0..1")
         gap = 1 if self.longest_side is None else self.longest_side
         if self.cycles <= 0 or self.clutter < 0 or gap < 1:
             raise ValueError(
@@ -168,6 +168,7 @@ MICRO = WorldSettings(
     clutter=0,
     roughness=0.3,
     slope=60.0,
+    tint=0.5,
     cross_share=0.2,
     single_options=(4, 4),
     cross_options=(4, 4),

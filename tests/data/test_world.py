@@ -16,7 +16,7 @@ from lfpc_jax.data import canvas, contact, questions
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.marks import VOCABULARIES, Kind, draw_plate
 from lfpc_jax.data.pictures import original, shrink
-from lfpc_jax.data.scene import COLOURS, EASY, FIT, Scene, WorldSettings, plan
+from lfpc_jax.data.scene import COLOURS, EASY, FIT, MICRO, Scene, WorldSettings, plan
 from lfpc_jax.data.world import World
 from lfpc_jax.processing.geometry import Box, Frame, crop_box, grow
 
@@ -140,20 +140,21 @@ def test_same_or_not_is_what_the_marks_are():
         assert sum(a != b for a, b in zip(first, second)) in (0, 1)
 
 
-def views(factor: int, count: int = 1200) -> tuple[np.ndarray, np.ndarray]:
+def views(factor: int, tint: float, count: int = 1200) -> tuple[np.ndarray, np.ndarray]:
     """Plates with two striped halves as a view `factor` times smaller, and the left direction."""
+    ground = [tint * level + (1 - tint) * 128 for level in COLOURS["blue"]]
     rng = np.random.default_rng(0)
     features, directions = [], []
     for _ in range(count):
         side = int(rng.integers(20, 27))
         mark = questions.any_mark(STRIPES, 2, rng)
         scene = PIL.Image.new("RGB", (48, 48), COLOURS["blue"])
-        plate = PIL.Image.fromarray(draw_plate("stripes", mark, side, 2, 6.0, rng))
+        plate = PIL.Image.fromarray(draw_plate("stripes", mark, side, 2, 6.0, rng, ground))
         scene.paste(plate, (8 + int(rng.integers(4)), 8 + int(rng.integers(4))))
         encoded = io.BytesIO()
         scene.save(encoded, "JPEG", quality=95, subsampling=0)
         small = PIL.Image.open(encoded).resize((48 // factor,) * 2, PIL.Image.Resampling.BICUBIC)
-        grey = np.asarray(small.convert("L"), float) - 128
+        grey = np.asarray(small.convert("L"), float) - np.mean(ground)
         steps = np.abs(np.diff(grey, axis=0)), np.abs(np.diff(grey, axis=1))
         parts = (grey, np.abs(grey), *steps, steps[0].sum(1), steps[1].sum(0))
         features.append(np.concatenate([part.ravel() for part in parts]))
@@ -161,18 +162,28 @@ def views(factor: int, count: int = 1200) -> tuple[np.ndarray, np.ndarray]:
     return np.array(features), np.array(directions)
 
 
-def legibility(factor: int) -> float:
+def legibility(factor: int, tint: float) -> float:
     """How often a trained classifier reads the left half's direction; by chance 0.25."""
-    features, directions = views(factor)
+    features, directions = views(factor, tint)
     half = len(directions) // 2
     trees = ExtraTreesClassifier(60, min_samples_leaf=2, random_state=0)
     trees.fit(features[:half], directions[:half])
     return float(trees.score(features[half:], directions[half:]))
 
 
-def test_stripes_live_in_the_original_and_die_where_a_period_is_a_pixel():
-    assert legibility(1) > 0.85
-    assert legibility(4) < 0.31
+@pytest.mark.parametrize("tint", [0.0, 0.5])
+def test_stripes_live_in_the_original_and_die_where_a_period_is_a_pixel(tint):
+    assert legibility(1, tint) > 0.85
+    assert legibility(4, tint) < 0.31
+
+
+def test_a_tinted_plate_lies_between_grey_and_its_object():
+    for scene in scenes(replace(MICRO, tint=0.25), 10):
+        pixels = np.asarray(canvas.paint(scene)).astype(float)
+        for thing in scene.things:
+            x1, y1, x2, y2 = (int(edge) for edge in thing.mark_box)
+            expected = 0.25 * np.array(COLOURS[thing.colour]) + 0.75 * 128
+            np.testing.assert_allclose(pixels[y1:y2, x1:x2].mean((0, 1)), expected, atol=4)
 
 
 @pytest.mark.parametrize("kind", ["colours", "spots"])
@@ -287,6 +298,7 @@ def test_settings_that_cannot_be_met_are_refused():
         ({"single_options": (2, 5)}, "single_options 2..5"),
         ({"cross_share": 1.5}, "cross_share 1.5"),
         ({"roughness": -0.1}, "roughness -0.1"),
+        ({"tint": 1.1}, "tint 1.1"),
         ({"longest_side": 0}, "longest_side 0"),
         ({"classes": 1}, "classes 1..1"),
         ({"classes": 3, "patches": (1, 2)}, "single_options 2..4 must lie within 2..3"),
