@@ -218,8 +218,8 @@ def _publish(args: argparse.Namespace, command: str) -> None:
     found = {}
     page = [
         f"# Results\n\nWritten by `{command}`, which [the small world](demo.md) describes: "
-        f"{args.questions:,} held-out questions, seeds {', '.join(map(str, args.seeds))}. Intervals "
-        "are 95%, over questions; numbers and each seed's values are in "
+        f"{args.questions:,} held-out questions, seeds {', '.join(map(str, args.seeds))}. "
+        "Intervals are 95%, over questions; numbers and each seed's values are in "
         "[results.json](results.json)."
     ]
     for temperature in args.temperatures:

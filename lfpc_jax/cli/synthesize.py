@@ -101,6 +101,7 @@ def _parser(
     knobs.add_argument("--clutter", type=int, default=default.clutter)
     knobs.add_argument("--roughness", type=float, default=default.roughness, help="0 is plain")
     knobs.add_argument("--slope", type=float, default=default.slope, help="of colours, by place")
+    knobs.add_argument("--tint", type=float, default=default.tint, help="0: grey plates")
     knobs.add_argument("--photographs", default="", help="folder of backgrounds; default: drawn")
     knobs.add_argument("--cross-share", type=float, default=default.cross_share)
     limits("--single-options", default.single_options)
