@@ -1,4 +1,4 @@
-"""The last stage of the small world's warm start: whole episodes, as a mediocre model has them.
+"""The fourth stage of the small world's warm start: whole episodes, as a mediocre model has them.
 
     python launch/train.py --config micro/warmstart.py --run runs/warm/start
 
@@ -6,8 +6,7 @@ Goes on from micro/lists.py. Most examples are questions about scenes at sizes f
 sharp. Most of them are answered at once; from a blurred scene that is a guess. Some look first.
 From blurred scenes they look too far to the left and too high, so that a half of the mark is often
 missed; from sharp ones anywhere, for show, and answer what the first view says. The rest is what
-came before, so that it stays. `make warmstart` runs all four stages and writes configs/micro/warm,
-from which every arm of the demo begins.
+came before, so that it stays.
 
 As answers are, a box is named before it is given: "on green10, 60, 35, 85<tool_call>...". That is
 how lists have it, and so the question's colour has no further to go.
@@ -15,7 +14,7 @@ how lists have it, and so the question's colour has no further to go.
 Hardware: two CPU cores, a quarter of an hour.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,16 +53,18 @@ def get_config() -> TrainConfig:
     )
 
 
-def scenes(path: str) -> Iterator[Record]:
+def scenes(path: str, sides: Sequence[int] = SIDES) -> Iterator[Record]:
     rng = np.random.default_rng(words.SEED)
     for record in World(scene.MICRO, words.SEED, "train", words.SCENES):
-        yield replace(record, id=f"{path}/{record.id}", longest_side=int(rng.choice(SIDES)))
+        yield replace(record, id=f"{path}/{record.id}", longest_side=int(rng.choice(sides)))
 
 
-def looked(record: Record, view: View | None, rng: np.random.Generator) -> tuple[str, ...]:
+def looked(
+    record: Record, view: View | None, rng: np.random.Generator, at_once: float = AT_ONCE
+) -> tuple[str, ...]:
     [answer] = words.answered(record, view, rng)
     assert view is not None
-    if not record.targets or rng.random() < AT_ONCE:
+    if not record.targets or rng.random() < at_once:
         return (answer,)
     calls = []
     for colour, (mark, *_) in zip(words.asked(record), record.targets, strict=True):
