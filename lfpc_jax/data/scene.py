@@ -56,10 +56,9 @@ class WorldSettings:
     `classes` limits how many values of a kind occur. `roughness` is of drawn backgrounds; at 0 they
     are plain. `slope` makes them redder to the right and greener to the bottom, by up to so much
     of 255, so that a place can be told by the colour around it. `tint` is how much of its object's
-    colour a mark's plate takes, for the grey. `longest_side` is the records'
-    image gap; None leaves it to resolution selection. Without `choices` there are no options, and
-    the answer is the right one's text. `cross_patches` are of the marks where a question is about
-    two; None: as everywhere.
+    colour a mark's plate takes, for the grey. `longest_side` is the records' image gap; None leaves
+    it to resolution selection. Without `choices` there are no options, and the answer is the right
+    one's text. `cross_patches` are of the marks where a question is about two; None: as everywhere.
     """
 
     size: Size = (448, 448)
