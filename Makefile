@@ -23,9 +23,9 @@ warmstart: .venv/installed
 	$(BIN)/python launch/train.py --config micro/close.py --run runs/warm/close
 	$(BIN)/python launch/train.py --config micro/words.py --run runs/warm/words
 	$(BIN)/python launch/train.py --config micro/lists.py --run runs/warm/lists
-	$(BIN)/python launch/train.py --config micro/warmstart.py --run runs/warm/start
 	$(BIN)/python launch/train.py --config micro/looks.py --run runs/warm/looks
-	$(BIN)/python launch/convert.py to-hf runs/warm/looks runs/warm/exported --overwrite
+	$(BIN)/python launch/train.py --config micro/warmstart.py --run runs/warm/start
+	$(BIN)/python launch/convert.py to-hf runs/warm/start runs/warm/exported --overwrite
 	cp runs/warm/exported/* configs/micro/warm/
 	sha256sum configs/micro/warm/model.safetensors
 

@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--records", type=int, default=3)
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--rows", type=int, default=8, help="dense rows; and PyTorch's batch")
+    parser.add_argument("--dense-rows", type=int, default=4, help="of them at once on our side")
     parser.add_argument("--row-tokens", type=int, default=2048, help="of packed rows")
     parser.add_argument("--windows", type=int, default=60, help="for the pictures of such a row")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")
@@ -129,7 +130,8 @@ def _dense(world: World, args: argparse.Namespace) -> Case:
         )
     group = Rolled(Record("dense", "?", "a", Picture()), None, tuple(trajectories),
                    ((),) * args.rows)  # fmt: skip
-    return Case("dense", _items([group]), TrainShapes(512, args.rows, Buckets((1,))), args.rows)
+    shapes = TrainShapes(512, args.dense_rows, Buckets((1,)))
+    return Case("dense", _items([group]), shapes, args.rows)
 
 
 CASES = {"trajectories": _trajectories, "dense": _dense}

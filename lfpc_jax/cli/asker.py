@@ -2,8 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,18 @@ import jax
 
 from lfpc_jax.checkpoint import assets
 from lfpc_jax.cli import progress
-from lfpc_jax.cli.dialogues import zooming
+from lfpc_jax.cli.dialogues import sizes, text_buckets, together, zooming
 from lfpc_jax.cli.model_folder import LoadedModel, load_model
-from lfpc_jax.data.losses import Unusable
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.evaluation.conditions import Asks, without_tool
-from lfpc_jax.processing.chat import Grid
-from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.shapes import Buckets, RolloutShapes, geometric, windows_for
+from lfpc_jax.shapes import Buckets, RolloutShapes, windows_for
 from lfpc_jax.trajectory import Record
 
 _OBSERVATION = 256
 """Tokens of text in which a crop comes back, or a refusal, at most."""
-_STEP = 64
 _CHUNK = 8
 """Tokens that are drawn between two looks at what has ended: with one answer to a question turns
 end all the time, and a row that waits draws nothing."""
@@ -65,8 +60,8 @@ class Asker:
             convention=args.convention,
         )
         with progress.waiting(f"measuring {len(records)} prompts"):
-            sizes = {*_sizes(dialogue, records), *_sizes(without_tool(dialogue), records)}
-        shapes = self.shapes(tokens, _steps([text for _, text in sizes]))
+            seen = {*sizes(dialogue, records), *sizes(without_tool(dialogue), records)}
+        shapes = self.shapes(tokens, text_buckets([text for _, text in seen]))
         rules = Rules(
             max_turns=args.max_turns,
             max_tokens=args.max_tokens,
@@ -79,7 +74,7 @@ class Asker:
                 shapes.image_windows.fit(windows_for(*grid, shapes.window), "windows of an image"),
                 shapes.prompt_text.fit(text, "tokens of a question"),
             )
-            for grid, text in sizes
+            for grid, text in seen
             if math.prod(grid) <= tokens
         }
         with progress.waiting(f"compiling for {tokens} tokens"):
@@ -98,20 +93,7 @@ class Asker:
             crop_tokens=args.crop_tokens,
             prompt_text=texts,
             capacity=tokens + texts.sizes[-1] + replies + args.max_tokens,
-            prefill_rows=groups,
-            extend_rows=groups,
+            prefill_rows=together(args.slots, groups),
+            extend_rows=together(args.slots, groups),
             window=self.model.cfg.vision.window,
         )
-
-
-def _sizes(dialogue: Dialogue, records: Sequence[Record]) -> Iterator[tuple[Grid, int]]:
-    """Of prompts; what cannot be one is left to the engine, which names it."""
-    for record in records:
-        with suppress(Unusable, ValueError):
-            yield dialogue.size(record)
-
-
-def _steps(lengths: Sequence[int]) -> Buckets:
-    """For the shortest to the longest of them."""
-    ends = (min(lengths, default=1), max(lengths, default=1))
-    return geometric(*(-(-length // _STEP) * _STEP for length in ends))

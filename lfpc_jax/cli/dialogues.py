@@ -1,14 +1,42 @@
-"""The dialogue of a model's folder with the zoom tool, as every command holds it."""
+"""The dialogue of a model's folder with the zoom tool, as every command holds it, and how much is
+asked at once of an engine for given questions."""
 
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from lfpc_jax.processing.chat import ChatTemplate
+from lfpc_jax.data.losses import Unusable
+from lfpc_jax.processing.chat import ChatTemplate, Grid
 from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.shapes import Buckets, geometric
+from lfpc_jax.trajectory import Record
+
+_STEP = 64
+_TOGETHER = 8
+
+
+def sizes(dialogue: Dialogue, records: Sequence[Record]) -> Iterator[tuple[Grid, int]]:
+    """Of prompts; what cannot be one is left to the engine, which names it."""
+    for record in records:
+        with suppress(Unusable, ValueError):
+            yield dialogue.size(record)
+
+
+def text_buckets(lengths: Collection[int]) -> Buckets:
+    """For the shortest to the longest of them."""
+    ends = (min(lengths, default=1), max(lengths, default=1))
+    return geometric(*(-(-length // _STEP) * _STEP for length in ends))
+
+
+def together(slots: int, groups: int) -> int:
+    """Prompts, or observations, that go through a program at once. One by one they would not keep
+    `slots` rows busy that draw short answers; all at once they would take the memory of many."""
+    return groups * max(1, min(_TOGETHER, slots // groups))
 
 
 def zooming(

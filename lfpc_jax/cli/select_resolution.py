@@ -22,6 +22,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from lfpc_jax.cli import progress
+from lfpc_jax.cli.dialogues import sizes, text_buckets, together
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import layout, sources
 from lfpc_jax.data.audit import audit
@@ -41,7 +42,7 @@ from lfpc_jax.rollout.engine import Engine, own_share
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.tools import Toolbox
-from lfpc_jax.shapes import Buckets, RolloutShapes
+from lfpc_jax.shapes import RolloutShapes
 from lfpc_jax.trajectory import Record
 
 
@@ -102,7 +103,10 @@ def select_resolution(args: argparse.Namespace) -> int:
         entries = (entry for source in args.data for entry in sources.read(source))
         sound = audit(entries, name=name, max_share=args.max_lost)
     # ------------------------------------------------------------------ the model
-    processor, ask = _model(args) if args.strategy == "answer" else (_plain(args), _nobody)
+    if args.strategy == "answer":
+        processor, ask = _model(args, sound.records)
+    else:
+        processor, ask = _plain(args), _nobody
     # ------------------------------------------------------------------ the choices
     own = list(own_share(sound.records))
     journal = args.out / f"journal-{jax.process_index()}.jsonl"
@@ -126,7 +130,7 @@ def _nobody(questions: Sequence[Record]) -> Sequence[Loss]:
     raise AssertionError(f"{len(questions)} questions without a model")
 
 
-def _model(args: argparse.Namespace) -> tuple[ImageProcessor, Ask]:
+def _model(args: argparse.Namespace, records: Sequence[Record]) -> tuple[ImageProcessor, Ask]:
     devices = jax.local_devices()
     mesh = make_mesh(data=-1, tensor=args.tensor, devices=devices)
     model = load_model(args.model, dtype=args.dtype, mesh=mesh)
@@ -134,14 +138,14 @@ def _model(args: argparse.Namespace) -> tuple[ImageProcessor, Ask]:
     processor = ImageProcessor.from_folder(model.assets).with_tokens(args.image_tokens)
     chat = ChatTemplate.from_folder(model.assets, tokenizer)
     dialogue = Dialogue(tokenizer, chat, processor, Toolbox(()))
-    text = Buckets((256, 1024))
-    groups = len(devices) // args.tensor
+    with progress.waiting(f"measuring {len(records)} questions"):
+        text = text_buckets({text for _, text in sizes(dialogue, records)})
     shapes = RolloutShapes(
         slots=args.slots,
         image_tokens=args.image_tokens,
         prompt_text=text,
         capacity=args.image_tokens + text.sizes[-1] + args.max_tokens,
-        prefill_rows=groups,
+        prefill_rows=together(args.slots, groups=len(devices) // args.tensor),
         window=processor.window,
     )
     temperature = args.temperature

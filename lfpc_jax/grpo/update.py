@@ -33,6 +33,9 @@ from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
 from lfpc_jax.model.spec import Tree
 from lfpc_jax.trajectory import Batch
 
+CPU = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_prefer_vector_width": 512}
+"""How a CPU's programs are compiled: a tenth faster than by default (docs/log.md, 2026-11-22)."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -69,10 +72,16 @@ class Learner:
         self.specs = trained.specs(cfg, how)
         self._allowed = jnp.asarray(allowed)
         placed = self.state_shardings()
+        options = CPU if mesh.devices.flat[0].platform == "cpu" else None
         scalar = NamedSharding(mesh, PartitionSpec())
         self._start = jax.jit(self._new_state, out_shardings=placed, donate_argnums=1)
-        self._update = jax.jit(self._step, out_shardings=(placed, scalar), donate_argnums=0)
-        self._score = jax.jit(self._scores)
+        self._update = jax.jit(
+            self._step,
+            out_shardings=(placed, scalar),
+            donate_argnums=0,
+            compiler_options=options,
+        )
+        self._score = jax.jit(self._scores, compiler_options=options)
         self._params = jax.jit(_model, static_argnums=1)
         self._computing = jax.jit(
             lambda state: trained.join(_cast(state.trained, cfg.dtype), state.frozen)
