@@ -24,7 +24,7 @@ FOLDER = "runs/demo"
 
 def get_config() -> TrainConfig:
     return TrainConfig(
-        steps=60,
+        steps=45,
         model=ModelSettings(path="configs/micro/warm", remat="none"),
         data=DataSettings(
             train=(Source(f"{FOLDER}/data/world"),),

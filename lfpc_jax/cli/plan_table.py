@@ -22,6 +22,10 @@ def print_tables(title: str, rows: Sequence[Planned]) -> None:
     console.print(f"\n{title}", style="bold", markup=False)
     console.print(_memory(rows))
     console.print(_work(rows))
+    most = max(rows, key=lambda row: row.bytes_per_chip or 0)
+    if most.compiled and most.compiled.largest:
+        arrays = (f"{shape} {_gib(size)}" for shape, size in most.compiled.largest.items())
+        console.print(f"largest temporaries of {most.program}, GiB: {', '.join(arrays)}")
 
 
 def _memory(rows: Sequence[Planned]) -> Table:

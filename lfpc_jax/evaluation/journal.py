@@ -105,7 +105,7 @@ class Journal:
         return [Part.of(name) for name in sorted({n.rpartition("-p")[0] for n in self._files()})]
 
     def add(self, part: Part, group: Rolled, seconds: float) -> None:
-        """Keeps a group; it is on disk when this returns."""
+        """Keeps a group, through whatever ends the process after this."""
         answers = [said(one) for one in group.trajectories]
         verdicts = grade([(answer, group.record) for answer in answers], judge=None)
         right = [None if one.right is None else float(one.right) for one in verdicts]

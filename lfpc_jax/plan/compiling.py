@@ -25,12 +25,14 @@ from lfpc_jax.plan.programs import Source
 _ASSIGNMENT = "*after_optimizations-buffer-assignment.txt"
 _LAST = "*after_optimizations_after_buffer_assignment.txt"
 """What the TPU compiler writes when all that is read here is there."""
+LARGEST = 8
 
 
 @dataclass(frozen=True)
 class Compiled:
     """`held` is what the arguments hold, by kind, in bytes a chip; `sent` what a chip sends over
-    the wire in one run, by kind of collective. The compiler's own FLOPs and bytes count the body
+    the wire in one run, by kind of collective; `largest` the largest arrays among the temporaries,
+    by shape, where the compiler wrote them down. The compiler's own FLOPs and bytes count the body
     of a loop once; they are 0 where compilation ended early."""
 
     program: str
@@ -38,6 +40,7 @@ class Compiled:
     argument_bytes: int
     temporary_bytes: int
     aliased_bytes: int
+    largest: Mapping[str, int]
     held: Mapping[str, int]
     sent: Mapping[str, int]
     compiler_flops: float
@@ -91,12 +94,14 @@ def compile_into(source: Source, folder: Path) -> Any:
     return source.lower().compile(compiler_options=options)
 
 
-def _assignment(folder: Path) -> dict[str, int]:
+def _assignment(folder: Path) -> dict[str, Any]:
     text = next(folder.glob(_ASSIGNMENT)).read_text()
     sizes = dict.fromkeys(
         ("bytes_per_chip", "argument_bytes", "temporary_bytes", "aliased_bytes"), 0
     )
-    for line in re.findall(r"^allocation \d+: .*", text, re.MULTILINE):
+    arrays: dict[str, int] = {}
+    for allocation in re.split(r"^allocation \d+: ", text, flags=re.MULTILINE)[1:]:
+        line = allocation.splitlines()[0]
         if ", color " in line:  # not the chip's main memory
             continue
         size = int(re.search(r"size (\d+)", line).group(1))  # type: ignore[union-attr]
@@ -104,11 +109,15 @@ def _assignment(folder: Path) -> dict[str, int]:
         sizes["bytes_per_chip"] += size
         sizes["argument_bytes"] += size if argument else 0
         sizes["aliased_bytes"] += size if argument and "maybe-live-out" in line else 0
-        sizes["temporary_bytes"] += size if "preallocated-temp" in line else 0
-    return sizes
+        if "preallocated-temp" in line:
+            sizes["temporary_bytes"] += size
+            found = re.findall(r"^ value: .*\(size=(\d+),.*?\): (\w+\[[\d,]*\])", allocation, re.M)
+            arrays |= {shape: int(held) for held, shape in found}
+    largest = sorted(arrays.items(), key=lambda item: -item[1])[:LARGEST]
+    return {**sizes, "largest": dict(largest)}
 
 
-def _reported(made: Any) -> dict[str, int]:
+def _reported(made: Any) -> dict[str, Any]:
     memory = made.memory_analysis()
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
@@ -117,12 +126,13 @@ def _reported(made: Any) -> dict[str, int]:
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "aliased_bytes": memory.alias_size_in_bytes,
+        "largest": {},
     }
 
 
 def _compiled(
     source: Source,
-    memory: Mapping[str, int],
+    memory: Mapping[str, Any],
     text: str,
     cost: Mapping[str, float],
     start: float,

@@ -65,7 +65,9 @@ class Archive:
     folder: Path
 
     def append(self, part: str, groups: Iterable[Group]) -> None:
-        """Adds groups to a part, new or not; they are on disk when this returns."""
+        """Adds groups to a part, new or not; a process killed after this loses none. (A host that
+        dies may lose the last seconds: to wait for its disk each time would take longer than a
+        small model's answers.)"""
         file = self._file(part)
         self.folder.mkdir(parents=True, exist_ok=True)
         with file.open("a+b") as out:
@@ -79,8 +81,6 @@ class Archive:
                     "rewards": group.rewards,
                 }
                 out.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-            out.flush()
-            os.fsync(out.fileno())
 
     def remove(self, part: str) -> None:
         """Forgets a part, if there is one; its pictures stay."""

@@ -1,6 +1,7 @@
 """A whole run planned, small enough for a CPU."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from lfpc_jax.cli.overrides import load_config
 from lfpc_jax.cli.plan_search import proposals
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.model.config import published
-from lfpc_jax.plan import slices
+from lfpc_jax.plan import counts, slices
 from lfpc_jax.plan.guess import update_bytes
 from lfpc_jax.plan.roofline import estimate
 from lfpc_jax.plan.work import Load, Workload, micro_batches
@@ -59,6 +60,60 @@ def test_the_state_is_donated(planned):
     assert update["aliased_bytes"] == pytest.approx(
         kinds["parameters"] + kinds["moments"], rel=0.01
     )
+
+
+def test_the_largest_arrays_are_named(planned):
+    """Float32 gradients of a micro-batch are among them: none is larger than all temporaries, and
+    the vocabulary's is the largest matrix of this model."""
+    update = planned[1]["update"]["compiled"]
+    sizes = [*update["largest"].values()]
+    assert sizes == sorted(sizes, reverse=True)
+    assert 0 < sizes[0] <= update["temporary_bytes"]
+    for shape, held in update["largest"].items():
+        kind, dims = shape[:-1].split("[")
+        wide = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1}[kind]
+        assert held == wide * math.prod(int(n) for n in dims.split(",") if n), shape
+
+
+def test_the_flops_of_an_update_are_those_counted_by_hand():
+    """The 7B's matrices, from its published sizes: 28 layers of 3,584, 4 of 28 heads for keys, an
+    MLP of 18,944. Four passes with full remat, a half square of attention, four of the vocabulary
+    (its logits are always made again). Norms and biases, counted along, are under 0.01 %."""
+    width, mlp, layers, tokens = 3584, 18944, 28, 8192
+    matrices = layers * (2 * width * width + 2 * width * 512 + 3 * width * mlp)
+    scores = layers * 4 * width * tokens / 2
+    vocabulary = 2 * 152064 * width
+    expected = 4 * tokens * (2 * matrices + scores + vocabulary)
+    cfg = published("7b", remat="full")
+    found = counts.update(cfg, tokens=tokens, context=tokens / 2, windows=0, whole=1)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("topology", "flags"),
+    [
+        ("v5p:2x2x4", ()),
+        ("v5e:4x8", ("--update.rows", "1", "--update.windows", "216", "--rollout.tensor", "2")),
+    ],
+)
+def test_the_7b_update_of_stage1_fits(topology, flags, tmp_path):
+    """Its state is donated, and no array is as large as a head's scores of a row, or as the logits
+    of more than 512 tokens."""
+    file = tmp_path / "plan.json"
+    args = ["--config", "stage1.py", "--topology", topology, *flags, "--quick", "--json", str(file)]
+    assert plan.main([*args, "--program", "update"]) == 0
+    rows = json.loads(file.read_text())["programs"]
+    assert len(rows) == 2  # of the usual windows, and of an episode of strips
+    for row in rows:
+        assert row["fits"]
+        state = row["kinds"]["parameters"] + row["kinds"]["moments"]
+        assert row["compiled"]["aliased_bytes"] == pytest.approx(state, rel=0.01)
+        for shape in row["compiled"]["largest"]:
+            dims = [int(n) for n in shape[shape.index("[") + 1 : -1].split(",")]
+            assert dims.count(8192) < 2, shape
+            if dims[-1] == 152064:
+                assert math.prod(dims[:-1]) <= 3584, shape  # a gradient, or logits of a block
 
 
 def test_what_does_not_fit_is_refused_with_the_settings_to_change(tmp_path, capsys, monkeypatch):
