@@ -1,6 +1,6 @@
 """One stage on both kinds of data at once (Table 8): the grounding reward where there are boxes.
 
-    python launch/train.py --config mixed.py
+    python launch/train.py --config mixed.py [--data.validation FOLDER]
 
 Hardware: as stage1.py. Expect (paper, 1,024 tokens): 68.3 on HR-Bench 8K, 73.0 on 4K, 79.1 on V*:
 worse than two stages.

@@ -1,13 +1,16 @@
 """Stage I, learn to focus: Qwen2.5-VL-7B on images downsampled until they no longer suffice.
 
     python launch/select_resolution.py data/focus data/focus-answer --model Qwen2.5-VL-7B-Instruct
-    python launch/train.py --config stage1.py
+    python launch/train.py --config stage1.py [--data.validation FOLDER]
 
 `data/focus` is a set in our layout of the paper's sources: PixelReasoner (2.7k), Chain-of-Focus
 (2.1k) and ThinkLite-VL, images and question-answer pairs alone (see docs/data.md).
 
-Hardware: the paper had one node of 8 x A100 80 GB, about 52 hours a stage (418.5 A100-hours with
-selection, 2.5 of them selecting). Before you pay, `launch/plan.py` compiles it for your slice.
+The config has no set to validate on. Without one of yours there are no validation figures, nothing
+shows what crops are worth as it trains (`validation/gap`), and no checkpoint is kept as the best.
+
+Hardware: the paper had one node of 8 x A100 80 GB and gives 418.5 A100-hours in total, 2.5 of them
+selecting: 52 hours of the node. Before you pay, `launch/plan.py` compiles it for your slice.
 Expect (paper, 1,024 tokens): 69.9 on HR-Bench 8K, 74.4 on 4K, 78.0 on V*, and a fall of 18.5, 10.5
 and 11.0 points when crops become noise.
 """

@@ -1,6 +1,6 @@
 """Stage II, crop precisely: the grounding reward on 256 samples with hand-drawn nested boxes.
 
-    python launch/train.py --config stage2.py
+    python launch/train.py --config stage2.py [--data.validation FOLDER]
 
 Goes on from the last checkpoint of runs/stage1, with an optimizer of its own. `data/boxes` is a set
 in our layout whose records have `targets`; the size they are shown at is Stage I's.

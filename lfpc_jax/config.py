@@ -1,7 +1,8 @@
 """What a training run is: frozen, typed settings, made by a Python file's `get_config()`.
 
-The defaults are the paper's where it gives a value. `check` finds what cannot work together before
-anything is loaded or compiled, and says which setting to change.
+The defaults are the paper's where it gives a value. `check` finds what cannot work together, and
+`check_devices` what cannot work there, before anything is loaded or compiled; both say which
+setting to change.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import numpy as np
 
 from lfpc_jax.data import sources
 from lfpc_jax.data.losses import MAX_SHARE, Loss
+from lfpc_jax.distributed.mesh import sides_of
 from lfpc_jax.grpo.optimizer import OptimizerSettings
 from lfpc_jax.grpo.step import UpdateSettings
 from lfpc_jax.grpo.trained import LoRA, Trained
@@ -233,6 +235,33 @@ def check(config: TrainConfig, *, processes: int = 1) -> None:
         raise ValueError(
             f"optimizer.warmup of {config.optimizer.warmup} updates, where the run has "
             f"{updates_of(config)} in all; shorten it"
+        )
+
+
+def check_devices(config: TrainConfig, *, devices: int, local: int, processes: int) -> None:
+    """Raises ValueError for the first thing that cannot work on so many devices, `local` of which
+    are each process's own."""
+    m, r = config.mesh, config.rollout
+    sides = sides_of(m.data, m.fsdp, m.tensor, devices)
+    shards = sides[0] * sides[1]
+    if shards % processes:
+        raise ValueError(
+            f"mesh (data, fsdp, tensor) = {sides} splits a batch into {shards} shards for "
+            f"{processes} processes, each of which fills as many; choose a mesh.tensor that "
+            f"divides the {local} devices of a process"
+        )
+    if local % r.tensor:
+        raise ValueError(
+            f"rollout.tensor {r.tensor} does not divide the {local} devices of a process, which "
+            "rolls out on its own; choose a divisor"
+        )
+    copies = local // r.tensor
+    if r.slots % copies:
+        least = r.slots // copies * copies
+        raise ValueError(
+            f"rollout.slots {r.slots} is no multiple of the {copies} copies of the model that a "
+            f"process has ({local} devices, rollout.tensor {r.tensor}), so the cache could not be "
+            f"split; set it to {' or '.join(str(n) for n in (least, least + copies) if n)}"
         )
 
 

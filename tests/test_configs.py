@@ -1,7 +1,8 @@
 """Every shipped config loads, holds together, and has the paper's values where it gives any."""
 
 import json
-from pathlib import Path
+import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,9 @@ from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.config import check, described, updates_of
 
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py"))
+ARMS = [name for name in NAMES if not name.startswith("micro/") and not name.endswith("_3b.py")]
+TABLE_10 = ["ablations/conditional_iou.py", "ablations/no_threshold.py", "ablations/no_iou.py"]
+STAGE_2 = ["stage2.py", *TABLE_10]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -21,14 +25,14 @@ def test_a_config_loads_and_holds_together(name):
     text = (CONFIGS / name).read_text()
     assert f"--config {name}" in text, "its docstring gives the command"
     assert "Hardware:" in text
+    assert re.search(r"\bExpect\b", text)
 
 
-@pytest.mark.parametrize("name", ["stage1.py", "stage2.py", "baseline.py", "mixed.py"])
+@pytest.mark.parametrize("name", ARMS)
 def test_the_papers_values(name):
     """Section 5 of the paper's settings, as a table."""
     config = load_config(name, CONFIGS)
-    rate = 5e-7 if name == "stage2.py" else 1e-6
-    assert config.optimizer.learning_rate == rate
+    assert config.optimizer.learning_rate == (5e-7 if name in STAGE_2 else 1e-6)
     assert (config.rollout.prompts, config.rollout.rollouts) == (256, 16)
     assert config.update.mini_batch == 32
     assert config.update.rows == 2  # sequences a device in a micro-batch
@@ -38,20 +42,26 @@ def test_the_papers_values(name):
     assert updates_of(config) == 640
     weights = (config.rewards.accuracy, config.rewards.format, config.rewards.tool)
     assert weights == (0.8, 0.2, 1.2)
-    assert config.rewards.grounding == (1.0 if name in ("stage2.py", "mixed.py") else 0.0)
+    grounded = name in (*STAGE_2, "mixed.py") and name != "ablations/no_iou.py"
+    assert config.rewards.grounding == float(grounded)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_has_a_twin_for_3b_that_differs_in_its_model_alone(name):
+    config = load_config(name, CONFIGS)
+    twin = load_config(name.replace(".py", "_3b.py"), CONFIGS)
+    begins = "runs/stage1{}" if name in STAGE_2 else "Qwen2.5-VL-{}-Instruct"
+    small, large = ("_3b", "") if name in STAGE_2 else ("3B", "7B")
+    assert config.model.path == begins.format(large)
+    assert twin == replace(config, model=replace(config.model, path=begins.format(small)))
 
 
 def test_the_designs_of_table_10_differ_in_their_boxes_alone():
-    designs = {
-        path.stem: load_config(str(path), CONFIGS)
-        for path in Path(CONFIGS / "ablations").glob("*.py")
-    }
-    assert designs["conditional_iou"].rewards.boxes.tau == 0.9
-    assert designs["conditional_iou"].rewards.boxes.w == 1
-    assert designs["no_threshold"].rewards.boxes.tau is None
-    assert designs["no_threshold"].rewards.boxes.w == 1
-    assert designs["no_iou"].rewards.grounding == 0
-    rest = [described(config) | {"rewards": None} for config in designs.values()]
+    conditional, no_threshold, no_iou = (load_config(name, CONFIGS) for name in TABLE_10)
+    assert (conditional.rewards.boxes.tau, conditional.rewards.boxes.w) == (0.9, 1)
+    assert (no_threshold.rewards.boxes.tau, no_threshold.rewards.boxes.w) == (None, 1)
+    assert no_iou.rewards.grounding == 0
+    rest = [described(config) | {"rewards": None} for config in (conditional, no_threshold, no_iou)]
     assert all(one == rest[0] for one in rest)
 
 

@@ -1,6 +1,6 @@
 """Stage II with IoU alone, above the threshold: the paper's own Table 10 design (Table 10).
 
-    python launch/train.py --config ablations/conditional_iou.py
+    python launch/train.py --config ablations/conditional_iou.py [--data.validation FOLDER]
 
 Hardware: as stage1.py. Expect (paper, HR-Bench 8K: accuracy, and IoU of FSP and FCP)
 72.7 (39.3, 47.4).

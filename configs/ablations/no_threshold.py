@@ -1,6 +1,6 @@
 """Stage II with IoU alone, whatever the overlap (Table 10).
 
-    python launch/train.py --config ablations/no_threshold.py
+    python launch/train.py --config ablations/no_threshold.py [--data.validation FOLDER]
 
 Hardware: as stage1.py. Expect (paper, HR-Bench 8K: accuracy, and IoU of FSP and FCP)
 71.6 (29.3, 39.0).

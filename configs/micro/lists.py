@@ -4,7 +4,8 @@
 
 Goes on from micro/words.py with more lists of boxes than of anything else.
 
-Hardware: two CPU cores, ten minutes.
+Hardware: two CPU cores, ten minutes. Expect: no figures were kept of this stage as it is. Watch
+update/loss, which should go on falling; reward/accuracy is of what was demonstrated.
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """Stage I at sizes chosen by the strategy `hard` (Table 9).
 
     python launch/select_resolution.py data/focus data/focus-hard --strategy hard
-    python launch/train.py --config strategies/hard.py
+    python launch/train.py --config strategies/hard.py [--data.validation FOLDER]
 
 Hardware: as stage1.py. Expect (paper, multi-target subsets of HR-Bench 8K, 4K, V*):
 60.5 / 63.2 / 71.1; `answer`, which is stage1.py itself, has 62.0 / 63.5 / 75.0.

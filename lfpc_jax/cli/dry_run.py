@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo import trained
 from lfpc_jax.model import config as model_config
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.model.spec import Tree, is_param
+from lfpc_jax.model.spec import Tree, is_param, spec_tree
 
 _GiB = 2**30
 
@@ -26,6 +27,10 @@ def print_plan(config: TrainConfig) -> None:
     console = Console()
     console.print_json(json.dumps(described(config)))
     cfg = model_of(config)
+    if not Path(config.model.path).exists():
+        console.print(
+            f"{config.model.path} is not here: planned with the published model of that size"
+        )
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     rollout = config.rollout_shapes(cfg.vision.window)
     train = config.train_shapes(cfg.vision.window)
@@ -47,12 +52,16 @@ def print_plan(config: TrainConfig) -> None:
 
 
 def model_of(config: TrainConfig) -> ModelConfig:
+    """Its numbers; of a folder that is not here, those published for the size in its name."""
     path = Path(config.model.path)
+    dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
+    size = re.search(r"\d+b", path.name.lower())
+    if size and not path.exists():
+        return model_config.published(size[0], dtype=dtype)
     if run := run_of(path):
         folder = run.assets
     else:
         folder = store.open_store(path).assets if store.is_store(path) else path
-    dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
     return model_config.from_folder(folder, dtype=dtype)
 
 
@@ -73,7 +82,7 @@ def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:
     table = Table("what", "GiB in all", "GiB a device", title="Memory, without activations")
     for name, size in rows.items():
         table.add_row(name, f"{size / _GiB:.2f}", f"{size / _GiB / devices:.2f}")
-    whole = narrow * max(part, frozen)
+    whole = narrow * _count(spec_tree(cfg))
     table.add_row("rollout's parameters", f"{whole * copies / _GiB:.2f}",
                   f"{whole / _GiB / config.rollout.tensor:.2f}")  # fmt: skip
     local = jax.local_device_count()

@@ -1,10 +1,8 @@
 """Every program of a training run, compiled for devices that are not there (or are)."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -15,7 +13,6 @@ from lfpc_jax.cli.dry_run import model_of
 from lfpc_jax.cli.rolling import Publisher
 from lfpc_jax.config import TrainConfig
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.model import config as model_config
 from lfpc_jax.model import spec
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import Kernel, ModelConfig
@@ -249,17 +246,10 @@ def _update(run: Run, name: Literal["score", "update"]) -> Iterator[Source]:
 
 
 def config_model(config: TrainConfig, platform: str) -> ModelConfig:
-    """The model as it would compute there; of a folder that is not here, by the size in its
-    name."""
-    path = Path(config.model.path)
-    size = re.search(r"(\d+)b", path.name.lower())
-    if path.exists() or size is None:
-        cfg = model_of(config)
-    else:
-        cfg = model_config.published(f"{size.group(1)}b")
+    """The model as it would compute there."""
     kernel, dtype = config.model.kernel, config.model.dtype
     if kernel == "auto":
         kernel = _KERNELS[platform]
     if dtype == "auto":
         dtype = "float32" if platform == "cpu" else "bfloat16"
-    return replace(cfg, dtype=dtype, remat=config.model.remat, kernel=kernel)
+    return replace(model_of(config), dtype=dtype, remat=config.model.remat, kernel=kernel)

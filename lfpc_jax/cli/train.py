@@ -33,7 +33,7 @@ from lfpc_jax.cli.model_folder import default_dtype, load_model
 from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.rolling import Judged, Publisher, Roller, opener, told_apart
 from lfpc_jax.cli.run_folder import RunFolder
-from lfpc_jax.config import Source, TrainConfig, check, described, updates_of
+from lfpc_jax.config import Source, TrainConfig, check, check_devices, described, updates_of
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.pipeline import Part, Stream
 from lfpc_jax.distributed import processes
@@ -42,7 +42,7 @@ from lfpc_jax.grpo.optimizer import make_optimizer, schedule
 from lfpc_jax.grpo.step import NotFinite, Updater
 from lfpc_jax.grpo.update import Learner, TrainState
 from lfpc_jax.model.attention import continues
-from lfpc_jax.report.writer import MetricsWriter
+from lfpc_jax.report.writer import MetricsWriter, check_wandb
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Episode
@@ -66,6 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         process_flags.start(args)
         config = override(load_config(args.config, CONFIGS), words)
         check(config, processes=jax.process_count())
+        check_devices(
+            config,
+            devices=jax.device_count(),
+            local=jax.local_device_count(),
+            processes=jax.process_count(),
+        )
+        check_wandb(config.wandb_project)
         if args.dry_run:
             print_plan(config)
             return 0
@@ -173,8 +180,12 @@ def train(config: TrainConfig, run: RunFolder) -> None:
         watch.count = saved.facts["health"]
         log.info("%s goes on after step %d", run.path, step)
     roller = Roller(config, dialogue, engine, learner, publish, validation)
-    writer = MetricsWriter(run.path, wandb_project=config.wandb_project, config=described(config))
-    write = writer.write if jax.process_index() == 0 else lambda *_: None
+    writer = None
+    if jax.process_index() == 0:
+        writer = MetricsWriter(
+            run.path, wandb_project=config.wandb_project, config=described(config)
+        )
+    write = writer.write if writer else lambda *_: None
     facts: dict[str, Any] = {"data": stream.get_state().decode(), "health": watch.count}
 
     # ------------------------------------------------------------------ the loop
@@ -204,7 +215,7 @@ def train(config: TrainConfig, run: RunFolder) -> None:
                     facts["score"] = checked["validation/accuracy"]
                 write(step, "validation", checked)
                 archive(run, f"validation-{step:06d}", episodes, _KEPT_VALIDATED)
-            if step % config.checkpoint_every == 0:
+            if step % config.checkpoint_every == 0 or (config.keep_best and "score" in facts):
                 with clock("checkpoint"):
                     keeper.save(step, items_of_state(state), facts)
             if step % config.trajectories_every == 0 or step == 1:
@@ -217,12 +228,14 @@ def train(config: TrainConfig, run: RunFolder) -> None:
         if keeper.newest != step:  # the last one, or SIGTERM came
             keeper.save(step, items_of_state(state), facts)
     except NotFinite as error:
-        save_batch(run.path / f"not-finite-{step + 1:06d}.npz", error.batch)
+        part = f"not-finite-{step + 1:06d}-{jax.process_index()}.npz"
+        save_batch(run.path / part, error.batch)
         raise
     finally:
         keeper.close()
         stream.close()
-        writer.close()
+        if writer:
+            writer.close()
     processes.barrier("saved", _SAVE_SECONDS)
     log.info("%s: done with step %d of %d", run.path, step, config.steps)
 
@@ -281,6 +294,7 @@ def archive(run: RunFolder, part: str, found: Sequence[Judged], most: int) -> No
 
 
 def save_batch(file: Path, batch: Batch) -> None:
+    """This process's rows of it."""
     leaves = jax.tree_util.tree_leaves_with_path(batch)
     named = {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in leaves}
     np.savez(file, allow_pickle=False, **named)

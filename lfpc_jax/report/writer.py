@@ -1,7 +1,8 @@
 """What a run says of itself as it goes: `metrics.jsonl`, TensorBoard, and W&B if asked for.
 
 One line a step and kind, flushed: `{"step": 3, "kind": "train", "reward/total": 1.2, ...}`. A run
-that goes on after a kill may write a step again; the last line counts.
+that goes on after a kill may write a step again; the last line counts. A run of several processes
+has one writer, in the first.
 """
 
 import json
@@ -15,6 +16,12 @@ from tensorboardX import SummaryWriter
 Kind = Literal["train", "validation"]
 
 
+def check_wandb(project: str) -> None:
+    """Raises ValueError where a project is named and Weights & Biases is not there."""
+    if project:
+        _wandb(project)
+
+
 class MetricsWriter:
     def __init__(self, run: Path, *, wandb_project: str = "", config: Any = None) -> None:
         run.mkdir(parents=True, exist_ok=True)
@@ -24,7 +31,11 @@ class MetricsWriter:
         if cut:  # by a kill
             self._lines.write("\n")
         self._board = SummaryWriter(str(run / "tensorboard"))
-        self._wandb = _wandb(wandb_project, run, config) if wandb_project else None
+        self._wandb = None
+        if wandb_project:
+            self._wandb = _wandb(wandb_project).init(
+                project=wandb_project, name=run.name, id=run.name, resume="allow", config=config
+            )
 
     def write(self, step: int, kind: Kind, values: Mapping[str, float]) -> None:
         """Numbers that are not finite are written as null: JSON has none of them."""
@@ -44,7 +55,7 @@ class MetricsWriter:
             self._wandb.finish()
 
 
-def _wandb(project: str, run: Path, config: Any) -> Any:
+def _wandb(project: str) -> Any:
     try:
         import wandb
     except ModuleNotFoundError as error:
@@ -52,4 +63,4 @@ def _wandb(project: str, run: Path, config: Any) -> Any:
             f"wandb_project is {project!r}, but Weights & Biases is not installed; "
             "pip install wandb, or leave the project empty"
         ) from error
-    return wandb.init(project=project, name=run.name, id=run.name, resume="allow", config=config)
+    return wandb

@@ -16,9 +16,12 @@ import xla
 from cli import micro
 from cli.left import arrays, facts, metrics, near, same
 from rollout import small
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
+from lfpc_jax.checkpoint import training
 from lfpc_jax.cli import convert, train
+from lfpc_jax.cli.run_folder import RunFolder
+from lfpc_jax.config import MeshSettings, RolloutSettings, TrainConfig, check_devices
 from lfpc_jax.data import layout
 from lfpc_jax.rollout.archive import Archive
 
@@ -157,20 +160,63 @@ def test_a_checkpoint_that_was_cut_short_is_not_taken(folder, whole):
     assert facts(run)["step"] == 2
 
 
-def test_two_processes_are_one(folder, whole):
+@pytest.fixture(scope="module")
+def two(folder):
+    """The same three steps in two processes, with no checkpoint due in any."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = str(probe.getsockname()[1])
     run = folder / "two"
-    flags = ["--coordinator", f"localhost:{port}", "--processes", "2", "--process"]
-    both = [start(folder, run, *flags, str(i)) for i in range(2)]
+    flags = ["--coordinator", f"localhost:{port}", "--processes", "2", "--checkpoint_every", "100"]
+    both = [start(folder, run, *flags, "--process", str(i)) for i in range(2)]
     for process in both:
         finished(process)
-    near(run, whole)
-    assert facts(run)["data"] == facts(whole)["data"]
+    return run
+
+
+def test_two_processes_are_one(two, whole):
+    near(two, whole)
+    assert facts(two)["data"] == facts(whole)["data"]
     for at, values in metrics(whole).items():
         for name in ("reward/total", "crop/rate", "episode/tokens", "validation/accuracy"):
-            assert metrics(run)[at].get(name) == pytest.approx(values.get(name)), (at, name)
+            assert metrics(two)[at].get(name) == pytest.approx(values.get(name)), (at, name)
+
+
+def test_only_the_first_process_writes_metrics(two):
+    [_] = (two / "tensorboard").iterdir()
+    lines = (two / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(metrics(two)) == 5
+
+
+def test_what_was_validated_is_saved_with_its_score(two):
+    """So that the best can be kept, whether or not a checkpoint falls on it."""
+    validated = {step: v for (kind, step), v in metrics(two).items() if kind == "validation"}
+    assert list(validated) == [2, 3]
+    saved = {step: training.of_step(RunFolder(two).checkpoints, step) for step in validated}
+    for step, values in validated.items():
+        assert saved[step].facts["score"] == values["validation/accuracy"]
+
+
+def test_three_updates_that_are_not_finite_leave_with_2_and_their_batch(folder):
+    """A NaN among the weights, taught: nothing need be earned to be learned from."""
+    poisoned = folder / "poisoned"
+    shutil.copytree(folder / "hf", poisoned)
+    weights = load_file(poisoned / "model.safetensors")
+    norm = weights["model.norm.weight"]
+    weights["model.norm.weight"] = np.where(np.arange(norm.size) == 0, np.nan, norm)
+    save_file(weights, poisoned / "model.safetensors", metadata={"format": "pt"})
+    run = folder / "not-finite"
+    taught = start(folder, run, "--model.path", str(poisoned), config=str(HERE / "taught.py"))
+    errors = finished(taught, code=2)
+    assert "3 updates in a row had a loss or gradient that is not finite" in errors
+    [file] = run.glob("*.npz")
+    assert file.name == "not-finite-000003-0.npz"
+    assert f"saved the batch as {file}" in errors
+    with np.load(file) as batch:
+        assert batch["tokens.ids"].shape == batch["weights"].shape
+        assert np.isclose(batch["weights"].sum(), 1)
+    assert list(metrics(run)) == [("train", 1), ("train", 2)]
+    assert all(values["update/refused"] == 1 for values in metrics(run).values())
 
 
 def test_a_run_is_exported_and_starts_the_next_stage(folder, whole, monkeypatch, capsys):
@@ -216,6 +262,50 @@ def test_what_cannot_work_is_refused_with_the_remedy(folder, monkeypatch, capsys
     assert train.main(["--config", CONFIG, "--run", str(run), *flags]) == 1
     assert message in capsys.readouterr().err
     assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mesh.fsdp", "3"], "needs 3 devices, there are 8"),
+        (["--rollout.slots", "12"], "no multiple of the 8 copies"),
+        (["--rollout.tensor", "3"], "rollout.tensor 3 does not divide the 8 devices"),
+        (["--wandb_project", "lfpc"], "'lfpc', but Weights & Biases is not installed"),
+    ],
+)
+def test_what_cannot_work_here_is_refused_before_anything_is_loaded(
+    folder, monkeypatch, capsys, flags, message, dry
+):
+    monkeypatch.setenv("MICRO", str(folder))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    run = folder / "refused-here"
+    assert train.main(["--config", CONFIG, "--run", str(run), *flags, *dry]) == 1
+    assert message in capsys.readouterr().err
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "mesh", "rollout", "message"),
+    [
+        ((2, 1, 2), {"tensor": 2}, {}, "1 shards for 2 processes.*divides the 1 devices"),
+        ((12, 3, 4), {"tensor": 2}, {}, "6 shards for 4 processes.*divides the 3 devices"),
+        ((16, 4, 4), {}, {"tensor": 8}, "rollout.tensor 8 does not divide the 4 devices"),
+        ((16, 4, 4), {}, {"slots": 30}, "rollout.slots 30.*4 copies.*set it to 28 or 32"),
+        ((16, 4, 4), {}, {"slots": 3}, "rollout.slots 3.*set it to 4"),
+        ((16, 4, 4), {"tensor": 2}, {"slots": 32}, None),
+        ((32, 4, 8), {}, {"tensor": 2, "slots": 16}, None),
+    ],
+)
+def test_devices_must_share_a_mesh_and_slots_evenly(counts, mesh, rollout, message):
+    """Of all, of a process, and processes; the last two are docs/scaling.md's own."""
+    config = TrainConfig(mesh=MeshSettings(**mesh), rollout=RolloutSettings(**rollout))
+    named = dict(zip(("devices", "local", "processes"), counts))
+    if message is None:
+        check_devices(config, **named)
+        return
+    with pytest.raises(ValueError, match=message):
+        check_devices(config, **named)
 
 
 def test_another_config_in_the_same_run_is_refused(folder, whole, monkeypatch, capsys):

@@ -1,0 +1,49 @@
+"""What a dry run prints, against what one counts by hand."""
+
+from lfpc_jax.cli import train
+
+FLAGS = ["--dry-run", "--model.dtype", "bfloat16", "--model.train_vision", "false"]
+
+
+def printed_rows(text: str) -> dict[str, list[str]]:
+    cells = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in text.splitlines()
+        if line.startswith("│")
+    ]
+    return {name: values for name, *values in cells}
+
+
+def test_stage_1_is_planned_without_its_weights(tmp_path, monkeypatch, capsys):
+    """The published 7B has 7,615,616,512 parameters of text and 676,550,144 of the tower, which is
+    frozen here. Four copies on eight devices; keys and values of 28 layers, 256 slots of 8,192
+    places, 4 heads of 128."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "150")
+    assert train.main(["--config", "stage1.py", *FLAGS, "--rollout.tensor", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "Qwen2.5-VL-7B-Instruct is not here: planned with the published model" in printed
+    rows = printed_rows(printed)
+    assert rows["prompts and rollouts a step"] == ["256 x 16"]
+    assert rows["updates of the run"] == ["640"]
+    assert rows["ids of an episode, at most"] == ["8192"]
+    # Of 16 tokens: a square image of 1,024 has 72, the worst strip 125, of which there may be five.
+    assert rows["a micro-batch on each shard"] == ["2 x 8192 tokens, 288 or 625 windows"]
+    text, tower = 7_615_616_512, 676_550_144
+    cache = 2 * 28 * 256 * 8192 * 4 * 128 * 2
+    for name, in_all, on_each in (
+        ("trained parameters, float32", 4 * text, text / 2),
+        ("Adam's two moments", 8 * text, text),
+        ("gradients, float32", 4 * text, text / 2),
+        ("trained parameters, bfloat16", 2 * text, text / 4),
+        ("frozen parameters", 2 * tower, tower / 4),
+        ("rollout's parameters", 4 * 2 * (text + tower), text + tower),
+        ("rollout's cache, a process", cache, cache / 8),
+    ):
+        assert rows[name] == [f"{size / 2**30:.2f}" for size in (in_all, on_each)], name
+
+
+def test_a_model_of_no_published_name_must_be_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["--config", "stage2.py", "--dry-run"]) == 1
+    assert "runs/stage1/config.json: no such file" in capsys.readouterr().err
