@@ -228,6 +228,12 @@ def check(config: TrainConfig, *, processes: int = 1) -> None:
         )
     if config.stage == "grpo" and r.temperature == 0:
         raise ValueError("rollout.temperature is 0: all rollouts would be the same; raise it")
+    if u.old == "sampler" and u.objective.importance_cap is not None:
+        raise ValueError(
+            f"update.objective.importance_cap {u.objective.importance_cap} with update.old "
+            "sampler: the ratio is to the sampler itself, so there is nothing to correct; "
+            "set update.old trainer, or importance_cap none"
+        )
     window = 4
     config.rollout_shapes(window)  # these two raise for budgets that do not fit
     config.train_shapes(window)

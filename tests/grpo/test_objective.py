@@ -1,5 +1,6 @@
-"""Advantages and the loss against the published formulas in float64, and by hand."""
+"""Advantages, the loss and its gradients against the published formulas in float64, and by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,45 +39,76 @@ def batch(rng, B=3, T=11, **more) -> tuple[Batch, np.ndarray]:
     return Batch(empty, None, **arrays), logprobs.astype(np.float32)
 
 
-def published(logprobs, b: Batch, low, high, cap) -> float:
-    """The clipped surrogate, one token after the other."""
+def published(logprobs, entropy, b: Batch, how: Objective) -> float:
+    """The objective, one token after the other, in float64."""
     total = 0.0
-    for i, t in np.ndindex(logprobs.shape):
-        w, A = float(b.weights[i, t]), float(b.advantages[i, t])
-        if not w:
+    for at in np.argwhere(b.weights > 0):
+        names = ("weights", "advantages", "sampler", "old", "reference")
+        w, A, sampler, old, reference = (float(getattr(b, name)[*at]) for name in names)
+        logprob = float(logprobs[*at])
+        if how.kind == "sft":
+            total -= w * logprob
             continue
-        ratio = np.exp(float(logprobs[i, t]) - float(b.old[i, t]))
-        gain = min(ratio * A, min(max(ratio, 1 - low), 1 + high) * A)
-        if cap is not None:
-            gain *= min(np.exp(float(b.old[i, t]) - float(b.sampler[i, t])), cap)
-        total -= w * gain
+        ratio = np.exp(logprob - old)
+        gain = min(ratio * A, min(max(ratio, 1 - how.clip_low), 1 + how.clip_high) * A)
+        if how.importance_cap is not None:
+            gain *= min(np.exp(old - sampler), how.importance_cap)
+        away = reference - logprob
+        kl = np.exp(away) - away - 1
+        total -= w * (gain - how.kl * kl + how.entropy * float(entropy[*at]))
     return total
 
 
-@pytest.mark.parametrize("cap", [None, 1.2])
-@pytest.mark.parametrize(("low", "high"), [(0.2, 0.2), (0.2, 0.28), (0.05, 0.5)])
-def test_the_surrogate_is_the_published_one(low, high, cap):
-    how = Objective(clip_low=low, clip_high=high, importance_cap=cap)
-    for seed in range(5):
-        b, logprobs = batch(np.random.default_rng(seed))
-        loss, _ = loss_of(jnp.asarray(logprobs), None, b, how)
-        assert float(loss) == pytest.approx(published(logprobs, b, low, high, cap), rel=1e-5)
+def slopes(function, at: np.ndarray, h: float = 1e-5) -> np.ndarray:
+    """By central differences."""
+    found = np.zeros(at.shape)
+    for place in np.ndindex(at.shape):
+        step = np.zeros(at.shape)
+        step[place] = h
+        found[place] = (function(at + step) - function(at - step)) / (2 * h)
+    return found
 
 
-def test_kl_and_entropy_are_added():
+@pytest.mark.parametrize(
+    "how",
+    [
+        Objective(),
+        Objective(clip_high=0.28),
+        Objective(clip_low=0.05, clip_high=0.5),
+        Objective(importance_cap=1.2),
+        Objective(kl=0.3),
+        Objective(entropy=0.7),
+        Objective(clip_high=0.28, importance_cap=1.2, kl=0.3, entropy=0.7),
+        Objective(kind="sft"),
+    ],
+    ids=["symmetric", "asymmetric", "narrow", "cap", "kl", "entropy", "all", "sft"],
+)
+def test_loss_and_gradients_are_the_published_ones(how):
+    rng = np.random.default_rng(0)
+    b, logprobs = batch(rng, B=8, reference=-2 + rng.standard_normal((8, 11)))
+    entropy = rng.random(logprobs.shape).astype(np.float32)
+    run = jax.value_and_grad(lambda *x: loss_of(*x, b, how)[0], argnums=(0, 1))
+    loss, found = run(jnp.asarray(logprobs), jnp.asarray(entropy))
+    exact = [x.astype(np.float64) for x in (logprobs, entropy)]
+    assert float(loss) == pytest.approx(published(*exact, b, how), rel=1e-5)
+    expected = (
+        slopes(lambda x: published(x, exact[1], b, how), exact[0]),
+        slopes(lambda x: published(exact[0], x, b, how), exact[1]),
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_kl_and_entropy_are_watched():
     rng = np.random.default_rng(0)
     b, logprobs = batch(rng, reference=-2 + rng.standard_normal((3, 11)))
     entropy = rng.random((3, 11)).astype(np.float32)
-    plain, _ = loss_of(jnp.asarray(logprobs), None, b, Objective())
-    both, watched = loss_of(jnp.asarray(logprobs), jnp.asarray(entropy), b,
-                            Objective(kl=0.3, entropy=0.7))  # fmt: skip
+    _, watched = loss_of(jnp.asarray(logprobs), jnp.asarray(entropy), b,
+                         Objective(kl=0.3, entropy=0.7))  # fmt: skip
     w = b.weights.astype(np.float64)
     away = b.reference.astype(np.float64) - logprobs
     kl = (w * (np.exp(away) - away - 1)).sum()
-    spread = (w * entropy).sum()
-    assert float(both) == pytest.approx(float(plain) + 0.3 * kl - 0.7 * spread, rel=1e-5)
     assert float(watched["reference_kl"]) == pytest.approx(kl, rel=1e-5)
-    assert float(watched["entropy"]) == pytest.approx(spread, rel=1e-5)
+    assert float(watched["entropy"]) == pytest.approx((w * entropy).sum(), rel=1e-5)
 
 
 def test_what_is_watched_by_hand():
@@ -100,15 +132,11 @@ def test_without_old_the_policy_itself_is_the_old_one_and_padding_may_hold_anyth
     b, logprobs = batch(np.random.default_rng(1))
     b = Batch(b.tokens, None, b.weights, b.advantages, b.sampler)
     poisoned = np.where(b.weights > 0, logprobs, np.nan).astype(np.float32)
-    loss, watched = loss_of(jnp.asarray(poisoned), None, b, Objective())
+    run = jax.value_and_grad(lambda x: loss_of(x, None, b, Objective()), has_aux=True)
+    (loss, watched), found = run(jnp.asarray(poisoned))
     assert float(loss) == pytest.approx(-float((b.weights * b.advantages).sum()), rel=1e-5)
+    np.testing.assert_allclose(found, -b.weights * b.advantages, rtol=1e-6)
     assert float(watched["change_kl"]) == 0
-
-
-def test_fine_tuning_is_the_mean_negative_log_probability():
-    b, logprobs = batch(np.random.default_rng(2))
-    loss, _ = loss_of(jnp.asarray(logprobs), None, b, Objective(kind="sft"))
-    assert float(loss) == pytest.approx(-float((b.weights * logprobs).sum()), rel=1e-5)
 
 
 @pytest.mark.parametrize(

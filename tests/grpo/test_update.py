@@ -15,7 +15,8 @@ from model import helpers
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.items import Scored, items_of
 from lfpc_jax.grpo.objective import Objective
-from lfpc_jax.grpo.packing import pack
+from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
+from lfpc_jax.grpo.packing import fill, lay_out, pack
 from lfpc_jax.grpo.trained import LoRA, Trained, join, merged
 from lfpc_jax.grpo.update import Learner
 from lfpc_jax.model import spec
@@ -24,7 +25,8 @@ from lfpc_jax.shapes import Buckets, TrainShapes
 REWARDS = {3: (1.0, 0.0, 2.0), 4: (0.0, 1.0, None, 1.0), 2: (1.0, 0.0)}
 PACKED = TrainShapes(96, 2, Buckets((24,)), span=8)
 SHARED = replace(PACKED, shared=True)
-ALONE = TrainShapes(96, 1, Buckets((1, 24)))  # one window fills it, so one picture does
+ALONE = TrainShapes(64, 1, Buckets((4,)))
+EVERY_TERM = Objective(clip_low=0.1, clip_high=0.3, kl=0.2, entropy=0.5, importance_cap=1.2)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +56,11 @@ def scored(seed=0, sizes=(3, 2, 4)):
     return [Scored.of(g, REWARDS[len(g.trajectories)]) for g in episodes.groups(seed, sizes)]
 
 
-def items(found, aggregate="token"):
+def items(found, aggregate="token", all_of_them=False):
     counts = np.array([one.counted for one in found]).sum(axis=0).tolist()
-    return items_of(found, aggregate=aggregate, episodes=counts[0], tokens=counts[1])
+    return items_of(
+        found, aggregate=aggregate, episodes=counts[0], tokens=counts[1], all_of_them=all_of_them
+    )
 
 
 def packed(cfg, found, shapes=PACKED, shards=1, **how):
@@ -66,17 +70,35 @@ def packed(cfg, found, shapes=PACKED, shards=1, **how):
     )  # fmt: skip
 
 
-def with_old(made, batch, real, state, seed=0):
-    """Old log-probabilities a little off the policy's, by episode, so that ratios clip."""
-    old, _ = made.scores(made.computing(state), made.place(batch), real)
-    off = np.zeros_like(batch.weights)
-    for at in np.ndindex(off.shape):
-        off[at] = 0.4 * np.sin(7 * batch.advantages[at] + 3.0 * batch.tokens.ids[at])
-    return replace(batch, old=np.asarray(old) + np.where(batch.weights > 0, off, 0))
+def alone(cfg, found, shapes, shards):
+    """As `packed`, with every episode in a micro-batch of its own."""
+    processor = helpers.processor(cfg)
+    bins = [fill([item], shapes, processor)[0] for item in items(found)]
+    batch = lay_out(
+        bins, shapes, processor, shards=shards, micro_batches=len(bins),
+        windows=shapes.windows.sizes[-1], image_token=cfg.image_token,
+    )  # fmt: skip
+    assert (batch.tokens.segments.max(axis=(1, 2)) == 1).all()
+    return batch, np.full(len(bins), True)
 
 
-def torch_surrogate(hf, cfg, found, old_of, aggregate="token", low=0.2, high=0.2):
-    """The mean over sampled tokens, episode by episode, of the published formula."""
+def off_policy(advantage, ids):
+    """How far the old log-probabilities, and the reference's, lie off the policy's."""
+    return 0.4 * np.sin(7 * np.float32(advantage) + 3.0 * ids), 0.3 * np.cos(5.0 * ids)
+
+
+def with_others(made, batch, real, state):
+    """Old and reference log-probabilities by token, so that ratios clip."""
+    own, _ = made.scores(made.computing(state), made.place(batch), real)
+    old, reference = (
+        np.asarray(own) + np.where(batch.weights > 0, off, 0).astype(np.float32)
+        for off in off_policy(batch.advantages, batch.tokens.ids)
+    )
+    return replace(batch, old=old, reference=reference if made.objective.kl else None)
+
+
+def torch_loss(hf, found, how, aggregate):
+    """The mean over sampled tokens, episode by episode, of the published formulas."""
     counts = np.array([one.counted for one in found]).sum(axis=0).tolist()
     loss = torch.zeros((), dtype=torch.float64)
     for one in found:
@@ -92,11 +114,20 @@ def torch_surrogate(hf, cfg, found, old_of, aggregate="token", low=0.2, high=0.2
             logits = logits[:, : reference.IMAGE]
             at = torch.tensor(np.flatnonzero(trajectory.sampled))
             ids = torch.tensor(trajectory.ids[at].astype(np.int64))
-            logprobs = logits[at - 1].log_softmax(-1).gather(1, ids[:, None])[:, 0]
-            off = 0.4 * np.sin(7 * np.float32(advantage) + 3.0 * trajectory.ids[at])
-            old = logprobs.detach() + torch.tensor(off) * old_of
+            every = logits[at - 1].log_softmax(-1)
+            logprobs = every.gather(1, ids[:, None])[:, 0]
+            old, other = (
+                logprobs.detach() + torch.tensor(off)
+                for off in off_policy(advantage, trajectory.ids[at])
+            )
             ratio = (logprobs - old).exp()
-            gain = torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+            clipped = ratio.clamp(1 - how.clip_low, 1 + how.clip_high)
+            gain = torch.minimum(ratio * advantage, clipped * advantage)
+            if how.importance_cap is not None:
+                sampler = torch.tensor(trajectory.logprobs[at])
+                gain = gain * (old - sampler).exp().clamp(max=how.importance_cap)
+            gain = gain - how.kl * ((other - logprobs).exp() - (other - logprobs) - 1)
+            gain = gain - how.entropy * (every.exp() * every).sum(-1)
             share = counts[1] if aggregate == "token" else counts[0] * len(at)
             loss = loss - gain.sum() / share
     return loss
@@ -111,14 +142,19 @@ def close(ours, theirs, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "shapes"), [("token", PACKED), ("sequence", PACKED), ("token", SHARED)]
+    ("aggregate", "shapes", "how"),
+    [
+        ("token", PACKED, Objective()),
+        ("sequence", PACKED, EVERY_TERM),
+        ("token", SHARED, Objective()),
+    ],
 )
-def test_loss_and_gradients_equal_torchs(model, aggregate, shapes):
+def test_loss_and_gradients_equal_torchs(model, aggregate, shapes, how):
     """Of the whole tree, vision tower included; a trace without decay holds the last gradient."""
     hf, cfg, params = model
     found = scored()
     hf.zero_grad()
-    loss = torch_surrogate(hf, cfg, found, 1.0, aggregate)
+    loss = torch_loss(hf, found, how, aggregate)
     loss.backward()
     gradients = {reference.published_name(name): p.grad for name, p in hf.named_parameters()}
 
@@ -127,11 +163,12 @@ def test_loss_and_gradients_equal_torchs(model, aggregate, shapes):
         return np.stack(layers) if param.stack else layers[0]
 
     expected = jax.tree.map(theirs, spec.spec_tree(cfg), is_leaf=spec.is_param)
-    made = learner(cfg, optimizer=optax.trace(0.0))
+    made = learner(cfg, how, optimizer=optax.trace(0.0))
     state = made.start(copied(params), jax.random.key(0))
-    batch, real = packed(cfg, found, shapes, aggregate=aggregate)
+    all_of_them = how.kl > 0  # those without an advantage have a gradient then
+    batch, real = packed(cfg, found, shapes, aggregate=aggregate, all_of_them=all_of_them)
     assert real.sum() < len(items(found)), "nothing was packed"
-    batch = with_old(made, batch, real, state)
+    batch = with_others(made, batch, real, state)
     after, metrics = made.update(state, made.place(batch), real)
     assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-4)
     assert float(metrics["clipped_high"]) > 0.05
@@ -141,17 +178,17 @@ def test_loss_and_gradients_equal_torchs(model, aggregate, shapes):
     assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
 
 
-def three_steps(cfg, params, shapes=PACKED, mesh=None, micro=None, how=None):
+def three_steps(cfg, params, shapes=PACKED, mesh=None, micro=None, how=None, lay=packed):
     """With an epsilon that keeps Adam from blowing up the rounding of gradients that are 0, such as
     that of the keys' biases."""
     made = learner(cfg, mesh=mesh, how=how, optimizer=optax.adam(1e-2, eps=1e-3))
     placed = jax.device_put(copied(params), spec.shardings(cfg, made.mesh))
     state = made.start(placed, jax.random.key(0))
     shards = made.mesh.shape["data"] * made.mesh.shape["fsdp"]
-    batch, real = packed(cfg, scored(), shapes, shards)
+    batch, real = lay(cfg, scored(), shapes, shards)
     assert micro is None or real.sum() == micro
     for _ in range(3):
-        placed = made.place(with_old(made, batch, real, state))
+        placed = made.place(with_others(made, batch, real, state))
         state, _ = made.update(state, placed, real)
     assert int(state.updates) == 3
     return jax.device_get(made.params(state, jnp.float32))
@@ -160,12 +197,12 @@ def three_steps(cfg, params, shapes=PACKED, mesh=None, micro=None, how=None):
 @pytest.fixture(scope="module")
 def expected(model):
     _, cfg, params = model
-    return three_steps(cfg, params)
+    return three_steps(cfg, params, micro=2)
 
 
 def test_alone_equals_packed(model, expected):
     _, cfg, params = model
-    close(three_steps(cfg, params, ALONE), expected, 1e-5)
+    close(three_steps(cfg, params, ALONE, micro=7, lay=alone), expected, 1e-5)
 
 
 @pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
@@ -178,10 +215,11 @@ def test_shared_prompts_change_nothing_but_their_cost(model, expected, mesh):
     assert tokens[1] < 0.8 * tokens[0]
 
 
-@pytest.mark.parametrize(("rows", "micro"), [(1, 3), (4, 1)])
-def test_the_number_of_micro_batches_changes_nothing(model, expected, rows, micro):
+@pytest.mark.parametrize(("rows", "row_tokens", "micro"), [(2, 128, 1), (1, 64, 4)])
+def test_the_number_of_micro_batches_changes_nothing(model, expected, rows, row_tokens, micro):
+    """From two, as the others have it, to one and to four."""
     _, cfg, params = model
-    shapes = replace(PACKED, rows=rows)
+    shapes = replace(PACKED, rows=rows, row_tokens=row_tokens)
     close(three_steps(cfg, params, shapes, micro=micro), expected, 1e-5)
 
 
@@ -230,12 +268,46 @@ def test_factors_compute_what_their_merged_weights_do(model):
     assert np.abs(apart[0] - made.scores(params, made.place(batch), real)[0]).max() > 1e-2
 
 
+def test_masters_and_moments_stay_float32_where_the_model_computes_in_bfloat16(model):
+    """They begin at values of bfloat16 and move by less than it can hold; the gradient, by Adam's
+    first moment, is float32's but for rounding. Without clips, which rounding could flip."""
+    _, cfg, params = model
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
+    batch, real = packed(cfg, scored())
+    batch = replace(batch, old=batch.sampler)
+    settings = OptimizerSettings(learning_rate=1e-7, clip_norm=1e9)
+    losses, gradients = [], []
+    for dtype in ("float32", "bfloat16"):
+        made = learner(
+            replace(cfg, dtype=dtype),
+            Objective(clip_low=1.0, clip_high=1e9),
+            optimizer=make_optimizer(settings, 1),
+        )
+        state = made.start(copied(params), jax.random.key(0))
+        state, metrics = made.update(state, made.place(batch), real)
+        losses.append(float(metrics["loss"]))
+        gradients.append(jax.device_get(optax.tree.get(state.moments, "mu")))
+    kept = state.trained, *(optax.tree.get(state.moments, name) for name in ("mu", "nu"))
+    assert {x.dtype for x in jax.tree.leaves(kept)} == {jnp.dtype("float32")}
+    computing = jax.tree.leaves(made.computing(state))
+    assert {x.dtype for x in computing} == {jnp.dtype("bfloat16")}
+    moved, seen = (
+        np.concatenate([np.ravel(a != b) for a, b in zip(jax.tree.leaves(params), now)])
+        for now in (jax.tree.leaves(state.trained), computing)
+    )
+    assert moved.mean() > 0.9
+    assert seen.mean() < 0.01  # biases near 0
+    assert losses[1] != losses[0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+    close(gradients[1], gradients[0], 0.03)
+
+
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(model):
     _, cfg, params = model
     made = learner(cfg, optimizer=optax.adam(1e-2))
     state = made.start(copied(params), jax.random.key(0))
     batch, real = packed(cfg, scored())
-    sound = made.place(with_old(made, batch, real, state))
+    sound = made.place(with_others(made, batch, real, state))
     broken = replace(sound, advantages=sound.advantages.at[0, 0].set(jnp.nan))
     state, _ = made.update(state, sound, real)
     before = jax.device_get((state.trained, state.moments))
