@@ -65,6 +65,13 @@ def test_the_designs_of_table_10_differ_in_their_boxes_alone():
     assert all(one == rest[0] for one in rest)
 
 
+@pytest.mark.parametrize("second", ["stage2", "stage2_3b"])
+def test_stage_2_goes_on_from_the_folder_of_stage_1(second):
+    first = second.replace("2", "1", 1)
+    assert f"{first}.py" in NAMES
+    assert load_config(f"{second}.py", CONFIGS).model.path == f"runs/{first}"
+
+
 def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(ValueError, match=r"config 'stage3.py'.*'ablations/no_iou.py'"):
         load_config("stage3.py", CONFIGS)

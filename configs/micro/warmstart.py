@@ -38,9 +38,10 @@ def get_config() -> TrainConfig:
     )
     return replace(
         config,
-        steps=150,
+        steps=250,
         model=replace(config.model, path="runs/warm/looks"),
         data=replace(config.data, train=sources),
+        optimizer=replace(config.optimizer, schedule="cosine"),
         demonstrate=looked,
         without_tool=0.4,
     )

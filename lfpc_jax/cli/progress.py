@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, a line for every tenth elsewhere."""
+"""How far a long command is: live bars on a terminal, a line for every tenth elsewhere."""
 
 import sys
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+_DAY = 86400.0
 
 
 @contextmanager
@@ -36,6 +39,58 @@ def bar(
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total)
         yield lambda more: progress.advance(task, more)
+
+
+class Steps:
+    """A loop of few and long steps. On a terminal a bar of them stays below all that is printed,
+    from the first `phase` on, with the phase, the time left and what the last step came to; and
+    beneath it the `bar` of a phase's own work. Elsewhere that alone has lines."""
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        console = Console(file=sys.stderr)
+        self._live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            speed_estimate_period=_DAY,
+            disable=not console.is_terminal,
+        )
+        self._phase = self._last = ""
+        self._task = self._live.add_task("steps", total=total, completed=done, note="")
+
+    def phase(self, name: str) -> None:
+        self._phase = name
+        self._live.start()
+        self._note()
+
+    def done(self, came_to: str) -> None:
+        """Another step is."""
+        self._last = came_to
+        self._live.advance(self._task)
+        self._note()
+
+    @contextmanager
+    def bar(self, what: str, total: int, *, every: float = 0.0) -> Iterator[Callable[[int], None]]:
+        if self._live.disable:
+            with bar(what, total, every=every) as advance:
+                yield advance
+            return
+        task = self._live.add_task(what, total=total, note="")
+        try:
+            yield lambda more: self._live.advance(task, more)
+        finally:
+            self._live.remove_task(task)
+
+    def close(self) -> None:
+        if not self._live.disable:  # else it would print an empty line
+            self._live.stop()
+
+    def _note(self) -> None:
+        note = escape(f"{self._phase} | {self._last}" if self._last else self._phase)
+        self._live.update(self._task, note=note)
 
 
 @contextmanager

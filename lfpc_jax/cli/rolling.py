@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from lfpc_jax.cli import progress
+from lfpc_jax.cli.progress import Steps
 from lfpc_jax.config import TrainConfig
 from lfpc_jax.data.losses import Unusable
 from lfpc_jax.data.pipeline import share
@@ -91,9 +91,11 @@ class Roller:
         learner: Learner,
         publish: "Publisher",
         validation: Sequence[Record],
+        shown: Steps,
     ) -> None:
         self.config, self.dialogue, self.engine = config, dialogue, engine
         self.learner, self.publish, self.validation = learner, publish, validation
+        self.shown = shown
         self.judge = Judge(config.judge) if config.judge is not None else None
         self._loaded: TrainState | None = None
 
@@ -193,7 +195,7 @@ class Roller:
         self, asked: Sequence[Record | Opening], rollouts: int, seed: int, watch: Watch | None
     ) -> dict[str, Rolled]:
         found = {}
-        with progress.bar("rollouts", len(asked), every=10.0) as advance:
+        with self.shown.bar("rollouts", len(asked), every=10.0) as advance:
             for group in self.engine.run(asked, rollouts=rollouts, seed=seed, watch=watch):
                 found[group.record.id] = group
                 advance(1)

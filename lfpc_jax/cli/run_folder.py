@@ -2,7 +2,8 @@
 
 RUN/config.json        every setting, resolved
 RUN/assets/            the base model's config, tokenizer and processor files
-RUN/origin.json        how its weights were named and typed, for export
+RUN/origin.json        how its weights were named and typed, for export; and which step it began
+                       from, if they were a run's
 RUN/metrics.jsonl      and tensorboard/
 RUN/checkpoints/       see lfpc_jax/checkpoint/training.py
 RUN/trajectories/      some of the episodes, replayable
@@ -23,6 +24,7 @@ from jax.sharding import Mesh
 from lfpc_jax.checkpoint import assets, training
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.config import TrainConfig, described
+from lfpc_jax.distributed.exchange import everyones
 from lfpc_jax.grpo import trained
 from lfpc_jax.grpo.trained import LoRA, Trained
 from lfpc_jax.model import config
@@ -53,7 +55,12 @@ class RunFolder:
 
     @property
     def origin(self) -> Origin:
-        return Origin.from_json(json.loads((self.path / "origin.json").read_text()))
+        raw = self._origin
+        return Origin.from_json({name: raw[name] for name in raw if name != "step"})
+
+    @property
+    def _origin(self) -> dict[str, Any]:
+        return json.loads((self.path / "origin.json").read_text())
 
     @property
     def how(self) -> Trained:
@@ -64,10 +71,34 @@ class RunFolder:
             lora = LoRA(**lora | {"projections": tuple(lora["projections"])})
         return Trained(model["train_vision"], lora)
 
-    def begin(self, settings: TrainConfig, model_assets: Path, origin: Origin) -> None:
-        """Writes what a run starts with; a run that goes on must go on as it was."""
+    def first_model(self, path: Path) -> Path:
+        """The model to begin from, or to begin from again: of another run the checkpoint that was
+        its newest, or its best, when this one was begun."""
+        model = run_of(path)
+        step = self._origin.get("step") if self.settings.exists() else None
+        return path if model is None or step is None else model.checkpoints / f"{step:08d}"
+
+    def begin(
+        self, settings: TrainConfig, model_assets: Path, origin: Origin, step: int | None
+    ) -> None:
+        """Writes what a run starts with; a run that goes on must go on as it was. The first process
+        does so while the others wait, and all raise what it finds wrong."""
+        fault = ""
+        if jax.process_index() == 0:
+            try:
+                self._begin(settings, model_assets, origin, step)
+            except (ValueError, OSError) as error:
+                fault = str(error)
+        [fault, *_] = everyones(fault)
+        if fault:
+            raise ValueError(fault)
+
+    def _begin(
+        self, settings: TrainConfig, model_assets: Path, origin: Origin, step: int | None
+    ) -> None:
         now = described(settings)
-        if self.settings.exists():
+        begun = self.settings.exists()
+        if begun:
             before = json.loads(self.settings.read_text())
             changed = _differences(before, now) - _MAY_CHANGE
             if changed:
@@ -75,15 +106,22 @@ class RunFolder:
                     f"{self.path}: was begun with other settings of {sorted(changed)}; go on with "
                     "those, or choose another --run"
                 )
-        self.assets.mkdir(parents=True, exist_ok=True)
-        assets.copy(model_assets, self.assets)
-        plain = json.dumps(dataclasses.asdict(origin), indent=2) + "\n"
-        (self.path / "origin.json").write_text(plain)
-        self.settings.write_text(json.dumps(now, indent=2) + "\n")
+        else:
+            self.assets.mkdir(parents=True, exist_ok=True)
+            assets.copy(model_assets, self.assets)
+            _write(self.path / "origin.json", {**dataclasses.asdict(origin), "step": step})
+        _write(self.settings, now)
 
 
 _MAY_CHANGE = {"steps", "mesh", "wandb_project", "keep_checkpoints", "keep_best", "judge", "health",
                "validate_every", "checkpoint_every", "trajectories_every"}  # fmt: skip
+
+
+def _write(file: Path, value: Any) -> None:
+    """Nobody, at any time, reads half of it."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.rename(file)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> set[str]:

@@ -5,7 +5,8 @@
 
 A config is a Python file, or the bare name of one in configs/. Every setting can be overridden; an
 unknown one is an error. The same command goes on where a run folder's last whole checkpoint is.
-SIGTERM, to any of its processes, saves and exits with 0.
+SIGTERM, to any of its processes, saves and exits with 0; an alarm of `health` that stops the run
+saves and exits with 3.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 _KEPT_GROUPS, _KEPT_VALIDATED = 8, 32
 _SAVE_SECONDS = 1800.0
 
+UNHEALTHY = 3
+"""Exit code of a run that an alarm of `health` stopped: it has not finished, and to start it again
+as it is would not help."""
+
 
 class Interrupted(Exception):
     """SIGTERM came; the step is not finished, and what the last one left is saved."""
@@ -77,13 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_plan(config)
             return 0
         run = RunFolder(args.run or Path("runs") / Path(args.config).stem)
-        train(config, run)
+        alarm = train(config, run)
     except (ValueError, OSError, NotFinite) as error:
         code = 2 if isinstance(error, NotFinite) else 1
         processes.failed(str(error), code)
         print(f"error: {error}", file=sys.stderr)
         return code
-    return 0
+    return UNHEALTHY if alarm else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train(config: TrainConfig, run: RunFolder) -> None:
+def train(config: TrainConfig, run: RunFolder) -> str:
+    """Returns the alarm that stopped it, if one did."""
     # ------------------------------------------------------------------ data
     with progress.waiting("checking the data"):
         parts, validation = _data(config)
@@ -111,7 +117,12 @@ def train(config: TrainConfig, run: RunFolder) -> None:
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     local = make_mesh(-1, 1, config.rollout.tensor, devices=_own_devices(mesh))
     dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
-    model = load_model(Path(config.model.path), dtype=dtype, mesh=mesh)
+    saved = training.latest(run.checkpoints)
+    kl = config.update.objective.kl > 0
+    path = Path(config.model.path)
+    if saved is None or kl:  # else all of it is in the checkpoint
+        path = run.first_model(path)
+    model = load_model(path, dtype=dtype, mesh=mesh)
     cfg = replace(model.cfg, remat=config.model.remat, kernel=config.model.kernel)
     r = config.rollout
     dialogue = zooming(
@@ -120,7 +131,7 @@ def train(config: TrainConfig, run: RunFolder) -> None:
         crop_tokens=r.crop_tokens,
         convention=r.convention,
     )
-    run.begin(config, model.assets, model.origin)
+    run.begin(config, model.assets, model.origin, model.step)
     _log_to(run.path / "log.txt")
 
     # ------------------------------------------------------------------ learner
@@ -136,8 +147,7 @@ def train(config: TrainConfig, run: RunFolder) -> None:
     )
     rates = schedule(config.optimizer, updates_of(config))
     state = learner.start(model.params, jax.random.key(config.seed))
-    reference = learner.computing(state) if config.update.objective.kl else None
-    saved = training.latest(run.checkpoints)
+    reference = learner.computing(state) if kl else None
     if saved is not None:
         state = restored(saved, learner)
     goes_on = continues(cfg.kernel, platform=jax.default_backend(), dtype=cfg.dtype)
@@ -179,7 +189,6 @@ def train(config: TrainConfig, run: RunFolder) -> None:
         stream.set_state(saved.facts["data"].encode())
         watch.count = saved.facts["health"]
         log.info("%s goes on after step %d", run.path, step)
-    roller = Roller(config, dialogue, engine, learner, publish, validation)
     writer = None
     if jax.process_index() == 0:
         writer = MetricsWriter(
@@ -188,10 +197,14 @@ def train(config: TrainConfig, run: RunFolder) -> None:
     write = writer.write if writer else lambda *_: None
     facts: dict[str, Any] = {"data": stream.get_state().decode(), "health": watch.count}
 
+    shown = progress.Steps(config.steps, step)
+    roller = Roller(config, dialogue, engine, learner, publish, validation, shown)
+
     # ------------------------------------------------------------------ the loop
+    stopped = ""
     try:
         while step < config.steps:
-            clock = Clock()
+            clock = Clock(shown.phase)
             with clock("data"):
                 openings = told_apart(next(stream))
             with clock("rollout"), suppress(Interrupted):
@@ -222,7 +235,9 @@ def train(config: TrainConfig, run: RunFolder) -> None:
                 archive(run, f"step-{step:06d}", found, _KEPT_GROUPS)
             write(step, "train", values | clock.values(roller.sampled(found)))
             say(step, config.steps, values, clock)
+            shown.done(summary(values))
             if alarm and config.health.stop:
+                stopped = alarm
                 log.error("stopped after step %d: %s", step, alarm)
                 break
         if keeper.newest != step:  # the last one, or SIGTERM came
@@ -232,12 +247,14 @@ def train(config: TrainConfig, run: RunFolder) -> None:
         save_batch(run.path / part, error.batch)
         raise
     finally:
+        shown.close()
         keeper.close()
         stream.close()
         if writer:
             writer.close()
     processes.barrier("saved", _SAVE_SECONDS)
     log.info("%s: done with step %d of %d", run.path, step, config.steps)
+    return stopped
 
 
 # ---------------------------------------------------------------------- parts
@@ -302,13 +319,15 @@ def save_batch(file: Path, batch: Batch) -> None:
 
 
 class Clock:
-    """Seconds of a step by phase."""
+    """Seconds of a step by phase; `enter` is told each as it begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, enter: Callable[[str], None]) -> None:
+        self.enter = enter
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        self.enter(phase)
         start = time.perf_counter()
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
@@ -328,6 +347,11 @@ def leave_if_stopped(_: Episode) -> None:
 
 def say(step: int, steps: int, values: Mapping[str, float], clock: Clock) -> None:
     """One line a step."""
+    times = " ".join(f"{phase} {s:.1f}" for phase, s in clock.seconds.items() if s >= 0.05)
+    log.info("step %d of %d: %s | s: %s", step, steps, summary(values), times)
+
+
+def summary(values: Mapping[str, float]) -> str:
     shown = {
         "reward": "reward/total",
         "acc": "reward/accuracy",
@@ -335,9 +359,14 @@ def say(step: int, steps: int, values: Mapping[str, float], clock: Clock) -> Non
         "iou": "crop/iou",
         "loss": "update/loss",
     }
-    parts = [f"{name} {values[key]:.3f}" for name, key in shown.items() if key in values]
-    times = " ".join(f"{phase} {s:.1f}" for phase, s in clock.seconds.items() if s >= 0.05)
-    log.info("step %d of %d: %s | s: %s", step, steps, " ".join(parts), times)
+    return " ".join(f"{name} {values[key]:.3f}" for name, key in shown.items() if key in values)
+
+
+class Terminal(logging.Handler):
+    """Writes to what standard error is now: a live display puts itself there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 def _log_to(file: Path) -> None:
@@ -346,7 +375,7 @@ def _log_to(file: Path) -> None:
     package = logging.getLogger("lfpc_jax")
     if jax.process_index():
         return
-    terminal, kept = logging.StreamHandler(), logging.FileHandler(file)
+    terminal, kept = Terminal(), logging.FileHandler(file)
     terminal.addFilter(lambda line: line.name == log.name or line.levelno >= logging.WARNING)
     package.setLevel(logging.INFO)
     package.propagate = False  # Orbax puts a handler of its own onto the root

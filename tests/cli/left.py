@@ -1,6 +1,7 @@
 """What training runs have left in their folders, and how near two of them are."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -11,12 +12,12 @@ from lfpc_jax.checkpoint import training
 from lfpc_jax.cli.run_folder import RunFolder
 
 
-def arrays(run: Path) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoint, read by TensorStore's own tree."""
+def arrays(run: Path, items: Sequence[str] = ("trained", "optimizer")) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint's items, read by TensorStore's own tree."""
     saved = training.latest(RunFolder(run).checkpoints)
     assert saved is not None
     found = {}
-    for item in ("trained", "optimizer"):
+    for item in items:
         reader = ocp.PyTreeCheckpointer()
         stored = reader.metadata(saved.path / item).item_metadata.tree
         plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)

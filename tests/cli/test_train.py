@@ -59,11 +59,16 @@ def finished(process, code=0):
 
 
 @pytest.fixture(scope="module")
-def whole(folder):
-    """Three steps without an interruption."""
-    run = folder / "whole"
+def timed(folder):
+    """Three steps without an interruption, and their seconds."""
+    run, begun = folder / "whole", time.monotonic()
     finished(start(folder, run))
-    return run
+    return run, time.monotonic() - begun
+
+
+@pytest.fixture(scope="module")
+def whole(timed):
+    return timed[0]
 
 
 def test_a_run_leaves_what_it_says(whole):
@@ -118,17 +123,58 @@ def test_imitates_what_is_demonstrated(folder):
     assert looked >= 2
 
 
-def test_killed_at_any_moment_and_resumed_is_as_if_it_never_was(folder, whole):
-    run = folder / "killed"
+def killed(process, after):
+    """Whether it still ran after so many seconds, when it is killed."""
+    try:
+        _, errors = process.communicate(timeout=after)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True
+    assert process.returncode == 0, errors.decode()[-3000:]
+    return False
+
+
+def test_killed_at_any_two_moments_and_resumed_is_as_if_it_never_was(folder, timed):
+    (whole, seconds), run = timed, folder / "killed"
+    seed = time.time_ns()
+    first, second = np.random.default_rng(seed).uniform(0, 1, 2)
+    print(f"seed {seed}: killed after {first:.3f} and {second:.3f} of a run's time")
+    while True:
+        begun = time.monotonic()
+        if killed(start(folder, run), first * seconds):
+            break
+        seconds = time.monotonic() - begun  # the first run of all compiles, and takes longer
+        shutil.rmtree(run)
+    killed(start(folder, run), second * seconds)
+    finished(start(folder, run))
+    same(run, whole)
+
+
+def cut_short(run, step):
+    """What there is of a step's checkpoint, Orbax's temporary folder or one without a manifest."""
+    found = (run / "checkpoints").glob(f"{step:08d}*")
+    return [path for path in found if not (path / "manifest.json").exists()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 3])
+def test_killed_while_it_saves_and_resumed_is_as_if_it_never_was(folder, whole, step):
+    run = folder / f"saving-{step}"
     process = start(folder, run)
-    deadline = time.monotonic() + 600
-    while not (run / "checkpoints" / "00000001" / "manifest.json").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    time.sleep(np.random.default_rng(int(time.time())).uniform(0, 0.7))
-    process.send_signal(signal.SIGKILL)
+    while True:
+        assert process.poll() is None, "no save was seen before the run was over"
+        if cut_short(run, step):
+            process.send_signal(signal.SIGSTOP)  # so that it cannot be done before it is killed
+            if cut_short(run, step):
+                break
+            process.send_signal(signal.SIGCONT)
+        time.sleep(0.001)
+    process.kill()
     process.communicate()
+    assert cut_short(run, step)
+    found = training.latest(RunFolder(run).checkpoints)
+    assert (found.step if found else 0) == step - 1
     finished(start(folder, run))
     same(run, whole)
 
@@ -141,9 +187,20 @@ def test_sigterm_saves_and_exits_with_0_and_resumes_exactly(folder, whole):
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
     finished(process)
-    assert facts(run)["step"] in (1, 2, 3)
+    assert facts(run)["step"] < 3, "it stopped before its end"
     finished(start(folder, run))
     same(run, whole)
+
+
+def test_an_alarm_that_stops_saves_and_exits_with_3(folder):
+    """After the second of three steps without enough crops."""
+    run = folder / "unhealthy"
+    flags = ["--health.least_tool_rate", "1.1", "--health.patience", "2", "--health.from_step", "1",
+             "--health.stop", "true", "--checkpoint_every", "100"]  # fmt: skip
+    errors = finished(start(folder, run, *flags), code=3)
+    assert "stopped after step 2: only" in errors
+    assert (facts(run)["step"], facts(run)["health"]) == (2, 2)
+    assert [step for kind, step in metrics(run) if kind == "train"] == [1, 2]
 
 
 def test_a_checkpoint_that_was_cut_short_is_not_taken(folder, whole):
@@ -232,6 +289,47 @@ def test_a_run_is_exported_and_starts_the_next_stage(folder, whole, monkeypatch,
     printed = capsys.readouterr().out
     assert "windows of a crop" in printed
     assert "Adam's two moments" in printed
+
+
+def test_factors_start_from_a_run_stay_near_it_however_far_it_comes_and_are_exported(folder, whole):
+    """LoRA with a KL term, from another run: two steps, the second resumed after that run has a
+    newer checkpoint."""
+    first, run = folder / "first", folder / "second"
+    shutil.copytree(whole, first)
+    shutil.move(first / "checkpoints" / "00000003", folder / "newer")
+    flags = ["--model.path", str(first), "--model.lora", "on", "--model.lora.projections", "q,down",
+             "--update.objective.kl", "0.1", "--validate_every", "100"]  # fmt: skip
+    finished(start(folder, run, "--steps", "1", *flags))
+    began = arrays(first)
+    shutil.move(folder / "newer", first / "checkpoints" / "00000003")
+    errors = finished(start(folder, run, "--steps", "2", *flags))
+    assert f"restoring {first}/checkpoints/00000002" in errors
+    assert "goes on after step 1" in errors
+    assert all(metrics(run)["train", step]["update/reference_kl"] > 0 for step in (1, 2))
+
+    base, factors = arrays(run, ("frozen",)), arrays(run)
+    for name, array in base.items():
+        assert array.tobytes() == began[name.replace("frozen", "trained")].tobytes(), name
+    assert factors["optimizer/updates"] == 4, "an optimizer of its own"
+    lora = {name: factors.pop(name) for name in list(factors) if name.startswith("trained")}
+    assert {name.split("/")[2] for name in lora} == {"q", "down"}
+    assert all(np.abs(array).max() > 0 for array in lora.values())
+
+    assert convert.main(["to-hf", str(run), str(folder / "with-factors")]) == 0
+    ours = load_file(folder / "with-factors" / "model.safetensors")
+    for projection, name in (("q", "self_attn.q_proj"), ("down", "mlp.down_proj")):
+        a, b = (lora[f"trained/text/{projection}/lora/{one}"].astype(np.float64) for one in "ab")
+        weights = base[f"frozen/text/{projection}/w"]
+        for layer, weight in enumerate(weights):
+            added = np.tensordot(a[layer], b[layer], axes=1)
+            wanted = (weight + added).reshape(
+                -1, ours[f"model.layers.{layer}.{name}.weight"].shape[0]
+            )
+            found = ours[f"model.layers.{layer}.{name}.weight"].T
+            np.testing.assert_allclose(found, wanted, atol=1e-6)
+    key = base["frozen/text/k/w"][0]
+    kept = ours["model.layers.0.self_attn.k_proj.weight"].T
+    assert kept.tobytes() == key.reshape(kept.shape).tobytes()
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def sbatch(slurm: Path, **env: str) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize(
-    ("train", "code", "again"), [("0", 0, False), ("1", 1, False), ("75", 0, True)]
+    ("train", "code", "again"), [("0", 0, False), ("1", 1, False), ("3", 3, False), ("75", 0, True)]
 )
 def test_a_job_queues_again_only_when_a_process_was_lost(slurm, train, code, again):
     (slurm / "train").write_text(f"{train}\n")

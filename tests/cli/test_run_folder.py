@@ -1,0 +1,76 @@
+"""What a run's folder says of its beginning, and who writes it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from lfpc_jax.checkpoint.keys import Origin
+from lfpc_jax.cli import run_folder
+from lfpc_jax.cli.run_folder import RunFolder
+from lfpc_jax.config import ModelSettings, TrainConfig
+
+ORIGIN = Origin(dtypes=("bfloat16",), layout="new")
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A run that begins from another."""
+    first = RunFolder(tmp_path / "first")
+    first.checkpoints.mkdir(parents=True)
+    first.settings.write_text("{}")
+    first.assets.mkdir()
+    (first.assets / "tokenizer.json").write_text("[]")
+    return TrainConfig(model=ModelSettings(path=str(first.path)))
+
+
+def test_the_step_it_began_from_stays_however_far_the_other_run_comes(config, tmp_path):
+    first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    named = [first.path, first.checkpoints / "best", first.checkpoints / "40"]
+    assert [run.first_model(path) for path in named] == named
+    run.begin(config, first.assets, ORIGIN, 40)
+    run.begin(replace(config, steps=90), first.assets, ORIGIN, 60)
+    assert {run.first_model(path) for path in named} == {first.checkpoints / "00000040"}
+    assert run.origin == ORIGIN
+    assert json.loads(run.settings.read_text())["steps"] == 90
+    assert (run.assets / "tokenizer.json").read_text() == "[]"
+    assert run.first_model(tmp_path) == tmp_path, "no run"
+
+
+def test_one_that_began_from_no_run_or_says_nothing_takes_the_model_as_it_is_named(
+    config, tmp_path
+):
+    first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    run.begin(config, first.assets, ORIGIN, None)
+    assert run.first_model(first.path) == first.path
+    (run.path / "origin.json").write_text('{"dtypes": ["bfloat16"], "layout": "new"}')
+    assert run.first_model(first.path) == first.path
+    assert run.origin == ORIGIN
+
+
+def test_the_first_process_writes_and_all_raise_what_it_finds(config, tmp_path, monkeypatch):
+    first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    said = [""]
+    monkeypatch.setattr(run_folder, "everyones", lambda own: [*said, own])
+    monkeypatch.setattr(run_folder.jax, "process_index", lambda: 1)
+    run.begin(config, first.assets, ORIGIN, None)
+    assert not run.path.exists()
+    said[0] = "second: was begun with other settings"
+    with pytest.raises(ValueError, match="second: was begun with other settings"):
+        run.begin(config, first.assets, ORIGIN, None)
+
+
+def test_nobody_reads_half_a_file(config, tmp_path, monkeypatch):
+    first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    run.begin(config, first.assets, ORIGIN, 40)
+    before = run.settings.read_bytes()
+
+    def cut_short(self, text):
+        with self.open("w") as file:
+            file.write(text[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(run.path), "write_text", cut_short)
+    with pytest.raises(ValueError, match="No space left"):
+        run.begin(replace(config, steps=90), first.assets, ORIGIN, 40)
+    assert run.settings.read_bytes() == before
