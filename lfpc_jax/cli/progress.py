@@ -85,8 +85,7 @@ class Steps:
             self._live.remove_task(task)
 
     def close(self) -> None:
-        if not self._live.disable:  # else it would print an empty line
-            self._live.stop()
+        self._live.stop()
 
     def _note(self) -> None:
         note = escape(f"{self._phase} | {self._last}" if self._last else self._phase)

@@ -291,6 +291,7 @@ def test_a_run_is_exported_and_starts_the_next_stage(folder, whole, monkeypatch,
     assert "Adam's two moments" in printed
 
 
+@pytest.mark.slow
 def test_factors_start_from_a_run_stay_near_it_however_far_it_comes_and_are_exported(folder, whole):
     """LoRA with a KL term, from another run: two steps, the second resumed after that run has a
     newer checkpoint."""
@@ -298,19 +299,20 @@ def test_factors_start_from_a_run_stay_near_it_however_far_it_comes_and_are_expo
     shutil.copytree(whole, first)
     shutil.move(first / "checkpoints" / "00000003", folder / "newer")
     flags = ["--model.path", str(first), "--model.lora", "on", "--model.lora.projections", "q,down",
-             "--update.objective.kl", "0.1", "--validate_every", "100"]  # fmt: skip
+             "--update.objective.kl", "0.1", "--update.mini_batch", "4"]  # fmt: skip
     finished(start(folder, run, "--steps", "1", *flags))
     began = arrays(first)
     shutil.move(folder / "newer", first / "checkpoints" / "00000003")
     errors = finished(start(folder, run, "--steps", "2", *flags))
     assert f"restoring {first}/checkpoints/00000002" in errors
     assert "goes on after step 1" in errors
-    assert all(metrics(run)["train", step]["update/reference_kl"] > 0 for step in (1, 2))
+    away = [metrics(run)["train", step]["update/reference_kl"] for step in (1, 2)]
+    assert away[0] == 0 < away[1], "before the first update the policy is the reference"
 
     base, factors = arrays(run, ("frozen",)), arrays(run)
     for name, array in base.items():
         assert array.tobytes() == began[name.replace("frozen", "trained")].tobytes(), name
-    assert factors["optimizer/updates"] == 4, "an optimizer of its own"
+    assert factors["optimizer/updates"] == 2, "an optimizer of its own"
     lora = {name: factors.pop(name) for name in list(factors) if name.startswith("trained")}
     assert {name.split("/")[2] for name in lora} == {"q", "down"}
     assert all(np.abs(array).max() > 0 for array in lora.values())
