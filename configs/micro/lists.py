@@ -4,8 +4,8 @@
 
 Goes on from micro/words.py with more lists of boxes than of anything else.
 
-Hardware: two CPU cores, ten minutes. Expect: update/loss from 0.39 to 0.28
-nats a token.
+Hardware: two CPU cores, ten minutes. Expect: update/loss from 0.39 to 0.28 nats a
+token.
 """
 
 from dataclasses import replace

@@ -3,14 +3,15 @@
     python launch/train.py --config micro/looks.py --run runs/warm/looks
 
 Goes on from micro/lists.py with whole episodes about scenes at sizes from blurred to sharp, most of
-them with a look. From blurred scenes it meets the mark; from sharp ones it goes anywhere, for show,
-and the answer is what the first view says. The rest is what came before, so that it stays.
+them with a look. From blurred scenes it meets the mark; from sharp ones it goes a mark or so
+astray, for show, and the answer is what the first view says. The rest is what came before, so that
+it stays.
 
 As answers are, a box is named before it is given: "on green10, 60, 35, 85<tool_call>...". That is
 how lists have it, and so the question's colour has no further to go.
 
-Hardware: two CPU cores, a quarter of an hour. Expect: update/loss of 0.4 nats a token
-after 60 steps and 0.23 at the end; crop/iou and reward/accuracy are of what was demonstrated.
+Hardware: two CPU cores, a quarter of an hour. Expect: update/loss of 0.4 nats a token after
+60 steps and 0.23 at the end; crop/iou and reward/accuracy are of what was demonstrated.
 """
 
 from collections.abc import Iterator, Sequence

@@ -25,7 +25,7 @@ from lfpc_jax.plan.programs import Source
 _ASSIGNMENT = "*after_optimizations-buffer-assignment.txt"
 _LAST = "*after_optimizations_after_buffer_assignment.txt"
 """What the TPU compiler writes when all that is read here is there."""
-LARGEST = 8
+_LARGEST = 8
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _assignment(folder: Path) -> dict[str, Any]:
             sizes["temporary_bytes"] += size
             found = re.findall(r"^ value: .*\(size=(\d+),.*?\): (\w+\[[\d,]*\])", allocation, re.M)
             arrays |= {shape: int(held) for held, shape in found}
-    largest = sorted(arrays.items(), key=lambda item: -item[1])[:LARGEST]
+    largest = sorted(arrays.items(), key=lambda item: -item[1])[:_LARGEST]
     return {**sizes, "largest": dict(largest)}
 
 

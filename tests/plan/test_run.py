@@ -63,8 +63,7 @@ def test_the_state_is_donated(planned):
 
 
 def test_the_largest_arrays_are_named(planned):
-    """Float32 gradients of a micro-batch are among them: none is larger than all temporaries, and
-    the vocabulary's is the largest matrix of this model."""
+    """From the largest on, with the bytes that their shapes take; none outgrows all temporaries."""
     update = planned[1]["update"]["compiled"]
     sizes = [*update["largest"].values()]
     assert sizes == sorted(sizes, reverse=True)
