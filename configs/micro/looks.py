@@ -3,7 +3,7 @@
     python launch/train.py --config micro/looks.py --run runs/warm/looks
 
 Goes on from micro/lists.py with whole episodes about scenes at sizes from blurred to sharp, most of
-them with a look. From blurred scenes it meets the mark; from sharp ones it goes a mark or so
+them with a look. From blurred scenes it meets the mark; from sharp ones it goes a mark or two
 astray, for show, and the answer is what the first view says. The rest is what came before, so that
 it stays.
 
@@ -39,7 +39,7 @@ def get_config() -> TrainConfig:
     sources = (
         Source("scenes", scenes, weight=0.8),
         Source("listed", words.listed, weight=0.1),
-        Source("views", words.views, weight=0.1),
+        Source("told", words.told, weight=0.1),
     )
     return replace(
         config,
@@ -75,6 +75,8 @@ def looked(
         x, y = rng.standard_normal(2)
         if max(view.shown.shape[:2]) < SHARP:
             x, y = spread * x + off[0], spread * y + off[1]
+        else:
+            x, y = 2 * x, 2 * y
         around = words.around(mark, rng.uniform(0.8, 1.6), x, y)
         box = words.written(around, view.original.size)
         calls.append(f"on {colour}{box}{CALL % box}")

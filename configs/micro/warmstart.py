@@ -24,16 +24,16 @@ from lfpc_jax.trajectory import Record
 
 SIDES = (56, 56, 84, 112, 224, 224, 224)
 AT_ONCE = 0.6
-LEFT, UP = 0.9, 0.3
+LEFT, UP = 0.8, 0.3
 """How far off their marks boxes are from blurred scenes, in sides of the mark."""
 
 
 def get_config() -> TrainConfig:
     config = looks.get_config()
     sources = (
-        Source("scenes", scenes, weight=0.85),
+        Source("scenes", scenes, weight=0.75),
         Source("listed", words.listed, weight=0.1),
-        Source("views", words.views, weight=0.05),
+        Source("told", words.told, weight=0.15),
     )
     return replace(
         config,

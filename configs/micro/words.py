@@ -46,7 +46,7 @@ def get_config() -> TrainConfig:
     return replace(
         config,
         stage="sft",
-        steps=400,
+        steps=600,
         model=replace(config.model, path="runs/warm/close"),
         data=DataSettings(
             train=(Source("views", views), Source("told", told), Source("listed", listed)),

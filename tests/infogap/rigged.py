@@ -64,7 +64,7 @@ def main(data: str, out: str, *more: str) -> int:
         at = f"localhost:{flags.pop('--port')}"
         jax.distributed.initialize(at, 2, int(flags.pop("--process")))
     asker = Rigged(pause=0.05)
-    command._model = lambda args: (PROCESSOR, asker)
+    command._model = lambda args, records: (PROCESSOR, asker)
     rest = [word for pair in flags.items() for word in pair]
     return command.main([data, out, "--model", "rigged", "--chunk", "2", *rest])
 
