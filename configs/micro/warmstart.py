@@ -7,8 +7,8 @@ guess. Those that look at blurred scenes look too far to the left and too high, 
 the mark is often missed. `make warmstart` runs all five stages and writes configs/micro/warm, from
 which every arm of the demo begins.
 
-Hardware: two CPU cores, ten minutes. Expect: update/loss from 0.38 to 0.24, and of 300 held-out
-questions 83 % right from sharp scenes, whatever noise does to their crops, and 20 % from blurred
+Hardware: two CPU cores, ten minutes. Expect: update/loss from 0.31 to 0.20, and of 200 held-out
+questions 96 % right from sharp scenes, whatever noise does to their crops, and 19 % from blurred
 ones (greedy; docs/log.md). The other curves are of what was demonstrated.
 """
 

@@ -12,8 +12,8 @@ longest to learn, and every answer teaches it three or four times.
 An answer is read out before it is given, behind the colour it is about ("on green rising, falling
 <answer>rising, falling</answer>"), for the same reason.
 
-Hardware: two CPU cores, a quarter of an hour. Expect: update/loss of 1 nat a
-token after 40 steps, 0.51 after 200 and 0.32 at the end, still falling.
+Hardware: two CPU cores, 25 minutes. Expect: update/loss of 0.9 nats a token after 40 steps, 0.49
+after 200, 0.30 after 400 and 0.23 at the end.
 """
 
 import io
