@@ -26,7 +26,7 @@ FOLDER = "runs/demo"
 
 def get_config() -> TrainConfig:
     return TrainConfig(
-        steps=45,
+        steps=36,
         model=ModelSettings(path="configs/micro/warm", remat="none"),
         data=DataSettings(
             train=(Source(f"{FOLDER}/data/world"),),
@@ -53,7 +53,7 @@ def get_config() -> TrainConfig:
         ),
         update=UpdateSettings(mini_batch=16, rows=1, row_tokens=384, windows=48),
         optimizer=OptimizerSettings(learning_rate=3e-4, warmup=5),
-        validate_every=30,
-        checkpoint_every=20,
-        trajectories_every=20,
+        validate_every=18,
+        checkpoint_every=18,
+        trajectories_every=18,
     )

@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--temperatures", nargs="+", type=int, default=[0], help="of evaluations")
     parser.add_argument("--steps", type=int, help="of every arm, in place of the configs'")
-    parser.add_argument("--scenes", type=int, default=720, help="to train on")
+    parser.add_argument("--scenes", type=int, default=576, help="to train on")
     parser.add_argument("--questions", type=int, default=300, help="held out")
     parser.add_argument("--warm", default=WARM, metavar="DIR", help="where every arm begins")
     parser.add_argument("--write", type=Path, metavar="DIR", help="results for a document")
@@ -134,7 +134,9 @@ def plan(args: argparse.Namespace) -> Iterator[Step]:
     for strategy in dict.fromkeys(ARMS[arm].data for arm in arms):
         if strategy != "world":
             cache = ("--cache", f"{args.out / 'compiled'}")
-            asked = ("--model", args.warm, *cache) if strategy == "answer" else ()
+            asked = (
+                ("--model", args.warm, "--search", "bisect", *cache) if strategy == "answer" else ()
+            )
             yield Step(
                 f"select {strategy}",
                 ("select_resolution.py", f"{data / 'world'}", f"{data / strategy}", *asked,
