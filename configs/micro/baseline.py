@@ -52,7 +52,7 @@ def get_config() -> TrainConfig:
             workers=1,
         ),
         update=UpdateSettings(mini_batch=16, rows=1, row_tokens=384, windows=48),
-        optimizer=OptimizerSettings(learning_rate=3e-4, warmup=5),
+        optimizer=OptimizerSettings(learning_rate=3e-4, warmup=5, schedule="cosine"),
         validate_every=18,
         checkpoint_every=18,
         trajectories_every=18,

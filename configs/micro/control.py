@@ -13,4 +13,8 @@ from lfpc_jax.config import TrainConfig
 
 def get_config() -> TrainConfig:
     config = stage1.get_config()
-    return replace(config, model=replace(config.model, path=f"{baseline.FOLDER}/stage1-0"))
+    return replace(
+        config,
+        model=replace(config.model, path=f"{baseline.FOLDER}/stage1-0"),
+        optimizer=replace(config.optimizer, learning_rate=2e-4),
+    )

@@ -30,6 +30,10 @@ BLURRED, SHARP = 4, 64
 """Visual tokens of the image: as few as selection goes down to, and all."""
 
 
+NESTED = ("1", "1.3")
+"""Boxes around a mark, in its sides: what a person would draw who wants it tight."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A config on the data of a selection strategy, from the warm start or another arm's end."""
@@ -129,7 +133,7 @@ def plan(args: argparse.Namespace) -> Iterator[Step]:
         yield Step(
             f"data {name}",
             ("synthesize.py", f"{data / name}", "--world", "micro", "--split", split,
-             "--count", f"{count}", "--overwrite"),
+             "--count", f"{count}", "--nested", *NESTED, "--overwrite"),
         )  # fmt: skip
     for strategy in dict.fromkeys(ARMS[arm].data for arm in arms):
         if strategy != "world":

@@ -19,8 +19,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,6 +71,14 @@ def _parser(
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["layout"])
     parser.add_argument("--table", choices=get_args(layout.Table), default="jsonl")
+    parser.add_argument(
+        "--nested",
+        nargs="+",
+        type=float,
+        metavar="TIMES",
+        help="targets are boxes so many times as wide as their mark, ascending from 1; default: "
+        "mark, object, object with surroundings",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
@@ -125,12 +134,20 @@ def synthesize(args: argparse.Namespace) -> None:
     settings = WorldSettings(**{name: _frozen(value) for name, value in knobs.items()})
     if args.count < 1 or args.workers < 1:
         raise ValueError(f"--count {args.count}, --workers {args.workers}: must be at least 1")
+    nested = args.nested
+    if nested is not None and (nested[0] < 1 or any(a >= b for a, b in pairwise(nested))):
+        raise ValueError(f"--nested {nested}: must ascend and begin at 1 or more")
     start = time.monotonic()
     with staging.staged(args.out, overwrite=args.overwrite) as folder:
         for format in dict.fromkeys(args.format):
             with progress.bar(f"drawing {format}", args.count) as advance:
                 _write(format, folder, settings, args, advance)
-        origin = {"seed": args.seed, "split": args.split, "settings": asdict(settings)}
+        origin = {
+            "seed": args.seed,
+            "split": args.split,
+            "nested": args.nested,
+            "settings": asdict(settings),
+        }
         (folder / "world.json").write_text(json.dumps(origin, indent=2) + "\n")
         scenes = [
             scene.plan(settings, args.seed, args.split, index)
@@ -156,6 +173,7 @@ def _write(
         _samples,
         seed=args.seed,
         split=args.split,
+        nested=args.nested,
         count=args.count,
         workers=args.workers,
         advance=advance,
@@ -176,12 +194,13 @@ def _samples(
     *,
     seed: int,
     split: scene.Split,
+    nested: Sequence[float] | None,
     count: int,
     workers: int,
     advance: Callable[[int], None],
 ) -> Iterator[Sample]:
     """All scenes in their order, whoever draws them."""
-    draw = partial(_draw, settings, seed, split)
+    draw = partial(_draw, settings, seed, split, nested)
     if workers == 1:
         for index in range(count):
             yield draw(index)
@@ -197,6 +216,15 @@ def _samples(
                 advance(1)
 
 
-def _draw(settings: WorldSettings, seed: int, split: scene.Split, index: int) -> Sample:
+def _draw(
+    settings: WorldSettings,
+    seed: int,
+    split: scene.Split,
+    nested: Sequence[float] | None,
+    index: int,
+) -> Sample:
     planned = scene.plan(settings, seed, split, index)
-    return world.record_of(planned, canvas.paint(planned)), planned.names
+    record = world.record_of(planned, canvas.paint(planned))
+    if nested is not None:
+        record = replace(record, targets=planned.around_marks(nested))
+    return record, planned.names

@@ -9,6 +9,7 @@ carries a mark; all marks of a scene are of one kind, so that the right object m
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -222,7 +223,14 @@ class Scene:
     def targets(self) -> tuple[tuple[Box4, ...], ...]:
         """For each thing asked about: its mark, itself, itself with some surroundings."""
         return tuple(
-            (thing.mark_box, thing.box, _surroundings(thing.box, self.settings.size))
+            (thing.mark_box, thing.box, _grown(thing.box, _CONTEXT, self.settings.size))
+            for thing in self.things[: self.asked]
+        )
+
+    def around_marks(self, times: Sequence[float]) -> tuple[tuple[Box4, ...], ...]:
+        """For each thing asked about: boxes so many times as wide as its mark."""
+        return tuple(
+            tuple(_grown(thing.mark_box, factor, self.settings.size) for factor in times)
             for thing in self.things[: self.asked]
         )
 
@@ -308,9 +316,9 @@ def _square_box(x: int, y: int, side: int) -> Box4:
     return float(x), float(y), float(x + side), float(y + side)
 
 
-def _surroundings(box: Box4, size: Size) -> Box4:
+def _grown(box: Box4, times: float, size: Size) -> Box4:
     """The box with a margin, as far as the picture goes, in whole pixels."""
-    margin = (_CONTEXT - 1) / 2 * (box[2] - box[0])
+    margin = (times - 1) / 2 * (box[2] - box[0])
     x1, y1, x2, y2 = box
     grown = geometry.Box(x1 - margin, y1 - margin, x2 + margin, y2 + margin)
     left, upper, right, lower = geometry.crop_box(grown, size)

@@ -126,3 +126,25 @@ def test_workers_change_nothing(tmp_path):
         if path.is_file():
             other = tmp_path / "two" / path.relative_to(tmp_path / "one")
             assert other.read_bytes() == path.read_bytes(), path
+
+
+def test_nested_boxes_can_be_drawn_around_marks(tmp_path, capsys):
+    usual, tight = tmp_path / "usual", tmp_path / "tight"
+    asked = ["--world", "micro", "--count", "8"]
+    assert main([str(usual), *asked]) == 0
+    assert main([str(tight), *asked, "--nested", "1", "1.5"]) == 0
+    pairs = [*zip(layout.read(usual), layout.read(tight), strict=True)]
+    assert [before.id for before, _ in pairs] == [after.id for _, after in pairs]
+    inside = 0
+    for before, after in pairs:
+        for (mark, *_), (same, wider) in zip(before.targets, after.targets, strict=True):
+            assert mark == same
+            x1, _, x2, _ = wider
+            assert 0 <= x1 <= mark[0] < mark[2] <= x2 <= 224
+            if 0 < x1 and x2 < 224:
+                assert x2 - x1 == pytest.approx(1.5 * (mark[2] - mark[0]), abs=2)
+                inside += 1
+    assert inside >= 4
+    for wrong in (["1.3", "1"], ["0.5"]):
+        assert main([str(tmp_path / "no"), *asked, "--nested", *wrong]) == 1
+        assert "must ascend and begin at 1" in capsys.readouterr().err
