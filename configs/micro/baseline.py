@@ -26,12 +26,12 @@ FOLDER = "runs/demo"
 
 def get_config() -> TrainConfig:
     return TrainConfig(
-        steps=36,
+        steps=45,
         model=ModelSettings(path="configs/micro/warm", remat="none"),
         data=DataSettings(
             train=(Source(f"{FOLDER}/data/world"),),
             validation=(Source(f"{FOLDER}/data/heldout"),),
-            validation_records=128,
+            validation_records=64,
             threads=2,
         ),
         rollout=RolloutSettings(
@@ -52,8 +52,8 @@ def get_config() -> TrainConfig:
             workers=1,
         ),
         update=UpdateSettings(mini_batch=16, rows=1, row_tokens=384, windows=48),
-        optimizer=OptimizerSettings(learning_rate=3e-4, warmup=5, schedule="cosine"),
-        validate_every=18,
-        checkpoint_every=18,
-        trajectories_every=18,
+        optimizer=OptimizerSettings(learning_rate=3e-4, warmup=5),
+        validate_every=15,
+        checkpoint_every=15,
+        trajectories_every=15,
     )

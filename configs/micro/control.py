@@ -1,5 +1,7 @@
 """Stage I continued for as many steps as Stage II has: what Stage II is compared with.
 
+At a rate that falls: at Stage I's constant one it fell apart after 25 steps (docs/log.md).
+
     python launch/train.py --config micro/control.py
 
 Hardware: two CPU cores, some minutes. Expect: what more steps alone are worth.
@@ -15,6 +17,7 @@ def get_config() -> TrainConfig:
     config = stage1.get_config()
     return replace(
         config,
+        steps=30,
         model=replace(config.model, path=f"{baseline.FOLDER}/stage1-0"),
-        optimizer=replace(config.optimizer, learning_rate=2e-4),
+        optimizer=replace(config.optimizer, schedule="cosine"),
     )

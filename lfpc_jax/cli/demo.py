@@ -115,8 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--temperatures", nargs="+", type=int, default=[0], help="of evaluations")
     parser.add_argument("--steps", type=int, help="of every arm, in place of the configs'")
-    parser.add_argument("--scenes", type=int, default=576, help="to train on")
-    parser.add_argument("--questions", type=int, default=300, help="held out")
+    parser.add_argument("--scenes", type=int, default=480, help="to train on")
+    parser.add_argument("--questions", type=int, default=250, help="held out")
     parser.add_argument("--warm", default=WARM, metavar="DIR", help="where every arm begins")
     parser.add_argument("--write", type=Path, metavar="DIR", help="results for a document")
     return parser
