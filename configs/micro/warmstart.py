@@ -8,7 +8,7 @@ the mark is often missed. `make warmstart` runs all five stages and writes confi
 which every arm of the demo begins.
 
 Hardware: two CPU cores, ten minutes. Expect: update/loss from 0.31 to 0.20, and of 200 held-out
-questions 96 % right from sharp scenes, whatever noise does to their crops, and 19 % from blurred
+questions 96 % right from sharp scenes, whatever noise does to their crops, and 11 % from blurred
 ones (greedy; docs/log.md). The other curves are of what was demonstrated.
 """
 
