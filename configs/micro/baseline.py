@@ -5,10 +5,8 @@
 `launch/demo.py` makes data/world and data/heldout in runs/demo. The other
 configs of this folder begin here: they differ in data, starting point and reward alone.
 
-Hardware: two CPU cores, some minutes. Expect (one seed, 300 questions): the paper's baseline
-answers from the sharp image, and noise in its crops takes little. From the start that ships it
-learns to look instead: noise takes 22 points there, and 64 where the image is blurred
-(docs/log.md).
+Hardware: two CPU cores, some minutes. Expect: it calls the tool always, and answers sharp images
+at once: noise in its crops takes little (docs/log.md).
 """
 
 from lfpc_jax.config import (
