@@ -29,6 +29,8 @@ from lfpc_jax.trajectory import Record
 SIDES = (56, 56, 56, 84, 112, 224, 224)
 SHARP = 168
 """The least side of a picture in which stripes can be read."""
+ASTRAY = 2
+"""How far boxes of sharp pictures spread around their marks, in sides of the mark."""
 AT_ONCE = 0.25
 """The share of episodes without a look."""
 CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [%s]}}</tool_call>'
@@ -76,7 +78,7 @@ def looked(
         if max(view.shown.shape[:2]) < SHARP:
             x, y = spread * x + off[0], spread * y + off[1]
         else:
-            x, y = 2 * x, 2 * y
+            x, y = ASTRAY * x, ASTRAY * y
         around = words.around(mark, rng.uniform(0.8, 1.6), x, y)
         box = words.written(around, view.original.size)
         calls.append(f"on {colour}{box}{CALL % box}")

@@ -107,7 +107,7 @@ def test_the_7b_update_of_stage1_fits(topology, flags, tmp_path):
     for row in rows:
         assert row["fits"]
         state = row["kinds"]["parameters"] + row["kinds"]["moments"]
-        assert row["compiled"]["aliased_bytes"] >= state  # which a chip's tiles pad
+        assert state <= row["compiled"]["aliased_bytes"] < 1.03 * state  # padded to a chip's tiles
         for shape in row["compiled"]["largest"]:
             dims = [int(n) for n in shape[shape.index("[") + 1 : -1].split(",")]
             assert dims.count(8192) < 2, shape
