@@ -85,6 +85,9 @@ class Batch:
 Box4 = tuple[float, float, float, float]
 """x1, y1, x2, y2; pixels of the original image unless said otherwise."""
 
+Nests = tuple[tuple[Box4, ...], ...]
+"""For each thing that must be seen its boxes, nested, the smallest first."""
+
 Size = tuple[int, int]
 """Width and height."""
 
@@ -105,9 +108,9 @@ class Picture:
 class Record:
     """A question about one original image.
 
-    With `options` (texts, in the order A, B, ...) the answer is a letter. `targets` holds the
-    boxes of each thing that must be seen, nested, the smallest first. `longest_side` is the image
-    gap: the shown image is first downsampled to it; None shows all that the token budget allows.
+    With `options` (texts, in the order A, B, ...) the answer is a letter. `longest_side` is the
+    image gap: the shown image is first downsampled to it; None shows all that the token budget
+    allows.
     """
 
     id: str
@@ -115,7 +118,7 @@ class Record:
     answer: str
     picture: Picture
     options: tuple[str, ...] = ()
-    targets: tuple[tuple[Box4, ...], ...] = ()
+    targets: Nests = ()
     longest_side: int | None = None
     dataset: str = ""
     category: str = ""

@@ -2,7 +2,7 @@
 
     python launch/train.py --config micro/baseline.py
 
-`launch/demo.py` makes data/world and data/heldout in runs/demo. The other
+`launch/demo.py` makes data/world and data/blurred in runs/demo. The other
 configs of this folder begin here: they differ in data, starting point and reward alone.
 
 Hardware: two CPU cores, some minutes. Expect: it calls the tool always, and answers sharp images
@@ -24,11 +24,11 @@ FOLDER = "runs/demo"
 
 def get_config() -> TrainConfig:
     return TrainConfig(
-        steps=45,
+        steps=36,
         model=ModelSettings(path="configs/micro/warm", remat="none"),
         data=DataSettings(
             train=(Source(f"{FOLDER}/data/world"),),
-            validation=(Source(f"{FOLDER}/data/heldout"),),
+            validation=(Source(f"{FOLDER}/data/blurred"),),
             validation_records=64,
             threads=2,
         ),
@@ -51,7 +51,7 @@ def get_config() -> TrainConfig:
         ),
         update=UpdateSettings(mini_batch=16, rows=1, row_tokens=384, windows=48),
         optimizer=OptimizerSettings(learning_rate=3e-4, warmup=5),
-        validate_every=15,
-        checkpoint_every=15,
-        trajectories_every=15,
+        validate_every=12,
+        checkpoint_every=12,
+        trajectories_every=12,
     )

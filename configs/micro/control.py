@@ -1,6 +1,6 @@
 """Stage I continued for as many steps as Stage II has: what Stage II is compared with.
 
-At a rate that falls: at Stage I's constant one it fell apart after 25 steps (docs/log.md).
+At a lower rate: at Stage I's it fell apart after 25 steps (docs/log.md).
 
     python launch/train.py --config micro/control.py
 
@@ -19,5 +19,5 @@ def get_config() -> TrainConfig:
         config,
         steps=30,
         model=replace(config.model, path=f"{baseline.FOLDER}/stage1-0"),
-        optimizer=replace(config.optimizer, schedule="cosine"),
+        optimizer=replace(config.optimizer, learning_rate=2e-4),
     )

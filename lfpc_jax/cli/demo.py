@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lfpc_jax.cli.compare import parsed_change
@@ -28,8 +28,9 @@ LAUNCH = Path(__file__).parents[2] / "launch"
 WARM = "configs/micro/warm"
 BLURRED, SHARP = 4, 64
 """Visual tokens of the image: as few as selection goes down to, and all."""
-
-
+HARSHEST = 56
+"""Pixels of a side where no mark is left to see: the end of selection, and what is validated on."""
+VALIDATED = 64
 NESTED = ("1", "1.3")
 """Boxes around a mark, in its sides: what a person would draw who wants it tight."""
 
@@ -75,10 +76,12 @@ CLAIMS = {
 
 @dataclass(frozen=True)
 class Step:
-    """A command of launch/, done once it left with 0."""
+    """A command of launch/, done once it left with 0. What `gathers` may follow with other words,
+    of more arms; anything else would leave what was built on it behind."""
 
     name: str
     words: tuple[str, ...]
+    gathers: bool = False
 
     def __str__(self) -> str:
         return f"python launch/{shlex.join(self.words)}"
@@ -93,6 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     steps = [*plan(args)]
+    for step in steps:
+        before = _done(step, args.out)
+        if before not in (None, step.words) and not step.gathers:
+            print(
+                f"error: {args.out} was made with `{replace(step, words=before)}`, which is not "
+                f"`{step}`: choose another --out, or remove {args.out}",
+                file=sys.stderr,
+            )
+            return 1
     begun = time.monotonic()
     for number, step in enumerate(steps, 1):
         if code := _run(step, args.out, f"[{number}/{len(steps)}]"):
@@ -116,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperatures", nargs="+", type=int, default=[0], help="of evaluations")
     parser.add_argument("--steps", type=int, help="of every arm, in place of the configs'")
     parser.add_argument("--scenes", type=int, default=480, help="to train on")
-    parser.add_argument("--questions", type=int, default=250, help="held out")
+    parser.add_argument("--questions", type=int, default=200, help="held out")
     parser.add_argument("--warm", default=WARM, metavar="DIR", help="where every arm begins")
     parser.add_argument("--write", type=Path, metavar="DIR", help="results for a document")
     return parser
@@ -126,14 +138,16 @@ def plan(args: argparse.Namespace) -> Iterator[Step]:
     """Every command, in order."""
     arms = _arms(args)
     data = args.out / "data"
-    for name, split, count in (
-        ("world", "train", args.scenes),
-        ("heldout", "heldout", args.questions),
-    ):
+    scenes = {
+        "world": ("train", "--count", f"{args.scenes}"),
+        "heldout": ("heldout", "--count", f"{args.questions}"),
+        "blurred": ("heldout", "--count", f"{VALIDATED}", "--longest-side", f"{HARSHEST}"),
+    }
+    for name, which in scenes.items():
         yield Step(
             f"data {name}",
-            ("synthesize.py", f"{data / name}", "--world", "micro", "--split", split,
-             "--count", f"{count}", "--nested", *NESTED, "--overwrite"),
+            ("synthesize.py", f"{data / name}", "--world", "micro", "--nested", *NESTED,
+             "--split", *which, "--overwrite"),
         )  # fmt: skip
     for strategy in dict.fromkeys(ARMS[arm].data for arm in arms):
         if strategy != "world":
@@ -144,7 +158,7 @@ def plan(args: argparse.Namespace) -> Iterator[Step]:
             yield Step(
                 f"select {strategy}",
                 ("select_resolution.py", f"{data / 'world'}", f"{data / strategy}", *asked,
-                 "--strategy", strategy, "--image-tokens", f"{SHARP}", "--harshest", "56",
+                 "--strategy", strategy, "--image-tokens", f"{SHARP}", "--harshest", f"{HARSHEST}",
                  "--max-tokens", "24", "--slots", "64"),
             )  # fmt: skip
     yield from _evaluations(args, "warm", args.warm)
@@ -162,9 +176,10 @@ def plan(args: argparse.Namespace) -> Iterator[Step]:
         for change in CLAIMS:
             if {name.rpartition("*")[2] for name in change[1:]} <= {"warm", *arms}:
                 words += ["--change", *change]
-        yield Step(f"compare temperature {temperature}", tuple(words))
+        yield Step(f"compare temperature {temperature}", tuple(words), gathers=True)
     runs = [f"{args.out / arm}-{seed}" for seed in args.seeds for arm in arms]
-    yield Step("report", ("report.py", *runs, "--out", f"{args.out / 'report.html'}"))
+    words = ["report.py", *runs, "--out", f"{args.out / 'report.html'}"]
+    yield Step("report", tuple(words), gathers=True)
 
 
 def _arms(args: argparse.Namespace) -> list[str]:
@@ -181,7 +196,7 @@ def _training(args: argparse.Namespace, recipe: Recipe, run: str, seed: int) -> 
     return (
         *("train.py", "--config", f"micro/{recipe.config}.py", "--run", run, "--seed", f"{seed}"),
         *("--model.path", start, "--data.train", f"{data / recipe.data}"),
-        *("--data.validation", f"{data / 'heldout'}", "--cache", f"{args.out / 'compiled'}"),
+        *("--data.validation", f"{data / 'blurred'}", "--cache", f"{args.out / 'compiled'}"),
         *(*steps, *recipe.overrides),
     )
 
@@ -200,9 +215,8 @@ def _evaluations(args: argparse.Namespace, name: str, model: str) -> Iterator[St
 
 
 def _run(step: Step, out: Path, place: str) -> int:
-    """Its exit code. What it did is noted with its command: another command is another step."""
-    note = out / "done" / f"{step.name.replace(' ', '-')}.json"
-    if note.is_file() and json.loads(note.read_text())["words"] == list(step.words):
+    """Its exit code. What was done is noted with its command."""
+    if _done(step, out) == step.words:
         print(f"{place} {step.name}: done before", flush=True)
         return 0
     print(f"\n{place} {step}", flush=True)
@@ -210,12 +224,23 @@ def _run(step: Step, out: Path, place: str) -> int:
     code = subprocess.run([sys.executable, LAUNCH / step.words[0], *step.words[1:]]).returncode
     if code == 0:
         seconds = round(time.monotonic() - begun, 1)
+        note = _note(step, out)
         note.parent.mkdir(parents=True, exist_ok=True)
         beside = note.with_suffix(".new")
         beside.write_text(json.dumps({"words": step.words, "seconds": seconds}) + "\n")
         beside.replace(note)
         print(f"{place} {step.name}: {seconds:.0f} s", flush=True)
     return code
+
+
+def _note(step: Step, out: Path) -> Path:
+    return out / "done" / f"{step.name.replace(' ', '-')}.json"
+
+
+def _done(step: Step, out: Path) -> tuple[str, ...] | None:
+    """The words with which it was done, if it was."""
+    note = _note(step, out)
+    return tuple(json.loads(note.read_text())["words"]) if note.is_file() else None
 
 
 def _publish(args: argparse.Namespace, command: str) -> None:
@@ -266,15 +291,15 @@ def _next(args: argparse.Namespace) -> None:
     arms = _arms(args)
     best = "stage2" if "stage2" in arms else arms[-1]
     last = f"{args.out / best}-{args.seeds[0]}"
-    heldout = args.out / "data" / "heldout"
-    record = next(one for one in layout.read(heldout) if isinstance(one, Record))
+    data = args.out / "data"
+    record = next(one for one in layout.read(data / "heldout") if isinstance(one, Record))
     commands = [
         ("ask.py", "--model", last, "--image", f"{record.picture.path}", "--question",
-         record.question, "--longest-side", "56", "--crop-tokens", f"{CROP_TOKENS}",
+         record.question, "--longest-side", f"{HARSHEST}", "--crop-tokens", f"{CROP_TOKENS}",
          "--convention", "percent"),
         ("convert.py", "to-hf", last, "exported"),
         ("train.py", "--config", "micro/stage1.py", "--run", "runs/mine", "--data.train",
-         f"{args.out / 'data' / 'answer'}", "--data.validation", f"{heldout}",
+         f"{data / 'answer'}", "--data.validation", f"{data / 'blurred'}",
          "--optimizer.learning_rate", "1e-4"),
     ]  # fmt: skip
     print("What to type next:")

@@ -32,7 +32,7 @@ from lfpc_jax.cli import progress
 from lfpc_jax.data import benchmarks, canvas, contact, layout, scene, world
 from lfpc_jax.data.marks import VOCABULARIES
 from lfpc_jax.data.scene import COLOURS, SPLITS, WORLDS, WorldSettings
-from lfpc_jax.trajectory import Record, Size
+from lfpc_jax.trajectory import Nests, Record, Size
 
 FORMATS = ("layout", "hrbench", "vstar")
 _ON_THE_SHEET = 12
@@ -154,7 +154,8 @@ def synthesize(args: argparse.Namespace) -> None:
             for index in range(min(args.count, _ON_THE_SHEET))
         ]
         shown_side = settings.longest_side or max(settings.size) // 4
-        contact.sheet(scenes, shown_side=shown_side).save(folder / "contact.png")
+        targets = [_targets(one, nested) for one in scenes]
+        contact.sheet(scenes, targets, shown_side=shown_side).save(folder / "contact.png")
     seconds = time.monotonic() - start
     drawn = args.count * len(dict.fromkeys(args.format))
     print(
@@ -225,6 +226,8 @@ def _draw(
 ) -> Sample:
     planned = scene.plan(settings, seed, split, index)
     record = world.record_of(planned, canvas.paint(planned))
-    if nested is not None:
-        record = replace(record, targets=planned.around_marks(nested))
-    return record, planned.names
+    return replace(record, targets=_targets(planned, nested)), planned.names
+
+
+def _targets(planned: scene.Scene, nested: Sequence[float] | None) -> Nests:
+    return planned.targets if nested is None else planned.around_marks(nested)

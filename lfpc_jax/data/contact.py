@@ -10,6 +10,7 @@ from lfpc_jax.data.canvas import paint
 from lfpc_jax.data.pictures import shrink
 from lfpc_jax.data.scene import Scene
 from lfpc_jax.processing.geometry import Box, Frame
+from lfpc_jax.trajectory import Nests
 
 _TILE = 240
 _CAPTION = 46
@@ -19,11 +20,11 @@ _DARK = "#202020"
 _SHARP = PIL.Image.Resampling.NEAREST
 
 
-def sheet(scenes: Sequence[Scene], *, shown_side: int) -> PIL.Image.Image:
-    """A row of pictures a scene: the scene with its targets' boxes, its view at `shown_side`
-    pixels, and each target's object as it is in the original and in that view."""
+def sheet(scenes: Sequence[Scene], targets: Sequence[Nests], *, shown_side: int) -> PIL.Image.Image:
+    """A row of pictures a scene: the scene with its `targets`, its view at `shown_side` pixels,
+    and each object asked about as it is in the original and in that view."""
     tiles = 2 + 2 * max(scene.asked for scene in scenes)
-    strips = [_strip(scene, shown_side, tiles) for scene in scenes]
+    strips = [_strip(scene, nests, shown_side, tiles) for scene, nests in zip(scenes, targets)]
     width, height = strips[0].size
     whole = PIL.Image.new("RGB", (width, len(strips) * height), _DARK)
     for place, strip in enumerate(strips):
@@ -31,10 +32,10 @@ def sheet(scenes: Sequence[Scene], *, shown_side: int) -> PIL.Image.Image:
     return whole
 
 
-def _strip(scene: Scene, shown_side: int, width: int) -> PIL.Image.Image:
+def _strip(scene: Scene, nests: Nests, shown_side: int, width: int) -> PIL.Image.Image:
     image = paint(scene)
     view = shrink(image, shown_side)
-    tiles = [_with_boxes(scene, image), _tile(view)]
+    tiles = [_with_boxes(image, nests), _tile(view)]
     for thing in scene.things[: scene.asked]:
         frame = Frame(image.size, view.size)
         seen = frame.to(Box(*thing.box), "original", "shown")
@@ -51,11 +52,11 @@ def _strip(scene: Scene, shown_side: int, width: int) -> PIL.Image.Image:
     return strip
 
 
-def _with_boxes(scene: Scene, image: PIL.Image.Image) -> PIL.Image.Image:
+def _with_boxes(image: PIL.Image.Image, nests: Nests) -> PIL.Image.Image:
     tile = _tile(image)
     scale = tile.width / image.width
     pen = PIL.ImageDraw.Draw(tile)
-    for nest in scene.targets:
+    for nest in nests:
         for box, colour in zip(nest, _NESTS):
             pen.rectangle([edge * scale for edge in box], outline=colour)
     return tile

@@ -20,7 +20,7 @@ import numpy as np
 from lfpc_jax.data import questions
 from lfpc_jax.data.marks import VOCABULARIES, Kind, Mark
 from lfpc_jax.processing import geometry
-from lfpc_jax.trajectory import Box4, Size
+from lfpc_jax.trajectory import Box4, Nests, Size
 
 Split = Literal["train", "heldout"]
 Shape = Literal["block", "disc", "diamond"]
@@ -220,14 +220,14 @@ class Scene:
         return tuple(thing.name for thing in self.things[: self.asked])
 
     @property
-    def targets(self) -> tuple[tuple[Box4, ...], ...]:
+    def targets(self) -> Nests:
         """For each thing asked about: its mark, itself, itself with some surroundings."""
         return tuple(
             (thing.mark_box, thing.box, _grown(thing.box, _CONTEXT, self.settings.size))
             for thing in self.things[: self.asked]
         )
 
-    def around_marks(self, times: Sequence[float]) -> tuple[tuple[Box4, ...], ...]:
+    def around_marks(self, times: Sequence[float]) -> Nests:
         """For each thing asked about: boxes so many times as wide as its mark."""
         return tuple(
             tuple(_grown(thing.mark_box, factor, self.settings.size) for factor in times)

@@ -21,7 +21,7 @@ from lfpc_jax.data.columns import check_columns
 from lfpc_jax.data.losses import Loss, Unusable
 from lfpc_jax.data.pictures import measured
 from lfpc_jax.processing.geometry import Box, area, clamp
-from lfpc_jax.trajectory import Box4, Picture, Record
+from lfpc_jax.trajectory import Nests, Picture, Record
 
 DATASET = "v_star"
 FOLDERS = tuple(V_STAR_FOLDERS.values())
@@ -111,7 +111,7 @@ def _beside(path: Path) -> Picture:
     raise Unusable("missing picture", f"{path}: no image of that name beside it")
 
 
-def _targets(boxes: list[Any], picture: Picture) -> tuple[tuple[Box4, ...], ...]:
+def _targets(boxes: list[Any], picture: Picture) -> Nests:
     size = measured(picture)
     targets = []
     for box in boxes:

@@ -151,13 +151,15 @@ def failed(why: str, code: int = 1) -> None:
 
 
 def keep_programs(folder: str) -> None:
-    """Compiled programs are kept in a folder, or, if it is empty, nowhere."""
+    """Compiled programs are kept in a folder, or, if it is empty, nowhere. All of them: a small
+    model's take less than the second from which on JAX would keep one, and there are dozens."""
     if not folder:
         return
     if "://" not in folder:
         folder = str(Path(folder).expanduser().absolute())
         Path(folder).mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     logger.info("compiled programs are kept in %s", folder)
 
 

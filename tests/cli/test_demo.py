@@ -36,8 +36,8 @@ def test_every_command_is_one_that_its_program_takes(monkeypatch):
             assert f"{config.seed}" == step.name[-1]
         else:
             program._parser().parse_args(step.words[1:])
-    assert [args.split for args in drawn] == ["train", "heldout"]
-    assert all(args.longest_side is None for args in drawn)
+    assert [args.split for args in drawn] == ["train", "heldout", "heldout"]
+    assert [args.longest_side for args in drawn] == [None, None, 56]
     assert all(args.size == (224, 224) for args in drawn)
     trained = [step.name for step in steps if step.name.startswith("train")]
     assert trained == [f"train {arm}-{seed}" for seed in (0, 1) for arm in demo.ARMS]
@@ -81,7 +81,7 @@ def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
     words = ["--out", str(folder / "out"), "--arms", "stage1", "--warm", str(folder)]
     assert demo.main(words) == 7
     assert "select_resolution.py" in capfd.readouterr().out.splitlines()[-1]
-    assert ran(folder) == ["synthesize.py", "synthesize.py", "select_resolution.py"]
+    assert ran(folder) == ["synthesize.py"] * 3 + ["select_resolution.py"]
     assert demo.main(words) == 0
     assert ran(folder) == [
         "select_resolution.py", "evaluate.py", "train.py", "evaluate.py", "compare.py", "report.py"
@@ -97,8 +97,19 @@ def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
     assert not (folder / "ran").exists()
     out = capfd.readouterr().out
     assert out.count("done before") == len(planned(*words))
-    assert demo.main([*words, "--steps", "3"]) == 0  # another command is another step
-    assert ran(folder) == ["train.py"]
+
+
+def test_a_folder_holds_one_setting_and_any_arms(folder, capfd):
+    words = ["--out", str(folder / "out"), "--warm", str(folder), "--arms", "stage1"]
+    (folder / "once").touch()
+    assert demo.main(words) == 0
+    ran(folder)
+    assert demo.main([*words, "baseline"]) == 0
+    assert ran(folder) == ["train.py", "evaluate.py", "compare.py", "report.py"]
+    capfd.readouterr()
+    assert demo.main([*words, "--steps", "3"]) == 1  # what was measured of the old run would stay
+    assert "which is not `python launch/train.py" in capfd.readouterr().err
+    assert not (folder / "ran").exists()
 
 
 def test_results_are_published(folder):

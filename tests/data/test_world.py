@@ -314,5 +314,6 @@ def test_settings_are_json():
 
 def test_the_contact_sheet_has_a_strip_a_scene():
     for share, width in ((0.0, 992), (1.0, 1488)):
-        sheet = contact.sheet(scenes(replace(TINY, cross_share=share), 3), shown_side=56)
+        drawn = scenes(replace(TINY, cross_share=share), 3)
+        sheet = contact.sheet(drawn, [one.targets for one in drawn], shown_side=56)
         assert sheet.size == (width, 3 * 286)

@@ -217,7 +217,6 @@ def test_compiled_programs_are_kept(tmp_path):
     try:
         reset()  # as at start, when nothing is compiled yet
         processes.keep_programs(str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         assert jax.config.jax_compilation_cache_dir == str(folder)
         jax.jit(lambda x: jnp.sin(x) * 41.5)(jnp.ones(3)).block_until_ready()
         assert any(path.name.endswith("-cache") for path in folder.iterdir())
