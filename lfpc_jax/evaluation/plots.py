@@ -1,11 +1,12 @@
 """Results as one picture: accuracies with their intervals, and what altering the crops changes; and
 several arms side by side."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lfpc_jax.evaluation.arms import Found
+from lfpc_jax.evaluation.arms import MEASURES, Found
 from lfpc_jax.evaluation.conditions import DIRECT, TOOL
 from lfpc_jax.evaluation.published import COLUMNS, OVERALL
 from lfpc_jax.evaluation.results import Results
@@ -43,7 +44,7 @@ def plot_arms(found: Mapping[str, Mapping[str, Mapping[str, Found | None]]], fil
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 0.4 + 2.6 * len(found)), layout="constrained")
+    figure = Figure(figsize=(10, 0.4 + 2.8 * len(found)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, arms) in zip(
         figure.subplots(len(found), 1, squeeze=False)[:, 0], found.items()
@@ -57,7 +58,8 @@ def plot_arms(found: Mapping[str, Mapping[str, Mapping[str, Found | None]]], fil
                 if (one := row[measure]) is not None:
                     x = place + (number - (len(arms) - 1) / 2) * width
                     _bar(axes, x, width, one, f"C{number}", _once(axes, arm))
-        axes.set_xticks(range(len(measures)), measures)
+        told = ["\n".join((name, *textwrap.wrap(MEASURES[name], 18))) for name in measures]
+        axes.set_xticks(range(len(measures)), told, fontsize=8)
         axes.axhline(0, color="#20242a", lw=0.8)
         axes.set_ylabel("%")
         axes.set_title(title, loc="left", fontsize=10)
