@@ -29,9 +29,9 @@ from lfpc_jax.processing.geometry import Box, Frame
 from lfpc_jax.rollout.dialogue import Dialogue, question
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
-from lfpc_jax.rollout.protocol import Answer, Call, read_turn
+from lfpc_jax.rollout.protocol import Answer, Call, Fault, Nothing, read_turn
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.tools import Ready, system_prompt
+from lfpc_jax.rollout.tools import refuse, system_prompt
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Record
 
@@ -138,17 +138,18 @@ class Plain:
             action = read_turn(said)
             if isinstance(action, Answer):
                 played.answer = action.text
-            if not isinstance(action, Call) or len(played.texts) == self.max_turns:
+            if isinstance(action, Answer | Nothing) or len(played.texts) == self.max_turns:
                 break
-            request = self.toolbox.validate(action, frame)
-            if not isinstance(request, Ready):
-                break
+            request = self.toolbox.validate(action, frame) if isinstance(action, Call) else action
+            messages.append({"role": "assistant", "content": said})
+            if isinstance(request, Fault):
+                messages += refuse(request)
+                continue
             seen = request.execute(original)
             assert seen.crop is not None
             played.boxes.append(seen.crop.box)
             crop = original.crop(request.parsed.pixels)
             images.append(self._processed(crop, self.budgets[1]))
-            messages.append({"role": "assistant", "content": said})
             messages += request.tool.render(seen)
         return played
 

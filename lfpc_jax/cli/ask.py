@@ -162,7 +162,8 @@ def _box(box: Sequence[float]) -> str:
 
 def _draw(group: Rolled, out: Path) -> None:
     [trajectory], [crops] = group.trajectories, group.crops
+    assert group.shown is not None
     boxes = [Box(*turn.crop.box) for turn in trajectory.turns if turn.crop is not None]
     original = pictures.original(group.record.picture)
     out.parent.mkdir(parents=True, exist_ok=True)
-    sketch(original, list(zip(boxes, crops, strict=True))).save(out)
+    sketch(original, group.shown, list(zip(boxes, crops, strict=True))).save(out)
