@@ -3,10 +3,11 @@
     python launch/train.py --config micro/baseline.py
 
 `launch/demo.py` makes data/world and data/blurred in runs/demo. The other
-configs of this folder begin here: they differ in data, starting point and reward alone.
+arms begin here: they differ in data, starting point and reward, and what goes on from Stage I in
+steps and rate.
 
-Hardware: two CPU cores, some minutes. Expect: it calls the tool always, and answers sharp images
-at once: noise in its crops takes little (docs/log.md).
+Hardware: two CPU cores, some minutes. Expect: it calls the tool always, points
+badly, and answers sharp images at once: noise in its crops takes little (docs/demo.md).
 """
 
 from lfpc_jax.config import (
