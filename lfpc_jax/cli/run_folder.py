@@ -13,7 +13,10 @@ RUN/log.txt
 import dataclasses
 import json
 import logging
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,49 +75,57 @@ class RunFolder:
         return Trained(model["train_vision"], lora)
 
     def first_model(self, path: Path) -> Path:
-        """The model to begin from, or to begin from again: of another run the checkpoint that was
-        its newest, or its best, when this one was begun."""
-        model = run_of(path)
-        step = self._origin.get("step") if self.settings.exists() else None
+        """The model that this run began from: of another run the checkpoint that was its newest,
+        or its best, then."""
+        model, step = run_of(path), self._origin["step"]
         return path if model is None or step is None else model.checkpoints / f"{step:08d}"
 
     def begin(
         self, settings: TrainConfig, model_assets: Path, origin: Origin, step: int | None
     ) -> None:
-        """Writes what a run starts with; a run that goes on must go on as it was. The first process
-        does so while the others wait, and all raise what it finds wrong."""
-        fault = ""
-        if jax.process_index() == 0:
-            try:
-                self._begin(settings, model_assets, origin, step)
-            except (ValueError, OSError) as error:
-                fault = str(error)
-        [fault, *_] = everyones(fault)
-        if fault:
-            raise ValueError(fault)
+        """Writes what a run starts with, over what one left that never came to a checkpoint."""
+        _in_the_first_process(partial(self._begin, settings, model_assets, origin, step))
 
     def _begin(
         self, settings: TrainConfig, model_assets: Path, origin: Origin, step: int | None
     ) -> None:
+        if self.assets.exists():
+            shutil.rmtree(self.assets)
+        self.assets.mkdir(parents=True)
+        assets.copy(model_assets, self.assets)
+        _write(self.path / "origin.json", {**dataclasses.asdict(origin), "step": step})
+        _write(self.settings, described(settings))
+
+    def go_on(self, settings: TrainConfig) -> None:
+        """A run with a checkpoint goes on as it was."""
+        _in_the_first_process(partial(self._go_on, settings))
+
+    def _go_on(self, settings: TrainConfig) -> None:
         now = described(settings)
-        begun = self.settings.exists()
-        if begun:
-            before = json.loads(self.settings.read_text())
-            changed = _differences(before, now) - _MAY_CHANGE
-            if changed:
-                raise ValueError(
-                    f"{self.path}: was begun with other settings of {sorted(changed)}; go on with "
-                    "those, or choose another --run"
-                )
-        else:
-            self.assets.mkdir(parents=True, exist_ok=True)
-            assets.copy(model_assets, self.assets)
-            _write(self.path / "origin.json", {**dataclasses.asdict(origin), "step": step})
+        changed = _differences(json.loads(self.settings.read_text()), now) - _MAY_CHANGE
+        if changed:
+            raise ValueError(
+                f"{self.path}: was begun with other settings of {sorted(changed)}; go on with "
+                "those, or choose another --run"
+            )
         _write(self.settings, now)
 
 
 _MAY_CHANGE = {"steps", "mesh", "wandb_project", "keep_checkpoints", "keep_best", "judge", "health",
                "validate_every", "checkpoint_every", "trajectories_every"}  # fmt: skip
+
+
+def _in_the_first_process(write: Callable[[], None]) -> None:
+    """While the others wait; all raise what it finds wrong."""
+    fault = ""
+    if jax.process_index() == 0:
+        try:
+            write()
+        except (ValueError, OSError) as error:
+            fault = str(error)
+    [fault, *_] = everyones(fault)
+    if fault:
+        raise ValueError(fault)
 
 
 def _write(file: Path, value: Any) -> None:

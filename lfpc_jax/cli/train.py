@@ -30,7 +30,7 @@ from lfpc_jax.cli import process_flags, progress
 from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.dry_run import print_plan
 from lfpc_jax.cli.health import Watch
-from lfpc_jax.cli.model_folder import default_dtype, load_model
+from lfpc_jax.cli.model_folder import LoadedModel, default_dtype, load_model
 from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.rolling import Judged, Publisher, Roller, opener, told_apart
 from lfpc_jax.cli.run_folder import RunFolder
@@ -38,14 +38,17 @@ from lfpc_jax.config import Source, TrainConfig, check, check_devices, described
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.pipeline import Part, Stream
 from lfpc_jax.distributed import processes
+from lfpc_jax.distributed.exchange import total
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.optimizer import make_optimizer, schedule
 from lfpc_jax.grpo.step import NotFinite, Updater
 from lfpc_jax.grpo.update import Learner, TrainState
 from lfpc_jax.model.attention import continues
+from lfpc_jax.model.config import from_folder
 from lfpc_jax.report.writer import MetricsWriter, check_wandb
 from lfpc_jax.rollout.archive import Archive
-from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.rollout.dialogue import Opening
+from lfpc_jax.rollout.engine import Engine, Rolled
 from lfpc_jax.rollout.episode import Episode
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.trajectory import Batch, Record
@@ -116,13 +119,10 @@ def train(config: TrainConfig, run: RunFolder) -> str:
     # ------------------------------------------------------------------ mesh and model
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     local = make_mesh(-1, 1, config.rollout.tensor, devices=_own_devices(mesh))
-    dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
     saved = training.latest(run.checkpoints)
-    kl = config.update.objective.kl > 0
-    path = Path(config.model.path)
-    if saved is None or kl:  # else all of it is in the checkpoint
-        path = run.first_model(path)
-    model = load_model(path, dtype=dtype, mesh=mesh)
+    if saved is not None:
+        run.go_on(config)
+    model = _first_model(config, run, mesh, goes_on=saved is not None)
     cfg = replace(model.cfg, remat=config.model.remat, kernel=config.model.kernel)
     r = config.rollout
     dialogue = zooming(
@@ -131,7 +131,8 @@ def train(config: TrainConfig, run: RunFolder) -> str:
         crop_tokens=r.crop_tokens,
         convention=r.convention,
     )
-    run.begin(config, model.assets, model.origin, model.step)
+    if saved is None:
+        run.begin(config, model.assets, model.origin, model.step)
     _log_to(run.path / "log.txt")
 
     # ------------------------------------------------------------------ learner
@@ -146,10 +147,8 @@ def train(config: TrainConfig, run: RunFolder) -> str:
         unstacked=jax.default_backend() == "cpu",
     )
     rates = schedule(config.optimizer, updates_of(config))
-    state = learner.start(model.params, jax.random.key(config.seed))
-    reference = learner.computing(state) if kl else None
-    if saved is not None:
-        state = restored(saved, learner)
+    state, reference = _state(config, learner, model.params, saved)
+    del model  # its weights, that the state was made of
     goes_on = continues(cfg.kernel, platform=jax.default_backend(), dtype=cfg.dtype)
     shapes = config.train_shapes(cfg.vision.window, continues=goes_on)
     shards = mesh.shape["data"] * mesh.shape["fsdp"] // jax.process_count()
@@ -211,6 +210,7 @@ def train(config: TrainConfig, run: RunFolder) -> str:
                 rolled = roller.rollouts(state, openings, step, leave_if_stopped)
             if processes.stop_requested():
                 break
+            skipped = _skipped(step, openings, rolled, engine)
             with clock("reward"):
                 found = roller.judged(rolled)
             with clock("update"):
@@ -218,6 +218,7 @@ def train(config: TrainConfig, run: RunFolder) -> str:
                 state, updated = updater(state, roller.mini_batches(found, openings))
             step += 1
             values = roller.figures(found) | {f"update/{k}": v for k, v in updated.items()}
+            values["data/skipped"] = skipped
             values["update/learning_rate"] = float(rates(max(int(state.updates) - 1, 0)))
             alarm = watch(step, values) if config.stage == "grpo" else ""
             facts = {"data": stream.get_state().decode(), "health": watch.count}
@@ -279,6 +280,36 @@ def _audited(source: Source, config: TrainConfig) -> tuple[Record, ...]:
     return found.records
 
 
+def _first_model(config: TrainConfig, run: RunFolder, mesh: Mesh, *, goes_on: bool) -> LoadedModel:
+    """Without weights where a checkpoint has all that is needed. Weights that are trained come in
+    float32: of another run they are its masters, and bfloat16 would drop most that it learned."""
+    dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
+    path = Path(config.model.path)
+    if goes_on:
+        if not config.update.objective.kl:
+            cfg = from_folder(run.assets, dtype=dtype)
+            return LoadedModel(cfg, None, run.assets, run.origin)
+        path = run.first_model(path)
+    loaded = load_model(path, dtype=dtype if config.model.lora else "float32", mesh=mesh)
+    return replace(loaded, cfg=replace(loaded.cfg, dtype=dtype))
+
+
+def _state(
+    config: TrainConfig, learner: Learner, params: Any, saved: Saved | None
+) -> tuple[TrainState, Any]:
+    """What is trained, and with a KL term a copy of what it began from."""
+    reference = None
+    if params is not None:
+        state = learner.start(params, jax.random.key(config.seed))
+        if config.update.objective.kl:
+            reference = learner.computing(state)
+        if saved is None:
+            return state, reference
+        del state  # there is no room for two
+    assert saved is not None
+    return restored(saved, learner), reference
+
+
 def _own_devices(mesh: Mesh) -> list[jax.Device]:
     """This process's, in the mesh's order."""
     own = jax.process_index()
@@ -300,6 +331,20 @@ def restored(saved: Saved, learner: Learner) -> TrainState:
     like = items_of_state(learner.abstract_state())
     found = {name: training.restore(saved, name, tree) for name, tree in like.items()}
     return TrainState(found["trained"], found["frozen"], **found["optimizer"])
+
+
+def _skipped(
+    step: int, openings: Sequence[Opening], rolled: Sequence[Rolled], engine: Engine
+) -> float:
+    """The share of all processes' prompts that could not be shown. If that is all, nothing can be
+    learned, this step or any other."""
+    asked, shown = total([len(openings), len(rolled)])
+    if not shown:
+        record, reason = engine.stats.skipped[-1] if engine.stats.skipped else ("of others", "")
+        raise ValueError(
+            f"step {step + 1}: none of {asked} prompts could be shown; the last, {record}: {reason}"
+        )
+    return 1 - shown / asked
 
 
 def archive(run: RunFolder, part: str, found: Sequence[Judged], most: int) -> None:
@@ -377,6 +422,10 @@ def _log_to(file: Path) -> None:
         return
     terminal, kept = Terminal(), logging.FileHandler(file)
     terminal.addFilter(lambda line: line.name == log.name or line.levelno >= logging.WARNING)
+    for before in package.handlers[:]:  # of another run of this process
+        if isinstance(before, Terminal | logging.FileHandler):
+            package.removeHandler(before)
+            before.close()
     package.setLevel(logging.INFO)
     package.propagate = False  # Orbax puts a handler of its own onto the root
     for handler in (terminal, kept):

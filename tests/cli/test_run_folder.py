@@ -27,9 +27,8 @@ def config(tmp_path):
 def test_the_step_it_began_from_stays_however_far_the_other_run_comes(config, tmp_path):
     first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
     named = [first.path, first.checkpoints / "best", first.checkpoints / "40"]
-    assert [run.first_model(path) for path in named] == named
     run.begin(config, first.assets, ORIGIN, 40)
-    run.begin(replace(config, steps=90), first.assets, ORIGIN, 60)
+    run.go_on(replace(config, steps=90))
     assert {run.first_model(path) for path in named} == {first.checkpoints / "00000040"}
     assert run.origin == ORIGIN
     assert json.loads(run.settings.read_text())["steps"] == 90
@@ -37,15 +36,16 @@ def test_the_step_it_began_from_stays_however_far_the_other_run_comes(config, tm
     assert run.first_model(tmp_path) == tmp_path, "no run"
 
 
-def test_one_that_began_from_no_run_or_says_nothing_takes_the_model_as_it_is_named(
-    config, tmp_path
-):
+def test_one_that_never_came_to_a_checkpoint_begins_anew_with_any_settings(config, tmp_path):
     first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
-    run.begin(config, first.assets, ORIGIN, None)
+    run.begin(config, first.assets, ORIGIN, 40)
+    (first.assets / "tokenizer.json").rename(first.assets / "vocab.json")
+    run.begin(replace(config, seed=9), first.assets, ORIGIN, None)
+    assert json.loads(run.settings.read_text())["seed"] == 9
+    assert [path.name for path in run.assets.iterdir()] == ["vocab.json"]
     assert run.first_model(first.path) == first.path
-    (run.path / "origin.json").write_text('{"dtypes": ["bfloat16"], "layout": "new"}')
-    assert run.first_model(first.path) == first.path
-    assert run.origin == ORIGIN
+    with pytest.raises(ValueError, match=r"other settings of \['seed'\]"):
+        run.go_on(config)
 
 
 def test_the_first_process_writes_and_all_raise_what_it_finds(config, tmp_path, monkeypatch):
@@ -72,5 +72,5 @@ def test_nobody_reads_half_a_file(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(run.path), "write_text", cut_short)
     with pytest.raises(ValueError, match="No space left"):
-        run.begin(replace(config, steps=90), first.assets, ORIGIN, 40)
+        run.go_on(replace(config, steps=90))
     assert run.settings.read_bytes() == before

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xla
@@ -20,9 +22,11 @@ from safetensors.numpy import load_file, save_file
 
 from lfpc_jax.checkpoint import training
 from lfpc_jax.cli import convert, train
+from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.run_folder import RunFolder
 from lfpc_jax.config import MeshSettings, RolloutSettings, TrainConfig, check_devices
 from lfpc_jax.data import layout
+from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.rollout.archive import Archive
 
 HERE = Path(__file__).parent
@@ -179,17 +183,28 @@ def test_killed_while_it_saves_and_resumed_is_as_if_it_never_was(folder, whole, 
     same(run, whole)
 
 
-def test_sigterm_saves_and_exits_with_0_and_resumes_exactly(folder, whole):
-    run = folder / "terminated"
-    process = start(folder, run, "--checkpoint_every", "100")
+def test_sigterm_saves_and_exits_with_0_and_resumes_exactly_without_its_first_model(folder, whole):
+    run, model = folder / "terminated", folder / "lent"
+    shutil.copytree(folder / "hf", model)
+    flags = ["--model.path", str(model)]
+    process = start(folder, run, "--checkpoint_every", "100", *flags)
     while not (run / "metrics.jsonl").exists() or not metrics(run):
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
     finished(process)
     assert facts(run)["step"] < 3, "it stopped before its end"
-    finished(start(folder, run))
+    shutil.rmtree(model)
+    finished(start(folder, run, *flags))
     same(run, whole)
+
+
+def test_where_no_prompt_can_be_shown_it_ends_and_says_why(folder):
+    run = folder / "nothing"
+    errors = finished(start(folder, run, "--rollout.prompt_text", "4"), code=1)
+    assert "step 1: none of" in errors
+    assert "prompts could be shown; the last, " in errors
+    assert not metrics(run)
 
 
 def test_an_alarm_that_stops_saves_and_exits_with_3(folder):
@@ -289,6 +304,21 @@ def test_a_run_is_exported_and_starts_the_next_stage(folder, whole, monkeypatch,
     printed = capsys.readouterr().out
     assert "windows of a crop" in printed
     assert "Adam's two moments" in printed
+
+
+def test_what_another_run_learned_is_taken_whole_where_bfloat16_would_drop_it(
+    folder, whole, monkeypatch
+):
+    monkeypatch.setenv("MICRO", str(folder))
+    config = override(
+        load_config(CONFIG, HERE), ["--model.path", str(whole), "--model.dtype", "bfloat16"]
+    )
+    mesh = make_mesh(devices=jax.devices()[:1])
+    model = train._first_model(config, RunFolder(folder / "third"), mesh, goes_on=False)
+    masters = arrays(whole)["trained/embed"]
+    assert masters.tobytes() != masters.astype(jnp.bfloat16).astype(np.float32).tobytes()
+    assert np.asarray(model.params["embed"]).tobytes() == masters.tobytes()
+    assert model.cfg.dtype == "bfloat16", "it computes in"
 
 
 @pytest.mark.slow
