@@ -49,17 +49,21 @@ def opener(dialogue: Dialogue) -> Callable[[Record], Opening]:
 
 
 def told_apart(openings: Sequence[Opening]) -> list[Opening]:
-    """A record that a batch holds twice, in any process, would roll out twice alike: the second is
-    `name#2`."""
-    names = [opening.record.id for opening in openings]
-    ahead = [name for theirs in everyones(names)[: jax.process_index()] for name in theirs]
+    """A record that a batch holds twice, in any process, would roll out twice alike."""
+    own = [opening.record for opening in openings]
+    names = everyones([record.id for record in own])
+    ahead = [name for theirs in names[: jax.process_index()] for name in theirs]
+    renamed = numbered(own, ahead)
+    return [replace(opening, record=record) for opening, record in zip(openings, renamed)]
+
+
+def numbered(records: Sequence[Record], ahead: Sequence[str] = ()) -> list[Record]:
+    """The second of a name, those `ahead` counted, is `name#2`."""
     seen, made = Counter(ahead), []
-    for opening in openings:
-        record = opening.record
+    for record in records:
         seen[record.id] += 1
-        if seen[record.id] > 1:
-            record = replace(record, id=f"{record.id}#{seen[opening.record.id]}")
-        made.append(replace(opening, record=record))
+        count = seen[record.id]
+        made.append(replace(record, id=f"{record.id}#{count}") if count > 1 else record)
     return made
 
 
@@ -94,8 +98,8 @@ class Roller:
         shown: Steps,
     ) -> None:
         self.config, self.dialogue, self.engine = config, dialogue, engine
-        self.learner, self.publish, self.validation = learner, publish, validation
-        self.shown = shown
+        self.learner, self.publish, self.shown = learner, publish, shown
+        self.validation = numbered(validation)  # its sets may share names
         self.judge = Judge(config.judge) if config.judge is not None else None
         self._loaded: TrainState | None = None
 
