@@ -5,14 +5,15 @@
                              manifest.json           size and checksum of every file above, last
 
 Orbax writes in the background under another name. A folder without its manifest was cut short, and
-one that does not match it was damaged; both are passed over with a warning.
+one that does not match it was damaged; both are passed over with a warning, count for nothing in
+what is kept, and go with Orbax's leftovers once a later save is whole.
 """
 
 import json
 import logging
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,13 @@ class Saved:
 
 
 class Checkpoints:
-    """`keep` of the newest stay, and `keep_best` of those whose facts have the highest "score"."""
+    """Of the whole ones the `keep` newest stay, and the `keep_best` whose facts have the highest
+    "score"."""
 
     def __init__(self, folder: Path, *, keep: int = 2, keep_best: int = 0) -> None:
         self.folder, self.keep, self.keep_best = folder.absolute(), keep, keep_best
         self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._whole: set[Path] = set()  # known to be, so not read again
         self.newest: int | None = None
         self._finishing: threading.Thread | None = None
         self._fault: Exception | None = None
@@ -54,6 +57,7 @@ class Checkpoints:
         self.wait()
         self.newest = step
         path = self.folder / f"{step:08d}"
+        self._whole.discard(path)
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(path, ignore_errors=True)  # of an earlier try, cut short
@@ -83,16 +87,19 @@ class Checkpoints:
             if jax.process_index() == 0:
                 (path / _FACTS).write_text(json.dumps(facts) + "\n")
                 _write_last(path / _MANIFEST, manifest.describe(path))
+                self._whole.add(path)
                 self._forget()
         except Exception as error:
             self._fault = error
 
     def _forget(self) -> None:
-        """Removes what need not be kept."""
-        best = _by_score(self.folder)[: self.keep_best]
-        for path in _steps(self.folder)[: -self.keep]:
-            if path not in best:
-                shutil.rmtree(path)
+        """Removes what need not be kept, and what killed saves left: none is under way here."""
+        steps = _steps(self.folder)
+        whole = [path for path in steps if path in self._whole or _is_whole(path)]
+        self._whole = {*whole[-self.keep :], *_by_score(whole)[: self.keep_best]}
+        unfinished = self.folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*")
+        for path in {*steps, *unfinished} - self._whole:
+            shutil.rmtree(path)
 
 
 def latest(folder: Path) -> Saved | None:
@@ -102,7 +109,7 @@ def latest(folder: Path) -> Saved | None:
 
 def best(folder: Path) -> Saved | None:
     """The whole checkpoint with the highest score; of equal ones the newest."""
-    return _first_whole(folder, _by_score(folder))
+    return _first_whole(folder, _by_score(_steps(folder)))
 
 
 def of_step(folder: Path, step: int) -> Saved | None:
@@ -135,24 +142,26 @@ def _first_whole(folder: Path, candidates: Sequence[Path]) -> Saved | None:
     return Saved(path, int(name), json.loads((path / _FACTS).read_text()))
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: Path, names: Sequence[str] | None = None) -> bool:
+    """Whether its files, or only those of these names, are what the manifest says."""
     file = path / _MANIFEST
     if not file.is_file():
         log.warning("%s: was cut short and is passed over", path)
         return False
     try:
-        manifest.verify(path, json.loads(file.read_text()))
-    except ValueError as error:
-        log.warning("%s; this checkpoint is passed over", error)
+        said = json.loads(file.read_text())
+        manifest.verify(path, said if names is None else {name: said[name] for name in names})
+    except (ValueError, KeyError) as error:
+        log.warning("%s: is damaged (%s) and is passed over", path, error)
         return False
     return True
 
 
-def _by_score(folder: Path) -> list[Path]:
+def _by_score(paths: Iterable[Path]) -> list[Path]:
     """Those with a score, the highest first, then the newest."""
     scores = {}
-    for path in _steps(folder):
-        if (path / _MANIFEST).is_file():
+    for path in paths:
+        if _is_whole(path, [_FACTS]):
             score = json.loads((path / _FACTS).read_text()).get("score")
             if score is not None:
                 scores[path] = score
