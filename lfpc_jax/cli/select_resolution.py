@@ -7,7 +7,7 @@ DATA are sets in our layout or public ones, such as `deep_eyes:FOLDER` (see
 lfpc_jax/data/sources.py). OUT becomes one set in our layout, which training reads: the same records
 with `longest_side`; pictures that are files are left where they are. Beside it are
 `levels.jsonl` (what each level answered), `report.json` and `report.png`. A run that was killed
-goes on where it was with the same command. Several processes share the work by `jax.distributed`.
+goes on where it was with the same command. Several processes share the work.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import get_args
 import jax
 from jax.experimental import multihost_utils
 
-from lfpc_jax.cli import progress
+from lfpc_jax.cli import process_flags, progress
 from lfpc_jax.cli.dialogues import sizes, text_buckets, together
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import layout, sources
@@ -49,8 +49,10 @@ from lfpc_jax.trajectory import Record
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
+        process_flags.start(args)
         return select_resolution(args)
     except (ValueError, OSError) as error:
+        processes.failed(str(error), 1)
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -76,14 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, help="default: 0 for one answer, else 1")
     parser.add_argument("--slots", type=int, default=32, help="answers at once")
     parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
-    parser.add_argument("--cache", default="", metavar="DIR", help="keep compiled programs there")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
+    process_flags.add(parser)
     return parser
 
 
 def select_resolution(args: argparse.Namespace) -> int:
-    processes.keep_programs(args.cache)
     # ------------------------------------------------------------------ the set
     if (args.out / "meta.json").exists():
         raise ValueError(f"{args.out}: holds a finished selection; choose another folder")

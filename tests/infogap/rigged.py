@@ -1,7 +1,7 @@
 """The selection command with a rigged model: it says "red" while an image is shown at a level above
 the record's critical one, and "blue" from there on.
 
-rigged.py DATA OUT [--port N --process I] ... runs the command so, slowly, a chunk at a time.
+rigged.py DATA OUT ... runs the command so, slowly, a chunk at a time.
 """
 
 import os
@@ -12,7 +12,6 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax
 import PIL.Image
 
 from lfpc_jax.data import layout
@@ -59,14 +58,9 @@ def records(count: int, folder: Path) -> list[Record]:
 def main(data: str, out: str, *more: str) -> int:
     from lfpc_jax.cli import select_resolution as command
 
-    flags = dict(zip(more[::2], more[1::2]))
-    if "--port" in flags:
-        at = f"localhost:{flags.pop('--port')}"
-        jax.distributed.initialize(at, 2, int(flags.pop("--process")))
     asker = Rigged(pause=0.05)
     command._model = lambda args, records: (PROCESSOR, asker)
-    rest = [word for pair in flags.items() for word in pair]
-    return command.main([data, out, "--model", "rigged", "--chunk", "2", *rest])
+    return command.main([data, out, "--model", "rigged", "--chunk", "2", *more])
 
 
 def make_set(folder: Path, count: int = 40) -> Path:

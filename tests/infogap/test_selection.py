@@ -176,9 +176,10 @@ def test_two_processes_give_what_one_gives(uninterrupted, tmp_path):
     data, expected = uninterrupted
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
+        coordinator = f"localhost:{probe.getsockname()[1]}"
     out = tmp_path / "out"
-    both = [start(data, out, "--port", port, "--process", str(i)) for i in range(2)]
+    flags = ("--coordinator", coordinator, "--processes", "2", "--process")
+    both = [start(data, out, *flags, str(i)) for i in range(2)]
     for process in both:
         finished(process)
     assert contents(out) == contents(expected)
