@@ -6,8 +6,10 @@ setting to change.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +22,14 @@ from lfpc_jax.grpo.step import UpdateSettings
 from lfpc_jax.grpo.trained import LoRA, Trained
 from lfpc_jax.model.config import Kernel, Remat
 from lfpc_jax.processing.geometry import Convention
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.preprocessor_config import has_processor
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rewards.total import Rewards
 from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 from lfpc_jax.trajectory import Record
 
@@ -185,26 +190,8 @@ class TrainConfig:
 def check(config: TrainConfig, *, processes: int = 1) -> None:
     """Raises ValueError for the first thing that cannot work."""
     r, u = config.rollout, config.update
-    counts = {
-        "steps": config.steps,
-        "rollout.prompts": r.prompts,
-        "rollout.rollouts": r.rollouts,
-        "rollout.workers": r.workers,
-        "rollout.tensor": r.tensor,
-        "update.mini_batch": u.mini_batch,
-        "update.epochs": u.epochs,
-        "validate_every": config.validate_every,
-        "checkpoint_every": config.checkpoint_every,
-        "trajectories_every": config.trajectories_every,
-        "keep_checkpoints": config.keep_checkpoints,
-    }
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}; it must be at least 1")
-    if not config.model.path:
-        raise ValueError("model.path is empty; give the folder of a Qwen2.5-VL model")
-    if not config.data.train:
-        raise ValueError("data.train is empty; give at least one set, as --data.train FOLDER")
+    _check_numbers(config)
+    _check_sources(config)
     if r.prompts % u.mini_batch:
         raise ValueError(
             f"rollout.prompts {r.prompts} is no multiple of update.mini_batch {u.mini_batch}; "
@@ -219,29 +206,131 @@ def check(config: TrainConfig, *, processes: int = 1) -> None:
         raise ValueError("rollout.rollouts is 1; advantages need a group of at least 2")
     if config.stage == "sft" and config.demonstrate is None:
         raise ValueError("stage sft needs `demonstrate`, a function that writes the turns to learn")
-    if not 0 <= config.without_tool <= 1:
-        raise ValueError(f"without_tool is {config.without_tool}; it is a share, from 0 to 1")
     if (config.stage == "sft") != (u.objective.kind == "sft"):
         raise ValueError(
             f"stage {config.stage!r} with update.objective.kind {u.objective.kind!r}; "
             "set both to the same"
         )
-    if config.stage == "grpo" and r.temperature == 0:
-        raise ValueError("rollout.temperature is 0: all rollouts would be the same; raise it")
-    if u.old == "sampler" and u.objective.importance_cap is not None:
-        raise ValueError(
-            f"update.objective.importance_cap {u.objective.importance_cap} with update.old "
-            "sampler: the ratio is to the sampler itself, so there is nothing to correct; "
-            "set update.old trainer, or importance_cap none"
-        )
-    window = 4
-    config.rollout_shapes(window)  # these two raise for budgets that do not fit
-    config.train_shapes(window)
+    _check_sampling(config)
+    processor = _processor_of(Path(config.model.path))
+    config.rollout_shapes(processor.window)  # these two raise for budgets that do not fit
+    config.train_shapes(processor.window)
+    _check_pictures(r, processor)
     if config.optimizer.warmup >= updates_of(config):
         raise ValueError(
             f"optimizer.warmup of {config.optimizer.warmup} updates, where the run has "
             f"{updates_of(config)} in all; shorten it"
         )
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    r, u = config.rollout, config.update
+    from_one = {
+        "steps": config.steps,
+        "rollout.prompts": r.prompts,
+        "rollout.rollouts": r.rollouts,
+        "rollout.workers": r.workers,
+        "rollout.tensor": r.tensor,
+        "rollout.max_turns": r.max_turns,
+        "rollout.max_tokens": r.max_tokens,
+        "update.mini_batch": u.mini_batch,
+        "update.epochs": u.epochs,
+        "update.rows": u.rows,
+        "health.patience": config.health.patience,
+        "validate_every": config.validate_every,
+        "checkpoint_every": config.checkpoint_every,
+        "trajectories_every": config.trajectories_every,
+        "keep_checkpoints": config.keep_checkpoints,
+    }
+    from_none = {
+        "seed": config.seed,
+        "data.validation_records": config.data.validation_records,
+        "data.threads": config.data.threads,
+        "update.row_tokens": u.row_tokens,
+        "update.windows": u.windows,
+        "keep_best": config.keep_best,
+    }
+    for least, counts in enumerate((from_none, from_one)):
+        for name, count in counts.items():
+            if count < least:
+                raise ValueError(f"{name} is {count}; it must be at least {least}")
+    shares = {"without_tool": config.without_tool, "data.max_lost": config.data.max_lost}
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share}; it is a share, from 0 to 1")
+    for name, number in _floats(config):
+        if math.isnan(number):
+            raise ValueError(f"{name} is {number}; give a number")
+
+
+def _floats(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Of all settings, by their names."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, tuple):
+        for number, one in enumerate(value):
+            yield from _floats(one, f"{name}[{number}]")
+    elif dataclasses.is_dataclass(value):
+        for one in dataclasses.fields(value):
+            yield from _floats(getattr(value, one.name), f"{name}.{one.name}".lstrip("."))
+
+
+def _check_sources(config: TrainConfig) -> None:
+    if not config.model.path:
+        raise ValueError("model.path is empty; give the folder of a Qwen2.5-VL model")
+    if not config.data.train:
+        raise ValueError("data.train is empty; give at least one set, as --data.train FOLDER")
+    names = [source.path for source in config.data.train]
+    for source in config.data.train:
+        if names.count(source.path) > 1:
+            raise ValueError(
+                f"data.train has {source.path!r} twice; name it once, with a higher weight"
+            )
+        if not 0 < source.weight < math.inf:
+            raise ValueError(
+                f"data.train: {source.path!r} has a weight of {source.weight}; give a positive "
+                "number, or leave the set out"
+            )
+
+
+def _check_sampling(config: TrainConfig) -> None:
+    u, sampling = config.update, config.rules.sampling  # rules raise for what cannot be drawn from
+    if config.stage != "grpo":
+        return
+    if sampling.temperature == 0:
+        raise ValueError("rollout.temperature is 0: all rollouts would be the same; raise it")
+    if u.old == "trainer":
+        return
+    if u.objective.importance_cap is not None:
+        raise ValueError(
+            f"update.objective.importance_cap {u.objective.importance_cap} with update.old "
+            "sampler: the ratio is to the sampler itself, so there is nothing to correct; "
+            "set update.old trainer, or importance_cap none"
+        )
+    if sampling != Sampling():
+        raise ValueError(
+            f"update.old sampler with rollout.temperature {sampling.temperature}, top_k "
+            f"{sampling.top_k} and top_p {sampling.top_p}: those probabilities are not the "
+            "policy's, so ratios to them would be clipped before anything is learned; set "
+            "update.old trainer, or temperature 1, top_k 0 and top_p 1"
+        )
+
+
+def _processor_of(model: Path) -> ImageProcessor:
+    """The model's own, of its folder or its assets; if it is not here, the published models'."""
+    folder = next((one for one in (model / "assets", model) if has_processor(one)), None)
+    return ImageProcessor() if folder is None else ImageProcessor.from_folder(folder)
+
+
+def _check_pictures(r: RolloutSettings, processor: ImageProcessor) -> None:
+    """That the processor can keep to the budgets, of which `min_pixels` may ask more."""
+    try:
+        name = f"rollout.image_tokens {r.image_tokens}"
+        processor.with_tokens(r.image_tokens)
+        name = f"rollout.crop_tokens {r.crop_tokens}"
+        Zoom.within(r.crop_tokens, processor)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def check_devices(config: TrainConfig, *, devices: int, local: int, processes: int) -> None:

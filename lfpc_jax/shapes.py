@@ -204,6 +204,11 @@ class TrainShapes:
     ) -> "TrainShapes":
         """Room for any episode that such an engine can make. `windows` are filled in a
         micro-batch; 0 stands for an image and a crop of full size, no strips, for each row."""
+        if min(rows, max_turns) < 1 or windows < 0:
+            raise ValueError(
+                f"train shapes: {rows} rows, {max_turns} turns, {windows} windows; there must be "
+                "at least 1 row and 1 turn, and windows (0: as many as follow) not under 0"
+            )
         row_tokens = row_tokens or rollout.capacity
         if row_tokens < rollout.capacity:
             raise ValueError(

@@ -5,12 +5,14 @@
               + kl  sum_t w_t (exp(d_t) - d_t - 1),  d_t = log p_ref(t) - log p(t)
               - entropy sum_t w_t H_t
 
-The weights `w` are the batch's own (see packing): they sum to 1 over a mini-batch, by tokens or by
-sequences, so micro-batches and shards simply add up. `c` truncates the importance of a token
-whose probability differed between sampler and trainer: min(p_old / p_sampler, cap), 1 without.
+The weights `w` are the batch's own (see items): they sum to 1 over a mini-batch, by tokens or by
+sequences and with what was left out for want of a gradient, so micro-batches and shards simply add
+up. `c` truncates the importance of a token whose probability differed between sampler and trainer:
+min(p_old / p_sampler, cap), 1 without.
 Supervised fine-tuning is `- sum_t w_t log p(t)`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,11 +37,11 @@ class Objective:
     importance_cap: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip_low <= 1 or self.clip_high <= 0 or self.kl < 0 or self.entropy < 0:
-            raise ValueError(
-                f"{self}: clip_low must lie in 0..1, clip_high over 0, kl and entropy not under 0"
-            )
-        if self.importance_cap is not None and self.importance_cap < 1:
+        if not (0 < self.clip_low <= 1 and self.clip_high > 0):
+            raise ValueError(f"{self}: clip_low must lie in 0..1, clip_high over 0")
+        if not (0 <= self.kl < math.inf and 0 <= self.entropy < math.inf):
+            raise ValueError(f"{self}: kl and entropy must be finite and not under 0; 0 is off")
+        if self.importance_cap is not None and not self.importance_cap >= 1:
             raise ValueError(f"{self}: an importance cap under 1 would shrink every token")
 
 
@@ -49,14 +51,14 @@ def loss_of(
     batch: Batch,
     how: Objective,
 ) -> tuple[Float[Array, ""], Scalars]:
-    """This micro-batch's part of the loss, and of the weighted means that are worth watching."""
+    """This micro-batch's part of the loss, and of the weighted sums that are worth watching."""
     w, A = batch.weights, batch.advantages
 
-    def mean(x: Array) -> Array:
+    def weighed(x: Array) -> Array:
         return jnp.where(w > 0, w * x, 0.0).sum()
 
     if how.kind == "sft":
-        return -mean(logprobs), {}
+        return -weighed(logprobs), {}
     old = jax.lax.stop_gradient(logprobs) if batch.old is None else batch.old
     change = jnp.where(w > 0, logprobs - old, 0.0)
     ratio = jnp.exp(change)
@@ -65,21 +67,21 @@ def loss_of(
     apart = jnp.where(w > 0, old - batch.sampler, 0.0)
     if how.importance_cap is not None:
         gain = gain * jnp.minimum(jnp.exp(apart), how.importance_cap)
-    loss = -mean(gain)
+    loss = -weighed(gain)
     watched = {
-        "clipped_low": mean((ratio < 1 - how.clip_low) & (A < 0)),
-        "clipped_high": mean((ratio > 1 + how.clip_high) & (A > 0)),
-        "change_kl": mean(ratio - 1 - change),
-        "sampler_kl": mean(jnp.exp(apart) - 1 - apart),
-        "sampler_apart": mean(jnp.abs(apart)),
+        "clipped_low": weighed((ratio < 1 - how.clip_low) & (A < 0)),
+        "clipped_high": weighed((ratio > 1 + how.clip_high) & (A > 0)),
+        "change_kl": weighed(ratio - 1 - change),
+        "sampler_kl": weighed(jnp.exp(apart) - 1 - apart),
+        "sampler_apart": weighed(jnp.abs(apart)),
     }
     if how.kl:
         assert batch.reference is not None, "KL needs the reference's log-probabilities"
         away = jnp.where(w > 0, batch.reference - logprobs, 0.0)
-        watched["reference_kl"] = mean(jnp.exp(away) - away - 1)
+        watched["reference_kl"] = weighed(jnp.exp(away) - away - 1)
         loss = loss + how.kl * watched["reference_kl"]
     if how.entropy:
         assert entropy is not None
-        watched["entropy"] = mean(entropy)
+        watched["entropy"] = weighed(entropy)
         loss = loss - how.entropy * watched["entropy"]
     return loss, watched

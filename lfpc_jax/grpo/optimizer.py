@@ -28,6 +28,11 @@ class OptimizerSettings:
                 f"{self}: learning_rate, clip_norm and eps must be positive, weight_decay and "
                 "warmup not negative, final within 0..1"
             )
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
+            raise ValueError(
+                f"{self}: b1 and b2 are shares of Adam's old moments; both must be at least 0 and "
+                "below 1"
+            )
 
 
 def schedule(settings: OptimizerSettings, updates: int) -> optax.Schedule:

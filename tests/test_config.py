@@ -1,0 +1,112 @@
+"""What cannot work is refused when the settings are checked, with the setting's name."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lfpc_jax.cli import train
+from lfpc_jax.cli.overrides import load_config, override
+from lfpc_jax.config import Source, check
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.small_vocabulary import write_tokenizer
+from lfpc_jax.rollout.sampling import Sampling, score
+from lfpc_jax.shapes import RolloutShapes, TrainShapes
+
+
+def stage_1(*words: str):
+    return override(load_config("stage1.py", train.CONFIGS), words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--rollout.top_p 2", r"top_p=2.0\): .*0 < top_p <= 1"),
+        ("--rollout.top_k -1", "top_k=-1.*top_k >= 0"),
+        ("--rollout.temperature nan", "rollout.temperature is nan; give a number"),
+        ("--rollout.max_turns 0", "rollout.max_turns is 0; it must be at least 1"),
+        ("--rollout.max_tokens 0", "rollout.max_tokens is 0"),
+        ("--rollout.image_tokens 2", "rollout.image_tokens 2: min_pixels 3136.*raise the token bu"),
+        ("--rollout.crop_tokens 4", "rollout.crop_tokens 4: zoom: small crops.*raise the budget"),
+        ("--update.rows 0", "update.rows is 0; it must be at least 1"),
+        ("--update.windows -1", "update.windows is -1; it must be at least 0"),
+        ("--update.objective.kl nan", "kl and entropy must be finite"),
+        ("--update.objective.entropy inf", "kl and entropy must be finite"),
+        ("--update.objective.clip_high nan", "clip_high over 0"),
+        ("--update.objective.importance_cap nan", "cap under 1 would"),
+        ("--optimizer.b1 -0.1", "b1 and b2 .* below 1"),
+        ("--optimizer.b2 2", "b1 and b2 .* below 1"),
+        ("--optimizer.b2 1", "b1 and b2 .* below 1"),
+        ("--optimizer.weight_decay nan", "optimizer.weight_decay is nan"),
+        ("--keep_best -1", "keep_best is -1; it must be at least 0"),
+        ("--seed -1", "seed is -1; it must be at least 0"),
+        ("--data.validation_records -1", "data.validation_records is -1; it must be at least 0"),
+        ("--data.max_lost 2", "data.max_lost is 2.0; it is a share"),
+        ("--data.train a,b,a", "data.train has 'a' twice; name it once"),
+        ("--health.patience 0", "health.patience is 0; it must be at least 1"),
+        ("--health.most_area nan", "health.most_area is nan"),
+        ("--update.old sampler --rollout.temperature 0.7", "temperature 0.7, .*old trainer, or te"),
+        ("--update.old sampler --rollout.top_k 20", "top_k 20 .*old trainer, or te"),
+    ],
+)
+def test_what_fails_late_is_refused_by_a_dry_run(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "print_plan", lambda _: None)
+    with pytest.raises(ValueError, match=message):
+        check(stage_1(*words.split()))
+    assert train.main(["--config", "stage1.py", "--dry-run", *words.split()]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--rollout.temperature 0.7",
+        "--rollout.image_tokens 4 --rollout.crop_tokens 100",
+        "--update.old sampler",
+        "--update.objective.kl 0.1 --update.objective.clip_high inf",
+        "--optimizer.b1 0 --optimizer.clip_norm inf",
+        "--keep_best 0 --data.validation_records 0 --health.patience 1",
+    ],
+)
+def test_what_works_is_not(words):
+    check(stage_1(*words.split()))
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_set_without_a_share_is_refused(weight):
+    config = stage_1()
+    data = replace(config.data, train=(Source("a"), Source("b", weight=weight)))
+    with pytest.raises(ValueError, match=r"'b' has a weight of|data.train\[1\].weight is nan"):
+        check(replace(config, data=data))
+
+
+@pytest.mark.parametrize("inside", ["", "assets"])
+def test_the_budgets_are_those_of_the_models_own_processor(tmp_path, inside):
+    """A folder, or a run whose assets it is, with a minimum of 16 tokens."""
+    (folder := tmp_path / inside).mkdir(exist_ok=True)
+    write_tokenizer(folder, ["a"], 300, ImageProcessor(min_pixels=16 * 784), whole=())
+    words = ("--model.path", str(tmp_path), "--rollout.image_tokens")
+    check(stage_1(*words, "16"))
+    with pytest.raises(ValueError, match=r"rollout.image_tokens 15: min_pixels 12544"):
+        check(stage_1(*words, "15"))
+
+
+@pytest.mark.parametrize("named", [{"rows": 0}, {"max_turns": 0}, {"windows": -1}])
+def test_shapes_of_nothing_are_refused(named):
+    with pytest.raises(ValueError, match=r"train shapes: .* at least 1 row"):
+        TrainShapes.of(RolloutShapes(), **{"max_turns": 2, "rows": 1} | named)
+
+
+def test_ratios_to_a_colder_sampler_are_clipped_before_any_update():
+    """Of tokens with 0.6 and 0.4 a temperature of 0.5 draws 0.36 and 0.16 out of 0.52: the policy,
+    not yet changed, would stand at 0.87 and 1.3 times that, outside 0.8 to 1.2."""
+    logits = jnp.log(jnp.array([[0.6, 0.4], [0.6, 0.4]]))
+    tokens, both = jnp.array([0, 1]), jnp.ones(2, bool)
+    for how, ratios in (
+        (Sampling(temperature=0.5), (0.6 * 0.52 / 0.36, 1.3)),
+        (Sampling(), (1, 1)),
+    ):
+        sampler, policy = score(logits, tokens, allowed=both, how=how)
+        np.testing.assert_allclose(jnp.exp(policy - sampler), ratios, rtol=1e-5)
