@@ -6,7 +6,8 @@ How much a sampled token counts in the loss:
     sequence   1 / (episodes of the mini-batch x sampled tokens of its episode)
 
 over all processes. Episodes without a reward count nowhere. Those without an advantage count, but
-have no gradient (unless a KL or entropy term gives them one), so they are left out of the arrays.
+have no gradient (unless a KL or entropy term gives them one), so they are left out of the arrays,
+and of all that is watched but the loss.
 """
 
 from collections.abc import Sequence

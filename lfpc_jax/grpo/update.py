@@ -6,8 +6,9 @@
     state, metrics = learner.update(state, batch, real)         # state is donated
 
 All micro-batches of a mini-batch go through one program by `lax.scan`; those that only pad their
-number are skipped. Gradients add up in float32. Parameters are cast once, before the scan, so that
-what a mesh gathers is as narrow as what it computes with.
+number are skipped. Gradients add up in float32. What is watched beside the loss are weighted means
+over the tokens that are there. Parameters are cast once, before the scan, so that what a mesh
+gathers is as narrow as what it computes with.
 
 A gradient or loss that is not finite changes nothing but the count of such updates in a row.
 """
@@ -210,9 +211,9 @@ class Learner:
         compute = _cast(state.trained, self.cfg.dtype)
         gradient = jax.value_and_grad(self._loss, has_aux=True)
         one = jax.tree.map(lambda x: x[0], batch)
-        sums = jax.eval_shape(self._loss, compute, state.frozen, one, allowed)
+        like = jax.eval_shape(self._loss, compute, state.frozen, one, allowed)
         empty = (
-            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums),
+            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
             self._placed(jax.tree.map(jnp.zeros_like, state.trained)),
         )
 
@@ -228,7 +229,9 @@ class Learner:
 
             return jax.lax.cond(holds, run, lambda carry: carry, carry), None
 
-        ((loss, watched), gradients), _ = jax.lax.scan(body, empty, (batch, real))
+        ((loss, sums), gradients), _ = jax.lax.scan(body, empty, (batch, real))
+        present = batch.weights.sum()  # under 1 where episodes were left out, as flat groups are
+        watched = {name: x / present for name, x in sums.items()}
         return self._apply(state, loss, watched, self._placed(gradients))
 
     def _apply(

@@ -124,6 +124,19 @@ def test_flat_groups_count_in_the_mean_unless_dropped(start):
     assert losses[0] == pytest.approx(losses[1] * share, rel=1e-4)
 
 
+@pytest.mark.parametrize("old", ["trainer", "sampler"])
+def test_flat_groups_change_nothing_of_what_is_watched(start, old):
+    """Nobody computes their log-probabilities: means are over the tokens that are there."""
+    one, _, flat = groups()
+    found = []
+    for batch in ([one], [one, flat]):
+        made, state = start(old=old)
+        found.append(made(state, [batch])[1])
+    assert found[0]["sampler_apart" if old == "trainer" else "change_kl"] > 0.01
+    for name in ("clipped_low", "clipped_high", "change_kl", "sampler_kl", "sampler_apart"):
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-5), name
+
+
 def test_nothing_to_learn_is_no_update(start):
     made, state = start()
     before = jax.device_get(state.trained)

@@ -228,6 +228,28 @@ def test_a_mesh_changes_nothing(model, expected):
     close(three_steps(cfg, params, mesh=make_mesh(2, 2, 2)), expected, 1e-5)
 
 
+@pytest.mark.parametrize(("mesh", "micro"), [(None, 2), ((2, 2, 2), 1)])
+def test_what_is_watched_are_means_over_the_tokens_that_are_there(model, mesh, micro):
+    """Of all micro-batches and shards; an episode without an advantage is not there."""
+    _, cfg, params = model
+    made = learner(cfg, mesh=mesh and make_mesh(*mesh))
+    state = made.start(jax.device_put(copied(params), spec.shardings(cfg, made.mesh)),
+                       jax.random.key(0))  # fmt: skip
+    batch, real = packed(cfg, scored(), shards=made.mesh.shape["data"] * made.mesh.shape["fsdp"])
+    assert real.sum() == micro
+    assert 0.5 < batch.weights.sum() < 0.95
+    batch = with_others(made, batch, real, state)
+    _, metrics = made.update(state, made.place(batch), real)
+    weights, advantages = batch.weights.astype(np.float64), batch.advantages
+    apart = np.abs(batch.old.astype(np.float64) - batch.sampler)
+    expected = np.average(apart, weights=weights)
+    assert float(metrics["sampler_apart"]) == pytest.approx(expected, rel=1e-5)
+    off, _ = off_policy(advantages, batch.tokens.ids)  # the ratio is exp(-off)
+    high = np.average((np.exp(-off) > 1.2) & (advantages > 0), weights=weights)
+    assert high > 0.05
+    assert float(metrics["clipped_high"]) == pytest.approx(high, rel=1e-5)
+
+
 def test_a_frozen_tower_stays_and_the_rest_learns(model, expected):
     _, cfg, params = model
     after = three_steps(cfg, params, how=Trained(vision=False))
