@@ -79,6 +79,8 @@ def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:
         f"trained parameters, {cfg.dtype}": narrow * part,
         "frozen parameters": narrow * frozen,
     }
+    if config.update.objective.kl:
+        rows["reference's parameters"] = narrow * (part + frozen)
     table = Table("what", "GiB in all", "GiB a device", title="Memory, without activations")
     for name, size in rows.items():
         table.add_row(name, f"{size / _GiB:.2f}", f"{size / _GiB / devices:.2f}")

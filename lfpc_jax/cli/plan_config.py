@@ -21,7 +21,7 @@ from lfpc_jax.plan.programs import Source, bytes_per_chip
 from lfpc_jax.plan.rollout import rollout_programs
 from lfpc_jax.plan.roofline import Estimate, estimate
 from lfpc_jax.plan.slices import GIB, Chip, Slice
-from lfpc_jax.plan.update import abstract_state, update_programs
+from lfpc_jax.plan.update import abstract_reference, abstract_state, update_programs
 from lfpc_jax.plan.work import (
     Load,
     Workload,
@@ -144,6 +144,13 @@ class Run:
         """As many as a program is compiled for, should every episode need a row."""
         return micro_batches_for(-(-self.episodes // (self.shards * self.rows.rows)))
 
+    @property
+    def reference_bytes(self) -> int:
+        """Of what a KL term holds on each chip, at all times."""
+        if not self.config.update.objective.kl:
+            return 0
+        return bytes_per_chip(abstract_reference(self.cfg, self.train, self.config.trained))
+
     def loads(self, load: Workload) -> dict[str, Load]:
         """Of every program, at the size that it is compiled for."""
         r, u = self.config.rollout, self.config.update
@@ -167,11 +174,18 @@ class Run:
             real=real,
             mini_batches=many,
             epochs=u.epochs,
-            scored=many * u.epochs > 1 and u.old == "trainer",
+            scored=self._scored(many),
             shards=self.shards,
             tensor=self.train.shape["tensor"],
         )
         return rollout | {"reshard": reshard_load(self.cfg, copies["tensor"])} | update
+
+    def _scored(self, mini_batches: int) -> int:
+        """How often a mini-batch is before its updates: see `grpo/step.py`."""
+        u = self.config.update
+        reference = u.objective.kl > 0
+        own = u.old == "trainer" and (reference or mini_batches * u.epochs > 1)
+        return own + reference
 
 
 @dataclass(frozen=True)
@@ -188,16 +202,19 @@ def phases(run: Run, only: Sequence[str] | None = None) -> Iterator[Phase]:
     """`only` are programs by their names: `update` is that of the usual windows alone. Resharding
     goes array by array, beside the old layout and all of the new."""
     state = bytes_per_chip(abstract_state(run.cfg, run.train, run.config.trained))
+    reference = run.reference_bytes
+    held = state + reference
     sampling = run.config.rules.sampling
     rollouts = rollout_programs(replace(run.cfg, remat="none"), run.rollout, run.slots, sampling)
 
     def wanted(programs: Iterator[Source]) -> Iterator[Source]:
         return (one for one in programs if only is None or one.name in only)
 
-    yield Phase("rollout", run.rollout, wanted(rollouts), state)
-    yield Phase("reshard", run.train, wanted(_reshard(run)), state + _laid_out_beside(run))
-    yield Phase("score", run.train, wanted(_update(run, "score")), state)
-    yield Phase("update", run.train, wanted(_update(run, "update")))
+    yield Phase("rollout", run.rollout, wanted(rollouts), held)
+    yield Phase("reshard", run.train, wanted(_reshard(run)), held + _laid_out_beside(run))
+    own = run.config.update.old == "trainer"  # else the reference alone is scored with
+    yield Phase("score", run.train, wanted(_update(run, "score")), held if own else state)
+    yield Phase("update", run.train, wanted(_update(run, "update")), reference)
 
 
 def plan(

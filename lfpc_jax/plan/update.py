@@ -1,6 +1,7 @@
 """An update's programs for a slice: scoring a mini-batch, and the step itself, at their largest."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -10,12 +11,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lfpc_jax.distributed.sharding import RULES
+from lfpc_jax.grpo import trained
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
 from lfpc_jax.grpo.trained import Trained
 from lfpc_jax.grpo.update import Learner, TrainState
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.spec import Tree
 from lfpc_jax.plan.programs import Source
 from lfpc_jax.shapes import TrainShapes
 from lfpc_jax.trajectory import Batch, PackedImages, Tokens
@@ -36,6 +39,8 @@ def update_programs(
     state = learner.abstract_state()
     for windows in shapes.windows.sizes:
         batch = abstract_batch(cfg, mesh, shapes, micro_batches=micro_batches, windows=windows)
+        if name == "update" and objective.kl:
+            batch = replace(batch, reference=batch.sampler)
         kinds: dict[str, Any] = {"inputs": batch}
         if name == "score":
             kinds["parameters"] = spec.abstract(cfg, jnp.dtype(cfg.dtype), mesh)
@@ -49,6 +54,13 @@ def update_programs(
 def abstract_state(cfg: ModelConfig, mesh: Mesh, how: Trained) -> TrainState:
     """What training holds at all times."""
     return _learner(cfg, mesh, how, Objective()).abstract_state()
+
+
+def abstract_reference(cfg: ModelConfig, mesh: Mesh, how: Trained) -> Tree:
+    """What training holds beside it, with a KL term: a whole copy to stay near, frozen parts and
+    all, since the state that they come from is donated."""
+    part, frozen = (trained.abstract(tree, cfg.dtype, mesh) for tree in trained.specs(cfg, how))
+    return trained.join(part, frozen)
 
 
 def _learner(cfg: ModelConfig, mesh: Mesh, how: Trained, objective: Objective) -> Learner:

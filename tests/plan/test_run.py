@@ -11,10 +11,15 @@ from lfpc_jax.cli import plan
 from lfpc_jax.cli.overrides import load_config
 from lfpc_jax.cli.plan_search import proposals
 from lfpc_jax.cli.train import CONFIGS
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.grpo.trained import LoRA, Trained
+from lfpc_jax.model import spec
 from lfpc_jax.model.config import published
 from lfpc_jax.plan import counts, slices
 from lfpc_jax.plan.guess import update_bytes
+from lfpc_jax.plan.programs import bytes_per_chip
 from lfpc_jax.plan.roofline import estimate
+from lfpc_jax.plan.update import abstract_reference
 from lfpc_jax.plan.work import Load, Workload, micro_batches
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 
@@ -53,6 +58,34 @@ def test_memory_by_kind_is_what_one_counts(planned):
         2 * layers * slots * capacity * heads * wide * 4 / 2, rel=0.02
     )
     assert planned[1]["decode"]["beside"] == pytest.approx(3 * parameters, rel=1e-3)
+
+
+def test_a_kl_term_is_planned_with_its_reference(planned, tmp_path):
+    """A copy of the parameters, in float32 as all here, beside every program. The two mini-batches
+    of a step are scored with it, too. 16 rows of 256 numbers more go into an update on a device."""
+    file, programs = tmp_path / "plan.json", ["decode", "score", "update"]
+    args = ["--config", str(small.config_file(tmp_path)), "--topology", "cpu:2"]
+    args += ["--update.objective.kl", "0.1", "--json", str(file), "--program", *programs]
+    assert plan.main(args) == 0
+    rows = {row["program"]: row for row in json.loads(file.read_text())["programs"]}
+    assert list(rows) == programs
+    reference = planned[1]["update"]["kinds"]["parameters"]
+    for name, row in rows.items():
+        assert row["beside"] - planned[1][name]["beside"] == reference, name
+    inputs, before = (each["update"]["kinds"]["inputs"] for each in (rows, planned[1]))
+    assert inputs - before == 4 * 16 * 256
+    assert rows["score"]["load"]["calls"] == 2 * planned[1]["score"]["load"]["calls"]
+    assert rows["update"]["load"] == planned[1]["update"]["load"]
+
+
+def test_the_reference_is_whole_with_lora_too():
+    """Factors and all that they are of, in the model's dtype."""
+    cfg, how = published("3b", dtype="bfloat16"), Trained(lora=LoRA(rank=4, projections=("q",)))
+    mesh = make_mesh(fsdp=-1)
+    whole = bytes_per_chip(spec.abstract(cfg, "bfloat16", mesh))
+    factors = 36 * (2048 * 4 + 4 * 2048) * 2
+    found = bytes_per_chip(abstract_reference(cfg, mesh, how)) - whole
+    assert factors / mesh.size <= found <= factors
 
 
 def test_the_state_is_donated(planned):
