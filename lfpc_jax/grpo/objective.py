@@ -12,6 +12,7 @@ min(p_old / p_sampler, cap), 1 without.
 Supervised fine-tuning is `- sum_t w_t log p(t)`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
