@@ -18,11 +18,12 @@ WAIT_MINUTES=720              # in the queue; then the request is taken back
 BUCKET=my-bucket              # without gs://; empty: local disks only (one host, and not spot)
 
 # ---- the run, started in the folder of the code: the bucket is ../bucket from there
-CONFIG=stage1.py
-RUN=stage1                    # results in ~/bucket/runs/RUN, or ~/runs/RUN without a bucket
+CONFIG=stage1_3b.py
+RUN=stage1_3b                 # results in ~/bucket/runs/RUN, or ~/runs/RUN without a bucket
 # Compiled programs in the bucket make a new slice start quickly; then overrides, such as
-# --model.path ../bucket/weights/7b
-ARGS=(--cache ../bucket/compiled)
+# what fits the slice (docs/scaling.md; this is 3B on a v5e:4x4)
+ARGS=(--cache ../bucket/compiled --model.path ../bucket/weights/3b --data.train ../bucket/data/gap
+  --mesh.tensor 2 --rollout.slots 32)
 SECRETS=""                    # a local file of NAME=value lines, copied to the workers, never shown
 
 # ---- patience
