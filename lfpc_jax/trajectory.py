@@ -68,9 +68,9 @@ class Batch:
     more leading axis several.
 
     `weights` says how much a sampled token counts, 0 everywhere else; over a whole mini-batch they
-    sum to 1, less what groups without variance have, which are left out. `sampler` are log-probabilities in the distribution drawn from, `old` in the policy
-    that is improved on, `reference` in the one to stay near; without `old` that is the policy
-    itself.
+    sum to 1, less what groups without variance have, which are left out. `sampler` are
+    log-probabilities in the distribution drawn from, `old` in the policy that is improved on,
+    `reference` in the one to stay near; without `old` that is the policy itself.
     """
 
     tokens: Tokens
