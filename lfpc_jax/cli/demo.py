@@ -31,6 +31,7 @@ BLURRED, SHARP = 4, 64
 HARSHEST = 56
 """Pixels of a side where no mark is left to see: the end of selection, and what is validated on."""
 VALIDATED = 64
+"""Scenes, as many as configs/micro has in `validation_records`."""
 NESTED = ("1", "1.3")
 """Boxes around a mark, in its sides: what a person would draw who wants it tight."""
 
