@@ -35,7 +35,7 @@ def settings(server, folder, **changes):
         "cache": str(folder),
         "attempts": 3,
         "first_wait": 0.01,
-        "reply_seconds": 2.0,
+        "reply_seconds": 8.0,
         "batch_seconds": 10.0,
     }
     return JudgeSettings(**(chosen | changes))
@@ -129,16 +129,19 @@ def test_garbage_is_no_verdict(tmp_path, garbage):
         cut_short,
         raw(b"<html>"),
         say("perhaps"),
-        late(1.0, say("no")),
-        drip,
-        drip_headers,
     ],
 )
 def test_trouble_that_passes_is_waited_out(tmp_path, trouble):
-    behave = scripted(trouble, trouble, say("yes"))
-    (verdict,), server = ask(behave, tmp_path, reply_seconds=0.6)
+    (verdict,), server = ask(scripted(trouble, trouble, say("yes")), tmp_path)
     assert verdict.right is True
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("slow", [late(2.0, say("no")), drip, drip_headers])
+def test_a_slow_reply_is_given_up_and_asked_for_again(tmp_path, slow):
+    (verdict,), server = ask(scripted(slow, say("yes")), tmp_path, reply_seconds=1.0)
+    assert verdict.right is True
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -149,19 +152,25 @@ def test_trouble_that_passes_is_waited_out(tmp_path, trouble):
         (status(599), "HTTP 599"),
         (hang_up, "no connection (RemoteDisconnected"),
         (cut_short, "no chat completion in"),
-        (late(0.6, say("no")), "no reply within 0.2 s"),
-        (drip, "no reply within 0.2 s"),
-        (drip_headers, "no reply within 0.2 s"),
         (say("perhaps"), "neither yes nor no in 'perhaps'"),
         (raw(b"<html>"), "no chat completion in b'<html>'"),
     ],
 )
 def test_trouble_that_stays_is_named(tmp_path, trouble, named):
-    (verdict,), server = ask(scripted(trouble), tmp_path, reply_seconds=0.2)
+    (verdict,), server = ask(scripted(trouble), tmp_path)
     assert verdict.right is None
     assert named in verdict.fault.reason
     assert server.url in verdict.fault.reason
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("slow", [late(0.6, say("no")), drip, drip_headers])
+def test_slowness_that_stays_is_named(tmp_path, slow):
+    """Attempts are the judge's count: on a busy machine one may end before the server hears it."""
+    (verdict,), server = ask(scripted(slow), tmp_path, reply_seconds=0.2)
+    assert verdict.right is None
+    assert "no reply within 0.2 s (attempt 3)" in verdict.fault.reason
+    assert server.url in verdict.fault.reason
 
 
 @pytest.mark.parametrize("code", [301, 400, 401, 403, 404, 422])
