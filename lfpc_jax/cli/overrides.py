@@ -68,6 +68,7 @@ def _set(config: Any, path: list[str], value: str, name: str) -> Any:
         old = getattr(config, path[0])
         if old is None:
             whole = name.removesuffix(".".join(["", *path[1:]]))
+            _needs_file(types_of[path[0]], whole)
             raise ValueError(f"--{name}: {path[0]} is off; turn it on first: --{whole} on")
         new = _set(old, path[1:], value, name)
     else:
@@ -80,8 +81,7 @@ def _read(kind: Any, value: str, name: str) -> Any:
     if origin in (Union, types.UnionType):
         if type(None) in get_args(kind) and value == "none":
             return None
-        others = [one for one in get_args(kind) if one is not type(None)]
-        return _read(others[0], value, name)
+        return _read(_present(kind), value, name)
     if origin is Literal:
         if value in get_args(kind):
             return value
@@ -101,5 +101,26 @@ def _read(kind: Any, value: str, name: str) -> Any:
     if kind is str:
         return value
     if dataclasses.is_dataclass(kind):
+        _needs_file(kind, name, most=0 if value == "on" else 1)
         return kind() if value == "on" else kind(value)  # type: ignore[operator, call-arg]
     raise ValueError(f"--{name}: cannot be given on the command line; set it in a config file")
+
+
+def _present(kind: Any) -> Any:
+    """Of an optional type, what it is when it is there."""
+    return next((one for one in get_args(kind) if one is not type(None)), kind)
+
+
+def _needs_file(kind: Any, name: str, most: int = 0) -> None:
+    """Raises ValueError if more than `most` fields of a dataclass have no defaults."""
+    kind = _present(kind)
+    needed = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if len(needed) > most:
+        raise ValueError(
+            f"--{name}: {kind.__name__} needs {', '.join(needed)} all at once; set it in a config "
+            "file"
+        )

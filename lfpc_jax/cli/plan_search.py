@@ -53,6 +53,7 @@ def _updates(config: TrainConfig, where: Slice, load: Workload) -> Iterator[tupl
                 flags += ["--model.remat", remat, "--update.rows", str(rows)]
                 run = Run.of(_alone(override(config, flags)), where)
                 state = bytes_per_chip(abstract_state(run.cfg, run.train, config.trained))
+                state += run.reference_bytes
                 widest = run.rows.windows.sizes[-1]
                 more = update_bytes(run.cfg, run.rows, widest, shards=run.shards, tensor=tensor)
                 if state + more <= where.chip.hbm_bytes:
@@ -77,6 +78,7 @@ def _rollout(config: TrainConfig, where: Slice) -> Flags | None:
             continue
         run = Run.of(override(config, ("--rollout.tensor", str(tensor))), where)
         state = bytes_per_chip(abstract_state(run.cfg, run.train, config.trained))
+        state += run.reference_bytes
         weights = bytes_per_chip(spec.abstract(run.cfg, run.cfg.dtype, run.rollout))
         free = _ROOM * where.chip.hbm_bytes - state - weights
         hosts = run.slots.slots // config.rollout.slots

@@ -50,20 +50,27 @@ def opener(dialogue: Dialogue) -> Callable[[Record], Opening]:
 
 def told_apart(openings: Sequence[Opening]) -> list[Opening]:
     """A record that a batch holds twice, in any process, would roll out twice alike."""
-    own = [opening.record for opening in openings]
-    names = everyones([record.id for record in own])
-    ahead = [name for theirs in names[: jax.process_index()] for name in theirs]
-    renamed = numbered(own, ahead)
-    return [replace(opening, record=record) for opening, record in zip(openings, renamed)]
+    names = everyones([opening.record.id for opening in openings])
+    ahead = sum(len(theirs) for theirs in names[: jax.process_index()])
+    renamed = numbered([name for theirs in names for name in theirs])[ahead:]
+    return [
+        replace(opening, record=replace(opening.record, id=name))
+        for opening, name in zip(openings, renamed)
+    ]
 
 
-def numbered(records: Sequence[Record], ahead: Sequence[str] = ()) -> list[Record]:
-    """The second of a name, those `ahead` counted, is `name#2`."""
-    seen, made = Counter(ahead), []
-    for record in records:
-        seen[record.id] += 1
-        count = seen[record.id]
-        made.append(replace(record, id=f"{record.id}#{count}") if count > 1 else record)
+def numbered(names: Sequence[str]) -> list[str]:
+    """Each its own: the second of a name is `name#2`, unless that is another's."""
+    counts: Counter[str] = Counter()
+    taken, made = set(names), []
+    for name in names:
+        counts[name] += 1
+        new = name
+        while counts[name] > 1 and new in taken:
+            new = f"{name}#{counts[name]}"
+            counts[name] += new in taken
+        taken.add(new)
+        made.append(new)
     return made
 
 
@@ -99,7 +106,8 @@ class Roller:
     ) -> None:
         self.config, self.dialogue, self.engine = config, dialogue, engine
         self.learner, self.publish, self.shown = learner, publish, shown
-        self.validation = numbered(validation)  # its sets may share names
+        names = numbered([record.id for record in validation])  # its sets may share some
+        self.validation = [replace(one, id=name) for one, name in zip(validation, names)]
         self.judge = Judge(config.judge) if config.judge is not None else None
         self._loaded: TrainState | None = None
 

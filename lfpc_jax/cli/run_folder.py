@@ -71,7 +71,8 @@ class RunFolder:
         model = json.loads(self.settings.read_text())["model"]
         lora = model["lora"]
         if lora is not None:
-            lora = LoRA(**lora | {"projections": tuple(lora["projections"])})
+            lists = {name: tuple(kept) for name, kept in lora.items() if isinstance(kept, list)}
+            lora = LoRA(**lora | lists)
         return Trained(model["train_vision"], lora)
 
     def first_model(self, path: Path) -> Path:

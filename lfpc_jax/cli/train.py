@@ -340,7 +340,7 @@ def _skipped(
     learned, this step or any other."""
     asked, shown = total([len(openings), len(rolled)])
     if not shown:
-        record, reason = engine.stats.skipped[-1] if engine.stats.skipped else ("of others", "")
+        record, reason = engine.stats.skipped[-1]
         raise ValueError(
             f"step {step + 1}: none of {asked} prompts could be shown; the last, {record}: {reason}"
         )

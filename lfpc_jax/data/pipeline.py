@@ -8,9 +8,10 @@ process takes its own run of consecutive places from every batch, `share`. So:
   of processes;
 - a restored stream gives the batches that the saved one would have given.
 
-`prepare` runs in Grain's threads, where Pillow decodes and resizes without holding Python's lock,
-and nothing is opened before its turn. A record that fails there is counted, and the next sound one
-of its set stands in, so that batches stay full and places keep their meaning.
+`prepare` runs in Grain's threads, where Pillow decodes and resizes without holding Python's lock:
+once a batch is taken, they prepare the next. Nothing is opened before its turn. A record that fails
+there is counted, and the next sound one of its set stands in, so that batches stay full and places
+keep their meaning.
 """
 
 import itertools
@@ -117,7 +118,9 @@ class Stream(Generic[T]):
         self._items.close()
 
     def _open(self) -> None:
-        ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
+        ahead = grain.ReadOptions(
+            num_threads=self._threads, prefetch_buffer_size=max(self._own, 2 * self._threads)
+        )
         rows = grain.MapDataset.source(self._rows)[self._taken * self._own :]
         self._items = iter(rows.to_iter_dataset(ahead))
 

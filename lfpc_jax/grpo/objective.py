@@ -41,6 +41,8 @@ class Objective:
             raise ValueError(f"{self}: clip_low must lie in 0..1, clip_high over 0")
         if not (0 <= self.kl < math.inf and 0 <= self.entropy < math.inf):
             raise ValueError(f"{self}: kl and entropy must be finite and not under 0; 0 is off")
+        if self.kind == "sft" and (self.kl or self.entropy):
+            raise ValueError(f"{self}: sft imitates and has neither; set kl and entropy to 0")
         if self.importance_cap is not None and not self.importance_cap >= 1:
             raise ValueError(f"{self}: an importance cap under 1 would shrink every token")
 

@@ -4,8 +4,8 @@
     for every epoch, for every mini-batch   an update
 
 The first pass is left out where it would be the update's own forward: one mini-batch, one epoch.
-Mini-batches hold the groups of consecutive places of the step's batch, so they depend on nothing
-that a scheduler does. They are packed as they are needed, while the device still works on the one
+Mini-batches hold the groups of given places of the step's batch, so they depend on nothing that a
+scheduler does. They are packed as they are needed, while the device still works on the one
 before: kept packed, a step's pictures would fill a host's memory.
 
 The paper computes log-probabilities in micro-batches of 4; here they go through the update's own

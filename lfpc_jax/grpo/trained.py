@@ -4,7 +4,8 @@ Both parts are trees of the same nested dicts and are disjoint, so `join` is a m
 trained is float32; what is frozen has the dtype that the model computes in.
 
 LoRA: a chosen projection `w` of the text's layers computes `x w + (x a) b`, with `b` 0 at first.
-Its usual factor alpha / rank is in the initial scale of `a`, so nothing else carries it.
+Its usual factor alpha / rank is in the initial scale of `a`, so nothing else carries it. In layers
+that are not chosen `a` is 0, too, so that neither factor ever has a gradient.
 """
 
 import math
@@ -25,9 +26,12 @@ PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
 @dataclass(frozen=True)
 class LoRA:
+    """`layers` are numbers of the text's layers, from 0; none of them stands for all."""
+
     rank: int = 16
     alpha: float = 32.0
     projections: tuple[str, ...] = PROJECTIONS
+    layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = set(self.projections) - set(PROJECTIONS)
@@ -50,6 +54,11 @@ def specs(cfg: ModelConfig, how: Trained) -> tuple[Tree, Tree]:
     whole = spec.spec_tree(cfg)
     if how.lora is None:
         return (whole, {}) if how.vision else _without(whole, "vision")
+    absent = sorted(set(how.lora.layers) - set(range(cfg.text.layers)))
+    if absent:
+        raise ValueError(
+            f"model.lora.layers {absent}: the text has layers 0 to {cfg.text.layers - 1}"
+        )
     text = {name: {"lora": _factors(whole["text"][name]["w"], how.lora)}
             for name in how.lora.projections}  # fmt: skip
     return {"text": text}, whole
@@ -85,6 +94,9 @@ def _new_factors(key: jax.Array, trained: Tree, how: LoRA) -> Tree:
         a, b = factors["lora"]["a"], factors["lora"]["b"]
         scale = how.alpha / how.rank / math.sqrt(math.prod(a.shape[:-1]))
         drawn = jax.random.normal(jax.random.fold_in(key, number), a.array_shape, jnp.float32)
+        for layer in range(a.array_shape[0]) if how.layers else ():
+            if layer not in how.layers:
+                drawn = drawn.at[layer].set(0.0)
         return {"lora": {"a": scale * drawn, "b": jnp.zeros(b.array_shape, jnp.float32)}}
 
     return {"text": {name: make(i, part) for i, (name, part) in enumerate(trained["text"].items())}}

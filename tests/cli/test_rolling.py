@@ -11,7 +11,7 @@ from evaluation import rigged
 from rollout import small
 
 from lfpc_jax.cli.progress import Steps
-from lfpc_jax.cli.rolling import Publisher, Roller
+from lfpc_jax.cli.rolling import Publisher, Roller, numbered
 from lfpc_jax.config import TrainConfig
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo import trained
@@ -75,6 +75,11 @@ def test_validation_blanks_crops_and_finds_who_reads_them():
     values, _ = validated(rigged.reads_the_whole, records)
     assert values["validation/accuracy"] == values["validation/blank_accuracy"] == 1
     assert values["validation/gap"] == 0
+
+
+def test_records_that_come_twice_get_names_that_nobody_has():
+    assert numbered(["a", "b", "a", "a", "b"]) == ["a", "b", "a#2", "a#3", "b#2"]
+    assert numbered(["a", "a", "a#2", "a", "a#2"]) == ["a", "a#3", "a#2", "a#4", "a#2#2"]
 
 
 @pytest.mark.parametrize("turn", [1, -1])

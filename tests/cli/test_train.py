@@ -385,6 +385,15 @@ def test_factors_start_from_a_run_stay_near_it_however_far_it_comes_and_are_expo
         (["--mesh.fsdp", "3"], "needs 3 devices"),
         (["--optimizer.learning_rate", "-1"], "must be positive"),
         (["--model.lora.rank", "4"], "--model.lora on"),
+        (
+            ["--model.lora", "on", "--model.lora.layers", "1,9"],
+            "model.lora.layers [9]: the text has",
+        ),
+        (
+            ["--judge.base_url", "http://h/v1"],
+            "--judge: JudgeSettings needs base_url, model, cache",
+        ),
+        (["--judge", "on"], "--judge: JudgeSettings needs base_url, model, cache"),
         (["--rewards.boxes.tau", "2"], "share of the target"),
         (["steps", "3"], "expected an override"),
         (["--steps"], "has no value"),
@@ -451,12 +460,14 @@ def test_another_config_in_the_same_run_is_refused(folder, whole, monkeypatch, c
 
 def test_overrides_reach_every_kind_of_setting(folder, monkeypatch):
     monkeypatch.setenv("MICRO", str(folder))
-    words = ["--model.lora", "on", "--model.lora.rank=4", "--rewards.boxes.tau", "none",
-             "--rollout.prompt_text", "32,48", "--data.train", "a,b", "--health.stop", "true",
+    words = ["--model.lora", "on", "--model.lora.rank=4", "--model.lora.layers", "0,1",
+             "--rewards.boxes.tau", "none", "--rollout.prompt_text", "32,48",
+             "--data.train", "a,b", "--health.stop", "true",
              "--update.objective.clip_high", "0.28"]  # fmt: skip
     config = train.override(micro.get_config(), words)
     assert config.model.lora is not None
     assert config.model.lora.rank == 4
+    assert config.model.lora.layers == (0, 1)
     assert config.rewards.boxes.tau is None
     assert config.rollout.prompt_text == (32, 48)
     assert [source.path for source in config.data.train] == ["a", "b"]

@@ -204,8 +204,27 @@ def test_records_are_opened_in_threads_and_not_before_their_turn():
     assert not opened
     next(stream)
     stream.close()
-    assert len(opened) <= 10 + 2 * 2
+    assert len(opened) <= 10 + 10
     assert not any(opened)
+
+
+@pytest.mark.parametrize("batch", [2, 12])
+def test_the_next_batch_is_prepared_while_this_one_is_used(batch):
+    """As training leaves it: the stream is not asked again before the update is through."""
+    opened, whole = [], threading.Event()
+
+    def prepare(entry: Record) -> str:
+        opened.append(entry.id)
+        if len(opened) >= 2 * batch:
+            whole.set()
+        return entry.id
+
+    stream = Stream([part("a", 100)], prepare, batch=batch, seed=5, threads=2)
+    next(stream)
+    assert whole.wait(60)
+    prepared = set(opened)
+    assert set(next(stream)) <= prepared
+    stream.close()
 
 
 def test_the_world_streams_as_a_set():

@@ -140,8 +140,9 @@ def test_without_old_the_policy_itself_is_the_old_one_and_padding_may_hold_anyth
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"clip_low": 0.0}, {"clip_high": 0.0}, {"kl": -1.0}, {"importance_cap": 0.5}]
-)
+    "wrong", [{"clip_low": 0.0}, {"clip_high": 0.0}, {"kl": -1.0}, {"importance_cap": 0.5},
+              {"kind": "sft", "kl": 0.1}, {"kind": "sft", "entropy": 0.1}],
+)  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"must lie|must be finite|would shrink"):
+    with pytest.raises(ValueError, match=r"must lie|must be finite|would shrink|has neither"):
         Objective(**wrong)

@@ -17,7 +17,7 @@ from lfpc_jax.grpo.items import Scored, items_of
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
 from lfpc_jax.grpo.packing import fill, lay_out, pack
-from lfpc_jax.grpo.trained import LoRA, Trained, join, merged
+from lfpc_jax.grpo.trained import PROJECTIONS, LoRA, Trained, join, merged
 from lfpc_jax.grpo.update import Learner
 from lfpc_jax.model import spec
 from lfpc_jax.shapes import Buckets, TrainShapes
@@ -273,6 +273,15 @@ def test_lora_starts_at_the_model_and_changes_its_projections_alone(model):
     assert changed == {"q", "down", "o"}
     delta = np.asarray(after["text"]["down"]["w"] - params["text"]["down"]["w"])
     assert np.linalg.matrix_rank(delta[0], tol=1e-4 * np.linalg.norm(delta[0])) == 2
+
+
+def test_lora_changes_its_layers_alone(model):
+    _, cfg, params = model
+    last = cfg.text.layers - 1
+    after = three_steps(cfg, params, how=Trained(lora=LoRA(rank=2, layers=(last,))))
+    for name in PROJECTIONS:
+        moved = np.abs(np.asarray(after["text"][name]["w"]) - params["text"][name]["w"])
+        assert [bool(layer.any()) for layer in moved] == [False] * last + [True]
 
 
 def test_factors_compute_what_their_merged_weights_do(model):
