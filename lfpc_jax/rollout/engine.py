@@ -131,7 +131,7 @@ class Engine:
     def warm_up(self, prompts: Collection[tuple[int, int]] | None = None) -> int:
         """Compiles everything, so that nothing compiles later, or for prompts of these windows and
         text tokens (`Dialogue.size`, in their buckets) only; how many programs there are."""
-        return self.slots.warm_up(prompts)
+        return self.slots.warm_up(prompts, replies=self.rules.max_turns > 1)
 
     def run(
         self,

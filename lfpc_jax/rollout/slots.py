@@ -203,15 +203,18 @@ class Slots:
         )
         return jax.device_get(drawn)
 
-    def warm_up(self, prompts: Collection[tuple[int, int]] | None = None) -> int:
+    def warm_up(
+        self, prompts: Collection[tuple[int, int]] | None = None, *, replies: bool = True
+    ) -> int:
         """Runs every program once on nothing at all, of those for prompts only the ones for these
-        windows and text tokens, if they are given; how many there are."""
+        windows and text tokens, if they are given, and without `replies` none for what follows a
+        turn; how many there are."""
         with self.allocated():
-            self._warm_up(prompts)
+            self._warm_up(prompts, replies)
         self.programs.seal()
         return len(self.programs.traces)
 
-    def _warm_up(self, prompts: Collection[tuple[int, int]] | None) -> None:
+    def _warm_up(self, prompts: Collection[tuple[int, int]] | None, replies: bool) -> None:
         shapes = self.shapes
         slots: jax.Array | None
         every = itertools.product(shapes.image_windows.sizes, shapes.prompt_text.sizes)
@@ -220,7 +223,7 @@ class Slots:
             tokens = _blank(shapes.prefill_rows, shapes.prompt_length(windows, text))
             cache = self.programs.prefill(self._params, tokens, slots)
             self.place(Prefix(cache, 0), [])
-        for windows in (0, *shapes.crop_windows.sizes):
+        for windows in (0, *shapes.crop_windows.sizes) if replies else ():
             slots = self._encode([], shapes.extend_rows, windows) if windows else None
             tokens = _blank(shapes.extend_rows, shapes.observation_length(windows))
             turns = _no_turns(shapes.extend_rows, shapes.slots)

@@ -239,6 +239,15 @@ def test_500_episodes_of_any_shape_compile_nothing_more(caplog):
     assert set(made.slots.programs.traces.values()) == {1}
 
 
+def test_where_one_turn_is_all_nothing_is_compiled_for_replies():
+    made = engine(rules=replace(RULES, max_turns=1))
+    made.warm_up()
+    assert not any(what.startswith("extend") for what in made.slots.programs.traces)
+    found = run(made, [small.record(i) for i in range(4)], 2)
+    assert {"answered", "max_turns"} <= {t.end for t in found.values()}
+    assert made.slots.programs.late == []
+
+
 def count_compilations():
     """The compilations of XLA from here on, whoever asks for them."""
     events = []
