@@ -13,9 +13,11 @@ os.environ["XLA_FLAGS"] = xla.flags(8)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import jax
 from jaxtyping import install_import_hook
 
 install_import_hook("lfpc_jax", "beartype.beartype")
+jax.devices()  # all eight, before a plan for two of them could be the first to ask
 
 
 def pytest_configure(config):
