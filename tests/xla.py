@@ -6,5 +6,5 @@ def flags(devices: int = 1) -> str:
     optimised. Matrix products come out of a library, as fast as ever."""
     return (
         f"--xla_force_host_platform_device_count={devices} "
-        "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+        "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
     )
