@@ -5,7 +5,7 @@ import io
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import jpeg, record
+from pictured import jpeg, record
 
 from lfpc_jax.data.audit import audit, check
 from lfpc_jax.data.losses import Loss, TooManyLost, Unusable, summary

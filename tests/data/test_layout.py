@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import jpeg, record
+from pictured import jpeg, record
 
 from lfpc_jax.data import layout
 from lfpc_jax.data.losses import Loss, TooManyLost

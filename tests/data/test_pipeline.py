@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import jpeg, record
+from pictured import jpeg, record
 
 from lfpc_jax.data import layout
 from lfpc_jax.data.audit import audit

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from conftest import jpeg
+from pictured import jpeg
 
 from lfpc_jax.data import parquet, public
 from lfpc_jax.data.losses import Loss
