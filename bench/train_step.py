@@ -1,5 +1,6 @@
 """An update beside the same loss in PyTorch, on the same CPU, weights and tokens.
 
+    export GLIBC_TUNABLES=glibc.malloc.hugetlb=1  # both sides spare page faults, ours the more
     JAX_PLATFORMS=cpu python bench/train_step.py [--json FILE]
 
 Real trajectories (several turns, uneven lengths, a shown image of 256 tokens that a group shares,
@@ -164,6 +165,7 @@ def _measure(world: World, case: Case, args: argparse.Namespace) -> dict[str, An
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(args.repeats):
         for name, run in sides.items():
+            time.sleep(1)  # threads of the one before still spin for a while
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)

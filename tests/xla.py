@@ -2,8 +2,9 @@
 
 
 def flags(devices: int = 1) -> str:
-    """Virtual CPU devices, and code that is compiled several times quicker: by older emitters, not
-    optimised. Matrix products come out of a library, as fast as ever."""
+    """Virtual CPU devices, and code that is compiled several times quicker: by older emitters and
+    hardly optimised; not at all costs more than it saves. Matrix products come out of a library, as
+    fast as ever."""
     return (
         f"--xla_force_host_platform_device_count={devices} "
         "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"

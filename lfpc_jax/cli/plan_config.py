@@ -145,6 +145,11 @@ class Run:
         return micro_batches_for(-(-self.episodes // (self.shards * self.rows.rows)))
 
     @property
+    def state_bytes(self) -> int:
+        """Of what updates change and are made from, on each chip at all times."""
+        return bytes_per_chip(abstract_state(self.cfg, self.train, self.config.trained))
+
+    @property
     def reference_bytes(self) -> int:
         """Of what a KL term holds on each chip, at all times."""
         if not self.config.update.objective.kl:
@@ -201,8 +206,7 @@ class Phase:
 def phases(run: Run, only: Sequence[str] | None = None) -> Iterator[Phase]:
     """`only` are programs by their names: `update` is that of the usual windows alone. Resharding
     goes array by array, beside the old layout and all of the new."""
-    state = bytes_per_chip(abstract_state(run.cfg, run.train, run.config.trained))
-    reference = run.reference_bytes
+    state, reference = run.state_bytes, run.reference_bytes
     held = state + reference
     sampling = run.config.rules.sampling
     rollouts = rollout_programs(replace(run.cfg, remat="none"), run.rollout, run.slots, sampling)

@@ -19,7 +19,6 @@ from lfpc_jax.plan.guess import update_bytes
 from lfpc_jax.plan.programs import bytes_per_chip
 from lfpc_jax.plan.roofline import estimate
 from lfpc_jax.plan.slices import Slice
-from lfpc_jax.plan.update import abstract_state
 from lfpc_jax.plan.work import Workload
 
 Flags = tuple[str, ...]
@@ -52,11 +51,10 @@ def _updates(config: TrainConfig, where: Slice, load: Workload) -> Iterator[tupl
                 flags = ["--mesh.fsdp", "-1", "--mesh.tensor", str(tensor)]
                 flags += ["--model.remat", remat, "--update.rows", str(rows)]
                 run = Run.of(_alone(override(config, flags)), where)
-                state = bytes_per_chip(abstract_state(run.cfg, run.train, config.trained))
-                state += run.reference_bytes
+                held = run.state_bytes + run.reference_bytes
                 widest = run.rows.windows.sizes[-1]
                 more = update_bytes(run.cfg, run.rows, widest, shards=run.shards, tensor=tensor)
-                if state + more <= where.chip.hbm_bytes:
+                if held + more <= where.chip.hbm_bytes:
                     yield _seconds(run, load), tuple(flags)
 
 
@@ -77,10 +75,9 @@ def _rollout(config: TrainConfig, where: Slice) -> Flags | None:
         if len(where.devices) % tensor:
             continue
         run = Run.of(override(config, ("--rollout.tensor", str(tensor))), where)
-        state = bytes_per_chip(abstract_state(run.cfg, run.train, config.trained))
-        state += run.reference_bytes
+        held = run.state_bytes + run.reference_bytes
         weights = bytes_per_chip(spec.abstract(run.cfg, run.cfg.dtype, run.rollout))
-        free = _ROOM * where.chip.hbm_bytes - state - weights
+        free = _ROOM * where.chip.hbm_bytes - held - weights
         hosts = run.slots.slots // config.rollout.slots
         chips = len(where.devices) // hosts
         each = counts.cache_bytes(run.cfg) * run.slots.capacity / chips

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from lfpc_jax.distributed import sharding
@@ -94,9 +95,9 @@ def _new_factors(key: jax.Array, trained: Tree, how: LoRA) -> Tree:
         a, b = factors["lora"]["a"], factors["lora"]["b"]
         scale = how.alpha / how.rank / math.sqrt(math.prod(a.shape[:-1]))
         drawn = jax.random.normal(jax.random.fold_in(key, number), a.array_shape, jnp.float32)
-        for layer in range(a.array_shape[0]) if how.layers else ():
-            if layer not in how.layers:
-                drawn = drawn.at[layer].set(0.0)
+        if how.layers:
+            others = np.setdiff1d(np.arange(len(drawn)), how.layers)
+            drawn = drawn.at[others].set(0.0)
         return {"lora": {"a": scale * drawn, "b": jnp.zeros(b.array_shape, jnp.float32)}}
 
     return {"text": {name: make(i, part) for i, (name, part) in enumerate(trained["text"].items())}}

@@ -28,7 +28,7 @@ from lfpc_jax.distributed.sharding import RULES
 from lfpc_jax.grpo import trained
 from lfpc_jax.grpo.objective import Objective, Scalars, loss_of
 from lfpc_jax.grpo.trained import Trained
-from lfpc_jax.model import qwen
+from lfpc_jax.model import qwen, text
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
@@ -176,7 +176,7 @@ class Learner:
     def _forward(self, params: Tree, batch: Batch, allowed: Array, *, entropy: bool) -> Any:
         """Log-probabilities of every token given those before it, at its own place."""
         if self.unstacked:
-            params = unstack(params)
+            params = text.paired(unstack(params))
         slots = None
         if batch.images is not None:
             slots = qwen.encode_images(params, batch.images, cfg=self.cfg)

@@ -54,7 +54,27 @@ def _product(x: Array, w: Array, inputs: int) -> Array:
 
 
 def gated_mlp(x: Array, p: Tree) -> Array:
-    return linear(jax.nn.silu(linear(x, p["gate"])) * linear(x, p["up"]), p["down"])
+    return linear(_gated(linear(x, p["gate"]), linear(x, p["up"])), p["down"])
+
+
+@jax.custom_vjp
+def _gated(gate: Array, up: Array) -> Array:
+    return jax.nn.silu(gate) * up
+
+
+def _gated_forward(gate: Array, up: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Keeps its inputs alone: autodiff would keep the sigmoid and what follows from it, too."""
+    return _gated(gate, up), (gate, up)
+
+
+def _gated_backward(kept: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    gate, up = kept
+    opened = jax.nn.sigmoid(gate)
+    activated = gate * opened
+    return slope * up * (opened + activated * (1 - opened)), slope * activated
+
+
+_gated.defvjp(_gated_forward, _gated_backward)
 
 
 def each_layer(

@@ -37,7 +37,7 @@ def model(tmp_path_factory):
     return hf, cfg, helpers.parameters(hf, cfg)
 
 
-def learner(cfg, objective=None, how=None, mesh=None, optimizer=None):
+def learner(cfg, objective=None, how=None, mesh=None, optimizer=None, unstacked=False):
     return Learner(
         cfg,
         optimizer or optax.sgd(1.0),
@@ -45,6 +45,7 @@ def learner(cfg, objective=None, how=None, mesh=None, optimizer=None):
         how=how or Trained(),
         allowed=np.arange(cfg.text.vocab) < reference.IMAGE,
         mesh=mesh or make_mesh(devices=jax.devices()[:1]),
+        unstacked=unstacked,
     )
 
 
@@ -142,14 +143,15 @@ def close(ours, theirs, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "shapes", "how"),
+    ("aggregate", "shapes", "how", "unstacked"),
     [
-        ("token", PACKED, Objective()),
-        ("sequence", PACKED, EVERY_TERM),
-        ("token", SHARED, Objective()),
+        ("token", PACKED, Objective(), False),
+        ("sequence", PACKED, EVERY_TERM, False),
+        ("token", SHARED, Objective(), False),
+        ("token", SHARED, Objective(), True),
     ],
 )
-def test_loss_and_gradients_equal_torchs(model, aggregate, shapes, how):
+def test_loss_and_gradients_equal_torchs(model, aggregate, shapes, how, unstacked):
     """Of the whole tree, vision tower included; a trace without decay holds the last gradient."""
     hf, cfg, params = model
     found = scored()
@@ -163,7 +165,7 @@ def test_loss_and_gradients_equal_torchs(model, aggregate, shapes, how):
         return np.stack(layers) if param.stack else layers[0]
 
     expected = jax.tree.map(theirs, spec.spec_tree(cfg), is_leaf=spec.is_param)
-    made = learner(cfg, how, optimizer=optax.trace(0.0))
+    made = learner(cfg, how, optimizer=optax.trace(0.0), unstacked=unstacked)
     state = made.start(copied(params), jax.random.key(0))
     all_of_them = how.kl > 0  # those without an advantage have a gradient then
     batch, real = packed(cfg, found, shapes, aggregate=aggregate, all_of_them=all_of_them)
@@ -178,10 +180,13 @@ def test_loss_and_gradients_equal_torchs(model, aggregate, shapes, how):
     assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
 
 
-def three_steps(cfg, params, shapes=PACKED, mesh=None, micro=None, how=None, lay=packed):
+def three_steps(
+    cfg, params, shapes=PACKED, mesh=None, micro=None, how=None, lay=packed, unstacked=False
+):
     """With an epsilon that keeps Adam from blowing up the rounding of gradients that are 0, such as
     that of the keys' biases."""
-    made = learner(cfg, mesh=mesh, how=how, optimizer=optax.adam(1e-2, eps=1e-3))
+    optimizer = optax.adam(1e-2, eps=1e-3)
+    made = learner(cfg, mesh=mesh, how=how, optimizer=optimizer, unstacked=unstacked)
     placed = jax.device_put(copied(params), spec.shardings(cfg, made.mesh))
     state = made.start(placed, jax.random.key(0))
     shards = made.mesh.shape["data"] * made.mesh.shape["fsdp"]
@@ -226,6 +231,16 @@ def test_the_number_of_micro_batches_changes_nothing(model, expected, rows, row_
 def test_a_mesh_changes_nothing(model, expected):
     _, cfg, params = model
     close(three_steps(cfg, params, mesh=make_mesh(2, 2, 2)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("projections", [("k", "up"), ("q", "down")])
+def test_a_loop_over_layers_changes_nothing_with_factors(model, projections):
+    """There, keys and values are one product unless either has factors."""
+    _, cfg, params = model
+    how = Trained(lora=LoRA(rank=2, projections=projections))
+    loop = three_steps(cfg, params, how=how, unstacked=True)
+    close(loop, three_steps(cfg, params, how=how), 1e-5)
+    assert np.abs(loop["text"][projections[0]]["w"] - params["text"][projections[0]]["w"]).max() > 0
 
 
 @pytest.mark.parametrize(("mesh", "micro"), [(None, 2), ((2, 2, 2), 1)])

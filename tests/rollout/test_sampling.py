@@ -99,8 +99,9 @@ def test_a_row_does_not_depend_on_its_neighbours_or_place():
         one = slice(row, row + 1)
         alone = drawn(logits[one], uniform[one])
         at = int(np.flatnonzero(order == row)[0])
-        for a, b, c in zip(together, alone, mixed):
-            assert a[row] == b[0] == c[at]
+        assert together[0][row] == alone[0][0] == mixed[0][at]
+        for a, b, c in zip(together[1:], alone[1:], mixed[1:]):  # another program, other roundings
+            np.testing.assert_allclose([b[0], c[at]], a[row], rtol=1e-6)
 
 
 @settings(max_examples=100, deadline=None)
