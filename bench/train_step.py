@@ -1,6 +1,5 @@
 """An update beside the same loss in PyTorch, on the same CPU, weights and tokens.
 
-    export GLIBC_TUNABLES=glibc.malloc.hugetlb=1  # both sides spare page faults, ours the more
     JAX_PLATFORMS=cpu python bench/train_step.py [--json FILE]
 
 Real trajectories (several turns, uneven lengths, a shown image of 256 tokens that a group shares,
