@@ -30,6 +30,9 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.shapes import TrainShapes
 from lfpc_jax.trajectory import Batch
 
+_Pending = tuple[Batch, Mapping[str, Any], Mapping[str, Any]]
+"""What went into an update, what was known of its tokens before, and its metrics."""
+
 REFUSALS = 3
 """As many updates in a row that are not finite stop the run."""
 
@@ -85,7 +88,7 @@ class Updater:
         apart = len(scored) * settings.epochs > 1 or settings.old == "sampler"
         before = self._before(state, scored) if apart or self.reference is not None else {}
         seen: dict[str, list[float]] = defaultdict(list)
-        pending: tuple[Batch, Mapping[str, Any]] | None = None
+        pending: _Pending | None = None
         for _ in range(settings.epochs):
             for number, batch, real in self._packed(scored):
                 placed = self.learner.place(batch)
@@ -94,7 +97,7 @@ class Updater:
                     known = known | {"old": placed.sampler}
                 self._note(pending, seen)
                 state, metrics = self.learner.update(state, replace(placed, **known), real)
-                pending = batch, metrics
+                pending = batch, known, metrics
         self._note(pending, seen)
         return state, {name: fmean(values) for name, values in seen.items()}
 
@@ -143,16 +146,15 @@ class Updater:
             )
             yield number, batch, real
 
-    def _note(
-        self, pending: tuple[Batch, Mapping[str, Any]] | None, seen: dict[str, list[float]]
-    ) -> None:
+    def _note(self, pending: _Pending | None, seen: dict[str, list[float]]) -> None:
         """Reads an update's metrics, which waits for it."""
         if pending is None:
             return
-        batch, metrics = pending
+        batch, known, metrics = pending
         values = {name: float(value) for name, value in metrics.items()}
         if values["refused"] >= REFUSALS:
-            raise NotFinite(batch, values)
+            found: dict[str, Any] = {name: self.learner.own(x) for name, x in known.items()}
+            raise NotFinite(replace(batch, **found), values)
         refused = values.pop("refused") > 0
         seen["refused"].append(float(refused))
         for name, value in values.items():

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
@@ -85,7 +86,8 @@ class Learner:
             donate_argnums=0,
             compiler_options=options,
         )
-        self._score = jax.jit(self._scores, compiler_options=options)
+        rows = NamedSharding(mesh, PartitionSpec(None, RULES["batch"]))
+        self._score = jax.jit(self._scores, out_shardings=(rows, rows), compiler_options=options)
         self._params = jax.jit(_model, static_argnums=1)
         self._computing = jax.jit(
             lambda state: trained.join(_cast(state.trained, cfg.dtype), state.frozen)
@@ -165,6 +167,12 @@ class Learner:
         axes = jax.tree.map(lambda _: 1, batch)  # of the rows, after that of the micro-batches
         axes = replace(axes, tokens=replace(axes.tokens, positions=2))
         return jax.tree.map(put, batch, axes)
+
+    def own(self, placed: Array) -> np.ndarray:
+        """This process's rows of an array over all tokens: what `place` was given, or `scores`
+        found for it."""
+        rows = {shard.index[1].start or 0: shard.data for shard in placed.addressable_shards}
+        return np.concatenate([rows[first] for first in sorted(rows)], axis=1)
 
     # ------------------------------------------------------------ what is compiled
 

@@ -170,7 +170,13 @@ def test_updates_in_a_row_that_are_not_finite_stop_with_the_batch(start):
     broken = replace(groups()[0], advantages=np.array([np.inf, -1.0, 1.0]))
     with pytest.raises(NotFinite, match="3 updates in a row") as caught:
         made(state, [[broken]] * (REFUSALS + 1))
-    assert caught.value.batch.tokens.ids.shape == (1, 4, 128)
+    batch = caught.value.batch
+    assert batch.tokens.ids.shape == (1, 4, 128)
+    sampled = batch.weights > 0
+    assert sampled.any()
+    assert np.abs(batch.old - batch.sampler)[sampled].max() > 0.1
+    assert np.isfinite(batch.old).all()
+    assert batch.reference is None
 
 
 def test_a_group_is_left_out_where_it_has_no_gradient():

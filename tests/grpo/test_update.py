@@ -265,6 +265,16 @@ def test_what_is_watched_are_means_over_the_tokens_that_are_there(model, mesh, m
     assert float(metrics["clipped_high"]) == pytest.approx(high, rel=1e-5)
 
 
+def test_the_rows_of_a_batch_come_back_as_they_were_placed(model):
+    _, cfg, params = model
+    made = learner(cfg, mesh=make_mesh(2, 2, 2))
+    batch, real = packed(cfg, scored(), shards=4)
+    placed = made.place(batch)
+    np.testing.assert_array_equal(made.own(placed.weights), batch.weights)
+    found, _ = made.scores(params, placed, real)
+    np.testing.assert_array_equal(made.own(found), np.asarray(found))
+
+
 def test_a_frozen_tower_stays_and_the_rest_learns(model, expected):
     _, cfg, params = model
     after = three_steps(cfg, params, how=Trained(vision=False))
