@@ -31,7 +31,7 @@ from lfpc_jax.cli.plan_config import ADVICE, Phase, Planned, Run, phases, plan
 from lfpc_jax.cli.plan_search import proposals
 from lfpc_jax.cli.plan_table import print_step, print_tables
 from lfpc_jax.cli.train import CONFIGS
-from lfpc_jax.config import TrainConfig, check
+from lfpc_jax.config import TrainConfig, check, check_devices
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
 from lfpc_jax.plan import programs, slices
@@ -99,7 +99,7 @@ def _config(args: argparse.Namespace, words: Sequence[str], topology: str) -> tu
         raise SystemExit
     tried = proposals(settings, where, load) if args.search else iter([((), settings)])
     for flags, proposed in tried:
-        check(proposed)
+        _check(proposed, where)
         own = ("--config", args.config, "--topology", topology, *words, *flags)
         rows = list(_planned(args, Run.of(proposed, where), load, own))
         title = " ".join((args.config, "on", topology, *words, *flags))
@@ -109,6 +109,13 @@ def _config(args: argparse.Namespace, words: Sequence[str], topology: str) -> tu
             _refuse(rows, title)
             return {"config": args.config, "topology": topology, **figures}, _json(rows, title)
     raise ValueError(f"{args.config}: nothing found that fits {topology}; take a larger slice")
+
+
+def _check(settings: TrainConfig, where: slices.Slice) -> None:
+    """As `train.py` would there, with one process a host."""
+    count, hosts = len(where.devices), where.hosts
+    check(settings, processes=hosts)
+    check_devices(settings, devices=count, local=count // hosts, processes=hosts)
 
 
 def _planned(

@@ -118,7 +118,7 @@ class Run:
         cfg, m = config_model(config, where.platform), config.mesh
         train = make_mesh(m.data, m.fsdp, m.tensor, devices=where.devices)
         rollout = make_mesh(-1, 1, config.rollout.tensor, devices=where.devices)
-        hosts = len({device.process_index for device in where.devices})
+        hosts = where.hosts
         own = config.rollout_shapes(cfg.vision.window, max(1, rollout.shape["data"] // hosts))
         slots = replace(
             own,

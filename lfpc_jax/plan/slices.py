@@ -50,6 +50,10 @@ class Slice:
     def platform(self) -> str:
         return "tpu" if self.name.split(":")[0] in TPUS else self.name.split(":")[0]
 
+    @property
+    def hosts(self) -> int:
+        return len({device.process_index for device in self.devices})
+
 
 def find(name: str) -> Slice:
     """`v5e:2x4` or `v5p:2x2x2`, a slice of such TPUs; `cpu:8`, so many devices of this machine's

@@ -159,6 +159,12 @@ def test_what_does_not_fit_is_refused_with_the_settings_to_change(tmp_path, caps
     assert "of 0.00): lower rollout.slots" in error
 
 
+def test_what_train_would_refuse_there_is_refused(tmp_path, capsys):
+    run = ["--config", str(small.config_file(tmp_path)), "--topology", "cpu:2"]
+    assert plan.main([*run, "--rollout.slots", "15"]) == 1
+    assert "rollout.slots 15 is no multiple of the 2 copies" in capsys.readouterr().err
+
+
 def test_an_unknown_flag_without_a_config_is_refused(capsys):
     assert plan.main(["--topology", "cpu:2", "--modle", "3b"]) == 1
     assert "--modle" in capsys.readouterr().err
