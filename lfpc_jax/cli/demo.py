@@ -3,28 +3,30 @@
     demo.py [--out runs/demo] [--seeds 0] [--arms baseline stage1 stage2]
     demo.py --out runs/reproduce --arms all --seeds 0 1 2 --temperatures 0 1 --write docs
 
-It runs the commands that one would type, and prints each before. What is done is not done again:
-killed, the same command goes on where it was. In the end there is a table, OUT/report.html with
-every curve and episode, and with --write DIR also DIR/results.md, results.json and pictures.
+It runs the commands that one would type, --jobs of them at once, and prints each before. What is
+done is not done again: killed, the same command goes on where it was. In the end there is a table,
+OUT/report.html with every curve and episode, and with --write DIR also DIR/results.md,
+results.json and pictures.
 """
 
 import argparse
 import json
+import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lfpc_jax.cli import steps
 from lfpc_jax.cli.compare import parsed_change
 from lfpc_jax.cli.new_model import CROP_TOKENS
+from lfpc_jax.cli.steps import Step
 from lfpc_jax.data import layout
 from lfpc_jax.trajectory import Record
 
-LAUNCH = Path(__file__).parents[2] / "launch"
 WARM = "configs/micro/warm"
 BLURRED, SHARP = 4, 64
 """Visual tokens of the image: as few as selection goes down to, and all."""
@@ -75,19 +77,6 @@ CLAIMS = {
 """What the paper has found, as changes for compare.py."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """A command of launch/, done once it left with 0. What `gathers` may follow with other words,
-    of more arms; anything else would leave what was built on it behind."""
-
-    name: str
-    words: tuple[str, ...]
-    gathers: bool = False
-
-    def __str__(self) -> str:
-        return f"python launch/{shlex.join(self.words)}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     typed = sys.argv[1:] if argv is None else argv
     args = _parser().parse_args(typed)
@@ -96,21 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"error: --warm {args.warm}: no such folder; `make warmstart` makes it", file=sys.stderr
         )
         return 1
-    steps = [*plan(args)]
-    for step in steps:
-        before = _done(step, args.out)
-        if before not in (None, step.words) and not step.gathers:
-            print(
-                f"error: {args.out} was made with `{replace(step, words=before)}`, which is not "
-                f"`{step}`: choose another --out, or remove {args.out}",
-                file=sys.stderr,
-            )
-            return 1
+    planned = [*plan(args)]
+    try:
+        steps.check(planned, args.out)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     begun = time.monotonic()
-    for number, step in enumerate(steps, 1):
-        if code := _run(step, args.out, f"[{number}/{len(steps)}]"):
-            print(f"error: `{step}` left with {code}; the same command goes on there")
-            return code
+    if code := steps.run(planned, args.out, jobs=args.jobs):
+        return code
     print(f"\n{(time.monotonic() - begun) / 60:.1f} minutes. Look at {args.out / 'report.html'}")
     if args.write:
         _publish(args, shlex.join(("launch/demo.py", *typed)))
@@ -130,14 +113,44 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="of every arm, in place of the configs'")
     parser.add_argument("--scenes", type=int, default=480, help="to train on")
     parser.add_argument("--questions", type=int, default=200, help="held out")
+    parser.add_argument(
+        "--jobs",
+        type=_count,
+        default=2 if os.environ.get("JAX_PLATFORMS") == "cpu" else 1,
+        help="commands at once; 2 with JAX_PLATFORMS=cpu, an accelerator has room for one",
+    )
     parser.add_argument("--warm", default=WARM, metavar="DIR", help="where every arm begins")
     parser.add_argument("--write", type=Path, metavar="DIR", help="results for a document")
     return parser
 
 
-def plan(args: argparse.Namespace) -> Iterator[Step]:
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return count
+
+
+def plan(args: argparse.Namespace) -> list[Step]:
     """Every command, in order."""
     arms = _arms(args)
+    made = [*_data(args, arms), *_evaluations(args, "warm", args.warm)]
+    for seed in args.seeds:
+        made += [_training(args, arm, seed) for arm in arms]
+        for arm in arms:
+            made += _evaluations(args, f"{arm}-{seed}", f"{args.out / arm}-{seed}")
+    for step in _tables(args, arms):
+        made.append(replace(step, after=tuple(before.name for before in made), gathers=True))
+    return made
+
+
+def _arms(args: argparse.Namespace) -> list[str]:
+    """What was asked for and what that begins from, in the order in which they can be trained."""
+    wanted = set(ARMS) if "all" in args.arms else set(args.arms)
+    wanted |= {ARMS[name].after for name in wanted} - {""}
+    return [name for name in ARMS if name in wanted]
+
+
+def _data(args: argparse.Namespace, arms: Sequence[str]) -> Iterator[Step]:
     data = args.out / "data"
     scenes = {
         "world": ("train", "--count", f"{args.scenes}"),
@@ -161,45 +174,25 @@ def plan(args: argparse.Namespace) -> Iterator[Step]:
                 ("select_resolution.py", f"{data / 'world'}", f"{data / strategy}", *asked,
                  "--strategy", strategy, "--image-tokens", f"{SHARP}", "--harshest", f"{HARSHEST}",
                  "--max-tokens", "24", "--slots", "64"),
+                after=("data world",),
             )  # fmt: skip
-    yield from _evaluations(args, "warm", args.warm)
-    for seed in args.seeds:
-        for arm in arms:
-            run = f"{args.out / arm}-{seed}"
-            yield Step(f"train {arm}-{seed}", _training(args, ARMS[arm], run, seed))
-            yield from _evaluations(args, f"{arm}-{seed}", run)
-    for temperature in args.temperatures:
-        at = args.out / "evaluated" / f"temperature-{temperature}"
-        words = ["compare.py", f"{args.out / f'compared-{temperature}'}"]
-        words += ["--arm", "warm", f"{at / 'warm'}"]
-        for arm in arms:
-            words += ["--arm", arm, *(f"{at / f'{arm}-{seed}'}" for seed in args.seeds)]
-        for change in CLAIMS:
-            if {name.rpartition("*")[2] for name in change[1:]} <= {"warm", *arms}:
-                words += ["--change", *change]
-        yield Step(f"compare temperature {temperature}", tuple(words), gathers=True)
-    runs = [f"{args.out / arm}-{seed}" for seed in args.seeds for arm in arms]
-    words = ["report.py", *runs, "--out", f"{args.out / 'report.html'}"]
-    yield Step("report", tuple(words), gathers=True)
 
 
-def _arms(args: argparse.Namespace) -> list[str]:
-    """What was asked for and what that begins from, in the order in which they can be trained."""
-    wanted = set(ARMS) if "all" in args.arms else set(args.arms)
-    wanted |= {ARMS[name].after for name in wanted} - {""}
-    return [name for name in ARMS if name in wanted]
-
-
-def _training(args: argparse.Namespace, recipe: Recipe, run: str, seed: int) -> tuple[str, ...]:
-    data = args.out / "data"
+def _training(args: argparse.Namespace, arm: str, seed: int) -> Step:
+    recipe, data = ARMS[arm], args.out / "data"
     start = f"{args.out / recipe.after}-{seed}" if recipe.after else args.warm
-    steps = ("--steps", f"{args.steps}") if args.steps else ()
-    return (
-        *("train.py", "--config", f"micro/{recipe.config}.py", "--run", run, "--seed", f"{seed}"),
+    length = ("--steps", f"{args.steps}") if args.steps else ()
+    words = (
+        *("train.py", "--config", f"micro/{recipe.config}.py"),
+        *("--run", f"{args.out / arm}-{seed}", "--seed", f"{seed}"),
         *("--model.path", start, "--data.train", f"{data / recipe.data}"),
         *("--data.validation", f"{data / 'blurred'}", "--cache", f"{args.out / 'compiled'}"),
-        *(*steps, *recipe.overrides),
+        *(*length, *recipe.overrides),
     )
+    after = ["data world" if recipe.data == "world" else f"select {recipe.data}", "data blurred"]
+    if recipe.after:
+        after.append(f"train {recipe.after}-{seed}")
+    return Step(f"train {arm}-{seed}", words, tuple(after))
 
 
 def _evaluations(args: argparse.Namespace, name: str, model: str) -> Iterator[Step]:
@@ -212,36 +205,24 @@ def _evaluations(args: argparse.Namespace, name: str, model: str) -> Iterator[St
              "--image-tokens", f"{BLURRED}", f"{SHARP}", "--crop-tokens", f"{CROP_TOKENS}",
              "--diagnose", "noise", "--temperature", f"{temperature}", "--max-turns", "4",
              "--max-tokens", "128", "--slots", "64", "--cache", f"{args.out / 'compiled'}"),
+            after=("data heldout", *(() if name == "warm" else (f"train {name}",))),
         )  # fmt: skip
 
 
-def _run(step: Step, out: Path, place: str) -> int:
-    """Its exit code. What was done is noted with its command."""
-    if _done(step, out) == step.words:
-        print(f"{place} {step.name}: done before", flush=True)
-        return 0
-    print(f"\n{place} {step}", flush=True)
-    begun = time.monotonic()
-    code = subprocess.run([sys.executable, LAUNCH / step.words[0], *step.words[1:]]).returncode
-    if code == 0:
-        seconds = round(time.monotonic() - begun, 1)
-        note = _note(step, out)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        beside = note.with_suffix(".new")
-        beside.write_text(json.dumps({"words": step.words, "seconds": seconds}) + "\n")
-        beside.replace(note)
-        print(f"{place} {step.name}: {seconds:.0f} s", flush=True)
-    return code
-
-
-def _note(step: Step, out: Path) -> Path:
-    return out / "done" / f"{step.name.replace(' ', '-')}.json"
-
-
-def _done(step: Step, out: Path) -> tuple[str, ...] | None:
-    """The words with which it was done, if it was."""
-    note = _note(step, out)
-    return tuple(json.loads(note.read_text())["words"]) if note.is_file() else None
+def _tables(args: argparse.Namespace, arms: Sequence[str]) -> Iterator[Step]:
+    """Of all that was trained and measured."""
+    for temperature in args.temperatures:
+        at = args.out / "evaluated" / f"temperature-{temperature}"
+        words = ["compare.py", f"{args.out / f'compared-{temperature}'}"]
+        words += ["--arm", "warm", f"{at / 'warm'}"]
+        for arm in arms:
+            words += ["--arm", arm, *(f"{at / f'{arm}-{seed}'}" for seed in args.seeds)]
+        for change in CLAIMS:
+            if {name.rpartition("*")[2] for name in change[1:]} <= {"warm", *arms}:
+                words += ["--change", *change]
+        yield Step(f"compare temperature {temperature}", tuple(words))
+    runs = [f"{args.out / arm}-{seed}" for seed in args.seeds for arm in arms]
+    yield Step("report", ("report.py", *runs, "--out", f"{args.out / 'report.html'}"))
 
 
 def _publish(args: argparse.Namespace, command: str) -> None:

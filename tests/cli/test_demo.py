@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rollout import small
 
-from lfpc_jax.cli import ask, convert, demo, synthesize, train
+from lfpc_jax.cli import ask, convert, demo, steps, synthesize, train
 from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.config import check
@@ -23,9 +23,9 @@ def planned(*words):
 def test_every_command_is_one_that_its_program_takes(monkeypatch):
     drawn = []
     monkeypatch.setattr(synthesize, "synthesize", drawn.append)
-    steps = planned("--arms", "all", "--seeds", "0", "1", "--temperatures", "0", "1")
-    assert len({step.name for step in steps}) == len(steps)
-    for step in steps:
+    every = planned("--arms", "all", "--seeds", "0", "1", "--temperatures", "0", "1")
+    assert len({step.name for step in every}) == len(every)
+    for step in every:
         program = import_module(f"lfpc_jax.cli.{step.words[0].removesuffix('.py')}")
         if step.words[0] == "synthesize.py":
             program.main(step.words[1:])
@@ -39,7 +39,7 @@ def test_every_command_is_one_that_its_program_takes(monkeypatch):
     assert [args.split for args in drawn] == ["train", "heldout", "heldout"]
     assert [args.longest_side for args in drawn] == [None, None, 56]
     assert all(args.size == (224, 224) for args in drawn)
-    trained = [step.name for step in steps if step.name.startswith("train")]
+    trained = [step.name for step in every if step.name.startswith("train")]
     assert trained == [f"train {arm}-{seed}" for seed in (0, 1) for arm in demo.ARMS]
 
 
@@ -67,7 +67,7 @@ def folder(tmp_path, monkeypatch):
             text += f"once = pathlib.Path({str(tmp_path / 'once')!r})\n"
             text += "if not once.exists():\n    once.touch(); sys.exit(7)\n"
         (launch / f"{name}.py").write_text(text)
-    monkeypatch.setattr(demo, "LAUNCH", launch)
+    monkeypatch.setattr(steps, "LAUNCH", launch)
     return tmp_path
 
 
@@ -79,6 +79,7 @@ def ran(folder):
 
 def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
     words = ["--out", str(folder / "out"), "--arms", "stage1", "--warm", str(folder)]
+    words += ["--jobs", "1"]
     assert demo.main(words) == 7
     assert "select_resolution.py" in capfd.readouterr().out.splitlines()[-1]
     assert ran(folder) == ["synthesize.py"] * 3 + ["select_resolution.py"]
@@ -100,7 +101,7 @@ def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
 
 
 def test_a_folder_holds_one_setting_and_any_arms(folder, capfd):
-    words = ["--out", str(folder / "out"), "--warm", str(folder), "--arms", "stage1"]
+    words = ["--out", str(folder / "out"), "--warm", str(folder), "--jobs", "1", "--arms", "stage1"]
     (folder / "once").touch()
     assert demo.main(words) == 0
     ran(folder)
@@ -110,6 +111,70 @@ def test_a_folder_holds_one_setting_and_any_arms(folder, capfd):
     assert demo.main([*words, "--steps", "3"]) == 1  # what was measured of the old run would stay
     assert "which is not `python launch/train.py" in capfd.readouterr().err
     assert not (folder / "ran").exists()
+
+
+PLACE = {"synthesize.py": 1, "select_resolution.py": 2, "train.py": 4, "evaluate.py": 1}
+"""Which of a command's words is the folder that it makes."""
+
+
+def test_no_command_begins_before_what_it_reads_is_made():
+    every = planned("--arms", "all", "--seeds", "0", "1", "--temperatures", "0", "1")
+    made = {}
+    for step in every:
+        assert set(step.after) <= {before.name for before in every[: every.index(step)]}
+        read = {made[word] for word in (w.rpartition("=")[2] for w in step.words) if word in made}
+        assert set(step.after) >= read
+        assert bool(read) == (step.words[0] != "synthesize.py")
+        if step.words[0] in PLACE:
+            made[step.words[PLACE[step.words[0]]]] = step.name
+    assert len(made) == sum(step.words[0] in PLACE for step in every)
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """Two commands that end only if they run together, one of all before it, and one that fails."""
+    launch = tmp_path / "launch"
+    launch.mkdir()
+    (launch / "meet.py").write_text(
+        "import pathlib, sys, time\n"
+        "mine, other = map(pathlib.Path, sys.argv[1:])\n"
+        "mine.touch()\n"
+        "print('waiting', flush=True)\n"
+        "end = time.monotonic() + 60\n"
+        "while not other.exists():\n"
+        "    assert time.monotonic() < end\n"
+        "    time.sleep(0.01)\n"
+        "print('met')\n"
+    )
+    (launch / "fail.py").write_text("import sys; sys.exit(3)\n")
+    (launch / "note.py").write_text("import pathlib, sys; pathlib.Path(sys.argv[1]).touch()\n")
+    monkeypatch.setattr(steps, "LAUNCH", launch)
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    return [
+        steps.Step("one", ("meet.py", here, there)),
+        steps.Step("other", ("meet.py", there, here)),
+        steps.Step("fails", ("fail.py",), after=("one", "other")),
+        steps.Step("last", ("note.py", str(tmp_path / "noted")), after=("fails",)),
+    ]
+
+
+def test_two_run_at_once_and_each_line_has_its_command(pair, tmp_path, capfd):
+    assert steps.run(pair[:2], tmp_path / "out", jobs=2) == 0
+    lines = capfd.readouterr().out.splitlines()
+    for name in ("one", "other"):
+        assert [line for line in lines if line.startswith(f"{name} | ")] == [
+            f"{name} | waiting", f"{name} | met"
+        ]  # fmt: skip
+
+
+def test_nothing_begins_after_one_that_failed(pair, tmp_path, capfd):
+    assert steps.run(pair, tmp_path / "out", jobs=2) == 3
+    assert not (tmp_path / "noted").exists()
+    assert "`python launch/fail.py` left with 3" in capfd.readouterr().out
+    (tmp_path / "launch/fail.py").write_text("")
+    assert steps.run(pair, tmp_path / "out", jobs=2) == 0
+    assert (tmp_path / "noted").exists()
+    assert capfd.readouterr().out.count("done before") == 2
 
 
 def test_results_are_published(folder):
@@ -156,7 +221,10 @@ def test_what_it_prints_can_be_typed(capsys):
     assert sys.executable not in str(step)
 
 
-def test_no_warm_start_is_said_before_anything_runs(folder, capsys):
+def test_what_cannot_be_is_said_before_anything_runs(folder, capsys):
     assert demo.main(["--warm", str(folder / "none")]) == 1
     assert "no such folder; `make warmstart` makes it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        demo.main(["--warm", str(folder), "--jobs", "0"])
+    assert "argument --jobs: 0: must be at least 1" in capsys.readouterr().err
     assert not (folder / "ran").exists()
