@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.trained import LoRA, Trained
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import published
-from lfpc_jax.plan import counts, slices
+from lfpc_jax.plan import compiling, counts, slices
 from lfpc_jax.plan.guess import update_bytes
 from lfpc_jax.plan.programs import bytes_per_chip
 from lfpc_jax.plan.roofline import estimate
@@ -129,22 +130,24 @@ def test_the_flops_of_an_update_are_those_counted_by_hand():
         ("v5e:4x8", ("--update.rows", "1", "--update.windows", "216", "--rollout.tensor", "2")),
     ],
 )
-def test_the_7b_update_of_stage1_fits(topology, flags, tmp_path):
+def test_the_7b_update_of_stage1_fits(topology, flags, tmp_path, monkeypatch):
     """Its state is donated, and no array is as large as a head's scores of a row, or as the logits
     of more than 512 tokens."""
+    monkeypatch.setattr(compiling, "_LARGEST", None)  # all of them
     file = tmp_path / "plan.json"
     args = ["--config", "stage1.py", "--topology", topology, *flags, "--quick", "--json", str(file)]
     assert plan.main([*args, "--program", "update", "update, 625 windows"]) == 0
     rows = json.loads(file.read_text())["programs"]
     assert len(rows) == 2  # of the usual windows, and of an episode of strips
     for row in rows:
+        assert len(row["compiled"]["largest"]) > 100
         assert row["fits"]
         state = row["kinds"]["parameters"] + row["kinds"]["moments"]
         assert state <= row["compiled"]["aliased_bytes"] < 1.03 * state  # padded to a chip's tiles
         for shape in row["compiled"]["largest"]:
-            dims = [int(n) for n in shape[shape.index("[") + 1 : -1].split(",")]
+            dims = [int(n) for n in re.findall(r"\d+", shape.partition("[")[2])]
             assert dims.count(8192) < 2, shape
-            if dims[-1] == 152064:
+            if dims[-1:] == [152064]:
                 assert math.prod(dims[:-1]) <= 3584, shape  # a gradient, or logits of a block
 
 
