@@ -10,7 +10,7 @@ demo: export JAX_PLATFORMS ?= cpu
 demo: .venv/installed
 	$(BIN)/python launch/demo.py --out runs/demo
 
-# Every arm on three seeds, and from them docs/results.*: many hours on two cores, resumable.
+# Every arm on three seeds, and from them docs/results.*: two hours on two cores, resumable.
 reproduce: export JAX_PLATFORMS ?= cpu
 reproduce: .venv/installed
 	$(BIN)/python launch/demo.py --out runs/reproduce --arms all --seeds 0 1 2 --temperatures 0 1 \
