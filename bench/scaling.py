@@ -115,7 +115,7 @@ def draw(points: Sequence[dict[str, Any]], file: Path) -> None:
     for name in ("compute", "memory", "wire"):
         right.plot(chips, [point[name] for point in points], "o-", label=name)
     right.set(title="least seconds of an update", yscale="log")
-    right.legend(loc="center right")
+    right.legend(loc="center", bbox_to_anchor=(0.5, 0.75), ncols=3)
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set(xlabel="chips, as much work on each", xticks=chips, xticklabels=chips)
