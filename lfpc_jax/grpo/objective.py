@@ -73,14 +73,14 @@ def loss_of(
     watched = {
         "clipped_low": weighed((ratio < 1 - how.clip_low) & (A < 0)),
         "clipped_high": weighed((ratio > 1 + how.clip_high) & (A > 0)),
-        "change_kl": weighed(ratio - 1 - change),
-        "sampler_kl": weighed(jnp.exp(apart) - 1 - apart),
+        "change_kl": weighed(jnp.expm1(change) - change),
+        "sampler_kl": weighed(jnp.expm1(apart) - apart),
         "sampler_apart": weighed(jnp.abs(apart)),
     }
     if how.kl:
         assert batch.reference is not None, "KL needs the reference's log-probabilities"
         away = jnp.where(w > 0, batch.reference - logprobs, 0.0)
-        watched["reference_kl"] = weighed(jnp.exp(away) - away - 1)
+        watched["reference_kl"] = weighed(jnp.expm1(away) - away)
         loss = loss + how.kl * watched["reference_kl"]
     if how.entropy:
         assert entropy is not None

@@ -111,6 +111,15 @@ def test_kl_and_entropy_are_watched():
     assert float(watched["entropy"]) == pytest.approx((w * entropy).sum(), rel=1e-5)
 
 
+def test_kl_close_to_the_reference_is_not_lost_in_rounding():
+    near = np.full((3, 11), -2, np.float32) + np.float32(2**-12)
+    arrays = {"old": near, "sampler": near + np.float32(2**-12), "reference": near}
+    b, _ = batch(np.random.default_rng(0), **arrays)
+    _, watched = loss_of(jnp.full((3, 11), -2.0), None, b, Objective(kl=1.0))
+    for name in ("reference_kl", "change_kl", "sampler_kl"):  # exp(d) - d - 1 is d^2 / 2
+        assert float(watched[name]) == pytest.approx(2**-25, rel=0.01), name
+
+
 def test_what_is_watched_by_hand():
     """Three tokens of weights 1/2, 1/4, 1/4 and ratios 2, 1/2, 1 with advantages 1, -1, 1."""
     empty = Tokens(*(np.zeros(1),) * 4)
