@@ -23,6 +23,7 @@ from rich.table import Table
 from lfpc_jax.checkpoint import folder, huggingface, parity, staging, store
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import progress
+from lfpc_jax.cli.flags import positive
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.cli.run_folder import run_of
 from lfpc_jax.distributed.mesh import make_mesh
@@ -60,17 +61,11 @@ def _parser() -> argparse.ArgumentParser:
 
     proof = command("check", check, "HF_DIR", "compare logits and vision with transformers")
     proof.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    proof.add_argument("--prompts", type=_positive, default=8)
+    proof.add_argument("--prompts", type=positive, default=8)
     proof.add_argument("--seed", type=int, default=0)
     proof.add_argument("--tolerance", type=float, help="default: 1e-4 in float32, else none")
     proof.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     return parser
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return int(text)
 
 
 def to_orbax(args: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from lfpc_jax.cli import steps
 from lfpc_jax.cli.compare import parsed_change
+from lfpc_jax.cli.flags import positive
 from lfpc_jax.cli.new_model import CROP_TOKENS
 from lfpc_jax.cli.steps import Step
 from lfpc_jax.data import layout
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"error: --warm {args.warm}: no such folder; `make warmstart` makes it", file=sys.stderr
         )
         return 1
-    planned = [*plan(args)]
+    planned = plan(args)
     try:
         steps.check(planned, args.out)
     except ValueError as error:
@@ -115,19 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--questions", type=int, default=200, help="held out")
     parser.add_argument(
         "--jobs",
-        type=_count,
+        type=positive,
         default=2 if os.environ.get("JAX_PLATFORMS") == "cpu" else 1,
         help="commands at once; 2 with JAX_PLATFORMS=cpu, an accelerator has room for one",
     )
     parser.add_argument("--warm", default=WARM, metavar="DIR", help="where every arm begins")
     parser.add_argument("--write", type=Path, metavar="DIR", help="results for a document")
     return parser
-
-
-def _count(text: str) -> int:
-    if (count := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return count
 
 
 def plan(args: argparse.Namespace) -> list[Step]:

@@ -132,7 +132,7 @@ def test_no_command_begins_before_what_it_reads_is_made():
 
 @pytest.fixture
 def pair(tmp_path, monkeypatch):
-    """Two commands that end only if they run together, one of all before it, and one that fails."""
+    """Two commands that end only if they run together, then one that fails, then a last one."""
     launch = tmp_path / "launch"
     launch.mkdir()
     (launch / "meet.py").write_text(

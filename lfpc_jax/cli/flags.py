@@ -1,0 +1,9 @@
+"""What several commands take for a flag's value."""
+
+import argparse
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return int(text)
