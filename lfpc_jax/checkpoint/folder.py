@@ -93,19 +93,26 @@ def _origin(tensors: Mapping[str, Tensor], repeats_embedding: bool) -> Origin:
     )
 
 
-def _found(folder: Path) -> Iterator[Tensor]:
+def weight_files(folder: Path) -> tuple[str, ...]:
+    """The names of the files that hold its weights; an index comes first."""
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file() and index.is_file():
         raise ValueError(f"{folder}: has both {SINGLE} and {INDEX}; remove the one that is stale")
     if index.is_file():
-        yield from _indexed(index)
-    elif single.is_file():
-        file = tensorfile.open_file(single)
-        yield from (Tensor(file, key) for key in file.entries)
+        return (INDEX, *sorted(set(_weight_map(index).values())))
+    if single.is_file():
+        return (SINGLE,)
+    raise ValueError(
+        f"{folder}: has neither {SINGLE} nor {INDEX}; save the model's weights as safetensors"
+    )
+
+
+def _found(folder: Path) -> Iterator[Tensor]:
+    if weight_files(folder)[0] == INDEX:
+        yield from _indexed(folder / INDEX)
     else:
-        raise ValueError(
-            f"{folder}: has neither {SINGLE} nor {INDEX}; save the model's weights as safetensors"
-        )
+        file = tensorfile.open_file(folder / SINGLE)
+        yield from (Tensor(file, key) for key in file.entries)
 
 
 def _indexed(index: Path) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ array has flipped: what we store is listed when it is written, and checked befor
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,8 +16,10 @@ _CHUNK = 16 * 2**20
 _THREADS = 4
 
 
-def describe(folder: Path) -> Manifest:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+def describe(folder: Path, names: Iterable[str] | None = None) -> Manifest:
+    """Of every file below the folder, or of those of these names."""
+    found = folder.rglob("*") if names is None else (folder / name for name in names)
+    files = sorted(path for path in found if path.is_file())
     with ThreadPoolExecutor(_THREADS) as pool:
         sums = list(pool.map(_crc32, files))
     return {

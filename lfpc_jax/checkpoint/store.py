@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from lfpc_jax.checkpoint import assets, manifest, staging
 from lfpc_jax.checkpoint.demand import check_tree
 from lfpc_jax.checkpoint.keys import Origin
+from lfpc_jax.checkpoint.manifest import Manifest
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import Tree
@@ -75,6 +76,18 @@ def is_store(folder: str | Path) -> bool:
 
 def open_store(folder: str | Path) -> Store:
     folder = Path(folder).absolute()
+    origin, files = _described(folder)
+    manifest.verify(folder, files)
+    return Store(folder, origin)
+
+
+def listed(folder: str | Path) -> Manifest:
+    """Size and checksum, as they were written, of the files that hold the parameters."""
+    _, files = _described(Path(folder))
+    return {name: said for name, said in files.items() if name.startswith(f"{_PARAMS}/")}
+
+
+def _described(folder: Path) -> tuple[Origin, Manifest]:
     path = folder / _DESCRIPTION
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a folder that `to-orbax` has written")
@@ -85,8 +98,7 @@ def open_store(folder: str | Path) -> Store:
         raise ValueError(f"{path}: is corrupt ({error!r}); copy {folder} again") from error
     if version != FORMAT:
         raise ValueError(f"{path}: has format {version!r}, this reads {FORMAT}; convert it anew")
-    manifest.verify(folder, files)
-    return Store(folder, origin)
+    return origin, files
 
 
 def restore(store: Store, cfg: ModelConfig, *, dtype: Any = None, mesh: Mesh | None = None) -> Tree:

@@ -22,10 +22,14 @@ import jax
 import orbax.checkpoint as ocp
 
 from lfpc_jax.checkpoint import manifest
+from lfpc_jax.checkpoint.manifest import Manifest
 from lfpc_jax.distributed.exchange import everyones
 from lfpc_jax.model.spec import Tree
 
 log = logging.getLogger(__name__)
+
+MODEL_ITEMS = ("trained", "frozen")
+"""The items of a checkpoint that are the model; the others are needed only to train on."""
 
 _FACTS, _MANIFEST = "facts.json", "manifest.json"
 
@@ -128,6 +132,17 @@ def restore(saved: Saved, name: str, like: Tree) -> Tree:
                 f"{saved.path / name}: does not fit this run ({str(error).splitlines()[0]}); "
                 "was the model or what is trained of it changed?"
             ) from error
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether it is a checkpoint's own folder, saved to its end."""
+    return (path / _MANIFEST).is_file()
+
+
+def listed(path: Path) -> Manifest:
+    """Size and checksum, as they were written, of the files that hold a checkpoint's model."""
+    said = json.loads((path / _MANIFEST).read_text())
+    return {name: one for name, one in said.items() if name.split("/")[0] in MODEL_ITEMS}
 
 
 def _first_whole(folder: Path, candidates: Sequence[Path]) -> Saved | None:

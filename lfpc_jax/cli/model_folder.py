@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from lfpc_jax.checkpoint import folder, huggingface, store
+from lfpc_jax.checkpoint.identity import model_identity
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import progress
 from lfpc_jax.cli.run_folder import load_run, run_of
@@ -18,13 +19,21 @@ from lfpc_jax.model.config import ModelConfig
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """`assets` holds config, tokenizer and processor files; `origin` says how weights were named
-    and typed where they came from, `step` to which step of its run they belong, if to any."""
+    and typed where they came from, `step` to which step of its run they belong, if to any.
+    `folder` holds the weights themselves, None where none were read."""
 
     cfg: ModelConfig
     params: Any
     assets: Path
     origin: Origin
     step: int | None = None
+    folder: Path | None = None
+
+    def identity(self) -> dict[str, str]:
+        """Digests that tell this model from every other; see `checkpoint.identity`."""
+        assert self.folder is not None, "a model without weights"
+        with progress.waiting(f"which model {self.folder} holds"):
+            return model_identity(self.folder, self.assets)
 
 
 def load_model(path: Path, *, dtype: str | None, mesh: Mesh | None) -> LoadedModel:
@@ -35,19 +44,19 @@ def load_model(path: Path, *, dtype: str | None, mesh: Mesh | None) -> LoadedMod
     if run := run_of(path):
         with progress.waiting(f"restoring {path}"):
             cfg, params, saved = load_run(path, run, dtype=dtype, mesh=mesh)
-        return LoadedModel(cfg, params, run.assets, run.origin, saved.step)
+        return LoadedModel(cfg, params, run.assets, run.origin, saved.step, saved.path)
     if store.is_store(path):
         with progress.waiting(f"verifying {path}"):
             stored = store.open_store(path)
         cfg = config.from_folder(stored.assets, dtype=dtype)
         with progress.waiting("restoring"):
             params = store.restore(stored, cfg, dtype=dtype, mesh=mesh)
-        return LoadedModel(cfg, params, stored.assets, stored.origin)
+        return LoadedModel(cfg, params, stored.assets, stored.origin, folder=path)
     cfg = config.from_folder(path, dtype=dtype)
     opened = folder.open_folder(path, cfg)
     with progress.bar("loading", opened.nbytes, of_bytes=True, every=2.0) as advance:
         params = huggingface.load(opened, cfg, dtype=dtype, mesh=mesh, advance=advance)
-    return LoadedModel(cfg, params, path, opened.origin)
+    return LoadedModel(cfg, params, path, opened.origin, folder=path)
 
 
 def default_dtype() -> Literal["float32", "bfloat16"]:

@@ -175,7 +175,7 @@ def load_run(
     trees = trained.specs(cfg, run.how)
     parts = [
         training.restore(saved, name, trained.abstract(tree, kind, mesh))
-        for name, tree, kind in zip(("trained", "frozen"), trees, (jnp.float32, cfg.dtype))
+        for name, tree, kind in zip(training.MODEL_ITEMS, trees, (jnp.float32, cfg.dtype))
     ]
     params = jax.jit(lambda a, b: _cast(trained.merged(trained.join(a, b)), dtype))(*parts)
     log.info("%s: step %d", saved.path, saved.step)
