@@ -1,4 +1,4 @@
-"""Which model a folder holds: every byte of the weights tells, and nothing that is not the model."""
+"""Which model a folder holds: every byte of its weights tells, and nothing but the model does."""
 
 import os
 import shutil
