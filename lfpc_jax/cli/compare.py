@@ -6,7 +6,7 @@
 An arm is a name and the folders of evaluate.py, one a seed, all asked the same questions. --change
 MEASURE BEFORE AFTER is what the second arm has less what the first has, question by question;
 "3*warm" is three times the first. OUT gets comparison.json, with each seed's values,
-comparison.md and comparison.png. Intervals are 95%, over questions.
+comparison.md and comparison.png. Intervals are 95%, over samples.
 """
 
 import argparse
@@ -120,7 +120,7 @@ def _sheets(
 ) -> Iterator[Sheet]:
     shown = [name for name in MEASURES if any(row[name] for row in measured.values())]
     table = Sheet(
-        f"{title}: % [95% interval over questions]",
+        f"{title}: % [95% interval over samples]",
         ("arm",),
         tuple(shown),
         meaning=". ".join(f"{name}: {MEASURES[name]}" for name in shown) + ".",
@@ -135,8 +135,8 @@ def _sheets(
             ("all seeds", "each seed"),
         )
         for name, found in changed.items():
-            seeds = ", ".join(f"{100 * value:+.1f}" for value in found.seeds) if found else _NONE
-            table.add(name, _cell(found, signed=True), seeds)
+            seeds = ", ".join(f"{100 * value:+.1f}" for value in found.seeds) if found else ""
+            table.add(name, _cell(found, signed=True), seeds or _NONE)
         yield table
 
 

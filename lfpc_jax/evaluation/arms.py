@@ -1,8 +1,9 @@
 """Several models on the same questions: arms of a comparison, each evaluated once for every seed.
 
 Every measure is made by question, as the mean over a question's rollouts and an arm's seeds, and so
-is the change between two arms. Their 95% intervals count questions. Seeds are too few for an
-interval of their own: each seed's value stands beside.
+is the change between two arms; then each sample is the mean over its questions. Their 95% intervals
+count samples, as `evaluate.py` counts them: the four cycles of an HR-Bench sample are one. Seeds
+are too few for an interval of their own: each seed's value stands beside.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
+from lfpc_jax.data.hr_bench import sample_of
+from lfpc_jax.evaluation.alter import applies
 from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.evaluation.conditions import TOOL
 from lfpc_jax.evaluation.intervals import Estimate, change, share
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.evaluation.measures import Measures
 from lfpc_jax.evaluation.results import Answers, grade_all
+from lfpc_jax.evaluation.scoring import over_samples
 
 ACCURACY, NOISE, DROP = "accuracy", "noise", "drop"
 _OF_EPISODES: dict[str, Callable[[Measures], float | None]] = {
@@ -35,6 +39,8 @@ MEASURES = {
     "iou": "IoU of crops and targets",
     "area": "a crop's share of the image",
 }
+_ENDS = dict.fromkeys(MEASURES, (0.0, 1.0)) | {DROP: (-1.0, 1.0)}
+"""The least and the most that a measure can be."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Found:
-    """A value over all seeds, and each seed's."""
+    """A value over all seeds, and each seed's; of a change between arms that have not the same
+    number of seeds only the first."""
 
     estimate: Estimate
     seeds: tuple[float, ...]
@@ -83,6 +90,13 @@ class Comparison:
             ]
             for arm in arms
         }
+        part = Part(benchmark, tokens, TOOL)
+        self._samples = {
+            one.record.id: sample_of(one.record)
+            for arm in arms
+            for answers in arm.answers
+            for one in answers[part]
+        }
         asked = {
             arm: [frozenset(seed[ACCURACY]) for seed in seeds] for arm, seeds in self._seeds.items()
         }
@@ -95,30 +109,31 @@ class Comparison:
 
     def measured(self, arm: str, measure: str) -> Found | None:
         """None where nothing was measured."""
-        by_question = self._pooled(arm, measure)
-        values = list(by_question.values())
+        values = self._over_samples(self._pooled(arm, measure))
         estimate = change(values) if measure == DROP else share(_mean(values), len(values))
         return None if estimate is None else Found(estimate, self._each(arm, measure))
 
     def changed(self, asked: Change) -> Found | None:
         """Paired by question; None where no question has both."""
         before, after = (self._pooled(arm, asked.measure) for arm in (asked.before, asked.after))
-        whole = 1 + asked.times  # brings differences to -1..1
+        least, most = _ENDS[asked.measure]
         found = change(
-            [
-                (after[one] - asked.times * before[one]) / whole
-                for one in sorted(before.keys() & after)
-            ]
+            self._over_samples(
+                {
+                    one: value - asked.times * before[one]
+                    for one, value in after.items()
+                    if one in before
+                }
+            ),
+            ends=(least - asked.times * most, most - asked.times * least),
         )
         if found is None:
             return None
         then, now = (self._each(arm, asked.measure) for arm in (asked.before, asked.after))
         if len(then) == 1:  # what all seeds began from
             then *= len(now)
-        estimate = Estimate(
-            whole * found.value, whole * found.low, whole * found.high, found.samples
-        )
-        return Found(estimate, tuple(b - asked.times * a for a, b in zip(then, now)))
+        seeds = zip(then, now) if len(then) == len(now) else ()
+        return Found(found, tuple(b - asked.times * a for a, b in seeds))
 
     def _pooled(self, arm: str, measure: str) -> dict[str, float]:
         """By question, over seeds."""
@@ -129,9 +144,12 @@ class Comparison:
         return {question: fmean(values) for question, values in found.items()}
 
     def _each(self, arm: str, measure: str) -> tuple[float, ...]:
-        """By seed, over questions."""
-        seeds = (list(seed.get(measure, {}).values()) for seed in self._seeds[arm])
+        """By seed, over samples."""
+        seeds = (self._over_samples(seed.get(measure, {})) for seed in self._seeds[arm])
         return tuple(fmean(values) for values in seeds if values)
+
+    def _over_samples(self, by_question: Mapping[str, float]) -> list[float]:
+        return over_samples((self._samples[one], value) for one, value in by_question.items())
 
 
 def _by_question(
@@ -148,7 +166,7 @@ def _by_question(
     altered = answers.get(Part(benchmark, tokens, NOISE))
     if altered is not None:
         right, again = found[ACCURACY], _means(altered, _OF_EPISODES[ACCURACY])
-        uncropped = {one.record.id for one in tool if not one.crops}
+        uncropped = {one.record.id for one in tool if not one.crops and applies(NOISE, one.record)}
         found[NOISE] = again | {one: value for one, value in right.items() if one in uncropped}
         found[DROP] = {
             one: right[one] - value for one, value in found[NOISE].items() if one in right

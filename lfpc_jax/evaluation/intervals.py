@@ -4,9 +4,12 @@ Closed forms, with nothing drawn, so that they are the same everywhere and never
 bootstrap over samples that all agree gives an interval of no width.
 
 - `share`: Wilson's score interval.
-- `change`: paired differences by Bonett and Price's adjusted interval, which adds two samples, one
-  that changed for better and one for worse. For differences of 0 and 1 it is theirs exactly; as it
-  needs only the mean and the square, it also serves means over a sample's own rows.
+- `change`: paired differences by Bonett and Price's adjusted interval (Adjusted Wald confidence
+  interval for a difference of binomial proportions based on paired data, Journal of Educational and
+  Behavioral Statistics 37, 2012), which adds two samples, one that changed for better and one for
+  worse. For differences of -1, 0 and 1 it is theirs exactly. It needs only the mean and the square
+  of differences, so it also serves means over a sample's own rows, and differences of another
+  range: the two added samples lie at the ends of what a difference can be, wherever those are.
 """
 
 import math
@@ -43,13 +46,18 @@ def share(value: float, samples: int) -> Estimate | None:
     return Estimate(value, max(0.0, low), min(1.0, high), samples)
 
 
-def change(differences: Sequence[float]) -> Estimate | None:
-    """The mean of paired differences in -1..1; None without any."""
+def change(
+    differences: Sequence[float], ends: tuple[float, float] = (-1.0, 1.0)
+) -> Estimate | None:
+    """The mean of paired differences, each between the `ends`; None without any."""
     n = len(differences)
     if n == 0:
         return None
+    low, high = ends
+    assert low - 1e-9 <= min(differences) <= max(differences) <= high + 1e-9, (ends, differences)
     total = math.fsum(differences)
     squares = math.fsum(d * d for d in differences)
-    centre = total / (n + 2)
-    half = Z * math.sqrt(((squares + 2) / (n + 2) - centre**2) / (n + 2))
-    return Estimate(total / n, max(-1.0, centre - half), min(1.0, centre + half), n)
+    centre = (total + (low + high)) / (n + 2)
+    spread = (squares + (low * low + high * high)) / (n + 2) - centre**2
+    half = Z * math.sqrt(spread / (n + 2))
+    return Estimate(total / n, max(low, centre - half), min(high, centre + half), n)

@@ -74,18 +74,25 @@ class Paired:
 def paired(before: Sequence[Outcome], after: Sequence[Outcome]) -> Paired | None:
     """Over the questions that were scored both times; None without any."""
     then = {one.id: one.right for one in after}
-    pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for one in before:
-        second = then.get(one.id)
-        if one.right is not None and second is not None:
-            pairs[one.sample].append((one.right, second))
-    means = [tuple(map(fmean, zip(*values))) for values in pairs.values()]
-    moved = change([second - first for first, second in means])
+    pairs = [
+        (one.sample, one.right, second)
+        for one in before
+        if one.right is not None and (second := then.get(one.id)) is not None
+    ]
+    moved = change(over_samples((sample, second - first) for sample, first, second in pairs))
     if moved is None:
         return None
     return Paired(
-        before=fmean(first for first, _ in means),
-        after=fmean(second for _, second in means),
+        before=fmean(over_samples((sample, first) for sample, first, _ in pairs)),
+        after=fmean(over_samples((sample, second) for sample, _, second in pairs)),
         change=moved,
-        questions=sum(map(len, pairs.values())),
+        questions=len(pairs),
     )
+
+
+def over_samples(values: Iterable[tuple[str, float]]) -> list[float]:
+    """Each sample's mean over its rows; pairs of a sample and a row's value."""
+    rows: dict[str, list[float]] = defaultdict(list)
+    for sample, value in values:
+        rows[sample].append(value)
+    return [fmean(own) for own in rows.values()]

@@ -1,18 +1,28 @@
 """Arms of a comparison, by models whose figures are known: one reads crops, one the whole image."""
 
 import json
+import math
 from statistics import fmean
 
+import numpy as np
 import pytest
 from rollout import small
 
 from lfpc_jax.cli import compare
+from lfpc_jax.data.hr_bench import DATASET
+from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison
 from lfpc_jax.evaluation.benchmark import Benchmark
-from lfpc_jax.evaluation.journal import Journal
+from lfpc_jax.evaluation.diagnostics import diagnose
+from lfpc_jax.evaluation.intervals import Z
+from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.measures import measure
 from lfpc_jax.evaluation.run import ask
+from lfpc_jax.evaluation.scoring import accuracies, paired
+from lfpc_jax.trajectory import Picture
 
 from . import rigged
+from .episodes import IMAGE, Said, episode, record
 
 COUNT = 40
 
@@ -83,6 +93,82 @@ def test_a_change_is_paired_by_question_and_seed(folders):
     same = found.changed(Change("accuracy", "whole", "whole"))
     assert same.estimate.value == 0
     assert same.estimate.low < 0 < same.estimate.high
+
+
+def answered(one, rights):
+    """With a crop each, by three rollouts."""
+    said = [episode(Said(2, box=(0, 0, 50, 50)), Said(1), name=one.id, rollout=i) for i in range(3)]
+    measured = [measure(e, one, r, image_token=IMAGE) for e, r in zip(said, rights)]
+    return Answered(one, ("A",) * 3, tuple(measured), (False,) * 3)
+
+
+def arm(name, answers):
+    """Of a benchmark's answers by condition, nothing on disk."""
+    made = Arm(name, (rigged.Path(name),))
+    made.__dict__["answers"] = ({Part("set", 32, one): found for one, found in answers.items()},)
+    return made
+
+
+def test_one_seed_s_interval_is_the_evaluation_s_own():
+    """On the four cycles of 30 HR-Bench samples, by three rollouts each: to the last digit."""
+    records = [
+        record(f"s{sample}@{cycle}", picture=Picture(f"{sample}.png"), dataset=DATASET)
+        for sample in range(30)
+        for cycle in range(4)
+    ]
+    rng = np.random.default_rng(0)
+
+    def asked(share):
+        return [answered(one, (rng.random(3) < share).astype(float)) for one in records]
+
+    first, second = asked(0.4), {"tool": asked(0.7), "noise": asked(0.5)}
+    found = Comparison([arm("first", {"tool": first}), arm("second", second)], "set", 32)
+    outcomes = [[one.outcome for one in answers] for answers in (first, second["tool"])]
+    expected = paired(*outcomes).change
+    assert found.changed(Change("accuracy", "first", "second")).estimate == expected
+    assert expected.samples == 30
+    noise = next(one.found for one in diagnose(second) if one.test == "noise").change
+    drop = found.measured("second", "drop").estimate
+    assert (drop.value, drop.low, drop.high) == (-noise.value, -noise.high, -noise.low)
+    accuracy = found.measured("second", "accuracy").estimate
+    whole = accuracies(outcomes[1])["overall"]
+    assert accuracy.samples == whole.samples == 30
+    assert (accuracy.value, accuracy.low, accuracy.high) == pytest.approx(
+        (whole.value, whole.low, whole.high)
+    )
+
+
+def test_intervals_of_multiples_and_of_drops_by_hand():
+    """Of accuracies, three times A to B lies in -3..1: of 4 questions that are wrong in A and right
+    in B, (4 - 3 + 1) / 6 and (4 + 9 + 1) / 6. Of what noise takes, A to B lies in -2..2."""
+    records = [record(f"r{i}") for i in range(4)]
+
+    def asked(*rights):
+        return [answered(one, (right,) * 3) for one, right in zip(records, rights)]
+
+    first = {"tool": asked(0.0, 0.0, 0.0, 0.0), "noise": asked(0.0, 0.0, 1.0, 1.0)}
+    second = {"tool": asked(1.0, 1.0, 1.0, 1.0), "noise": asked(0.0, 0.0, 1.0, 1.0)}
+    found = Comparison([arm("first", first), arm("second", second)], "set", 32)
+    thrice = found.changed(Change("accuracy", "first", "second", times=3.0)).estimate
+    half = Z * math.sqrt((14 / 6 - (1 / 3) ** 2) / 6)
+    assert (thrice.value, thrice.low, thrice.high) == (1, pytest.approx(1 / 3 - half), 1)
+    # drops of 0, 0, -1, -1 become 1, 1, 0, 0: all differ by 1
+    drops = found.changed(Change("drop", "first", "second")).estimate
+    half = Z * math.sqrt((12 / 6 - (4 / 6) ** 2) / 6)
+    assert (drops.value, drops.low) == (1, pytest.approx(4 / 6 - half))
+    assert drops.high == pytest.approx(4 / 6 + half)
+    assert drops.high > 1  # to 2 it could be
+
+
+def test_seeds_that_have_no_counterpart_are_not_paired(folders):
+    arms = [
+        Arm("two", (folders["crops"], folders["half"])),
+        Arm("three", (folders["whole"],) * 3),
+        Arm("one", (folders["whole"],)),
+    ]
+    found = Comparison(arms, "set", 32)
+    assert found.changed(Change("accuracy", "two", "three")).seeds == ()
+    assert len(found.changed(Change("accuracy", "one", "two")).seeds) == 2
 
 
 def test_other_questions_are_refused(folders):

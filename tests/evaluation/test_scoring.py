@@ -119,6 +119,27 @@ def test_the_interval_of_a_change_covers_it_and_never_has_no_width():
     assert same.high == -same.low > 0.06
 
 
+@pytest.mark.parametrize("times", [1.0, 3.0])
+@pytest.mark.parametrize("of", ["share", "drop"])
+@pytest.mark.parametrize("n", [40, 200])
+def test_intervals_of_other_ranges_cover(times, of, n):
+    """4,000 draws of pairs before and after: of shares in 0..1, or of drops in -1..1, which are
+    differences of shares themselves; `times` what was before."""
+    rng = np.random.default_rng(1)
+    shares = rng.random((4000, n, 4)) < (0.3, 0.8, 0.1, 0.2)  # before, after, and both with noise
+    before, after, before_noise, after_noise = np.moveaxis(shares.astype(float), -1, 0)
+    least, truth = 0.0, 0.8 - times * 0.3
+    if of == "drop":
+        before, after = before - before_noise, after - after_noise
+        least, truth = -1.0, (0.8 - 0.2) - times * (0.3 - 0.1)
+    ends = (least - times, 1 - times * least)
+    found = [change(row.tolist(), ends) for row in after - times * before]
+    covered = np.mean([one.low <= truth <= one.high for one in found])
+    assert 0.93 < covered < 0.98
+    half = np.mean([one.high - one.low for one in found]) / 2
+    assert half < 1.2 * Z * np.std(after - times * before) / math.sqrt(n)
+
+
 def test_paired_by_samples():
     """Sample 0 goes from 4 of 4 cycles to 2, sample 1 stays; an unscored one is left out."""
     before = [hr(0, c, 1.0) for c in range(4)] + [hr(1, 0, 0.0), hr(2, 0, None)]
