@@ -10,11 +10,15 @@ With options, the reference is a letter.
 - No: another letter, whatever follows it; several letters ("A or B"); the text of another option;
   the right letter with the text of another option; a number where all options are other numbers.
 
+Options that the question lists in its own text (`listed`) are options, too, where the reference is
+one of them: its letter ("B"), its letter and text ("B. Blue"), or its text ("Blue").
+
 Free answers.
 - Yes: equal wording; equal quantities, where a unit on one side only must be what the question
-  asks for; the yes or no that a longer reply begins with ("Yes, it is.").
+  asks for; the yes or no that a longer reply begins with ("Yes, it is."); for a reference such as
+  "B. Blue" its letter alone, its text alone, and both in any dress.
 - No: another quantity in the same unit; the opposite yes or no; for a reference that is one
-  letter, another letter or several.
+  letter, or a letter and its text, another letter or several. "A. K" is not several, but may be A.
 
 Where the text as a whole leaves it open, what it announces decides ("It is by the gate, so the
 answer is C."), if all that it announces is right, or all of it wrong.
@@ -26,6 +30,7 @@ texts of 1,000 characters or more, which the rules do not read.
 import re
 
 from lfpc_jax.rewards.format import LONGEST_ANSWER
+from lfpc_jax.rewards.listed import letter_and_text, listed_options
 from lfpc_jax.rewards.quantities import equal, parse
 from lfpc_jax.rewards.wording import claim, clean, normal
 from lfpc_jax.trajectory import Record
@@ -45,6 +50,7 @@ _ANNOUNCED = re.compile(
     r"\b(?i:answer|option|choice)\b\s*(?:(?i:is|would be|should be|must be)\b|:|(?=\(?[A-Z]\b))"
     r"\s*:?\s*(?=(.+?)(?:[.;!?](?:\s|$)|$))"
 )
+_LABELLED = re.compile(r"[(\[]?\s*([A-Za-z])\s*[.:)\]]+\s*[A-Za-z]\s*\.?")
 _TIGHT = re.compile(r"[A-Za-z][.:,;]\w")
 _BESIDE = re.compile(r"([A-Z])\s+(\S.*)", re.DOTALL)
 _AFTER = re.compile(r"(.+?)\s+[(\[]\s*([A-Z])\s*[)\]]\s*\.?", re.DOTALL)
@@ -95,38 +101,70 @@ def _announced(answer: str) -> list[str]:
 
 
 def _match_option(answer: str, record: Record) -> bool | None:
-    right = right_letter(record)
     texts = {letter: claim(text) for letter, text in options_by_letter(record).items()}
+    return _among(answer, right_letter(record), texts, record.question)
+
+
+def _among(answer: str, right: str, texts: dict[str, str], question: str) -> bool | None:
+    """Whether the answer is the right one of these options."""
     alone = _ALONE.fullmatch(answer)
     if alone and alone[1].upper() in texts:
         return alone[1].upper() == right
-    same = {letter: _same(answer, text, record.question) for letter, text in texts.items()}
+    same = {letter: _same(answer, text, question) for letter, text in texts.items()}
     if True in same.values():
         return same[right] is True
-    letter, remark = _letter_and_remark(answer, texts, record.question) or ("", "")
-    if letter and _same(remark, texts[letter], record.question):
+    letter, remark = _letter_and_remark(answer, texts, question) or ("", "")
+    if letter and _same(remark, texts[letter], question):
         return letter == right
     if alone or _names_several(answer, "".join(texts)):
         return False
     if letter:
-        return _supports(remark, letter, texts, record.question) if letter == right else False
+        return _supports(remark, letter, texts, question) if letter == right else False
     return None if None in same.values() else False
 
 
 def _match_free(answer: str, record: Record) -> bool | None:
-    wanted = claim(record.answer)
-    same = _same(answer, wanted, record.question)
-    reference = _ALONE.fullmatch(wanted)
-    if same is not None or not reference:
+    wanted, question = claim(record.answer), record.question
+    if answer == wanted:
+        return True
+    listed = listed_options(question)
+    alone, one = _ALONE.fullmatch(wanted), letter_and_text(wanted)
+    right = alone[1].upper() if alone else one[0] if one else ""
+    text = one[1] if one else wanted
+    others = [other for letter, other in listed.items() if letter != right]
+    if right and any(_same(other, text, question) for other in others):
+        return None  # the reference is one option by its letter and another by its text
+    if right in listed:
+        return _among(answer, right, listed | ({right: text} if one else {}), question)
+    same = _same(answer, wanted, question)
+    if same is not None:
         return same
-    right = reference[1].upper()
+    if alone:
+        return _lone(answer, right)
+    if one:
+        return _only(answer, *one, question)
+    named = [letter for letter, text in listed.items() if _same(text, wanted, question)]
+    return _among(answer, named[0], listed, question) if len(named) == 1 else None
+
+
+def _lone(answer: str, right: str) -> bool | None:
+    """Whether an answer is a letter of which nothing more is known."""
     if alone := _ALONE.fullmatch(answer):
         return alone[1].upper() == right
+    if (beside := _LABELLED.fullmatch(answer)) and beside[1].upper() == right:
+        return None  # "A. K" is A and its text, or two letters
+    return False if _names_several(answer, _LETTERS) else None
+
+
+def _only(answer: str, right: str, text: str, question: str) -> bool | None:
+    """The same of a letter and its text, where the other options are not known."""
+    if alone := _ALONE.fullmatch(answer):
+        return alone[1].upper() == right or _same(answer, text, question) is True
+    if (beside := _LABELLED.fullmatch(answer)) and beside[1].upper() == right:
+        return None
     if _names_several(answer, _LETTERS):
         return False
-    listed = re.search(rf"\(\s*{right}\s*\)|(?<!\w){right}\s*[.:)]", record.question)
-    lettered = _letter_and_remark(answer, {}, record.question) if listed else None
-    return lettered[0] == right if lettered else None
+    return _among(answer, right, {right: text}, question)
 
 
 def _same(answer: str, reference: str, question: str) -> bool | None:

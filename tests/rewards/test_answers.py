@@ -529,6 +529,57 @@ FREE = [
     ("B", "Black", None),
     ("B", "B. Smith", None),
     ("B", "A black dog", None),
+    # a letter with a remark that is a letter, too, is no list of letters
+    ("A", "A. K", None),
+    ("A", "(A) K", None),
+    ("A", "A: k", None),
+    ("A", "A, K", False),
+    ("A", "A and K", False),
+    ("A", "(A) (K)", False),
+    ("A", "K. B", False),
+    # a letter with its text as the reference, common in public sets
+    ("B. Blue", "B", True),
+    ("B. Blue", "(b)", True),
+    ("B. Blue", "The answer is **B**.", True),
+    ("B. Blue", "Blue", True),
+    ("B. Blue", "It is blue.", True),
+    ("B. Blue", "B. Blue", True),
+    ("B. Blue", "(B) blue", True),
+    ("B. Blue", "B: Blue", True),
+    ("B. Blue", "blue (B)", True),
+    ("B. Blue", "B, because it is blue.", True),
+    ("(B) Blue", "B", True),
+    ("b) Blue", "blue", True),
+    ("B: Blue", "B", True),
+    ("B. Blue", "A", False),
+    ("B. Blue", "A or B", False),
+    ("B. Blue", "A. Blue", None),
+    ("B. Blue", "B. Red", None),
+    ("B. Blue", "B. K", None),
+    ("B. Blue", "B. not blue", None),
+    ("B. Blue", "red", None),
+    ("B. Blue", "Blues", None),
+    ("B. Blue", "not B", None),
+    ("B. 5", "5", True),
+    ("B. 5", "five", True),
+    ("B. 5", "6", False),
+    ("B. Yes", "Yes, it is.", True),
+    ("B. Yes", "No", False),
+    ("B. A", "B", None),  # or two letters
+    ("B. A", "C", None),
+    # what only looks like a letter with its text
+    ("A, C", "A", None),
+    ("A, B and C", "A", None),
+    ("A; red", "A", None),
+    ("A - B", "A", None),
+    ("A dog", "A", None),
+    ("A dog", "dog", True),
+    ("D.C.", "D", None),
+    ("J. K. Rowling", "J", None),
+    ("A: 5, B: 3", "A", None),
+    ("(A) 5 (B) 3", "A", None),
+    ("x: 5", "x", None),
+    ("a. m.", "a", None),
 ]
 
 
@@ -555,6 +606,37 @@ QUESTIONS = [
     ("Which?\nA. red\nB. blue", "B", "(B) blue", True),
     ("Which?\nA. red\nB. blue", "B", "A. red", False),
     ("Which?\nA. red\nB. blue", "B", "A blue one", None),
+    # options listed in the question are options
+    ("Which letter?\nA. K\nB. Q", "A", "A. K", True),
+    ("Which letter? (A) K (B) Q", "A", "A. K", True),
+    ("Which letter? (A) K (B) Q", "A", "K", True),
+    ("Which letter? (A) K (B) Q", "A", "Q", False),
+    ("Which letter? (A) K (B) Q", "A", "A. Q", False),
+    ("Which letter? (A) K (B) Q", "A", "A. X", None),
+    ("Which?\nA. red\nB. blue", "B", "blue", True),
+    ("Which?\nA. red\nB. blue", "B", "red", False),
+    ("Which?\nA. red\nB. blue", "B", "B. red", False),
+    ("Which?\nA. red\nB. blue", "B", "B. crimson", None),
+    ("Which?\nA. red\nB. blue", "B. blue", "B", True),
+    ("Which?\nA. red\nB. blue", "B. Blue", "red", False),
+    ("Which?\nA. red\nB. blue", "B. Blue", "A. blue", False),
+    ("Which?\nA. red\nB. blue", "blue", "B", True),
+    ("Which?\nA. red\nB. blue", "blue", "A", False),
+    ("Which?\nA. red\nB. blue", "green", "B", None),
+    ("Which?\nA. red\nB. red", "red", "B", None),
+    ("Which? A) red, B) blue or C) green?", "B", "blue", True),
+    ("Which? A) red, B) blue or C) green?", "C", "green", True),
+    ("Which?\n(A) red\n(B) blue\nAnswer with the option's letter.", "B", "blue", True),
+    ("Which? (A) red (B) blue. Answer with the letter.", "B", "B. blue", True),
+    ("Which?\n**A.** red\n**B.** blue", "B", "blue", True),
+    ("Is it vitamin A. or D?\nA. yes\nB. no", "A", "yes", True),
+    ("Is (B) left of (A)?", "A", "A. K", None),
+    ("Which?\nA. red\nC. blue", "A", "A. crimson", None),
+    ("In the U.S.A. or B. C.?", "B", "C", False),
+    ("Which sign? (A) B (B) C", "B", "B", True),  # the option, or the first one's text?
+    ("Which sign? (A) B (B) C", "B", "A", None),
+    ("Which sign? (A) B (B) C", "B", "C", None),
+    ("Which?\nA. red\nB. blue", "B. red", "B", None),  # no sense
 ]
 
 
@@ -587,6 +669,8 @@ phrases = st.lists(st.sampled_from(WORDS.split()))
 def test_every_text_equals_itself_and_none_breaks_the_rules(text):
     assert match(text, record(text, ())) is bool(text.strip())
     match(text, record("A", COLORS))
+    for reference in ("A", "A. red", "red"):
+        match(text, record(reference, (), question=f"Which? A. red B. blue {text}"))
 
 
 @given(phrases)
@@ -598,7 +682,26 @@ def test_no_answer_is_right_for_two_options(words):
         assert right[1] is False
 
 
-@given(phrases, st.sampled_from(["red", "5", "B"]))
+LISTED = "Which?\nA. red\nB. blue"
+
+
+@given(phrases, st.sampled_from("AB"))
+def test_options_in_the_question_are_matched_as_options_beside_it(words, right):
+    answer = " ".join(words)
+    beside = match(answer, record(right, ("red", "blue"), question=LISTED))
+    text = {"A": "red", "B": "blue"}[right]
+    for reference in (right, f"({right})", f"{right}. {text}", text):
+        assert match(answer, record(reference, (), question=LISTED)) is beside
+
+
+@given(phrases)
+def test_no_answer_is_right_for_two_references_of_letter_and_text(words):
+    answer = " ".join(words)
+    right = [match(answer, record(one, ())) for one in ("A. red", "B. blue", "B. not blue")]
+    assert not (right[0] is True and True in right[1:])
+
+
+@given(phrases, st.sampled_from(["red", "5", "B", "B. blue"]))
 def test_case_and_outer_space_are_nothing(words, reference):
     answer = " ".join(words)
     expected = match(answer, record(reference, ()))
