@@ -63,7 +63,9 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """`validation` is drawn from in order, `validation_records` of them, each time alike."""
+    """`validation_records` are taken from the sets of `validation` in turn, from each in its order,
+    and are the same each time; a set that has no more leaves its turns to the others. A set may
+    lose the share `max_lost`."""
 
     train: tuple[Source, ...] = ()
     validation: tuple[Source, ...] = ()
@@ -192,6 +194,7 @@ def check(config: TrainConfig, *, processes: int = 1) -> None:
     r, u = config.rollout, config.update
     _check_numbers(config)
     _check_sources(config)
+    _check_validation(config)
     if r.prompts % u.mini_batch:
         raise ValueError(
             f"rollout.prompts {r.prompts} is no multiple of update.mini_batch {u.mini_batch}; "
@@ -291,6 +294,15 @@ def _check_sources(config: TrainConfig) -> None:
                 f"data.train: {source.path!r} has a weight of {source.weight}; give a positive "
                 "number, or leave the set out"
             )
+
+
+def _check_validation(config: TrainConfig) -> None:
+    d = config.data
+    if 0 < d.validation_records < len(d.validation):
+        raise ValueError(
+            f"data.validation_records {d.validation_records} for {len(d.validation)} sets, so some "
+            "would never be asked; raise it, or leave sets out"
+        )
 
 
 def _check_sampling(config: TrainConfig) -> None:

@@ -42,6 +42,10 @@ def stage_1(*words: str):
         ("--keep_best -1", "keep_best is -1; it must be at least 0"),
         ("--seed -1", "seed is -1; it must be at least 0"),
         ("--data.validation_records -1", "data.validation_records is -1; it must be at least 0"),
+        (
+            "--data.validation a,b,c --data.validation_records 2",
+            "2 for 3 sets, so some",
+        ),
         ("--data.max_lost 2", "data.max_lost is 2.0; it is a share"),
         ("--data.train a,b,a", "data.train has 'a' twice; name it once"),
         ("--health.patience 0", "health.patience is 0; it must be at least 1"),

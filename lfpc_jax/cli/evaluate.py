@@ -29,6 +29,7 @@ from rich.console import Console
 
 from lfpc_jax.cli import process_flags, progress
 from lfpc_jax.cli.asker import Asker
+from lfpc_jax.data.digest import digest_by_place
 from lfpc_jax.data.losses import MAX_SHARE
 from lfpc_jax.distributed import processes
 from lfpc_jax.evaluation.alter import ALTERATIONS, alteration
@@ -201,5 +202,6 @@ def _about(benchmark: Benchmark) -> dict[str, Any]:
         "column": column_of(benchmark),
         "questions": len(benchmark.records),
         "digest": benchmark.digest,
+        "digest_by_place": digest_by_place(benchmark.records),
         "losses": [str(loss) for loss in benchmark.losses],
     }

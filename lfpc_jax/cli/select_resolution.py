@@ -26,7 +26,7 @@ from lfpc_jax.cli.dialogues import sizes, text_buckets, together
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import layout, sources
 from lfpc_jax.data.audit import audit
-from lfpc_jax.data.losses import MAX_SHARE, Loss, check_share
+from lfpc_jax.data.losses import MAX_SHARE, Loss, check_share, parted
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.infogap.asking import EngineAnswers
@@ -191,8 +191,10 @@ def _publish(
     )
     about = {"selected from": args.data, "settings": asdict(settings)}
     count, _ = layout.write(args.out, chosen, copy_files=False, about=about)
+    gone, unsuited = map(len, parted([*lost, *unsound]))
     print(
-        f"wrote {args.out}: {count} records, {sum(summary.lost.values())} lost, "
+        f"wrote {args.out}: {count} records, {gone} lost, {unsuited} unsuited (videos, several "
+        "pictures), "
         f"{summary.never_diverged:.1%} never diverged, {summary.asked} questions asked "
         f"({summary.scan} by a scan)"
     )

@@ -36,7 +36,10 @@ from lfpc_jax.cli.rolling import Judged, Publisher, Roller, opener, told_apart
 from lfpc_jax.cli.run_folder import RunFolder
 from lfpc_jax.config import Source, TrainConfig, check, check_devices, described, updates_of
 from lfpc_jax.data.audit import audit
-from lfpc_jax.data.pipeline import Part, Stream
+from lfpc_jax.data.digest import digest
+from lfpc_jax.data.losses import parted
+from lfpc_jax.data.losses import summary as summary_of_losses
+from lfpc_jax.data.pipeline import Part, Stream, in_turn
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import total
 from lfpc_jax.distributed.mesh import make_mesh
@@ -85,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_plan(config)
             return 0
         run = RunFolder(args.run or Path("runs") / Path(args.config).stem)
-        alarm = train(config, run)
+        alarm = train(config, run, changed_data=args.changed_data)
     except (ValueError, OSError, NotFinite) as error:
         code = 2 if isinstance(error, NotFinite) else 1
         processes.failed(str(error), code)
@@ -103,24 +106,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, metavar="FILE", help="or a name in configs/")
     parser.add_argument("--run", type=Path, metavar="DIR", help="default: runs/NAME of the config")
     parser.add_argument("--dry-run", action="store_true", help="check and print everything, exit")
+    parser.add_argument(
+        "--changed-data", action="store_true", help="go on although the records have changed"
+    )
     process_flags.add(parser)
     return parser
 
 
-def train(config: TrainConfig, run: RunFolder) -> str:
-    """Returns the alarm that stopped it, if one did."""
+def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) -> str:
+    """Returns the alarm that stopped it, if one did. With `changed_data` a run goes on with other
+    records than it began with."""
     # ------------------------------------------------------------------ data
     with progress.waiting("checking the data"):
         parts, validation = _data(config)
-    ids = [record.id for part in parts for record in part.records]
+        digests = _digests(parts, validation)
     plain = json.dumps(described(config), sort_keys=True)
-    processes.agree({"config": plain, "data": processes.data_list(ids)})
+    processes.agree({"config": plain, "data": "\n".join(map(" ".join, digests.items()))})
 
     # ------------------------------------------------------------------ mesh and model
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     local = make_mesh(-1, 1, config.rollout.tensor, devices=_own_devices(mesh))
     saved = training.latest(run.checkpoints)
     if saved is not None:
+        _check_same_data(saved, digests, changed_data)
         run.go_on(config)
     model = _first_model(config, run, mesh, goes_on=saved is not None)
     cfg = replace(model.cfg, remat=config.model.remat, kernel=config.model.kernel)
@@ -188,13 +196,20 @@ def train(config: TrainConfig, run: RunFolder) -> str:
         stream.set_state(saved.facts["data"].encode())
         watch.count = saved.facts["health"]
         log.info("%s goes on after step %d", run.path, step)
+        if "digests" not in saved.facts:
+            log.warning("%s: does not say what its data was; today's is taken", saved.path)
     writer = None
     if jax.process_index() == 0:
         writer = MetricsWriter(
             run.path, wandb_project=config.wandb_project, config=described(config)
         )
     write = writer.write if writer else lambda *_: None
-    facts: dict[str, Any] = {"data": stream.get_state().decode(), "health": watch.count}
+
+    def facts_now() -> dict[str, Any]:
+        data = stream.get_state().decode()
+        return {"data": data, "health": watch.count, "digests": digests}
+
+    facts = facts_now()
 
     shown = progress.Steps(config.steps, step)
     roller = Roller(config, dialogue, engine, learner, publish, validation, shown)
@@ -221,7 +236,7 @@ def train(config: TrainConfig, run: RunFolder) -> str:
             values["data/skipped"] = skipped
             values["update/learning_rate"] = float(rates(max(int(state.updates) - 1, 0)))
             alarm = watch(step, values) if config.stage == "grpo" else ""
-            facts = {"data": stream.get_state().decode(), "health": watch.count}
+            facts = facts_now()
             if validation and (step % config.validate_every == 0 or step == config.steps):
                 with clock("validation"):
                     checked, episodes = roller.validate(state)
@@ -267,17 +282,40 @@ def _data(config: TrainConfig) -> tuple[list[Part], list[Record]]:
     for source in config.data.train:
         sound = _audited(source, config)
         parts.append(Part(source.path, sound, source.weight, config.data.max_lost))
-    validation = [
-        record for source in config.data.validation for record in _audited(source, config)
-    ]
-    return parts, validation[: config.data.validation_records]
+    validation = [_audited(source, config) for source in config.data.validation]
+    return parts, in_turn(validation, config.data.validation_records)
 
 
 def _audited(source: Source, config: TrainConfig) -> tuple[Record, ...]:
     found = audit(source.reader(source.path), name=source.path, max_share=config.data.max_lost)
-    for loss in found.losses:
+    lost, unsuited = parted(found.losses)
+    for loss in lost:
         log.warning("%s: left out %s", source.path, loss)
+    if unsuited:
+        rows = len(found.records) + len(found.losses)
+        log.warning(
+            "%s: %d of %d rows are not for training here and were left out: %s",
+            source.path, len(unsuited), rows, summary_of_losses(unsuited),
+        )  # fmt: skip
     return found.records
+
+
+def _digests(parts: Sequence[Part], validation: Sequence[Record]) -> dict[str, str]:
+    """Of every set to train on, and of all records to validate on."""
+    found = {f"data.train {part.name}": digest(part.records) for part in parts}
+    return found | {"data.validation": digest(validation)}
+
+
+def _check_same_data(saved: Saved, digests: Mapping[str, str], changed_data: bool) -> None:
+    """Raises for records that are not those of the checkpoint, if it says which those were."""
+    before = saved.facts.get("digests", digests)
+    changed = sorted(name for name, one in digests.items() if before.get(name) != one)
+    if changed and not changed_data:
+        raise ValueError(
+            f"{saved.path}: was trained on other records of {', '.join(changed)}, under the same "
+            "name: questions, answers, options, boxes, sizes or pictures have changed since; put "
+            "the old ones back, choose another --run, or go on with these by --changed-data"
+        )
 
 
 def _first_model(config: TrainConfig, run: RunFolder, mesh: Mesh, *, goes_on: bool) -> LoadedModel:

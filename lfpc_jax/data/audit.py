@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lfpc_jax.data.losses import MAX_SHARE, Loss, Unusable, check_share
+from lfpc_jax.data.losses import MAX_SHARE, Loss, Unusable, check_share, summary
 from lfpc_jax.data.pictures import measured
 from lfpc_jax.trajectory import Box4, Picture, Record, Size
 
@@ -28,7 +28,8 @@ class Audited:
 
 
 def audit(entries: Iterable[Record | Loss], *, name: str, max_share: float = MAX_SHARE) -> Audited:
-    """Keeps what is sound; stops with the list when more than `max_share` is not.
+    """Keeps what is sound; stops with the list when more than `max_share` is not. Rows that are
+    unsuited (`losses.UNSUITED`) are among the losses, and count neither way.
 
     Pictures that are files stay files. Embedded ones are kept in memory, so large sets of them are
     refused: write those to the layout once, which streams, and audit that.
@@ -59,7 +60,9 @@ def audit(entries: Iterable[Record | Loss], *, name: str, max_share: float = MAX
     total = len(records) + len(losses)
     check_share(name, losses, total, max_share)
     if not records:
-        raise ValueError(f"{name}: no records; is this the set's folder or file?")
+        raise ValueError(
+            f"{name}: no records (left out: {summary(losses)}); is this the set's folder or file?"
+        )
     return Audited(name, tuple(records), tuple(losses))
 
 

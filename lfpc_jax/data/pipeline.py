@@ -125,6 +125,14 @@ class Stream(Generic[T]):
         self._items = iter(rows.to_iter_dataset(ahead))
 
 
+def in_turn(sets: Sequence[Sequence[Record]], most: int) -> list[Record]:
+    """The first `most` records, taken from the sets in turn, so that none hides behind another;
+    where one has no more, the others go on."""
+    rounds = itertools.zip_longest(*sets)
+    every = (record for one in rounds for record in one if record is not None)
+    return list(itertools.islice(every, most))
+
+
 def share(batch: int, process: int, processes: int) -> range:
     """The places in every batch that are this process's, as many as others have or one more."""
     return range(batch * process // processes, batch * (process + 1) // processes)

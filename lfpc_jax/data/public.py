@@ -4,8 +4,8 @@ Every reader streams: it yields a `Record`, or a `Loss` for a row that cannot be
 file's order. Ids are the file's name and the row, which are unique where published ids need not
 be. Questions lose their `<image>` placeholder and nothing else: choices that are written
 into a question stay there, and answers are free text. A record has one picture; rows with several,
-and videos, are losses. Pictures embedded in a table or in an archive come as bytes: to train on
-such a set, write it to the layout once.
+and videos, are left out as unsuited, which counts apart from losses. Pictures embedded in a table
+or in an archive come as bytes: to train on such a set, write it to the layout once.
 """
 
 import json

@@ -1,25 +1,22 @@
 """A benchmark's questions, from whichever files it comes in."""
 
-import hashlib
 import itertools
-import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lfpc_jax.data import hr_bench, layout, v_star
 from lfpc_jax.data.audit import audit
+from lfpc_jax.data.digest import digest
 from lfpc_jax.data.losses import MAX_SHARE, Loss
-from lfpc_jax.trajectory import Picture, Record
+from lfpc_jax.trajectory import Record
 
 Kind = Literal["hr_bench", "v_star", "layout"]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`digest` is of everything that an answer depends on, pictures by their place."""
-
     name: str
     kind: Kind
     records: tuple[Record, ...]
@@ -27,11 +24,8 @@ class Benchmark:
 
     @property
     def digest(self) -> str:
-        lines = (
-            json.dumps(asdict(replace(record, picture=Picture(path=record.picture.path))))
-            for record in self.records
-        )
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+        """Of everything that an answer depends on."""
+        return digest(self.records)
 
 
 def kind_of(path: Path) -> Kind:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -456,6 +457,34 @@ def test_another_config_in_the_same_run_is_refused(folder, whole, monkeypatch, c
     flags = ["--config", CONFIG, "--run", str(whole), "--optimizer.learning_rate", "3e-2"]
     assert train.main(flags) == 1
     assert "begun with other settings of ['optimizer']" in capsys.readouterr().err
+
+
+def test_data_that_changed_under_its_name_is_refused_on_resume(folder, whole, monkeypatch, capsys):
+    """One answer of six, with the same names and number."""
+    monkeypatch.setenv("MICRO", str(folder))
+    shutil.move(folder / "set", folder / "kept")
+    try:
+        records = list(layout.read(folder / "kept"))
+        changed = [*records[:-1], replace(records[-1], answer="another")]
+        layout.write(folder / "set", changed)
+        assert train.main(["--config", CONFIG, "--run", str(whole)]) == 1
+    finally:
+        shutil.rmtree(folder / "set")
+        shutil.move(folder / "kept", folder / "set")
+    said = capsys.readouterr().err
+    assert f"00000003: was trained on other records of data.train {folder / 'set'}, under" in said
+    assert "go on with these by --changed-data" in said
+
+
+def test_changed_data_is_taken_on_purpose_and_old_checkpoints_do_not_know(tmp_path):
+    before = {"data.train a": "1", "data.validation": "2"}
+    now = before | {"data.validation": "3"}
+    saved = training.Saved(tmp_path, 4, {"digests": before})
+    with pytest.raises(ValueError, match=r"other records of data\.validation, "):
+        train._check_same_data(saved, now, changed_data=False)
+    train._check_same_data(saved, now, changed_data=True)
+    train._check_same_data(saved, before, changed_data=False)
+    train._check_same_data(training.Saved(tmp_path, 4, {}), now, changed_data=False)
 
 
 def test_overrides_reach_every_kind_of_setting(folder, monkeypatch):

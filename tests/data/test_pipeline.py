@@ -16,7 +16,7 @@ from lfpc_jax.data import layout
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.losses import TooManyLost, Unusable
 from lfpc_jax.data.pictures import show
-from lfpc_jax.data.pipeline import Part, Stream
+from lfpc_jax.data.pipeline import Part, Stream, in_turn
 from lfpc_jax.data.scene import WorldSettings
 from lfpc_jax.data.world import World
 from lfpc_jax.processing.images import ImageProcessor
@@ -50,6 +50,15 @@ def test_every_epoch_has_every_record_once_in_another_order():
     assert sorted(first) == sorted(second) == sorted(f"a{i}" for i in range(120))
     assert first != second
     assert take(Stream([part("a", 120)], name_of, batch=120, seed=6), 1) != [first]
+
+
+@pytest.mark.parametrize(
+    ("most", "wanted"),
+    [(5, "a0 b0 c0 a1 b1"), (0, ""), (9, "a0 b0 c0 a1 b1 a2 a3 a4"), (2, "a0 b0")],
+)
+def test_no_set_hides_behind_a_larger_one(most, wanted):
+    sets = [part(name, count).records for name, count in (("a", 5), ("b", 2), ("c", 1))]
+    assert [one.id for one in in_turn(sets, most)] == wanted.split()
 
 
 def test_weights_are_shares_of_what_is_drawn():

@@ -1,0 +1,48 @@
+"""What a set of records is, in one line: so that a run or an evaluation that goes on notices when
+its data is no longer what it began with.
+
+Covered is all that training or an answer depends on: every field of every record, in their order.
+A picture that is a file counts by its name and its length in bytes, which costs one look at the
+folder each; to read them would cost minutes for thousands of large originals. So a set may be moved
+whole, and a picture that is exchanged for another of the very same length is not noticed. Embedded
+pictures count by their bytes.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from typing import Any
+
+from lfpc_jax.trajectory import Picture, Record
+
+_NO_PICTURE = Picture()
+
+
+def digest(records: Iterable[Record]) -> str:
+    """The same for the same records in the same order, on any host."""
+    return _sha256(
+        json.dumps([asdict(replace(record, picture=_NO_PICTURE)), _look(record.picture)])
+        for record in records
+    )
+
+
+def digest_by_place(records: Iterable[Record]) -> str:
+    """As evaluations begun before `digest` had it: pictures by their path alone."""
+    return _sha256(
+        json.dumps(asdict(replace(record, picture=Picture(path=record.picture.path))))
+        for record in records
+    )
+
+
+def _look(picture: Picture) -> Any:
+    if picture.data is not None:
+        return hashlib.sha256(picture.data).hexdigest()
+    if picture.path is None:
+        return None
+    return [os.path.basename(picture.path), os.stat(picture.path).st_size]
+
+
+def _sha256(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
