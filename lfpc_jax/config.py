@@ -156,6 +156,11 @@ class TrainConfig:
         return Trained(self.model.train_vision, self.model.lora)
 
     @property
+    def policy_temperature(self) -> float:
+        """Of the policy that updates improve: what rollouts are sampled at; imitation has none."""
+        return self.rollout.temperature if self.stage == "grpo" else 1.0
+
+    @property
     def rules(self) -> Rules:
         r = self.rollout
         sampling = Sampling(r.temperature, r.top_k, r.top_p)
@@ -311,20 +316,19 @@ def _check_sampling(config: TrainConfig) -> None:
         return
     if sampling.temperature == 0:
         raise ValueError("rollout.temperature is 0: all rollouts would be the same; raise it")
-    if u.old == "trainer":
-        return
-    if u.objective.importance_cap is not None:
+    if sampling.truncates:
+        raise ValueError(
+            f"rollout.top_k {sampling.top_k} and top_p {sampling.top_p}: where some tokens are "
+            "never drawn, the others gain probability wherever a beginning does better than its "
+            "group, whatever they do for it, and lose it where it does worse; importance_cap does "
+            "not correct that. Set top_k 0 and top_p 1; a lower rollout.temperature samples less "
+            "widely, and updates follow it"
+        )
+    if u.old == "sampler" and u.objective.importance_cap is not None:
         raise ValueError(
             f"update.objective.importance_cap {u.objective.importance_cap} with update.old "
             "sampler: the ratio is to the sampler itself, so there is nothing to correct; "
             "set update.old trainer, or importance_cap none"
-        )
-    if sampling != Sampling():
-        raise ValueError(
-            f"update.old sampler with rollout.temperature {sampling.temperature}, top_k "
-            f"{sampling.top_k} and top_p {sampling.top_p}: those probabilities are not the "
-            "policy's, so ratios to them would be clipped before anything is learned; set "
-            "update.old trainer, or temperature 1, top_k 0 and top_p 1"
         )
 
 

@@ -154,9 +154,10 @@ class Turn:
 class Trajectory:
     """A whole episode, exact: every id that the model saw or sampled, in order.
 
-    `logprobs` are of the distribution that was sampled from, `policy_logprobs` of the unmodified
-    policy; both are 0 where nothing was sampled. `answer` is the last turn's answer, None without.
-    Sizes are (0, 0) where the record has no picture.
+    `logprobs` are of the distribution that was sampled from, `policy_logprobs` of the policy: at
+    the same temperature, without top-k and top-p (see rollout/sampling.py). Both are 0 where
+    nothing was sampled. `answer` is the last turn's answer, None without. Sizes are (0, 0) where
+    the record has no picture.
     """
 
     record: str

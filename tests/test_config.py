@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from lfpc_jax.cli import train
@@ -11,7 +9,6 @@ from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.config import Source, check
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
-from lfpc_jax.rollout.sampling import Sampling, score
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 
@@ -50,8 +47,12 @@ def stage_1(*words: str):
         ("--data.train a,b,a", "data.train has 'a' twice; name it once"),
         ("--health.patience 0", "health.patience is 0; it must be at least 1"),
         ("--health.most_area nan", "health.most_area is nan"),
-        ("--update.old sampler --rollout.temperature 0.7", "temperature 0.7, .*old trainer, or te"),
-        ("--update.old sampler --rollout.top_k 20", "top_k 20 .*old trainer, or te"),
+        ("--rollout.temperature 1e-4", "temperature=0.0001.*divided by so little.*0.001, or 0"),
+        ("--rollout.top_k 20", "rollout.top_k 20 and top_p 1.0.*Set top_k 0 and top_p 1; a lower"),
+        ("--rollout.top_p 0.9", "rollout.top_k 0 and top_p 0.9.*Set top_k 0 and top_p 1; a lower"),
+        ("--update.objective.importance_cap 2 --rollout.top_p 0.9", "cap does not correct that"),
+        ("--update.old sampler --rollout.top_k 20", "rollout.top_k 20.*Set top_k 0"),
+        ("--update.old sampler --update.objective.importance_cap 2", "nothing to correct"),
     ],
 )
 def test_what_fails_late_is_refused_by_a_dry_run(tmp_path, monkeypatch, capsys, words, message):
@@ -69,6 +70,7 @@ def test_what_fails_late_is_refused_by_a_dry_run(tmp_path, monkeypatch, capsys, 
         "--rollout.temperature 0.7",
         "--rollout.image_tokens 4 --rollout.crop_tokens 100",
         "--update.old sampler",
+        "--update.old sampler --rollout.temperature 0.7",
         "--update.objective.kl 0.1 --update.objective.clip_high inf",
         "--optimizer.b1 0 --optimizer.clip_norm inf",
         "--keep_best 0 --data.validation_records 0 --health.patience 1",
@@ -103,14 +105,7 @@ def test_shapes_of_nothing_are_refused(named):
         TrainShapes.of(RolloutShapes(), **{"max_turns": 2, "rows": 1} | named)
 
 
-def test_ratios_to_a_colder_sampler_are_clipped_before_any_update():
-    """Of tokens with 0.6 and 0.4 a temperature of 0.5 draws 0.36 and 0.16 out of 0.52: the policy,
-    not yet changed, would stand at 0.87 and 1.3 times that, outside 0.8 to 1.2."""
-    logits = jnp.log(jnp.array([[0.6, 0.4], [0.6, 0.4]]))
-    tokens, both = jnp.array([0, 1]), jnp.ones(2, bool)
-    for how, ratios in (
-        (Sampling(temperature=0.5), (0.6 * 0.52 / 0.36, 1.3)),
-        (Sampling(), (1, 1)),
-    ):
-        sampler, policy = score(logits, tokens, allowed=both, how=how)
-        np.testing.assert_allclose(jnp.exp(policy - sampler), ratios, rtol=1e-5)
+def test_updates_improve_the_policy_at_the_temperature_of_rollouts():
+    config = stage_1("--rollout.temperature", "0.7")
+    assert config.policy_temperature == config.rules.sampling.temperature == 0.7
+    assert replace(config, stage="sft").policy_temperature == 1

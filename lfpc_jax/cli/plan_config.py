@@ -263,6 +263,7 @@ def _update(run: Run, name: Literal["score", "update"]) -> Iterator[Source]:
         micro_batches=run.micro_batches,
         objective=run.config.update.objective,
         how=run.config.trained,
+        temperature=run.config.policy_temperature,
     )
 
 

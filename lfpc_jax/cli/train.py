@@ -152,6 +152,7 @@ def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) ->
         how=config.trained,
         allowed=allowed,
         mesh=mesh,
+        temperature=config.policy_temperature,
         unstacked=jax.default_backend() == "cpu",
     )
     rates = schedule(config.optimizer, updates_of(config))

@@ -68,12 +68,15 @@ class Learner:
         how: Trained,
         allowed: Bool[Any, "V"],
         mesh: Mesh,
+        temperature: float = 1.0,
         unstacked: bool = False,
     ) -> None:
-        """`unstacked` compiles a loop over layers in place of a scan: on a CPU nearly twice as fast
-        and, for a few layers, sooner compiled."""
+        """`temperature` is the policy's, at which rollouts are sampled: every log-probability, and
+        entropy, is of logits divided by it. `unstacked` compiles a loop over layers in place of a
+        scan: on a CPU nearly twice as fast and, for a few layers, sooner compiled."""
         self.cfg, self.optimizer, self.objective = cfg, optimizer, objective
         self.how, self.mesh, self.unstacked = how, mesh, unstacked
+        self.temperature = temperature
         self.specs = trained.specs(cfg, how)
         self._allowed = jnp.asarray(allowed)
         placed = self.state_shardings()
@@ -191,7 +194,14 @@ class Learner:
         hidden = qwen.hidden_states(params, batch.tokens, slots, cfg=self.cfg)
         targets = jnp.roll(batch.tokens.ids, -1, axis=1)
         measure = token_logprobs_and_entropy if entropy else token_logprobs
-        found = measure(params, hidden, targets, cfg=self.cfg, allowed=allowed)
+        found = measure(
+            params,
+            hidden,
+            targets,
+            cfg=self.cfg,
+            allowed=allowed,
+            temperature=self.temperature,
+        )
         return jax.tree.map(lambda x: jnp.roll(x, 1, axis=1), found)
 
     def _scores(

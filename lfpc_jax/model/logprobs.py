@@ -28,13 +28,15 @@ def token_logprobs(
     *,
     cfg: ModelConfig,
     allowed: Bool[Array, "V"] | None = None,
+    temperature: float = 1.0,
     block: int = 512,
 ) -> Float[Array, "B T"]:
     """`log p(targets[b, t] | hidden[b, t])` in float32, `block` tokens of each row at a time.
 
-    With `allowed`, of the distribution over those ids alone, as `rollout/sampling.py` has it.
+    With `allowed`, of the distribution over those ids alone; logits are divided by `temperature`.
+    Both as `rollout/sampling.py` has it.
     A block's logits are made again in the backward pass. `T` is padded to whole blocks."""
-    return _by_blocks(_chosen, params, hidden, targets, cfg, allowed, block)
+    return _by_blocks(_chosen, params, hidden, targets, cfg, allowed, temperature, block)
 
 
 def token_logprobs_and_entropy(
@@ -44,6 +46,7 @@ def token_logprobs_and_entropy(
     *,
     cfg: ModelConfig,
     allowed: Bool[Array, "V"] | None = None,
+    temperature: float = 1.0,
     block: int = 512,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """The same, and each distribution's entropy."""
@@ -53,7 +56,7 @@ def token_logprobs_and_entropy(
         entropy = -(jnp.exp(logprobs) * logprobs).sum(axis=-1)
         return jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0], entropy
 
-    return _by_blocks(both, params, hidden, targets, cfg, allowed, block)
+    return _by_blocks(both, params, hidden, targets, cfg, allowed, temperature, block)
 
 
 def _chosen(logits: Array, targets: Array) -> Array:
@@ -68,12 +71,13 @@ def _by_blocks(
     targets: Array,
     cfg: ModelConfig,
     allowed: Array | None,
+    temperature: float,
     block: int,
 ) -> Any:
     name = vocabulary(cfg)
     weight = params[name].astype(hidden.dtype)
     allowed = jnp.ones(cfg.text.vocab, bool) if allowed is None else allowed
-    run = partial(_of_rows, measure, name, cfg=cfg, block=block)
+    run = partial(_of_rows, measure, name, cfg=cfg, temperature=temperature, block=block)
     mesh = jax.sharding.get_abstract_mesh()
     rows = partition(("batch", None), targets.shape, mesh) if not mesh.empty else (None,)
     if rows[0] is None:
@@ -104,6 +108,7 @@ def _of_rows(
     allowed: Array,
     *,
     cfg: ModelConfig,
+    temperature: float,
     block: int,
 ) -> Any:
     B, T, D = hidden.shape
@@ -115,7 +120,7 @@ def _of_rows(
     @jax.checkpoint
     def one(block: tuple[Array, Array]) -> Any:
         logits = constrain(unembed({name: weight}, block[0], cfg=cfg), None, None, "vocab")
-        return measure(jnp.where(allowed, logits, NEVER), block[1])
+        return measure(jnp.where(allowed, logits / temperature, NEVER), block[1])
 
     blocks = (
         hidden.reshape(B, -1, block, D).swapaxes(0, 1),

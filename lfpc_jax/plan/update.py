@@ -33,9 +33,10 @@ def update_programs(
     micro_batches: int,
     objective: Objective,
     how: Trained,
+    temperature: float = 1.0,
 ) -> Iterator[Source]:
     """For each bucket of windows of a shard's pictures, the usual one first."""
-    learner = _learner(cfg, mesh, how, objective)
+    learner = _learner(cfg, mesh, how, objective, temperature)
     state = learner.abstract_state()
     for windows in shapes.windows.sizes:
         batch = abstract_batch(cfg, mesh, shapes, micro_batches=micro_batches, windows=windows)
@@ -63,10 +64,20 @@ def abstract_reference(cfg: ModelConfig, mesh: Mesh, how: Trained) -> Tree:
     return trained.join(part, frozen)
 
 
-def _learner(cfg: ModelConfig, mesh: Mesh, how: Trained, objective: Objective) -> Learner:
+def _learner(
+    cfg: ModelConfig, mesh: Mesh, how: Trained, objective: Objective, temperature: float = 1.0
+) -> Learner:
     optimizer = make_optimizer(OptimizerSettings(), updates=1)
     allowed = np.ones(cfg.text.vocab, bool)
-    return Learner(cfg, optimizer, objective=objective, how=how, allowed=allowed, mesh=mesh)
+    return Learner(
+        cfg,
+        optimizer,
+        objective=objective,
+        how=how,
+        allowed=allowed,
+        mesh=mesh,
+        temperature=temperature,
+    )
 
 
 def abstract_batch(

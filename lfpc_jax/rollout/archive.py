@@ -11,8 +11,10 @@ Everything comes back as it was, floats by their bits, but for this: a picture t
 comes back as the path of its file, to be opened where it is used, and arrays come back as NumPy's.
 
 A trajectory's arrays are one string, base64 of compressed bytes: ids, sampled, logprobs, and
-policy_logprobs as the bits that differ from logprobs, which is none at temperature 1 and then
-costs nothing. Each array is laid out by bytes of like significance, which compress better.
+policy_logprobs as the bits that differ from logprobs, which is none without top-k and top-p and
+then costs nothing. Each array is laid out by bytes of like significance, which compress better.
+Before policy_logprobs had the temperature of sampling they were those of temperature 1: such an
+archive reads as ever, and a replay of it names how far the two lie apart.
 """
 
 import base64

@@ -3,8 +3,12 @@
 A row's token depends on its logits and its own uniform number alone, never on its slot or its
 neighbours. Banned ids get no probability in any distribution, the policy's own included.
 
+The policy is what updates improve: the model at the temperature of sampling, without top-k and
+top-p. So without these it is the distribution that is drawn from, to the bit.
+
 Deviations from the textbook: tokens whose probability ties with the last one inside top-k or top-p
-are all kept; at temperature 0 the token is the most likely one and its log-probability 0.
+are all kept; at temperature 0 the token is the most likely one and its log-probability 0, while the
+policy is that of temperature 1.
 """
 
 from collections.abc import Callable
@@ -17,6 +21,8 @@ from jaxtyping import Array, Bool, Float, Int
 from lfpc_jax.model.logprobs import NEVER
 
 _BLOCK = 256
+
+COLDEST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,16 @@ class Sampling:
             raise ValueError(
                 f"{self}: need temperature >= 0, top_k >= 0 (0: off) and 0 < top_p <= 1 (1: off)"
             )
+        if 0 < self.temperature < COLDEST:
+            raise ValueError(
+                f"{self}: logits divided by so little overflow; take a temperature of at least "
+                f"{COLDEST}, or 0 for the most likely token"
+            )
+
+    @property
+    def truncates(self) -> bool:
+        """Whether some tokens of the policy are never drawn."""
+        return self.top_k > 0 or self.top_p < 1
 
 
 def sample(
@@ -59,10 +75,11 @@ def score(
 
 def _distributions(logits: Array, allowed: Array, how: Sampling) -> tuple[Array, Array]:
     """The policy's log-probabilities, and unnormalised probabilities to draw from."""
-    policy = jax.nn.log_softmax(jnp.where(allowed, logits.astype(jnp.float32), NEVER))
+    scaled = logits.astype(jnp.float32) / (how.temperature or 1.0)
+    policy = jax.nn.log_softmax(jnp.where(allowed, scaled, NEVER))
     if how.temperature == 0:
         return policy, jnp.exp(policy)
-    weights = jnp.exp((policy - policy.max(axis=-1, keepdims=True)) / how.temperature)
+    weights = jnp.exp(policy - policy.max(axis=-1, keepdims=True))
     return policy, keep_likely(jnp.where(allowed, weights, 0.0), how)
 
 
@@ -70,6 +87,8 @@ def _score(policy: Array, weights: Array, token: Array, how: Sampling) -> tuple[
     own = _at(policy, token)
     if how.temperature == 0:
         return jnp.zeros_like(own), own
+    if not how.truncates:
+        return own, own
     return jnp.log(_at(weights, token)) - jnp.log(weights.sum(axis=-1)), own
 
 

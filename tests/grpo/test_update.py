@@ -37,7 +37,7 @@ def model(tmp_path_factory):
     return hf, cfg, helpers.parameters(hf, cfg)
 
 
-def learner(cfg, objective=None, how=None, mesh=None, optimizer=None, unstacked=False):
+def learner(cfg, objective=None, how=None, mesh=None, optimizer=None, **more):
     return Learner(
         cfg,
         optimizer or optax.sgd(1.0),
@@ -45,7 +45,7 @@ def learner(cfg, objective=None, how=None, mesh=None, optimizer=None, unstacked=
         how=how or Trained(),
         allowed=np.arange(cfg.text.vocab) < reference.IMAGE,
         mesh=mesh or make_mesh(devices=jax.devices()[:1]),
-        unstacked=unstacked,
+        **more,
     )
 
 
@@ -98,8 +98,9 @@ def with_others(made, batch, real, state):
     return replace(batch, old=old, reference=reference if made.objective.kl else None)
 
 
-def torch_loss(hf, found, how, aggregate):
-    """The mean over sampled tokens, episode by episode, of the published formulas."""
+def torch_loss(hf, found, how, aggregate, temperature):
+    """The mean over sampled tokens, episode by episode, of the published formulas; logits are
+    divided by the temperature, as verl's are."""
     counts = np.array([one.counted for one in found]).sum(axis=0).tolist()
     loss = torch.zeros((), dtype=torch.float64)
     for one in found:
@@ -112,7 +113,7 @@ def torch_loss(hf, found, how, aggregate):
             prompt = reference.Prompt(trajectory.ids, [*shown, *crops])
             inputs = reference.model_inputs([prompt], len(trajectory.ids))
             logits = hf(**inputs, use_cache=False).logits[0].double()
-            logits = logits[:, : reference.IMAGE]
+            logits = logits[:, : reference.IMAGE] / temperature
             at = torch.tensor(np.flatnonzero(trajectory.sampled))
             ids = torch.tensor(trajectory.ids[at].astype(np.int64))
             every = logits[at - 1].log_softmax(-1)
@@ -143,20 +144,20 @@ def close(ours, theirs, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "shapes", "how", "unstacked"),
+    ("aggregate", "shapes", "how", "temperature", "unstacked"),
     [
-        ("token", PACKED, Objective(), False),
-        ("sequence", PACKED, EVERY_TERM, False),
-        ("token", SHARED, Objective(), False),
-        ("token", SHARED, Objective(), True),
+        ("token", PACKED, Objective(), 1.0, False),
+        ("sequence", PACKED, EVERY_TERM, 0.7, False),
+        ("token", SHARED, Objective(), 1.0, False),
+        ("token", SHARED, Objective(), 0.7, True),
     ],
 )
-def test_loss_and_gradients_equal_torchs(model, aggregate, shapes, how, unstacked):
+def test_loss_and_gradients_equal_torchs(model, aggregate, shapes, how, temperature, unstacked):
     """Of the whole tree, vision tower included; a trace without decay holds the last gradient."""
     hf, cfg, params = model
     found = scored()
     hf.zero_grad()
-    loss = torch_loss(hf, found, how, aggregate)
+    loss = torch_loss(hf, found, how, aggregate, temperature)
     loss.backward()
     gradients = {reference.published_name(name): p.grad for name, p in hf.named_parameters()}
 
@@ -165,7 +166,9 @@ def test_loss_and_gradients_equal_torchs(model, aggregate, shapes, how, unstacke
         return np.stack(layers) if param.stack else layers[0]
 
     expected = jax.tree.map(theirs, spec.spec_tree(cfg), is_leaf=spec.is_param)
-    made = learner(cfg, how, optimizer=optax.trace(0.0), unstacked=unstacked)
+    made = learner(
+        cfg, how, optimizer=optax.trace(0.0), temperature=temperature, unstacked=unstacked
+    )
     state = made.start(copied(params), jax.random.key(0))
     all_of_them = how.kl > 0  # those without an advantage have a gradient then
     batch, real = packed(cfg, found, shapes, aggregate=aggregate, all_of_them=all_of_them)

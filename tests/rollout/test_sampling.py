@@ -62,8 +62,10 @@ def test_frequencies_and_log_probabilities(how, vocabulary):
     assert np.abs(counts - p).max() < 3e-5
     assert not counts[p == 0].any()
     np.testing.assert_allclose(chosen, np.log(p[token]), atol=2e-5)
-    own = expected(logits, Sampling(), allowed)
+    own = expected(logits, Sampling(how.temperature), allowed)
     np.testing.assert_allclose(policy, np.log(own[token]), atol=2e-5)
+    if not how.truncates:
+        np.testing.assert_array_equal(chosen, policy)
 
 
 def test_greedy_takes_the_most_likely_allowed_token():
