@@ -1,10 +1,13 @@
 """One HTTP request that ends when it should.
 
 A socket's own timeout starts anew with every byte, so that a server which drips can hold a caller
-for hours; here the limit is for the whole request. Redirects and proxies are not followed.
+for hours; here the limit is for the whole request. Redirects and proxies are not followed. What a
+failure says is made of our words and the system's: the server's may hold what it was sent.
 """
 
+import os
 import socket
+import ssl
 import threading
 import time
 from contextlib import suppress
@@ -25,7 +28,11 @@ class Reply:
 
 
 class NoReply(Exception):
-    """Nothing usable came back; says why."""
+    """Nothing usable came back. `cause` is what such failures have in common."""
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(f"{cause}{detail}")
+        self.cause, self.detail = cause, detail
 
 
 def check_url(url: str) -> None:
@@ -66,12 +73,23 @@ def post(url: str, headers: dict[str, str], body: bytes, seconds: float) -> Repl
             return Reply(response.status, text, _asked_wait(response.headers))
     except (OSError, HTTPException) as error:
         if late.is_set() or isinstance(error, TimeoutError):
-            raise NoReply(f"no reply within {seconds:.3g} s") from None
-        raise NoReply(f"no connection ({type(error).__name__}: {error})") from None
+            raise NoReply("no reply", f" within {seconds:.3g} s") from None
+        raise NoReply("no connection", f" ({_own_words(error)})") from None
     finally:
         if watchdog:
             watchdog.cancel()
         connection.close()
+
+
+def _own_words(error: OSError | HTTPException) -> str:
+    """An exception without its text, in which http.client repeats the status line."""
+    name = type(error).__name__
+    if isinstance(error, ssl.SSLError):
+        return f"{name}: {error.reason}" if error.reason else name
+    if isinstance(error, socket.gaierror):
+        return f"{name}: the host's name is not known"
+    number = getattr(error, "errno", None)
+    return f"{name}: {os.strerror(number)}" if number else name
 
 
 def _cut(connected: socket.socket, late: threading.Event) -> None:

@@ -5,10 +5,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a sample cannot be scored: the part that failed, to count by, and what happened."""
+    """Why a sample cannot be scored: the part that failed, what happened, and in a word or two what
+    caused it, which many faults have in common."""
 
     part: str
     reason: str
+    cause: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What faults are counted by; the first of each is told in full."""
+        return f"{self.part}: {self.cause}" if self.cause else self.part
 
 
 @dataclass(frozen=True)
