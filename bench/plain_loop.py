@@ -95,7 +95,7 @@ def by_the_engine(
         extend_rows=mesh.size,
         window=model.cfg.vision.window,
     )
-    rules = Rules(max_turns=args.max_turns, max_tokens=256, sampling=Sampling(temperature=0.0))
+    rules = Rules(max_turns=args.max_turns, episode_tokens=256, sampling=Sampling(temperature=0.0))
     engine = Engine(model.cfg, dialogue, shapes, rules, mesh=mesh)
     engine.load(model.params)
     found = {}

@@ -56,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(2)
     world = make_world(*SIZES[args.size], slots=args.slots, chunk=args.chunk)
     reference = Reference(world)
-    rules = Rules(max_tokens=args.max_tokens)
+    rules = Rules(episode_tokens=args.episode_tokens)
     figures = _episodes(world, reference, rules, args)
     figures["decode"] = [_decode(world, reference, rows, args) for rows in args.decode_rows]
     figures["decode_ratio"] = min(row["ratio"] for row in figures["decode"])
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--slots", type=int, default=16, help="and the reference's batch")
     parser.add_argument("--chunk", type=int, default=8)
-    parser.add_argument("--max-tokens", type=int, default=256)
+    parser.add_argument("--episode-tokens", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--decode-rows", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--decode-steps", type=int, default=64)

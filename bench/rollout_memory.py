@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     world = make_world(*SIZES["tiny"], slots=16, chunk=8)
-    engine = Engine(world.cfg, world.dialogue, world.shapes, Rules(max_tokens=128))
+    engine = Engine(world.cfg, world.dialogue, world.shapes, Rules(episode_tokens=128))
     engine.load(world.params)
     engine.warm_up()
     asked = _records(args.episodes // args.rollouts, args.size)

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _trajectories(world: World, args: argparse.Namespace) -> Case:
-    engine = Engine(world.cfg, world.dialogue, world.shapes, Rules(max_tokens=256))
+    engine = Engine(world.cfg, world.dialogue, world.shapes, Rules(episode_tokens=256))
     engine.load(world.params)
     found = list(engine.run(records(args.records), rollouts=args.rollouts, seed=0))
     shapes = TrainShapes.of(

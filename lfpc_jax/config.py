@@ -93,7 +93,8 @@ class RolloutSettings:
     prefill_rows: int = 1
     extend_rows: int = 4
     max_turns: int = 5
-    max_tokens: int = 2048
+    turn_tokens: int = 2048
+    episode_tokens: int = 0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -164,7 +165,7 @@ class TrainConfig:
     def rules(self) -> Rules:
         r = self.rollout
         sampling = Sampling(r.temperature, r.top_k, r.top_p)
-        return Rules(r.max_turns, r.max_tokens, sampling)
+        return Rules(r.max_turns, r.turn_tokens, r.episode_tokens, sampling)
 
     def rollout_shapes(self, window: int, groups: int = 1) -> RolloutShapes:
         """`groups` of devices hold a copy of the model each."""
@@ -240,7 +241,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "rollout.workers": r.workers,
         "rollout.tensor": r.tensor,
         "rollout.max_turns": r.max_turns,
-        "rollout.max_tokens": r.max_tokens,
+        "rollout.turn_tokens": r.turn_tokens,
         "update.mini_batch": u.mini_batch,
         "update.epochs": u.epochs,
         "update.rows": u.rows,
@@ -252,6 +253,7 @@ def _check_numbers(config: TrainConfig) -> None:
     }
     from_none = {
         "seed": config.seed,
+        "rollout.episode_tokens": r.episode_tokens,
         "data.validation_records": config.data.validation_records,
         "data.threads": config.data.threads,
         "update.row_tokens": u.row_tokens,

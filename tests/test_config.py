@@ -16,6 +16,16 @@ def stage_1(*words: str):
     return override(load_config("stage1.py", train.CONFIGS), words)
 
 
+def test_a_config_file_with_the_old_limit_is_refused_by_the_new_names(tmp_path):
+    file = tmp_path / "old.py"
+    file.write_text(
+        "from lfpc_jax.config import RolloutSettings, TrainConfig\n\n"
+        "def get_config():\n    return TrainConfig(rollout=RolloutSettings(max_tokens=64))\n"
+    )
+    with pytest.raises(ValueError, match=r"old\.py: max_tokens.*turn_tokens .*episode_tokens"):
+        load_config(str(file), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -23,7 +33,9 @@ def stage_1(*words: str):
         ("--rollout.top_k -1", "top_k=-1.*top_k >= 0"),
         ("--rollout.temperature nan", "rollout.temperature is nan; give a number"),
         ("--rollout.max_turns 0", "rollout.max_turns is 0; it must be at least 1"),
-        ("--rollout.max_tokens 0", "rollout.max_tokens is 0"),
+        ("--rollout.turn_tokens 0", "rollout.turn_tokens is 0; it must be at least 1"),
+        ("--rollout.episode_tokens -1", "rollout.episode_tokens is -1; it must be at least 0"),
+        ("--rollout.max_tokens 64", "rollout.max_tokens: .* turn_tokens .* episode_tokens"),
         ("--rollout.image_tokens 2", "rollout.image_tokens 2: min_pixels 3136.*raise the token bu"),
         ("--rollout.crop_tokens 4", "rollout.crop_tokens 4: zoom: small crops.*raise the budget"),
         ("--update.rows 0", "update.rows is 0; it must be at least 1"),

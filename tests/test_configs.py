@@ -36,7 +36,8 @@ def test_the_papers_values(name):
     assert (config.rollout.prompts, config.rollout.rollouts) == (256, 16)
     assert config.update.mini_batch == 32
     assert config.update.rows == 2  # sequences a device in a micro-batch
-    assert (config.rollout.max_tokens, config.rollout.max_turns) == (2048, 5)
+    assert (config.rollout.turn_tokens, config.rollout.max_turns) == (2048, 5)
+    assert config.rollout.episode_tokens == 0  # the context's limit alone
     assert (config.update.objective.kl, config.update.objective.entropy) == (0, 0)
     assert config.steps == 80
     assert updates_of(config) == 640

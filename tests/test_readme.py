@@ -50,7 +50,7 @@ def rolls_out(example: str, found: dict) -> None:
     """The second example goes on from the first; here with fewer and shorter episodes."""
     replaced = {
         "slots=16, capacity=8192": "slots=2, capacity=2048",
-        "Rules()": "Rules(max_turns=2, max_tokens=8)",
+        "Rules()": "Rules(max_turns=2, episode_tokens=8)",
         "rollouts=8": "rollouts=2",
         "engine.warm_up()": "",
     }

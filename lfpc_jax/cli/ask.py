@@ -16,7 +16,7 @@ from typing import get_args
 import jax
 import numpy as np
 
-from lfpc_jax.cli import progress
+from lfpc_jax.cli import flags, progress
 from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import pictures
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--convention", choices=get_args(Convention), default="shown")
     parser.add_argument("--max-turns", type=int, default=5)
-    parser.add_argument("--max-tokens", type=int, default=2048, help="sampled over all turns")
+    flags.add_tokens(parser)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
@@ -89,10 +89,12 @@ def ask(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------ the conversation
     rules = Rules(
         max_turns=args.max_turns,
-        max_tokens=args.max_tokens,
+        turn_tokens=args.turn_tokens,
+        episode_tokens=args.episode_tokens,
         sampling=Sampling(temperature=args.temperature),
     )
-    engine = Engine(model.cfg, dialogue, _shapes(args, model.cfg.vision.window), rules, mesh=mesh)
+    shapes = _shapes(args, rules, model.cfg.vision.window)
+    engine = Engine(model.cfg, dialogue, shapes, rules, mesh=mesh)
     engine.load(model.params)
     printer = _Printer(dialogue)
     with progress.waiting("asking (the first answer compiles)"):
@@ -106,7 +108,7 @@ def ask(args: argparse.Namespace) -> int:
     return 0
 
 
-def _shapes(args: argparse.Namespace, window: int) -> RolloutShapes:
+def _shapes(args: argparse.Namespace, rules: Rules, window: int) -> RolloutShapes:
     """One slot with room for the longest conversation."""
     shapes = RolloutShapes(
         slots=1,
@@ -116,8 +118,8 @@ def _shapes(args: argparse.Namespace, window: int) -> RolloutShapes:
         capacity=args.image_tokens + 2048,
         window=window,
     )
-    turns = args.max_turns * (args.crop_tokens + _OBSERVATION)
-    return replace(shapes, capacity=shapes.capacity + turns + args.max_tokens)
+    replies = (rules.max_turns - 1) * (args.crop_tokens + _OBSERVATION)
+    return replace(shapes, capacity=shapes.capacity + replies + rules.most_sampled)
 
 
 class _Printer:

@@ -46,6 +46,16 @@ class Asker:
         cfg = self.model.cfg
         return {"image_token": cfg.image_token, "dtype": cfg.dtype, "checkpoint": self.model.step}
 
+    @property
+    def rules(self) -> Rules:
+        args = self.args
+        return Rules(
+            args.max_turns,
+            args.turn_tokens,
+            args.episode_tokens,
+            Sampling(temperature=args.temperature),
+        )
+
     def keep_assets(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         assets.copy(self.model.assets, folder)
@@ -62,12 +72,7 @@ class Asker:
         with progress.waiting(f"measuring {len(records)} prompts"):
             seen = {*sizes(dialogue, records), *sizes(without_tool(dialogue), records)}
         shapes = self.shapes(tokens, text_buckets([text for _, text in seen]))
-        rules = Rules(
-            max_turns=args.max_turns,
-            max_tokens=args.max_tokens,
-            sampling=Sampling(temperature=args.temperature),
-        )
-        engine = Engine(self.model.cfg, dialogue, shapes, rules, mesh=self.mesh)
+        engine = Engine(self.model.cfg, dialogue, shapes, self.rules, mesh=self.mesh)
         engine.load(self.model.params)
         prompts = {
             (
@@ -92,7 +97,7 @@ class Asker:
             image_tokens=tokens,
             crop_tokens=args.crop_tokens,
             prompt_text=texts,
-            capacity=tokens + texts.sizes[-1] + replies + args.max_tokens,
+            capacity=tokens + texts.sizes[-1] + replies + self.rules.most_sampled,
             prefill_rows=together(args.slots, groups),
             extend_rows=together(args.slots, groups),
             window=self.model.cfg.vision.window,

@@ -168,7 +168,7 @@ def _data(args: argparse.Namespace, arms: Sequence[str]) -> Iterator[Step]:
                 f"select {strategy}",
                 ("select_resolution.py", f"{data / 'world'}", f"{data / strategy}", *asked,
                  "--strategy", strategy, "--image-tokens", f"{SHARP}", "--harshest", f"{HARSHEST}",
-                 "--max-tokens", "24", "--slots", "64"),
+                 "--turn-tokens", "24", "--slots", "64"),
                 after=("data world",),
             )  # fmt: skip
 
@@ -199,7 +199,8 @@ def _evaluations(args: argparse.Namespace, name: str, model: str) -> Iterator[St
              "--data", f"micro={args.out / 'data' / 'heldout'}", "--convention", "percent",
              "--image-tokens", f"{BLURRED}", f"{SHARP}", "--crop-tokens", f"{CROP_TOKENS}",
              "--diagnose", "noise", "--temperature", f"{temperature}", "--max-turns", "4",
-             "--max-tokens", "128", "--slots", "64", "--cache", f"{args.out / 'compiled'}"),
+             "--turn-tokens", "128", "--episode-tokens", "128", "--slots", "64",
+             "--cache", f"{args.out / 'compiled'}"),
             after=("data heldout", *(() if name == "warm" else (f"train {name}",))),
         )  # fmt: skip
 

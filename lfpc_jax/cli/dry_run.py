@@ -19,6 +19,7 @@ from lfpc_jax.grpo import trained
 from lfpc_jax.model import config as model_config
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import Tree, is_param, spec_tree
+from lfpc_jax.shapes import RolloutShapes
 
 _GiB = 2**30
 
@@ -34,10 +35,14 @@ def print_plan(config: TrainConfig) -> None:
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     rollout = config.rollout_shapes(cfg.vision.window)
     train = config.train_shapes(cfg.vision.window)
+    room = sampled_at_most(config, rollout)
     lengths = {
         "prompts and rollouts a step": f"{config.rollout.prompts} x {config.rollout.rollouts}",
         "updates of the run": updates_of(config),
         "ids of an episode, at most": rollout.capacity,
+        "tokens sampled in a turn, at most": config.rollout.turn_tokens,
+        "in an episode, without crops": room[0],
+        f"in an episode, with {len(room) - 1} full crops": room[-1],
         "windows of a shown image": rollout.image_windows.sizes,
         "windows of a crop": rollout.crop_windows.sizes,
         "a micro-batch on each shard": f"{train.rows} x {train.row_tokens} tokens, "
@@ -49,6 +54,17 @@ def print_plan(config: TrainConfig) -> None:
         table.add_row(name, str(value))
     console.print(table)
     console.print(_memory(config, cfg, mesh.size))
+
+
+def sampled_at_most(config: TrainConfig, shapes: RolloutShapes) -> list[int]:
+    """Tokens that an episode with the longest prompt may sample, by how many crops of full size it
+    has: what its rules allow and its context holds."""
+    left = shapes.capacity - shapes.image_tokens - shapes.prompt_text.sizes[-1]
+    observed = shapes.crop_tokens + shapes.observation_text
+    return [
+        max(0, min(config.rules.most_sampled, left - crops * observed))
+        for crops in range(config.rollout.max_turns)
+    ]
 
 
 def model_of(config: TrainConfig) -> ModelConfig:

@@ -27,7 +27,7 @@ from typing import Any, get_args
 import jax
 from rich.console import Console
 
-from lfpc_jax.cli import process_flags, progress
+from lfpc_jax.cli import flags, process_flags, progress
 from lfpc_jax.cli.asker import Asker
 from lfpc_jax.data.digest import digest_by_place
 from lfpc_jax.data.losses import MAX_SHARE
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-turns", type=int, default=5)
-    parser.add_argument("--max-tokens", type=int, default=2048, help="sampled over all turns")
+    flags.add_tokens(parser)
     parser.add_argument("--convention", choices=get_args(Convention), default="shown")
     parser.add_argument("--limit", type=int, help="the first questions of each benchmark only")
     parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of questions")
@@ -147,7 +147,8 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
         "seed": args.seed,
         "temperature": args.temperature,
         "max_turns": args.max_turns,
-        "max_tokens": args.max_tokens,
+        "turn_tokens": args.turn_tokens,
+        "episode_tokens": args.episode_tokens,
         "crop_tokens": args.crop_tokens,
         "convention": args.convention,
     }

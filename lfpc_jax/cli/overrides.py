@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.config import RolloutSettings, TrainConfig
+from lfpc_jax.rollout.episode import OLD_LIMIT
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -34,7 +35,12 @@ def load_config(name: str, folder: Path) -> TrainConfig:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config() if hasattr(module, "get_config") else None
+    try:
+        config = module.get_config() if hasattr(module, "get_config") else None
+    except TypeError as error:
+        if "'max_tokens'" not in str(error):
+            raise
+        raise ValueError(f"{path}: {OLD_LIMIT}") from error
     if not isinstance(config, TrainConfig):
         raise ValueError(f"{path}: has no get_config() that returns a TrainConfig")
     return config
@@ -60,6 +66,8 @@ def _set(config: Any, path: list[str], value: str, name: str) -> Any:
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise ValueError(f"--{name}: {path[0]!r} is inside a field that has no fields")
     types_of = typing.get_type_hints(type(config))
+    if path[0] == "max_tokens" and isinstance(config, RolloutSettings):
+        raise ValueError(f"--{name}: {OLD_LIMIT}")
     if path[0] not in types_of:
         close = difflib.get_close_matches(path[0], types_of, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known are {sorted(types_of)}"

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from lfpc_jax.cli import progress
 from lfpc_jax.cli.overrides import load_config, override
-from lfpc_jax.cli.plan_config import ADVICE, Phase, Planned, Run, phases, plan
+from lfpc_jax.cli.plan_config import ADVICE, Phase, Planned, Run, phases, plan, workload
 from lfpc_jax.cli.plan_search import proposals
 from lfpc_jax.cli.plan_table import print_step, print_tables
 from lfpc_jax.cli.train import CONFIGS
@@ -78,8 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     usual = Workload()
     episode = parser.add_argument_group("an episode, assumed for the seconds of a step")
-    episode.add_argument("--sampled", type=int, default=usual.sampled, metavar="TOKENS")
-    episode.add_argument("--crops", type=int, default=usual.crops, metavar="N")
+    episode.add_argument("--sampled", type=int, metavar="TOKENS", help="over all turns; default: "
+                         f"{usual.sampled}, or all that the config's limits allow")  # fmt: skip
+    episode.add_argument("--crops", type=int, metavar="N", help=f"default: {usual.crops}, or none "
+                         "where there is one turn")  # fmt: skip
     alone = parser.add_argument_group("without a config")
     alone.add_argument("--model", nargs="+", help="3b, 7b, 32b, 72b")
     alone.add_argument("--tensor", type=int, default=1, help="tensor-parallel ways; fsdp the rest")
@@ -93,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 def _config(args: argparse.Namespace, words: Sequence[str], topology: str) -> tuple[dict, list]:
     """The run on one slice, printed; its figures, and those of its programs."""
     settings = override(load_config(args.config, CONFIGS), words)
-    where, load = slices.find(topology), Workload(args.sampled, args.crops)
+    where, load = slices.find(topology), workload(settings, args.sampled, args.crops)
     if args.dump:
         _dump(settings, where, *args.dump)
         raise SystemExit

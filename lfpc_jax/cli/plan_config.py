@@ -193,6 +193,26 @@ class Run:
         return own + reference
 
 
+def workload(config: TrainConfig, sampled: int | None, crops: int | None) -> Workload:
+    """The episode to plan for, which the config's rules must allow; None is the usual one's, as
+    far as they do."""
+    rules, usual = config.rules, Workload()
+    limits = (
+        ("--sampled", sampled, rules.most_sampled, "turn_tokens, episode_tokens and max_turns"),
+        ("--crops", crops, rules.max_turns - 1, "max_turns"),
+    )
+    for flag, given, most, settings in limits:
+        if given is not None and not 0 <= given <= most:
+            raise ValueError(
+                f"{flag} {given}: an episode has at most {most}, by rollout.{settings}; plan for "
+                "what can be, or raise them"
+            )
+    return Workload(
+        min(usual.sampled, rules.most_sampled) if sampled is None else sampled,
+        min(usual.crops, rules.max_turns - 1) if crops is None else crops,
+    )
+
+
 @dataclass(frozen=True)
 class Phase:
     """Programs that run on one mesh while a chip holds `beside` bytes for others."""

@@ -32,6 +32,7 @@ from lfpc_jax.grpo import trained
 from lfpc_jax.grpo.trained import LoRA, Trained
 from lfpc_jax.model import config
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.rollout.episode import OLD_LIMIT, with_limits
 
 log = logging.getLogger(__name__)
 
@@ -103,13 +104,26 @@ class RunFolder:
 
     def _go_on(self, settings: TrainConfig) -> None:
         now = described(settings)
-        changed = _differences(json.loads(self.settings.read_text()), now) - _MAY_CHANGE
+        begun = json.loads(self.settings.read_text())
+        limits = begun.get("rollout", {})
+        begun["rollout"] = with_limits(limits)
+        changed = _differences(begun, now) - _MAY_CHANGE
         if changed:
             raise ValueError(
                 f"{self.path}: was begun with other settings of {sorted(changed)}; go on with "
-                "those, or choose another --run"
+                f"those, or choose another --run{_of_old_limit(limits)}"
             )
         _write(self.settings, now)
+
+
+def _of_old_limit(rollout: dict[str, Any]) -> str:
+    if "max_tokens" not in rollout:
+        return ""
+    limit = rollout["max_tokens"]
+    return (
+        f" ({OLD_LIMIT}; this run's are --rollout.turn_tokens {limit} "
+        f"--rollout.episode_tokens {limit})"
+    )
 
 
 _MAY_CHANGE = {"steps", "mesh", "wandb_project", "keep_checkpoints", "keep_best", "judge", "health",

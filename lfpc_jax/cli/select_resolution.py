@@ -21,7 +21,7 @@ from typing import get_args
 import jax
 from jax.experimental import multihost_utils
 
-from lfpc_jax.cli import process_flags, progress
+from lfpc_jax.cli import flags, process_flags, progress
 from lfpc_jax.cli.dialogues import sizes, text_buckets, together
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import layout, sources
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--chunk", type=int, default=default.chunk, help="records at a time")
     parser.add_argument("--image-tokens", type=int, default=1024, help="budget of the original")
-    parser.add_argument("--max-tokens", type=int, default=512, help="of an answer")
+    flags.add_turn_tokens(parser, 512)
     parser.add_argument("--temperature", type=float, help="default: 0 for one answer, else 1")
     parser.add_argument("--slots", type=int, default=32, help="answers at once")
     parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
@@ -145,7 +145,7 @@ def _model(args: argparse.Namespace, records: Sequence[Record]) -> tuple[ImagePr
         slots=args.slots,
         image_tokens=args.image_tokens,
         prompt_text=text,
-        capacity=args.image_tokens + text.sizes[-1] + args.max_tokens,
+        capacity=args.image_tokens + text.sizes[-1] + args.turn_tokens,
         prefill_rows=together(args.slots, groups=len(devices) // args.tensor),
         window=processor.window,
     )
@@ -153,7 +153,7 @@ def _model(args: argparse.Namespace, records: Sequence[Record]) -> tuple[ImagePr
     if temperature is None:
         temperature = 0.0 if args.n_answers == 1 else 1.0
     sampling = Sampling(temperature=temperature)
-    rules = Rules(max_turns=1, max_tokens=args.max_tokens, sampling=sampling)
+    rules = Rules(max_turns=1, turn_tokens=args.turn_tokens, sampling=sampling)
     engine = Engine(model.cfg, dialogue, shapes, rules, mesh=mesh)
     engine.load(model.params)
     with progress.waiting("compiling"):

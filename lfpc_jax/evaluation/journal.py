@@ -26,6 +26,7 @@ from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.total import Rewards, score
 from lfpc_jax.rollout.archive import Archive, Group
 from lfpc_jax.rollout.engine import Rolled
+from lfpc_jax.rollout.episode import with_limits
 
 FORMAT = 1
 
@@ -95,6 +96,7 @@ class Journal:
         try:
             made = json.loads(path.read_text())
             version = made["format"]
+            made["asked"] = with_limits(made["asked"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: is damaged ({error!r:.200}); restore it") from error
         if version != FORMAT:

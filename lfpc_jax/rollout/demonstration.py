@@ -27,7 +27,7 @@ def demonstrated(
         if len(ids) > episode.budget:
             raise ValueError(
                 f"record {record.id!r}: turn {number} of the demonstration has {len(ids)} tokens "
-                f"where {episode.budget} are left; raise max_tokens or the capacity"
+                f"where {episode.budget} are left; raise turn_tokens, episode_tokens or capacity"
             )
         nothing = [0.0] * len(ids)
         episode.drew(ids, nothing, nothing)

@@ -1,11 +1,14 @@
 """One episode's bookkeeping on the host: what was sampled, what was forced, and how it ends.
 
-The text of a turn is decoded once, to be read; ids are never encoded from it. `max_tokens` counts
-what the model samples over all turns of an episode; an episode's ids never exceed the capacity.
+The text of a turn is decoded once, to be read; ids are never encoded from it. What the model
+samples is limited in each turn and over all of them; its ids never exceed the capacity.
 """
 
 import hashlib
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, UInt8, UInt32
@@ -19,21 +22,47 @@ from lfpc_jax.trajectory import Crop, End, Trajectory, Turn
 
 STOP_STRING = "</tool_call>"
 
+OLD_LIMIT = (
+    "max_tokens, which limited what all turns of an episode sample together, is now two settings: "
+    "turn_tokens for one turn and episode_tokens for all of them"
+)
+
 
 @dataclass(frozen=True)
 class Rules:
-    """What an episode may do. Turns also end at `stops`, beside `</tool_call>` and <|im_end|>;
-    `banned` names tokens that may not be sampled, beside vision's placeholders."""
+    """What an episode may do. It samples at most `turn_tokens` in one turn and `episode_tokens`
+    over all of them (0: what its context holds); cut off by either it ends with `max_tokens`.
+    Turns also end at `stops`, beside `</tool_call>` and <|im_end|>; `banned` names tokens that may
+    not be sampled, beside vision's placeholders."""
 
     max_turns: int = 5
-    max_tokens: int = 2048
+    turn_tokens: int = 2048
+    episode_tokens: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     stops: tuple[str, ...] = ()
     banned: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if min(self.max_turns, self.max_tokens) < 1:
-            raise ValueError(f"{self}: max_turns and max_tokens must be at least 1")
+        if min(self.max_turns, self.turn_tokens) < 1 or self.episode_tokens < 0:
+            raise ValueError(
+                f"{self}: max_turns and turn_tokens must be at least 1, episode_tokens at least 0 "
+                "(as many as the context holds)"
+            )
+
+    @property
+    def most_sampled(self) -> int:
+        """By any episode, if its context holds them."""
+        return min(self.max_turns * self.turn_tokens, self.episode_tokens or sys.maxsize)
+
+
+def with_limits(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings on disk by today's names: to limit every turn to `max_tokens` as well changes
+    nothing where an episode was limited to them."""
+    now = dict(settings)
+    if "max_tokens" in now:
+        limit = now.pop("max_tokens")
+        now |= {"turn_tokens": limit, "episode_tokens": limit}
+    return now
 
 
 def rollout_key(seed: int, record: str, rollout: int) -> UInt32[np.ndarray, "2"]:
@@ -72,8 +101,18 @@ class Episode:
 
     @property
     def budget(self) -> int:
-        """How many tokens it may still sample."""
-        return min(self.rules.max_tokens - self.spent, self.capacity - len(self.ids))
+        """How many tokens its turn may still sample."""
+        return min(self._tokens_left, self.capacity - len(self.ids))
+
+    @property
+    def _tokens_left(self) -> int:
+        """By the rules, wherever they fit."""
+        in_turn = len(self.ids) - self._turn_start
+        return min(self.rules.turn_tokens - in_turn, self._episode_left)
+
+    @property
+    def _episode_left(self) -> int:
+        return (self.rules.episode_tokens or sys.maxsize) - self.spent
 
     def drew(self, ids: list[int], logprobs: list[float], policy: list[float]) -> None:
         self.ids += ids
@@ -101,16 +140,15 @@ class Episode:
         return request
 
     def _end_after(self, request: Ready | Action, stopped: bool) -> End | None:
-        spent = self.spent >= self.rules.max_tokens
         if not stopped:
-            return "max_tokens" if spent else "context_full"
+            return "max_tokens" if self._tokens_left <= 0 else "context_full"
         if isinstance(request, Answer):
             return "answered"
         if isinstance(request, Nothing):
             return "no_action"
         if len(self.turns) + 1 == self.rules.max_turns:
             return "max_turns"
-        return "max_tokens" if spent else None
+        return "max_tokens" if self._episode_left <= 0 else None
 
     def take(self, reply: Reply) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "3 T"]] | None:
         """Begins the next turn after a reply: the ids to write, the newest one first, and their

@@ -38,7 +38,7 @@ def get_config() -> TrainConfig:
             prompt_text=(48,),
             observation_text=48,
             extend_rows=1,
-            max_tokens=60,
+            episode_tokens=60,
             workers=1,
         ),
         update=UpdateSettings(mini_batch=2, rows=1),

@@ -17,7 +17,7 @@ def get_config() -> TrainConfig:
         stage="sft",
         steps=6,
         data=replace(config.data, validation=()),
-        rollout=replace(config.rollout, convention="percent", capacity=1280, max_tokens=200),
+        rollout=replace(config.rollout, convention="percent", capacity=1280, episode_tokens=200),
         update=replace(config.update, objective=Objective(kind="sft")),
         demonstrate=demonstrated,
         without_tool=1.0,

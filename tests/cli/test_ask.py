@@ -19,7 +19,7 @@ def run(model, tmp_path, *more, seed="1"):
     image = small.picture(3, 400, 300).path
     out = tmp_path / "look.png"
     command = ["--model", str(model), "--image", image, "--question", "Which colour is it?"]
-    sizes = ["--image-tokens", "32", "--crop-tokens", "16", "--max-tokens", "60"]
+    sizes = ["--image-tokens", "32", "--crop-tokens", "16", "--episode-tokens", "60"]
     code = ask.main([*command, *sizes, "--temperature", "1", "--seed", seed,
                      "--out", str(out), *more])  # fmt: skip
     return code, out

@@ -27,6 +27,10 @@ def test_stage_1_is_planned_without_its_weights(tmp_path, monkeypatch, capsys):
     assert rows["prompts and rollouts a step"] == ["256 x 16"]
     assert rows["updates of the run"] == ["640"]
     assert rows["ids of an episode, at most"] == ["8192"]
+    assert rows["tokens sampled in a turn, at most"] == ["2048"]
+    # An image and 1,024 tokens of text; four crops with 64 of text each.
+    assert rows["in an episode, without crops"] == [str(8192 - 1024 - 1024)]
+    assert rows["in an episode, with 4 full crops"] == [str(8192 - 2048 - 4 * (1024 + 64))]
     # Of 16 tokens: a square image of 1,024 has 72, the worst strip 125, of which there may be five.
     assert rows["a micro-batch on each shard"] == ["2 x 8192 tokens, 288 or 625 windows"]
     text, tower = 7_615_616_512, 676_550_144

@@ -10,7 +10,7 @@ from evaluation.test_readers import rows, v_star_folder, write_tsv
 from rollout import small
 
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.cli import evaluate
+from lfpc_jax.cli import ask, evaluate, select_resolution
 from lfpc_jax.cli.asker import Asker
 from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.model_folder import LoadedModel
@@ -21,7 +21,7 @@ from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.shapes import Buckets, windows_for
 from lfpc_jax.trajectory import Picture
 
-SMALL = ["--image-tokens", "32", "--crop-tokens", "16", "--max-tokens", "80", "--slots", "8",
+SMALL = ["--image-tokens", "32", "--crop-tokens", "16", "--episode-tokens", "80", "--slots", "8",
          "--temperature", "1"]  # fmt: skip
 
 
@@ -92,8 +92,19 @@ def test_the_papers_budgets_have_their_shapes(tmp_path, tokens, grid, windows):
     shapes = Asker(args, model, mesh).shapes(tokens, Buckets((text,)))
     needed = windows_for(*grid, shapes.window)
     assert shapes.image_windows.fit(needed, "windows") == windows
-    # image, text, four crops with their replies, and all that may be sampled
-    assert shapes.capacity >= grid[0] * grid[1] + text + 4 * 1024 + 2048
+    # Image, text, four crops with their replies, and all that may be sampled: two turns' worth,
+    # unless all turns are to have their limit.
+    for flags, sampled in ((), 4096), (("--episode-tokens", "0"), 5 * 2048):
+        args = evaluate._parser().parse_args(["out", *flags])
+        capacity = Asker(args, model, mesh).shapes(tokens, Buckets((text,))).capacity
+        assert capacity == tokens + text + 4 * (1024 + 256) + sampled
+
+
+@pytest.mark.parametrize("command", [evaluate, ask, select_resolution])
+def test_the_old_limit_is_refused_by_the_new_names(command, capsys):
+    with pytest.raises(SystemExit):
+        command._parser().parse_args(["--max-tokens", "80"])
+    assert "--turn-tokens limits a turn and --episode-tokens all" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,24 @@ def test_one_that_never_came_to_a_checkpoint_begins_anew_with_any_settings(confi
         run.go_on(config)
 
 
+def test_an_old_run_s_limit_goes_on_by_its_new_names_alone(config, tmp_path):
+    """`max_tokens` was of an episode, whose turns it therefore limited as well."""
+    first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    run.begin(config, first.assets, ORIGIN, 40)
+    old = json.loads(run.settings.read_text())
+    old["rollout"] = {k: v for k, v in old["rollout"].items() if not k.endswith("_tokens")} | {
+        "image_tokens": 1024, "crop_tokens": 1024, "max_tokens": 300
+    }  # fmt: skip
+    run.settings.write_text(json.dumps(old))
+    for limits in ({}, {"turn_tokens": 300}):
+        other = replace(config, rollout=replace(config.rollout, **limits))
+        with pytest.raises(ValueError, match=r"turn_tokens 300 --rollout\.episode_tokens 300"):
+            run.go_on(other)
+    same = replace(config.rollout, turn_tokens=300, episode_tokens=300)
+    run.go_on(replace(config, rollout=same))
+    assert "max_tokens" not in json.loads(run.settings.read_text())["rollout"]
+
+
 def test_the_first_process_writes_and_all_raise_what_it_finds(config, tmp_path, monkeypatch):
     first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
     said = [""]

@@ -148,7 +148,7 @@ def test_an_unknown_name_is_refused():
 
 @pytest.fixture(scope="module")
 def engine():
-    made = Engine(small.config(), small.dialogue(), small.SHAPES, Rules(max_tokens=80),
+    made = Engine(small.config(), small.dialogue(), small.SHAPES, Rules(episode_tokens=80),
                   unstacked=False)  # fmt: skip
     made.load(small.params())
     made.warm_up()

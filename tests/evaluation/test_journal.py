@@ -98,6 +98,19 @@ def test_a_folder_goes_on_only_as_it_was_begun(records, tmp_path):
         counted(Journal(tmp_path))
 
 
+def test_an_old_folder_s_limit_goes_on_by_its_new_names(tmp_path):
+    """`max_tokens` was of an episode, whose turns it therefore limited as well."""
+    journal = Journal(tmp_path)
+    about = {"set": {"digest": "d"}}
+    journal.begin({"rollouts": 1, "max_tokens": 300}, about)
+    now = {"rollouts": 1, "turn_tokens": 300, "episode_tokens": 300}
+    assert journal.settings()["asked"] == now
+    with pytest.raises(ValueError, match="begun with another episode_tokens"):
+        journal.begin(now | {"episode_tokens": 4096}, about)
+    journal.begin(now, about)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["asked"] == now
+
+
 def test_processes_write_apart_and_are_read_together(records, tmp_path):
     journal, engine = evaluated(tmp_path, records[:4])
     [*groups] = engine.run(records[4:], rollouts=1, seed=0)

@@ -201,7 +201,7 @@ def test_the_engine_answers(tmp_path, capsys):
     data = tmp_path / "set"
     data.mkdir()
     layout.write(data, [small.record(i) for i in range(3)])
-    flags = ["--model", str(model), "--image-tokens", "24", "--harshest", "56", "--max-tokens",
+    flags = ["--model", str(model), "--image-tokens", "24", "--harshest", "56", "--turn-tokens",
              "16", "--slots", "4"]  # fmt: skip
     assert select_resolution.main([str(data), str(tmp_path / "out"), *flags]) == 0
     assert "wrote" in capsys.readouterr().out

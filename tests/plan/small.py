@@ -16,7 +16,7 @@ def get_config():
         data=DataSettings(train=(Source("nothing"),)),
         rollout=RolloutSettings(
             prompts=8, rollouts=4, slots=16, chunk=8, capacity=256, image_tokens=64,
-            crop_tokens=64, prompt_text=(128,), max_turns=2, max_tokens=64,
+            crop_tokens=64, prompt_text=(128,), max_turns=2, turn_tokens=64,
         ),
         update=UpdateSettings(mini_batch=4, rows=1),
     )

@@ -10,8 +10,10 @@ import small
 
 from lfpc_jax.cli import plan
 from lfpc_jax.cli.overrides import load_config
+from lfpc_jax.cli.plan_config import workload
 from lfpc_jax.cli.plan_search import proposals
 from lfpc_jax.cli.train import CONFIGS
+from lfpc_jax.config import RolloutSettings, TrainConfig
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.trained import LoRA, Trained
 from lfpc_jax.model import spec
@@ -44,6 +46,17 @@ def test_every_program_of_the_run_is_there(planned):
     assert run["chips"] == 2
     for row in rows.values():
         assert row["bytes_per_chip"] == sum(row["kinds"].values()) + row["beside"]
+
+
+def test_only_an_episode_that_can_be_is_planned_for():
+    """Of two turns of 64 tokens, at most one of which a crop follows."""
+    config = TrainConfig(rollout=RolloutSettings(max_turns=2, turn_tokens=64))
+    assert workload(config, None, None) == Workload(sampled=128, crops=1)
+    assert workload(config, 100, 0) == Workload(sampled=100, crops=0)
+    for sampled, crops, message in ((129, None, "--sampled 129.*at most 128"), (1, 2, "--crops 2")):
+        with pytest.raises(ValueError, match=message):
+            workload(config, sampled, crops)
+    assert workload(TrainConfig(), None, None) == Workload()
 
 
 def test_memory_by_kind_is_what_one_counts(planned):

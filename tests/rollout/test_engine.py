@@ -30,7 +30,7 @@ from lfpc_jax.trajectory import Picture
 
 from . import small
 
-RULES = Rules(max_tokens=80)
+RULES = Rules(episode_tokens=80)
 
 
 def engine(shapes=small.SHAPES, rules=RULES, *, params=None, unstacked=False, **options) -> Engine:
@@ -91,7 +91,7 @@ def test_log_probabilities_equal_a_whole_forward(episodes):
     ids=["top-k", "top-p"],
 )
 def test_log_probabilities_of_truncated_sampling(how):
-    rules = replace(RULES, sampling=how, max_tokens=20)
+    rules = replace(RULES, sampling=how, episode_tokens=20)
     found = run(engine(rules=rules), [small.record(0)], 3)
     replayer = Replayer(small.config(), small.dialogue(), small.SHAPES, rules)
     for again in replayer.replay(small.params(), small.record(0), list(found.values())):
@@ -221,7 +221,7 @@ def test_500_episodes_of_any_shape_compile_nothing_more(caplog):
     """Pictures and crops of random shapes, strips included, after a warm-up."""
     rng = np.random.default_rng(0)
     shapes = replace(small.SHAPES, slots=16, image_buckets=None, crop_buckets=None)
-    made = engine(shapes, replace(RULES, max_tokens=40))
+    made = engine(shapes, replace(RULES, episode_tokens=40))
     programs = made.warm_up()
     compiled = count_compilations()
     sizes = [rng.integers(30, 400, 2).tolist() for _ in range(20)] + [[400, 60], [60, 400]]
@@ -289,8 +289,33 @@ def test_an_observation_that_does_not_fit_ends_the_episode_whole(shared):
     assert any(turn.call and not turn.fault and turn.crop is None for turn in last)
 
 
+def test_every_turn_has_the_limit_of_a_turn_and_the_episode_its_own(shared):
+    """Of the small model's turns those that call are short, and those that think long."""
+    records = [small.record(i) for i in range(6)]
+
+    def turns_of(t):
+        return [turn.stop - turn.start for turn in t.turns]
+
+    found = run(engine(rules=Rules(turn_tokens=7)), records, 4)
+    assert max(max(turns_of(t)) for t in found.values()) == 7
+    assert sum(t.sampled.sum() > 7 for t in found.values()) >= 8
+    cut = [t for t in found.values() if t.end == "max_tokens"]
+    assert len(cut) >= 4
+    assert {turns_of(t)[-1] for t in cut} == {7}
+    assert any(len(t.turns) > 1 for t in cut), "the limit is the second turn's, too"
+
+    both = run(engine(rules=Rules(turn_tokens=7, episode_tokens=10)), records, 4)
+    assert max(t.sampled.sum() for t in both.values()) == 10
+    assert max(max(turns_of(t)) for t in both.values()) == 7
+    ended = [t for t in both.values() if t.end == "max_tokens" and t.sampled.sum() == 10]
+    assert any(len(t.turns) > 1 for t in ended)
+    for key, t in both.items():  # the same tokens, as far as they go
+        n = len(t.ids)
+        np.testing.assert_array_equal(t.ids, found[key].ids[:n])
+
+
 def test_ids_never_exceed_what_an_episode_may_sample(shared):
-    short = run(engine(rules=Rules(max_tokens=7)), [small.record(i) for i in range(4)], 4)
+    short = run(engine(rules=Rules(episode_tokens=7)), [small.record(i) for i in range(4)], 4)
     assert all(t.sampled.sum() <= 7 for t in short.values())
     cut = [t for t in short.values() if t.end == "max_tokens"]
     assert len(cut) >= 4
@@ -302,14 +327,14 @@ def test_a_placeholder_is_never_sampled_however_much_it_is_wanted():
     wanted = [tokenizer.image_pad, tokenizer.video_pad, tokenizer.vision_start, tokenizer.size + 3]
     params = dict(small.params())
     params["unembed"] = params["unembed"].at[np.array(wanted)].set(params["embed"][:4].sum(0) * 9)
-    greedy = Rules(max_tokens=30, sampling=Sampling(temperature=0.0))
+    greedy = Rules(episode_tokens=30, sampling=Sampling(temperature=0.0))
     for rules in (RULES, greedy):
         made = engine(rules=rules, params=params)
         for t in run(made, [small.record(i) for i in range(3)], 3).values():
             assert not np.isin(t.ids[t.sampled], wanted).any()
             assert np.isfinite(t.logprobs).all()
             assert (t.policy_logprobs[t.sampled] < 0).all()
-    banned = Rules(max_tokens=30, banned=(small.HEAD,))
+    banned = Rules(episode_tokens=30, banned=(small.HEAD,))
     made = engine(rules=banned)
     head = tokenizer.encode(small.HEAD).item()
     free = run(made, [small.record(i) for i in range(3)], 3)

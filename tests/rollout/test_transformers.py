@@ -48,7 +48,7 @@ def banned() -> np.ndarray:
 @pytest.mark.parametrize("pictured", [True, False], ids=["image", "text"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_greedy_text_equals_generate(seed, pictured):
-    rules = Rules(max_turns=1, max_tokens=32, sampling=Sampling(temperature=0.0))
+    rules = Rules(max_turns=1, turn_tokens=32, sampling=Sampling(temperature=0.0))
     made = Engine(small.config(), small.dialogue(), small.SHAPES, rules, unstacked=False)
     made.load(small.params(seed, push=0.0))
     records = [small.record(i) for i in range(4)]
@@ -75,7 +75,7 @@ def test_greedy_text_equals_generate(seed, pictured):
 
 def test_log_probabilities_of_whole_conversations():
     """Crops, refusals and all: transformers' forward over the recorded ids and pictures."""
-    rules = Rules(max_tokens=60)
+    rules = Rules(episode_tokens=60)
     made = Engine(small.config(), small.dialogue(), small.SHAPES, rules, unstacked=False)
     made.load(small.params())
     after_crops = 0

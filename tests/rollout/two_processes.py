@@ -25,7 +25,7 @@ def main(port: str, index: str, out: Path) -> None:
     assert len(jax.devices()) == 4
     mesh = make_mesh(2, 1, 1, devices=jax.local_devices())
     made = Engine(
-        small.config(), small.dialogue(), small.SHAPES, Rules(max_tokens=80), mesh=mesh,
+        small.config(), small.dialogue(), small.SHAPES, Rules(episode_tokens=80), mesh=mesh,
         unstacked=False,
     )  # fmt: skip
     made.load(jax.device_put(small.params(), spec.shardings(small.config(), mesh)))

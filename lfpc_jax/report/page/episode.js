@@ -1,7 +1,7 @@
 // One episode, whole: what was asked, where the model looked, what was said, what it earned.
 
 const REWARDS = { total: "Total", accuracy: "Accuracy", format: "Format", tool: "Tool", overlap: "Overlap", iou: "IoU", r_iou: "Conditional IoU", r_l1: "Corners", r_geo: "Grounding" };
-const ENDS = { answered: "it answered", no_action: "a turn with neither call nor answer", max_turns: "no turns left", max_tokens: "no tokens left", context_full: "no room in the context" };
+const ENDS = { answered: "it answered", no_action: "a turn with neither call nor answer", max_turns: "no turns left", max_tokens: "cut off at its limit of tokens", context_full: "no room in the context" };
 const REPLACED = { noise: "noise in place of what was cut", blank: "a blank in place of what was cut", other: "the same part of another picture", downsampled: "cut from the shown image", truth: "the true box in its place" };
 const reading = { shade: true };
 
