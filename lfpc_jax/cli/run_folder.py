@@ -5,6 +5,7 @@ RUN/assets/            the base model's config, tokenizer and processor files
 RUN/origin.json        how its weights were named and typed, for export; and which step it began
                        from, if they were a run's
 RUN/metrics.jsonl      and tensorboard/
+RUN/wandb_id           under which it is at W&B, if it is; see lfpc_jax/report/writer.py
 RUN/checkpoints/       see lfpc_jax/checkpoint/training.py
 RUN/trajectories/      some of the episodes, replayable
 RUN/log.txt

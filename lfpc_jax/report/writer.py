@@ -3,15 +3,22 @@
 One line a step and kind, flushed: `{"step": 3, "kind": "train", "reward/total": 1.2, ...}`. A run
 that goes on after a kill may write a step again; the last line counts. A run of several processes
 has one writer, in the first.
+
+A run's folder keeps the id that it has at W&B (`wandb_id`): what goes on goes on there, and two
+folders of one name, or one that was made anew, are two runs.
 """
 
 import json
+import logging
 import math
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from tensorboardX import SummaryWriter
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["train", "validation"]
 
@@ -26,16 +33,20 @@ class MetricsWriter:
     def __init__(self, run: Path, *, wandb_project: str = "", config: Any = None) -> None:
         run.mkdir(parents=True, exist_ok=True)
         path = run / "metrics.jsonl"
-        cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-        self._lines = path.open("a", encoding="utf-8")
-        if cut:  # by a kill
-            self._lines.write("\n")
-        self._board = SummaryWriter(str(run / "tensorboard"))
+        said = path.read_bytes() if path.exists() else b""
         self._wandb = None
         if wandb_project:
             self._wandb = _wandb(wandb_project).init(
-                project=wandb_project, name=run.name, id=run.name, resume="allow", config=config
+                project=wandb_project,
+                name=run.name,
+                id=_wandb_id(run, begun=bool(said)),
+                resume="allow",
+                config=config,
             )
+        self._lines = path.open("a", encoding="utf-8")
+        if said and not said.endswith(b"\n"):  # by a kill
+            self._lines.write("\n")
+        self._board = SummaryWriter(str(run / "tensorboard"))
 
     def write(self, step: int, kind: Kind, values: Mapping[str, float]) -> None:
         """Numbers that are not finite are written as null: JSON has none of them."""
@@ -53,6 +64,26 @@ class MetricsWriter:
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def _wandb_id(run: Path, *, begun: bool) -> str:
+    """The run's own, drawn once."""
+    file = run / "wandb_id"
+    if file.is_file():
+        if drawn := file.read_text().strip():
+            return drawn
+        raise ValueError(f"{file}: is empty; write the run's id at W&B into it, or remove it")
+    drawn = secrets.token_hex(6)
+    if begun:
+        log.warning(
+            "%s: goes on at W&B under the new id %s; steps that it sent before, if any, are there "
+            "under the id %s",
+            run, drawn, run.name,
+        )  # fmt: skip
+    beside = run / "wandb_id.new"
+    beside.write_text(f"{drawn}\n")
+    beside.replace(file)
+    return drawn
 
 
 def _wandb(project: str) -> Any:

@@ -1,5 +1,6 @@
 """A run's metrics where they are written: TensorBoard's own file and Weights & Biases."""
 
+import shutil
 import struct
 import sys
 from types import SimpleNamespace
@@ -33,23 +34,58 @@ def test_tensorboard_has_what_was_written(tmp_path):
     }
 
 
-def test_wandb_is_told_under_the_run_s_own_name(tmp_path, monkeypatch):
-    """The name is the id as well, so a run that goes on goes on there."""
-    told = []
+@pytest.fixture
+def told(monkeypatch):
+    """What W&B is told."""
+    found = []
     session = SimpleNamespace(
-        log=lambda values, step: told.append((step, values)), finish=lambda: told.append("end")
+        log=lambda values, step: found.append((step, values)), finish=lambda: found.append("end")
     )
-    fake = SimpleNamespace(init=lambda **settings: told.append(settings) or session)
+    fake = SimpleNamespace(init=lambda **settings: found.append(settings) or session)
     monkeypatch.setitem(sys.modules, "wandb", fake)
+    return found
+
+
+def test_wandb_is_told_under_the_run_s_own_name(tmp_path, told):
     check_wandb("lfpc")
     writer = MetricsWriter(tmp_path / "run", wandb_project="lfpc", config={"steps": 4})
     writer.write(3, "train", {"reward/total": 1.5})
     writer.close()
     began, *rest = told
+    drawn = began.pop("id")
+    assert drawn == (tmp_path / "run" / "wandb_id").read_text().strip()
     assert began == {
-        "project": "lfpc", "name": "run", "id": "run", "resume": "allow", "config": {"steps": 4},
+        "project": "lfpc", "name": "run", "resume": "allow", "config": {"steps": 4},
     }  # fmt: skip
     assert rest == [(3, {"train/reward/total": 1.5}), "end"]
+
+
+def test_a_run_goes_on_in_its_own_wandb_run_and_no_other_folder_of_its_name_does(tmp_path, told):
+    def begun(folder):
+        writer = MetricsWriter(folder, wandb_project="lfpc")
+        writer.write(1, "train", {"reward/total": 1.0})
+        writer.close()
+        return [one["id"] for one in told if isinstance(one, dict)][-1]
+
+    first = begun(tmp_path / "a" / "stage1")
+    assert begun(tmp_path / "b" / "stage1") != first
+    assert begun(tmp_path / "a" / "stage1") == first
+    shutil.rmtree(tmp_path / "a" / "stage1")  # and made anew
+    assert begun(tmp_path / "a" / "stage1") != first
+
+
+def test_a_run_of_before_that_goes_on_at_wandb_says_where_its_start_is(tmp_path, told, caplog):
+    with caplog.at_level("WARNING"):
+        MetricsWriter(tmp_path / "new", wandb_project="lfpc").close()
+    assert not caplog.text
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "metrics.jsonl").write_text('{"step": 1, "kind": "train"}\n')
+    with caplog.at_level("WARNING"):
+        MetricsWriter(tmp_path / "old", wandb_project="lfpc").close()
+    assert "under the id old" in caplog.text
+    (tmp_path / "old" / "wandb_id").write_text("")
+    with pytest.raises(ValueError, match="wandb_id: is empty"):
+        MetricsWriter(tmp_path / "old", wandb_project="lfpc")
 
 
 def test_wandb_that_is_not_installed_is_refused_if_asked_for(monkeypatch):
