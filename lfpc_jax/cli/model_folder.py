@@ -8,12 +8,14 @@ import jax
 from jax.sharding import Mesh
 
 from lfpc_jax.checkpoint import folder, huggingface, store
+from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.identity import model_identity
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import progress
 from lfpc_jax.cli.run_folder import load_run, run_of
 from lfpc_jax.model import config
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.spec import spec_tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +41,14 @@ class LoadedModel:
 def load_model(path: Path, *, dtype: str | None, mesh: Mesh | None) -> LoadedModel:
     """A Hugging Face folder, one that `convert.py to-orbax` wrote, or a training run's: RUN (its
     newest checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. By default float32 on a CPU,
-    bfloat16 elsewhere."""
-    dtype = dtype or default_dtype()
+    bfloat16 elsewhere. Weights that are not finite are refused."""
+    loaded = _loaded(path, dtype or default_dtype(), mesh)
+    with progress.waiting(f"looking for NaN in {path}"):
+        check_finite(loaded.params, spec_tree(loaded.cfg), where=loaded.folder or path)
+    return loaded
+
+
+def _loaded(path: Path, dtype: str, mesh: Mesh | None) -> LoadedModel:
     if run := run_of(path):
         with progress.waiting(f"restoring {path}"):
             cfg, params, saved = load_run(path, run, dtype=dtype, mesh=mesh)

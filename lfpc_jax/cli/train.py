@@ -25,6 +25,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lfpc_jax.checkpoint import training
+from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.training import Checkpoints, Saved
 from lfpc_jax.cli import process_flags, progress
 from lfpc_jax.cli.dialogues import zooming
@@ -51,7 +52,7 @@ from lfpc_jax.model.config import from_folder
 from lfpc_jax.report.writer import MetricsWriter, check_wandb
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.dialogue import Opening
-from lfpc_jax.rollout.engine import Engine, Rolled
+from lfpc_jax.rollout.engine import Engine, LogitsNotFinite, Rolled
 from lfpc_jax.rollout.episode import Episode
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.trajectory import Batch, Record
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = RunFolder(args.run or Path("runs") / Path(args.config).stem)
         alarm = train(config, run, changed_data=args.changed_data)
     except (ValueError, OSError, NotFinite) as error:
-        code = 2 if isinstance(error, NotFinite) else 1
+        code = 2 if isinstance(error, NotFinite | LogitsNotFinite) else 1
         processes.failed(str(error), code)
         print(f"error: {error}", file=sys.stderr)
         return code
@@ -263,6 +264,8 @@ def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) ->
         part = f"not-finite-{step + 1:06d}-{jax.process_index()}.npz"
         save_batch(run.path / part, error.batch)
         raise
+    except LogitsNotFinite as error:
+        raise LogitsNotFinite(f"after step {step}: {error}") from error
     finally:
         shown.close()
         keeper.close()
@@ -369,6 +372,8 @@ def items_of_state(state: TrainState) -> dict[str, Any]:
 def restored(saved: Saved, learner: Learner) -> TrainState:
     like = items_of_state(learner.abstract_state())
     found = {name: training.restore(saved, name, tree) for name, tree in like.items()}
+    for name, specs in zip(("trained", "frozen"), learner.specs):
+        check_finite(found[name], specs, where=saved.path / name)
     return TrainState(found["trained"], found["frozen"], **found["optimizer"])
 
 

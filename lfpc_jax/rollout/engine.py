@@ -7,7 +7,8 @@
 Prompts are prepared and crops are cut in worker threads; the device waits for them only when no row
 can decode. A slot that falls free is refilled at once. What an episode samples depends on the
 parameters, the seed, its record and its number alone, and never on slots, chunks or neighbours.
-Records that cannot be shown are logged, listed in `stats.skipped` and left out.
+Records that cannot be shown are logged, listed in `stats.skipped` and left out. Logits that are not
+finite raise `LogitsNotFinite`.
 
 Groups come out as they end, so their order depends on lengths; the episodes in each are in order.
 Several processes each run an engine of their own over `own_share` of the records.
@@ -42,6 +43,11 @@ log = logging.getLogger(__name__)
 
 Watch = Callable[[Episode], None]
 _Opened = tuple[Opening, Visual | None]
+
+
+class LogitsNotFinite(ValueError):
+    """The model's own probability of a token it drew is no number: a weight, a key in the cache or
+    an activation is NaN or infinite, and whatever comes out is noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +152,20 @@ class Engine:
         with ThreadPoolExecutor(self.workers, "rollout") as pool, self.slots.allocated():
             yield from _Run(self, records, rollouts, seed, watch or (lambda _: None), pool).groups()
         self.stats.seconds += time.perf_counter() - start
+
+
+def _check_finite(policy: np.ndarray, episode: Episode) -> None:
+    """A row's log-probabilities of what it drew; they are no numbers where one of its logits of an
+    allowed token is NaN or plus infinity."""
+    sound = np.isfinite(policy)
+    if not sound.all():
+        drawn = sum(episode.sampled) + int(np.argmin(sound)) + 1
+        raise LogitsNotFinite(
+            f"record {episode.opening.record.id!r}, rollout {episode.rollout}, sampled token "
+            f"{drawn}: the model's logits are not finite, so what it says is noise; go back to an "
+            "earlier checkpoint with a lower learning rate, or compute in float32 (its own weights "
+            "were finite when they were loaded)"
+        )
 
 
 @dataclass(eq=False)
@@ -325,6 +345,7 @@ class _Run:
         self.stats.steps += int(drawn.steps)
         for row in sorted(self.live):
             n, episode = int(drawn.numbers[row]), self.rows[row]
+            _check_finite(drawn.policy[:n, row], episode)
             columns = (drawn.ids, drawn.logprobs, drawn.policy)
             episode.drew(*(column[:n, row].tolist() for column in columns))
             self.stats.sampled += n

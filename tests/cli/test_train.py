@@ -29,6 +29,7 @@ from lfpc_jax.config import MeshSettings, RolloutSettings, TrainConfig, check_de
 from lfpc_jax.data import layout
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.rollout.archive import Archive
+from lfpc_jax.rollout.engine import LogitsNotFinite
 
 HERE = Path(__file__).parent
 CONFIG = str(HERE / "micro.py")
@@ -271,12 +272,12 @@ def test_what_was_validated_is_saved_with_its_score(two):
 
 
 def test_three_updates_that_are_not_finite_leave_with_2_and_their_batch(folder):
-    """A NaN among the weights, taught: nothing need be earned to be learned from."""
+    """A weight too large for a product, taught: nothing need be earned to be learned from."""
     poisoned = folder / "poisoned"
     shutil.copytree(folder / "hf", poisoned)
     weights = load_file(poisoned / "model.safetensors")
     norm = weights["model.norm.weight"]
-    weights["model.norm.weight"] = np.where(np.arange(norm.size) == 0, np.nan, norm)
+    weights["model.norm.weight"] = np.where(np.arange(norm.size) == 0, 3e38, norm)
     save_file(weights, poisoned / "model.safetensors", metadata={"format": "pt"})
     run = folder / "not-finite"
     taught = start(folder, run, "--model.path", str(poisoned), config=str(HERE / "taught.py"))
@@ -290,6 +291,16 @@ def test_three_updates_that_are_not_finite_leave_with_2_and_their_batch(folder):
         assert np.isclose(batch["weights"].sum(), 1)
     assert list(metrics(run)) == [("train", 1), ("train", 2)]
     assert all(values["update/refused"] == 1 for values in metrics(run).values())
+
+
+def test_logits_that_are_not_finite_leave_with_2(folder, monkeypatch, capsys):
+    def rolls_out(*_, **__):
+        raise LogitsNotFinite("after step 4: record 'r1': the model's logits are not finite")
+
+    monkeypatch.setenv("MICRO", str(folder))
+    monkeypatch.setattr(train, "train", rolls_out)
+    assert train.main(["--config", CONFIG, "--run", str(folder / "noise")]) == 2
+    assert "error: after step 4: record 'r1': the model's" in capsys.readouterr().err
 
 
 def test_a_run_is_exported_and_starts_the_next_stage(folder, whole, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import cache, spec
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.dialogue import Dialogue
-from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.rollout.engine import Engine, LogitsNotFinite
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.replay import CLASSES, Replayer, token_classes
 from lfpc_jax.rollout.sampling import Sampling
@@ -68,6 +68,38 @@ def test_the_small_model_does_all_that_an_episode_can(episodes):
     assert min(ends[end] for end in ("answered", "no_action", "max_turns")) >= 3
     assert crops >= 20
     assert min(faults[fault] for fault in ("not_finite", "reversed_box", "bad_json")) >= 2
+
+
+@pytest.mark.parametrize(
+    ("place", "at"),
+    [(("text", "down", "w"), (1, 3, 5)), (("vision", "patch"), (7, 2)), (("unembed",), (500, 3))],
+)
+def test_a_weight_that_is_no_number_stops_it_with_the_record_and_the_token(shared, place, at):
+    params = jax.tree.map(lambda x: x, small.params())
+    part = params
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = part[place[-1]].at[at].set(jax.numpy.nan)
+    shared.load(params)
+    try:
+        with pytest.raises(LogitsNotFinite, match="record 'r0', rollout 0, sampled token 1: "):
+            run(shared, [small.record(0)], 1)
+    finally:
+        shared.load(small.params())
+    assert len(run(shared, [small.record(0)], 1)) == 1
+
+
+def test_what_rows_without_an_episode_hold_is_nobodys_fault(shared, monkeypatch):
+    """A chunk's places past what a row drew, and rows that are free or wait for a crop."""
+    decode = shared.slots.decode
+
+    def poisoned(longest):
+        drawn = decode(longest)
+        nowhere = np.arange(len(drawn.policy))[:, None] >= drawn.numbers
+        return replace(drawn, policy=np.where(nowhere, np.nan, drawn.policy))
+
+    monkeypatch.setattr(shared.slots, "decode", poisoned)
+    assert len(run(shared, [small.record(0)], 2)) == 2
 
 
 def test_log_probabilities_equal_a_whole_forward(episodes):

@@ -88,6 +88,18 @@ def test_a_banned_token_is_never_drawn_however_much_it_is_wanted():
     np.testing.assert_allclose(policy, -np.log(299), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "how", [Sampling(), Sampling(temperature=0.0), Sampling(0.7), Sampling(top_k=5, top_p=0.9)]
+)
+def test_logits_that_are_no_numbers_give_a_policy_that_is_none_in_their_row_alone(how):
+    """What the engine looks at. A banned token's do not matter: the ban is put over them."""
+    allowed = jnp.ones(300, bool).at[77].set(False)
+    logits = jnp.zeros((5, 300)).at[0, 3].set(jnp.nan).at[1, 290].set(jnp.inf)
+    logits = logits.at[2].set(jnp.nan).at[3, 77].set(jnp.nan)
+    _, _, policy = sample(logits, jnp.full(5, 0.5), allowed=allowed, how=how)
+    assert np.isfinite(policy).tolist() == [False, False, False, True, True]
+
+
 def test_a_row_does_not_depend_on_its_neighbours_or_place():
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.normal(size=(8, 1000)), jnp.float32)
