@@ -213,6 +213,12 @@ def check(config: TrainConfig, *, processes: int = 1) -> None:
         )
     if config.stage == "grpo" and r.rollouts < 2:
         raise ValueError("rollout.rollouts is 1; advantages need a group of at least 2")
+    if u.micro_batch_mean and (config.stage == "sft" or r.rollouts % u.micro_batch_mean):
+        raise ValueError(
+            f"update.micro_batch_mean {u.micro_batch_mean} with stage {config.stage} and "
+            f"rollout.rollouts {r.rollouts}: it takes runs of a group's rollouts, whole ones; set "
+            "it to a divisor of rollout.rollouts, or to 0 (in sft, where groups have one)"
+        )
     if config.stage == "sft" and config.demonstrate is None:
         raise ValueError("stage sft needs `demonstrate`, a function that writes the turns to learn")
     if (config.stage == "sft") != (u.objective.kind == "sft"):
@@ -256,6 +262,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "rollout.episode_tokens": r.episode_tokens,
         "data.validation_records": config.data.validation_records,
         "data.threads": config.data.threads,
+        "update.micro_batch_mean": u.micro_batch_mean,
         "update.row_tokens": u.row_tokens,
         "update.windows": u.windows,
         "keep_best": config.keep_best,

@@ -19,6 +19,7 @@ from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.evaluation.alter import alteration, altered
 from lfpc_jax.evaluation.conditions import without_tool
 from lfpc_jax.evaluation.measures import Measures, gather, measure
+from lfpc_jax.grpo.advantage import Deviation
 from lfpc_jax.grpo.items import Scored
 from lfpc_jax.grpo.trained import abstract
 from lfpc_jax.grpo.update import Learner, TrainState
@@ -81,9 +82,8 @@ class Judged:
     group: Rolled
     scores: tuple[Scores, ...]
 
-    @property
-    def scored(self) -> Scored:
-        return Scored.of(self.group, [one.total for one in self.scores])
+    def scored(self, deviation: Deviation = "population") -> Scored:
+        return Scored.of(self.group, [one.total for one in self.scores], deviation)
 
     @property
     def archived(self) -> Group:
@@ -179,7 +179,7 @@ class Roller:
                     image_token=self.learner.cfg.image_token, boxes=self.config.rewards.boxes,
                 )  # fmt: skip
                 rows.append({"measures": dataclasses.asdict(measures), "parts": scores.parts})
-        flat = [float(one.scored.flat) for one in found]
+        flat = [float(one.scored().flat) for one in found]
         everything = everyones({"rows": rows, "flat": flat})
         return _means(
             [row for theirs in everything for row in theirs["rows"]],
@@ -227,7 +227,7 @@ class Roller:
     def _scored(self, one: Judged) -> Scored:
         if self.config.stage == "sft":
             return Scored(one.group, np.ones(len(one.group.trajectories)))
-        return one.scored
+        return one.scored(self.config.update.deviation)
 
 
 def _means(rows: Sequence[dict[str, Any]], flat: Sequence[float]) -> dict[str, float]:

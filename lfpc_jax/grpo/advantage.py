@@ -2,25 +2,42 @@
 
     A_i = (r_i - mean(r)) / std(r)
 
-with the population's standard deviation, in float64. A group whose rewards are all equal has
-nothing to learn from: its advantages are 0. A rollout whose reward could not be found out is in
-neither mean nor deviation, and has no advantage.
+in float64. The deviation has one of two forms, of G rewards:
+
+    population   sqrt(sum (r_i - mean)^2 / G)
+    unbiased     sqrt(sum (r_i - mean)^2 / (G - 1)) + 1e-6, as verl has it: of 16 rollouts the
+                 advantages are 3 % smaller
+
+A group whose rewards are all equal has nothing to learn from: its advantages are 0. A rollout whose
+reward could not be found out is in neither mean nor deviation, and has no advantage.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
+
+Deviation = Literal["population", "unbiased"]
+
+_EPSILON = 1e-6
+"""verl's, under the unbiased deviation."""
 
 _EQUAL = 1e-8
 """Rewards are sums of a few weights: what differs by less differs by rounding."""
 
 
-def group_advantages(rewards: Sequence[float | None]) -> Float64[np.ndarray, "G"]:
+def group_advantages(
+    rewards: Sequence[float | None], deviation: Deviation = "population"
+) -> Float64[np.ndarray, "G"]:
     """NaN where a reward is None."""
     known = np.array([np.nan if reward is None else reward for reward in rewards], np.float64)
     if np.isnan(known).all():
         return known
     centred = known - np.nanmean(known)
-    spread = np.sqrt(np.nanmean(centred**2))
-    return centred * 0 if spread < _EQUAL else centred / spread
+    spread = np.nanstd(known)
+    if spread < _EQUAL:
+        return centred * 0
+    if deviation == "unbiased":
+        spread = np.nanstd(known, ddof=1) + _EPSILON
+    return centred / spread

@@ -1,7 +1,9 @@
 """What an update maximises, token by token. Pure.
 
     ratio_t = exp(log p(t) - log p_old(t))
-    loss    = - sum_t w_t c_t min(ratio_t A, clip(ratio_t, 1 - low, 1 + high) A)
+    gain_t  = min(ratio_t A, clip(ratio_t, 1 - low, 1 + high) A)
+              with `dual_clip` d and A < 0 at least d A
+    loss    = - sum_t w_t c_t gain_t
               + kl  sum_t w_t (exp(d_t) - d_t - 1),  d_t = log p_ref(t) - log p(t)
               - entropy sum_t w_t H_t
 
@@ -9,6 +11,12 @@ The weights `w` are the batch's own (see items): they sum to 1 over a mini-batch
 sequences and with what was left out for want of a gradient, so micro-batches and shards simply add
 up. `c` truncates the importance of a token whose probability differed between sampler and trainer:
 min(p_old / p_sampler, cap), 1 without.
+
+Deviation from the formulas: what is exponentiated is at most 20, as verl has it, and has no
+gradient beyond. An unbounded ratio of a token with A < 0 would overflow, in the loss or in the
+gradient's norm, and cost the whole update; this costs that token's gradient, and counts it
+(`clipped_dual`). Up to there every value is the formula's.
+
 Supervised fine-tuning is `- sum_t w_t log p(t)`.
 """
 
@@ -24,14 +32,19 @@ from lfpc_jax.trajectory import Batch
 
 Scalars = dict[str, Float[Array, ""]]
 
+MOST = 20.0
+"""A probability that has changed by more, in logarithm, says that something is wrong."""
+
 
 @dataclass(frozen=True)
 class Objective:
-    """`importance_cap` None is off; `kl` and `entropy` are coefficients."""
+    """`kl` and `entropy` are coefficients. `dual_clip` bounds the ratio of tokens with a negative
+    advantage, and `importance_cap` what lies between sampler and trainer; None is off."""
 
     kind: Literal["grpo", "sft"] = "grpo"
     clip_low: float = 0.2
     clip_high: float = 0.2
+    dual_clip: float | None = None
     kl: float = 0.0
     entropy: float = 0.0
     importance_cap: float | None = None
@@ -43,6 +56,11 @@ class Objective:
             raise ValueError(f"{self}: kl and entropy must be finite and not under 0; 0 is off")
         if self.kind == "sft" and (self.kl or self.entropy):
             raise ValueError(f"{self}: sft imitates and has neither; set kl and entropy to 0")
+        if self.dual_clip is not None and not 1 < self.dual_clip < math.inf:
+            raise ValueError(
+                f"{self}: dual_clip bounds ratios from above; take a number over 1, as verl's 3, "
+                "or none"
+            )
         if self.importance_cap is not None and not self.importance_cap >= 1:
             raise ValueError(f"{self}: an importance cap under 1 would shrink every token")
 
@@ -63,27 +81,42 @@ def loss_of(
         return -weighed(logprobs), {}
     old = jax.lax.stop_gradient(logprobs) if batch.old is None else batch.old
     change = jnp.where(w > 0, logprobs - old, 0.0)
-    ratio = jnp.exp(change)
+    ratio = jnp.exp(_bounded(change))
     clipped = jnp.clip(ratio, 1 - how.clip_low, 1 + how.clip_high)
     gain = jnp.minimum(ratio * A, clipped * A)
+    most = math.exp(MOST)
+    if how.dual_clip is not None:
+        most = min(most, how.dual_clip)
+        gain = jnp.where(A < 0, jnp.maximum(gain, most * A), gain)
     apart = jnp.where(w > 0, old - batch.sampler, 0.0)
     if how.importance_cap is not None:
-        gain = gain * jnp.minimum(jnp.exp(apart), how.importance_cap)
+        gain = gain * jnp.minimum(jnp.exp(_bounded(apart)), how.importance_cap)
     loss = -weighed(gain)
     watched = {
         "clipped_low": weighed((ratio < 1 - how.clip_low) & (A < 0)),
         "clipped_high": weighed((ratio > 1 + how.clip_high) & (A > 0)),
-        "change_kl": weighed(jnp.expm1(change) - change),
-        "sampler_kl": weighed(jnp.expm1(apart) - apart),
+        "clipped_dual": weighed((change > math.log(most)) & (A < 0)),
+        "change_kl": weighed(_divergence(change)),
+        "sampler_kl": weighed(_divergence(apart)),
         "sampler_apart": weighed(jnp.abs(apart)),
     }
     if how.kl:
         assert batch.reference is not None, "KL needs the reference's log-probabilities"
         away = jnp.where(w > 0, batch.reference - logprobs, 0.0)
-        watched["reference_kl"] = weighed(jnp.expm1(away) - away)
+        watched["reference_kl"] = weighed(_divergence(away))
         loss = loss + how.kl * watched["reference_kl"]
     if how.entropy:
         assert entropy is not None
         watched["entropy"] = weighed(entropy)
         loss = loss - how.entropy * watched["entropy"]
     return loss, watched
+
+
+def _bounded(log_ratio: Array) -> Array:
+    return jnp.minimum(log_ratio, MOST)
+
+
+def _divergence(log_ratio: Array) -> Array:
+    """exp(x) - x - 1, without loss where x is close to 0."""
+    x = _bounded(log_ratio)
+    return jnp.expm1(x) - x

@@ -21,9 +21,10 @@ from typing import Any, Literal
 import numpy as np
 
 from lfpc_jax.distributed.exchange import largest, total
+from lfpc_jax.grpo.advantage import Deviation
 from lfpc_jax.grpo.items import Aggregate, Scored, items_of
 from lfpc_jax.grpo.objective import Objective
-from lfpc_jax.grpo.packing import pack
+from lfpc_jax.grpo.packing import Item, pack
 from lfpc_jax.grpo.update import Learner, TrainState
 from lfpc_jax.model.spec import Tree
 from lfpc_jax.processing.images import ImageProcessor
@@ -42,7 +43,9 @@ class UpdateSettings:
     """`mini_batch` prompts an optimizer step; `rows` of `row_tokens` (0: the rollout's capacity)
     and `windows` of pictures (0: an image and a crop a row) on each shard of a micro-batch. `old`
     says whose log-probabilities the ratio is to: the trainer's, recomputed before the first update,
-    or the sampler's own. `drop_flat` leaves groups without variance out of the mean.
+    or the sampler's own. `deviation` is that of a group's rewards (see advantage). The mean over
+    tokens is taken over each `micro_batch_mean` rollouts of a group and then over these, or with 0
+    over the whole mini-batch (see items). `drop_flat` leaves groups without variance out of it.
     `share_prompts` computes a group's prompt once a row, with any attention but splash."""
 
     mini_batch: int = 32
@@ -51,6 +54,8 @@ class UpdateSettings:
     row_tokens: int = 0
     windows: int = 0
     aggregate: Aggregate = "token"
+    micro_batch_mean: int = 0
+    deviation: Deviation = "population"
     old: Literal["trainer", "sampler"] = "trainer"
     drop_flat: bool = False
     share_prompts: bool = True
@@ -120,20 +125,8 @@ class Updater:
         self, scored: Sequence[Sequence[Scored]]
     ) -> Iterator[tuple[int, Batch, np.ndarray]]:
         """Those mini-batches, of all processes together, that have anything to learn from."""
-        settings, objective = self.settings, self.settings.objective
         for number, groups in enumerate(scored):
-            kept = [one for one in groups if not (settings.drop_flat and one.flat)]
-            counts = [one.counted for one in kept]
-            episodes, tokens = total([sum(n) for n in zip(*counts)] or [0, 0])
-            if not tokens:
-                continue
-            items = items_of(
-                kept,
-                aggregate=settings.aggregate,
-                episodes=episodes,
-                tokens=tokens,
-                all_of_them=bool(objective.kl or objective.entropy),
-            )
+            items = weighed(groups, self.settings)
             if not total([len(items)])[0]:
                 continue
             batch, real = pack(
@@ -160,3 +153,21 @@ class Updater:
         for name, value in values.items():
             if not refused:
                 seen[name].append(value)
+
+
+def weighed(groups: Sequence[Scored], settings: UpdateSettings) -> list[Item]:
+    """This process's episodes of a mini-batch, with their tokens' weights among all processes'."""
+    kept = [one for one in groups if not (settings.drop_flat and one.flat)]
+    size, objective = settings.micro_batch_mean, settings.objective
+    runs = [run for one in kept for run in one.counted_by(size or len(one.advantages))]
+    own = [sum(n for n, _ in runs), sum(n for _, n in runs), sum(n > 0 for _, n in runs)]
+    episodes, tokens, holding = total(own)
+    return items_of(
+        kept,
+        aggregate=settings.aggregate,
+        episodes=episodes,
+        tokens=tokens,
+        micro_batch=size,
+        micro_batches=holding if size else 1,
+        all_of_them=bool(objective.kl or objective.entropy),
+    )

@@ -14,7 +14,7 @@ from model import helpers
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.items import Scored, items_of
 from lfpc_jax.grpo.objective import Objective
-from lfpc_jax.grpo.step import REFUSALS, NotFinite, Updater, UpdateSettings
+from lfpc_jax.grpo.step import REFUSALS, NotFinite, Updater, UpdateSettings, weighed
 from lfpc_jax.grpo.trained import Trained
 from lfpc_jax.grpo.update import Learner
 from lfpc_jax.shapes import Buckets, TrainShapes
@@ -190,3 +190,44 @@ def test_a_group_is_left_out_where_it_has_no_gradient():
     for item in every:
         assert float(item.weights.sum()) == pytest.approx(1 / 4, rel=1e-6)
         assert (item.weights > 0).tolist() == item.trajectory.sampled.tolist()
+
+
+@pytest.mark.parametrize("aggregate", ["token", "sequence"])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_means_over_micro_batches_are_verls(aggregate, size):
+    """Each micro-batch's `masked_mean`, over the number of them, as gradients accumulate there; an
+    episode without a reward is masked, and a micro-batch of such alone is none."""
+    found = [
+        Scored.of(episodes.group(np.random.default_rng(seed), name, 4), rewards)
+        for seed, (name, rewards) in enumerate(
+            {"a": (1.0, 0.0, 2.0, None), "b": (None, None, 0.0, 1.0), "c": (1.0,) * 4}.items()
+        )
+    ]
+    losses, rng = {}, np.random.default_rng(0)
+    means = []
+    for one in found:
+        name = one.group.record.id
+        for first in range(0, 4, size):
+            parts = []
+            for t in one.group.trajectories[first : first + size]:
+                losses[name, t.rollout] = rng.standard_normal(len(t.ids)) * t.sampled
+                if not np.isnan(one.advantages[t.rollout]):
+                    parts.append((losses[name, t.rollout].sum(), t.sampled.sum()))
+            if parts and aggregate == "token":
+                means.append(sum(a for a, _ in parts) / sum(n for _, n in parts))
+            elif parts:
+                means.append(np.mean([a / n for a, n in parts]))
+    every = Objective(kl=0.1)  # episodes without an advantage have a gradient, too
+    settings = UpdateSettings(aggregate=aggregate, micro_batch_mean=size, objective=every)
+    items = weighed(found, settings)
+    ours = sum(
+        float((item.weights * losses[item.trajectory.record, item.trajectory.rollout]).sum())
+        for item in items
+    )
+    assert len(items) == 9
+    assert ours == pytest.approx(np.mean(means), rel=1e-5)
+    assert sum(float(item.weights.sum()) for item in items) == pytest.approx(1, rel=1e-6)
+    if size == 4 and aggregate == "token":
+        whole = weighed(found, UpdateSettings(objective=every))
+        apart = [np.abs(a.weights - b.weights).max() for a, b in zip(items, whole)]
+        assert max(apart) > 1e-4, "the mean over the mini-batch is another"
