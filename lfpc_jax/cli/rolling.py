@@ -175,9 +175,11 @@ class Roller:
         for one in found:
             for trajectory, scores in zip(one.group.trajectories, one.scores):
                 measures = measure(
-                    trajectory, one.group.record, scores,
-                    image_token=self.learner.cfg.image_token, boxes=self.config.rewards.boxes,
-                )  # fmt: skip
+                    trajectory,
+                    one.group.record,
+                    scores,
+                    image_token=self.learner.cfg.image_token,
+                )
                 rows.append({"measures": dataclasses.asdict(measures), "parts": scores.parts})
         flat = [float(one.scored().flat) for one in found]
         everything = everyones({"rows": rows, "flat": flat})

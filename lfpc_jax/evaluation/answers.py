@@ -36,9 +36,9 @@ class Answered:
         return fmean(one.crops for one in self.episodes)
 
     @property
-    def overlap(self) -> float | None:
-        known = [one.overlap for one in self.episodes if one.overlap is not None]
-        return fmean(known) if known else None
+    def cropped(self) -> float:
+        """The share of its episodes with a crop."""
+        return fmean(one.crops > 0 for one in self.episodes)
 
     @property
     def outcome(self) -> Outcome:

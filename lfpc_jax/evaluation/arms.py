@@ -35,8 +35,8 @@ MEASURES = {
     NOISE: "answers that are right when every crop is noise",
     DROP: "what noise takes from the accuracy",
     "calls": "episodes with a crop",
-    "overlap": "share of the target that a crop holds",
-    "iou": "IoU of crops and targets",
+    "overlap": "share of the target that the fullest crop holds, 0 without a crop",
+    "iou": "IoU of that crop and the target",
     "area": "a crop's share of the image",
 }
 _ENDS = dict.fromkeys(MEASURES, (0.0, 1.0)) | {DROP: (-1.0, 1.0)}

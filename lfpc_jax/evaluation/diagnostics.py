@@ -3,13 +3,15 @@
     tool over direct     what having the tool is worth
     noise, blank, other, downsampled, truth
                          every crop replaced: what that changes
-    truth, missed        the same for `truth`, only where the crops missed: overlap of at most 0.2
-    noise, needed        the same for `noise`, only where the answer is wrong without the tool and
-                         right with it
+    truth, missed        the same for `truth`, only where there are crops and all missed: of every
+                         rollout that cropped the overlap is at most 0.2
+    noise, needed        the same for `noise`, only where the answer is wrong without the tool,
+                         and with it there are crops and the answer is right
     answer first         how many episodes with a call state their answer before it
 
 An episode without a crop cannot change, up to its first crop it depends on nothing altered: such
 questions are not asked again, and count as unchanged. `truth` leaves out records without boxes.
+Of several rollouts a question is right, or has crops, if at least half of them are, or have.
 Where a filter looks at the tool's own answers, "before" is what the filter made it.
 """
 
@@ -26,6 +28,7 @@ from lfpc_jax.trajectory import Record
 MISSED = 0.2
 """The highest overlap of a crop that missed its target."""
 _HALF = 0.5
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,30 @@ def diagnose(conditions: Mapping[str, Sequence[Answered]]) -> list[Diagnosis]:
         altered = conditions[name]
         made.append(_changed(name, "with boxes" if name == "truth" else "all", tool, altered))
         if name == "truth":
-            missed = [
-                one
-                for one in tool
-                if one.crops and one.overlap is not None and one.overlap <= MISSED
-            ]
-            made.append(_changed("truth, missed", f"overlap at most {MISSED}", missed, altered))
+            missed = [one for one in tool if _missed(one)]
+            which = f"cropped, overlap at most {MISSED}"
+            made.append(_changed("truth, missed", which, missed, altered))
         if name == "noise" and direct:
             wrong = {one.record.id for one in direct if one.right is not None and one.right < _HALF}
             needed = [
                 one
                 for one in tool
-                if one.record.id in wrong and one.right is not None and one.right >= _HALF
+                if one.record.id in wrong
+                and one.right is not None
+                and one.right >= _HALF
+                and one.cropped >= _HALF
             ]
-            made.append(_changed("noise, needed", "wrong direct, right with it", needed, altered))
+            which = "wrong direct, cropped, right with it"
+            made.append(_changed("noise, needed", which, needed, altered))
     return made
+
+
+def _missed(one: Answered) -> bool:
+    """Whether there are crops, and no rollout's held the target."""
+    held = [episode.overlap for episode in one.episodes if episode.crops]
+    return one.cropped >= _HALF and all(
+        overlap is not None and overlap <= MISSED + _ROUNDING for overlap in held
+    )
 
 
 def _changed(

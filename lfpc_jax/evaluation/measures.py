@@ -2,13 +2,15 @@
 
     crop/rate        share of episodes with a crop       crop/count    crops an episode
     crop/invalid     share of calls that were refused    crop/tokens   visual tokens a crop
-    crop/area_ratio  area of a crop over its image's     crop/iou, crop/overlap  see below
+    crop/area_ratio  area of a crop over its image's
+    crop/iou, crop/overlap                    see below
+    crop/iou_cropped, crop/overlap_cropped    the same of the episodes with a crop alone
     fault/<cause>    share of calls refused for it       end/<cause>   share of episodes
     episode/turns, episode/tokens                        turns and sampled tokens an episode
 
-IoU and overlap are the grounding reward's, without its threshold (`rewards.grounding`): means over
-the episodes whose record has targets, 0 for one without a crop. A mean over nothing is left out, so
-that no curve shows a number that nobody measured.
+IoU and overlap are of the crop that holds most of a target, as `rewards.grounding` measures them,
+whatever is rewarded: means over the episodes whose record has targets, 0 for one without a crop. A
+mean over nothing is left out, so that no curve shows a number that nobody measured.
 """
 
 from collections import Counter
@@ -61,7 +63,6 @@ def measure(
     scored: Scores | float | None,
     *,
     image_token: int,
-    boxes: Grounding = Grounding(),  # noqa: B008  (frozen)
 ) -> Measures:
     """`scored` is the episode's scores, or its accuracy alone, by which boxes are compared here.
 
@@ -70,7 +71,7 @@ def measure(
     if isinstance(scored, Scores):
         right, found = scored.accuracy, scored.boxes
     else:
-        right, found = scored, _ground(trajectory, record, boxes)
+        right, found = scored, _ground(trajectory, record)
     cut = [turn.crop.box for turn in trajectory.turns if turn.crop is not None]
     whole = trajectory.original[0] * trajectory.original[1]
     return Measures(
@@ -94,6 +95,7 @@ def gather(episodes: Iterable[Measures]) -> dict[str, float]:
     found = list(episodes)
     if not found:
         return {}
+    cropped = [one for one in found if one.crops]
     calls = sum(one.calls for one in found)
     faults: Counter[str] = Counter()
     for one in found:
@@ -103,6 +105,8 @@ def gather(episodes: Iterable[Measures]) -> dict[str, float]:
         "crop/count": _mean(one.crops for one in found),
         "crop/iou": _mean(one.iou for one in found),
         "crop/overlap": _mean(one.overlap for one in found),
+        "crop/iou_cropped": _mean(one.iou for one in cropped),
+        "crop/overlap_cropped": _mean(one.overlap for one in cropped),
         "crop/area_ratio": _mean(ratio for one in found for ratio in one.areas),
         "crop/tokens": _mean(tokens for one in found for tokens in one.crop_tokens),
         "crop/invalid": sum(faults.values()) / calls if calls else None,
@@ -119,10 +123,10 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _ground(trajectory: Trajectory, record: Record, boxes: Grounding) -> Grounded | None:
+def _ground(trajectory: Trajectory, record: Record) -> Grounded | None:
     """None for targets that make no sense, too: those are the audit's affair, by name."""
     try:
-        return ground(trajectory, record, boxes)
+        return ground(trajectory, record, Grounding())
     except ValueError:
         return None
 

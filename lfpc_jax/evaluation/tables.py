@@ -169,12 +169,14 @@ def _crops(found: Results) -> Sheet:
     sheet = Sheet(
         "Crops",
         ("benchmark", "tokens", "of"),
-        ("IoU", "overlap", "area", "crops", "visual", "refused"),
-        meaning="area: % of the image. crops: a question. visual: tokens a crop. refused: % of the "
-        "calls.",
+        ("IoU", "IoU*", "overlap", "area", "crops", "visual", "refused"),
+        meaning="IoU, overlap: of the crop that holds most of a target, 0 without a crop. IoU*: "
+        "of episodes with a crop alone. area: % of the image. crops: a question. visual: tokens a "
+        "crop. refused: % of the calls.",
     )
     shown = (
         ("crop/iou", "{:.3f}", 1),
+        ("crop/iou_cropped", "{:.3f}", 1),
         ("crop/overlap", "{:.3f}", 1),
         ("crop/area_ratio", "{:.1f}", 100),
         ("crop/count", "{:.2f}", 1),
@@ -259,9 +261,10 @@ def _diagnostics(found: Results) -> Iterator[Sheet]:
         ("benchmark", "test"),
         ("n", "before", "after", "change"),
         parts=[],
-        meaning="needed: only what is wrong without the tool and right with it. missed: only where "
-        f"no crop has over {MISSED} of the target. answer first: episodes that state their answer "
-        "before their first call, of those with a call.",
+        meaning="needed: only what is wrong without the tool, right with it, and cropped for. "
+        f"missed: only where there are crops and none has over {MISSED} of the target (of several: "
+        "their mean). answer first: episodes that state their answer before their first call, of "
+        "those with a call.",
     )
     for name, tokens, about, budget in wanted:
         sheet.part()

@@ -57,6 +57,8 @@ FIGURES = (
         (
             _IOU,
             _OVERLAP,
+            Panel("crop/iou_cropped", "Crop IoU, of episodes with a crop"),
+            Panel("crop/overlap_cropped", "Crop overlap, of episodes with a crop"),
             Panel("crop/area_ratio", "Box area, share of the image"),
             Panel("crop/tokens", "Visual tokens of a crop"),
             Panel("crop/invalid", "Calls refused"),
@@ -73,6 +75,8 @@ FIGURES = (
             Panel("validation/gap", "What the crops are worth"),
             Panel("validation/iou", "Crop IoU"),
             Panel("validation/overlap", "Crop overlap"),
+            Panel("validation/iou_cropped", "Crop IoU, of episodes with a crop"),
+            Panel("validation/overlap_cropped", "Crop overlap, of episodes with a crop"),
             Panel("validation/area_ratio", "Box area, share of the image"),
         ),
         ("validation",),

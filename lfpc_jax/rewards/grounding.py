@@ -7,9 +7,11 @@ For one target with nested boxes B1 (the smallest that answers) to Bn, and a cro
     r_l1    = 1 - min_i d(Bp, Bi),  d the mean absolute difference of corners, in sides of the image
     r_geo   = w r_iou + (1 - w) r_l1
 
-The paper does not say which crop is Bp, nor how d is scaled; those are ours. Crops and targets are
-in pixels of the original, and a crop is the box that was cut, grown or clamped as it may be.
-Without a crop all is 0.
+The paper does not say which crop is Bp, nor how d is scaled; those are ours, and settings say which
+crop is rewarded. What is measured depends on no setting: a target takes the episode's crop of the
+highest overlap with it, of several such the one of the highest IoU; `overlap` and `iou` are that
+crop's, and with several targets means over them. Crops and targets are in pixels of the original,
+and a crop is the box that was cut, grown or clamped as it may be. Without a crop all is 0.
 
 "overlap > tau" is strict in spite of rounding: a box that covers tau exactly may come out of a
 change of convention at tau + 1e-16, and still earns nothing. Targets are clamped to the image,
@@ -17,7 +19,7 @@ outside of which there is nothing to see.
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from statistics import fmean
 from typing import Literal
 
@@ -32,7 +34,7 @@ Target = Sequence[Box]
 
 @dataclass(frozen=True)
 class Grounding:
-    """How crops are scored.
+    """How crops are rewarded.
 
     `tau` None drops the threshold; `w` 1 leaves IoU alone and 0 the corners alone. `crop` says
     which crop counts where there are several: the last, the first, the one of the highest r_geo,
@@ -56,7 +58,8 @@ class Grounding:
 
 @dataclass(frozen=True)
 class Grounded:
-    """The parts of r_geo, means over targets; `iou` is r_iou without its condition."""
+    """What is measured (`overlap`, `iou`) and what is rewarded (the parts of r_geo), means over
+    targets. With a single crop `iou` is r_iou without its condition."""
 
     overlap: float
     iou: float
@@ -83,10 +86,11 @@ def ground_boxes(
     found = []
     for target in targets:
         scores = [_fit(crop, target, extent, settings) for crop in crops]
-        if len(targets) > 1:
-            highest = max(score.overlap for score in scores) - _ROUNDING
-            scores = [score for score in scores if score.overlap >= highest]
-        found.append(_choose(scores, settings))
+        highest = max(score.overlap for score in scores) - _ROUNDING
+        fullest = [score for score in scores if score.overlap >= highest]
+        measured = max(fullest, key=lambda score: score.iou)
+        rewarded = _choose(fullest if len(targets) > 1 else scores, settings)
+        found.append(replace(rewarded, overlap=measured.overlap, iou=measured.iou))
     return _mean(found)
 
 

@@ -7,15 +7,19 @@ import pytest
 from rollout import small
 
 from lfpc_jax.evaluation.alter import ALTERATIONS
+from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.conditions import CONDITIONS
+from lfpc_jax.evaluation.diagnostics import diagnose
 from lfpc_jax.evaluation.journal import Journal
+from lfpc_jax.evaluation.measures import measure
 from lfpc_jax.evaluation.plots import plot
 from lfpc_jax.evaluation.results import encoded, timing
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.evaluation.tables import printed, sheets
 
 from . import rigged
+from .episodes import IMAGE, Said, episode, record
 from .rigged import counted
 
 COUNT = 60
@@ -95,6 +99,65 @@ def test_a_missed_target_is_what_the_true_box_mends(records, tmp_path):
     whole = by_test(budget)["truth"]
     assert whole["questions"] == COUNT
     assert whole["after"] == 1.0
+
+
+CORNER, SQUARE = (0, 0, 20, 20), (40, 40, 60, 60)
+
+
+def answered(name, *rollouts):
+    """A question with one target; a rollout is whether it is right, and its crops."""
+    one = record(name, targets=[[SQUARE]])
+    said = [
+        episode(*(Said(1, box=box) for box in boxes), Said(1), name=name, rollout=place)
+        for place, (_, *boxes) in enumerate(rollouts)
+    ]
+    measured = tuple(
+        measure(each, one, float(right), image_token=IMAGE)
+        for each, (right, *_) in zip(said, rollouts)
+    )
+    return Answered(one, ("A",) * len(said), measured, (None,) * len(said))
+
+
+def found_of(**conditions):
+    return {one.test: one.found for one in diagnose(conditions)}
+
+
+def test_a_target_that_an_earlier_crop_held_was_not_missed():
+    """The first crop holds the target, the last does not."""
+    tool = [
+        answered("held", (True, SQUARE, CORNER)),
+        answered("missed", (False, CORNER, CORNER)),
+        answered("uncropped", (False,)),
+    ]
+    again = [answered(name, (True, SQUARE)) for name in ("held", "missed")]
+    found = found_of(tool=tool, truth=again)
+    assert found["truth"].questions == 3
+    missed = found["truth, missed"]
+    assert (missed.questions, missed.before, missed.after) == (1, 0, 1)
+
+
+def test_noise_is_needed_only_where_there_was_a_crop():
+    """`luck` is right with the tool at hand, which it never called: no noise can change that."""
+    tool = [answered("crop", (True, SQUARE)), answered("luck", (True,))]
+    direct = [answered("crop", (False,)), answered("luck", (False,))]
+    noise = [answered("crop", (False, SQUARE))]
+    needed = found_of(tool=tool, direct=direct, noise=noise)["noise, needed"]
+    assert (needed.questions, needed.before, needed.after) == (1, 1, 0)
+
+
+def test_of_several_rollouts_at_least_half_must_have_cropped():
+    asked = {
+        "half": [(True, CORNER), (True,)],
+        "few": [(True, CORNER), (True,), (True,)],
+        "held once": [(True, CORNER), (True, CORNER), (True, SQUARE)],
+        "all": [(True, CORNER)] * 3,
+    }
+    tool = [answered(name, *rollouts) for name, rollouts in asked.items()]
+    direct = [answered(name, (False,)) for name in asked]
+    again = [answered(name, (False, CORNER)) for name in asked]
+    found = found_of(tool=tool, direct=direct, truth=again, noise=again)
+    assert found["truth, missed"].questions == 2  # half, all
+    assert found["noise, needed"].questions == 3  # not few
 
 
 def test_who_answers_first_is_flagged(records, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from lfpc_jax.evaluation.measures import gather, measure
+from lfpc_jax.rewards.grounding import Grounding
 from lfpc_jax.rewards.total import Rewards, score
 from lfpc_jax.trajectory import Picture
 
@@ -30,6 +31,19 @@ def test_an_episode_counted_by_hand():
     assert (found.iou, found.overlap) == (0.5, 1.0)
 
 
+def test_the_crop_that_holds_most_is_measured_whatever_the_reward_looks_at():
+    """A crop of the target, then one of a corner: the last one is rewarded, with nothing."""
+    one = episode(Said(2, box=(10, 10, 60, 60)), Said(2, box=(80, 80, 100, 100)), Said(1))
+    asked = record(targets=[[(10, 10, 60, 35)]])
+    for which in ("last", "first", "best", "mean"):
+        [scores] = score([one], {"r": asked}, Rewards(boxes=Grounding(crop=which)))
+        for scored in (scores, 1.0):
+            found = measure(one, asked, scored, image_token=IMAGE)
+            assert (found.iou, found.overlap) == (0.5, 1.0)
+    [last] = score([one], {"r": asked}, Rewards())
+    assert last.boxes.r_iou == 0
+
+
 def test_scores_give_what_they_hold():
     one, asked = busy(), record(targets=[[(10, 10, 60, 35)]])
     [scores] = score([one], {"r": asked}, Rewards())
@@ -55,6 +69,8 @@ def test_means_counted_by_hand():
             "crop/count": 2 / 3,
             "crop/iou": 0.25,  # over the two with targets, one of which has no crop
             "crop/overlap": 0.5,
+            "crop/iou_cropped": 0.5,  # of the one with a crop
+            "crop/overlap_cropped": 1.0,
             "crop/area_ratio": 0.135,
             "crop/tokens": 3.5,
             "crop/invalid": 0.25,  # one of four calls
@@ -74,7 +90,8 @@ def test_nothing_measured_is_no_number():
     assert gather([]) == {}
     talk = episode(Said(3), size=(0, 0))
     found = gather([measure(talk, record(picture=Picture()), 1.0, image_token=IMAGE)])
-    absent = {"crop/iou", "crop/overlap", "crop/area_ratio", "crop/tokens", "crop/invalid"}
+    absent = {"crop/iou", "crop/overlap", "crop/iou_cropped", "crop/overlap_cropped"}
+    absent |= {"crop/area_ratio", "crop/tokens", "crop/invalid"}
     assert not absent & set(found)
     assert found["crop/rate"] == found["crop/count"] == 0
 
