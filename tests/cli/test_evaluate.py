@@ -1,6 +1,7 @@
 """The command on a small model's folder: benchmarks of every format, budgets, diagnostics."""
 
 import json
+import shutil
 
 import jax
 import PIL.Image
@@ -16,6 +17,7 @@ from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.model_folder import LoadedModel
 from lfpc_jax.data import layout
 from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.shapes import Buckets, windows_for
@@ -74,6 +76,37 @@ def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monke
     (out / "results.json").unlink()
     assert evaluate.main([str(out), "--rescore"]) == 0
     assert (out / "results.json").read_bytes() == before
+
+
+def test_a_folder_goes_on_only_with_the_model_that_is_in_it(hf, tmp_path, monkeypatch, caplog):
+    """One weight of the folder, or its chat template, becomes another: sizes and names are kept."""
+    one = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    model = tmp_path / "hf"
+    shutil.copytree(hf, model)
+    args = evaluate._parser().parse_args(["out", "--model", str(model)])
+    journal, about = Journal(tmp_path / "out"), {"set": {"digest": "d"}}
+    first = Asker.load(args).asked
+    journal.begin(first, about)
+    journal.begin(Asker.load(args).asked, about)
+    weights = model / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 0x80]))  # the sign of the last
+    with pytest.raises(ValueError, match=r"was begun with another model \(weights\); go on with"):
+        journal.begin(Asker.load(args).asked, about)
+    weights.write_bytes(whole)
+    journal.begin(Asker.load(args).asked, about)
+    with (model / "config.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(ValueError, match=r"was begun with another model \(assets\)"):
+        journal.begin(Asker.load(args).asked, about)
+    # begun before identities were kept
+    old = Journal(tmp_path / "old")
+    old.begin({name: value for name, value in first.items() if name != "identity"}, about)
+    assert not caplog.text
+    old.begin(first, about)
+    assert "does not say which weights it was begun with" in caplog.text
+    assert old.settings()["asked"] == first
 
 
 @pytest.mark.parametrize(
