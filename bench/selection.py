@@ -20,6 +20,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from lfpc_jax.data.pictures import shrink
 from lfpc_jax.data.scene import WorldSettings
 from lfpc_jax.data.world import World
+from lfpc_jax.infogap.agreement import Agreement
 from lfpc_jax.infogap.levels import Decision, needed, pyramid
 from lfpc_jax.processing.geometry import Box, Frame, crop_box, grow
 from lfpc_jax.processing.images import ImageProcessor
@@ -64,7 +65,8 @@ def main() -> None:
 
 def _search(search, record: Record, answers: Sequence[str]) -> tuple[Decision, int]:
     known: dict[int, tuple[str, ...]] = {}
-    while not isinstance(step := needed(known, len(answers), search, record, 0.5), Decision):
+    same = Agreement().of(record)
+    while not isinstance(step := needed(known, len(answers), search, same, 0.5), Decision):
         known |= {level: (answers[level],) for level in step}
     return step, len(known)
 

@@ -27,6 +27,7 @@ from lfpc_jax.report.sketch import sketch
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine, Rolled
 from lfpc_jax.rollout.episode import Episode, Rules
+from lfpc_jax.rollout.said import said
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture, Record, Turn
@@ -137,7 +138,8 @@ class _Printer:
             self.turn, self.printed = self.turn + 1, 0
         if episode.end is not None:
             print(f"ended: {episode.end}")
-            print(f"answer: {'none' if episode.answer is None else episode.answer}", flush=True)
+            answer = said(episode)
+            print(f"answer: {'none' if answer is None else answer}", flush=True)
             return
         start = episode.turns[-1].stop if episode.turns else len(episode.opening.ids)
         ids = np.array(episode.ids[start:], np.int32)[np.array(episode.sampled[start:], bool)]

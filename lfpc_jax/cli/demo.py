@@ -162,7 +162,9 @@ def _data(args: argparse.Namespace, arms: Sequence[str]) -> Iterator[Step]:
         if strategy != "world":
             cache = ("--cache", f"{args.out / 'compiled'}")
             asked = (
-                ("--model", args.warm, "--search", "bisect", *cache) if strategy == "answer" else ()
+                ("--model", args.warm, "--search", "bisect", "--exact", *cache)
+                if strategy == "answer"
+                else ()
             )
             yield Step(
                 f"select {strategy}",

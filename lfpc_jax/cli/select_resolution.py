@@ -1,6 +1,7 @@
 """Chooses at which size each image of a set is shown in Stage I, by asking the model.
 
     select_resolution.py DATA... OUT --model DIR [--search bisect] [--n-answers 4]
+    select_resolution.py DATA... OUT --model DIR --judge-url http://host:8000/v1 --judge-model NAME
     select_resolution.py DATA... OUT --strategy hard
 
 DATA are sets in our layout or public ones, such as `deep_eyes:FOLDER` (see
@@ -8,12 +9,15 @@ lfpc_jax/data/sources.py). OUT becomes one set in our layout, which training rea
 with `longest_side`; pictures that are files are left where they are. Beside it are
 `levels.jsonl` (what each level answered), `report.json` and `report.png`. A run that was killed
 goes on where it was with the same command. Several processes share the work.
+
+Only a sure difference of answers counts. Where options or numbers are asked for the rules are sure;
+free answers need a judge, or --exact if they come from a fixed vocabulary.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
@@ -21,7 +25,7 @@ from typing import get_args
 import jax
 from jax.experimental import multihost_utils
 
-from lfpc_jax.cli import flags, process_flags, progress
+from lfpc_jax.cli import flags, judge_flags, process_flags, progress
 from lfpc_jax.cli.dialogues import sizes, text_buckets, together
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import layout, sources
@@ -32,7 +36,7 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.infogap.asking import EngineAnswers
 from lfpc_jax.infogap.levels import HARSHEST, Search
 from lfpc_jax.infogap.selection import Ask, Selected, Settings, Strategy, select
-from lfpc_jax.infogap.summary import summarise
+from lfpc_jax.infogap.summary import Summary, summarise
 from lfpc_jax.processing.chat import ChatTemplate
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.tokenizer import Tokenizer
@@ -44,6 +48,9 @@ from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.shapes import RolloutShapes
 from lfpc_jax.trajectory import Record
+
+_MANY = 0.1
+"""The share of records or of answers that is worth a warning."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--search", choices=get_args(Search), default=default.search)
     parser.add_argument("--n-answers", type=int, default=default.n_answers, help="at each level")
     parser.add_argument("--threshold", type=float, default=default.threshold)
+    parser.add_argument(
+        "--exact", action="store_true", help="answers that differ in wording are different"
+    )
+    judge_flags.add(parser)
     parser.add_argument("--harshest", type=int, default=HARSHEST, help="longest side, pixels")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--chunk", type=int, default=default.chunk, help="records at a time")
@@ -95,16 +106,19 @@ def select_resolution(args: argparse.Namespace) -> int:
         search=args.search,
         n_answers=args.n_answers,
         threshold=args.threshold,
+        exact=args.exact,
         harshest=args.harshest,
         seed=args.seed,
         chunk=args.chunk,
     )
+    asks = args.strategy == "answer"
+    judge = judge_flags.judge_of(args, args.out / "verdicts") if asks else None
     name = " ".join(args.data)
     with progress.waiting(f"checking {name}"):
         entries = (entry for source in args.data for entry in sources.read(source))
         sound = audit(entries, name=name, max_share=args.max_lost)
     # ------------------------------------------------------------------ the model
-    if args.strategy == "answer":
+    if asks:
         processor, ask = _model(args, sound.records)
     else:
         processor, ask = _plain(args), _nobody
@@ -112,7 +126,7 @@ def select_resolution(args: argparse.Namespace) -> int:
     own = list(own_share(sound.records))
     journal = args.out / f"journal-{jax.process_index()}.jsonl"
     with progress.bar("selecting", len(own)) as advance:
-        select(own, ask, processor, settings, journal, advance)
+        select(own, ask, processor, settings, journal, advance, judge=judge)
     multihost_utils.sync_global_devices("selected")
     # ------------------------------------------------------------------ the new set
     if jax.process_index() == 0:
@@ -198,3 +212,26 @@ def _publish(
         f"{summary.never_diverged:.1%} never diverged, {summary.asked} questions asked "
         f"({summary.scan} by a scan)"
     )
+    for warning in _warnings(args, summary):
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _warnings(args: argparse.Namespace, summary: Summary) -> Iterator[str]:
+    """What of a selection was not measured, and what to do."""
+    asked = summary.records if summary.answers else 0
+    if summary.unanswered > _MANY * asked:
+        yield (
+            f"{summary.unanswered} of {asked} records were not answered even in full, so their gap "
+            "was not measured and is the harshest: look at levels.jsonl (`unanswered`); a model "
+            "that calls a tool without having one must see prompts without it first (see "
+            "`without_tool` in docs/training.md), one that is cut off needs more --max-tokens"
+        )
+    below = [one for level, one in summary.answers.items() if level]
+    undecided = sum(one.undecided for one in below)
+    told = undecided + sum(one.same + one.different for one in below)
+    if undecided > _MANY * told:
+        remedy = "" if args.judge_url else "; give a --judge-url, or --exact for a fixed vocabulary"
+        yield (
+            f"{undecided} of {told} answers could not be compared with the original's, and do not "
+            f"count as different{remedy}"
+        )

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from lfpc_jax.evaluation.conditions import said
 from lfpc_jax.evaluation.measures import Measures, measure
 from lfpc_jax.evaluation.premature import states_answer_first
 from lfpc_jax.evaluation.scoring import Outcome
@@ -12,6 +11,7 @@ from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.answers import match
 from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rollout.archive import Group
+from lfpc_jax.rollout.said import said
 from lfpc_jax.trajectory import Record
 
 

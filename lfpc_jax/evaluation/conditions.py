@@ -5,7 +5,6 @@ direct    no tool, one turn
 noise, blank, other, downsampled, truth     as `tool`, but crops are altered (see `alter`)
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +15,10 @@ from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Rolled
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.tools import Toolbox
-from lfpc_jax.trajectory import Record, Trajectory
+from lfpc_jax.trajectory import Record
 
 TOOL, DIRECT = "tool", "direct"
 CONDITIONS = (TOOL, DIRECT, *ALTERATIONS)
-
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 @runtime_checkable
@@ -55,14 +52,3 @@ def under(engine: Asks, condition: str, records: Sequence[Record], *, seed: int)
 
 def without_tool(dialogue: Dialogue) -> Dialogue:
     return replace(dialogue, toolbox=Toolbox(()))
-
-
-def said(trajectory: Trajectory) -> str | None:
-    """What an episode answered. A model that was never taught our tags answers without them: then
-    it is all that it wrote in its last turn, but for its thoughts. An episode that was cut off, or
-    ended on a call, has no answer."""
-    if trajectory.answer is not None:
-        return trajectory.answer
-    if trajectory.end != "no_action" or not trajectory.turns:
-        return None
-    return _THOUGHT.sub("", trajectory.turns[-1].text).strip() or None

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from lfpc_jax.evaluation.answers import Answered
-from lfpc_jax.evaluation.conditions import said
 from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.total import Rewards, score
 from lfpc_jax.rollout.archive import Archive, Group
 from lfpc_jax.rollout.engine import Rolled
 from lfpc_jax.rollout.episode import with_limits
+from lfpc_jax.rollout.said import said
 
 FORMAT = 1
 

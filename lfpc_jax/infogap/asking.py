@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from lfpc_jax.data.losses import Loss
-from lfpc_jax.infogap.levels import Answer
+from lfpc_jax.infogap.agreement import Answer
 from lfpc_jax.rollout.engine import Engine
-from lfpc_jax.trajectory import Record, Trajectory
+from lfpc_jax.rollout.said import said
+from lfpc_jax.trajectory import Record
 
 
 class EngineAnswers:
@@ -21,14 +22,7 @@ class EngineAnswers:
         before = len(self.engine.stats.skipped)
         found: dict[str, Sequence[Answer] | Loss] = {}
         for group in self.engine.run(questions, rollouts=self.n_answers, seed=self.seed):
-            found[group.record.id] = tuple(map(answer_of, group.trajectories))
+            found[group.record.id] = tuple(map(said, group.trajectories))
         for name, reason in self.engine.stats.skipped[before:]:
             found[name] = Loss(name, "cannot be asked", reason)
         return [found[question.id] for question in questions]
-
-
-def answer_of(trajectory: Trajectory) -> Answer:
-    """The answer; of a model that writes no tags, all that it wrote."""
-    if trajectory.answer is not None:
-        return trajectory.answer
-    return trajectory.turns[-1].text.strip() or None

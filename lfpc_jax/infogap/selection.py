@@ -8,27 +8,32 @@
 Records go through in chunks. In a chunk all open questions of all records are asked at once, in as
 many rounds as the search needs. Each decided record is one line of a journal, written before the
 next chunk begins: after a kill the same command goes on behind the last whole line, and what it
-writes in the end is the same to the byte. Several processes keep a journal each, of their share.
+writes in the end is the same to the byte. Several processes keep a journal each, of their share. A
+journal's first line holds all that a choice depends on, and no other selection goes on with it.
 """
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lfpc_jax.data.losses import Loss, Unusable
 from lfpc_jax.data.pictures import measured
+from lfpc_jax.infogap.agreement import Agreement, Answer, Judges, Same
 from lfpc_jax.infogap.levels import (
     HARSHEST,
-    Answer,
     Decision,
     Search,
+    compared,
     needed,
+    pairs_at_first,
+    pairs_with_usual,
     pyramid,
+    usual,
 )
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.trajectory import Record
@@ -37,17 +42,20 @@ Strategy = Literal["answer", "hard", "random", "none"]
 Ask = Callable[[Sequence[Record]], Sequence[Sequence[Answer] | Loss]]
 """The answers to each question, shown at its `longest_side`, or why it cannot be asked."""
 
+FORMAT = 2
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How sizes are selected; `n_answers` and `threshold` as in levels."""
+    """How sizes are selected; `n_answers` and `threshold` as in levels, `exact` as in agreement."""
 
     strategy: Strategy = "answer"
     search: Search = "scan"
     n_answers: int = 1
     threshold: float = 0.5
+    exact: bool = False
     harshest: int = HARSHEST
     seed: int = 0
     chunk: int = 256
@@ -64,7 +72,9 @@ class Settings:
 @dataclass(frozen=True)
 class Selected:
     """A record's choice. `sides` are its pyramid's longest sides, `answers` what each level that
-    was asked gave, by its number as text, so that a choice can be made again without the model."""
+    was asked gave, by its number as text, and `agree` whether that says what the `usual` answer of
+    level 0 says: so a choice can be made again without the model and the judge. An `unanswered`
+    record has no answer at level 0, and so no gap that was measured."""
 
     id: str
     longest_side: int | None
@@ -72,6 +82,9 @@ class Selected:
     diverged: bool
     sides: tuple[int, ...]
     answers: dict[str, tuple[Answer, ...]]
+    unanswered: bool = False
+    usual: Answer = None
+    agree: dict[str, tuple[bool | None, ...]] = field(default_factory=dict)
 
 
 def select(
@@ -81,9 +94,13 @@ def select(
     settings: Settings,
     journal: Path,
     advance: Callable[[int], None] = lambda _: None,
+    *,
+    judge: Judges | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> list[Selected | Loss]:
-    """The choice for every record, in order, from the journal as far as it goes."""
-    done = list(_read_journal(journal, settings))
+    """The choice for every record, in order, from the journal as far as it goes. `about` says what
+    else than the settings it depends on: who is asked, how, and about what."""
+    done = list(_read_journal(journal, asdict(settings) | dict(about or {})))
     advance(len(done))
     ahead = iter(records)
     for old in done:
@@ -97,7 +114,7 @@ def select(
             )
     with journal.open("ab") as file:
         while chunk := [record for _, record in zip(range(settings.chunk), ahead)]:
-            made = _chunk(chunk, ask, processor, settings)
+            made = _chunk(chunk, ask, processor, settings, judge)
             file.write(b"".join(_line(one) for one in made))
             file.flush()
             os.fsync(file.fileno())
@@ -107,8 +124,13 @@ def select(
 
 
 def _chunk(
-    records: Sequence[Record], ask: Ask, processor: ImageProcessor, settings: Settings
+    records: Sequence[Record],
+    ask: Ask,
+    processor: ImageProcessor,
+    settings: Settings,
+    judge: Judges | None,
 ) -> list[Selected | Loss]:
+    agreement = Agreement(judge, exact=settings.exact)
     made: dict[int, Selected | Loss] = {}
     open_: dict[int, _Open] = {}
     for place, record in enumerate(records):
@@ -118,14 +140,14 @@ def _chunk(
             made[place] = Loss.of(record.id, error)
             continue
         if settings.strategy == "answer":
-            open_[place] = _Open(record, sides, {})
+            open_[place] = _Open(record, sides, {}, agreement.of(record))
         else:
             made[place] = _without_asking(record, sides, settings)
     while open_:
         wanted = []
         for place, one in list(open_.items()):
             step = needed(
-                one.answers, len(one.sides), settings.search, one.record, settings.threshold
+                one.answers, len(one.sides), settings.search, one.same, settings.threshold
             )
             if isinstance(step, Decision):
                 made[place] = one.selected(step)
@@ -139,7 +161,17 @@ def _chunk(
                 open_.pop(place, None)
             elif place in open_:
                 open_[place].answers[level] = tuple(found)
+        _settle(agreement, open_.values())
     return [made[place] for place in range(len(records))]
+
+
+def _settle(agreement: Agreement, records: Iterable["_Open"]) -> None:
+    """First what the usual answer at level 0 is, then what agrees with it."""
+    found = list(records)
+    agreement.settle((one.record, *pair) for one in found for pair in pairs_at_first(one.answers))
+    agreement.settle(
+        (one.record, *pair) for one in found for pair in pairs_with_usual(one.answers, one.same)
+    )
 
 
 @dataclass(frozen=True)
@@ -149,14 +181,23 @@ class _Open:
     record: Record
     sides: tuple[int, ...]
     answers: dict[int, tuple[Answer, ...]]
+    same: Same
 
     def question(self, level: int) -> Record:
         side = self.sides[level] if level else None
         return replace(self.record, id=f"{self.record.id}@{self.sides[level]}", longest_side=side)
 
     def selected(self, decision: Decision) -> Selected:
-        answers = {str(level): found for level, found in sorted(self.answers.items())}
-        return _selected(self.record, self.sides, decision, answers)
+        chosen = _selected(self.record, self.sides, decision)
+        if not self.answers:
+            return chosen
+        agree = compared(self.answers, self.same)
+        return replace(
+            chosen,
+            answers={str(level): given for level, given in sorted(self.answers.items())},
+            usual=usual(self.answers[0], self.same),
+            agree={str(level): verdicts for level, verdicts in sorted(agree.items())},
+        )
 
 
 def _without_asking(record: Record, sides: tuple[int, ...], settings: Settings) -> Selected:
@@ -167,14 +208,14 @@ def _without_asking(record: Record, sides: tuple[int, ...], settings: Settings) 
         name = f"{settings.seed}\0{record.id}".encode("utf-8", "surrogatepass")
         number = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest())
         level = 1 + number % (len(sides) - 1)
-    return _selected(record, sides, Decision(level, diverged=False), {})
+    return _selected(record, sides, Decision(level, diverged=False))
 
 
-def _selected(
-    record: Record, sides: tuple[int, ...], decision: Decision, answers: dict[str, Any]
-) -> Selected:
+def _selected(record: Record, sides: tuple[int, ...], decision: Decision) -> Selected:
     side = sides[decision.level] if decision.level else None
-    return Selected(record.id, side, decision.level, decision.diverged, sides, answers)
+    return Selected(
+        record.id, side, decision.level, decision.diverged, sides, {}, decision.unanswered
+    )
 
 
 def _line(one: Selected | Loss) -> bytes:
@@ -182,28 +223,48 @@ def _line(one: Selected | Loss) -> bytes:
     return json.dumps({kind: asdict(one)}, ensure_ascii=True).encode() + b"\n"
 
 
-def _read_journal(path: Path, settings: Settings) -> Iterator[Selected | Loss]:
-    """The whole lines, once the rest of a line that a kill cut short has been removed. The first
-    line holds the settings."""
+def _read_journal(path: Path, about: Mapping[str, Any]) -> Iterator[Selected | Loss]:
+    """The whole lines, once the rest of a line that a kill cut short has been removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = json.dumps({"settings": asdict(settings)}).encode() + b"\n"
+    head = json.dumps({"format": FORMAT, "about": about}).encode() + b"\n"
     old = path.read_bytes() if path.exists() else b""
     whole = old[: old.rfind(b"\n") + 1]
     if not whole:
         path.write_bytes(head)
         return
-    if whole.split(b"\n", 1)[0] + b"\n" != head:
-        raise ValueError(
-            f"{path}: was begun with other settings; remove it, or select into another folder"
-        )
+    first, *lines = whole.splitlines()
+    _check_begun(path, json.loads(first), json.loads(head))
     if len(whole) < len(old):
         log.warning("%s: its last line was cut short and is made again", path)
         os.truncate(path, len(whole))
-    for line in whole[len(head) :].splitlines():
+    for line in lines:
         entry = json.loads(line)
         if "lost" in entry:
             yield Loss(**entry["lost"])
         else:
             found = entry["selected"]
-            answers = {level: tuple(given) for level, given in found["answers"].items()}
-            yield Selected(**found | {"sides": tuple(found["sides"]), "answers": answers})
+            lists = {name: _tuples(found[name]) for name in ("answers", "agree")}
+            yield Selected(**found | lists | {"sides": tuple(found["sides"])})
+
+
+def _check_begun(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    anew = f"remove the journals of {path.parent} to begin anew, or select into another folder"
+    if old.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: was begun by an earlier version, which took answers that it could not "
+            f"compare for different ones; {anew}"
+        )
+    before, now = old["about"], new["about"]
+    changed = [name for name in sorted(before.keys() | now.keys())
+               if before.get(name) != now.get(name)]  # fmt: skip
+    if changed:
+        told = ", ".join(
+            f"{name} (was {before.get(name)}, now {now.get(name)})" for name in changed
+        )
+        raise ValueError(
+            f"{path}: was begun with another {told}; go on with what it was begun with, or {anew}"
+        )
+
+
+def _tuples(found: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
+    return {level: tuple(given) for level, given in found.items()}

@@ -5,19 +5,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lfpc_jax.data.losses import Loss
+from lfpc_jax.infogap.agreement import Answer
 from lfpc_jax.infogap.selection import Selected
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers at a level: those that say what the usual one at level 0 says, those that say
+    something else, those that could not be compared, and those that are none."""
+
+    same: int
+    different: int
+    undecided: int
+    unanswered: int
 
 
 @dataclass(frozen=True)
 class Summary:
     """`levels` counts the chosen ones by how many steps they are under the original, `sides` by the
-    longest side shown; `asked` counts questions, `scan` those that a scan would have asked."""
+    longest side shown; `asked` counts questions, `scan` those that a scan would have asked.
+    `unanswered` records have no answer at level 0; of the others that were asked the share
+    `never_diverged` kept their answer, as far as could be told. `answers` are of all levels."""
 
     records: int
     lost: dict[str, int]
     levels: dict[int, int]
     sides: dict[int, int]
     never_diverged: float
+    unanswered: int
+    answers: dict[int, Answered]
     asked: int
     scan: int
 
@@ -25,13 +41,34 @@ class Summary:
 def summarise(selected: Sequence[Selected | Loss]) -> Summary:
     chosen = [one for one in selected if isinstance(one, Selected)]
     asked = [one for one in chosen if one.answers]
-    never = sum(not one.diverged for one in asked)
+    compared = [one for one in asked if not one.unanswered]
+    never = sum(not one.diverged for one in compared)
     return Summary(
         records=len(chosen),
         lost=dict(Counter(one.reason for one in selected if isinstance(one, Loss))),
         levels=dict(sorted(Counter(one.level for one in chosen).items())),
         sides=dict(sorted(Counter(one.sides[one.level] for one in chosen).items())),
-        never_diverged=never / len(asked) if asked else 0.0,
+        never_diverged=never / len(compared) if compared else 0.0,
+        unanswered=len(asked) - len(compared),
+        answers=_by_level(asked),
         asked=sum(len(one.answers) for one in asked),
         scan=sum(len(one.sides) for one in asked),
     )
+
+
+def _by_level(asked: Sequence[Selected]) -> dict[int, Answered]:
+    found = {}
+    for level in sorted({int(level) for one in asked for level in one.answers}):
+        told = [
+            (answer, same)
+            for one in asked
+            for answer, same in zip(one.answers.get(f"{level}", ()), one.agree.get(f"{level}", ()))
+        ]
+        verdicts = Counter(same for answer, same in told if _is_answer(answer))
+        none = len(told) - verdicts.total()
+        found[level] = Answered(verdicts[True], verdicts[False], verdicts[None], none)
+    return found
+
+
+def _is_answer(answer: Answer) -> bool:
+    return answer is not None and bool(answer.strip())

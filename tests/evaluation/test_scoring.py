@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 
 from lfpc_jax.evaluation.benchmark import Benchmark
-from lfpc_jax.evaluation.conditions import said
 from lfpc_jax.evaluation.intervals import Z, change, share
 from lfpc_jax.evaluation.published import HR_4K, HR_8K, V_STAR, column_of
 from lfpc_jax.evaluation.scoring import Outcome, accuracies, accuracy, paired
 from lfpc_jax.trajectory import Picture, Record
-
-from .episodes import Said, episode
 
 
 def hr(sample, cycle, right, category="single"):
@@ -148,14 +145,6 @@ def test_paired_by_samples():
     assert (found.before, found.after, found.change.value) == (0.5, 0.25, -0.25)
     assert (found.questions, found.change.samples) == (5, 2)
     assert paired(before, []) is None
-
-
-def test_what_an_episode_said():
-    assert said(episode(Said(2, "<answer>A</answer>"), answer="A")) == "A"
-    talk = episode(Said(2, "<think>A or B?</think>\nIt is B."), end="no_action", answer=None)
-    assert said(talk) == "It is B."
-    assert said(episode(Said(2, "It is B"), end="max_tokens", answer=None)) is None
-    assert said(episode(Said(2, " "), end="no_action", answer=None)) is None
 
 
 def test_the_papers_figures_stand_only_beside_what_they_are_of():

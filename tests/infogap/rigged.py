@@ -52,7 +52,7 @@ def records(count: int, folder: Path) -> list[Record]:
     if not file.exists():
         PIL.Image.new("RGB", (SIDE, SIDE), (9, 9, 9)).save(file)
     picture = Picture(path=str(file))
-    return [Record(f"r{i}", "Which colour?", "red", picture) for i in range(count)]
+    return [Record(f"r{i}", "Which colour?", "A", picture, ("red", "blue")) for i in range(count)]
 
 
 def main(data: str, out: str, *more: str) -> int:

@@ -1,14 +1,10 @@
-"""Levels, agreement and the two searches, against values worked by hand."""
+"""Levels, what makes one diverge, and the two searches, against values worked by hand."""
 
 import pytest
 from infogap.rigged import SIDES
 
-from lfpc_jax.infogap.levels import Decision, agree, diverges, majority, needed, pyramid
+from lfpc_jax.infogap.levels import Decision, compared, diverges, needed, pyramid, usual
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.trajectory import Picture, Record
-
-OPEN = Record("r", "Which colour?", "red", Picture())
-CHOICE = Record("r", "Which?", "A", Picture(), options=("red", "blue", "dark red"))
 
 
 @pytest.mark.parametrize(
@@ -25,45 +21,63 @@ def test_a_pyramid_falls_by_the_root_of_two_down_to_the_harshest(size, tokens, s
     assert pyramid(size, ImageProcessor().with_tokens(tokens)) == sides
 
 
+def same(answer, other):
+    """Rigged: words of one letter cannot be told from others."""
+    if answer is None or other is None:
+        return None
+    if answer.casefold() == other.casefold():
+        return True
+    return None if 1 in (len(answer), len(other)) else False
+
+
+def test_the_usual_answer_is_the_one_that_most_agree_with():
+    assert usual(("blue", "Red", "red"), same) == "Red"
+    assert usual(("blue", "red"), same) == "blue"  # of equals the first
+    assert usual((None, "x", None, "blue", "blue"), same) == "blue"
+    assert usual((None, " "), same) is None
+
+
 @pytest.mark.parametrize(
-    ("record", "one", "other", "same"),
+    ("given", "threshold", "lost"),
     [
-        (OPEN, "red", "Red.", True),
-        (OPEN, "red", "blue", False),
-        (OPEN, "3", "3.0", True),
-        (OPEN, None, None, True),
-        (OPEN, None, "  ", True),
-        (OPEN, None, "red", False),
-        (CHOICE, "A", "red", True),
-        (CHOICE, "(B)", "B. blue", True),
-        (CHOICE, "red", "dark red", False),
-        (CHOICE, "A", "B", False),
-        (CHOICE, "none of them", "none of them", True),
-        (CHOICE, "none of them", "A", False),
+        (("red", "red", "blue", "blue"), 0.5, False),  # two of four are not under a half
+        (("red", "blue", "blue", "blue"), 0.5, True),
+        (("red", "red", "blue", "blue"), 0.75, True),
+        (("x", "blue", "blue", "blue"), 0.5, True),  # one might agree, which is not enough
+        (("x", "y", "blue", "blue"), 0.5, False),  # two might
+        (("x", None, "blue", "blue"), 0.5, False),
+        (("x", "y", "z", "x"), 1.0, False),
+        ((None, None, None, None), 1.0, False),
+        (("red", "red", "red", "blue"), 1.0, True),
     ],
 )
-def test_answers_agree(record, one, other, same):
-    assert agree(one, other, record) is same
-    assert agree(other, one, record) is same
+def test_only_what_surely_differs_makes_a_level_diverge(given, threshold, lost):
+    answers = {0: ("red", "red", "blue", "red"), 1: given}
+    assert diverges(answers, 1, same, threshold) is lost
 
 
-def test_the_majority_and_the_threshold():
-    assert majority(("blue", "Red", "red."), OPEN) == "Red"
-    assert majority(("blue", "red"), OPEN) == "blue"  # of equals the first
-    answers = {
-        0: ("red", "red", "blue", "red"),
-        1: ("red", "red", "x", "y"),
-        2: ("red", "a", "b", "c"),
-    }
-    assert not diverges(answers, 1, OPEN, 0.5)  # two of four are not under a half
-    assert diverges(answers, 2, OPEN, 0.5)
-    assert diverges(answers, 1, OPEN, 0.75)
+def test_what_says_the_same_is_told_of_every_answer():
+    answers = {0: ("red", "blue", None), 2: ("Red", "x", "green")}
+    assert compared(answers, same) == {0: (True, False, None), 2: (True, None, False)}
+
+
+@pytest.mark.parametrize("search", ["scan", "bisect"])
+def test_paraphrases_never_diverge_and_no_answer_at_level_0_is_marked(search):
+    def decided(at_first, below):
+        answers = {0: (at_first,)} | {level: (below,) for level in range(1, 8)}
+        return needed(answers, 8, search, same, 0.5)
+
+    assert decided("red", "x") == Decision(7, diverged=False)
+    assert decided("red", None) == Decision(7, diverged=False)
+    assert decided("red", "blue") == Decision(1, diverged=True)
+    for below in ("red", None):
+        assert decided(None, below) == Decision(7, diverged=False, unanswered=True)
 
 
 def found(first: int, levels: int, search: str) -> tuple[Decision, int]:
     """The decision where levels from `first` on diverge, and how many were asked."""
     answers: dict[int, tuple[str, ...]] = {}
-    while not isinstance(step := needed(answers, levels, search, OPEN, 0.5), Decision):
+    while not isinstance(step := needed(answers, levels, search, same, 0.5), Decision):
         assert not set(step) & set(answers), "asked twice"
         for level in step:
             answers[level] = ("red" if level < first else "blue",)
@@ -87,9 +101,9 @@ def test_at_eight_levels_bisect_asks_half_of_what_scan_asks():
 
 
 def test_one_level_alone_is_no_gap_and_asks_nothing():
-    assert needed({}, 1, "scan", OPEN, 0.5) == Decision(0, diverged=False)
+    assert needed({}, 1, "scan", same, 0.5) == Decision(0, diverged=False)
 
 
 def test_scan_takes_the_first_level_even_where_a_later_one_agrees_again():
     answers = {0: ("red",), 1: ("red",), 2: ("blue",), 3: ("red",)}
-    assert needed(answers, 4, "scan", OPEN, 0.5) == Decision(2, diverged=True)
+    assert needed(answers, 4, "scan", same, 0.5) == Decision(2, diverged=True)

@@ -21,7 +21,8 @@ from lfpc_jax.cli import select_resolution
 from lfpc_jax.data import layout
 from lfpc_jax.data.losses import Loss
 from lfpc_jax.infogap.selection import Selected, Settings, select
-from lfpc_jax.infogap.summary import summarise
+from lfpc_jax.infogap.summary import Answered, summarise
+from lfpc_jax.rewards.verdict import Verdict
 from lfpc_jax.trajectory import Picture
 
 SCRIPT = Path(rigged.__file__)
@@ -32,8 +33,9 @@ def records(tmp_path):
     return rigged.records(16, tmp_path)
 
 
-def choose(records, tmp_path, ask=None, **settings):
-    return select(records, ask or Rigged(), PROCESSOR, Settings(**settings), tmp_path / "journal")
+def choose(records, tmp_path, ask=None, judge=None, about=None, **settings):
+    ask, journal = ask or Rigged(), tmp_path / "journal"
+    return select(records, ask, PROCESSOR, Settings(**settings), journal, judge=judge, about=about)
 
 
 @pytest.mark.parametrize("search", ["scan", "bisect"])
@@ -57,6 +59,53 @@ def test_the_rigged_level_is_found_exactly(records, tmp_path, search):
 def test_all_answers_are_kept_so_that_a_choice_can_be_made_again(records, tmp_path):
     (one,) = choose(records[2:3], tmp_path, Rigged(n_answers=3), n_answers=3)
     assert one.answers == {str(i): ("red",) * 3 if i < 3 else ("blue",) * 3 for i in range(8)}
+
+
+@pytest.mark.parametrize("search", ["scan", "bisect"])
+def test_a_record_without_an_answer_at_level_0_is_marked_and_counted(records, tmp_path, search):
+    """As from a model that calls the tool whatever it is shown."""
+
+    def ask(questions):
+        silent = {"r1", "r2"}
+        return [(None,) if q.id.split("@")[0] in silent else Rigged()([q])[0] for q in questions]
+
+    made = choose(records, tmp_path, ask, search=search)
+    assert [one.id for one in made if one.unanswered] == ["r1", "r2"]
+    for one in made[1:3]:
+        assert (one.level, one.longest_side, one.diverged) == (7, 224, False)
+        assert set(one.agree["0"]) == {None}
+    summary = summarise(made)
+    assert summary.unanswered == 2
+    assert summary.never_diverged == 2 / 14  # r7 and r15; of the others that answered
+    assert summary.answers[0] == Answered(same=14, different=0, undecided=0, unanswered=2)
+    assert choose(records, tmp_path, None, search=search) == made  # from the journal
+
+
+class Paraphrases:
+    """A judge who knows that crimson is red."""
+
+    def verdicts(self, claims):
+        return [Verdict({c.reference, c.answer} == {"red", "crimson"}, judged=True) for c in claims]
+
+
+@pytest.mark.parametrize("search", ["scan", "bisect"])
+def test_a_paraphrase_is_no_gap_and_a_judge_finds_the_one_that_is(records, tmp_path, search):
+    def ask(questions):
+        return [("red", "crimson", "azure")[(SIDES.index(int(q.id.split("@")[1])) + 1) // 3 :][:1]
+                for q in questions]  # fmt: skip
+
+    free = [replace(records[0], options=(), answer="red")]
+    (alone,) = choose(free, tmp_path / "alone", ask, search=search)
+    assert (alone.level, alone.diverged) == (7, False)
+    assert set(alone.agree["7"]) == {None}
+    (judged,) = choose(free, tmp_path / "judged", ask, judge=Paraphrases(), search=search)
+    assert (judged.level, judged.diverged) == (5, True)
+    assert judged.agree["0"] == judged.agree["4"] == (True,)
+    assert choose(free, tmp_path / "judged", None, search=search) == [judged]  # and no judge
+    (exact,) = choose(free, tmp_path / "exact", ask, search=search, exact=True)
+    assert (exact.level, exact.diverged) == (2, True)
+    assert summarise([alone]).answers[7] == Answered(0, 0, 1, 0)
+    assert summarise([judged]).answers[5] == Answered(0, 1, 0, 0)
 
 
 def test_strategies_without_a_model(records, tmp_path):
@@ -113,10 +162,16 @@ def test_a_journal_goes_on_behind_its_last_whole_line(records, tmp_path):
 
 def test_another_journal_is_refused(records, tmp_path):
     choose(records[:3], tmp_path)
-    with pytest.raises(ValueError, match="begun with other settings"):
+    with pytest.raises(ValueError, match=r"begun with another search \(was scan, now bisect\)"):
         choose(records[:3], tmp_path, search="bisect")
     with pytest.raises(ValueError, match="goes on with record 'r0' where the set has 'r1'"):
         choose(records[1:3], tmp_path)
+
+
+def test_a_journal_of_an_earlier_version_is_refused(records, tmp_path):
+    (tmp_path / "journal").write_text('{"settings": {"strategy": "answer"}}\n')
+    with pytest.raises(ValueError, match=r"begun by an earlier version.* remove the journals of"):
+        choose(records[:3], tmp_path)
 
 
 def test_settings_out_of_range_are_refused():
@@ -196,7 +251,7 @@ def test_a_finished_selection_and_a_missing_model_are_refused(uninterrupted, tmp
 
 
 def test_the_engine_answers(tmp_path, capsys):
-    """Greedy answers of a small model at every level, as the engine gives them one by one."""
+    """A small model that calls the tool, which it has not, at every level: no answer, no gap."""
     model = small.hf_folder(tmp_path / "hf")
     data = tmp_path / "set"
     data.mkdir()
@@ -204,7 +259,9 @@ def test_the_engine_answers(tmp_path, capsys):
     flags = ["--model", str(model), "--image-tokens", "24", "--harshest", "56", "--turn-tokens",
              "16", "--slots", "4"]  # fmt: skip
     assert select_resolution.main([str(data), str(tmp_path / "out"), *flags]) == 0
-    assert "wrote" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "wrote" in printed.out
+    assert "3 of 3 records were not answered even in full" in printed.err
     lines = (tmp_path / "out" / "levels.jsonl").read_text().splitlines()
     levels = [json.loads(line) for line in lines]
     chosen = list(layout.read(tmp_path / "out"))
@@ -212,5 +269,10 @@ def test_the_engine_answers(tmp_path, capsys):
     for one, record in zip(levels, chosen):
         assert one["sides"] == [168, 119, 84, 59, 56]  # 6 x 4 tokens
         assert list(one["answers"]) == ["0", "1", "2", "3", "4"]
-        assert all(len(answers) == 1 and answers[0] for answers in one["answers"].values())
-        assert record.longest_side in (None, *one["sides"][1:])
+        assert set(map(tuple, one["answers"].values())) == {(None,)}  # it only calls
+        assert one["unanswered"]
+        assert record.longest_side == 56
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    none = {"same": 0, "different": 0, "undecided": 0, "unanswered": 3}
+    assert report["answers"] == dict.fromkeys("01234", none)
+    assert report["unanswered"] == 3

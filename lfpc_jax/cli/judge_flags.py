@@ -1,0 +1,28 @@
+"""The flags of a judge, alike in every command that may ask one."""
+
+import argparse
+from pathlib import Path
+
+from lfpc_jax.cli import progress
+from lfpc_jax.rewards.judge import Judge, JudgeSettings
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--judge-url", default="", help="an OpenAI-compatible server, with its /v1")
+    parser.add_argument("--judge-model", default="")
+    parser.add_argument("--judge-key-variable", default="", help="environment variable of its key")
+
+
+def judge_of(args: argparse.Namespace, cache: Path) -> Judge | None:
+    """The judge, which has shown that it can judge; verdicts are kept in the folder `cache`."""
+    if bool(args.judge_url) != bool(args.judge_model):
+        raise ValueError("a judge needs both --judge-url and --judge-model")
+    if not args.judge_url:
+        return None
+    settings = JudgeSettings(
+        args.judge_url, args.judge_model, str(cache), key_variable=args.judge_key_variable
+    )
+    judge = Judge(settings, lambda what, total: progress.bar(what, total))
+    with progress.waiting(f"trying the judge, {judge}"):
+        judge.check()
+    return judge

@@ -1,0 +1,37 @@
+"""What an episode answered, read alike wherever answers are counted or compared.
+
+Only the training reward is stricter: it takes nothing but a tagged answer.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from lfpc_jax.trajectory import End, Turn
+
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_THOUGHT_END = "</think>"
+
+
+@runtime_checkable
+class Ended(Protocol):
+    """A trajectory, or an episode that has ended."""
+
+    @property
+    def answer(self) -> str | None: ...
+    @property
+    def end(self) -> End | None: ...
+    @property
+    def turns(self) -> Sequence[Turn]: ...
+
+
+def said(episode: Ended) -> str | None:
+    """A model that was never taught our tags answers without them: then its answer is all that it
+    wrote in its last turn, but for its thoughts, closed or not. An episode that was cut off, or
+    ended on a call, has no answer."""
+    if episode.answer is not None:
+        return episode.answer
+    if episode.end != "no_action" or not episode.turns:
+        return None
+    written = _THOUGHT.sub("", episode.turns[-1].text)
+    return written.rpartition(_THOUGHT_END)[2].strip() or None
