@@ -114,7 +114,10 @@ class MeshSettings:
 @dataclass(frozen=True)
 class Health:
     """When the crops are in trouble: an alarm after `patience` steps in a row outside a limit, and
-    with `stop` the end of the run. `from_step` lets a young policy find its feet."""
+    with `stop` the end of the run. `from_step` lets a young policy find its feet.
+
+    `most_masked` is another matter: a step of which more episodes, as a share, have no reward is
+    never trained on, and the run stops before it; 1 never does."""
 
     least_tool_rate: float = 0.05
     most_invalid: float = 0.9
@@ -122,6 +125,7 @@ class Health:
     patience: int = 5
     from_step: int = 10
     stop: bool = False
+    most_masked: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -271,7 +275,11 @@ def _check_numbers(config: TrainConfig) -> None:
         for name, count in counts.items():
             if count < least:
                 raise ValueError(f"{name} is {count}; it must be at least {least}")
-    shares = {"without_tool": config.without_tool, "data.max_lost": config.data.max_lost}
+    shares = {
+        "without_tool": config.without_tool,
+        "data.max_lost": config.data.max_lost,
+        "health.most_masked": config.health.most_masked,
+    }
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise ValueError(f"{name} is {share}; it is a share, from 0 to 1")

@@ -1,9 +1,11 @@
-"""The watch over crops: whether a policy has stopped to look, or looks for show."""
+"""The watch over crops: whether a policy has stopped to look, or looks for show. And over what
+feeds the updates: whether most of a step's rewards are unknown."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lfpc_jax.config import Health
+from lfpc_jax.rewards.verdict import Fault
 
 log = logging.getLogger(__name__)
 
@@ -29,3 +31,23 @@ class Watch:
             return ""
         log.warning("ALARM after step %d: %s, for %d steps now", step, fault, self.count)
         return fault
+
+
+def too_many_masked(
+    step: int, values: Mapping[str, float], limits: Health, faults: Sequence[Fault]
+) -> str:
+    """Why not to train on this step, whose episodes mostly have no reward; else nothing. Those that
+    have one are no fair sample: what a judge alone can tell is missing, so accuracy looks high."""
+    share = values.get("reward/masked", 0.0)
+    if share <= limits.most_masked:
+        return ""
+    causes = []
+    for part in dict.fromkeys(fault.part for fault in faults):
+        reasons = "; ".join(fault.reason for fault in faults if fault.part == part)
+        causes.append(f"{part} {values[f'masked/{part}']:.1%} ({reasons})")
+    return (
+        f"{share:.1%} of the episodes of step {step} have no reward, more than health.most_masked "
+        f"{limits.most_masked}: {'; '.join(causes)}. The step is not trained on, and what the ones "
+        "before it came to is saved: mend that and give the same command again, or raise "
+        "health.most_masked"
+    )

@@ -1,9 +1,11 @@
 """A step's episodes: sampled by the engine, or demonstrated; and what they are worth."""
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -28,6 +30,7 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import Tree
 from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rewards.total import Scores, score
+from lfpc_jax.rewards.verdict import Fault
 from lfpc_jax.rollout.archive import Group
 from lfpc_jax.rollout.demonstration import demonstrated
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
@@ -35,6 +38,8 @@ from lfpc_jax.rollout.engine import Engine, Rolled, Watch, own_share
 from lfpc_jax.rollout.episode import rollout_key
 from lfpc_jax.rollout.protocol import CALL
 from lfpc_jax.trajectory import Record
+
+log = logging.getLogger(__name__)
 
 
 def opener(dialogue: Dialogue) -> Callable[[Record], Opening]:
@@ -108,7 +113,11 @@ class Roller:
         self.learner, self.publish, self.shown = learner, publish, shown
         names = numbered([record.id for record in validation])  # its sets may share some
         self.validation = [replace(one, id=name) for one, name in zip(validation, names)]
-        self.judge = Judge(config.judge) if config.judge is not None else None
+        bar = partial(shown.bar, every=10.0)
+        self.judge = Judge(config.judge, bar) if config.judge is not None else None
+        self.faults: tuple[Fault, ...] = ()
+        """What kept the last episodes measured from being scored: in any process, one a kind."""
+        self._told: set[str] = set()
         self._loaded: TrainState | None = None
 
     def rollouts(
@@ -144,8 +153,9 @@ class Roller:
         return batches
 
     def validate(self, state: TrainState) -> tuple[dict[str, float], list[Judged]]:
-        """Accuracy, and with blanked crops: what is lost is what they were worth. And the episodes
-        with crops as they are."""
+        """Accuracy, and with blanked crops: what is lost is what they were worth. Beside each the
+        share of answers that could not be judged, which it leaves out; and the share of records
+        that could not be shown. And the episodes with crops as they are."""
         self._load(state)
         own = list(own_share(self.validation))
         values: dict[str, float] = {}
@@ -155,9 +165,12 @@ class Roller:
                 found = self._run(own, 1, self.config.seed, None)
             rated = self.judged([found[one.id] for one in own if one.id in found])
             figures = self.figures(rated)
-            if "reward/accuracy" in figures:  # else nothing could be asked, or a judge failed
-                values[f"validation/{name}accuracy"] = figures["reward/accuracy"]
+            for ours, theirs in (("accuracy", "accuracy"), ("masked", "unjudged")):
+                if f"reward/{theirs}" in figures:
+                    values[f"validation/{name}{ours}"] = figures[f"reward/{theirs}"]
             if not name:
+                asked, answered = total([len(own), len(rated)])
+                values["validation/skipped"] = 1 - answered / asked
                 seen = rated
                 values |= {
                     f"validation/{key.split('/')[1]}": value
@@ -170,8 +183,10 @@ class Roller:
         return values, seen
 
     def figures(self, found: Sequence[Judged]) -> dict[str, float]:
-        """What all processes' episodes came to: rewards by part, crops, ends."""
+        """What all processes' episodes came to: rewards by part, what kept them from being known,
+        crops, ends. The first fault of each kind is logged."""
         rows = []
+        faults = [fault for one in found for scores in one.scores for fault in scores.faults]
         for one in found:
             for trajectory, scores in zip(one.group.trajectories, one.scores):
                 measures = measure(
@@ -180,13 +195,34 @@ class Roller:
                     scores,
                     image_token=self.learner.cfg.image_token,
                 )
-                rows.append({"measures": dataclasses.asdict(measures), "parts": scores.parts})
+                failed = sorted({fault.part for fault in scores.faults})
+                row = {"measures": dataclasses.asdict(measures), "parts": scores.parts}
+                rows.append(row | {"failed": failed})
         flat = [float(one.scored().flat) for one in found]
-        everything = everyones({"rows": rows, "flat": flat})
+        counts = Counter(fault.kind for fault in faults)
+        first = {fault.kind: dataclasses.asdict(fault) for fault in reversed(faults)}
+        brought = {"rows": rows, "flat": flat, "counts": counts, "first": first}
+        everything = everyones(brought)
+        self._tell(everything)
         return _means(
             [row for theirs in everything for row in theirs["rows"]],
             [value for theirs in everything for value in theirs["flat"]],
         )
+
+    def _tell(self, everything: Sequence[dict[str, Any]]) -> None:
+        """Names what kept episodes from being scored, the first time that it did, wherever."""
+        episodes = sum(len(theirs["rows"]) for theirs in everything)
+        first: dict[str, Fault] = {}
+        for theirs in reversed(everything):
+            first |= {kind: Fault(**fault) for kind, fault in theirs["first"].items()}
+        for kind in first.keys() - self._told if jax.process_index() == 0 else ():
+            count = sum(theirs["counts"].get(kind, 0) for theirs in everything)
+            log.warning(
+                "%d of %d episodes could not be scored (%s; told once). The first: %s",
+                count, episodes, kind, first[kind].reason,
+            )  # fmt: skip
+        self._told |= first.keys()
+        self.faults = tuple(first.values())
 
     def sampled(self, found: Sequence[Judged]) -> int:
         """Tokens, in all processes."""
@@ -241,6 +277,9 @@ def _means(rows: Sequence[dict[str, Any]], flat: Sequence[float]) -> dict[str, f
             values[f"reward/{name}"] = fmean(known)
     if rows:
         values["reward/masked"] = fmean(row["parts"]["total"] is None for row in rows)
+        values["reward/unjudged"] = fmean(row["parts"]["accuracy"] is None for row in rows)
+        for part in sorted({part for row in rows for part in row["failed"]}):
+            values[f"masked/{part}"] = fmean(part in row["failed"] for row in rows)
         values["reward/flat"] = fmean(flat)
     return values | gather(Measures(**row["measures"]) for row in rows)
 

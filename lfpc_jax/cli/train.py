@@ -5,8 +5,8 @@
 
 A config is a Python file, or the bare name of one in configs/. Every setting can be overridden; an
 unknown one is an error. The same command goes on where a run folder's last whole checkpoint is.
-SIGTERM, to any of its processes, saves and exits with 0; an alarm of `health` that stops the run
-saves and exits with 3.
+SIGTERM, to any of its processes, saves and exits with 0; an alarm of `health` that stops the run,
+or a step without most of its rewards, saves and exits with 3.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from lfpc_jax.checkpoint.training import Checkpoints, Saved
 from lfpc_jax.cli import process_flags, progress
 from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.dry_run import print_plan
-from lfpc_jax.cli.health import Watch
+from lfpc_jax.cli.health import Watch, too_many_masked
 from lfpc_jax.cli.model_folder import LoadedModel, default_dtype, load_model
 from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.rolling import Judged, Publisher, Roller, opener, told_apart
@@ -50,6 +50,7 @@ from lfpc_jax.grpo.update import Learner, TrainState
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import from_folder
 from lfpc_jax.report.writer import MetricsWriter, check_wandb
+from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.dialogue import Opening
 from lfpc_jax.rollout.engine import Engine, LogitsNotFinite, Rolled
@@ -64,7 +65,7 @@ _KEPT_GROUPS, _KEPT_VALIDATED = 8, 32
 _SAVE_SECONDS = 1800.0
 
 UNHEALTHY = 3
-"""Exit code of a run that an alarm of `health` stopped: it has not finished, and to start it again
+"""Exit code of a run that `health` stopped: it has not finished, and to start it again at once
 as it is would not help."""
 
 
@@ -117,7 +118,11 @@ def _parser() -> argparse.ArgumentParser:
 def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) -> str:
     """Returns the alarm that stopped it, if one did. With `changed_data` a run goes on with other
     records than it began with."""
-    # ------------------------------------------------------------------ data
+    # ------------------------------------------------------------------ judge and data
+    if config.judge is not None:
+        judge = Judge(config.judge)
+        with progress.waiting(f"asking the judge, {judge}"):
+            judge.check()
     with progress.waiting("checking the data"):
         parts, validation = _data(config)
         digests = _digests(parts, validation)
@@ -230,11 +235,17 @@ def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) ->
             skipped = _skipped(step, openings, rolled, engine)
             with clock("reward"):
                 found = roller.judged(rolled)
+                values = roller.figures(found)
+            if config.stage == "grpo":
+                stopped = too_many_masked(step + 1, values, config.health, roller.faults)
+            if stopped:
+                log.error("stopped: %s", stopped)
+                break
             with clock("update"):
                 roller.release()
                 state, updated = updater(state, roller.mini_batches(found, openings))
             step += 1
-            values = roller.figures(found) | {f"update/{k}": v for k, v in updated.items()}
+            values |= {f"update/{k}": v for k, v in updated.items()}
             values["data/skipped"] = skipped
             values["update/learning_rate"] = float(rates(max(int(state.updates) - 1, 0)))
             alarm = watch(step, values) if config.stage == "grpo" else ""
@@ -243,7 +254,7 @@ def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) ->
                 with clock("validation"):
                     checked, episodes = roller.validate(state)
                 if "validation/accuracy" in checked:
-                    facts["score"] = checked["validation/accuracy"]
+                    facts["score"] = sure(checked)
                 write(step, "validation", checked)
                 archive(run, f"validation-{step:06d}", episodes, _KEPT_VALIDATED)
             if step % config.checkpoint_every == 0 or (config.keep_best and "score" in facts):
@@ -434,6 +445,12 @@ def leave_if_stopped(_: Episode) -> None:
         raise Interrupted
 
 
+def sure(checked: Mapping[str, float]) -> float:
+    """A validation's accuracy with unknown answers as wrong, so that a checkpoint is not the best
+    because a judge failed."""
+    return checked["validation/accuracy"] * (1 - checked["validation/masked"])
+
+
 def say(step: int, steps: int, values: Mapping[str, float], clock: Clock) -> None:
     """One line a step."""
     times = " ".join(f"{phase} {s:.1f}" for phase, s in clock.seconds.items() if s >= 0.05)
@@ -444,6 +461,7 @@ def summary(values: Mapping[str, float]) -> str:
     shown = {
         "reward": "reward/total",
         "acc": "reward/accuracy",
+        "masked": "reward/masked",
         "crops": "crop/rate",
         "iou": "crop/iou",
         "loss": "update/loss",

@@ -38,6 +38,7 @@ FIGURES = (
         (
             Panel("reward/total", "Reward"),
             Panel("reward/accuracy", "Accuracy"),
+            Panel("reward/masked", "Episodes without a reward"),
             Panel("reward/format", "Format"),
             Panel("reward/tool", "Tool"),
             Panel("reward/r_geo", "Grounding"),
@@ -48,7 +49,7 @@ FIGURES = (
             _IOU,
             _OVERLAP,
         ),
-        ("reward",),
+        ("reward", "masked"),
     ),
     Figure(
         "crops",
@@ -72,6 +73,7 @@ FIGURES = (
         (
             Panel("validation/accuracy", "Accuracy"),
             Panel("validation/blank_accuracy", "Accuracy with blank crops"),
+            Panel("validation/masked", "Answers not judged"),
             Panel("validation/gap", "What the crops are worth"),
             Panel("validation/iou", "Crop IoU"),
             Panel("validation/overlap", "Crop overlap"),

@@ -5,12 +5,13 @@
 
 Stage I is `Rewards()`, Stage II `Rewards(grounding=1.0)`. Records without targets have no r_geo, so
 both kinds may be mixed. A sample of which any part could not be found out is masked: its total is
-None, never a number, and its faults say why.
+None, never a number, and its faults say why. That includes a reward of one's own that raises, or
+returns None or what is no finite number.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.format import format_reward, tool_reward
@@ -22,11 +23,18 @@ from lfpc_jax.trajectory import Record, Trajectory
 
 @dataclass(frozen=True)
 class OwnReward:
-    """A reward of one's own: any function of an episode and its record, and its weight."""
+    """A reward of one's own: any function of an episode and its record, and its weight. None says
+    that the function cannot tell."""
 
     name: str
     weight: float
-    function: Callable[[Trajectory, Record], float]
+    function: Callable[[Trajectory, Record], float | None]
+
+
+_TAKEN = {"judge", "record", "total", "masked", "unjudged", "flat"} | {
+    one.name for one in fields(Grounded)
+}
+"""By other parts, beside those with a weight, and by what is reported of them."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Rewards:
         }
         names = [reward.name for reward in self.own]
         for name in names:
-            if not name or name in weights or name in ("judge", "record") or names.count(name) > 1:
+            if not name or name in weights or name in _TAKEN or names.count(name) > 1:
                 raise ValueError(f"rewards: a reward named {name!r} is taken or empty; rename it")
         weights |= {reward.name: reward.weight for reward in self.own}
         for name, weight in weights.items():
@@ -128,6 +136,10 @@ def _score(trajectory: Trajectory, record: Record, verdict: Verdict, settings: R
         if boxes and (accuracy > 0 or not settings.grounding_needs_answer):
             total += settings.grounding * boxes.r_geo
         total += sum(reward.weight * known[reward.name] for reward in settings.own)
+        if not math.isfinite(total):
+            where = f"record {record.id!r}, rollout {trajectory.rollout}"
+            faults.append(Fault("total", f"{where}: the weighted sum is {total}", "not finite"))
+            total = None
     return Scores(
         record=record.id,
         rollout=trajectory.rollout,
@@ -146,9 +158,14 @@ def _call(reward: OwnReward, trajectory: Trajectory, record: Record) -> float | 
     """The value of a foreign function, of which anything may come."""
     where = f"record {record.id!r}, rollout {trajectory.rollout}"
     try:
-        value = float(reward.function(trajectory, record))
+        returned = reward.function(trajectory, record)
+        if returned is None:
+            return Fault(reward.name, f"{where}: returned None: it cannot tell", "returned None")
+        value = float(returned)
     except Exception as error:
-        return Fault(reward.name, f"{where}: {type(error).__name__}: {error}")
+        cause = type(error).__name__
+        return Fault(reward.name, f"{where}: {cause}: {error}", cause)
     if not math.isfinite(value):
-        return Fault(reward.name, f"{where}: returned {value}, which is no finite number")
+        why = f"{where}: returned {value}, which is no finite number"
+        return Fault(reward.name, why, "not finite")
     return value

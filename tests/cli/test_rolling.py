@@ -1,5 +1,7 @@
 """Parameters on their way from the updates to the engine, and what a validation measures."""
 
+import logging
+import math
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -8,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from evaluation import rigged
+from rewards.judge_server import JudgeServer, status
 from rollout import small
 
 from lfpc_jax.cli.progress import Steps
@@ -17,6 +20,8 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo import trained
 from lfpc_jax.grpo.update import Learner, TrainState
 from lfpc_jax.model import spec
+from lfpc_jax.rewards.judge import JudgeSettings
+from lfpc_jax.rewards.total import OwnReward, Rewards
 from lfpc_jax.rollout.engine import Engine
 
 
@@ -54,12 +59,21 @@ class RiggedEngine(rigged.RiggedEngine, Engine):
         return super().run(records, rollouts=rollouts, seed=seed)
 
 
-def validated(say, records):
+@pytest.fixture(autouse=True)
+def _heard(monkeypatch):
+    """A run of this process keeps its log to itself."""
+    monkeypatch.setattr(logging.getLogger("lfpc_jax"), "propagate", True)
+
+
+def rolls(say, records, **settings):
     engine = RiggedEngine(say, small.dialogue())
     learner = Mock(spec=Learner, cfg=small.config())
-    roller = Roller(TrainConfig(), engine.dialogue, engine, learner, Mock(spec=Publisher),
-                    records, Steps(1))  # fmt: skip
-    return roller.validate(Mock(spec=TrainState))
+    return Roller(TrainConfig(**settings), engine.dialogue, engine, learner, Mock(spec=Publisher),
+                  records, Steps(1))  # fmt: skip
+
+
+def validated(say, records, **settings):
+    return rolls(say, records, **settings).validate(Mock(spec=TrainState))
 
 
 def test_validation_blanks_crops_and_finds_who_reads_them():
@@ -92,3 +106,69 @@ def test_validation_sets_that_share_ids_are_all_measured(turn):
     assert values["validation/accuracy"] == 0.5
     assert [one.group.record.answer for one in seen] == [one.answer for one in records]
     assert len({one.group.record.id for one in seen}) == 8
+
+
+def halting(trajectory, record):
+    """A reward that knows of one record in four."""
+    number = int(record.id.removeprefix("w"))
+    if number % 4 == 1:
+        raise KeyError("box")
+    return (1.0, None, None, math.inf)[number % 4]
+
+
+def test_what_cannot_be_scored_is_counted_by_part_and_told_once_a_kind(caplog):
+    records = rigged.world(8)
+    own = (OwnReward("mine", 1.0, halting), OwnReward("fine", 1.0, lambda t, r: 1.0))
+    roller = rolls(rigged.reads_the_crop, records, rewards=Rewards(own=own))
+    for _ in range(2):
+        groups = list(roller.engine.run(records, rollouts=1, seed=0))
+        values = roller.figures(roller.judged(groups))
+        assert values["reward/masked"] == values["masked/mine"] == 0.75
+        assert values["reward/unjudged"] == 0
+        assert values["reward/accuracy"] == values["reward/mine"] == values["reward/fine"] == 1
+        assert "masked/fine" not in values
+    assert sorted(fault.cause for fault in roller.faults) == [
+        "KeyError", "not finite", "returned None"
+    ]  # fmt: skip
+    told = sorted(record.getMessage() for record in caplog.records)
+    assert len(told) == 3
+    assert told[0].startswith("2 of 8 episodes could not be scored (mine: KeyError; told once). ")
+    assert told[0].endswith(": KeyError: 'box'")
+    assert told[1].startswith("2 of 8 episodes could not be scored (mine: not finite; told once)")
+    assert told[2].startswith("2 of 8 episodes could not be scored (mine: returned None; told")
+
+
+def test_a_validation_says_how_much_of_it_could_not_be_judged(tmp_path, caplog):
+    """The rules cannot tell "crimson" for "red", and the judge's key is refused: 3 in 4 unknown."""
+    records = [replace(one, options=(), answer="red") for one in rigged.world(8)]
+
+    def says(episode):
+        sure = int(episode.opening.record.id[1:]) % 4 == 0
+        return f"<answer>{'red' if sure else 'crimson or so'}</answer>"
+
+    with JudgeServer(lambda index, claim: status(401)) as server:
+        judge = JudgeSettings(server.url, "m", str(tmp_path))
+        values, _ = validated(says, records, judge=judge)
+        assert values["validation/accuracy"] == values["validation/blank_accuracy"] == 1
+        assert values["validation/masked"] == values["validation/blank_masked"] == 0.75
+        assert values["validation/skipped"] == 0
+        assert server.url in caplog.text
+    assert "6 of 8 episodes could not be scored (judge: HTTP 401; told once)" in caplog.text
+    values, _ = validated(says, records)  # without a judge it is wrong, and known
+    assert values["validation/accuracy"] == 0.25
+    assert values["validation/masked"] == 0
+
+
+def test_a_validation_says_how_much_of_it_could_not_be_shown():
+    class Half(RiggedEngine):
+        def run(self, records, **how):
+            yield from super().run(records[: len(records) // 2], **how)
+
+    engine = Half(rigged.reads_the_whole, small.dialogue())
+    learner = Mock(spec=Learner, cfg=small.config())
+    roller = Roller(TrainConfig(), engine.dialogue, engine, learner, Mock(spec=Publisher),
+                    rigged.world(8), Steps(1))  # fmt: skip
+    values, seen = roller.validate(Mock(spec=TrainState))
+    assert values["validation/skipped"] == 0.5
+    assert values["validation/accuracy"] == 1
+    assert len(seen) == 4

@@ -18,6 +18,7 @@ import pytest
 import xla
 from cli import micro
 from cli.left import arrays, facts, metrics, near, same
+from rewards.judge_server import JudgeServer, status
 from rollout import small
 from safetensors.numpy import load_file, save_file
 
@@ -218,6 +219,50 @@ def test_an_alarm_that_stops_saves_and_exits_with_3(folder):
     assert "stopped after step 2: only" in errors
     assert (facts(run)["step"], facts(run)["health"]) == (2, 2)
     assert [step for kind, step in metrics(run) if kind == "train"] == [1, 2]
+
+
+def test_a_step_without_rewards_is_not_trained_on_and_goes_on_once_that_is_mended(
+    folder, monkeypatch
+):
+    """A reward of one's own raises every time; six such steps once left the parameters untouched,
+    said nothing and exited with 0."""
+    run, config = folder / "failing", str(HERE / "failing.py")
+    errors = finished(start(folder, run, config=config), code=3)
+    assert "16 of 16 episodes could not be scored (mine: KeyError; told once)" in errors
+    assert "100.0% of the episodes of step 1 have no reward" in errors
+    assert "mine 100.0% (record " in errors
+    assert "health.most_masked" in (run / "log.txt").read_text()
+    assert facts(run)["step"] == 0
+    assert not metrics(run)
+    monkeypatch.setenv("REPAIRED", "yes")
+    finished(start(folder, run, config=config))
+    assert facts(run)["step"] == 1
+    assert metrics(run)["train", 1]["reward/mine"] == 1.5
+    assert "masked 0.000" in (run / "log.txt").read_text()
+
+
+def test_a_judge_that_gives_no_verdicts_is_named_before_anything_is_loaded(
+    tmp_path, monkeypatch, capsys
+):
+    """A wrong key once trained on the share that the rules could tell, at an accuracy of 1."""
+    monkeypatch.setenv("MICRO", str(tmp_path))  # where there is neither model nor data
+    monkeypatch.setenv("JUDGE_KEY", "sk-wrong-key-of-mine")
+    with JudgeServer(lambda index, claim: status(401)) as server:
+        config = tmp_path / "judged.py"
+        config.write_text(
+            "from dataclasses import replace\nfrom cli import micro\n"
+            "from lfpc_jax.rewards.judge import JudgeSettings\n"
+            f"judge = JudgeSettings({server.url!r}, 'm', {str(tmp_path)!r}, 'JUDGE_KEY')\n"
+            "def get_config():\n    return replace(micro.get_config(), judge=judge)\n"
+        )
+        assert train.main(["--config", str(config), "--run", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert f"asking the judge, {server.url}/chat/completions, model m ..." in said
+    assert "error: the judge gives no verdicts: " in said
+    assert "HTTP 401 Unauthorized" in said
+    assert "check the API key in the environment variable JUDGE_KEY" in said
+    assert "wrong-ke" not in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_that_was_cut_short_is_not_taken(folder, whole):

@@ -114,11 +114,14 @@ BAD_VALUES = [
     (lambda t, r: math.nan, "returned nan"),
     (lambda t, r: math.inf, "returned inf"),
     (lambda t, r: -math.inf, "returned -inf"),
-    (lambda t, r: None, "TypeError"),
+    (lambda t, r: None, "returned None"),
+    (lambda t, r: [1.0], "TypeError"),
     (lambda t, r: "high", "ValueError"),
     (lambda t, r: 1 / 0, "ZeroDivisionError"),
     (raising, "KeyError: 'box'"),
 ]
+KINDS = {f"returned {value}": "not finite" for value in ("nan", "inf", "-inf")}
+"""What those that say which value are counted as."""
 
 
 @pytest.mark.parametrize(("function", "named"), BAD_VALUES)
@@ -133,8 +136,17 @@ def test_a_reward_of_ones_own_that_fails_masks_its_sample_and_says_so(function, 
     assert (scores.accuracy, scores.format, scores.tool) == (1, 0, 1)
     (fault,) = scores.faults
     assert fault.part == "mine"
+    assert fault.kind == f"mine: {KINDS.get(named, named.partition(':')[0])}"
     assert "record 'r', rollout 2" in fault.reason
     assert named in fault.reason
+
+
+def test_a_total_that_overflows_is_masked():
+    """A step of float64's largest twice is infinite, and so would be its group's mean."""
+    own = tuple(OwnReward(name, 1e308, lambda t, r: 1.0) for name in ("mine", "yours"))
+    scores = total(episode(EXACT, answer="A"), PLAIN, replace(STAGE_I, own=own))
+    assert scores.masked
+    assert [fault.kind for fault in scores.faults] == ["total: not finite"]
 
 
 def test_bad_records_are_masked_and_named():
@@ -157,6 +169,9 @@ def test_bad_records_are_masked_and_named():
         {"own": (OwnReward("mine", math.nan, raising),)},
         {"own": (OwnReward("tool", 1.0, raising),)},
         {"own": (OwnReward("judge", 1.0, raising),)},
+        {"own": (OwnReward("total", 1.0, raising),)},
+        {"own": (OwnReward("masked", 1.0, raising),)},
+        {"own": (OwnReward("iou", 1.0, raising),)},
         {"own": (OwnReward("", 1.0, raising),)},
         {"own": (OwnReward("mine", 1.0, raising), OwnReward("mine", 1.0, raising))},
     ],
