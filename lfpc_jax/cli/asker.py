@@ -15,6 +15,7 @@ from lfpc_jax.cli.dialogues import sizes, text_buckets, together, zooming
 from lfpc_jax.cli.model_folder import LoadedModel, load_model
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.evaluation.conditions import Asks, without_tool
+from lfpc_jax.evaluation.journal import IDENTITY
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
@@ -42,9 +43,15 @@ class Asker:
     @property
     def asked(self) -> dict[str, Any]:
         """What of the model decides how answers are read, and which they are. A training run that
-        has gone on is another model."""
+        has gone on is another model, and so is a folder whose weights or tokenizer were replaced.
+        """
         cfg = self.model.cfg
-        return {"image_token": cfg.image_token, "dtype": cfg.dtype, "checkpoint": self.model.step}
+        return {
+            "image_token": cfg.image_token,
+            "dtype": cfg.dtype,
+            "checkpoint": self.model.step,
+            IDENTITY: self.model.identity(),
+        }
 
     @property
     def rules(self) -> Rules:

@@ -29,6 +29,8 @@ from lfpc_jax.rollout.episode import with_limits
 from lfpc_jax.rollout.said import said
 
 FORMAT = 1
+IDENTITY = "identity"
+"""Among what is asked: the digests of the model, in parts; see `checkpoint.identity`."""
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class Journal:
         if path.exists():
             old = self.settings()
             known = old["benchmarks"]
-            changed = [name for name in asked if old["asked"].get(name) != asked[name]]
+            changed = self._changed(old["asked"], asked)
             changed += [
                 f"benchmark {name}"
                 for name, about in benchmarks.items()
@@ -102,6 +104,21 @@ class Journal:
         if version != FORMAT:
             raise ValueError(f"{path}: format {version!r}, where {FORMAT} is read; evaluate anew")
         return made
+
+    def _changed(self, old: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+        """What is asked otherwise. Folders of before identities were kept go on, with a warning."""
+        changed = [name for name in asked if name != IDENTITY and old.get(name) != asked[name]]
+        if IDENTITY not in asked:
+            return changed
+        if (before := old.get(IDENTITY)) is None:
+            log.warning(
+                "%s does not say which weights it was begun with; it goes on, and if those of %s "
+                "were replaced since, its answers are of two models",
+                self.folder / "evaluation.json", asked.get("model", "the model"),
+            )  # fmt: skip
+            return changed
+        now = asked[IDENTITY]
+        return changed + [f"model ({part})" for part in now if now[part] != before.get(part)]
 
     def parts(self) -> list[Part]:
         """Every part that has answers, by name."""
