@@ -13,6 +13,7 @@ from lfpc_jax.cli.dry_run import model_of
 from lfpc_jax.cli.rolling import Publisher
 from lfpc_jax.config import TrainConfig
 from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.grpo.step import scores_itself
 from lfpc_jax.model import spec
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import Kernel, ModelConfig
@@ -188,9 +189,7 @@ class Run:
     def _scored(self, mini_batches: int) -> int:
         """How often a mini-batch is before its updates: see `grpo/step.py`."""
         u = self.config.update
-        reference = u.objective.kl > 0
-        own = u.old == "trainer" and (reference or mini_batches * u.epochs > 1)
-        return own + reference
+        return scores_itself(u, mini_batches) + (u.objective.kl > 0)
 
 
 def workload(config: TrainConfig, sampled: int | None, crops: int | None) -> Workload:
@@ -236,7 +235,8 @@ def phases(run: Run, only: Sequence[str] | None = None) -> Iterator[Phase]:
 
     yield Phase("rollout", run.rollout, wanted(rollouts), held)
     yield Phase("reshard", run.train, wanted(_reshard(run)), held + _laid_out_beside(run))
-    own = run.config.update.old == "trainer"  # else the reference alone is scored with
+    r, u = run.config.rollout, run.config.update
+    own = scores_itself(u, r.prompts // u.mini_batch)  # else the reference alone is scored with
     yield Phase("score", run.train, wanted(_update(run, "score")), held if own else state)
     yield Phase("update", run.train, wanted(_update(run, "update")), reference)
 

@@ -108,7 +108,9 @@ class RunFolder:
         begun = json.loads(self.settings.read_text())
         limits = begun.get("rollout", {})
         begun["rollout"] = with_limits(limits)
-        changed = _differences(begun, now) - _MAY_CHANGE
+        _check_schedule(self.path, begun, settings)
+        _check_temperature(self.path, begun, settings)
+        changed = _differences(begun, now, described(TrainConfig()))
         if changed:
             raise ValueError(
                 f"{self.path}: was begun with other settings of {sorted(changed)}; go on with "
@@ -151,8 +153,47 @@ def _write(file: Path, value: Any) -> None:
     partial.rename(file)
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
-    return {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+def _check_schedule(run: Path, begun: dict[str, Any], now: TrainConfig) -> None:
+    """A rate that falls reaches its end with the run's last step: more steps, or fewer, would bend
+    it from here on."""
+    steps, schedule = begun.get("steps", now.steps), now.optimizer.schedule
+    if schedule != "constant" and steps != now.steps:
+        raise ValueError(
+            f"{run}: was begun with {steps} steps, over which its {schedule} schedule lowers the "
+            f"learning rate; with {now.steps} the rates of the steps still to come would be "
+            f"others. Go on with --steps {steps}; to train longer, begin another --run from this "
+            f"one, with a schedule of its own: --model.path {run}"
+        )
+
+
+def _check_temperature(run: Path, begun: dict[str, Any], now: TrainConfig) -> None:
+    """Runs of before `update.deviation` have updates that ignored the temperature."""
+    old = "update" in begun and "deviation" not in begun["update"]
+    if old and now.policy_temperature != 1:
+        raise ValueError(
+            f"{run}: was begun by a version whose updates ignored rollout.temperature "
+            f"{now.policy_temperature}; they would now improve another policy. Begin another --run "
+            f"from this one: --model.path {run}"
+        )
+
+
+def _differences(
+    before: dict[str, Any], now: dict[str, Any], default: dict[str, Any], within: str = ""
+) -> set[str]:
+    """Names of settings that differ and may not. One that the run does not know came after it, and
+    its default is what the run did."""
+    found: set[str] = set()
+    for key in before.keys() | now.keys():
+        name = within + key
+        old, new, usual = before.get(key, default.get(key)), now.get(key), default.get(key)
+        if name in _MAY_CHANGE or old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            usual = usual if isinstance(usual, dict) else {}
+            found |= _differences(old, new, usual, f"{name}.")
+        else:
+            found.add(name)
+    return found
 
 
 def run_of(path: Path) -> RunFolder | None:

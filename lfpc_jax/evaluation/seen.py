@@ -39,7 +39,7 @@ class ShownCrops:
         if isinstance(region, Fault):
             raise ValueError(f"its box {crop.written} would be refused now: {region.message}")
         request = Ready(self.zoom, region)
-        opening = Opening(record, np.zeros(0, np.int32), 0, view)
+        opening = Opening(record, np.zeros(0, np.int32), np.zeros((3, 0), np.int32), view)
         return self.alter(request, request.execute(original), opening).picture
 
 

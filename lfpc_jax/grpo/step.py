@@ -90,8 +90,7 @@ class Updater:
     ) -> tuple[TrainState, dict[str, float]]:
         """`scored` are the groups of each mini-batch. Metrics are means over its updates."""
         settings = self.settings
-        apart = len(scored) * settings.epochs > 1 or settings.old == "sampler"
-        before = self._before(state, scored) if apart or self.reference is not None else {}
+        before = self._before(state, scored)
         seen: dict[str, list[float]] = defaultdict(list)
         pending: _Pending | None = None
         for _ in range(settings.epochs):
@@ -109,9 +108,13 @@ class Updater:
     def _before(
         self, state: TrainState, scored: Sequence[Sequence[Scored]]
     ) -> dict[int, dict[str, Any]]:
-        """By mini-batch, what a token's probability was before any of these updates."""
+        """By mini-batch, what a token's probability was before any of these updates, where that is
+        neither the sampler's nor the update's own; nothing is packed for nothing."""
         known: dict[int, dict[str, Any]] = {}
-        current = self.learner.computing(state) if self.settings.old == "trainer" else None
+        own = scores_itself(self.settings, len(scored))
+        if not own and self.reference is None:
+            return known
+        current = self.learner.computing(state) if own else None
         for number, batch, real in self._packed(scored):
             placed = self.learner.place(batch)
             known[number] = {}
@@ -153,6 +156,11 @@ class Updater:
         for name, value in values.items():
             if not refused:
                 seen[name].append(value)
+
+
+def scores_itself(settings: UpdateSettings, mini_batches: int) -> bool:
+    """Whether the ratio needs the trainer's log-probabilities from before a step's updates."""
+    return settings.old == "trainer" and mini_batches * settings.epochs > 1
 
 
 def weighed(groups: Sequence[Scored], settings: UpdateSettings) -> list[Item]:

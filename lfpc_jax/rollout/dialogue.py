@@ -42,12 +42,17 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """A record's prompt, the position of its last id, and what it shows, if anything."""
+    """A record's prompt, where its ids stand, and what it shows, if anything."""
 
     record: Record
     ids: Int32[np.ndarray, "T"]
-    position: int
+    positions: Int32[np.ndarray, "3 T"]
     view: View | None
+
+    @property
+    def position(self) -> int:
+        """Of the last id, which is text."""
+        return int(self.positions[0, -1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +88,8 @@ class Dialogue:
         view = None if record.picture == Picture() else self.look(record)
         grids = [] if view is None else [self.processor.grid_of(view.shown)]
         ids = self.chat.encode(self.messages(record), grids, True)
-        _, following = mrope_positions(ids, grids, self.tokenizer.image_pad)
-        return Opening(record, ids, following - 1, view)
+        positions, _ = mrope_positions(ids, grids, self.tokenizer.image_pad)
+        return Opening(record, ids, positions, view)
 
     def size(self, record: Record) -> tuple[Grid, int]:
         """The grid that `open` shows, (0, 0) without a picture, and the tokens of text beside it;

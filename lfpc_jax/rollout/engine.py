@@ -319,7 +319,8 @@ class _Run:
                 itertools.islice(self.prompts, most),
             )
         )
-        prefix = self.slots.prefill([(p.group.opening.ids, p.group.visual) for p in batch])
+        opened = [(p.group.opening, p.group.visual) for p in batch]
+        prefix = self.slots.prefill([(o.ids, o.positions, visual) for o, visual in opened])
         for source, prompt in enumerate(batch):
             prompt.prefix, prompt.source = prefix, source
         self.stats.prompts += len(batch)

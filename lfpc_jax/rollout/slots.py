@@ -20,7 +20,6 @@ from lfpc_jax.model.cache import Cache
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.rollout.programs import Beginnings, Drawn, Programs, State, Turns
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.shapes import Buckets, RolloutShapes
@@ -133,18 +132,17 @@ class Slots:
         windows = self.shapes.image_windows.sizes[0] if visual is None else len(visual.patches)
         return windows, text
 
-    def prefill(self, prompts: Sequence[tuple[np.ndarray, Visual | None]]) -> Prefix:
-        """Prompts that share both buckets, at most `prefill_rows`, encoded and run."""
+    def prefill(self, prompts: Sequence[tuple[np.ndarray, np.ndarray, Visual | None]]) -> Prefix:
+        """Prompts, by ids and positions, encoded and run: they share both buckets, and are at most
+        `prefill_rows`."""
         rows = self.shapes.prefill_rows
         assert 1 <= len(prompts) <= rows, (len(prompts), rows)
-        windows, text = self.prompt_buckets(len(prompts[0][0]), prompts[0][1])
+        windows, text = self.prompt_buckets(len(prompts[0][0]), prompts[0][2])
         tokens = _blank(rows, self.shapes.prompt_length(windows, text))
-        for row, (ids, visual) in enumerate(prompts):
-            grids = [] if visual is None else [visual.grid]
-            positions, _ = mrope_positions(ids, grids, self.cfg.image_token)
+        for row, (ids, positions, visual) in enumerate(prompts):
             places = self._places(ids, visual, row)
             _write(tokens, row, ids[:-1], positions[:, :-1], places[:-1])
-        slots = self._encode([visual for _, visual in prompts], rows, windows)
+        slots = self._encode([visual for *_, visual in prompts], rows, windows)
         return Prefix(self.programs.prefill(self._params, tokens, slots), len(prompts))
 
     def place(self, prefix: Prefix, beginnings: Sequence[Beginning]) -> None:

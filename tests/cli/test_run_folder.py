@@ -9,6 +9,7 @@ from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import run_folder
 from lfpc_jax.cli.run_folder import RunFolder
 from lfpc_jax.config import ModelSettings, TrainConfig
+from lfpc_jax.grpo.optimizer import OptimizerSettings
 
 ORIGIN = Origin(dtypes=("bfloat16",), layout="new")
 
@@ -64,6 +65,48 @@ def test_an_old_run_s_limit_goes_on_by_its_new_names_alone(config, tmp_path):
     same = replace(config.rollout, turn_tokens=300, episode_tokens=300)
     run.go_on(replace(config, rollout=same))
     assert "max_tokens" not in json.loads(run.settings.read_text())["rollout"]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_other_steps_may_not_bend_a_schedule(config, tmp_path, schedule):
+    first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    config = replace(config, optimizer=OptimizerSettings(schedule=schedule, warmup=2))
+    run.begin(config, first.assets, ORIGIN, 40)
+    before = run.settings.read_bytes()
+    for steps in (40, 90):
+        with pytest.raises(ValueError, match=rf"80 steps.*{schedule}.*--steps 80; .*--model.path"):
+            run.go_on(replace(config, steps=steps))
+    assert run.settings.read_bytes() == before
+    run.go_on(config)
+
+
+def test_a_setting_that_a_run_does_not_know_stood_at_its_default(config, tmp_path):
+    first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    run.begin(config, first.assets, ORIGIN, 40)
+    begun = json.loads(run.settings.read_text())
+    for name in ("dual_clip", "kl"):
+        del begun["update"]["objective"][name]
+    del begun["update"]["deviation"], begun["demonstrate"]
+    run.settings.write_text(json.dumps(begun))
+    objective = replace(config.update.objective, dual_clip=3.0)
+    other = replace(config, update=replace(config.update, objective=objective, rows=7))
+    names = r"\['update.objective.dual_clip', 'update.rows'\]"
+    with pytest.raises(ValueError, match=f"other settings of {names}"):
+        run.go_on(other)
+    run.go_on(config)
+    assert json.loads(run.settings.read_text())["update"]["objective"]["dual_clip"] is None
+
+
+def test_a_run_whose_updates_ignored_its_temperature_does_not_go_on(config, tmp_path):
+    first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    config = replace(config, rollout=replace(config.rollout, temperature=0.7))
+    run.begin(config, first.assets, ORIGIN, 40)
+    run.go_on(config)
+    begun = json.loads(run.settings.read_text())
+    del begun["update"]["deviation"]
+    run.settings.write_text(json.dumps(begun))
+    with pytest.raises(ValueError, match=r"ignored rollout.temperature 0.7.*--model.path"):
+        run.go_on(config)
 
 
 def test_the_first_process_writes_and_all_raise_what_it_finds(config, tmp_path, monkeypatch):

@@ -512,7 +512,7 @@ def test_another_config_in_the_same_run_is_refused(folder, whole, monkeypatch, c
     monkeypatch.setenv("MICRO", str(folder))
     flags = ["--config", CONFIG, "--run", str(whole), "--optimizer.learning_rate", "3e-2"]
     assert train.main(flags) == 1
-    assert "begun with other settings of ['optimizer']" in capsys.readouterr().err
+    assert "begun with other settings of ['optimizer.learning_rate']" in capsys.readouterr().err
 
 
 def test_data_that_changed_under_its_name_is_refused_on_resume(folder, whole, monkeypatch, capsys):

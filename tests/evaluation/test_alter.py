@@ -32,7 +32,8 @@ def opened(record, shown=None):
     """The opening of a record, its view as large as the original unless `shown`."""
     original = PIL.Image.open(io.BytesIO(record.picture.data)).convert("RGB")
     view = np.asarray(original) if shown is None else shown
-    return Opening(record, np.zeros(1, np.int32), 0, View(view, original))
+    nothing = np.zeros(1, np.int32), np.zeros((3, 1), np.int32)
+    return Opening(record, *nothing, View(view, original))
 
 
 def alter(name, record, box, *, records=(), shown=None, seed=0):

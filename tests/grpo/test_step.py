@@ -1,5 +1,6 @@
 """A step through its updates: whose log-probabilities, which mini-batches, what stops it."""
 
+from collections import Counter
 from dataclasses import replace
 
 import jax
@@ -12,8 +13,10 @@ from grpo import episodes
 from model import helpers
 
 from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.grpo import step
 from lfpc_jax.grpo.items import Scored, items_of
 from lfpc_jax.grpo.objective import Objective
+from lfpc_jax.grpo.packing import pack
 from lfpc_jax.grpo.step import REFUSALS, NotFinite, Updater, UpdateSettings, weighed
 from lfpc_jax.grpo.trained import Trained
 from lfpc_jax.grpo.update import Learner
@@ -112,6 +115,50 @@ def test_the_samplers_own_log_probabilities_on_request(start):
     made, state = start()
     _, metrics = made(state, [[one]])
     assert metrics["sampler_apart"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "mini_batches", "kl", "packs", "scorings"),
+    [
+        ({}, 1, False, 1, 0),  # the update's own forward is the old policy
+        ({}, 2, False, 4, 2),
+        ({"epochs": 2}, 1, False, 3, 1),
+        ({"old": "sampler"}, 1, False, 1, 0),
+        ({"old": "sampler"}, 2, False, 2, 0),
+        ({"old": "sampler", "epochs": 2}, 2, False, 4, 0),
+        ({"old": "sampler"}, 2, True, 4, 2),
+        ({}, 1, True, 2, 1),
+        ({}, 2, True, 4, 4),
+    ],
+)
+def test_nothing_is_packed_or_scored_for_nothing(
+    start, learner, monkeypatch, settings, mini_batches, kl, packs, scorings
+):
+    """A packed mini-batch is let go before the next, so each pass over them packs it again."""
+    counts = Counter()
+
+    def packed(*args, **named):
+        counts["packs"] += 1
+        return pack(*args, **named)
+
+    def scores(params, batch, real):
+        counts["scorings"] += 1
+        return batch.sampler, batch.sampler
+
+    def update(state, batch, real):
+        assert (batch.reference is not None) == kl
+        counts["updates"] += 1
+        return state, {"refused": 0.0, "loss": 0.0}
+
+    monkeypatch.setattr(step, "pack", packed)
+    monkeypatch.setattr(learner, "scores", scores)
+    monkeypatch.setattr(learner, "update", update)
+    made, state = start(**settings)
+    if kl:
+        made = replace(made, reference=state.trained)
+    made(state, [[groups()[0]]] * mini_batches)
+    assert counts["updates"] == mini_batches * made.settings.epochs
+    assert (counts["packs"], counts["scorings"]) == (packs, scorings)
 
 
 def test_flat_groups_count_in_the_mean_unless_dropped(start):

@@ -17,6 +17,7 @@ import xla
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import cache, spec
+from lfpc_jax.processing import positions
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine, LogitsNotFinite
@@ -57,6 +58,21 @@ def shared() -> Engine:
 @pytest.fixture(scope="module")
 def episodes(shared):
     return run(shared, [small.record(i) for i in range(12)], 4)
+
+
+def test_a_prompts_positions_are_computed_once(shared, monkeypatch):
+    asked = []
+
+    def counted(ids, *rest):
+        asked.append(np.asarray(ids).tolist())
+        return positions.mrope_positions(ids, *rest)
+
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("lfpc_jax.rollout") and hasattr(module, "mrope_positions"):
+            monkeypatch.setattr(module, "mrope_positions", counted)
+    found = run(shared, [small.record(0)], 2)
+    prompt = found["r0", 0].ids[: found["r0", 0].turns[0].start].tolist()
+    assert asked.count(prompt) == 1
 
 
 def test_the_small_model_does_all_that_an_episode_can(episodes):
