@@ -21,7 +21,7 @@ from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import pictures
 from lfpc_jax.data.losses import Unusable
-from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.processing.geometry import Box, Convention
 from lfpc_jax.report.sketch import sketch
 from lfpc_jax.rollout.dialogue import Dialogue
@@ -79,7 +79,7 @@ def ask(args: argparse.Namespace) -> int:
         longest_side=args.longest_side,
     )
     # ------------------------------------------------------------------ the model
-    mesh = make_mesh(tensor=args.tensor, devices=jax.local_devices()[: args.tensor])
+    mesh = rollout_mesh(args.tensor, devices=jax.local_devices()[: args.tensor])
     model = load_model(args.model, dtype=args.dtype, mesh=mesh)
     dialogue = zooming(
         model.assets,

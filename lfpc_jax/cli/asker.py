@@ -13,7 +13,7 @@ from lfpc_jax.checkpoint import assets
 from lfpc_jax.cli import progress
 from lfpc_jax.cli.dialogues import sizes, text_buckets, together, zooming
 from lfpc_jax.cli.model_folder import LoadedModel, load_model
-from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.evaluation.conditions import Asks, without_tool
 from lfpc_jax.evaluation.journal import IDENTITY
 from lfpc_jax.rollout.engine import Engine
@@ -37,7 +37,7 @@ class Asker:
 
     @classmethod
     def load(cls, args: argparse.Namespace) -> "Asker":
-        mesh = make_mesh(data=-1, tensor=args.tensor, devices=jax.local_devices())
+        mesh = rollout_mesh(args.tensor, devices=jax.local_devices())
         return cls(args, load_model(args.model, dtype=args.dtype, mesh=mesh), mesh)
 
     @property

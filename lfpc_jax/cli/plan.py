@@ -27,12 +27,21 @@ from pathlib import Path
 
 from lfpc_jax.cli import progress
 from lfpc_jax.cli.overrides import load_config, override
-from lfpc_jax.cli.plan_config import ADVICE, Phase, Planned, Run, phases, plan, workload
+from lfpc_jax.cli.plan_config import (
+    Phase,
+    Planned,
+    Run,
+    advice,
+    check_there,
+    phases,
+    plan,
+    workload,
+)
 from lfpc_jax.cli.plan_search import proposals
 from lfpc_jax.cli.plan_table import print_step, print_tables
 from lfpc_jax.cli.train import CONFIGS
-from lfpc_jax.config import TrainConfig, check, check_devices
-from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.config import TrainConfig, check
+from lfpc_jax.distributed.mesh import make_mesh, rollout_mesh
 from lfpc_jax.model import config
 from lfpc_jax.plan import programs, slices
 from lfpc_jax.plan.compiling import Compiled, assigned, compile_into, compiled
@@ -108,16 +117,18 @@ def _config(args: argparse.Namespace, words: Sequence[str], topology: str) -> tu
         print_tables(title, rows)
         if all(row.fits for row in rows) or not args.search:
             figures = print_step(proposed, where, rows, load)
-            _refuse(rows, title)
+            _refuse(rows, title, where, proposed)
             return {"config": args.config, "topology": topology, **figures}, _json(rows, title)
-    raise ValueError(f"{args.config}: nothing found that fits {topology}; take a larger slice")
+    raise ValueError(
+        f"{args.config}: nothing found that fits {topology} and that train.py would start there; "
+        "take a larger slice"
+    )
 
 
 def _check(settings: TrainConfig, where: slices.Slice) -> None:
     """As `train.py` would there, with one process a host."""
-    count, hosts = len(where.devices), where.hosts
-    check(settings, processes=hosts)
-    check_devices(settings, devices=count, local=count // hosts, processes=hosts)
+    check(settings, processes=where.hosts)
+    check_there(settings, where)
 
 
 def _planned(
@@ -142,7 +153,7 @@ def _models(args: argparse.Namespace, model: str, topology: str) -> tuple[dict, 
         )
     ]
     print_tables(f"{model} on {topology}", rows)
-    _refuse(rows, f"{model} on {topology}")
+    _refuse(rows, f"{model} on {topology}", where)
     return {}, _json(rows, f"{model} on {topology}")
 
 
@@ -151,7 +162,7 @@ def _of_model(args: argparse.Namespace, model: str, where: slices.Slice, program
     if program not in (known := (*programs.PROGRAMS, "rollout")):
         raise ValueError(f"program {program!r}: of a model there are {', '.join(known)}")
     if program == "rollout":
-        mesh = make_mesh(data=-1, tensor=args.tensor, devices=where.devices)
+        mesh = rollout_mesh(args.tensor, devices=where.devices)
         shapes = RolloutShapes(
             slots=args.slots, capacity=args.capacity, chunk=64, prefill_rows=4, extend_rows=8
         )
@@ -179,11 +190,14 @@ def _dump(settings: TrainConfig, where: slices.Slice, name: str, folder: str) ->
                 return
 
 
-def _refuse(rows: Sequence[Planned], what: str) -> None:
+def _refuse(
+    rows: Sequence[Planned], what: str, where: slices.Slice, settings: TrainConfig | None = None
+) -> None:
     for row in rows:
         if not row.fits:
+            remedy = advice(row.phase, where, settings)
             print(
-                f"error: {row.program} does not fit, {what} ({row.shortage}): {ADVICE[row.phase]}",
+                f"error: {row.program} does not fit, {what} ({row.shortage}): {remedy}",
                 file=sys.stderr,
             )
 

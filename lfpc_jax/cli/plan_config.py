@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lfpc_jax.cli.dry_run import model_of
-from lfpc_jax.cli.rolling import Publisher
-from lfpc_jax.config import TrainConfig
-from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.config import TrainConfig, check_devices
+from lfpc_jax.distributed.mesh import check_rows, make_mesh, rollout_mesh
+from lfpc_jax.distributed.publish import Place, Publisher
 from lfpc_jax.grpo.step import scores_itself
 from lfpc_jax.model import spec
 from lfpc_jax.model.attention import continues
@@ -34,17 +34,30 @@ from lfpc_jax.plan.work import (
 from lfpc_jax.shapes import RolloutShapes, TrainShapes, micro_batches_for
 
 _TRAINING = (
-    "lower update.rows or rollout.capacity, set model.remat full, raise mesh.tensor, "
+    "lower update.rows or rollout.capacity, set model.remat full, {mesh}"
     "freeze the tower (model.train_vision false), use model.lora, or take a larger slice"
 )
-ADVICE = {
-    "rollout": "lower rollout.slots or rollout.capacity, raise rollout.tensor, or take a larger "
-    "slice",
-    "reshard": "raise rollout.tensor or take a larger slice",
+_ADVICE = {
+    "rollout": "lower rollout.slots or rollout.capacity, {rollout}or take a larger slice",
+    "reshard": "{rollout}or take a larger slice",
     "score": _TRAINING,
     "update": _TRAINING,
     "model": "lower --length, raise --tensor, or take a larger slice",
 }
+
+
+def advice(phase: str, where: Slice, settings: TrainConfig | None) -> str:
+    """What to change where a phase does not fit; nothing that `train.py` would then refuse."""
+    most = len(where.devices) // where.hosts
+    ways = {}
+    if settings is not None:
+        ways = {"rollout": settings.rollout.tensor, "mesh": settings.mesh.tensor}
+    raised = {
+        name: f"raise {name}.tensor (at most {most}, the chips of a host), " if now < most else ""
+        for name, now in ways.items()
+    }
+    return _ADVICE[phase].format(**raised)
+
 
 _KERNELS: Mapping[str, Kernel] = {"tpu": "splash", "gpu": "cudnn", "cpu": "xla"}
 
@@ -118,7 +131,8 @@ class Run:
         all hosts do side by side needs as much on each chip."""
         cfg, m = config_model(config, where.platform), config.mesh
         train = make_mesh(m.data, m.fsdp, m.tensor, devices=where.devices)
-        rollout = make_mesh(-1, 1, config.rollout.tensor, devices=where.devices)
+        check_rows(train)
+        rollout = rollout_mesh(config.rollout.tensor, devices=where.devices)
         hosts = where.hosts
         own = config.rollout_shapes(cfg.vision.window, max(1, rollout.shape["data"] // hosts))
         slots = replace(
@@ -212,6 +226,12 @@ def workload(config: TrainConfig, sampled: int | None, crops: int | None) -> Wor
     )
 
 
+def check_there(config: TrainConfig, where: Slice) -> None:
+    """What `train.py` would say of its devices there, with one process a host."""
+    count, hosts = len(where.devices), where.hosts
+    check_devices(config, devices=count, local=count // hosts, processes=hosts)
+
+
 @dataclass(frozen=True)
 class Phase:
     """Programs that run on one mesh while a chip holds `beside` bytes for others."""
@@ -258,20 +278,23 @@ def plan(
 
 
 def _reshard(run: Run) -> Iterator[Source]:
-    """The largest of the parameters from the trainer's layout to the rollouts'."""
-    params = jax.tree.leaves(spec.abstract(run.cfg, jnp.dtype(run.cfg.dtype), run.train))
-    lay_out = jax.tree.leaves(Publisher(run.cfg, run.train, run.rollout).lay_out)
-    largest, jitted = max(zip(params, lay_out), key=lambda pair: pair[0].size)
+    """The largest of the parameters, from the trainer's layout to the rollouts'. Each of its parts
+    is by then on the device at its place among those of the rollouts."""
+    publisher = Publisher(_placed(run), run.train, run.rollout)
+    moved, lay_out = (jax.tree.leaves(tree) for tree in (publisher.moved, publisher.lay_out))
+    largest, jitted = max(zip(moved, lay_out), key=lambda pair: pair[0].size)
     yield Source("reshard", partial(jitted.lower, largest), {"parameters": largest})
 
 
 def _laid_out_beside(run: Run) -> int:
-    """All parameters but the largest, in both layouts."""
-    sizes = 0
-    for mesh in (run.train, run.rollout):
-        params = jax.tree.leaves(spec.abstract(run.cfg, jnp.dtype(run.cfg.dtype), mesh))
-        sizes += bytes_per_chip(params) - bytes_per_chip(max(params, key=lambda x: x.size))
-    return sizes
+    """All parameters as the updates have them, and all but the largest as the rollouts do."""
+    before, after = (jax.tree.leaves(_placed(run)(mesh)) for mesh in (run.train, run.rollout))
+    largest = max(after, key=lambda x: x.size)
+    return bytes_per_chip(before) + bytes_per_chip(after) - bytes_per_chip(largest)
+
+
+def _placed(run: Run) -> Place:
+    return partial(spec.abstract, run.cfg, jnp.dtype(run.cfg.dtype))
 
 
 def _update(run: Run, name: Literal["score", "update"]) -> Iterator[Source]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 
 from lfpc_jax.cli.overrides import override
-from lfpc_jax.cli.plan_config import Run
+from lfpc_jax.cli.plan_config import Run, check_there
 from lfpc_jax.config import TrainConfig
 from lfpc_jax.model import spec
 from lfpc_jax.plan import counts
@@ -38,13 +38,15 @@ def proposals(
     for _, flags in updates:
         rollout = _rollout(override(config, flags), where)
         if rollout:
-            yield (*flags, *rollout), override(config, (*flags, *rollout))
+            proposed = override(config, (*flags, *rollout))
+            check_there(proposed, where)
+            yield (*flags, *rollout), proposed
 
 
 def _updates(config: TrainConfig, where: Slice, load: Workload) -> Iterator[tuple[float, Flags]]:
     """The least seconds of a step's updates, and the settings."""
     for tensor in _WAYS:
-        if len(where.devices) % tensor or config.mesh.data > 1:
+        if _own(where) % tensor or config.mesh.data > 1:
             continue
         for remat in ("dots", "full"):
             for rows in _ROWS:
@@ -72,19 +74,23 @@ def _seconds(run: Run, load: Workload) -> float:
 
 def _rollout(config: TrainConfig, where: Slice) -> Flags | None:
     for tensor in _WAYS:
-        if len(where.devices) % tensor:
+        if _own(where) % tensor:
             continue
         run = Run.of(override(config, ("--rollout.tensor", str(tensor))), where)
         held = run.state_bytes + run.reference_bytes
         weights = bytes_per_chip(spec.abstract(run.cfg, run.cfg.dtype, run.rollout))
         free = _ROOM * where.chip.hbm_bytes - held - weights
-        hosts = run.slots.slots // config.rollout.slots
-        chips = len(where.devices) // hosts
+        chips = _own(where)
         each = counts.cache_bytes(run.cfg) * run.slots.capacity / chips
         for slots in _SLOTS:
-            if slots * each <= free and slots % (chips // tensor or 1) == 0:
+            if slots * each <= free and slots % (chips // tensor) == 0:
                 return ("--rollout.tensor", str(tensor), "--rollout.slots", str(slots))
     return None
+
+
+def _own(where: Slice) -> int:
+    """Chips of a host, within which a group of `tensor` lies: train.py refuses others."""
+    return len(where.devices) // where.hosts
 
 
 def _alone(config: TrainConfig) -> TrainConfig:

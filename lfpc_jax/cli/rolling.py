@@ -11,23 +11,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 
 from lfpc_jax.cli.progress import Steps
 from lfpc_jax.config import TrainConfig
 from lfpc_jax.data.losses import Unusable
 from lfpc_jax.data.pipeline import share
 from lfpc_jax.distributed.exchange import everyones, total
+from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.evaluation.alter import alteration, altered
 from lfpc_jax.evaluation.conditions import without_tool
 from lfpc_jax.evaluation.measures import Measures, gather, measure
 from lfpc_jax.grpo.advantage import Deviation
 from lfpc_jax.grpo.items import Scored
-from lfpc_jax.grpo.trained import abstract
 from lfpc_jax.grpo.update import Learner, TrainState
-from lfpc_jax.model import spec
-from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.model.spec import Tree
 from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rewards.total import Scores, score
 from lfpc_jax.rewards.verdict import Fault
@@ -105,7 +101,7 @@ class Roller:
         dialogue: Dialogue,
         engine: Engine,
         learner: Learner,
-        publish: "Publisher",
+        publish: Publisher,
         validation: Sequence[Record],
         shown: Steps,
     ) -> None:
@@ -282,43 +278,3 @@ def _means(rows: Sequence[dict[str, Any]], flat: Sequence[float]) -> dict[str, f
             values[f"masked/{part}"] = fmean(part in row["failed"] for row in rows)
         values["reward/flat"] = fmean(flat)
     return values | gather(Measures(**row["measures"]) for row in rows)
-
-
-class Publisher:
-    """The trained parameters as the engine wants them: narrow, merged, and laid out anew over this
-    process's own devices, `tensor` of which hold a copy."""
-
-    def __init__(self, cfg: ModelConfig, train: Mesh, rollout: Mesh) -> None:
-        self.cfg, self.rollout = cfg, rollout
-        devices, ways = train.devices.reshape(-1), rollout.shape["tensor"]
-        split, whole = (
-            Mesh(devices.reshape(sides), train.axis_names, axis_types=train.axis_types)
-            for sides in ((1, -1, ways), (-1, 1, ways))
-        )
-        self._local = abstract(spec.spec_tree(cfg), cfg.dtype, rollout)
-        self.lay_out = jax.tree.map(
-            self._jitted, spec.shardings(cfg, split), spec.shardings(cfg, whole)
-        )
-
-    def __call__(self, params: Tree) -> Tree:
-        return jax.tree.map(
-            lambda x, lay_out, like: _own_part(lay_out(x), like), params, self.lay_out, self._local
-        )
-
-    def _jitted(self, split: NamedSharding, placed: NamedSharding) -> Any:
-        """One array at a time, split by `tensor` before it is gathered: all at once, or each whole
-        on every device, would need room for it."""
-
-        def lay_out(x: jax.Array) -> jax.Array:
-            return jax.lax.with_sharding_constraint(x.astype(self.cfg.dtype), split)
-
-        return jax.jit(lay_out, out_shardings=placed)
-
-
-def _own_part(array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
-    """This process's shards of an array, which together are a whole copy or several."""
-    placed = like.sharding
-    assert isinstance(placed, NamedSharding)
-    shards = {shard.device: shard.data for shard in array.addressable_shards}
-    own = [shards[device] for device in placed.mesh.devices.reshape(-1)]
-    return jax.make_array_from_single_device_arrays(like.shape, placed, own)

@@ -32,7 +32,7 @@ from lfpc_jax.data import layout, sources
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.losses import MAX_SHARE, Loss, check_share, parted
 from lfpc_jax.distributed import processes
-from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.infogap.asking import EngineAnswers
 from lfpc_jax.infogap.levels import HARSHEST, Search
 from lfpc_jax.infogap.selection import Ask, Selected, Settings, Strategy, select
@@ -147,7 +147,7 @@ def _nobody(questions: Sequence[Record]) -> Sequence[Loss]:
 
 def _model(args: argparse.Namespace, records: Sequence[Record]) -> tuple[ImageProcessor, Ask]:
     devices = jax.local_devices()
-    mesh = make_mesh(data=-1, tensor=args.tensor, devices=devices)
+    mesh = rollout_mesh(args.tensor, devices=devices)
     model = load_model(args.model, dtype=args.dtype, mesh=mesh)
     tokenizer = Tokenizer.from_folder(model.assets)
     processor = ImageProcessor.from_folder(model.assets).with_tokens(args.image_tokens)

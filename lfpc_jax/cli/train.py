@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from lfpc_jax.cli.dry_run import print_plan
 from lfpc_jax.cli.health import Watch, too_many_masked
 from lfpc_jax.cli.model_folder import LoadedModel, default_dtype, load_model
 from lfpc_jax.cli.overrides import load_config, override
-from lfpc_jax.cli.rolling import Judged, Publisher, Roller, opener, told_apart
+from lfpc_jax.cli.rolling import Judged, Roller, opener, told_apart
 from lfpc_jax.cli.run_folder import RunFolder
 from lfpc_jax.config import Source, TrainConfig, check, check_devices, described, updates_of
 from lfpc_jax.data.audit import audit
@@ -43,10 +44,12 @@ from lfpc_jax.data.losses import summary as summary_of_losses
 from lfpc_jax.data.pipeline import Part, Stream, in_turn
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import total
-from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.distributed.mesh import check_rows, make_mesh, own_mesh, rollout_mesh
+from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.optimizer import make_optimizer, schedule
 from lfpc_jax.grpo.step import NotFinite, Updater
 from lfpc_jax.grpo.update import Learner, TrainState
+from lfpc_jax.model import spec
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import from_folder
 from lfpc_jax.report.writer import MetricsWriter, check_wandb
@@ -131,7 +134,9 @@ def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) ->
 
     # ------------------------------------------------------------------ mesh and model
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    local = make_mesh(-1, 1, config.rollout.tensor, devices=_own_devices(mesh))
+    check_rows(mesh)
+    copies = rollout_mesh(config.rollout.tensor)
+    local = own_mesh(copies)
     saved = training.latest(run.checkpoints)
     if saved is not None:
         _check_same_data(saved, digests, changed_data)
@@ -179,7 +184,7 @@ def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) ->
         mesh=local,
         workers=config.rollout.workers,
     )
-    publish = Publisher(cfg, mesh, local)
+    publish = Publisher(partial(spec.abstract, cfg, cfg.dtype), mesh, copies)
     if config.stage == "grpo":
         engine.load(publish(learner.params(state, cfg.dtype)))
         with progress.waiting("compiling the rollouts"):
@@ -361,12 +366,6 @@ def _state(
         del state  # there is no room for two
     assert saved is not None
     return restored(saved, learner), reference
-
-
-def _own_devices(mesh: Mesh) -> list[jax.Device]:
-    """This process's, in the mesh's order."""
-    own = jax.process_index()
-    return [device for device in mesh.devices.reshape(-1) if device.process_index == own]
 
 
 def items_of_state(state: TrainState) -> dict[str, Any]:
