@@ -1,12 +1,18 @@
 """Parameters on their way from the updates to the engine: each device holds what it should."""
 
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import xla
 from distributed import slices_known
 from rollout import small
 
@@ -99,3 +105,24 @@ def test_a_part_that_is_not_the_own_mesh_s_is_refused_by_name():
     said = str(raised.value)
     assert "parameter ['unembed']: cpu:2 holds [0:500, 0:256] of it" in said
     assert "want [500:1000, 0:256]" in said
+
+
+def test_two_processes_whose_devices_lie_mixed_each_get_their_own_parts(reaped):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    script = Path(__file__).with_name("publishing.py")
+    reaped += [
+        subprocess.Popen(
+            [sys.executable, str(script), port, str(index)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"XLA_FLAGS": xla.flags(4)},
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=300) for process in reaped]
+    assert [process.returncode for process in reaped] == [0, 0], said
+    for out, _ in said:
+        assert int(out.split()[-1]) > 100, "parts of arrays, not whole ones"

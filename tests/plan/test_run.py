@@ -10,10 +10,10 @@ import small
 
 from lfpc_jax.cli import plan
 from lfpc_jax.cli.overrides import load_config
-from lfpc_jax.cli.plan_config import workload
+from lfpc_jax.cli.plan_config import Run, advice, workload
 from lfpc_jax.cli.plan_search import proposals
 from lfpc_jax.cli.train import CONFIGS
-from lfpc_jax.config import RolloutSettings, TrainConfig
+from lfpc_jax.config import RolloutSettings, TrainConfig, check_devices
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.trained import LoRA, Trained
 from lfpc_jax.model import spec
@@ -228,3 +228,40 @@ def test_search_proposes_what_a_slice_can_hold():
     _, proposed = next(proposals(config, slices.find("v5p:2x2x4"), load))
     assert proposed.rollout.tensor == 1
     assert proposed.update.rows > 1
+
+
+@pytest.mark.parametrize("name", ["v5e:4x8", "v5p:2x2x2"])
+def test_search_proposes_nothing_that_train_would_refuse(name):
+    """Groups of 8 chips were among it, where a host has 4."""
+    where = slices.find(name)
+    there = {"devices": len(where.devices), "local": 4, "processes": where.hosts}
+    for config in ("stage1.py", "stage1_3b.py"):
+        found = list(proposals(load_config(config, CONFIGS), where, Workload()))
+        assert found
+        for _, proposed in found:
+            check_devices(proposed, **there)
+
+
+def test_what_to_change_is_nothing_that_train_would_refuse():
+    """A host of v5e:4x4 has 4 chips: groups of 4 are the largest."""
+    where, config = slices.find("v5e:4x4"), load_config("stage1.py", CONFIGS)
+    assert "raise rollout.tensor (at most 4, the chips of a host)" in advice(
+        "rollout", where, config
+    )
+    assert "raise mesh.tensor (at most 4, the chips of a host)" in advice("update", where, config)
+    rollout, mesh = replace(config.rollout, tensor=4), replace(config.mesh, tensor=4)
+    most = replace(config, rollout=rollout, mesh=mesh)
+    for phase in ("rollout", "reshard", "score", "update"):
+        assert ".tensor" not in advice(phase, where, most)
+    assert "raise --tensor" in advice("model", where, None)
+
+
+def test_a_plan_has_the_meshes_that_the_run_would_have():
+    """Copies of one host each, and groups of an update, too."""
+    config = load_config("stage1.py", CONFIGS)
+    rollout, mesh = replace(config.rollout, tensor=2), replace(config.mesh, tensor=4)
+    run = Run.of(replace(config, rollout=rollout, mesh=mesh), slices.find("v5e:4x4"))
+    for whole, ways in ((run.rollout, 2), (run.train, 4)):
+        assert whole.shape["tensor"] == ways
+        for group in whole.devices.reshape(-1, ways):
+            assert len({device.process_index for device in group}) == 1
