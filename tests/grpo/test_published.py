@@ -38,7 +38,9 @@ def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices():
     )  # fmt: skip
     params = jax.device_put(small.params(), spec.shardings(cfg, train))
     state = learner.start(jax.tree.map(jnp.copy, params), jax.random.key(0))
-    engine = Engine(cfg, dialogue, shapes, Rules(max_turns=3, episode_tokens=40), mesh=own_mesh(rollout))
+    engine = Engine(
+        cfg, dialogue, shapes, Rules(max_turns=3, episode_tokens=40), mesh=own_mesh(rollout)
+    )
     publish = Publisher(partial(spec.abstract, cfg, cfg.dtype), train, rollout)
     engine.load(publish(learner.params(state, cfg.dtype)))
     groups = [*engine.run([small.record(i) for i in range(2)], rollouts=2, seed=0)]
