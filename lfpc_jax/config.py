@@ -26,6 +26,7 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.preprocessor_config import has_processor
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rewards.total import Rewards
+from lfpc_jax.rollout.asking import Asking, prompt_text
 from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
@@ -170,6 +171,12 @@ class TrainConfig:
         r = self.rollout
         sampling = Sampling(r.temperature, r.top_k, r.top_p)
         return Rules(r.max_turns, r.turn_tokens, r.episode_tokens, sampling)
+
+    @property
+    def asking(self) -> Asking:
+        """How the model is asked that it trains."""
+        rollout = dataclasses.asdict(self.rollout)
+        return Asking.of_settings(rollout, prompt=prompt_text(self.rollout.convention))
 
     def rollout_shapes(self, window: int, groups: int = 1) -> RolloutShapes:
         """`groups` of devices hold a copy of the model each."""

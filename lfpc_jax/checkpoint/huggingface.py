@@ -11,7 +11,7 @@ pass bfloat16 through float32, which rewrites the payload of NaNs.
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -155,10 +155,12 @@ def save(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     advance: Advance = _ignore,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a folder that `from_pretrained` opens, in `dtype` or as the parameters are.
 
-    Everything but weights is copied from the folder `assets_from`. Keys are spelled as `origin`
+    Everything but weights is copied from the folder `assets_from`, but for `texts`, files by their
+    names, which take the place of its own. Keys are spelled as `origin`
     says; where the dtype is no longer the origin's, config.json is told so.
     """
     units = _units(params, cfg, origin, dtype)
@@ -166,6 +168,8 @@ def save(
         _write_shards(units, staged, shard_bytes, advance)
         if jax.process_index() == 0:
             assets.copy(assets_from, staged)
+            for name, text in (texts or {}).items():
+                (staged / name).write_text(text, encoding="utf-8")
             dtypes = sorted({unit.plan.dtype.name for unit in units})
             if tuple(dtypes) != origin.dtypes and len(dtypes) == 1:
                 assets.declare_dtype(staged, dtypes[0])

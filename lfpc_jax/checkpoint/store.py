@@ -46,7 +46,7 @@ class Store:
 
     @property
     def assets(self) -> Path:
-        return self.path / _ASSETS
+        return assets_of(self.path)
 
 
 def save(
@@ -72,6 +72,10 @@ def save(
 def is_store(folder: str | Path) -> bool:
     """Whether it is such a folder, whole or not."""
     return (Path(folder) / _DESCRIPTION).is_file()
+
+
+def assets_of(folder: str | Path) -> Path:
+    return Path(folder) / _ASSETS
 
 
 def open_store(folder: str | Path) -> Store:

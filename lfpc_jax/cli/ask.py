@@ -11,18 +11,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import jax
 import numpy as np
 
-from lfpc_jax.cli import flags, progress
+from lfpc_jax.cli import asking, progress
 from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import pictures
 from lfpc_jax.data.losses import Unusable
 from lfpc_jax.distributed.mesh import rollout_mesh
-from lfpc_jax.processing.geometry import Box, Convention
+from lfpc_jax.processing.geometry import Box
 from lfpc_jax.report.sketch import sketch
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine, Rolled
@@ -52,14 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--question", required=True)
     parser.add_argument("--options", nargs="+", default=[], help="then the answer is a letter")
     parser.add_argument("--out", type=Path, default=Path("ask.png"), metavar="FILE")
-    parser.add_argument("--image-tokens", type=int, default=1024, help="budget of the shown image")
-    parser.add_argument("--crop-tokens", type=int, default=1024, help="budget of a crop")
+    asking.add(parser)
     parser.add_argument(
         "--longest-side", type=int, metavar="PIXELS", help="downsample the shown image to it first"
     )
-    parser.add_argument("--convention", choices=get_args(Convention), default="shown")
-    parser.add_argument("--max-turns", type=int, default=5)
-    flags.add_tokens(parser)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
@@ -79,6 +74,7 @@ def ask(args: argparse.Namespace) -> int:
         longest_side=args.longest_side,
     )
     # ------------------------------------------------------------------ the model
+    args = asking.resolved(args, args.model)
     mesh = rollout_mesh(args.tensor, devices=jax.local_devices()[: args.tensor])
     model = load_model(args.model, dtype=args.dtype, mesh=mesh)
     dialogue = zooming(

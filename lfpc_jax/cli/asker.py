@@ -12,10 +12,11 @@ import jax
 from lfpc_jax.checkpoint import assets
 from lfpc_jax.cli import progress
 from lfpc_jax.cli.dialogues import sizes, text_buckets, together, zooming
-from lfpc_jax.cli.model_folder import LoadedModel, load_model
+from lfpc_jax.cli.model_folder import LoadedModel, asking_of, load_model
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.evaluation.conditions import Asks, without_tool
 from lfpc_jax.evaluation.journal import IDENTITY
+from lfpc_jax.rollout import asking
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
@@ -66,6 +67,8 @@ class Asker:
     def keep_assets(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         assets.copy(self.model.assets, folder)
+        if own := asking_of(self.args.model):
+            (folder / asking.FILE).write_text(own.text, encoding="utf-8")
 
     def engine(self, tokens: int, records: Sequence[Record]) -> Asks:
         """Compiled for prompts as those of the records, with and without the tool."""

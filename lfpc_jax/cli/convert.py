@@ -10,7 +10,7 @@ Weights are spread over all devices. Nothing appears at OUT before it is complet
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from rich.table import Table
 
 from lfpc_jax.checkpoint import folder, huggingface, parity, staging, store
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.cli import progress
+from lfpc_jax.cli import card, progress
 from lfpc_jax.cli.flags import positive
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.cli.run_folder import run_of
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
+from lfpc_jax.rollout import asking
 
 TOLERANCE = {"float32": 1e-4}
 """What `check` allows by default; in bfloat16 that depends on the weights, so it only reports."""
@@ -93,7 +94,12 @@ def to_hf(args: argparse.Namespace) -> int:
     if run := run_of(args.source):
         dtype = args.dtype or run.origin.dtypes[0]
         model = load_model(args.source, dtype=dtype, mesh=mesh)
-        return _write_hf(model.params, model.cfg, model.assets, model.origin, args)
+        assert model.step is not None
+        texts = {
+            asking.FILE: run.asking.text,
+            card.NAME: card.card(run, model.step, run.asking),
+        }
+        return _write_hf(model.params, model.cfg, model.assets, model.origin, args, texts)
     with progress.waiting("verifying"):
         stored = store.open_store(args.source)
     cfg = config.from_folder(stored.assets)
@@ -103,7 +109,12 @@ def to_hf(args: argparse.Namespace) -> int:
 
 
 def _write_hf(
-    params: Any, cfg: config.ModelConfig, assets: Path, origin: Origin, args: argparse.Namespace
+    params: Any,
+    cfg: config.ModelConfig,
+    assets: Path,
+    origin: Origin,
+    args: argparse.Namespace,
+    texts: Mapping[str, str] | None = None,
 ) -> int:
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     with progress.bar("writing", total, of_bytes=True) as advance:
@@ -115,6 +126,7 @@ def _write_hf(
             origin=origin,
             overwrite=args.overwrite,
             advance=advance,
+            texts=texts,
         )
     print(f"wrote {args.out}")
     return 0

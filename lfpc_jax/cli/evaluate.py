@@ -22,12 +22,12 @@ import sys
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 from rich.console import Console
 
-from lfpc_jax.cli import flags, process_flags, progress
+from lfpc_jax.cli import asking, process_flags, progress
 from lfpc_jax.cli.asker import Asker
 from lfpc_jax.data.digest import digest_by_place
 from lfpc_jax.data.losses import MAX_SHARE
@@ -41,9 +41,10 @@ from lfpc_jax.evaluation.published import column_of
 from lfpc_jax.evaluation.results import encoded, grade_all, results, timing
 from lfpc_jax.evaluation.run import ask, in_order
 from lfpc_jax.evaluation.tables import printed, sheets
-from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.rewards.judge import Judge, JudgeSettings
+from lfpc_jax.rollout.asking import digest
 
+_SEVERAL = ("image_tokens",)
 _LINES_EVERY = 10.0
 _LONGEST_WAIT = 7 * 86400.0
 """Seconds for which processes wait for each other's answers; one that died is known sooner."""
@@ -68,8 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--model", type=Path, metavar="DIR")
     parser.add_argument("--data", nargs="+", default=[], metavar="[NAME=]PATH")
-    parser.add_argument("--image-tokens", type=int, nargs="+", default=[1024], help="budgets")
-    parser.add_argument("--crop-tokens", type=int, default=1024, help="budget of a crop")
+    asking.add(parser, several=_SEVERAL)
     parser.add_argument(
         "--modes", nargs="+", choices=(TOOL, DIRECT), default=[TOOL], help="direct has no tool"
     )
@@ -80,9 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rollouts", type=int, default=1, help="answers to each question")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-turns", type=int, default=5)
-    flags.add_tokens(parser)
-    parser.add_argument("--convention", choices=get_args(Convention), default="shown")
     parser.add_argument("--limit", type=int, help="the first questions of each benchmark only")
     parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of questions")
     parser.add_argument("--slots", type=int, default=32, help="conversations at once")
@@ -134,6 +131,7 @@ def _judge(args: argparse.Namespace) -> Judge | None:
 
 
 def _answer(args: argparse.Namespace, journal: Journal) -> None:
+    args = asking.resolved(args, args.model, several=_SEVERAL)
     benchmarks = _benchmarks(args)
     altered = [] if args.diagnose is None else args.diagnose or ALTERATIONS
     conditions = in_order([*args.modes, *altered])
@@ -151,6 +149,7 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
         "episode_tokens": args.episode_tokens,
         "crop_tokens": args.crop_tokens,
         "convention": args.convention,
+        "prompt": digest(args.prompt),
     }
     about = {one.name: _about(one) for one in benchmarks}
     processes.agree({"questions": json.dumps([asked, about, conditions, args.image_tokens])})

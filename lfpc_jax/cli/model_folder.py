@@ -16,6 +16,7 @@ from lfpc_jax.cli.run_folder import load_run, run_of
 from lfpc_jax.model import config
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import spec_tree
+from lfpc_jax.rollout.asking import Asking
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,13 @@ def _loaded(path: Path, dtype: str, mesh: Mesh | None) -> LoadedModel:
     with progress.bar("loading", opened.nbytes, of_bytes=True, every=2.0) as advance:
         params = huggingface.load(opened, cfg, dtype=dtype, mesh=mesh, advance=advance)
     return LoadedModel(cfg, params, path, opened.origin, folder=path)
+
+
+def asking_of(path: Path) -> Asking | None:
+    """How the model that a path names is to be asked, if it says so; no weights are read."""
+    if run := run_of(path):
+        return run.asking
+    return Asking.read(store.assets_of(path) if store.is_store(path) else path)
 
 
 def default_dtype() -> Literal["float32", "bfloat16"]:

@@ -1,7 +1,8 @@
 """A training run's folder, and models that are one.
 
 RUN/config.json        every setting, resolved
-RUN/assets/            the base model's config, tokenizer and processor files
+RUN/assets/            the base model's config, tokenizer and processor files, and asking.json: how
+                       the model that it trains is to be asked
 RUN/origin.json        how its weights were named and typed, for export; and which step it began
                        from, if they were a run's
 RUN/metrics.jsonl      and tensorboard/
@@ -33,6 +34,8 @@ from lfpc_jax.grpo import trained
 from lfpc_jax.grpo.trained import LoRA, Trained
 from lfpc_jax.model import config
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.rollout import asking
+from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.episode import OLD_LIMIT, with_limits
 
 log = logging.getLogger(__name__)
@@ -68,6 +71,18 @@ class RunFolder:
         return json.loads((self.path / "origin.json").read_text())
 
     @property
+    def began_at(self) -> int | None:
+        """The step of the run that it began with, if that was one."""
+        return self._origin.get("step")
+
+    @property
+    def asking(self) -> Asking:
+        """How its model is to be asked. A run from before there was such a file says so in its
+        settings."""
+        rollout = json.loads(self.settings.read_text()).get("rollout", {})
+        return Asking.read(self.assets) or Asking.of_settings(rollout)
+
+    @property
     def how(self) -> Trained:
         """What it trains."""
         model = json.loads(self.settings.read_text())["model"]
@@ -96,6 +111,7 @@ class RunFolder:
             shutil.rmtree(self.assets)
         self.assets.mkdir(parents=True)
         assets.copy(model_assets, self.assets)
+        (self.assets / asking.FILE).write_text(settings.asking.text, encoding="utf-8")
         _write(self.path / "origin.json", {**dataclasses.asdict(origin), "step": step})
         _write(self.settings, described(settings))
 

@@ -25,7 +25,7 @@ from typing import get_args
 import jax
 from jax.experimental import multihost_utils
 
-from lfpc_jax.cli import flags, judge_flags, process_flags, progress
+from lfpc_jax.cli import asking, judge_flags, process_flags, progress
 from lfpc_jax.cli.dialogues import sizes, text_buckets, together
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import layout, sources
@@ -51,6 +51,8 @@ from lfpc_jax.trajectory import Record
 
 _MANY = 0.1
 """The share of records or of answers that is worth a warning."""
+_USUAL = replace(asking.USUAL, turn_tokens=512)
+"""Answers without the tool are short."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,8 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--harshest", type=int, default=HARSHEST, help="longest side, pixels")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--chunk", type=int, default=default.chunk, help="records at a time")
-    parser.add_argument("--image-tokens", type=int, default=1024, help="budget of the original")
-    flags.add_turn_tokens(parser, 512)
+    asking.add(parser, "image_tokens", "turn_tokens", usual=_USUAL)
     parser.add_argument("--temperature", type=float, help="default: 0 for one answer, else 1")
     parser.add_argument("--slots", type=int, default=32, help="answers at once")
     parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def select_resolution(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------ the set
+    args = asking.resolved(args, args.model, usual=_USUAL)
     if (args.out / "meta.json").exists():
         raise ValueError(f"{args.out}: holds a finished selection; choose another folder")
     if args.strategy == "answer" and args.model is None:

@@ -32,7 +32,7 @@ from lfpc_jax.cli import process_flags, progress
 from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.dry_run import print_plan
 from lfpc_jax.cli.health import Watch, too_many_masked
-from lfpc_jax.cli.model_folder import LoadedModel, default_dtype, load_model
+from lfpc_jax.cli.model_folder import LoadedModel, asking_of, default_dtype, load_model
 from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.rolling import Judged, Roller, opener, told_apart
 from lfpc_jax.cli.run_folder import RunFolder
@@ -153,6 +153,8 @@ def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) ->
     if saved is None:
         run.begin(config, model.assets, model.origin, model.step)
     _log_to(run.path / "log.txt")
+    if saved is None:
+        _say_how_asked(config)
 
     # ------------------------------------------------------------------ learner
     allowed = allowed_ids(dialogue.tokenizer, cfg.text.vocab)
@@ -350,6 +352,13 @@ def _first_model(config: TrainConfig, run: RunFolder, mesh: Mesh, *, goes_on: bo
         path = run.first_model(path)
     loaded = load_model(path, dtype=dtype if config.model.lora else "float32", mesh=mesh)
     return replace(loaded, cfg=replace(loaded.cfg, dtype=dtype))
+
+
+def _say_how_asked(config: TrainConfig) -> None:
+    """Where the model that a run begins with was trained to be asked otherwise."""
+    before = asking_of(Path(config.model.path))
+    if before is not None and (changed := before.changed(config.asking)):
+        log.warning("%s was trained to be asked otherwise; here %s", config.model.path, changed)
 
 
 def _state(

@@ -106,7 +106,9 @@ class Journal:
         return made
 
     def _changed(self, old: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-        """What is asked otherwise. Folders of before identities were kept go on, with a warning."""
+        """What is asked otherwise. Folders of before identities were kept go on, with a warning;
+        those of before prompts were noted, without one."""
+        old = {"prompt": asked.get("prompt")} | dict(old)
         changed = [name for name in asked if name != IDENTITY and old.get(name) != asked[name]]
         if IDENTITY not in asked:
             return changed

@@ -70,7 +70,9 @@ def test_the_export_generates_what_the_source_does(kept, tmp_path, dtype, tied):
 
 def test_the_tokenizer_of_an_export_opens(tmp_path):
     hf = qwen_vocabulary.write_model_folder(folders.write(tmp_path / "hf"))
+    (hf / "README.md").write_text("# The model's own card\n")
     back = round_trip(hf, tmp_path)
+    assert (hf / "README.md").read_bytes() == (back / "README.md").read_bytes()
     text = "Where is the <|im_start|>red door?"
     ours, theirs = (AutoTokenizer.from_pretrained(path)(text)["input_ids"] for path in (back, hf))
     assert ours == theirs

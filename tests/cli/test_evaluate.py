@@ -11,7 +11,7 @@ from evaluation.test_readers import rows, v_star_folder, write_tsv
 from rollout import small
 
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.cli import ask, evaluate, select_resolution
+from lfpc_jax.cli import ask, asking, evaluate, select_resolution
 from lfpc_jax.cli.asker import Asker
 from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.model_folder import LoadedModel
@@ -119,7 +119,7 @@ def test_the_papers_budgets_have_their_shapes(tmp_path, tokens, grid, windows):
     dialogue = zooming(small.folder(), image_tokens=tokens, crop_tokens=1024)
     found, text = dialogue.size(record)
     assert found == grid
-    args = evaluate._parser().parse_args(["out", "--image-tokens", str(tokens)])
+    args = asking.resolved(evaluate._parser().parse_args(["out"]), None)
     model = LoadedModel(small.config(), None, small.folder(), Origin(("float32",)))
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1])
     shapes = Asker(args, model, mesh).shapes(tokens, Buckets((text,)))
@@ -128,7 +128,7 @@ def test_the_papers_budgets_have_their_shapes(tmp_path, tokens, grid, windows):
     # Image, text, four crops with their replies, and all that may be sampled: two turns' worth,
     # unless all turns are to have their limit.
     for flags, sampled in ((), 4096), (("--episode-tokens", "0"), 5 * 2048):
-        args = evaluate._parser().parse_args(["out", *flags])
+        args = asking.resolved(evaluate._parser().parse_args(["out", *flags]), None)
         capacity = Asker(args, model, mesh).shapes(tokens, Buckets((text,))).capacity
         assert capacity == tokens + text + 4 * (1024 + 256) + sampled
 

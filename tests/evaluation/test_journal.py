@@ -111,6 +111,19 @@ def test_an_old_folder_s_limit_goes_on_by_its_new_names(tmp_path):
     assert json.loads((tmp_path / "evaluation.json").read_text())["asked"] == now
 
 
+def test_a_folder_goes_on_with_its_prompt_if_it_noted_one(tmp_path):
+    about = {"set": {"digest": "d"}}
+    for before, refused in (({"prompt": "a"}, True), ({}, False)):
+        journal = Journal(tmp_path / str(refused))
+        journal.begin({"rollouts": 1} | before, about)
+        if refused:
+            with pytest.raises(ValueError, match="begun with another prompt"):
+                journal.begin({"rollouts": 1, "prompt": "b"}, about)
+        else:
+            journal.begin({"rollouts": 1, "prompt": "b"}, about)
+            assert journal.settings()["asked"]["prompt"] == "b"
+
+
 def test_processes_write_apart_and_are_read_together(records, tmp_path):
     journal, engine = evaluated(tmp_path, records[:4])
     [*groups] = engine.run(records[4:], rollouts=1, seed=0)

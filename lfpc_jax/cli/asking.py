@@ -1,0 +1,101 @@
+"""Flags that say how a model is asked. What they leave open the model's folder says, or, where it
+says nothing, `USUAL`."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+
+from lfpc_jax.cli.model_folder import asking_of
+from lfpc_jax.processing.geometry import Convention
+from lfpc_jax.rollout.asking import Asking, prompt_text
+
+EPISODE_TOKENS = 4096
+"""The most that a question's turns may sample in all, unless one says otherwise: two turns of full
+length. Room for all five would be 6,144 more places in the cache of every slot."""
+
+USUAL = Asking(episode_tokens=EPISODE_TOKENS)
+"""A model that says nothing is asked like this, as the paper has it."""
+
+_FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "image_tokens": ("budget of the shown image", {"type": int}),
+    "crop_tokens": ("budget of a crop", {"type": int}),
+    "convention": ("of the boxes that it writes", {"choices": get_args(Convention)}),
+    "max_turns": ("at most", {"type": int}),
+    "turn_tokens": ("sampled in a turn, at most", {"type": int}),
+    "episode_tokens": ("sampled over all turns; 0: as many as the turns may", {"type": int}),
+}
+
+
+def add(
+    parser: argparse.ArgumentParser,
+    *names: str,
+    usual: Asking = USUAL,
+    several: Sequence[str] = (),
+) -> None:
+    """Flags of these names, or of all; those of `several` take a list."""
+    for name in names or _FLAGS:
+        text, how = _FLAGS[name]
+        default = f"default: the model's own, else {getattr(usual, name)}"
+        listed = {"nargs": "+"} if name in several else {}
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=argparse.SUPPRESS,
+            help=f"{text}; {default}",
+            **how | listed,
+        )
+    parser.add_argument("--max-tokens", action=_OldName, help=argparse.SUPPRESS)
+
+
+def resolved(
+    args: argparse.Namespace,
+    model: Path | None,
+    *,
+    usual: Asking = USUAL,
+    several: Sequence[str] = (),
+) -> argparse.Namespace:
+    """The flags with what they left open, and the `prompt` that this code asks with. What differs
+    from how the model was trained to be asked is said."""
+    own = None if model is None else asking_of(model)
+    given = {name: value for name, value in vars(args).items() if name in _FLAGS}
+    one = {name: value for name, value in given.items() if name not in several}
+    start = usual if own is None else own
+    if not start.episode_tokens:
+        start = replace(start, episode_tokens=usual.episode_tokens)
+    asking = replace(start, **one)
+    asking = replace(asking, prompt=prompt_text(asking.convention))
+    found = {field.name: getattr(asking, field.name) for field in dataclasses.fields(asking)}
+    for name in several:
+        found[name] = given.get(name, [found[name]])
+        for value in found[name]:
+            replace(asking, **{name: value})  # refuses what cannot be
+    if own is not None:
+        others = {n: found[n][0] for n in several if getattr(own, n) not in found[n]}
+        _say(model, own.changed(replace(own, **one, **others, prompt=asking.prompt)))
+    return argparse.Namespace(**vars(args) | found)
+
+
+def _say(model: Path | None, changed: str) -> None:
+    if changed and jax.process_index() == 0:
+        print(f"{model}: asked otherwise than it was trained: {changed}", file=sys.stderr)
+
+
+class _OldName(argparse.Action):
+    """A flag that meant something else is refused, never read."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(
+            f"{option_string} {values}: now --turn-tokens limits a turn and --episode-tokens all "
+            "turns together"
+        )

@@ -1,0 +1,131 @@
+"""The card of a run's export: what it is, how to ask it, how good it was, and how it was made.
+
+The card of the model that a run began with lies among the run's assets. It is that model's and not
+this one's; only what it says of its licence is taken over.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lfpc_jax.cli.run_folder import RunFolder, run_of
+from lfpc_jax.report import metrics
+from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
+
+NAME = "README.md"
+_PRIVATE = ("judge", "wandb_project")
+"""Settings that name servers and accounts."""
+
+
+def card(run: RunFolder, step: int, asking: Asking) -> str:
+    """Of the model as it was after `step`, as Markdown."""
+    settings = json.loads(run.settings.read_text())
+    parts = [
+        *_licence(run.assets / NAME),
+        f"# {run.path.resolve().name}, step {step}",
+        f"A Qwen2.5-VL that lfpc_jax has trained to look closer before it answers: the weights "
+        f"after step {step} of {settings['steps']}.",
+        _table(("what", "value"), [("began with", _began_with(run)), *_made(settings)]),
+        "## How to ask it",
+        f"It was trained to be asked like this, and lfpc_jax's commands do so, by `{FILE}`:",
+        _table(("what", "value"), _asked(asking)),
+        "```\npython launch/ask.py --model FOLDER --image FILE --question TEXT\n```",
+        _prompt(asking),
+        "## Validation",
+        _validation(run, step, settings),
+        "## Settings",
+        "All of them, without those that name servers and accounts.",
+        _json({name: value for name, value in settings.items() if name not in _PRIVATE}),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _licence(base: Path) -> Iterator[str]:
+    """The head of a card, with the lines on the licence that the base model's has in its own."""
+    lines = base.read_text(errors="replace").splitlines() if base.is_file() else []
+    kept, inside = [], False
+    head = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
+    for line in head:
+        inside = line.startswith("license") or (inside and line[:1] in (" ", "-"))
+        if inside:
+            kept.append(line)
+    if kept:
+        yield "\n".join(("---", *kept, "---"))
+
+
+def _began_with(run: RunFolder) -> str:
+    """The models behind it, as far as they are there to say so."""
+    told, seen = [], set()
+    current: RunFolder | None = run
+    while current is not None and current.path.resolve() not in seen:
+        seen.add(current.path.resolve())
+        path = json.loads(current.settings.read_text())["model"]["path"]
+        step = current.began_at
+        told.append(f"`{path}`" + ("" if step is None else f", step {step}"))
+        current = run_of(Path(path))
+    return ", which began with ".join(told)
+
+
+def _made(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    model, rollout, rewards = (settings[name] for name in ("model", "rollout", "rewards"))
+    yield "stage", settings["stage"]
+    yield "trained on", _sets(settings["data"]["train"])
+    if settings["stage"] == "grpo":
+        shares = ("accuracy", "format", "tool", "grounding")
+        yield "reward", ", ".join(f"{name} {rewards[name]:g}" for name in shares)
+        yield "prompts and rollouts a step", f"{rollout['prompts']} x {rollout['rollouts']}"
+    yield "learning rate", f"{settings['optimizer']['learning_rate']:g}"
+    lora = model["lora"]
+    what = "all weights" if model["train_vision"] else "all but the vision tower"
+    yield "trained", what if lora is None else f"LoRA factors of rank {lora['rank']}, merged in"
+    yield "seed", str(settings["seed"])
+
+
+def _sets(sources: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"`{one['path']}` (weight {one['weight']:g})" for one in sources)
+
+
+def _asked(asking: Asking) -> Iterator[tuple[str, str]]:
+    yield "boxes are written", asking.convention
+    yield "tokens of the shown image, at most", f"{asking.image_tokens:,}"
+    yield "tokens of a crop, at most", f"{asking.crop_tokens:,}"
+    yield "turns, at most", str(asking.max_turns)
+    yield "tokens sampled in a turn, at most", f"{asking.turn_tokens:,}"
+    limit = f"{asking.episode_tokens:,}" if asking.episode_tokens else "what the context holds"
+    yield "over all turns, at most", limit
+
+
+def _prompt(asking: Asking) -> str:
+    known = "What is said around its questions and pictures:"
+    unknown = "Its run did not note the prompt. This version of lfpc_jax says:"
+    text = asking.prompt or prompt_text(asking.convention)
+    return f"{known if asking.prompt else unknown}\n\n```\n{text}```"
+
+
+def _validation(run: RunFolder, step: int, settings: Mapping[str, Any]) -> str:
+    """The newest figures that are no newer than the weights."""
+    curves, _ = metrics.read(run.path / "metrics.jsonl")
+    known = {
+        curve.name: {at: value for at, value in zip(curve.steps, curve.values) if at <= step}
+        for curve in curves
+        if curve.kind == "validation"
+    }
+    last = max((at for values in known.values() for at in values), default=None)
+    if last is None:
+        return "None: the run had nothing to validate on."
+    rows = [(name, f"{values[last]:.4g}") for name, values in known.items() if last in values]
+    data = settings["data"]
+    return (
+        f"After step {last}, on up to {data['validation_records']} records of "
+        f"{_sets(data['validation'])}:\n\n{_table(('measure', 'value'), rows)}"
+    )
+
+
+def _table(head: tuple[str, str], rows: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> str:
+    every = [head, ("---", "---"), *rows]
+    return "\n".join(f"| {name} | {value} |" for name, value in every)
+
+
+def _json(value: Any) -> str:
+    return f"```json\n{json.dumps(value, indent=2)}\n```"

@@ -1,0 +1,133 @@
+"""How a model is to be asked, in a file that travels with it.
+
+`asking.json` lies among a model's assets (config, tokenizer, processor files). A training run
+writes it, and whatever copies assets takes it along: what begins from the run, exports, stores,
+evaluations. Commands take from it what their flags leave open.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from lfpc_jax.processing.chat import Message
+from lfpc_jax.processing.geometry import Convention
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.rollout.dialogue import question
+from lfpc_jax.rollout.episode import with_limits
+from lfpc_jax.rollout.protocol import Fault
+from lfpc_jax.rollout.tools import Observation, Toolbox, refuse, system_prompt
+from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.trajectory import Picture, Record
+
+FILE = "asking.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Asking:
+    """`convention` is of the boxes that the model writes; budgets and limits are as in
+    `RolloutShapes` and `Rules`. `prompt` is all that the dialogue says around questions and
+    pictures (`prompt_text`), empty where nobody noted it."""
+
+    convention: Convention = "shown"
+    image_tokens: int = 1024
+    crop_tokens: int = 1024
+    max_turns: int = 5
+    turn_tokens: int = 2048
+    episode_tokens: int = 0
+    prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if self.convention not in get_args(Convention):
+            raise ValueError(
+                f"convention is {self.convention!r}; it must be one of "
+                f"{', '.join(get_args(Convention))}"
+            )
+        least = {"image_tokens": 1, "crop_tokens": 1, "max_turns": 1, "turn_tokens": 1,
+                 "episode_tokens": 0}  # fmt: skip
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < minimum:
+                raise ValueError(
+                    f"{name} is {value!r}; it must be a whole number, at least {minimum}"
+                )
+
+    @classmethod
+    def of_settings(cls, rollout: Mapping[str, Any], *, prompt: str = "") -> "Asking":
+        """From a run's settings of rollouts, of any age."""
+        named = with_limits(rollout)
+        kept = {field.name for field in dataclasses.fields(cls)} & set(named)
+        return cls(**{name: named[name] for name in kept}, prompt=prompt)
+
+    @classmethod
+    def read(cls, assets: Path) -> "Asking | None":
+        """What a folder of assets says; None where it says nothing."""
+        file = assets / FILE
+        if not file.is_file():
+            return None
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+            if (version := raw.pop("format")) != FORMAT:
+                raise ValueError(f"format {version!r}, where {FORMAT} is read")
+            if not isinstance(raw.get("prompt", ""), str):
+                raise ValueError("prompt is no text")
+            return cls(**raw)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"{file}: does not say how the model is to be asked ({error!s:.200}); restore it, "
+                "or remove it and give every flag"
+            ) from error
+
+    @property
+    def text(self) -> str:
+        """As a file has it."""
+        return json.dumps({"format": FORMAT} | dataclasses.asdict(self), indent=2) + "\n"
+
+    def changed(self, now: "Asking") -> str:
+        """Everything in which `now` differs, in one line; empty where nothing does."""
+        told = [
+            f"{name} {getattr(now, name)}, not {getattr(self, name)}"
+            for name in (field.name for field in dataclasses.fields(self))
+            if name != "prompt" and getattr(now, name) != getattr(self, name)
+        ]
+        known = self.prompt and now.prompt and self.convention == now.convention
+        if known and self.prompt != now.prompt:
+            lines = itertools.zip_longest(self.prompt.splitlines(), now.prompt.splitlines())
+            before, after = next(pair for pair in lines if pair[0] != pair[1])
+            told.append(f"another prompt, first {after!r:.60}, not {before!r:.60}")
+        return "; ".join(told)
+
+
+def prompt_text(convention: Convention) -> str:
+    """All that a dialogue with the zoom tool says around questions and pictures, as this code has
+    it; what differs from one record to the next stands in capitals."""
+    zoom = Zoom(ImageProcessor(), convention)
+    record = Record("", "QUESTION", "", Picture(), options=("FIRST", "SECOND"))
+    seen = Observation(np.zeros((1, 1, 3), np.uint8), None)
+    parts = {
+        "system": system_prompt(Toolbox((zoom,))),
+        "system, without the tool": system_prompt(Toolbox(())),
+        "question with options": question(record),
+        "after a crop": _said(zoom.render(seen)),
+        "after a refused call": _said(refuse(Fault("", "REASON"))),
+    }
+    return "\n\n".join(f"[{name}]\n{text}" for name, text in parts.items()) + "\n"
+
+
+def digest(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
+
+
+def _said(messages: Sequence[Message]) -> str:
+    return "".join(
+        part["text"] if part["type"] == "text" else "IMAGE"
+        for message in messages
+        for part in message["content"]
+    )
