@@ -29,6 +29,7 @@ from rich.console import Console
 
 from lfpc_jax.cli import asking, process_flags, progress
 from lfpc_jax.cli.asker import Asker
+from lfpc_jax.cli.claim import Claim, held
 from lfpc_jax.data.digest import digest_by_place
 from lfpc_jax.data.losses import MAX_SHARE
 from lfpc_jax.distributed import processes
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         process_flags.start(args)
-        return evaluate(args)
+        with held(args.out) as claim:
+            return evaluate(args, claim)
     except (ValueError, OSError) as error:
         processes.failed(str(error))
         print(f"error: {error}", file=sys.stderr)
@@ -93,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluate(args: argparse.Namespace) -> int:
+def evaluate(args: argparse.Namespace, claim: Claim) -> int:
     journal = Journal(args.out, jax.process_index())
     judge = _judge(args)
     # ------------------------------------------------------------------ the answers
@@ -108,6 +110,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if jax.process_index() == 0:
         with progress.waiting("scoring"):
             answers = grade_all(journal, judge)
+        claim.check()
         found = results(journal.settings(), answers, args.judge_model)
         seconds = timing(journal)
         journal.write_scores(answers)

@@ -10,6 +10,7 @@ RUN/wandb_id           under which it is at W&B, if it is; see lfpc_jax/report/w
 RUN/checkpoints/       see lfpc_jax/checkpoint/training.py
 RUN/trajectories/      some of the episodes, replayable
 RUN/log.txt
+RUN/lock/              while it runs: whose it is, see claim.py
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from jax.sharding import Mesh
 from lfpc_jax.checkpoint import assets, training
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.config import TrainConfig, described
+from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import everyones
 from lfpc_jax.grpo import trained
 from lfpc_jax.grpo.trained import LoRA, Trained
@@ -39,6 +41,8 @@ from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.episode import OLD_LIMIT, with_limits
 
 log = logging.getLogger(__name__)
+
+_LONGEST_WRITE = 3600.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class RunFolder:
         self, settings: TrainConfig, model_assets: Path, origin: Origin, step: int | None
     ) -> None:
         """Writes what a run starts with, over what one left that never came to a checkpoint."""
-        _in_the_first_process(partial(self._begin, settings, model_assets, origin, step))
+        in_the_first_process(partial(self._begin, settings, model_assets, origin, step))
 
     def _begin(
         self, settings: TrainConfig, model_assets: Path, origin: Origin, step: int | None
@@ -117,7 +121,7 @@ class RunFolder:
 
     def go_on(self, settings: TrainConfig) -> None:
         """A run with a checkpoint goes on as it was."""
-        _in_the_first_process(partial(self._go_on, settings))
+        in_the_first_process(partial(self._go_on, settings))
 
     def _go_on(self, settings: TrainConfig) -> None:
         now = described(settings)
@@ -149,7 +153,7 @@ _MAY_CHANGE = {"steps", "mesh", "wandb_project", "keep_checkpoints", "keep_best"
                "validate_every", "checkpoint_every", "trajectories_every"}  # fmt: skip
 
 
-def _in_the_first_process(write: Callable[[], None]) -> None:
+def in_the_first_process(write: Callable[[], None]) -> None:
     """While the others wait; all raise what it finds wrong."""
     fault = ""
     if jax.process_index() == 0:
@@ -157,6 +161,7 @@ def _in_the_first_process(write: Callable[[], None]) -> None:
             write()
         except (ValueError, OSError) as error:
             fault = str(error)
+    processes.barrier("first process", _LONGEST_WRITE)  # collectives would not wait so long
     [fault, *_] = everyones(fault)
     if fault:
         raise ValueError(fault)

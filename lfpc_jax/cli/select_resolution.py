@@ -26,6 +26,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from lfpc_jax.cli import asking, judge_flags, process_flags, progress
+from lfpc_jax.cli.claim import Claim, held
 from lfpc_jax.cli.dialogues import sizes, text_buckets, together
 from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import layout, sources
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         process_flags.start(args)
-        return select_resolution(args)
+        with held(args.out) as claim:
+            return select_resolution(args, claim)
     except (ValueError, OSError) as error:
         processes.failed(str(error), 1)
         print(f"error: {error}", file=sys.stderr)
@@ -96,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def select_resolution(args: argparse.Namespace) -> int:
+def select_resolution(args: argparse.Namespace, claim: Claim) -> int:
     # ------------------------------------------------------------------ the set
     args = asking.resolved(args, args.model, usual=_USUAL)
     if (args.out / "meta.json").exists():
@@ -132,6 +134,7 @@ def select_resolution(args: argparse.Namespace) -> int:
     multihost_utils.sync_global_devices("selected")
     # ------------------------------------------------------------------ the new set
     if jax.process_index() == 0:
+        claim.check()
         _publish(args, settings, processor, sound.records, sound.losses)
     multihost_utils.sync_global_devices("published")
     return 0

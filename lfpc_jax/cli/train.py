@@ -29,6 +29,7 @@ from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.training import Checkpoints, Saved
 from lfpc_jax.cli import process_flags, progress
+from lfpc_jax.cli.claim import held
 from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.dry_run import print_plan
 from lfpc_jax.cli.health import Watch, too_many_masked
@@ -93,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_plan(config)
             return 0
         run = RunFolder(args.run or Path("runs") / Path(args.config).stem)
-        alarm = train(config, run, changed_data=args.changed_data)
+        with held(run.path) as claim:
+            alarm = train(config, run, changed_data=args.changed_data, still_ours=claim.check)
     except (ValueError, OSError, NotFinite) as error:
         code = 2 if isinstance(error, NotFinite | LogitsNotFinite) else 1
         processes.failed(str(error), code)
@@ -118,9 +120,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) -> str:
+def train(
+    config: TrainConfig,
+    run: RunFolder,
+    *,
+    changed_data: bool = False,
+    still_ours: Callable[[], None] = lambda: None,
+) -> str:
     """Returns the alarm that stopped it, if one did. With `changed_data` a run goes on with other
-    records than it began with."""
+    records than it began with. `still_ours` raises, before a write, if the folder is another's."""
     # ------------------------------------------------------------------ judge and data
     if config.judge is not None:
         judge = Judge(config.judge)
@@ -251,6 +259,7 @@ def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) ->
             with clock("update"):
                 roller.release()
                 state, updated = updater(state, roller.mini_batches(found, openings))
+            still_ours()
             step += 1
             values |= {f"update/{k}": v for k, v in updated.items()}
             values["data/skipped"] = skipped
@@ -277,6 +286,7 @@ def train(config: TrainConfig, run: RunFolder, *, changed_data: bool = False) ->
                 log.error("stopped after step %d: %s", step, alarm)
                 break
         if keeper.newest != step:  # the last one, or SIGTERM came
+            still_ours()
             keeper.save(step, items_of_state(state), facts)
     except NotFinite as error:
         part = f"not-finite-{step + 1:06d}-{jax.process_index()}.npz"

@@ -202,6 +202,29 @@ def test_sigterm_saves_and_exits_with_0_and_resumes_exactly_without_its_first_mo
     same(run, whole)
 
 
+def test_a_second_run_in_the_folder_is_refused_and_one_that_lost_it_writes_no_more(
+    folder, monkeypatch, capsys
+):
+    """What another host's run does to one that was frozen for long is to remove its claim."""
+    run = folder / "claimed"
+    process = start(folder, run, "--checkpoint_every", "100", "--keep_best", "0")
+    while not (run / "metrics.jsonl").exists() or not metrics(run):
+        assert process.poll() is None
+        time.sleep(0.005)
+    monkeypatch.setenv("MICRO", str(folder))
+    assert train.main(["--config", CONFIG, "--run", str(run)]) == 1
+    said = capsys.readouterr().err
+    assert f"error: {run}: is in use by `train.py --config {CONFIG} --run {run}" in said
+    assert f"(process {process.pid} on " in said
+    [claim] = (run / "lock").iterdir()
+    claim.unlink()
+    assert "that its claim was removed, and the folder is now that of nobody" in finished(
+        process, 1
+    )
+    assert not (run / "checkpoints").exists()
+    assert ("train", 3) not in metrics(run)
+
+
 def test_where_no_prompt_can_be_shown_it_ends_and_says_why(folder):
     run = folder / "nothing"
     errors = finished(start(folder, run, "--rollout.prompt_text", "4"), code=1)

@@ -1,0 +1,265 @@
+"""One command at a time writes into a folder. A second is refused by the name of the first.
+
+    FOLDER/lock/TOKEN.json     who it is, where, since when, and a count that grows
+
+A claim is a file of its owner's own, which nobody else writes: so nothing depends on locks, on what
+a rename does, or on the order of writes, and bucket and network file systems will do. Whoever comes
+writes its claim, and then looks at the others':
+
+- of the same host and boot, the process itself says whether it lives;
+- of any other, its count is watched by the reader's own clock (hosts' clocks are never compared):
+  it has grown, or the owner is dead after `PATIENCE` and its claim is removed.
+
+It holds the folder once no other claim is left. Of two that come at once both see the other, and
+the one whose token sorts first stays. An owner that was frozen or cut off for so long that it was
+taken for dead finds its claim gone before the next write, and stops.
+"""
+
+import json
+import logging
+import os
+import secrets
+import shlex
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lfpc_jax.cli.run_folder import in_the_first_process
+
+log = logging.getLogger(__name__)
+
+BEAT = 10.0
+PATIENCE = 75.0
+"""Seconds; file systems may show what another host wrote a minute late."""
+_POLL = 1.0
+_LONGEST_COMMAND = 500
+_LENGTH = 2048
+"""Of a claim's file in bytes: written over in place, so that one that was removed stays so."""
+
+
+@contextmanager
+def held(folder: Path, *, beat: float = BEAT, patience: float = PATIENCE) -> Iterator["Claim"]:
+    """The folder is this command's within; the first of several processes claims it for all. Raises
+    ValueError, in all, if another command has it."""
+    claim = Claim(folder, beat, patience)
+    in_the_first_process(claim.take)
+    try:
+        yield claim
+    finally:
+        claim.release()
+
+
+@dataclass(frozen=True)
+class Owner:
+    """`place` is where process ids mean something: a host since it booted, or a container of it;
+    `started` tells a process from another that had its id before."""
+
+    host: str
+    place: str
+    pid: int
+    started: str
+    since: str
+    command: str
+    holds: bool = False
+    beat: int = 0
+
+    @classmethod
+    def own(cls) -> "Owner":
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:_LONGEST_COMMAND]
+        since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+        pid = os.getpid()
+        return cls(socket.gethostname(), _place(), pid, _started(pid) or "", since, command)
+
+    @classmethod
+    def of(cls, text: str) -> "Owner | None":
+        """None of a claim that is only half written."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError):
+            return None
+
+    @property
+    def lives(self) -> bool | None:
+        """None if that cannot be told from here."""
+        if not self.place or self.place != _place():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's
+            pass
+        return _started(self.pid) in (None, self.started)
+
+    def __str__(self) -> str:
+        return f"`{self.command}` (process {self.pid} on {self.host}, since {self.since})"
+
+
+class Claim:
+    """This command's claim on a folder; `held` takes and releases it."""
+
+    def __init__(self, folder: Path, beat: float = BEAT, patience: float = PATIENCE) -> None:
+        self.folder, self.beat, self.patience = folder, beat, patience
+        self.file = folder / "lock" / f"{secrets.token_hex(8)}.json"
+        self._owner = Owner.own()
+        self._writing = threading.Lock()
+        self._over = threading.Event()
+        self._beating: threading.Thread | None = None
+
+    def take(self) -> None:
+        """Raises ValueError if another command has the folder."""
+        self._create()
+        self._beating = threading.Thread(target=self._beat, name="claim", daemon=True)
+        self._beating.start()
+        try:
+            self._outlast_others()
+        except BaseException:
+            self.release()
+            raise
+        self._write(holds=True)
+
+    def check(self) -> None:
+        """Before a write: raises ValueError if the folder is another's by now."""
+        if self._beating is not None and self.file not in self._claims():
+            others = [str(Owner.of(path.read_text()) or path) for path in self._claims()]
+            raise ValueError(
+                f"{self.folder}: this process fell silent for so long that its claim was removed, "
+                f"and the folder is now that of {' and '.join(others) or 'nobody'}; nothing more "
+                "is written. If it should go on here, stop the other and start it again"
+            )
+
+    def release(self) -> None:
+        if self._beating is None:
+            return
+        self._over.set()
+        self._beating.join()
+        self._beating = None
+        self.file.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: another's claim, or what was made
+            self.file.parent.rmdir()
+            self.folder.rmdir()
+
+    # ------------------------------------------------------------------ the own claim
+
+    def _create(self) -> None:
+        while True:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another has just gone, and its folder with it
+                self.file.write_bytes(self._text())
+                return
+
+    def _text(self) -> bytes:
+        return json.dumps(asdict(self._owner)).ljust(_LENGTH - 1).encode() + b"\n"
+
+    def _write(self, **changes: Any) -> None:
+        with self._writing:
+            self._owner = replace(self._owner, beat=self._owner.beat + 1, **changes)
+            with self.file.open("r+b") as file:
+                file.write(self._text())
+
+    def _beat(self) -> None:
+        while not self._over.wait(self.beat):
+            try:
+                self._write()
+            except FileNotFoundError:
+                log.error("%s: its claim on the folder was removed by another", self.folder)
+                return
+            except OSError as error:
+                log.warning(
+                    "%s: the claim on the folder could not be renewed: %s", self.file, error
+                )
+
+    # ------------------------------------------------------------------ the others'
+
+    def _claims(self) -> list[Path]:
+        """All there are: by listing, which file systems that remember files for a while do anew."""
+        return sorted(self.file.parent.glob("*.json"))
+
+    def _outlast_others(self) -> None:
+        watched: dict[Path, _Watched] = {}
+        while others := [path for path in self._claims() if path != self.file]:
+            for path in others:
+                with suppress(FileNotFoundError):
+                    self._look(path, watched)
+            if len(self._claims()) > 1:
+                time.sleep(_POLL)
+
+    def _look(self, path: Path, watched: dict[Path, "_Watched"]) -> None:
+        text = path.read_text(errors="replace")
+        owner = Owner.of(text)
+        lives = None if owner is None else owner.lives
+        who = f"the claim {path}" if owner is None else str(owner)
+        if path not in watched and lives is None:
+            _say(
+                f"{self.folder}: was claimed by {who}; looking for up to {self.patience:g} s "
+                "whether that is still at work"
+            )
+        silent = watched.setdefault(path, _Watched(text)).silent(text)
+        if lives is None and watched[path].changes:
+            lives = True
+        if lives is False or (lives is None and silent >= self.patience):
+            _say(f"{self.folder}: {who} has died; its claim is removed")
+            path.unlink(missing_ok=True)
+            return
+        if lives and owner is not None and (owner.holds or path < self.file):
+            raise _refused(self.folder, who)
+        if lives and watched[path].waited >= self.patience:  # it came later, and should have gone
+            raise _refused(self.folder, who)
+
+
+@dataclass
+class _Watched:
+    """A claim as it was read last. A pause in which nothing was read, as when the file system
+    stood still for all, counts as a short one."""
+
+    text: str
+    changes: int = 0
+    waited: float = 0.0
+    _silent: float = 0.0
+    _last: float = field(default_factory=time.monotonic)
+
+    def silent(self, text: str) -> float:
+        """Seconds without a change."""
+        now = time.monotonic()
+        passed, self._last = min(now - self._last, 2 * _POLL), now
+        self.waited += passed
+        self._silent += passed
+        if text != self.text:
+            self.text, self._silent, self.changes = text, 0.0, self.changes + 1
+        return self._silent
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _refused(folder: Path, who: str) -> ValueError:
+    return ValueError(
+        f"{folder}: is in use by {who}; wait for it, stop it, or choose another folder"
+    )
+
+
+def _place() -> str:
+    """Empty where it cannot be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, in ticks since its host did; empty of one that is dead and not yet
+    buried, None if that cannot be told."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    state, started = after_name[0], after_name[19]
+    return "" if state in "ZX" else started
