@@ -102,7 +102,7 @@ def play(dialogue: Dialogue, opening: Opening, rollout: int, script: Script) -> 
         request = episode.close_turn(stopped=True)
         if request is None:
             break
-        episode.take(dialogue.reply(request, opening))
+        episode.take(dialogue.reply(request, opening, episode.cut))
     return episode.trajectory()
 
 

@@ -63,7 +63,7 @@ class Reference:
             episode.drew(ids, [0.0] * len(ids), [0.0] * len(ids))
             request = episode.close_turn(stopped=len(ending) > 0)
             if request is not None:
-                episode.take(w.dialogue.reply(request, episode.opening))
+                episode.take(w.dialogue.reply(request, episode.opening, episode.cut))
 
     @torch.inference_mode()
     def generate(

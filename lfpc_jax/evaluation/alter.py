@@ -4,12 +4,13 @@
     blank         the mean grey of the processor's normalisation
     other         the same part of another record's original
     downsampled   the same part of the shown image: what the model has seen already, no more
-    truth         the smallest box of the target that is nearest to the box asked for
+    truth         the target's smallest box; of several targets see `true_box`
 
-An alteration takes the call, what it gave and the episode's opening, and returns what is shown in
-its place. The first four keep the picture's size; `truth` goes through the tool itself. So every
-picture stays within the crops' budget and the same compiled programs serve. The crop on record
-remains the one that the model asked for. All depend on record, box and seed alone.
+An alteration takes the call, what it gave, the episode's opening and its crops before, and returns
+what is shown in its place. The first four keep the picture's size; `truth` goes through the tool
+itself. So every picture stays within the crops' budget and the same compiled programs serve. The
+crop on record remains the one that the model asked for. All depend on record, seed and the boxes
+that were asked for alone.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from jaxtyping import UInt8
 
 from lfpc_jax.data import pictures
 from lfpc_jax.data.losses import Unusable
-from lfpc_jax.processing.geometry import Box, Frame, crop_box, grow
+from lfpc_jax.processing.geometry import Box, Frame, clamp, crop_box, grow
 from lfpc_jax.rollout.dialogue import Alter, Dialogue, Opening
 from lfpc_jax.rollout.tools import Observation, Ready
 from lfpc_jax.rollout.zoom import Region, Zoom
@@ -84,7 +85,9 @@ def altered(engine: HasDialogue, alter: Alter | None) -> Iterator[None]:
 class Noise:
     seed: int = 0
 
-    def __call__(self, request: Ready, seen: Observation, opening: Opening) -> Observation:
+    def __call__(
+        self, request: Ready, seen: Observation, opening: Opening, earlier: Sequence[Crop]
+    ) -> Observation:
         number = _digest(f"noise\0{self.seed}\0{opening.record.id}\0{seen.crop}")
         pixels = np.random.default_rng(number).integers(0, 256, seen.picture.shape, np.uint8)
         return replace(seen, picture=pixels)
@@ -96,7 +99,9 @@ class Blank:
 
     grey: tuple[int, int, int] = (123, 117, 104)
 
-    def __call__(self, request: Ready, seen: Observation, opening: Opening) -> Observation:
+    def __call__(
+        self, request: Ready, seen: Observation, opening: Opening, earlier: Sequence[Crop]
+    ) -> Observation:
         return replace(seen, picture=np.full_like(seen.picture, self.grey))
 
 
@@ -104,7 +109,9 @@ class Blank:
 class Downsampled:
     """Cut from the shown image and enlarged, as if the tool had never had the original."""
 
-    def __call__(self, request: Ready, seen: Observation, opening: Opening) -> Observation:
+    def __call__(
+        self, request: Ready, seen: Observation, opening: Opening, earlier: Sequence[Crop]
+    ) -> Observation:
         assert opening.view is not None, "a crop without a picture"
         frame = opening.view.frame
         box = frame.to(Box(*_crop(request, seen).box), "original", "shown")
@@ -127,7 +134,9 @@ class Other:
                 f"records have {len(self._circle)} different ones; give some with at least two"
             )
 
-    def __call__(self, request: Ready, seen: Observation, opening: Opening) -> Observation:
+    def __call__(
+        self, request: Ready, seen: Observation, opening: Opening, earlier: Sequence[Crop]
+    ) -> Observation:
         assert opening.view is not None, "a crop without a picture"
         picture = self._other(opening.record)
         frame = Frame(opening.view.original.size, picture.size)
@@ -149,9 +158,20 @@ class Other:
         raise ValueError(f"no picture but that of record {record.id!r} can be opened")
 
 
+TRUTH = "all, then each"
+"""The rule of `true_box`, by name: what was answered under one is not mixed with another's."""
+
+
 @dataclass(frozen=True)
 class Truth:
-    def __call__(self, request: Ready, seen: Observation, opening: Opening) -> Observation:
+    """`together` False makes again what evaluations showed before `true_box`: with every call the
+    target that is nearest."""
+
+    together: bool = True
+
+    def __call__(
+        self, request: Ready, seen: Observation, opening: Opening, earlier: Sequence[Crop]
+    ) -> Observation:
         tool, asked = request.tool, _crop(request, seen)
         if not isinstance(tool, Zoom):
             raise ValueError(f"the alteration `truth` works on {Zoom.name}, not on {tool.name}")
@@ -159,12 +179,35 @@ class Truth:
             raise ValueError(
                 f"record {opening.record.id!r} has no targets, which `truth` needs; leave it out"
             )
-        centre = _centre(Box(*asked.box))
-        boxes = [Box(*nest[0]) for nest in opening.record.targets]
-        nearest = min(boxes, key=lambda box: abs(_centre(box) - centre))
-        region = Region(nearest, fitting(tool, nearest, request.parsed.frame), request.parsed.frame)
         assert opening.view is not None, "a crop without a picture"
+        frame = request.parsed.frame
+        targets = [clamp(Box(*nest[0]), frame.original) for nest in opening.record.targets]
+        boxes = [Box(*crop.box) for crop in (*earlier, asked)]
+        truth = true_box(targets, boxes) if self.together else _nearest(targets, boxes[-1])
+        region = Region(truth, fitting(tool, truth, frame), frame)
         return Observation(tool.execute(region, opening.view.original).picture, asked)
+
+
+def true_box(targets: Sequence[Box], asked: Sequence[Box]) -> Box:
+    """What the last of an episode's calls is shown, each of which asked for a box.
+
+    The first shows the smallest box around all targets: there may be no second, and then every
+    target must have been in sight. From the second on each shows a target alone, the nearest to its
+    box of those not shown yet; after the last of them they begin anew.
+    """
+    if len(asked) == 1:
+        x1, y1, x2, y2 = zip(*targets)
+        return Box(min(x1), min(y1), max(x2), max(y2))
+    left: list[Box] = []
+    for box in asked[1:]:
+        left = left or list(targets)
+        shown = _nearest(left, box)
+        left.remove(shown)
+    return shown
+
+
+def _nearest(targets: Sequence[Box], box: Box) -> Box:
+    return min(targets, key=lambda target: abs(_centre(target) - _centre(box)))
 
 
 def fitting(tool: Zoom, box: Box, frame: Frame) -> Box:

@@ -2,7 +2,7 @@
 
     tool over direct     what having the tool is worth
     noise, blank, other, downsampled, truth
-                         every crop replaced: what that changes
+                         every crop replaced (see `alter`): what that changes
     truth, missed        the same for `truth`, only where there are crops and all missed: of every
                          rollout that cropped the overlap is at most 0.2
     noise, needed        the same for `noise`, only where the answer is wrong without the tool,

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.evaluation.alter import TRUTH
 from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.total import Rewards, score
@@ -71,6 +72,7 @@ class Journal:
         if path.exists():
             old = self.settings()
             known = old["benchmarks"]
+            self._check_truth(old, asked)
             changed = self._changed(old["asked"], asked)
             changed += [
                 f"benchmark {name}"
@@ -85,7 +87,12 @@ class Journal:
                 )
         if self.process != 0:
             return
-        made = {"format": FORMAT, "asked": asked, "benchmarks": known | benchmarks}
+        made = {
+            "format": FORMAT,
+            "truth": TRUTH,
+            "asked": asked,
+            "benchmarks": known | benchmarks,
+        }
         self.folder.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".new")
         beside.write_text(json.dumps(made, indent=2) + "\n")
@@ -104,6 +111,20 @@ class Journal:
         if version != FORMAT:
             raise ValueError(f"{path}: format {version!r}, where {FORMAT} is read; evaluate anew")
         return made
+
+    def _check_truth(self, old: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+        """Folders of before `alter.true_box` go on where it makes no difference."""
+        if old.get("truth") == TRUTH:
+            return
+        for part in self.parts():
+            groups = self.read(part, asked["rollouts"]) if part.condition == "truth" else ()
+            if any(len(group.record.targets) > 1 for group in groups):
+                files = self.archive.folder / f"{part.name}-p*"
+                raise ValueError(
+                    f"{self.folder / 'evaluation.json'}: of several targets, {part.name} was shown "
+                    "one alone with every crop, and would be shown all with the first now; choose "
+                    f"another folder, or remove {files} to ask these anew"
+                )
 
     def _changed(self, old: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
         """What is asked otherwise. Folders of before identities were kept go on, with a warning;

@@ -7,7 +7,7 @@ import PIL.Image
 from jaxtyping import UInt8
 
 from lfpc_jax.data import pictures
-from lfpc_jax.evaluation.alter import ALTERATIONS, alteration
+from lfpc_jax.evaluation.alter import ALTERATIONS, TRUTH, Truth, alteration
 from lfpc_jax.evaluation.conditions import TOOL
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.processing.geometry import Frame
@@ -16,20 +16,23 @@ from lfpc_jax.rollout.dialogue import Alter, Opening, View
 from lfpc_jax.rollout.protocol import Fault
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.rollout.zoom import Zoom
-from lfpc_jax.trajectory import Crop, Record, Trajectory
+from lfpc_jax.trajectory import Record, Trajectory
 
 
 @dataclass(frozen=True)
 class ShownCrops:
-    """What was shown in place of a crop, given its episode and the original."""
+    """What was shown in place of a crop, given its episode, its number there and the original."""
 
     zoom: Zoom
     processor: ImageProcessor
     alter: Alter
 
     def __call__(
-        self, record: Record, trajectory: Trajectory, crop: Crop, original: PIL.Image.Image
+        self, record: Record, trajectory: Trajectory, number: int, original: PIL.Image.Image
     ) -> UInt8[np.ndarray, "height width 3"]:
+        """The `number`-th of the episode's crops."""
+        crops = [turn.crop for turn in trajectory.turns if turn.crop is not None]
+        crop = crops[number]
         size = pictures.shrunk(original.size, record.longest_side)
         shown = self.processor.resize(original.resize(size, PIL.Image.Resampling.BICUBIC))
         view = View(shown, original)
@@ -40,14 +43,15 @@ class ShownCrops:
             raise ValueError(f"its box {crop.written} would be refused now: {region.message}")
         request = Ready(self.zoom, region)
         opening = Opening(record, np.zeros(0, np.int32), np.zeros((3, 0), np.int32), view)
-        return self.alter(request, request.execute(original), opening).picture
+        return self.alter(request, request.execute(original), opening, crops[:number]).picture
 
 
 def shown_crops(journal: Journal, part: Part) -> ShownCrops | None:
     """For the episodes of a part; None if its crops were shown as they are."""
     if part.condition not in ALTERATIONS:
         return None
-    asked = journal.settings()["asked"]
+    settings = journal.settings()
+    asked = settings["asked"]
     processor = ImageProcessor.from_folder(journal.folder / "assets")
     zoom = Zoom.within(asked["crop_tokens"], processor, asked["convention"])
     records = []
@@ -55,4 +59,6 @@ def shown_crops(journal: Journal, part: Part) -> ShownCrops | None:
         every = journal.read(Part(part.benchmark, part.tokens, TOOL), asked["rollouts"])
         records = [group.record for group in every]
     alter = alteration(part.condition, records, seed=asked["seed"])
+    if part.condition == "truth" and settings.get("truth") != TRUTH:
+        alter = Truth(together=False)
     return ShownCrops(zoom, processor.with_tokens(part.tokens), alter)

@@ -187,6 +187,11 @@ def _crops(found: Results) -> Sheet:
         if mode != TOOL:
             continue
         rows = {"overall": condition["measures"]} | condition["measures_by_category"]
+        if rows["overall"].get("crop/iou", 0) > 0 and "crop/iou_cropped" not in rows["overall"]:
+            sheet.warnings = (
+                "these were scored by an earlier version: of one target IoU and overlap are the "
+                "last crop's; `evaluate.py OUT --rescore` counts anew",
+            )
         for category in _in_order(rows):
             measured = rows[category]
             cells = (_number(measured.get(key), form, times) for key, form, times in shown)

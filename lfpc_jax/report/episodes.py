@@ -22,7 +22,7 @@ from lfpc_jax.report.album import Album, Opened
 from lfpc_jax.report.conversation import Reader, seen_size, token_side
 from lfpc_jax.report.problems import Problem
 from lfpc_jax.rollout.archive import Group
-from lfpc_jax.trajectory import Crop, Picture, Record, Trajectory, Turn
+from lfpc_jax.trajectory import Picture, Record, Trajectory, Turn
 
 Line = dict[str, Any]
 
@@ -36,10 +36,10 @@ _FARTHEST = 1e9
 @dataclass(frozen=True)
 class Replaced:
     """Crops that were altered before the model saw them: how, and what it saw of one, given its
-    episode and the original."""
+    episode, its number there and the original."""
 
     name: str
-    show: Callable[[Record, Trajectory, Crop, PIL.Image.Image], UInt8[np.ndarray, "_ _ 3"]]
+    show: Callable[[Record, Trajectory, int, PIL.Image.Image], UInt8[np.ndarray, "_ _ 3"]]
 
 
 @dataclass(eq=False)
@@ -202,12 +202,12 @@ class Episodes:
         replaced: Replaced,
     ) -> None:
         """Puts what was shown into the turns' crops."""
-        for turn, entry in zip(trajectory.turns, turns):
-            if turn.crop is not None:
-                pixels = replaced.show(record, trajectory, turn.crop, opened.image)
-                height, width = pixels.shape[:2]
-                image = self.album.made(PIL.Image.fromarray(pixels))
-                entry["crop"] |= {"image": image, "seen": (width, height), "by": replaced.name}
+        cropped = [entry for entry in turns if entry["crop"] is not None]
+        for number, entry in enumerate(cropped):
+            pixels = replaced.show(record, trajectory, number, opened.image)
+            height, width = pixels.shape[:2]
+            image = self.album.made(PIL.Image.fromarray(pixels))
+            entry["crop"] |= {"image": image, "seen": (width, height), "by": replaced.name}
 
 
 def check(trajectory: Trajectory) -> None:

@@ -33,7 +33,7 @@ def demonstrated(
         episode.drew(ids, nothing, nothing)
         request = episode.close_turn(stopped=True)
         if request is not None:
-            episode.take(dialogue.reply(request, opening))
+            episode.take(dialogue.reply(request, opening, episode.cut))
     if episode.end is None:
         raise ValueError(
             f"record {record.id!r}: the demonstration's last turn is a call: {turns[-1:]!r}"

@@ -4,7 +4,7 @@ Everything here runs on the host, in any thread: it opens, cuts and resizes pict
 text, but never what was sampled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,8 +67,8 @@ class Reply:
     crop: Crop | None = None
 
 
-Alter = Callable[[Ready, Observation, Opening], Observation]
-"""What is shown in place of what a call gave."""
+Alter = Callable[[Ready, Observation, Opening, Sequence[Crop]], Observation]
+"""What is shown in place of what a call gave; the crops are the episode's before, as asked for."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,15 @@ class Dialogue:
             return Fault(NO_IMAGE, "there is no image to look at")
         return self.toolbox.validate(call, opening.view.frame)
 
-    def reply(self, request: Ready | Fault, opening: Opening) -> Reply:
-        """Carries out a call, or says what was wrong with it."""
+    def reply(self, request: Ready | Fault, opening: Opening, earlier: Sequence[Crop]) -> Reply:
+        """Carries out a call, or says what was wrong with it; `earlier` are the episode's crops so
+        far."""
         if isinstance(request, Fault):
             return Reply(self.chat.encode_after_reply(refuse(request), []))
         assert opening.view is not None, "a valid call without a picture"
         seen = request.execute(opening.view.original)
         if self.alter is not None:
-            seen = self.alter(request, seen, opening)
+            seen = self.alter(request, seen, opening, earlier)
         grids = (self.processor.grid_of(seen.picture),)
         ids = self.chat.encode_after_reply(request.tool.render(seen), grids)
         return Reply(ids, grids, seen.picture, seen.crop)

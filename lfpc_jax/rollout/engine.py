@@ -18,7 +18,7 @@ import itertools
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -37,7 +37,7 @@ from lfpc_jax.rollout.stops import stop_table
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.rollout.vocabulary import allowed_ids, token_bytes
 from lfpc_jax.shapes import RolloutShapes
-from lfpc_jax.trajectory import Record, Trajectory
+from lfpc_jax.trajectory import Crop, Record, Trajectory
 
 log = logging.getLogger(__name__)
 
@@ -361,10 +361,13 @@ class _Run:
         if request is None:
             self._end(row)
         else:
-            self.replies[self.pool.submit(self._prepare, request, episode.opening)] = row
+            asked = request, episode.opening, episode.cut
+            self.replies[self.pool.submit(self._prepare, *asked)] = row
 
-    def _prepare(self, request: Ready | Fault, opening: Opening) -> tuple[Reply, Visual | None]:
-        reply = self.engine.dialogue.reply(request, opening)
+    def _prepare(
+        self, request: Ready | Fault, opening: Opening, earlier: Sequence[Crop]
+    ) -> tuple[Reply, Visual | None]:
+        reply = self.engine.dialogue.reply(request, opening, earlier)
         if reply.picture is None:
             return reply, None
         windows = self.engine.shapes.crop_windows

@@ -114,6 +114,11 @@ class Episode:
     def _episode_left(self) -> int:
         return (self.rules.episode_tokens or sys.maxsize) - self.spent
 
+    @property
+    def cut(self) -> tuple[Crop, ...]:
+        """The crops so far, as they were asked for."""
+        return tuple(turn.crop for turn in self.turns if turn.crop is not None)
+
     def drew(self, ids: list[int], logprobs: list[float], policy: list[float]) -> None:
         self.ids += ids
         self.logprobs += logprobs

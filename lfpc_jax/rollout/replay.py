@@ -114,7 +114,7 @@ class Replayer:
             episode.drew(ids, logprobs, policy)
             request = episode.close_turn(stopped=completes(self._stops, ids))
             if request is not None:
-                episode.take(self.dialogue.reply(request, episode.opening))
+                episode.take(self.dialogue.reply(request, episode.opening, episode.cut))
         if episode.end is None:
             return ["the last turn did not end the episode"]
         again = episode.trajectory()

@@ -165,7 +165,7 @@ class RiggedEngine:
             episode.drew(ids, [0.0] * len(ids), [0.0] * len(ids))
             request = episode.close_turn(stopped=True)
             if request is not None:
-                episode.take(self.dialogue.reply(request, episode.opening))
+                episode.take(self.dialogue.reply(request, episode.opening, episode.cut))
 
 
 class RiggedAsker:

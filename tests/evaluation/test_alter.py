@@ -14,7 +14,7 @@ from lfpc_jax.rollout.dialogue import Opening, View
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.tools import Ready
-from lfpc_jax.trajectory import Picture
+from lfpc_jax.trajectory import Crop, Picture
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -36,13 +36,15 @@ def opened(record, shown=None):
     return Opening(record, *nothing, View(view, original))
 
 
-def alter(name, record, box, *, records=(), shown=None, seed=0):
+def alter(name, record, box, *, records=(), shown=None, seed=0, earlier=()):
+    """What a call gives and what is shown in its place, behind crops of the `earlier` boxes."""
     opening = opened(record, shown)
     assert opening.view is not None
     region = small.ZOOM.validate({"bbox_2d": list(box)}, opening.view.frame)
     request = Ready(small.ZOOM, region)
     seen = request.execute(opening.view.original)
-    return seen, alteration(name, records, seed=seed)(request, seen, opening)
+    before = [Crop(box, box) for box in earlier]
+    return seen, alteration(name, records, seed=seed)(request, seen, opening, before)
 
 
 @pytest.fixture
@@ -112,8 +114,24 @@ def test_downsampled_is_cut_from_the_view(one):
     assert shown.picture.shape == seen.picture.shape
 
 
-def test_truth_is_the_nearest_target_at_full_detail(one):
-    """Two targets, one in each half; the nearer one to the box asked for is shown."""
+def test_truth_is_the_target_at_full_detail(one):
+    """60x30 pixels in the right half, whatever is asked for, through the tool's own resize, which
+    rounds to whole tokens: 56x28."""
+    has = replace(one, picture=halves(RED, BLUE), targets=(((120.0, 40.0, 180.0, 70.0),),))
+    for earlier in ((), ((0.0, 0.0, 50.0, 50.0),)):
+        seen, right = alter("truth", has, (60, 60, 90, 90), earlier=earlier)
+        assert right.picture.shape == (28, 56, 3)
+        assert (right.picture == BLUE).all()
+        assert right.crop == seen.crop  # what was asked for stays on record
+    assert applies("truth", has)
+    assert not applies("truth", one)
+    with pytest.raises(ValueError, match="'a' has no targets"):
+        alter("truth", one, (60, 60, 90, 90))
+
+
+def test_of_two_targets_truth_shows_both_at_once_and_then_each(one):
+    """One in each half. An episode that crops once has seen both; one that goes on sees them alone,
+    the nearest first and none twice before the other."""
     two = replace(
         one,
         picture=halves(RED, BLUE),
@@ -122,17 +140,23 @@ def test_truth_is_the_nearest_target_at_full_detail(one):
             ((120.0, 40.0, 180.0, 70.0),),
         ),
     )
-    seen, left = alter("truth", two, (60, 60, 90, 90))
-    assert (left.picture == RED).all()
-    assert left.crop == seen.crop  # what was asked for stays on record
-    _, right = alter("truth", two, (90, 60, 190, 90))
-    assert (right.picture == BLUE).all()
-    # 60x30 pixels through the tool's own resize, which rounds to whole tokens: 56x28
-    assert right.picture.shape == (28, 56, 3)
-    assert applies("truth", two)
-    assert not applies("truth", one)
-    with pytest.raises(ValueError, match="'a' has no targets"):
-        alter("truth", one, (60, 60, 90, 90))
+    left, right = (60.0, 60.0, 90.0, 90.0), (110.0, 60.0, 190.0, 90.0)
+    for first in (left, right):
+        _, both = alter("truth", two, first)
+        # (20, 20) to (180, 70): 160x50 pixels, as 168x56, of which the middle parts the colours
+        assert both.picture.shape == (56, 168, 3)
+        assert (both.picture[:, :80] == RED).all()
+        assert (both.picture[:, -80:] == BLUE).all()
+    for asked, colour in (
+        ((left, left), RED),
+        ((left, right), BLUE),
+        ((left, left, left), BLUE),  # the other one, however far
+        ((left, right, right), RED),
+        ((left, left, left, right), BLUE),  # anew
+    ):
+        *earlier, last = asked
+        _, shown = alter("truth", two, last, earlier=earlier)
+        assert (shown.picture == colour).all(), asked
 
 
 def test_a_narrow_truth_grows_until_the_tool_takes_it():

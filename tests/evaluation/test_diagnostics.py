@@ -251,3 +251,6 @@ def test_what_to_know_before_believing_a_number_is_said(records, tmp_path):
     assert "set, 32: answers that no rule can tell, wrong without a judge: tool 2, noise 2" in said
     found["judge"] = "m"
     assert "no rule can tell" not in text()
+    assert "scored by an earlier version" not in text()
+    del budget["conditions"]["tool"]["measures"]["crop/iou_cropped"]  # as it was before
+    assert "last crop's; `evaluate.py OUT --rescore` counts anew" in " ".join(text().split())

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -65,9 +66,75 @@ def test_an_altered_crop_comes_out_again_as_the_model_saw_it(journal, engine, re
     assert len(groups) == len(records)
     for group in groups:
         [trajectory] = group.trajectories
-        crop = trajectory.turns[0].crop
-        found = show(group.record, trajectory, crop, pictures.original(group.record.picture))
+        found = show(group.record, trajectory, 0, pictures.original(group.record.picture))
         np.testing.assert_array_equal(found, seen[group.record.id][0][0])
+
+
+@pytest.fixture
+def twice(tmp_path):
+    """Of two targets each, and what was seen in three crops of the same corner."""
+
+    def three_times(episode):
+        if episode.dialogue.toolbox.tools and len(episode.turns) < 3:
+            return rigged.call((2, 2, 20, 20))
+        return rigged.answer(episode.opening.record, "red")
+
+    far = ((270.0, 270.0, 310.0, 310.0),)
+    records = [replace(one, targets=(*one.targets, far)) for one in rigged.world(3)]
+    engine = rigged.RiggedEngine(three_times, small.dialogue())
+    journal = Journal(tmp_path)
+    shutil.copytree(small.folder(), journal.folder / "assets")
+    asked = {"rollouts": 1, "image_token": engine.dialogue.tokenizer.image_pad, "crop_tokens": 16,
+             "convention": "shown", "seed": SEED}  # fmt: skip
+    benchmark = Benchmark("set", "layout", tuple(records), ())
+    journal.begin(asked, {"set": {"digest": benchmark.digest}})
+    ask(lambda: engine, benchmark, 32, ("truth",), journal, rollouts=1, seed=SEED)
+    with under(engine, "truth", records, seed=SEED):
+        seen = {one.record.id: one.crops[0] for one in engine.run(records, rollouts=1, seed=SEED)}
+    return journal, asked, benchmark, seen
+
+
+def shown_again(journal):
+    """By record, every crop of an episode under `truth`."""
+    show = shown_crops(journal, Part("set", 32, "truth"))
+    return {
+        group.record.id: [
+            show(group.record, one, number, pictures.original(group.record.picture))
+            for number in range(3)
+        ]
+        for group in journal.read(Part("set", 32, "truth"), 1)
+        for one in group.trajectories
+    }
+
+
+def test_every_crop_of_several_targets_comes_out_again(twice):
+    journal, _, _, seen = twice
+    found = shown_again(journal)
+    assert set(found) == set(seen)
+    for name, crops in found.items():
+        assert [one.tolist() for one in crops] == [one.tolist() for one in seen[name]]
+        both, near, far = crops
+        assert rigged.named(near) is not None  # the square alone
+        assert near.tolist() != far.tolist() != both.tolist() != near.tolist()
+
+
+def test_a_folder_of_before_is_shown_as_it_was_and_does_not_go_on(twice):
+    """When of several targets each crop showed the nearest."""
+    journal, asked, benchmark, _ = twice
+    path = journal.folder / "evaluation.json"
+    old = json.loads(path.read_text())
+    assert old.pop("truth") == "all, then each"
+    path.write_text(json.dumps(old))
+    for crops in shown_again(journal).values():
+        assert rigged.named(crops[0]) is not None
+        assert crops[0].tolist() == crops[1].tolist() == crops[2].tolist()
+    about = {"set": {"digest": benchmark.digest}}
+    with pytest.raises(ValueError, match=r"set-32-truth was shown one alone.*choose another fold"):
+        journal.begin(asked, about)
+    for part in (journal.folder / "trajectories").glob("set-32-truth-p*"):
+        part.unlink()
+    journal.begin(asked, about)
+    assert "truth" in json.loads(path.read_text())
 
 
 def test_crops_that_were_shown_as_they_are_need_nothing(journal):
