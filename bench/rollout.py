@@ -145,7 +145,7 @@ def _decode(world: World, reference: Reference, rows: int, args: argparse.Namesp
     """Tokens a second after a prompt of 320, nothing stopping either side."""
     n, shapes = args.decode_steps, replace(world.shapes, slots=rows, chunk=args.decode_steps)
     unstacked = jax.default_backend() == "cpu"
-    programs = Programs(world.cfg, shapes, Sampling(), unstacked=unstacked)
+    programs = Programs(world.cfg, shapes, unstacked=unstacked)
     params = jax.jit(unstack)(world.params) if unstacked else world.params
     state = programs.empty()
     vocabulary = world.cfg.text.vocab
@@ -162,7 +162,7 @@ def _decode(world: World, reference: Reference, rows: int, args: argparse.Namesp
         )
         start = time.perf_counter()
         state, drawn = programs.decode(
-            params, state, stops, allowed, shapes.spans.fit(PROMPT + n, "ids")
+            params, state, stops, allowed, shapes.spans.fit(PROMPT + n, "ids"), Sampling()
         )
         jax.block_until_ready(drawn)
         mine = time.perf_counter() - start

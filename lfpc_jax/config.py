@@ -8,7 +8,7 @@ setting to change.
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from lfpc_jax.rewards.total import Rewards
 from lfpc_jax.rollout.asking import Asking, prompt_text
 from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.rollout.episode import Rules
-from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.sampling import COLDEST, Sampling
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 from lfpc_jax.trajectory import Record
@@ -132,7 +132,8 @@ class Health:
 @dataclass(frozen=True)
 class TrainConfig:
     """`stage` grpo samples and reinforces; sft imitates what `demonstrate` writes. The share
-    `without_tool` of demonstrations without a call is asked without the tool, as selection asks."""
+    `without_tool` of demonstrations without a call is asked without the tool, as selection asks.
+    `validation_temperature` none is that of the rollouts, 0 greedy."""
 
     stage: Literal["grpo", "sft"] = "grpo"
     steps: int = 80
@@ -149,6 +150,7 @@ class TrainConfig:
     demonstrate: Demonstrate | None = None
     without_tool: float = 0.0
     validate_every: int = 10
+    validation_temperature: float | None = None
     checkpoint_every: int = 10
     keep_checkpoints: int = 2
     keep_best: int = 1
@@ -165,6 +167,11 @@ class TrainConfig:
     def policy_temperature(self) -> float:
         """Of the policy that updates improve: what rollouts are sampled at; imitation has none."""
         return self.rollout.temperature if self.stage == "grpo" else 1.0
+
+    @property
+    def validation_sampling(self) -> Sampling:
+        sampling, own = self.rules.sampling, self.validation_temperature
+        return sampling if own is None else replace(sampling, temperature=own)
 
     @property
     def rules(self) -> Rules:
@@ -336,6 +343,12 @@ def _check_validation(config: TrainConfig) -> None:
 
 def _check_sampling(config: TrainConfig) -> None:
     u, sampling = config.update, config.rules.sampling  # rules raise for what cannot be drawn from
+    own = config.validation_temperature
+    if own is not None and not (own == 0 or own >= COLDEST):
+        raise ValueError(
+            f"validation_temperature is {own}; take none (the rollouts'), 0 (greedy) or at least "
+            f"{COLDEST}"
+        )
     if config.stage != "grpo":
         return
     if sampling.temperature == 0:

@@ -65,6 +65,8 @@ def test_a_config_file_with_the_old_limit_is_refused_by_the_new_names(tmp_path):
         ("--data.train a,b,a", "data.train has 'a' twice; name it once"),
         ("--health.patience 0", "health.patience is 0; it must be at least 1"),
         ("--health.most_area nan", "health.most_area is nan"),
+        ("--validation_temperature -1", "validation_temperature is -1.0; take none .*0 .greedy"),
+        ("--validation_temperature 1e-9", "validation_temperature is 1e-09; take none"),
         ("--rollout.temperature 1e-4", "temperature=0.0001.*divided by so little.*0.001, or 0"),
         ("--rollout.top_k 20", "rollout.top_k 20 and top_p 1.0.*Set top_k 0 and top_p 1; a lower"),
         ("--rollout.top_p 0.9", "rollout.top_k 0 and top_p 0.9.*Set top_k 0 and top_p 1; a lower"),
@@ -89,6 +91,7 @@ def test_what_fails_late_is_refused_by_a_dry_run(tmp_path, monkeypatch, capsys, 
         "--rollout.image_tokens 4 --rollout.crop_tokens 100",
         "--update.old sampler",
         "--update.old sampler --rollout.temperature 0.7",
+        "--validation_temperature 0",
         "--update.objective.kl 0.1 --update.objective.clip_high inf",
         "--update.objective.dual_clip 3 --update.deviation unbiased --update.micro_batch_mean 2",
         "--optimizer.b1 0 --optimizer.clip_norm inf",
@@ -128,3 +131,5 @@ def test_updates_improve_the_policy_at_the_temperature_of_rollouts():
     config = stage_1("--rollout.temperature", "0.7")
     assert config.policy_temperature == config.rules.sampling.temperature == 0.7
     assert replace(config, stage="sft").policy_temperature == 1
+    assert config.validation_sampling == config.rules.sampling
+    assert replace(config, validation_temperature=0.0).validation_sampling.temperature == 0

@@ -33,6 +33,7 @@ from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.engine import Engine, Rolled, Watch, own_share
 from lfpc_jax.rollout.episode import rollout_key
 from lfpc_jax.rollout.protocol import CALL
+from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.trajectory import Record
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class Roller:
         seen: list[Judged] = []
         for name, alter in (("", None), ("blank_", alteration("blank"))):
             with altered(self.engine, alter):
-                found = self._run(own, 1, self.config.seed, None)
+                found = self._run(own, 1, self.config.seed, None, self.config.validation_sampling)
             rated = self.judged([found[one.id] for one in own if one.id in found])
             figures = self.figures(rated)
             for ours, theirs in (("accuracy", "accuracy"), ("masked", "unjudged")):
@@ -238,11 +239,17 @@ class Roller:
             self._loaded = state
 
     def _run(
-        self, asked: Sequence[Record | Opening], rollouts: int, seed: int, watch: Watch | None
+        self,
+        asked: Sequence[Record | Opening],
+        rollouts: int,
+        seed: int,
+        watch: Watch | None,
+        how: Sampling | None = None,
     ) -> dict[str, Rolled]:
         found = {}
+        run = partial(self.engine.run, rollouts=rollouts, seed=seed, watch=watch, how=how)
         with self.shown.bar("rollouts", len(asked), every=10.0) as advance:
-            for group in self.engine.run(asked, rollouts=rollouts, seed=seed, watch=watch):
+            for group in run(asked):
                 found[group.record.id] = group
                 advance(1)
         return found

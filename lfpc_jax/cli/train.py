@@ -198,7 +198,8 @@ def train(
     if config.stage == "grpo":
         engine.load(publish(learner.params(state, cfg.dtype)))
         with progress.waiting("compiling the rollouts"):
-            log.info("%d programs of the rollout compiled", engine.warm_up())
+            also = {config.validation_sampling} if validation else ()
+            log.info("%d programs of the rollout compiled", engine.warm_up(also=also))
 
     # ------------------------------------------------------------------ where it stands
     stream = Stream(

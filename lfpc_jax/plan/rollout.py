@@ -25,7 +25,7 @@ def rollout_programs(
 ) -> Iterator[Source]:
     """Encode, prefill, place, extend and decode, weights in the compute dtype. Layers are stacked,
     on a CPU too, where the engine has them apart."""
-    programs = Programs(cfg, shapes, how, unstacked=False, mesh=mesh)
+    programs = Programs(cfg, shapes, unstacked=False, mesh=mesh)
     whole = NamedSharding(mesh, PartitionSpec())
 
     def array(shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -71,7 +71,7 @@ def rollout_programs(
         "prefill": prefilled,
         "place": (state, prefix, beginnings),
         "extend": (params, state, *added),
-        "decode": (params, state, stops, allowed, shapes.capacity),
+        "decode": (params, state, stops, allowed, shapes.capacity, how),
     }
     read = {name: part for name, part in params.items() if name not in ("vision", "unembed")}
     kinds: dict[str, dict[str, Any]] = {

@@ -32,6 +32,7 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.rollout.dialogue import Dialogue, Opening, Reply
 from lfpc_jax.rollout.episode import STOP_STRING, Episode, Rules, rollout_key
 from lfpc_jax.rollout.protocol import Fault
+from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.slots import Beginning, Extension, Prefix, Slots, Tree, Visual
 from lfpc_jax.rollout.stops import stop_table
 from lfpc_jax.rollout.tools import Ready
@@ -134,10 +135,16 @@ class Engine:
         """Lets go of the parameters, so that others can have their memory."""
         self.slots.unload()
 
-    def warm_up(self, prompts: Collection[tuple[int, int]] | None = None) -> int:
+    def warm_up(
+        self,
+        prompts: Collection[tuple[int, int]] | None = None,
+        *,
+        also: Collection[Sampling] = (),
+    ) -> int:
         """Compiles everything, so that nothing compiles later, or for prompts of these windows and
-        text tokens (`Dialogue.size`, in their buckets) only; how many programs there are."""
-        return self.slots.warm_up(prompts, replies=self.rules.max_turns > 1)
+        text tokens (`Dialogue.size`, in their buckets) only, and for runs that sample as `also`
+        says; how many programs there are."""
+        return self.slots.warm_up(prompts, replies=self.rules.max_turns > 1, also=also)
 
     def run(
         self,
@@ -146,11 +153,14 @@ class Engine:
         rollouts: int,
         seed: int,
         watch: Watch | None = None,
+        how: Sampling | None = None,
     ) -> Iterator[Rolled]:
-        """`watch` is called with each episode that has sampled, been replied to, or ended."""
+        """`watch` is called with each episode that has sampled, been replied to, or ended. `how` to
+        sample is as the rules say, unless it is given."""
         start = time.perf_counter()
         with ThreadPoolExecutor(self.workers, "rollout") as pool, self.slots.allocated():
-            yield from _Run(self, records, rollouts, seed, watch or (lambda _: None), pool).groups()
+            told = watch or (lambda _: None)
+            yield from _Run(self, records, rollouts, seed, told, pool, how).groups()
         self.stats.seconds += time.perf_counter() - start
 
 
@@ -202,7 +212,9 @@ class _Run:
         seed: int,
         watch: Watch,
         pool: ThreadPoolExecutor,
+        how: Sampling | None,
     ) -> None:
+        self.how = how
         self.engine, self.slots, self.stats = engine, engine.slots, engine.stats
         self.rollouts, self.seed, self.watch, self.pool = rollouts, seed, watch, pool
         self.records = iter(records)
@@ -342,7 +354,7 @@ class _Run:
 
     def _decode(self) -> None:
         longest = max(len(self.rows[row].ids) for row in self.live)
-        drawn = self.slots.decode(longest)
+        drawn = self.slots.decode(longest, self.how)
         self.stats.steps += int(drawn.steps)
         for row in sorted(self.live):
             n, episode = int(drawn.numbers[row]), self.rows[row]

@@ -149,9 +149,9 @@ def decode(
     stops: Array,
     allowed: Array,
     span: int,
+    how: Sampling,
     *,
     cfg: ModelConfig,
-    how: Sampling,
     steps: int,
 ) -> tuple[State, Drawn]:
     """Draws until all turns have stopped or their budgets are spent, `steps` tokens at most.
@@ -270,7 +270,6 @@ class Programs:
         self,
         cfg: ModelConfig,
         shapes: RolloutShapes,
-        how: Sampling,
         *,
         unstacked: bool,
         mesh: Mesh | None = None,
@@ -284,14 +283,14 @@ class Programs:
             state = state_shardings(cfg, shapes, mesh, unstacked=unstacked)
             drawn = NamedSharding(mesh, PartitionSpec())
         empty = partial(empty_state, cfg, shapes, unstacked=unstacked)
-        one_turn = partial(decode, cfg=cfg, how=how, steps=shapes.chunk)
+        one_turn = partial(decode, cfg=cfg, steps=shapes.chunk)
         self.empty = self._program("empty", empty, out=state)
         self.encode = self._program("encode", partial(qwen.encode_images, cfg=cfg))
         self.prefill = self._program("prefill", partial(prefill, cfg=cfg))
         self.place = self._program("place", place, donated=(0,), out=state)
         self.extend = self._program("extend", partial(extend, cfg=cfg), donated=(1,), out=state)
         self.decode = self._program(
-            "decode", one_turn, donated=(1,), static=(4,), out=(state, drawn)
+            "decode", one_turn, donated=(1,), static=(4, 5), out=(state, drawn)
         )
 
     def seal(self) -> None:

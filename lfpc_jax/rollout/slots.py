@@ -101,7 +101,8 @@ class Slots:
         self.cfg = cfg
         self.shapes = shapes
         self.processor = processor
-        self.programs = Programs(cfg, shapes, how, unstacked=unstacked, mesh=mesh)
+        self.how = how
+        self.programs = Programs(cfg, shapes, unstacked=unstacked, mesh=mesh)
         self._unstack = jax.jit(unstack) if unstacked else None
         self._stops, self._allowed = jnp.asarray(stops), jnp.asarray(allowed)
         self._params: Tree = None
@@ -191,28 +192,38 @@ class Slots:
                 turns.budget[row] = e.budget if last else 0
             self._state = self.programs.extend(self._params, self._state, tokens, slots, turns)
 
-    def decode(self, longest: int) -> Drawn:
-        """One chunk for all live rows, of which none has more than `longest` ids."""
+    def decode(self, longest: int, how: Sampling | None = None) -> Drawn:
+        """One chunk for all live rows, of which none has more than `longest` ids; sampled as ever,
+        unless `how` is given."""
         span = self.shapes.spans.fit(
             min(longest + self.shapes.chunk, self.shapes.capacity), "ids of an episode"
         )
         self._state, drawn = self.programs.decode(
-            self._params, self._state, self._stops, self._allowed, span
+            self._params, self._state, self._stops, self._allowed, span, how or self.how
         )
         return jax.device_get(drawn)
 
     def warm_up(
-        self, prompts: Collection[tuple[int, int]] | None = None, *, replies: bool = True
+        self,
+        prompts: Collection[tuple[int, int]] | None = None,
+        *,
+        replies: bool = True,
+        also: Collection[Sampling] = (),
     ) -> int:
         """Runs every program once on nothing at all, of those for prompts only the ones for these
         windows and text tokens, if they are given, and without `replies` none for what follows a
-        turn; how many there are."""
+        turn; decodes `also` sample so. How many there are."""
         with self.allocated():
-            self._warm_up(prompts, replies)
+            self._warm_up(prompts, replies, {self.how, *also})
         self.programs.seal()
         return len(self.programs.traces)
 
-    def _warm_up(self, prompts: Collection[tuple[int, int]] | None, replies: bool) -> None:
+    def _warm_up(
+        self,
+        prompts: Collection[tuple[int, int]] | None,
+        replies: bool,
+        samplings: Collection[Sampling],
+    ) -> None:
         shapes = self.shapes
         slots: jax.Array | None
         every = itertools.product(shapes.image_windows.sizes, shapes.prompt_text.sizes)
@@ -226,8 +237,8 @@ class Slots:
             tokens = _blank(shapes.extend_rows, shapes.observation_length(windows))
             turns = _no_turns(shapes.extend_rows, shapes.slots)
             self._state = self.programs.extend(self._params, self._state, tokens, slots, turns)
-        for span in shapes.spans.sizes:
-            self.decode(span - shapes.chunk)
+        for how, span in itertools.product(samplings, shapes.spans.sizes):
+            self.decode(span - shapes.chunk, how)
 
     def _places(self, ids: np.ndarray, visual: Visual | None, row: int) -> Int32[np.ndarray, "T"]:
         """The slots of the ids among those of a batch of images; -1 at text."""

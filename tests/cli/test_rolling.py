@@ -12,12 +12,13 @@ from rollout import small
 
 from lfpc_jax.cli.progress import Steps
 from lfpc_jax.cli.rolling import Roller, numbered
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.config import RolloutSettings, TrainConfig
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.update import Learner, TrainState
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rewards.total import OwnReward, Rewards
 from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.rollout.sampling import Sampling
 
 
 class RiggedEngine(rigged.RiggedEngine, Engine):
@@ -29,7 +30,8 @@ class RiggedEngine(rigged.RiggedEngine, Engine):
     def unload(self):
         pass
 
-    def run(self, records, *, rollouts, seed, watch=None):
+    def run(self, records, *, rollouts, seed, watch=None, how=None):
+        self.how = how
         return super().run(records, rollouts=rollouts, seed=seed)
 
 
@@ -63,6 +65,19 @@ def test_validation_blanks_crops_and_finds_who_reads_them():
     values, _ = validated(rigged.reads_the_whole, records)
     assert values["validation/accuracy"] == values["validation/blank_accuracy"] == 1
     assert values["validation/gap"] == 0
+
+
+def test_validation_may_be_greedy_whatever_rollouts_are():
+    sampled = RolloutSettings(temperature=0.7)
+    for own, temperature in ((None, 0.7), (0.0, 0.0)):
+        roller = rolls(
+            rigged.reads_the_whole,
+            rigged.world(2),
+            rollout=sampled,
+            validation_temperature=own,
+        )
+        roller.validate(Mock(spec=TrainState))
+        assert roller.engine.how == Sampling(temperature)
 
 
 def test_records_that_come_twice_get_names_that_nobody_has():

@@ -270,7 +270,8 @@ def test_500_episodes_of_any_shape_compile_nothing_more(caplog):
     rng = np.random.default_rng(0)
     shapes = replace(small.SHAPES, slots=16, image_buckets=None, crop_buckets=None)
     made = engine(shapes, replace(RULES, episode_tokens=40))
-    programs = made.warm_up()
+    greedy = Sampling(temperature=0.0)
+    programs = made.warm_up(also={greedy})
     compiled = count_compilations()
     sizes = [rng.integers(30, 400, 2).tolist() for _ in range(20)] + [[400, 60], [60, 400]]
     pictures = [small.picture(i, *size) for i, size in enumerate(sizes)]
@@ -279,6 +280,11 @@ def test_500_episodes_of_any_shape_compile_nothing_more(caplog):
     ]
     found = run(made, records, 4)
     assert len(found) == 500
+    twice = run(made, records[:8], 2, how=greedy)
+    for record in records[:8]:
+        a, b = twice[record.id, 0], twice[record.id, 1]
+        np.testing.assert_array_equal(a.ids, b.ids)
+        assert not a.logprobs.any()
     grids = {t.shown for t in found.values()}
     assert len(grids) > 10
     assert made.slots.programs.late == []
