@@ -120,6 +120,11 @@ def of_step(folder: Path, step: int) -> Saved | None:
     return _first_whole(folder, [path for path in _steps(folder) if int(path.name) == step])
 
 
+def steps_of(folder: Path) -> list[int]:
+    """Those with a checkpoint, whole or not, oldest first."""
+    return [int(path.name) for path in _steps(folder)]
+
+
 def restore(saved: Saved, name: str, like: Tree) -> Tree:
     """One item, shaped and sharded as `like`."""
     if not jax.tree.leaves(like):

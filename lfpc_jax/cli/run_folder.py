@@ -224,6 +224,23 @@ def run_of(path: Path) -> RunFolder | None:
     return next((run for run in runs if run.settings.is_file() and run.checkpoints.is_dir()), None)
 
 
+def unfinished(path: Path) -> str:
+    """What to say of a model that is a run which has not come to its last step; empty if there is
+    nothing to say. Whoever names one of its steps means it."""
+    run = run_of(path)
+    if run is None or path.name.isdigit():
+        return ""
+    newest = max(training.steps_of(run.checkpoints), default=0)
+    steps = json.loads(run.settings.read_text()).get("steps", 0)
+    if newest >= steps:
+        return ""
+    return (
+        f"{path}: a run that has come to step {newest} of {steps} only, and is taken as it is; if "
+        f"it should finish first, go on with it (its own command, --run {run.path}), then start "
+        "from it in a folder without checkpoints"
+    )
+
+
 def checkpoint_of(path: Path, run: RunFolder) -> training.Saved:
     """The newest whole checkpoint of RUN, or the one of RUN/checkpoints/STEP; RUN/checkpoints/best
     is the one with the highest score."""

@@ -36,7 +36,7 @@ from lfpc_jax.cli.health import Watch, too_many_masked
 from lfpc_jax.cli.model_folder import LoadedModel, asking_of, default_dtype, load_model
 from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.rolling import Judged, Roller, opener, told_apart
-from lfpc_jax.cli.run_folder import RunFolder
+from lfpc_jax.cli.run_folder import RunFolder, unfinished
 from lfpc_jax.config import Source, TrainConfig, check, check_devices, described, updates_of
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.digest import digest
@@ -91,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         check_wandb(config.wandb_project)
         if args.dry_run:
+            if line := unfinished(Path(config.model.path)):
+                print(f"warning: {line}", file=sys.stderr)
             print_plan(config)
             return 0
         run = RunFolder(args.run or Path("runs") / Path(args.config).stem)
@@ -163,6 +165,8 @@ def train(
     _log_to(run.path / "log.txt")
     if saved is None:
         _say_how_asked(config)
+        if line := unfinished(Path(config.model.path)):
+            log.warning("%s", line)
 
     # ------------------------------------------------------------------ learner
     allowed = allowed_ids(dialogue.tokenizer, cfg.text.vocab)

@@ -386,6 +386,19 @@ def test_a_run_is_exported_and_starts_the_next_stage(folder, whole, monkeypatch,
     assert "Adam's two moments" in printed
 
 
+def test_to_start_from_an_unfinished_run_is_warned_of(folder, whole, monkeypatch, capsys):
+    """Stage II from a Stage I that was cut short, which nothing else would tell."""
+    monkeypatch.setenv("MICRO", str(folder))
+    run = folder / "cut-short"
+    (run / "checkpoints" / "00000002").mkdir(parents=True)
+    shutil.copytree(whole / "assets", run / "assets")
+    shutil.copy(whole / "config.json", run)
+    said = f"warning: {run}: a run that has come to step 2 of 3 only, and is taken as it is"
+    for model, warned in ((run, True), (run / "checkpoints" / "00000002", False), (whole, False)):
+        train.main(["--config", CONFIG, "--model.path", str(model), "--dry-run"])
+        assert (said in capsys.readouterr().err) == warned, model
+
+
 def test_what_another_run_learned_is_taken_whole_where_bfloat16_would_drop_it(
     folder, whole, monkeypatch
 ):
@@ -413,7 +426,9 @@ def test_factors_start_from_a_run_stay_near_it_however_far_it_comes_and_are_expo
     finished(start(folder, run, "--steps", "1", *flags))
     began = arrays(first)
     shutil.move(folder / "newer", first / "checkpoints" / "00000003")
+    assert "has come to step 2 of 3 only" in (run / "log.txt").read_text()
     errors = finished(start(folder, run, "--steps", "2", *flags))
+    assert "of 3 only" not in errors
     assert f"restoring {first}/checkpoints/00000002" in errors
     assert "goes on after step 1" in errors
     away = [metrics(run)["train", step]["update/reference_kl"] for step in (1, 2)]
