@@ -26,6 +26,7 @@ warmstart: .venv/installed
 	$(BIN)/python launch/train.py --config micro/looks.py --run runs/warm/looks
 	$(BIN)/python launch/train.py --config micro/warmstart.py --run runs/warm/start
 	$(BIN)/python launch/convert.py to-hf runs/warm/start runs/warm/exported --overwrite
+	rm runs/warm/exported/README.md  # the folder that ships has one of its own
 	cp runs/warm/exported/* configs/micro/warm/
 	sha256sum configs/micro/warm/model.safetensors
 

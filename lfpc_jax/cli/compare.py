@@ -25,6 +25,10 @@ from lfpc_jax.evaluation.tables import Sheet, estimate, markdown, printed
 
 _NONE = "-"
 
+_HOW = ("rollouts", "temperature", "crop_tokens", "convention", "max_turns", "turn_tokens",
+        "episode_tokens", "prompt")  # fmt: skip
+"""What of an evaluation's settings changes answers, beside the weights and the questions."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
@@ -54,6 +58,8 @@ def compare(args: argparse.Namespace) -> None:
     changes = [parsed_change(*words) for words in args.change]
     _check(arms, changes)
     budgets = _budgets(arms)
+    for line in asked_otherwise(arms):
+        print(line, file=sys.stderr)
     sheets: list[Sheet] = []
     found, shown = {}, {}
     for benchmark, tokens in budgets:
@@ -101,6 +107,22 @@ def _check(arms: Sequence[Arm], changes: Sequence[Change]) -> None:
             raise ValueError(f"--change {change}: no arm {sorted(missing)}; there are {names}")
         if change.times <= 0:
             raise ValueError(f"--change {change}: the factor must be positive")
+
+
+def asked_otherwise(arms: Sequence[Arm]) -> Iterator[str]:
+    """A line for each setting in which the evaluations are not alike; an arm's own difference from
+    the others is as much part of what they show as its weights are."""
+    every = [(arm.name, Journal(folder).settings()["asked"]) for arm in arms
+             for folder in arm.folders]  # fmt: skip
+    for name in _HOW:
+        values: dict[str, list[str]] = {}
+        for arm, asked in every:
+            if name in asked:
+                values.setdefault(str(asked[name]), []).append(arm)
+        if len(values) > 1:
+            told = "; ".join(f"{value} ({', '.join(dict.fromkeys(by))})"
+                             for value, by in values.items())  # fmt: skip
+            yield f"the arms were asked with another {name}: {told}"
 
 
 def _budgets(arms: Sequence[Arm]) -> list[tuple[str, int]]:

@@ -275,8 +275,7 @@ def _next(args: argparse.Namespace) -> None:
     record = next(one for one in layout.read(data / "heldout") if isinstance(one, Record))
     commands = [
         ("ask.py", "--model", last, "--image", f"{record.picture.path}", "--question",
-         record.question, "--longest-side", f"{HARSHEST}", "--crop-tokens", f"{CROP_TOKENS}",
-         "--convention", "percent"),
+         record.question, "--longest-side", f"{HARSHEST}"),
         ("convert.py", "to-hf", last, "exported"),
         ("train.py", "--config", "micro/stage1.py", "--run", "runs/mine", "--data.train",
          f"{data / 'answer'}", "--data.validation", f"{data / 'blurred'}",

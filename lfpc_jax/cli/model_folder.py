@@ -68,11 +68,17 @@ def _loaded(path: Path, dtype: str, mesh: Mesh | None) -> LoadedModel:
     return LoadedModel(cfg, params, path, opened.origin, folder=path)
 
 
+def assets_of(path: Path) -> Path:
+    """Where the config, tokenizer and processor files are of the model that a path names."""
+    if run := run_of(path):
+        return run.assets
+    return store.assets_of(path) if store.is_store(path) else path
+
+
 def asking_of(path: Path) -> Asking | None:
     """How the model that a path names is to be asked, if it says so; no weights are read."""
-    if run := run_of(path):
-        return run.asking
-    return Asking.read(store.assets_of(path) if store.is_store(path) else path)
+    run = run_of(path)
+    return run.asking if run else Asking.read(assets_of(path))
 
 
 def default_dtype() -> Literal["float32", "bfloat16"]:

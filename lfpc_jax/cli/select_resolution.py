@@ -28,7 +28,7 @@ from jax.experimental import multihost_utils
 from lfpc_jax.cli import asking, judge_flags, process_flags, progress
 from lfpc_jax.cli.claim import Claim, held
 from lfpc_jax.cli.dialogues import sizes, text_buckets, together
-from lfpc_jax.cli.model_folder import load_model
+from lfpc_jax.cli.model_folder import assets_of, load_model
 from lfpc_jax.data import layout, sources
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.losses import MAX_SHARE, Loss, check_share, parted
@@ -142,7 +142,8 @@ def select_resolution(args: argparse.Namespace, claim: Claim) -> int:
 
 def _plain(args: argparse.Namespace) -> ImageProcessor:
     """Without a model only sizes are needed."""
-    made = ImageProcessor() if args.model is None else ImageProcessor.from_folder(args.model)
+    folder = None if args.model is None else assets_of(args.model)
+    made = ImageProcessor() if folder is None else ImageProcessor.from_folder(folder)
     return made.with_tokens(args.image_tokens)
 
 

@@ -19,6 +19,7 @@ from lfpc_jax.cli.run_folder import RunFolder
 from lfpc_jax.config import ModelSettings, RolloutSettings, Source, TrainConfig
 from lfpc_jax.data import layout
 from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
 
 ROLLOUT = RolloutSettings(
@@ -133,6 +134,13 @@ def test_a_flag_that_is_given_counts_and_is_said(run, capsys):
     with pytest.raises(ValueError, match="image_tokens is 0"):
         asking.resolved(parsed(evaluate, "--image-tokens", "32", "0"), None,
                         several=("image_tokens",))  # fmt: skip
+
+
+def test_a_selection_without_questions_takes_a_run_s_processor(run):
+    args = parsed(select_resolution, "--model", str(run.path), "--strategy", "hard")
+    args = asking.resolved(args, args.model, usual=select_resolution._USUAL)
+    found = select_resolution._plain(args)
+    assert found == ImageProcessor.from_folder(small.folder()).with_tokens(32)
 
 
 def test_the_code_s_prompt_is_said_if_it_is_another(run, tmp_path, capsys):

@@ -38,6 +38,17 @@ def evaluated(folder, say, records, seed=0):
     return folder
 
 
+def test_arms_that_were_asked_otherwise_are_said(tmp_path):
+    common = {"rollouts": 1, "convention": "percent", "max_turns": 5}
+    for name, more in ("a", {"crop_tokens": 12}), ("b", {"crop_tokens": 1024}), ("c", {}):
+        Journal(tmp_path / name).begin(common | more, {})
+    arms = [Arm("warm", (tmp_path / "a", tmp_path / "c")), Arm("stage1", (tmp_path / "b",))]
+    assert [*compare.asked_otherwise(arms)] == [
+        "the arms were asked with another crop_tokens: 12 (warm); 1024 (stage1)"
+    ]
+    assert [*compare.asked_otherwise(arms[:1])] == []
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A reader of crops, one of the whole, and one that reads crops in half of the world."""
