@@ -109,8 +109,8 @@ def test_what_rows_without_an_episode_hold_is_nobodys_fault(shared, monkeypatch)
     """A chunk's places past what a row drew, and rows that are free or wait for a crop."""
     decode = shared.slots.decode
 
-    def poisoned(longest):
-        drawn = decode(longest)
+    def poisoned(*rows):
+        drawn = decode(*rows)
         nowhere = np.arange(len(drawn.policy))[:, None] >= drawn.numbers
         return replace(drawn, policy=np.where(nowhere, np.nan, drawn.policy))
 
