@@ -44,7 +44,7 @@ from lfpc_jax.data.losses import parted
 from lfpc_jax.data.losses import summary as summary_of_losses
 from lfpc_jax.data.pipeline import Part, Stream, in_turn
 from lfpc_jax.distributed import processes
-from lfpc_jax.distributed.exchange import total
+from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.optimizer import make_optimizer, schedule
@@ -152,6 +152,7 @@ def train(
         _check_same_data(saved, digests, changed_data)
         run.go_on(config)
     model = _first_model(config, run, mesh, goes_on=saved is not None)
+    reference_is = _reference_is(config, model, saved)
     cfg = replace(model.cfg, remat=config.model.remat, kernel=config.model.kernel)
     r = config.rollout
     dialogue = zooming(
@@ -234,7 +235,8 @@ def train(
 
     def facts_now() -> dict[str, Any]:
         data = stream.get_state().decode()
-        return {"data": data, "health": watch.count, "digests": digests}
+        kept = {"digests": digests, "reference": reference_is}
+        return {"data": data, "health": watch.count, **kept}
 
     facts = facts_now()
 
@@ -367,6 +369,23 @@ def _first_model(config: TrainConfig, run: RunFolder, mesh: Mesh, *, goes_on: bo
         path = run.first_model(path)
     loaded = load_model(path, dtype=dtype if config.model.lora else "float32", mesh=mesh)
     return replace(loaded, cfg=replace(loaded.cfg, dtype=dtype))
+
+
+def _reference_is(config: TrainConfig, model: LoadedModel, saved: Saved | None) -> str | None:
+    """The digest of the weights that a KL term measures from. They are read anew by a run that goes
+    on, so they must still be what they were."""
+    if not config.update.objective.kl:
+        return None
+    now = model.identity()["weights"] if jax.process_index() == 0 else None
+    processes.barrier("reference", _SAVE_SECONDS)
+    [now, *_] = everyones(now)
+    before = (saved.facts.get("reference") if saved is not None else None) or now
+    if before != now:
+        raise ValueError(
+            f"{model.folder}: holds other weights than when the run began, and its KL term would "
+            "measure from these; put the old ones back, or choose another --run"
+        )
+    return now
 
 
 def _say_how_asked(config: TrainConfig) -> None:

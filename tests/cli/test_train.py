@@ -23,7 +23,9 @@ from rollout import small
 from safetensors.numpy import load_file, save_file
 
 from lfpc_jax.checkpoint import training
+from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import convert, train
+from lfpc_jax.cli.model_folder import LoadedModel
 from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.run_folder import RunFolder
 from lfpc_jax.config import MeshSettings, RolloutSettings, TrainConfig, check_devices
@@ -579,6 +581,27 @@ def test_changed_data_is_taken_on_purpose_and_old_checkpoints_do_not_know(tmp_pa
     train._check_same_data(saved, now, changed_data=True)
     train._check_same_data(saved, before, changed_data=False)
     train._check_same_data(training.Saved(tmp_path, 4, {}), now, changed_data=False)
+
+
+def test_a_kl_term_measures_from_the_weights_it_began_with_or_not_at_all(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MICRO", str(folder))
+    hf = shutil.copytree(folder / "hf", tmp_path / "hf")
+    config = override(micro.get_config(), ["--update.objective.kl", "0.1"])
+    model = LoadedModel(small.config(), None, hf, Origin(("float32",)), folder=hf)
+    assert train._reference_is(micro.get_config(), model, None) is None
+    began = train._reference_is(config, model, None)
+    saved = training.Saved(tmp_path, 4, {"reference": began})
+    assert train._reference_is(config, model, saved) == began
+    weights = load_file(hf / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] + 1
+    save_file(weights, hf / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{hf}: holds other weights than when the run began"):
+        train._reference_is(config, model, saved)
+    assert train._reference_is(config, model, training.Saved(tmp_path, 4, {})) != began, (
+        "an old one"
+    )
 
 
 def test_overrides_reach_every_kind_of_setting(folder, monkeypatch):
