@@ -114,26 +114,32 @@ class Comparison:
         return None if estimate is None else Found(estimate, self._each(arm, measure))
 
     def changed(self, asked: Change) -> Found | None:
-        """Paired by question; None where no question has both."""
-        before, after = (self._pooled(arm, asked.measure) for arm in (asked.before, asked.after))
+        """Paired by question, each seed's as well; None where no question has both."""
         least, most = _ENDS[asked.measure]
+        before, after = (self._pooled(arm, asked.measure) for arm in (asked.before, asked.after))
         found = change(
-            self._over_samples(
-                {
-                    one: value - asked.times * before[one]
-                    for one, value in after.items()
-                    if one in before
-                }
-            ),
+            self._differences(before, after, asked.times),
             ends=(least - asked.times * most, most - asked.times * least),
         )
         if found is None:
             return None
-        then, now = (self._each(arm, asked.measure) for arm in (asked.before, asked.after))
+        then, now = (self._seeds[arm] for arm in (asked.before, asked.after))
         if len(then) == 1:  # what all seeds began from
-            then *= len(now)
-        seeds = zip(then, now) if len(then) == len(now) else ()
-        return Found(found, tuple(b - asked.times * a for a, b in seeds))
+            then = then * len(now)
+        pairs = zip(then, now) if len(then) == len(now) else ()
+        seeds = (
+            self._differences(a.get(asked.measure, {}), b.get(asked.measure, {}), asked.times)
+            for a, b in pairs
+        )
+        return Found(found, tuple(fmean(values) for values in seeds if values))
+
+    def _differences(
+        self, before: Mapping[str, float], after: Mapping[str, float], times: float
+    ) -> list[float]:
+        """By sample, of the questions that have both."""
+        return self._over_samples(
+            {one: value - times * before[one] for one, value in after.items() if one in before}
+        )
 
     def _pooled(self, arm: str, measure: str) -> dict[str, float]:
         """By question, over seeds."""

@@ -171,6 +171,23 @@ def test_intervals_of_multiples_and_of_drops_by_hand():
     assert drops.high > 1  # to 2 it could be
 
 
+def test_each_seed_s_change_is_paired_too():
+    """Of areas, which only episodes with a crop have: the second arm crops in one question more."""
+    records = [record("a"), record("b")]
+
+    def cropped(one, side):
+        said = [Said(2, box=(0, 0, side, side))] if side else []
+        tried = episode(*said, Said(1), name=one.id)
+        return Answered(one, ("A",), (measure(tried, one, 1.0, image_token=IMAGE),), (False,))
+
+    first = {"tool": [cropped(one, side) for one, side in zip(records, (50, 0))]}
+    second = {"tool": [cropped(one, side) for one, side in zip(records, (60, 100))]}
+    found = Comparison([arm("first", first), arm("second", second)], "set", 32)
+    area = found.changed(Change("area", "first", "second"))
+    assert area.estimate.value == pytest.approx(0.36 - 0.25)
+    assert area.seeds == pytest.approx((0.36 - 0.25,))
+
+
 def test_seeds_that_have_no_counterpart_are_not_paired(folders):
     arms = [
         Arm("two", (folders["crops"], folders["half"])),

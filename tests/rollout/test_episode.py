@@ -22,7 +22,9 @@ def call(episode: Episode, thoughts: int) -> Reply | None:
     assert len(ids) == thoughts + 5
     episode.drew(ids, [0.0] * len(ids), [0.0] * len(ids))
     request = episode.close_turn(stopped=True)
-    return None if request is None else episode.dialogue.reply(request, episode.opening)
+    if request is None:
+        return None
+    return episode.dialogue.reply(request, episode.opening, episode.cut)
 
 
 def think(episode: Episode) -> None:
