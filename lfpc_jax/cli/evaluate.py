@@ -12,14 +12,17 @@ cut from the original, whatever budget the shown image has.
 Answers go into OUT as they come: after a kill the same command goes on where it was, and more
 benchmarks, budgets and diagnostics may be added later. --rescore counts again what is there,
 without the model. OUT gets results.json, results.png, scores.jsonl (a line a question),
-timing.json, and trajectories/ that the report shows. Several processes ask a share each; SIGTERM
-to any of them ends all, with 0, and the same command goes on.
+timing.json, and trajectories/ that the report shows. A grading that fails, because the judge does,
+leaves those of before as they are. Several processes ask a share each; SIGTERM to any of them ends
+all, with 0, and the same command goes on.
 """
 
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from lfpc_jax.cli import asking, process_flags, progress
+from lfpc_jax.cli import asking, judge_flags, process_flags, progress
 from lfpc_jax.cli.asker import Asker
 from lfpc_jax.cli.claim import Claim, held
 from lfpc_jax.data.digest import digest_by_place
@@ -39,14 +42,25 @@ from lfpc_jax.evaluation.conditions import DIRECT, TOOL
 from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.evaluation.plots import plot
 from lfpc_jax.evaluation.published import column_of
-from lfpc_jax.evaluation.results import encoded, grade_all, results, timing
+from lfpc_jax.evaluation.results import (
+    Answers,
+    Results,
+    check_judged,
+    encoded,
+    faults_of,
+    grade_all,
+    results,
+    timing,
+)
 from lfpc_jax.evaluation.run import ask, in_order
 from lfpc_jax.evaluation.tables import printed, sheets
-from lfpc_jax.rewards.judge import Judge, JudgeSettings
+from lfpc_jax.rewards.judge import Judge, JudgeFailed
 from lfpc_jax.rollout.asking import digest
 
 _SEVERAL = ("image_tokens",)
 _LINES_EVERY = 10.0
+_JUDGING = 3600.0
+"""Seconds for the judge's verdicts on one benchmark, budget and condition."""
 _LONGEST_WAIT = 7 * 86400.0
 """Seconds for which processes wait for each other's answers; one that died is known sooner."""
 
@@ -86,9 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of questions")
     parser.add_argument("--slots", type=int, default=32, help="conversations at once")
     parser.add_argument("--rescore", action="store_true", help="ask nothing")
-    parser.add_argument("--judge-url", default="", help="an OpenAI-compatible server, with its /v1")
-    parser.add_argument("--judge-model", default="")
-    parser.add_argument("--judge-key-variable", default="", help="environment variable of its key")
+    judge_flags.add(parser)
+    parser.add_argument(
+        "--max-unjudged", type=float, default=0.5,
+        help="share of the answers put to the judge, or of all, that may stay without a verdict",
+    )  # fmt: skip
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
     process_flags.add(parser)
@@ -97,7 +113,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def evaluate(args: argparse.Namespace, claim: Claim) -> int:
     journal = Journal(args.out, jax.process_index())
-    judge = _judge(args)
+    if not 0 <= args.max_unjudged <= 1:
+        raise ValueError(f"--max-unjudged is {args.max_unjudged}; it is a share, from 0 to 1")
+    first = jax.process_index() == 0  # grades for all
+    cache = args.out / "verdicts"
+    judge = judge_flags.judge_of(args, cache, batch_seconds=_JUDGING) if first else None
     # ------------------------------------------------------------------ the answers
     if not args.rescore:
         if args.model is None or not args.data:
@@ -107,30 +127,51 @@ def evaluate(args: argparse.Namespace, claim: Claim) -> int:
             print(f"stopped; the same command goes on in {args.out}")
             return 0
     # ------------------------------------------------------------------ what they come to
-    if jax.process_index() == 0:
-        with progress.waiting("scoring"):
-            answers = grade_all(journal, judge)
+    if first:
+        answers = _graded(args, journal, judge)
         claim.check()
-        found = results(journal.settings(), answers, args.judge_model)
-        seconds = timing(journal)
-        journal.write_scores(answers)
-        (args.out / "results.json").write_bytes(encoded(found))
-        (args.out / "timing.json").write_bytes(encoded(seconds))
-        plot(found, args.out / "results.png")
+        found, seconds = results(journal.settings(), answers, args.judge_model), timing(journal)
+        _keep(args.out, journal, answers, found, seconds)
         Console(width=None if sys.stdout.isatty() else 100).print(printed(sheets(found, seconds)))
         print(f"wrote {args.out / 'results.json'}")
     return 0
 
 
-def _judge(args: argparse.Namespace) -> Judge | None:
-    if bool(args.judge_url) != bool(args.judge_model):
-        raise ValueError("a judge needs both --judge-url and --judge-model")
-    if not args.judge_url:
-        return None
-    cache = str(args.out / "verdicts")
-    return Judge(
-        JudgeSettings(args.judge_url, args.judge_model, cache, key_variable=args.judge_key_variable)
-    )
+def _graded(args: argparse.Namespace, journal: Journal, judge: Judge | None) -> Answers:
+    """All answers, most of which could be judged. What keeps others from it is named."""
+    try:
+        if judge is not None and not args.rescore:
+            judge.check()  # once more: hours may have passed
+        with progress.waiting("scoring") if judge is None else nullcontext():
+            answers = grade_all(journal, judge)
+        check_judged(answers, args.max_unjudged)
+    except JudgeFailed as error:
+        raise ValueError(
+            f"{error}. Results of before stay as they are, and so do all answers and verdicts in "
+            f"{args.out}: mend that, then run evaluate.py {args.out} --rescore with the flags of a "
+            "judge (or without, to count what only a judge can tell as wrong; or with a higher "
+            "--max-unjudged)"
+        ) from error
+    faults = [fault for part in answers.values() for fault in faults_of(part)]
+    for kind, count in Counter(fault.kind for fault in faults).items():
+        first = next(fault.reason for fault in faults if fault.kind == kind)
+        print(f"{count} answers could not be judged ({kind}); the first: {first}", file=sys.stderr)
+    return answers
+
+
+def _keep(
+    out: Path, journal: Journal, answers: Answers, found: Results, seconds: dict[str, float]
+) -> None:
+    """Everything is made before anything replaces what is there."""
+    made = [out / f"{name}.new" for name in ("results.json", "timing.json")]
+    for file, value in zip(made, (found, seconds)):
+        file.write_bytes(encoded(value))
+    picture = out / "results.new.png"
+    plot(found, picture)
+    journal.write_scores(answers)
+    picture.replace(out / "results.png")
+    for file in made:
+        file.replace(file.with_suffix(""))
 
 
 def _answer(args: argparse.Namespace, journal: Journal) -> None:

@@ -13,16 +13,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judge-key-variable", default="", help="environment variable of its key")
 
 
-def judge_of(args: argparse.Namespace, cache: Path) -> Judge | None:
+def judge_of(
+    args: argparse.Namespace, cache: Path, *, batch_seconds: float = JudgeSettings.batch_seconds
+) -> Judge | None:
     """The judge, which has shown that it can judge; verdicts are kept in the folder `cache`."""
     if bool(args.judge_url) != bool(args.judge_model):
         raise ValueError("a judge needs both --judge-url and --judge-model")
     if not args.judge_url:
         return None
     settings = JudgeSettings(
-        args.judge_url, args.judge_model, str(cache), key_variable=args.judge_key_variable
+        args.judge_url,
+        args.judge_model,
+        str(cache),
+        key_variable=args.judge_key_variable,
+        batch_seconds=batch_seconds,
     )
-    judge = Judge(settings, lambda what, total: progress.bar(what, total))
+    judge = Judge(settings, lambda what, total: progress.bar(what, total, every=10.0))
     with progress.waiting(f"trying the judge, {judge}"):
         judge.check()
     return judge

@@ -10,6 +10,7 @@ from lfpc_jax.evaluation.scoring import Outcome
 from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.answers import match
 from lfpc_jax.rewards.judge import Judge
+from lfpc_jax.rewards.verdict import Fault
 from lfpc_jax.rollout.archive import Group
 from lfpc_jax.rollout.said import said
 from lfpc_jax.trajectory import Record
@@ -25,6 +26,10 @@ class Answered:
     stated: tuple[bool | None, ...]
     undecided: int = 0
     """Answers that the rules cannot tell, and only a judge can."""
+    judged: int = 0
+    """Answers put to a judge."""
+    faults: tuple[Fault, ...] = ()
+    """Why answers could not be judged, one each; they count as neither right nor wrong."""
 
     @property
     def right(self) -> float | None:
@@ -54,12 +59,14 @@ def graded(groups: Iterable[Group], image_token: int, judge: Judge | None) -> li
     verdicts = iter(grade(claims, judge))
     made = []
     for one in found:
-        rights = [next(verdicts).right for _ in one.answers]
+        own = [next(verdicts) for _ in one.answers]
         episodes = tuple(
-            replace(measures, right=None if right is None else float(right))
-            for measures, right in zip(one.episodes, rights)
+            replace(measures, right=None if verdict.right is None else float(verdict.right))
+            for measures, verdict in zip(one.episodes, own)
         )
-        made.append(replace(one, episodes=episodes))
+        faults = tuple(verdict.fault for verdict in own if verdict.fault is not None)
+        judged = sum(verdict.judged for verdict in own)
+        made.append(replace(one, episodes=episodes, judged=judged, faults=faults))
     return made
 
 

@@ -5,7 +5,8 @@ depends on the clock is apart (`timing`).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +17,8 @@ from lfpc_jax.evaluation.diagnostics import answer_first, diagnose, to_ask
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.evaluation.measures import gather
 from lfpc_jax.evaluation.scoring import accuracies
-from lfpc_jax.rewards.judge import Judge
+from lfpc_jax.rewards.judge import NOT_ASKED, Judge, JudgeFailed
+from lfpc_jax.rewards.verdict import Fault
 
 Results = dict[str, Any]
 
@@ -25,18 +27,51 @@ Answers = Mapping[Part, Sequence[Answered]]
 
 
 def grade_all(journal: Journal, judge: Judge | None = None) -> Answers:
-    """Everything that was answered, by part."""
+    """Everything that was answered, by part. A judge that is gone before it is done raises
+    `JudgeFailed`, as half a grading is none."""
     asked = journal.settings()["asked"]
-    return {
-        part: graded(journal.read(part, asked["rollouts"]), asked["image_token"], judge)
-        for part in journal.parts()
-    }
+    answers = {}
+    for part in journal.parts():
+        found = graded(journal.read(part, asked["rollouts"]), asked["image_token"], judge)
+        for fault in faults_of(found):
+            if fault.cause == NOT_ASKED:
+                raise JudgeFailed(f"the judge gives no more verdicts: {fault.reason}")
+        answers[part] = found
+    return answers
+
+
+def faults_of(answered: Iterable[Answered]) -> Iterator[Fault]:
+    for one in answered:
+        yield from one.faults
+
+
+def check_judged(answers: Answers, most: float) -> None:
+    """Raises `JudgeFailed` if more than the share `most` of the answers put to the judge, or of all
+    answers, could not be judged: the rest, which the rules can tell, are no fair sample."""
+    every = [one for found in answers.values() for one in found]
+    faults = list(faults_of(every))
+    failed = [fault for fault in faults if fault.part == "judge"]
+    for missing, whole, of in (
+        (failed, sum(one.judged for one in every), "answers put to the judge"),
+        (faults, sum(len(one.answers) for one in every), "answers"),
+    ):
+        if len(missing) > most * whole:
+            raise JudgeFailed(
+                f"{len(missing)} of {whole} {of} could not be judged, more than the share {most}; "
+                f"the first: {missing[0].reason}"
+            )
 
 
 def results(settings: Mapping[str, Any], answers: Answers, judge: str = "") -> Results:
     """All benchmarks, budgets and conditions; `settings` are the journal's, `judge` is the name of
     the judge who graded."""
-    found: Results = {"asked": settings["asked"], "judge": judge, "benchmarks": {}}
+    every = [one for part in answers.values() for one in part]
+    found: Results = {
+        "asked": settings["asked"],
+        "judge": judge,
+        "unjudged": _unjudged(every),
+        "benchmarks": {},
+    }
     for name, about in sorted(settings["benchmarks"].items()):
         budgets = {}
         for tokens in sorted({part.tokens for part in answers if part.benchmark == name}):
@@ -87,8 +122,18 @@ def _condition(answered: Sequence[Answered], wanted: int) -> Results:
         "answered": len(answered),
         "missing": wanted - len(answered),
         "unscored": sum(one.right is None for one in outcomes),
+        "unjudged": _unjudged(answered),
         "undecided_by_rule": sum(one.undecided for one in answered),
         "accuracy": {name: asdict(found) for name, found in accuracies(outcomes).items()},
         "measures": gather(episodes_of(answered)),
         "measures_by_category": by_category if len(categories) > 1 else {},
     }
+
+
+def _unjudged(answered: Sequence[Answered]) -> Results:
+    """How many answers could not be judged, which are in no accuracy, and by what cause."""
+    whole = sum(len(one.answers) for one in answered)
+    causes = Counter(fault.kind for fault in faults_of(answered))
+    count = causes.total()
+    share = count / whole if whole else 0.0
+    return {"count": count, "of": whole, "share": share, "causes": dict(causes)}

@@ -135,19 +135,25 @@ def _modes(found: Results) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
 
 def _accuracies(found: Results) -> Sheet:
     sheet = Sheet(
-        "Accuracy, % [95% interval over samples]",
+        "Accuracy, % [95% interval over samples]" + _unknown(found),
         ("benchmark", "tokens", "mode", "of"),
-        ("accuracy", "answered"),
+        ("accuracy", "judged"),
         warnings=tuple(_warnings(found)),
     )
     for name, tokens, mode, condition in _modes(found):
-        answered = f"{condition['answered']} of {condition['questions']}"
+        judged = f"{condition['answered'] - condition['unscored']} of {condition['questions']}"
         accuracy = {"overall": None} | condition["accuracy"]
         for category in _in_order(accuracy):
             label = LABELS.get(category, category)
-            sheet.add(name, tokens, mode, label, estimate(accuracy[category]), answered)
-            name, tokens, mode, answered = "", "", "", ""
+            sheet.add(name, tokens, mode, label, estimate(accuracy[category]), judged)
+            name, tokens, mode, judged = "", "", "", ""
     return sheet
+
+
+def _unknown(found: Results) -> str:
+    """The share that is in no accuracy, where everyone reads it. Older results do not have it."""
+    share = found.get("unjudged", {}).get("share", 0.0)
+    return f"; {100 * share:.1f}% of the answers could not be judged" if share else ""
 
 
 def _warnings(found: Results) -> Iterator[str]:
@@ -163,6 +169,14 @@ def _warnings(found: Results) -> Iterator[str]:
             if counts:
                 listed = ", ".join(f"{m} {counts[m]}" for m in CONDITIONS if m in counts)
                 yield f"{name}, {tokens}: {what}: {listed}"
+        for mode, condition in budget["conditions"].items():
+            unknown = condition.get("unjudged", {"count": 0})
+            if unknown["count"]:
+                causes = ", ".join(f"{name} {n}" for name, n in sorted(unknown["causes"].items()))
+                yield (
+                    f"{name}, {tokens}, {mode}: {unknown['count']} of {unknown['of']} answers "
+                    f"could not be judged, which do not count ({causes})"
+                )
 
 
 def _crops(found: Results) -> Sheet:

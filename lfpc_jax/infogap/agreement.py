@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 from lfpc_jax.rewards.answers import match, options_by_letter
-from lfpc_jax.rewards.judge import Claim
+from lfpc_jax.rewards.judge import Claim, JudgeFailed
 from lfpc_jax.rewards.verdict import Verdict
 from lfpc_jax.rollout.dialogue import question
 from lfpc_jax.trajectory import Record
@@ -28,10 +28,6 @@ _FEW = 8
 """So many pairs may fail all together."""
 
 log = logging.getLogger(__name__)
-
-
-class JudgeFailed(ValueError):
-    """It could not judge most pairs of answers."""
 
 
 @runtime_checkable

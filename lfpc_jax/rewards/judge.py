@@ -91,6 +91,10 @@ class Claim:
     answer: str
 
 
+class JudgeFailed(ValueError):
+    """It gives no verdicts, or hardly any. Says where it is, why, and what to do."""
+
+
 # What every judge knows, and whether it is right.
 _KNOWN = {
     Claim("What colour is the door?", "red", "red"): True,
@@ -147,14 +151,14 @@ class Judge:
 
     def check(self) -> None:
         """Asks what every judge knows, in `reply_seconds` altogether and never out of the cache.
-        Raises ValueError that says what is wrong with the judge, and what to do."""
+        Raises `JudgeFailed`."""
         batch = _Batch(self._settings.reply_seconds, patient=False)
         for claim, right in _KNOWN.items():
             verdict = self._ask(claim, batch)
             if verdict.fault is not None:
-                raise ValueError(f"the judge gives no verdicts: {verdict.fault.reason}")
+                raise JudgeFailed(f"the judge gives no verdicts: {verdict.fault.reason}")
             if verdict.right != right:
-                raise ValueError(
+                raise JudgeFailed(
                     f"the judge cannot judge: {self} calls {claim.answer!r} "
                     f"{'wrong' if right else 'right'} where {claim.reference!r} is right; take "
                     "another model"

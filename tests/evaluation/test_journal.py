@@ -235,7 +235,7 @@ def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path, her
 
 
 def test_a_judge_scores_stored_answers_again_without_a_model(tmp_path, capsys, monkeypatch):
-    """The rules cannot tell "crimson" for "red"; a judge that says yes to all can."""
+    """The rules cannot tell "crimson" for "red"; a judge that says no to blue alone can."""
 
     def says_crimson(episode):
         return "<answer>crimson or so</answer>"
@@ -251,7 +251,7 @@ def test_a_judge_scores_stored_answers_again_without_a_model(tmp_path, capsys, m
         raise AssertionError("a model was asked for")
 
     monkeypatch.setattr(command.Asker, "load", no_model)
-    with JudgeServer(lambda index, claim: say("yes")) as server:
+    with JudgeServer(lambda _, claim: say("no" if claim["answer"] == "blue" else "yes")) as server:
         flags = ["--judge-url", server.url, "--judge-model", "m"]
         assert command.main([str(tmp_path), "--rescore", *flags]) == 0
     found = json.loads((tmp_path / "results.json").read_text())
