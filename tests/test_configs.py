@@ -8,10 +8,15 @@ import pytest
 
 from lfpc_jax.cli.overrides import load_config
 from lfpc_jax.cli.train import CONFIGS
-from lfpc_jax.config import check, described, updates_of
+from lfpc_jax.config import TrainConfig, check, described, updates_of
 
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py"))
-ARMS = [name for name in NAMES if not name.startswith("micro/") and not name.endswith("_3b.py")]
+AUTHORS = [name for name in NAMES if name.startswith("authors_")]
+ARMS = [
+    name
+    for name in NAMES
+    if not name.startswith(("micro/", "authors_")) and not name.endswith("_3b.py")
+]
 TABLE_10 = ["ablations/conditional_iou.py", "ablations/no_threshold.py", "ablations/no_iou.py"]
 STAGE_2 = ["stage2.py", *TABLE_10]
 
@@ -47,6 +52,40 @@ def test_the_papers_values(name):
     assert config.rewards.grounding == float(grounded)
 
 
+@pytest.mark.parametrize("name", AUTHORS)
+def test_the_authors_likely_values(name):
+    """verl's, as DeepEyes' `ppo_trainer.yaml` has them, where the paper says nothing; all that it
+    does say, as the arm of the same name."""
+    ours, theirs = load_config(name.removeprefix("authors_"), CONFIGS), load_config(name, CONFIGS)
+    assert theirs.update.objective == replace(ours.update.objective, dual_clip=3.0)
+    assert theirs.update.deviation == "unbiased"
+    assert (theirs.update.aggregate, theirs.update.micro_batch_mean) == ("token", 2)
+    assert theirs.optimizer == replace(ours.optimizer, weight_decay=0.01)
+    assert (theirs.optimizer.schedule, theirs.optimizer.warmup) == ("constant", 0)
+    assert theirs.optimizer.clip_norm == 1
+    sampling = theirs.rules.sampling
+    assert (sampling.temperature, sampling.truncates) == (1, False)
+    assert theirs.validation_sampling.temperature == 0
+    assert theirs.rollout.image_tokens == (16384 if "baseline" in name else 1024)
+    same = replace(ours.update, objective=theirs.update.objective, deviation="unbiased",
+                   micro_batch_mean=2, rows=1)  # fmt: skip
+    assert theirs.update == same
+    r = theirs.rollout
+    whole = r.image_tokens + r.max_turns * r.turn_tokens + (r.max_turns - 1) * r.crop_tokens
+    assert 400 < r.capacity - whole
+    assert replace(ours.rollout, image_tokens=r.image_tokens, capacity=r.capacity,
+                   slots=r.slots) == r  # fmt: skip
+    rest = {"update", "optimizer", "rollout", "model", "validation_temperature"}
+    named = [{k: v for k, v in described(c).items() if k not in rest} for c in (ours, theirs)]
+    assert named[0] == named[1]
+    model = "runs/authors_stage1" if "stage2" in name else "Qwen2.5-VL-7B-Instruct"
+    assert theirs.model == replace(ours.model, path=model)
+
+
+def test_the_three_arms_of_two_stages_and_a_baseline_have_the_authors_values():
+    assert AUTHORS == ["authors_baseline.py", "authors_stage1.py", "authors_stage2.py"]
+
+
 @pytest.mark.parametrize("name", ARMS)
 def test_every_arm_has_a_twin_for_3b_that_differs_in_its_model_alone(name):
     config = load_config(name, CONFIGS)
@@ -76,3 +115,22 @@ def test_stage_2_goes_on_from_the_folder_of_stage_1(second):
 def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(ValueError, match=r"config 'stage3.py'.*'ablations/no_iou.py'"):
         load_config("stage3.py", CONFIGS)
+
+
+def test_the_page_on_the_paper_names_settings_that_there_are():
+    """And with the defaults that it says."""
+    page = (CONFIGS.parent / "docs/paper.md").read_text()
+    names = set(re.findall(r"`((?:rollout|update|optimizer|model)\.[a-z_0-9.]+)`", page))
+    assert len(names) >= 25
+    for name in names:
+        value = TrainConfig()
+        for part in name.split("."):
+            assert hasattr(value, part), name
+            value = getattr(value, part)
+    for name in AUTHORS:
+        assert name in page
+    u, o = TrainConfig().update, TrainConfig().optimizer
+    assert (u.objective.dual_clip, u.deviation, u.micro_batch_mean) == (None, "population", 0)
+    assert (o.weight_decay, o.schedule, o.clip_norm, TrainConfig().validation_temperature) == (
+        0, "constant", 1, None,
+    )  # fmt: skip
