@@ -8,19 +8,22 @@ DATA are sets in our layout or public ones, such as `deep_eyes:FOLDER` (see
 lfpc_jax/data/sources.py). OUT becomes one set in our layout, which training reads: the same records
 with `longest_side`; pictures that are files are left where they are. Beside it are
 `levels.jsonl` (what each level answered), `report.json` and `report.png`. A run that was killed
-goes on where it was with the same command. Several processes share the work.
+goes on where it was with the same command, and with no other: it is refused where the model, its
+weights, a budget, the prompt or the records are not what it began with. Several processes share
+the work.
 
 Only a sure difference of answers counts. Where options or numbers are asked for the rules are sure;
 free answers need a judge, or --exact if they come from a fixed vocabulary.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 from jax.experimental import multihost_utils
@@ -28,15 +31,17 @@ from jax.experimental import multihost_utils
 from lfpc_jax.cli import asking, judge_flags, process_flags, progress
 from lfpc_jax.cli.claim import Claim, held
 from lfpc_jax.cli.dialogues import sizes, text_buckets, together
-from lfpc_jax.cli.model_folder import assets_of, load_model
+from lfpc_jax.cli.model_folder import LoadedModel, assets_of, load_model
 from lfpc_jax.data import layout, sources
 from lfpc_jax.data.audit import audit
+from lfpc_jax.data.digest import digest
 from lfpc_jax.data.losses import MAX_SHARE, Loss, check_share, parted
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.infogap.asking import EngineAnswers
 from lfpc_jax.infogap.levels import HARSHEST, Search
-from lfpc_jax.infogap.selection import Ask, Selected, Settings, Strategy, select
+from lfpc_jax.infogap.provenance import FROM, SELECTION
+from lfpc_jax.infogap.selection import Ask, Selected, Settings, Strategy, check_journal, select
 from lfpc_jax.infogap.summary import Summary, summarise
 from lfpc_jax.processing.chat import ChatTemplate
 from lfpc_jax.processing.images import ImageProcessor
@@ -48,7 +53,7 @@ from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.shapes import RolloutShapes
-from lfpc_jax.trajectory import Record
+from lfpc_jax.trajectory import Picture, Record
 
 _MANY = 0.1
 """The share of records or of answers that is worth a warning."""
@@ -122,43 +127,94 @@ def select_resolution(args: argparse.Namespace, claim: Claim) -> int:
         entries = (entry for source in args.data for entry in sources.read(source))
         sound = audit(entries, name=name, max_share=args.max_lost)
     # ------------------------------------------------------------------ the model
-    if asks:
-        processor, ask = _model(args, sound.records)
-    else:
-        processor, ask = _plain(args), _nobody
+    model = _load(args) if asks else None
+    processor = _processor(args)
+    about = {"image_tokens": args.image_tokens, "processor": _resizing(processor),
+             "records": digest(sound.records)}  # fmt: skip
+    if model is not None:
+        about |= _asked(args, model)
+    journal = _journal(args, jax.process_index())
+    begun = about | {"processes": jax.process_count()}
+    check_journal(journal, settings, begun)
+    processes.agree({"selection": json.dumps([asdict(settings), begun])})
+    ask = _nobody if model is None else _answers(args, model, processor, sound.records)
     # ------------------------------------------------------------------ the choices
     own = list(own_share(sound.records))
-    journal = args.out / f"journal-{jax.process_index()}.jsonl"
     with progress.bar("selecting", len(own)) as advance:
-        select(own, ask, processor, settings, journal, advance, judge=judge)
+        select(own, ask, processor, settings, journal, advance, judge=judge, about=begun)
     multihost_utils.sync_global_devices("selected")
     # ------------------------------------------------------------------ the new set
     if jax.process_index() == 0:
         claim.check()
-        _publish(args, settings, processor, sound.records, sound.losses)
+        _publish(args, settings, about, processor, sound.records, sound.losses)
     multihost_utils.sync_global_devices("published")
     return 0
 
 
-def _plain(args: argparse.Namespace) -> ImageProcessor:
+def _journal(args: argparse.Namespace, process: int) -> Path:
+    return args.out / f"journal-{process}.jsonl"
+
+
+def _processor(args: argparse.Namespace) -> ImageProcessor:
     """Without a model only sizes are needed."""
     folder = None if args.model is None else assets_of(args.model)
     made = ImageProcessor() if folder is None else ImageProcessor.from_folder(folder)
     return made.with_tokens(args.image_tokens)
 
 
+def _resizing(processor: ImageProcessor) -> str:
+    """All that a size depends on, beside the budget."""
+    p = processor
+    return f"patches of {p.patch}, {p.merge} x {p.merge} a token, from {p.min_pixels} pixels"
+
+
 def _nobody(questions: Sequence[Record]) -> Sequence[Loss]:
     raise AssertionError(f"{len(questions)} questions without a model")
 
 
-def _model(args: argparse.Namespace, records: Sequence[Record]) -> tuple[ImageProcessor, Ask]:
-    devices = jax.local_devices()
-    mesh = rollout_mesh(args.tensor, devices=devices)
-    model = load_model(args.model, dtype=args.dtype, mesh=mesh)
+def _mesh(args: argparse.Namespace) -> jax.sharding.Mesh:
+    return rollout_mesh(args.tensor, devices=jax.local_devices())
+
+
+def _load(args: argparse.Namespace) -> LoadedModel:
+    return load_model(args.model, dtype=args.dtype, mesh=_mesh(args))
+
+
+def _temperature(args: argparse.Namespace) -> float:
+    if args.temperature is not None:
+        return args.temperature
+    return 0.0 if args.n_answers == 1 else 1.0
+
+
+def _asked(args: argparse.Namespace, model: LoadedModel) -> dict[str, Any]:
+    """Who is asked and how: all that answers, and verdicts on them, depend on."""
+    probe = Record("", "?", "A", Picture(), ("1", "2"))
+    prompt = json.dumps(_dialogue(model, _processor(args)).messages(probe))
+    return {
+        "dtype": model.cfg.dtype,
+        "checkpoint": model.step,
+        **model.identity(),
+        "prompt": hashlib.sha256(prompt.encode()).hexdigest()[:32],
+        "turn_tokens": args.turn_tokens,
+        "temperature": _temperature(args),
+        "judge": args.judge_model,
+    }
+
+
+def _dialogue(model: LoadedModel, processor: ImageProcessor) -> Dialogue:
     tokenizer = Tokenizer.from_folder(model.assets)
-    processor = ImageProcessor.from_folder(model.assets).with_tokens(args.image_tokens)
     chat = ChatTemplate.from_folder(model.assets, tokenizer)
-    dialogue = Dialogue(tokenizer, chat, processor, Toolbox(()))
+    return Dialogue(tokenizer, chat, processor, Toolbox(()))
+
+
+def _answers(
+    args: argparse.Namespace,
+    model: LoadedModel,
+    processor: ImageProcessor,
+    records: Sequence[Record],
+) -> Ask:
+    mesh = _mesh(args)
+    dialogue = _dialogue(model, processor)
     with progress.waiting(f"measuring {len(records)} questions"):
         text = text_buckets({text for _, text in sizes(dialogue, records)})
     shapes = RolloutShapes(
@@ -166,24 +222,22 @@ def _model(args: argparse.Namespace, records: Sequence[Record]) -> tuple[ImagePr
         image_tokens=args.image_tokens,
         prompt_text=text,
         capacity=args.image_tokens + text.sizes[-1] + args.turn_tokens,
-        prefill_rows=together(args.slots, groups=len(devices) // args.tensor),
+        prefill_rows=together(args.slots, groups=mesh.shape["data"]),
         window=processor.window,
     )
-    temperature = args.temperature
-    if temperature is None:
-        temperature = 0.0 if args.n_answers == 1 else 1.0
-    sampling = Sampling(temperature=temperature)
+    sampling = Sampling(temperature=_temperature(args))
     rules = Rules(max_turns=1, turn_tokens=args.turn_tokens, sampling=sampling)
     engine = Engine(model.cfg, dialogue, shapes, rules, mesh=mesh)
     engine.load(model.params)
     with progress.waiting("compiling"):
         engine.warm_up()
-    return processor, EngineAnswers(engine, n_answers=args.n_answers, seed=args.seed)
+    return EngineAnswers(engine, n_answers=args.n_answers, seed=args.seed)
 
 
 def _publish(
     args: argparse.Namespace,
     settings: Settings,
+    about: dict[str, Any],
     processor: ImageProcessor,
     records: Sequence[Record],
     unsound: Sequence[Loss],
@@ -192,8 +246,10 @@ def _publish(
     shares = []
     for process in range(jax.process_count()):
         own = records[process :: jax.process_count()]
-        journal = args.out / f"journal-{process}.jsonl"
-        shares.append(select(own, _nobody, processor, settings, journal))
+        begun = about | {"processes": jax.process_count()}
+        shares.append(
+            select(own, _nobody, processor, settings, _journal(args, process), about=begun)
+        )
     found = [shares[place % len(shares)][place // len(shares)] for place in range(len(records))]
     lost = [one for one in found if isinstance(one, Loss)]
     check_share(" ".join(args.data), lost, len(found), args.max_lost)
@@ -209,8 +265,12 @@ def _publish(
         for record, one in zip(records, found, strict=True)
         if isinstance(one, Selected)
     )
-    about = {"selected from": args.data, "settings": asdict(settings)}
-    count, _ = layout.write(args.out, chosen, copy_files=False, about=about)
+    made = {
+        FROM: args.data,
+        "by": None if args.model is None else str(args.model),
+        SELECTION: asdict(settings) | about,
+    }
+    count, _ = layout.write(args.out, chosen, copy_files=False, about=made)
     gone, unsuited = map(len, parted([*lost, *unsound]))
     print(
         f"wrote {args.out}: {count} records, {gone} lost, {unsuited} unsuited (videos, several "

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,11 @@ from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.optimizer import make_optimizer, schedule
 from lfpc_jax.grpo.step import NotFinite, Updater
 from lfpc_jax.grpo.update import Learner, TrainState
+from lfpc_jax.infogap.provenance import check_budget, doubts
 from lfpc_jax.model import spec
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import from_folder
+from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.report.writer import MetricsWriter, check_wandb
 from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rollout.archive import Archive
@@ -90,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             processes=jax.process_count(),
         )
         check_wandb(config.wandb_project)
+        if not args.other_budget:
+            check_budget((source.path for source in config.data.train), config.rollout.image_tokens)
         if args.dry_run:
             if line := unfinished(Path(config.model.path)):
                 print(f"warning: {line}", file=sys.stderr)
@@ -117,6 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="check and print everything, exit")
     parser.add_argument(
         "--changed-data", action="store_true", help="go on although the records have changed"
+    )
+    parser.add_argument(
+        "--other-budget",
+        action="store_true",
+        help="train although a set was selected at another budget of the image",
     )
     process_flags.add(parser)
     return parser
@@ -168,6 +177,8 @@ def train(
         _say_how_asked(config)
         if line := unfinished(Path(config.model.path)):
             log.warning("%s", line)
+        if jax.process_index() == 0:
+            _tell_of_gaps(model, parts, dialogue.processor)
 
     # ------------------------------------------------------------------ learner
     allowed = allowed_ids(dialogue.tokenizer, cfg.text.vocab)
@@ -337,6 +348,14 @@ def _audited(source: Source, config: TrainConfig) -> tuple[Record, ...]:
             source.path, len(unsuited), rows, summary_of_losses(unsuited),
         )  # fmt: skip
     return found.records
+
+
+def _tell_of_gaps(model: LoadedModel, parts: Sequence[Part], processor: ImageProcessor) -> None:
+    """Where a set's gaps are not those of this model and this budget."""
+    weights = cache(lambda: model.identity()["weights"])
+    for part in parts:
+        for doubt in doubts(part.name, part.records, processor, weights):
+            log.warning("%s: %s", part.name, doubt)
 
 
 def _digests(parts: Sequence[Part], validation: Sequence[Record]) -> dict[str, str]:

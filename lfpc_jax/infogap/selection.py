@@ -100,7 +100,7 @@ def select(
 ) -> list[Selected | Loss]:
     """The choice for every record, in order, from the journal as far as it goes. `about` says what
     else than the settings it depends on: who is asked, how, and about what."""
-    done = list(_read_journal(journal, asdict(settings) | dict(about or {})))
+    done = list(_read_journal(journal, _head(settings, about or {})))
     advance(len(done))
     ahead = iter(records)
     for old in done:
@@ -121,6 +121,13 @@ def select(
             done += made
             advance(len(made))
     return done
+
+
+def check_journal(journal: Path, settings: Settings, about: Mapping[str, Any]) -> None:
+    """Raises ValueError for one that another selection has begun, as `select` does."""
+    head, *_ = (journal.read_bytes() if journal.exists() else b"").partition(b"\n")
+    if head:
+        _check_begun(journal, head, _head(settings, about))
 
 
 def _chunk(
@@ -223,17 +230,20 @@ def _line(one: Selected | Loss) -> bytes:
     return json.dumps({kind: asdict(one)}, ensure_ascii=True).encode() + b"\n"
 
 
-def _read_journal(path: Path, about: Mapping[str, Any]) -> Iterator[Selected | Loss]:
+def _head(settings: Settings, about: Mapping[str, Any]) -> bytes:
+    return json.dumps({"format": FORMAT, "about": asdict(settings) | dict(about)}).encode()
+
+
+def _read_journal(path: Path, head: bytes) -> Iterator[Selected | Loss]:
     """The whole lines, once the rest of a line that a kill cut short has been removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = json.dumps({"format": FORMAT, "about": about}).encode() + b"\n"
     old = path.read_bytes() if path.exists() else b""
     whole = old[: old.rfind(b"\n") + 1]
     if not whole:
-        path.write_bytes(head)
+        path.write_bytes(head + b"\n")
         return
     first, *lines = whole.splitlines()
-    _check_begun(path, json.loads(first), json.loads(head))
+    _check_begun(path, first, head)
     if len(whole) < len(old):
         log.warning("%s: its last line was cut short and is made again", path)
         os.truncate(path, len(whole))
@@ -247,7 +257,8 @@ def _read_journal(path: Path, about: Mapping[str, Any]) -> Iterator[Selected | L
             yield Selected(**found | lists | {"sides": tuple(found["sides"])})
 
 
-def _check_begun(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _check_begun(path: Path, first: bytes, head: bytes) -> None:
+    old, new = json.loads(first), json.loads(head)
     anew = f"remove the journals of {path.parent} to begin anew, or select into another folder"
     if old.get("format") != FORMAT:
         raise ValueError(

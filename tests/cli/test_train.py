@@ -44,7 +44,9 @@ def folder(tmp_path_factory):
     """The model, the data, and a cache of compiled programs that all runs share."""
     path = tmp_path_factory.mktemp("train")
     small.hf_folder(path / "hf")
-    layout.write(path / "set", [small.record(i, targets=(TARGET,)) for i in range(6)])
+    records = [small.record(i, targets=(TARGET,)) for i in range(6)]
+    made = {"strategy": "answer", "image_tokens": 24, "weights": "another's"}
+    layout.write(path / "set", records, about={"selected from": ["some"], "selection": made})
     return path
 
 
@@ -100,7 +102,9 @@ def test_a_run_leaves_what_it_says(whole):
     assert all(len(group.trajectories) == len(group.rewards) == 4 for group in groups)
     assert list((whole / "tensorboard").iterdir())
     assert json.loads((whole / "config.json").read_text())["rollout"]["slots"] == 8
-    assert "step 3 of 3" in (whole / "log.txt").read_text()
+    log = (whole / "log.txt").read_text()
+    assert "step 3 of 3" in log
+    assert log.count("was selected by another model than the one that is trained") == 1
 
 
 def test_the_policy_moves(whole, folder):

@@ -59,7 +59,10 @@ def main(data: str, out: str, *more: str) -> int:
     from lfpc_jax.cli import select_resolution as command
 
     asker = Rigged(pause=0.05)
-    command._model = lambda args, records: (PROCESSOR, asker)
+    command._load = lambda args: "rigged"
+    command._processor = lambda args: PROCESSOR
+    command._asked = lambda args, model: {"weights": str(args.model)}
+    command._answers = lambda *_: asker
     return command.main([data, out, "--model", "rigged", "--chunk", "2", *more])
 
 

@@ -19,8 +19,9 @@ from rollout import small
 
 from lfpc_jax.cli import select_resolution
 from lfpc_jax.data import layout
+from lfpc_jax.data.digest import digest
 from lfpc_jax.data.losses import Loss
-from lfpc_jax.infogap.selection import Selected, Settings, select
+from lfpc_jax.infogap.selection import Selected, Settings, check_journal, select
 from lfpc_jax.infogap.summary import Answered, summarise
 from lfpc_jax.rewards.verdict import Verdict
 from lfpc_jax.trajectory import Picture
@@ -168,6 +169,18 @@ def test_another_journal_is_refused(records, tmp_path):
         choose(records[1:3], tmp_path)
 
 
+def test_a_selection_that_goes_on_with_another_model_is_refused_by_name(records, tmp_path):
+    about = {"weights": "one", "image_tokens": 1024, "judge": ""}
+    made = choose(records[:3], tmp_path, about=about)
+    assert choose(records[:3], tmp_path, None, about=about) == made
+    with pytest.raises(ValueError, match=r"begun with another weights \(was one, now two\); go on"):
+        choose(records[:3], tmp_path, about=about | {"weights": "two"})
+    with pytest.raises(ValueError, match=r"judge \(was , now m\), prompt \(was None, now p\); go"):
+        check_journal(tmp_path / "journal", Settings(), about | {"judge": "m", "prompt": "p"})
+    check_journal(tmp_path / "journal", Settings(), about)
+    check_journal(tmp_path / "none", Settings(), about)
+
+
 def test_a_journal_of_an_earlier_version_is_refused(records, tmp_path):
     (tmp_path / "journal").write_text('{"settings": {"strategy": "answer"}}\n')
     with pytest.raises(ValueError, match=r"begun by an earlier version.* remove the journals of"):
@@ -182,7 +195,8 @@ def test_settings_out_of_range_are_refused():
 
 
 def start(data, out, *more):
-    env = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    tests = SCRIPT.parents[1]
+    env = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
     command = [sys.executable, str(SCRIPT), str(data), str(out), *more]
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
@@ -242,6 +256,18 @@ def test_two_processes_give_what_one_gives(uninterrupted, tmp_path):
     assert shares == [21, 21]  # twenty records each, and the settings
 
 
+def test_what_a_selection_depended_on_stands_in_the_finished_set(uninterrupted):
+    data, out = uninterrupted
+    about = layout.read_meta(out)["about"]
+    assert about["selected from"] == [str(data)]
+    assert about["by"] == "rigged"
+    made = about["selection"]
+    assert made["records"] == digest(layout.read(data))
+    expected = {"strategy": "answer", "search": "scan", "threshold": 0.5, "image_tokens": 1024,
+                "weights": "rigged"}  # fmt: skip
+    assert {name: made[name] for name in expected} == expected
+
+
 def test_a_finished_selection_and_a_missing_model_are_refused(uninterrupted, tmp_path, capsys):
     data, out = uninterrupted
     assert select_resolution.main([str(data), str(out), "--strategy", "hard"]) == 1
@@ -276,3 +302,23 @@ def test_the_engine_answers(tmp_path, capsys):
     none = {"same": 0, "different": 0, "undecided": 0, "unanswered": 3}
     assert report["answers"] == dict.fromkeys("01234", none)
     assert report["unanswered"] == 3
+
+    # Begun again with another budget, set or weight, where size and name are the same.
+    (tmp_path / "out" / "meta.json").unlink()
+
+    def refused(*more):
+        capsys.readouterr()
+        assert select_resolution.main([str(data), str(tmp_path / "out"), *flags, *more]) == 1
+        return capsys.readouterr().err
+
+    assert "begun with another image_tokens (was 24, now 32); go on" in refused(
+        "--image-tokens", "32"
+    )
+    layout.write(tmp_path / "fewer", [small.record(i) for i in range(2)])
+    other = [str(tmp_path / "fewer"), str(tmp_path / "out"), *flags]
+    assert select_resolution.main(other) == 1
+    assert "begun with another records (was " in capsys.readouterr().err
+    weights = model / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 0x80]))  # the sign of the last
+    assert "begun with another weights (was " in refused()

@@ -1,0 +1,71 @@
+"""How a set was selected, for whoever trains on it.
+
+A gap is one against what a budget of visual tokens shows: at another budget the view that was
+chosen may be all that is shown anyway, and it is one of the model that was asked.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lfpc_jax.data import layout, pictures
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.trajectory import Record
+
+FROM, SELECTION = "selected from", "selection"
+"""In a set's meta file under `about`: what it was selected from, and all that depended on."""
+
+
+def selection_of(source: str) -> Mapping[str, Any] | None:
+    """All that the choices of a set in our layout depended on, if they were made by selection;
+    empty for one of an earlier version, which did not say."""
+    folder = Path(source)
+    if not (folder / "meta.json").is_file():
+        return None
+    about = layout.read_meta(folder).get("about", {})
+    return about.get(SELECTION, {}) if FROM in about else None
+
+
+def check_budget(sources: Iterable[str], image_tokens: int) -> None:
+    """Raises ValueError for a set whose gaps were chosen at another budget."""
+    for source in sources:
+        found = selection_of(source) or {}
+        before = found.get("image_tokens", image_tokens)
+        if before != image_tokens and found["strategy"] != "none":
+            raise ValueError(
+                f"{source}: was selected at an image budget of {before} tokens, and "
+                f"rollout.image_tokens is {image_tokens}: what is a gap at one may be none at the "
+                f"other; set --rollout.image_tokens {before}, select again with --image-tokens "
+                f"{image_tokens}, or train on it all the same with --other-budget"
+            )
+
+
+def doubts(
+    source: str,
+    records: Sequence[Record],
+    processor: ImageProcessor,
+    weights: Callable[[], str],
+) -> Iterator[str]:
+    """What of a set's gaps is not as it seems to a model of these weights, at the processor's
+    budget."""
+    made = selection_of(source) or {}
+    if "weights" in made and made["weights"] != weights():
+        yield (
+            "was selected by another model than the one that is trained, whose answers may be lost "
+            "sooner or later; to have its own gaps select again"
+        )
+    none = sum(record.longest_side is not None and not _has_gap(record, processor)
+               for record in records)  # fmt: skip
+    if none:
+        yield (
+            f"{none} of {len(records)} records have no gap, since their longest_side is not under "
+            "what rollout.image_tokens shows; select them at this budget"
+        )
+
+
+def _has_gap(record: Record, processor: ImageProcessor) -> bool:
+    whole = pictures.size(record.picture)
+    seen = pictures.shrunk(whole, record.longest_side)
+    shown, all_of_it = (processor.resized_size(*size) for size in (seen, whole))
+    return math.prod(shown) < math.prod(all_of_it)
