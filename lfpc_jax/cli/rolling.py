@@ -151,8 +151,9 @@ class Roller:
 
     def validate(self, state: TrainState) -> tuple[dict[str, float], list[Judged]]:
         """Accuracy, and with blanked crops: what is lost is what they were worth. Beside each the
-        share of answers that could not be judged, which it leaves out; and the share of records
-        that could not be shown. And the episodes with crops as they are."""
+        share of answers that could not be judged, which it leaves out, and of those that only a
+        judge could tell, which it takes for wrong without one; and the share of records that could
+        not be shown. And the episodes with crops as they are."""
         self._load(state)
         own = list(own_share(self.validation))
         values: dict[str, float] = {}
@@ -162,7 +163,8 @@ class Roller:
                 found = self._run(own, 1, self.config.seed, None, self.config.validation_sampling)
             rated = self.judged([found[one.id] for one in own if one.id in found])
             figures = self.figures(rated)
-            for ours, theirs in (("accuracy", "accuracy"), ("masked", "unjudged")):
+            names = {"accuracy": "accuracy", "masked": "unjudged", "undecided": "undecided"}
+            for ours, theirs in names.items():
                 if f"reward/{theirs}" in figures:
                     values[f"validation/{name}{ours}"] = figures[f"reward/{theirs}"]
             if not name:
@@ -194,7 +196,7 @@ class Roller:
                 )
                 failed = sorted({fault.part for fault in scores.faults})
                 row = {"measures": dataclasses.asdict(measures), "parts": scores.parts}
-                rows.append(row | {"failed": failed})
+                rows.append(row | {"failed": failed, "undecided": scores.undecided})
         flat = [float(one.scored().flat) for one in found]
         counts = Counter(fault.kind for fault in faults)
         first = {fault.kind: dataclasses.asdict(fault) for fault in reversed(faults)}
@@ -281,6 +283,7 @@ def _means(rows: Sequence[dict[str, Any]], flat: Sequence[float]) -> dict[str, f
     if rows:
         values["reward/masked"] = fmean(row["parts"]["total"] is None for row in rows)
         values["reward/unjudged"] = fmean(row["parts"]["accuracy"] is None for row in rows)
+        values["reward/undecided"] = fmean(row["undecided"] for row in rows)
         for part in sorted({part for row in rows for part in row["failed"]}):
             values[f"masked/{part}"] = fmean(part in row["failed"] for row in rows)
         values["reward/flat"] = fmean(flat)

@@ -23,7 +23,7 @@ def grade(answers: Sequence[tuple[str | None, Record]], judge: Judge | None) -> 
             continue
         if right is None and judge and answer is not None:
             open_claims[index] = _claim(answer, record)
-        verdicts.append(Verdict(right is True))
+        verdicts.append(Verdict(right is True, undecided=right is None))
     if judge:
         for index, verdict in zip(open_claims, judge.verdicts(list(open_claims.values()))):
             verdicts[index] = verdict

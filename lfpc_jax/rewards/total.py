@@ -82,6 +82,7 @@ class Scores:
     boxes: Grounded | None
     own: dict[str, float | None]
     judged: bool
+    undecided: bool
     faults: tuple[Fault, ...]
 
     @property
@@ -150,6 +151,7 @@ def _score(trajectory: Trajectory, record: Record, verdict: Verdict, settings: R
         boxes=boxes,
         own={name: known.get(name) for name in called},
         judged=verdict.judged,
+        undecided=verdict.undecided,
         faults=tuple(faults),
     )
 

@@ -20,11 +20,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Right, wrong, or None with the fault that kept it from being known."""
+    """Right, wrong, or None with the fault that kept it from being known. `undecided` says that
+    nothing but a judge could tell, and that there was none: then it counts as wrong."""
 
     right: bool | None
     fault: Fault | None = None
     judged: bool = False
+    undecided: bool = False
 
     def __post_init__(self) -> None:
         assert (self.right is None) == (self.fault is not None), self

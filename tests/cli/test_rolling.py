@@ -127,6 +127,30 @@ def test_what_cannot_be_scored_is_counted_by_part_and_told_once_a_kind(caplog):
     assert told[2].startswith("2 of 8 episodes could not be scored (mine: returned None; told")
 
 
+def test_what_another_process_could_not_score_counts_and_is_told_here(monkeypatch, caplog):
+    """Here all is well; there the judge is gone: half of all episodes, and both stop alike."""
+    records = rigged.world(4)
+
+    def gathered(value):
+        there = [row | {"failed": ["judge"]} for row in value["rows"]]
+        for row in there:
+            row["parts"] = row["parts"] | {"total": None, "accuracy": None}
+        fault = {"part": "judge", "reason": "http://h/v1: HTTP 401", "cause": "HTTP 401"}
+        kind = "judge: HTTP 401"
+        theirs = {"rows": there, "counts": {kind: 4}, "first": {kind: fault}}
+        return [value, value | theirs]
+
+    monkeypatch.setattr("lfpc_jax.cli.rolling.everyones", gathered)
+    roller = rolls(rigged.reads_the_crop, records)
+    values = roller.figures(roller.judged(list(roller.engine.run(records, rollouts=1, seed=0))))
+    assert values["reward/masked"] == values["masked/judge"] == values["reward/unjudged"] == 0.5
+    assert [fault.reason for fault in roller.faults] == ["http://h/v1: HTTP 401"]
+    told = (
+        "4 of 8 episodes could not be scored (judge: HTTP 401; told once). The first: http://h/v1"
+    )
+    assert told in caplog.text
+
+
 def test_a_validation_says_how_much_of_it_could_not_be_judged(tmp_path, caplog):
     """The rules cannot tell "crimson" for "red", and the judge's key is refused: 3 in 4 unknown."""
     records = [replace(one, options=(), answer="red") for one in rigged.world(8)]
@@ -140,12 +164,13 @@ def test_a_validation_says_how_much_of_it_could_not_be_judged(tmp_path, caplog):
         values, _ = validated(says, records, judge=judge)
         assert values["validation/accuracy"] == values["validation/blank_accuracy"] == 1
         assert values["validation/masked"] == values["validation/blank_masked"] == 0.75
-        assert values["validation/skipped"] == 0
+        assert values["validation/skipped"] == values["validation/undecided"] == 0
         assert server.url in caplog.text
     assert "6 of 8 episodes could not be scored (judge: HTTP 401; told once)" in caplog.text
     values, _ = validated(says, records)  # without a judge it is wrong, and known
     assert values["validation/accuracy"] == 0.25
     assert values["validation/masked"] == 0
+    assert values["validation/undecided"] == 0.75
 
 
 def test_a_validation_says_how_much_of_it_could_not_be_shown():

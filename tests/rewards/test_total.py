@@ -226,6 +226,9 @@ def test_the_judge_is_asked_only_what_the_rules_cannot_tell(tmp_path):
         found = score(given, {"r": PLAIN}, STAGE_I, judge_at(server, tmp_path))
     assert [scores.accuracy for scores in found] == [1, 0, 1, 0, 0, 0, 0, 1]
     assert [scores.judged for scores in found] == [0, 0, 1, 1, 0, 0, 0, 1]
+    assert not any(scores.undecided for scores in found)
+    alone = score(given, {"r": PLAIN}, STAGE_I)
+    assert [scores.undecided for scores in alone] == [0, 0, 1, 1, 0, 0, 0, 1]
     assert sorted(claim["answer"] for claim in asked) == ["crimson", "navy"]
     assert asked[0]["question"] == "What color is the bag?\nA. red\nB. blue"
     assert asked[0]["reference"] == "A. red"
