@@ -6,7 +6,7 @@ A claim is a file of its owner's own, which nobody else writes: so nothing depen
 a rename does, or on the order of writes, and bucket and network file systems will do. Whoever comes
 writes its claim, and then looks at the others':
 
-- of the same host and boot, the process itself says whether it lives;
+- of the same folder, host and boot, the process itself says whether it lives;
 - of any other, its count is watched by the reader's own clock (hosts' clocks are never compared):
   it has grown, or the owner is dead after `PATIENCE` and its claim is removed.
 
@@ -58,8 +58,10 @@ def held(folder: Path, *, beat: float = BEAT, patience: float = PATIENCE) -> Ite
 @dataclass(frozen=True)
 class Owner:
     """`place` is where process ids mean something: a host since it booted, or a container of it;
-    `started` tells a process from another that had its id before."""
+    `started` tells a process from another that had its id before, and `folder` a claim from one
+    that came here with the copy of another folder."""
 
+    folder: str
     host: str
     place: str
     pid: int
@@ -70,11 +72,11 @@ class Owner:
     beat: int = 0
 
     @classmethod
-    def own(cls) -> "Owner":
+    def own(cls, folder: Path) -> "Owner":
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:_LONGEST_COMMAND]
         since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-        pid = os.getpid()
-        return cls(socket.gethostname(), _place(), pid, _started(pid) or "", since, command)
+        pid, where = os.getpid(), str(folder.resolve())
+        return cls(where, socket.gethostname(), _place(), pid, _started(pid) or "", since, command)
 
     @classmethod
     def of(cls, text: str) -> "Owner | None":
@@ -84,10 +86,9 @@ class Owner:
         except (ValueError, TypeError):
             return None
 
-    @property
-    def lives(self) -> bool | None:
-        """None if that cannot be told from here."""
-        if not self.place or self.place != _place():
+    def lives(self, folder: Path) -> bool | None:
+        """None if only its count can tell."""
+        if not self.place or self.place != _place() or self.folder != str(folder.resolve()):
             return None
         try:
             os.kill(self.pid, 0)
@@ -107,7 +108,8 @@ class Claim:
     def __init__(self, folder: Path, beat: float = BEAT, patience: float = PATIENCE) -> None:
         self.folder, self.beat, self.patience = folder, beat, patience
         self.file = folder / "lock" / f"{secrets.token_hex(8)}.json"
-        self._owner = Owner.own()
+        self._owner = Owner.own(folder)
+        self._made_folder = not folder.exists()
         self._writing = threading.Lock()
         self._over = threading.Event()
         self._beating: threading.Thread | None = None
@@ -143,7 +145,8 @@ class Claim:
         self.file.unlink(missing_ok=True)
         with suppress(OSError):  # not empty: another's claim, or what was made
             self.file.parent.rmdir()
-            self.folder.rmdir()
+            if self._made_folder:
+                self.folder.rmdir()
 
     # ------------------------------------------------------------------ the own claim
 
@@ -193,7 +196,7 @@ class Claim:
     def _look(self, path: Path, watched: dict[Path, "_Watched"]) -> None:
         text = path.read_text(errors="replace")
         owner = Owner.of(text)
-        lives = None if owner is None else owner.lives
+        lives = None if owner is None else owner.lives(self.folder)
         who = f"the claim {path}" if owner is None else str(owner)
         if path not in watched and lives is None:
             _say(

@@ -1,6 +1,7 @@
 """One command at a time in a folder: refused by name, and never kept out by the dead."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,15 @@ def test_one_of_another_host_that_fell_silent_is_replaced_and_stops_when_it_wake
         assert other.ended() == 0
         ours.check()
         assert list((folder / "lock").iterdir()) == [ours.file]
+
+
+@pytest.mark.usefixtures("quick", "other")
+def test_the_copy_of_a_folder_in_use_is_free(tmp_path):
+    """Whose claim is of a living process, but does not grow."""
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    assert 1 <= taken(tmp_path / "copy", patience=1.0) < 3
+    with pytest.raises(ValueError, match="is in use by"):
+        taken(tmp_path / "run")
 
 
 @pytest.mark.usefixtures("quick")
