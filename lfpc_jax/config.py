@@ -7,7 +7,7 @@ setting to change.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -117,8 +117,10 @@ class Health:
     """When the crops are in trouble: an alarm after `patience` steps in a row outside a limit, and
     with `stop` the end of the run. `from_step` lets a young policy find its feet.
 
-    `most_masked` is another matter: a step of which more episodes, as a share, have no reward is
-    never trained on, and the run stops before it; 1 never does."""
+    The other two are another matter: such a step is never trained on, and the run stops before it.
+    `most_masked` is the share of its episodes without a reward; 1 never stops. `most_apart` is how
+    far its tokens' log-probabilities may lie apart by sampler and by trainer, in the mean, where
+    both have the same weights; inf never stops, none is what rounding explains (`ROUNDING`)."""
 
     least_tool_rate: float = 0.05
     most_invalid: float = 0.9
@@ -127,6 +129,12 @@ class Health:
     from_step: int = 10
     stop: bool = False
     most_masked: float = 0.5
+    most_apart: float | None = None
+
+
+ROUNDING: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.1}
+"""By dtype, for `Health.most_apart`. Measured were 6e-6 and 0.006 at most, of small models of up to
+28 layers; exchanged halves of a text's matrix came to 0.1 and more (docs/log.md, 2026-11-29)."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,13 @@ class TrainConfig:
     def validation_sampling(self) -> Sampling:
         sampling, own = self.rules.sampling, self.validation_temperature
         return sampling if own is None else replace(sampling, temperature=own)
+
+    def most_apart(self, dtype: str) -> float:
+        """Of a model that computes in it. Demonstrations have no sampler."""
+        if self.stage != "grpo":
+            return math.inf
+        limit = self.health.most_apart
+        return ROUNDING[dtype] if limit is None else limit
 
     @property
     def rules(self) -> Rules:
@@ -297,6 +312,11 @@ def _check_numbers(config: TrainConfig) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise ValueError(f"{name} is {share}; it is a share, from 0 to 1")
+    if config.health.most_apart is not None and config.health.most_apart < 0:
+        raise ValueError(
+            f"health.most_apart is {config.health.most_apart}, a distance; give a positive number, "
+            "inf to never stop, or none for what rounding explains"
+        )
     for name, number in _floats(config):
         if math.isnan(number):
             raise ValueError(f"{name} is {number}; give a number")

@@ -1,5 +1,6 @@
 """The watch over crops: whether a policy has stopped to look, or looks for show. And over what
-feeds the updates: whether most of a step's rewards are unknown."""
+feeds the updates: whether most of a step's rewards are unknown, or its tokens another policy's.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -50,4 +51,19 @@ def too_many_masked(
         f"{limits.most_masked}: {'; '.join(causes)}. The step is not trained on, and what the ones "
         "before it came to is saved: mend that and give the same command again, or raise "
         "health.most_masked"
+    )
+
+
+def too_far_apart(step: int, mean: float, limit: float, dtype: str) -> str:
+    """Why a step is not trained on whose tokens were drawn from another policy than the trainer's,
+    as far as their log-probabilities tell."""
+    return (
+        f"the log-probabilities of step {step}'s tokens by sampler and by trainer lie {mean:.3g} "
+        f"apart in the mean, more than health.most_apart {limit:g}, though both should have the "
+        f"same weights and only {dtype}'s rounding should tell them apart. Either the weights that "
+        "were sampled from are not the trainer's, or one of them computes something else: see "
+        "whether it goes away with rollout.tensor 1 (the weights' way to the rollouts), with "
+        "model.kernel xla (attention), or on another machine (memory), and report what helped. The "
+        "step is not trained on, and what the ones before it came to is saved: the same command "
+        "repeats it. If it is rounding, raise health.most_apart; inf never stops"
     )

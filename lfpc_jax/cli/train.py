@@ -32,7 +32,7 @@ from lfpc_jax.cli import process_flags, progress
 from lfpc_jax.cli.claim import held
 from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.dry_run import print_plan
-from lfpc_jax.cli.health import Watch, too_many_masked
+from lfpc_jax.cli.health import Watch, too_far_apart, too_many_masked
 from lfpc_jax.cli.model_folder import LoadedModel, asking_of, default_dtype, load_model
 from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.rolling import Judged, Roller, opener, told_apart
@@ -48,7 +48,7 @@ from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.optimizer import make_optimizer, schedule
-from lfpc_jax.grpo.step import NotFinite, Updater
+from lfpc_jax.grpo.step import Apart, NotFinite, Updater
 from lfpc_jax.grpo.update import Learner, TrainState
 from lfpc_jax.infogap.provenance import check_budget, doubts
 from lfpc_jax.model import spec
@@ -198,7 +198,15 @@ def train(
     goes_on = continues(cfg.kernel, platform=jax.default_backend(), dtype=cfg.dtype)
     shapes = config.train_shapes(cfg.vision.window, continues=goes_on)
     shards = mesh.shape["data"] * mesh.shape["fsdp"] // jax.process_count()
-    updater = Updater(learner, config.update, shapes, dialogue.processor, shards, reference)
+    updater = Updater(
+        learner,
+        config.update,
+        shapes,
+        dialogue.processor,
+        shards,
+        reference,
+        config.most_apart(cfg.dtype),
+    )
 
     # ------------------------------------------------------------------ engine
     groups = local.shape["data"]
@@ -276,7 +284,14 @@ def train(
                 break
             with clock("update"):
                 roller.release()
-                state, updated = updater(state, roller.mini_batches(found, openings))
+                try:
+                    state, updated = updater(state, roller.mini_batches(found, openings))
+                except Apart as error:
+                    state = error.state
+                    stopped = too_far_apart(step + 1, error.mean, updater.most_apart, cfg.dtype)
+            if stopped:
+                log.error("stopped: %s", stopped)
+                break
             still_ours()
             step += 1
             values |= {f"update/{k}": v for k, v in updated.items()}

@@ -32,6 +32,9 @@ from lfpc_jax.trajectory import Batch
 
 Scalars = dict[str, Float[Array, ""]]
 
+FROM_DRAWN = "from_drawn"
+"""Of what is watched: `apart_from_sampler` of the parameters as an update finds them."""
+
 MOST = 20.0
 """A probability that has changed by more, in logarithm, says that something is wrong."""
 
@@ -79,6 +82,7 @@ def loss_of(
 
     if how.kind == "sft":
         return -weighed(logprobs), {}
+    from_drawn = apart_from_sampler(jax.lax.stop_gradient(logprobs), batch)
     old = jax.lax.stop_gradient(logprobs) if batch.old is None else batch.old
     change = jnp.where(w > 0, logprobs - old, 0.0)
     ratio = jnp.exp(_bounded(change))
@@ -99,6 +103,7 @@ def loss_of(
         "change_kl": weighed(_divergence(change)),
         "sampler_kl": weighed(_divergence(apart)),
         "sampler_apart": weighed(jnp.abs(apart)),
+        FROM_DRAWN: from_drawn,
     }
     if how.kl:
         assert batch.reference is not None, "KL needs the reference's log-probabilities"
@@ -110,6 +115,13 @@ def loss_of(
         watched["entropy"] = weighed(entropy)
         loss = loss - how.entropy * watched["entropy"]
     return loss, watched
+
+
+def apart_from_sampler(logprobs: Float[Array, "*M B T"], batch: Batch) -> Float[Array, ""]:
+    """The weighted sum of how far these lie from what the tokens were drawn with: one more time
+    the same weights' log-probability of the same token, where nothing was trained in between."""
+    w = batch.weights
+    return jnp.where(w > 0, w * jnp.abs(logprobs - batch.sampler), 0.0).sum()
 
 
 def _bounded(log_ratio: Array) -> Array:

@@ -12,6 +12,7 @@ The paper computes log-probabilities in micro-batches of 4; here they go through
 micro-batches, of `rows` rows, which changes nothing but rounding.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ import numpy as np
 from lfpc_jax.distributed.exchange import largest, total
 from lfpc_jax.grpo.advantage import Deviation
 from lfpc_jax.grpo.items import Aggregate, Scored, items_of
-from lfpc_jax.grpo.objective import Objective
+from lfpc_jax.grpo.objective import FROM_DRAWN, Objective
 from lfpc_jax.grpo.packing import Item, pack
 from lfpc_jax.grpo.update import Learner, TrainState
 from lfpc_jax.model.spec import Tree
@@ -31,8 +32,9 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.shapes import TrainShapes
 from lfpc_jax.trajectory import Batch
 
-_Pending = tuple[Batch, Mapping[str, Any], Mapping[str, Any]]
-"""What went into an update, what was known of its tokens before, and its metrics."""
+_Pending = tuple[Batch, Mapping[str, Any], Mapping[str, Any], float]
+"""What went into an update, what was known of its tokens before, its metrics, and how far its
+tokens might lie from their sampler."""
 
 REFUSALS = 3
 """As many updates in a row that are not finite stop the run."""
@@ -74,9 +76,23 @@ class NotFinite(Exception):
         self.batch = batch
 
 
+class Apart(Exception):
+    """The log-probabilities of a step's tokens lie further from the sampler's than rounding
+    explains. Nothing was trained on; `state` is as it was before the step."""
+
+    def __init__(self, mean: float, state: TrainState) -> None:
+        super().__init__(
+            f"the trainer's and the sampler's log-probabilities of the tokens just sampled lie "
+            f"{mean:.3g} apart in the mean"
+        )
+        self.mean, self.state = mean, state
+
+
 @dataclass(frozen=True, eq=False)
 class Updater:
-    """`shards` are this process's own; `reference` are parameters to stay near, with a KL term."""
+    """`shards` are this process's own; `reference` are parameters to stay near, with a KL term.
+    `most_apart` bounds how far the trainer's log-probabilities may lie from the sampler's, in the
+    mean over a step's first mini-batch, or over all that are scored before the first update."""
 
     learner: Learner
     settings: UpdateSettings
@@ -84,13 +100,15 @@ class Updater:
     processor: ImageProcessor
     shards: int
     reference: Tree | None = None
+    most_apart: float = math.inf
 
     def __call__(
         self, state: TrainState, scored: Sequence[Sequence[Scored]]
     ) -> tuple[TrainState, dict[str, float]]:
         """`scored` are the groups of each mini-batch. Metrics are means over its updates."""
         settings = self.settings
-        before = self._before(state, scored)
+        before, apart = self._before(state, scored)
+        most = math.inf if apart else self.most_apart
         seen: dict[str, list[float]] = defaultdict(list)
         pending: _Pending | None = None
         for _ in range(settings.epochs):
@@ -99,30 +117,44 @@ class Updater:
                 known = before.get(number, {})
                 if settings.old == "sampler":
                     known = known | {"old": placed.sampler}
-                self._note(pending, seen)
-                state, metrics = self.learner.update(state, replace(placed, **known), real)
-                pending = batch, known, metrics
-        self._note(pending, seen)
+                self._note(pending, seen, state)
+                if pending is None:
+                    self._check_apart(apart, state)
+                else:
+                    most = math.inf  # the sampler's policy is no longer this one
+                batch_with = replace(placed, **known)
+                state, metrics = self.learner.update(state, batch_with, real, most_apart=most)
+                pending = batch, known, metrics, most
+        self._note(pending, seen, state)
         return state, {name: fmean(values) for name, values in seen.items()}
 
     def _before(
         self, state: TrainState, scored: Sequence[Sequence[Scored]]
-    ) -> dict[int, dict[str, Any]]:
+    ) -> tuple[dict[int, dict[str, Any]], list[tuple[Any, Any]]]:
         """By mini-batch, what a token's probability was before any of these updates, where that is
-        neither the sampler's nor the update's own; nothing is packed for nothing."""
+        neither the sampler's nor the update's own; nothing is packed for nothing. And how far it
+        lies from the sampler's: see `Learner.apart`."""
         known: dict[int, dict[str, Any]] = {}
+        apart: list[tuple[Any, Any]] = []
         own = scores_itself(self.settings, len(scored))
         if not own and self.reference is None:
-            return known
+            return known, apart
         current = self.learner.computing(state) if own else None
         for number, batch, real in self._packed(scored):
             placed = self.learner.place(batch)
             known[number] = {}
             if current is not None:
                 known[number]["old"], _ = self.learner.scores(current, placed, real)
+                apart.append(self.learner.apart(known[number]["old"], placed))
             if self.reference is not None:
                 known[number]["reference"], _ = self.learner.scores(self.reference, placed, real)
-        return known
+        return known, apart
+
+    def _check_apart(self, apart: Sequence[tuple[Any, Any]], state: TrainState) -> None:
+        """Waits for all of them."""
+        distance, weight = (sum(map(float, column)) for column in zip(*apart)) if apart else (0, 1)
+        if (mean := distance / weight) > self.most_apart:
+            raise Apart(mean, state)
 
     def _packed(
         self, scored: Sequence[Sequence[Scored]]
@@ -142,12 +174,16 @@ class Updater:
             )
             yield number, batch, real
 
-    def _note(self, pending: _Pending | None, seen: dict[str, list[float]]) -> None:
-        """Reads an update's metrics, which waits for it."""
+    def _note(
+        self, pending: _Pending | None, seen: dict[str, list[float]], state: TrainState
+    ) -> None:
+        """Reads an update's metrics, which waits for it; `state` is what it left."""
         if pending is None:
             return
-        batch, known, metrics = pending
+        batch, known, metrics, most = pending
         values = {name: float(value) for name, value in metrics.items()}
+        if (mean := values.pop(FROM_DRAWN, 0.0)) > most:
+            raise Apart(mean, state)
         if values["refused"] >= REFUSALS:
             found: dict[str, Any] = {name: self.learner.own(x) for name, x in known.items()}
             raise NotFinite(replace(batch, **found), values)

@@ -10,10 +10,12 @@ number are skipped. Gradients add up in float32. What is watched beside the loss
 over the tokens that are there. Parameters are cast once, before the scan, so that what a mesh
 gathers is as narrow as what it computes with.
 
-A gradient or loss that is not finite changes nothing but the count of such updates in a row.
+A gradient or loss that is not finite changes nothing but the count of such updates in a row. Tokens
+whose log-probabilities lie further from what they were drawn with than `most_apart` change nothing.
 """
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Literal
@@ -27,7 +29,13 @@ from jaxtyping import Array, Bool, Float
 
 from lfpc_jax.distributed.sharding import RULES
 from lfpc_jax.grpo import trained
-from lfpc_jax.grpo.objective import Objective, Scalars, loss_of
+from lfpc_jax.grpo.objective import (
+    FROM_DRAWN,
+    Objective,
+    Scalars,
+    apart_from_sampler,
+    loss_of,
+)
 from lfpc_jax.grpo.trained import Trained
 from lfpc_jax.model import qwen, text
 from lfpc_jax.model.config import ModelConfig
@@ -91,6 +99,10 @@ class Learner:
         )
         rows = NamedSharding(mesh, PartitionSpec(None, RULES["batch"]))
         self._score = jax.jit(self._scores, out_shardings=(rows, rows), compiler_options=options)
+        self._apart = jax.jit(
+            lambda logprobs, batch: (apart_from_sampler(logprobs, batch), batch.weights.sum()),
+            out_shardings=(scalar, scalar),
+        )
         self._params = jax.jit(_model, static_argnums=1)
         self._computing = jax.jit(
             lambda state: trained.join(_cast(state.trained, cfg.dtype), state.frozen)
@@ -101,11 +113,17 @@ class Learner:
             return self._start(key, params)
 
     def update(
-        self, state: TrainState, batch: Batch, real: Bool[Any, "M"]
+        self, state: TrainState, batch: Batch, real: Bool[Any, "M"], *, most_apart: float = math.inf
     ) -> tuple[TrainState, Scalars]:
-        """`real` says which micro-batches hold anything."""
+        """`real` says which micro-batches hold anything. `most_apart` bounds the mean distance of
+        the tokens' log-probabilities from the sampler's, for updates of the policy that sampled."""
         with jax.set_mesh(self.mesh):
-            return self._update(state, batch, real, self._allowed)
+            return self._update(state, batch, real, self._allowed, np.float32(most_apart))
+
+    def apart(self, logprobs: Float[Array, "M B T"], batch: Batch) -> tuple[Array, Array]:
+        """How far these lie from the sampler's, weighed and summed, and the sum of the weights."""
+        with jax.set_mesh(self.mesh):
+            return self._apart(logprobs, batch)
 
     def scores(
         self, params: Tree, batch: Batch, real: Bool[Any, "M"]
@@ -132,7 +150,8 @@ class Learner:
         allowed = jax.ShapeDtypeStruct(self._allowed.shape, jnp.bool_, sharding=whole)
         with jax.set_mesh(self.mesh):
             if name == "update":
-                return self._update.lower(state, batch, real, allowed)
+                limit = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+                return self._update.lower(state, batch, real, allowed, limit)
             params = trained.join(
                 trained.abstract(self.specs[0], self.cfg.dtype, self.mesh), state.frozen
             )
@@ -224,7 +243,7 @@ class Learner:
         return loss_of(logprobs, spread, batch, self.objective)
 
     def _step(
-        self, state: TrainState, batch: Batch, real: Array, allowed: Array
+        self, state: TrainState, batch: Batch, real: Array, allowed: Array, most_apart: Array
     ) -> tuple[TrainState, Scalars]:
         compute = _cast(state.trained, self.cfg.dtype)
         gradient = jax.value_and_grad(self._loss, has_aux=True)
@@ -250,13 +269,15 @@ class Learner:
         ((loss, sums), gradients), _ = jax.lax.scan(body, empty, (batch, real))
         present = batch.weights.sum()  # under 1 where episodes were left out, as flat groups are
         watched = {name: x / present for name, x in sums.items()}
-        return self._apply(state, loss, watched, self._placed(gradients))
+        strange = watched.get(FROM_DRAWN, jnp.zeros(())) > most_apart  # a NaN is not
+        return self._apply(state, loss, watched, self._placed(gradients), strange)
 
     def _apply(
-        self, state: TrainState, loss: Array, watched: Scalars, gradients: Tree
+        self, state: TrainState, loss: Array, watched: Scalars, gradients: Tree, strange: Array
     ) -> tuple[TrainState, Scalars]:
         norm = optax.global_norm(gradients)
-        sound = jnp.isfinite(norm) & jnp.isfinite(loss)
+        sound = jnp.isfinite(norm) & jnp.isfinite(loss) & ~strange
+        broken = ~sound & ~strange
         changes, moments = self.optimizer.update(gradients, state.moments, state.trained)
 
         def keep(new: Array, old: Array) -> Array:
@@ -267,8 +288,8 @@ class Learner:
             frozen=state.frozen,
             moments=jax.tree.map(keep, moments, state.moments),
             updates=state.updates + sound,
-            refused=jnp.where(sound, 0, state.refused + 1),
-            ever_refused=state.ever_refused + ~sound,
+            refused=jnp.where(sound, 0, state.refused + broken),
+            ever_refused=state.ever_refused + broken,
         )
         counts = {"refused": new.refused.astype(jnp.float32)}
         return new, {"loss": loss, "gradient_norm": norm, **watched, **counts}

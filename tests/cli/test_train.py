@@ -231,6 +231,28 @@ def test_a_second_run_in_the_folder_is_refused_and_one_that_lost_it_writes_no_mo
     assert ("train", 3) not in metrics(run)
 
 
+def test_rollouts_from_scrambled_weights_stop_the_run_before_they_are_trained_on(folder, whole):
+    """In the third step; what the second left is saved, and the same run goes on from it, once the
+    weights are right, as if nothing had been."""
+    run = folder / "scrambled"
+    never = ["--checkpoint_every", "100", "--keep_best", "0"]
+    scrambled = str(HERE / "scrambled.py")
+    errors = finished(start(folder, run, *never, config=scrambled), code=3)
+    assert "stopped: the log-probabilities of step 3's tokens by sampler and by trainer" in errors
+    assert "more than health.most_apart 0.001" in errors
+    assert facts(run)["step"] == 2
+    assert [step for kind, step in metrics(run) if kind == "train"] == [1, 2]
+    second = folder / "second-step"
+    shutil.copytree(whole, second)
+    shutil.rmtree(second / "checkpoints" / "00000003")
+    ours, theirs = arrays(run), arrays(second)
+    assert {name: x.tobytes() for name, x in ours.items()} == {
+        name: x.tobytes() for name, x in theirs.items()
+    }
+    finished(start(folder, run, *never))
+    same(run, whole)
+
+
 def test_where_no_prompt_can_be_shown_it_ends_and_says_why(folder):
     run = folder / "nothing"
     errors = finished(start(folder, run, "--rollout.prompt_text", "4"), code=1)

@@ -1,5 +1,6 @@
 """A step through its updates: whose log-probabilities, which mini-batches, what stops it."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from lfpc_jax.grpo import step
 from lfpc_jax.grpo.items import Scored, items_of
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import pack
-from lfpc_jax.grpo.step import REFUSALS, NotFinite, Updater, UpdateSettings, weighed
+from lfpc_jax.grpo.step import REFUSALS, Apart, NotFinite, Updater, UpdateSettings, weighed
 from lfpc_jax.grpo.trained import Trained
 from lfpc_jax.grpo.update import Learner
 from lfpc_jax.shapes import Buckets, TrainShapes
@@ -145,7 +146,7 @@ def test_nothing_is_packed_or_scored_for_nothing(
         counts["scorings"] += 1
         return batch.sampler, batch.sampler
 
-    def update(state, batch, real):
+    def update(state, batch, real, *, most_apart):
         assert (batch.reference is not None) == kl
         counts["updates"] += 1
         return state, {"refused": 0.0, "loss": 0.0}
@@ -159,6 +160,70 @@ def test_nothing_is_packed_or_scored_for_nothing(
     made(state, [[groups()[0]]] * mini_batches)
     assert counts["updates"] == mini_batches * made.settings.epochs
     assert (counts["packs"], counts["scorings"]) == (packs, scorings)
+
+
+def distance(made, state, groups):
+    """The mean distance of the tokens' log-probabilities from the sampler's, by hand."""
+    apart = weight = 0.0
+    for _, batch, real in made._packed(groups):
+        own, _ = made.learner.scores(made.learner.computing(state), made.learner.place(batch), real)
+        apart += (batch.weights * np.abs(np.asarray(own) - batch.sampler)).sum()
+        weight += batch.weights.sum()
+    return float(apart / weight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "mini_batches", "judged"),
+    [
+        ({}, 1, 1),  # in the update itself
+        ({"old": "sampler"}, 1, 1),
+        ({"old": "sampler"}, 2, 1),
+        ({"epochs": 2, "old": "sampler"}, 1, 1),
+        ({}, 2, 2),  # before the first
+        ({"epochs": 2}, 1, 1),
+    ],
+)
+def test_tokens_of_another_policy_are_not_trained_on(
+    start, monkeypatch, settings, mini_batches, judged
+):
+    """The episodes' log-probabilities were made up: as if the sampler had other weights. Nothing
+    changes, to the bit, nor is it a refusal of what is not finite; a wider limit lets them pass,
+    and asks nothing of later mini-batches, whose policy has moved."""
+    batches = [[one] for one in groups()[:mini_batches]]
+    made, state = start(**settings)
+    expected = distance(made, state, batches[:judged])
+    assert expected > 0.5
+    before = jax.device_get(state)
+    with pytest.raises(Apart, match="apart in the mean") as raised:
+        replace(made, most_apart=0.99 * expected)(state, batches)
+    assert raised.value.mean == pytest.approx(expected, rel=1e-4)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(raised.value.state), before)
+    asked, update = [], made.learner.update
+
+    def watched(*args, most_apart):
+        asked.append(most_apart)
+        return update(*args, most_apart=most_apart)
+
+    monkeypatch.setattr(made.learner, "update", watched)
+    wider, count = 1.01 * expected, mini_batches * made.settings.epochs
+    after, metrics = replace(made, most_apart=wider)(raised.value.state, batches)
+    assert int(after.updates) == count
+    assert "from_drawn" not in metrics
+    first = math.inf if made.settings.old == "trainer" and count > 1 else wider
+    assert asked == [first] + [math.inf] * (count - 1)
+
+
+def test_what_is_not_finite_is_refused_as_such_not_taken_for_another_policy(start):
+    """Three in a row, though nothing of a NaN lies within a limit."""
+    made, state = start()
+    norm = state.trained["norm"]
+    state = replace(state, trained={**state.trained, "norm": norm.at[0].set(np.nan)})
+    one, *_ = groups()
+    for _ in range(REFUSALS - 1):
+        state, metrics = replace(made, most_apart=1e-3)(state, [[one]])
+        assert metrics == {"refused": 1.0}
+    with pytest.raises(NotFinite):
+        replace(made, most_apart=1e-3)(state, [[one]])
 
 
 def test_flat_groups_count_in_the_mean_unless_dropped(start):
