@@ -1,5 +1,6 @@
 """What cannot work is refused when the settings are checked, with the setting's name."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -31,6 +32,8 @@ def test_a_config_file_with_the_old_limit_is_refused_by_the_new_names(tmp_path):
     [
         ("--rollout.top_p 2", r"top_p=2.0\): .*0 < top_p <= 1"),
         ("--rollout.top_k -1", "top_k=-1.*top_k >= 0"),
+        ("--health.most_apart -0.1", "health.most_apart is -0.1, a distance.*inf to never stop"),
+        ("--health.most_apart nan", "health.most_apart is nan; give a number"),
         ("--rollout.temperature nan", "rollout.temperature is nan; give a number"),
         ("--rollout.max_turns 0", "rollout.max_turns is 0; it must be at least 1"),
         ("--rollout.turn_tokens 0", "rollout.turn_tokens is 0; it must be at least 1"),
@@ -133,3 +136,11 @@ def test_updates_improve_the_policy_at_the_temperature_of_rollouts():
     assert replace(config, stage="sft").policy_temperature == 1
     assert config.validation_sampling == config.rules.sampling
     assert replace(config, validation_temperature=0.0).validation_sampling.temperature == 0
+
+
+def test_how_far_sampler_and_trainer_may_lie_apart_is_by_dtype_unless_said():
+    assert [stage_1().most_apart(dtype) for dtype in ("float32", "bfloat16")] == [1e-3, 0.1]
+    for said, limit in (("0.5", 0.5), ("inf", math.inf), ("none", 0.1)):
+        assert stage_1("--health.most_apart", said).most_apart("bfloat16") == limit
+    taught = replace(stage_1(), stage="sft")
+    assert taught.most_apart("float32") == math.inf, "demonstrations have no sampler"
