@@ -42,12 +42,13 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class AnswerFirst:
-    """Of the episodes with a call and an answer, the share that stated it first; how often those
-    and the others were right."""
+    """Of the episodes with a call and an answer, the share that stated it first, its interval over
+    samples; how often those and the others were right."""
 
     share: Estimate | None
     right_first: float | None
     right_after: float | None
+    episodes: int
 
 
 def to_ask(condition: str, records: Sequence[Record], tool: Sequence[Answered]) -> list[Record]:
@@ -110,16 +111,16 @@ def _changed(
 
 def answer_first(tool: Sequence[Answered]) -> AnswerFirst:
     told = [
-        (stated, episode.right)
+        (stated, episode.right, one.outcome.sample)
         for one in tool
         for stated, episode in zip(one.stated, one.episodes)
         if stated is not None
     ]
-    first = [right for stated, right in told if stated]
-    after = [right for stated, right in told if not stated]
-    return AnswerFirst(
-        share(len(first) / len(told), len(told)) if told else None, _mean(first), _mean(after)
-    )
+    first = [right for stated, right, _ in told if stated]
+    after = [right for stated, right, _ in told if not stated]
+    samples = {sample for _, _, sample in told}
+    stated_first = share(len(first) / len(told), len(samples)) if told else None
+    return AnswerFirst(stated_first, _mean(first), _mean(after), len(told))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

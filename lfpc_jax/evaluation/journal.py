@@ -128,9 +128,11 @@ class Journal:
 
     def _changed(self, old: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
         """What is asked otherwise. Folders of before identities were kept go on, with a warning;
-        those of before prompts were noted, without one."""
+        those of before prompts were noted, without one. Where a model lies does not matter if its
+        identity tells which it is."""
         old = {"prompt": asked.get("prompt")} | dict(old)
-        changed = [name for name in asked if name != IDENTITY and old.get(name) != asked[name]]
+        known = {IDENTITY, "model"} if IDENTITY in asked and IDENTITY in old else {IDENTITY}
+        changed = [name for name in asked if name not in known and old.get(name) != asked[name]]
         if IDENTITY not in asked:
             return changed
         if (before := old.get(IDENTITY)) is None:
@@ -185,9 +187,11 @@ class Journal:
                 yield group
 
     def seconds(self, part: Part) -> float | None:
-        """Wall seconds a question, over all sessions; None without any on record."""
-        found = []
+        """Wall seconds a question, over all sessions; None without any on record. Processes ask at
+        once: the one that took longest took them all."""
+        answered, longest = 0, 0.0
         for name in self._files(part):
+            found: list[float] = []
             path = self.folder / "answers" / f"{name}.jsonl"
             for number, line in enumerate(
                 path.read_bytes().splitlines() if path.exists() else (), 1
@@ -196,7 +200,8 @@ class Journal:
                     found.append(float(json.loads(line)["seconds"]))
                 except (ValueError, TypeError, KeyError) as error:
                     log.warning("%s, line %d: no whole line, skipped (%r)", path, number, error)
-        return sum(found) / len(found) if found else None
+            answered, longest = answered + len(found), max(longest, sum(found))
+        return longest / answered if answered else None
 
     def write_scores(self, answers: Mapping[Part, Sequence[Answered]]) -> None:
         """By part and record, whatever order they came in."""

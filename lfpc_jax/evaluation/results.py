@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lfpc_jax.evaluation.alter import ALTERATIONS
+from lfpc_jax.evaluation.alter import ALTERATIONS, TRUTH
 from lfpc_jax.evaluation.answers import Answered, episodes_of, graded
 from lfpc_jax.evaluation.conditions import CONDITIONS, TOOL
 from lfpc_jax.evaluation.diagnostics import answer_first, diagnose, to_ask
@@ -81,6 +81,10 @@ def results(settings: Mapping[str, Any], answers: Answers, judge: str = "") -> R
                 if (part := Part(name, tokens, condition)) in answers
             }
             budgets[str(tokens)] = _budget(of_each, about["questions"])
+            if truth := of_each.get("truth"):
+                several = sum(len(one.record.targets) > 1 for one in truth)
+                made = budgets[str(tokens)]["conditions"]["truth"]
+                made["one_target_alone"] = 0 if settings.get("truth") == TRUTH else several
         found["benchmarks"][name] = about | {"budgets": budgets}
     return found
 

@@ -58,6 +58,12 @@ def shown_crops(journal: Journal, part: Part) -> ShownCrops | None:
     if part.condition == "other":
         every = journal.read(Part(part.benchmark, part.tokens, TOOL), asked["rollouts"])
         records = [group.record for group in every]
+        questions = settings["benchmarks"][part.benchmark]["questions"]
+        if len(records) != questions:
+            raise ValueError(
+                f"{part.name}: {len(records)} of the {questions} questions have an answer, and "
+                "`other` drew its pictures from all of them"
+            )
     alter = alteration(part.condition, records, seed=asked["seed"])
     if part.condition == "truth" and settings.get("truth") != TRUTH:
         alter = Truth(together=False)

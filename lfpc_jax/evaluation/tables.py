@@ -163,6 +163,9 @@ def _warnings(found: Results) -> Iterator[str]:
     }
     if not found["judge"]:
         says["undecided_by_rule"] = "answers that no rule can tell, wrong without a judge"
+    for name, about in found["benchmarks"].items():
+        if lost := len(about.get("losses", ())):
+            yield f"{name}: {lost} questions cannot be used and were left out; results.json has why"
     for name, tokens, _, budget in each(found):
         for key, what in says.items():
             counts = {mode: one[key] for mode, one in budget["conditions"].items() if one[key]}
@@ -280,6 +283,7 @@ def _diagnostics(found: Results) -> Iterator[Sheet]:
         ("benchmark", "test"),
         ("n", "before", "after", "change"),
         parts=[],
+        warnings=tuple(_of_before(found)),
         meaning="needed: only what is wrong without the tool, right with it, and cropped for. "
         f"missed: only where there are crops and none has over {MISSED} of the target (of several: "
         "their mean). answer first: episodes that state their answer before their first call, of "
@@ -293,6 +297,16 @@ def _diagnostics(found: Results) -> Iterator[Sheet]:
     yield sheet
 
 
+def _of_before(found: Results) -> Iterator[str]:
+    for name, tokens, _, budget in each(found):
+        alone = budget["conditions"].get("truth", {}).get("one_target_alone", 0)
+        if alone:
+            yield (
+                f"{name}, {tokens}: truth: {alone} questions of several targets were shown one "
+                "alone with every crop, as an earlier version did; evaluate anew to show all"
+            )
+
+
 def _tests(budget: dict[str, Any], column: str | None, tokens: str) -> Iterator[tuple[str, ...]]:
     for one in budget["diagnostics"]:
         yield one["test"], *_changed(one["found"])
@@ -301,7 +315,9 @@ def _tests(budget: dict[str, Any], column: str | None, tokens: str) -> Iterator[
                 yield f"  {whose}", "", "", "", f"{-lost:+.1f}"
     first = budget["answer_first"]
     if first and first["share"]:
-        yield "answer first", str(first["share"]["samples"]), "", "share", estimate(first["share"])
+        # older results took every episode for a sample
+        count = first.get("episodes", first["share"]["samples"])
+        yield "answer first", str(count), "", "share", estimate(first["share"])
 
 
 def _papers_lost(column: str | None, tokens: str) -> Iterator[tuple[str, float]]:

@@ -6,17 +6,20 @@ import json
 import pytest
 from rollout import small
 
+from lfpc_jax.data.hr_bench import DATASET
 from lfpc_jax.evaluation.alter import ALTERATIONS
 from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.conditions import CONDITIONS
-from lfpc_jax.evaluation.diagnostics import diagnose
+from lfpc_jax.evaluation.diagnostics import answer_first, diagnose
+from lfpc_jax.evaluation.intervals import share
 from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.evaluation.measures import measure
 from lfpc_jax.evaluation.plots import plot
 from lfpc_jax.evaluation.results import encoded, timing
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.evaluation.tables import printed, sheets
+from lfpc_jax.trajectory import Picture
 
 from . import rigged
 from .episodes import IMAGE, Said, episode, record
@@ -168,6 +171,22 @@ def test_who_answers_first_is_flagged(records, tmp_path):
     assert budget["answer_first"]["right_after"] is None
 
 
+def test_who_answers_first_is_counted_by_samples_not_by_rows():
+    """Four cycles of a sample, by two rollouts each, are eight episodes and one observation."""
+    rows = [
+        record(f"s{sample}@{cycle}", picture=Picture(f"{sample}.png"), dataset=DATASET)
+        for sample in range(3)
+        for cycle in range(4)
+    ]
+    said = tuple(episode(Said(2, box=CORNER), Said(1), rollout=place) for place in range(2))
+    measured = tuple(measure(one, rows[0], 1.0, image_token=IMAGE) for one in said)
+    told = [Answered(one, ("A",) * 2, measured, (True, False)) for one in rows]
+    found = answer_first(told)
+    assert found.episodes == 24
+    assert (found.share.value, found.share.samples) == (0.5, 3)
+    assert found.share == share(0.5, 3)
+
+
 def test_altered_questions_are_asked_only_where_there_was_a_crop(records, tmp_path):
     def says_at_once(episode):
         if rigged.digest(episode.opening.record.id) % 3 == 0:
@@ -251,6 +270,9 @@ def test_what_to_know_before_believing_a_number_is_said(records, tmp_path):
     assert "set, 32: answers that no rule can tell, wrong without a judge: tool 2, noise 2" in said
     found["judge"] = "m"
     assert "no rule can tell" not in text()
+    assert "left out" not in text()
+    found["benchmarks"]["set"]["losses"] = ["a: missing picture: x.png", "b: empty answer: ''"]
+    assert "set: 2 questions cannot be used and were left out" in " ".join(text().split())
     assert "scored by an earlier version" not in text()
     del budget["conditions"]["tool"]["measures"]["crop/iou_cropped"]  # as it was before
     assert "last crop's; `evaluate.py OUT --rescore` counts anew" in " ".join(text().split())

@@ -124,6 +124,35 @@ def test_a_folder_goes_on_with_its_prompt_if_it_noted_one(tmp_path):
             assert journal.settings()["asked"]["prompt"] == "b"
 
 
+def test_a_model_s_folder_may_move(tmp_path, caplog):
+    """Which model it is, its identity says, not its path; without one nothing else tells."""
+    about, identity = {"set": {"digest": "d"}}, {"weights": "w", "assets": "a"}
+    journal = Journal(tmp_path / "known")
+    journal.begin({"model": "/old/m", "identity": identity}, about)
+    now = {"model": "/new/m", "identity": identity}
+    journal.begin(now, about)
+    assert journal.settings()["asked"] == now
+    with pytest.raises(ValueError, match=r"begun with another model \(weights\); go on"):
+        journal.begin(now | {"identity": identity | {"weights": "v"}}, about)
+    assert not caplog.text
+    old = Journal(tmp_path / "unknown")
+    old.begin({"model": "/old/m"}, about)
+    with pytest.raises(ValueError, match="begun with another model; go on"):
+        old.begin(now, about)
+
+
+def test_seconds_are_the_wall_s_though_processes_ask_at_once(tmp_path):
+    """100 s, in which one process answered 3 questions and another 1; then 20 s of the first."""
+    answers = tmp_path / "answers"
+    answers.mkdir()
+    (tmp_path / "trajectories").mkdir()
+    for process, seconds in (0, [40.0, 30.0, 30.0, 20.0]), (1, [100.0]):
+        lines = "".join(json.dumps({"seconds": one}) + "\n" for one in seconds)
+        (answers / f"set-32-tool-p{process}.jsonl").write_text(lines)
+        (tmp_path / "trajectories" / f"set-32-tool-p{process}.jsonl").touch()
+    assert Journal(tmp_path).seconds(TOOL) == 120 / 5
+
+
 def test_processes_write_apart_and_are_read_together(records, tmp_path):
     journal, engine = evaluated(tmp_path, records[:4])
     [*groups] = engine.run(records[4:], rollouts=1, seed=0)

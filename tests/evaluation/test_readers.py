@@ -5,6 +5,8 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import PIL.Image
 import pyarrow
@@ -61,6 +63,8 @@ def test_hr_bench_tsv(tmp_path):
     assert [hr_bench.cycle_of(one) for one in found] == [*"0123", *"0123"]
     assert len({hr_bench.sample_of(one) for one in found}) == 2
     assert hr_bench.sample_of(found[0]) == hr_bench.sample_of(found[3])
+    moved = Picture(f"elsewhere/{Path(found[3].picture.path).name}")  # where an evaluation went on
+    assert hr_bench.sample_of(found[0]) == hr_bench.sample_of(replace(found[3], picture=moved))
     # each picture once, as the file that it was
     files = sorted((tmp_path / "pictures").iterdir())
     assert len(files) == 2

@@ -20,6 +20,7 @@ from lfpc_jax.evaluation.conditions import CONDITIONS, under
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.evaluation.seen import shown_crops
+from lfpc_jax.evaluation.tables import sheets
 
 from . import rigged
 
@@ -49,7 +50,9 @@ def journal(tmp_path_factory, records, engine):
         "convention": "shown",
         "seed": SEED,
     }
-    journal.begin(asked, {"set": {"digest": benchmark.digest}})
+    journal.begin(
+        asked, {"set": {"digest": benchmark.digest, "questions": len(records), "column": None}}
+    )
     ask(lambda: engine, benchmark, 32, CONDITIONS, journal, rollouts=1, seed=SEED)
     return journal
 
@@ -87,7 +90,9 @@ def twice(tmp_path):
     asked = {"rollouts": 1, "image_token": engine.dialogue.tokenizer.image_pad, "crop_tokens": 16,
              "convention": "shown", "seed": SEED}  # fmt: skip
     benchmark = Benchmark("set", "layout", tuple(records), ())
-    journal.begin(asked, {"set": {"digest": benchmark.digest}})
+    journal.begin(
+        asked, {"set": {"digest": benchmark.digest, "questions": len(records), "column": None}}
+    )
     ask(lambda: engine, benchmark, 32, ("truth",), journal, rollouts=1, seed=SEED)
     with under(engine, "truth", records, seed=SEED):
         seen = {one.record.id: one.crops[0] for one in engine.run(records, rollouts=1, seed=SEED)}
@@ -135,6 +140,36 @@ def test_a_folder_of_before_is_shown_as_it_was_and_does_not_go_on(twice):
         part.unlink()
     journal.begin(asked, about)
     assert "truth" in json.loads(path.read_text())
+
+
+def test_results_say_which_answers_are_of_the_rule_of_before(twice):
+    journal, _, _, _ = twice
+
+    def told():
+        found = rigged.counted(journal)
+        [budget] = found["benchmarks"]["set"]["budgets"].values()
+        warned = [line for sheet in sheets(found, {}) for line in sheet.warnings]
+        return budget["conditions"]["truth"].get("one_target_alone"), " ".join(warned)
+
+    assert told() == (0, "")
+    path = journal.folder / "evaluation.json"
+    old = json.loads(path.read_text())
+    del old["truth"]
+    path.write_text(json.dumps(old))
+    count, said = told()
+    assert count == 3
+    assert "set, 32: truth: 3 questions of several targets were shown one alone with every" in said
+
+
+def test_other_pictures_are_made_again_only_of_all_that_were_asked(journal, tmp_path):
+    """Each record was shown the next one's picture; without one of them it would be another's."""
+    folder = tmp_path / "evaluation"
+    shutil.copytree(journal.folder, folder)
+    part = folder / "trajectories" / "set-32-tool-p0.jsonl"
+    part.write_bytes(b"".join(part.read_bytes().splitlines(keepends=True)[:-1]))
+    assert shown_crops(Journal(folder), Part("set", 32, "noise")) is not None
+    with pytest.raises(ValueError, match="4 of the 5 questions have an answer"):
+        shown_crops(Journal(folder), Part("set", 32, "other"))
 
 
 def test_crops_that_were_shown_as_they_are_need_nothing(journal):
