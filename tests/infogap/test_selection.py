@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 from infogap import rigged
 from infogap.rigged import PROCESSOR, SIDES, Rigged, critical
+from rewards.judge_server import JudgeServer, say
 from rollout import small
 
 from lfpc_jax.cli import select_resolution
@@ -254,6 +255,45 @@ def test_two_processes_give_what_one_gives(uninterrupted, tmp_path):
     assert contents(out) == contents(expected)
     shares = [(out / f"journal-{i}.jsonl").read_bytes().count(b"\n") for i in range(2)]
     assert shares == [21, 21]  # twenty records each, and the settings
+
+
+def test_the_command_asks_a_judge_about_free_answers(tmp_path, monkeypatch, capsys):
+    """Red at 0, crimson at 1 and 2, azure below. With a judge that is gone nothing is begun."""
+    free = [replace(one, options=(), answer="red") for one in rigged.records(2, tmp_path)]
+    layout.write(tmp_path / "set", free, copy_files=False)
+    words = ("red", "crimson", "crimson", *["azure"] * 5)
+
+    def ask(questions):
+        return [(words[SIDES.index(int(one.id.split("@")[1]))],) for one in questions]
+
+    monkeypatch.setattr(select_resolution, "_load", lambda args: "rigged")
+    monkeypatch.setattr(select_resolution, "_processor", lambda args: PROCESSOR)
+    monkeypatch.setattr(
+        select_resolution, "_asked", lambda args, model: {"judge": args.judge_model}
+    )
+    monkeypatch.setattr(select_resolution, "_answers", lambda *_: ask)
+
+    def select(out, *judge):
+        command = [str(tmp_path / "set"), str(tmp_path / out), "--model", "rigged", *judge]
+        return select_resolution.main(command)
+
+    def behave(index, claim):
+        same = claim["reference"] == claim["answer"] or "azure" not in claim.values()
+        return say("yes" if same and "blue" not in claim.values() else "no")
+
+    assert select("alone") == 0
+    assert "14 of 14 answers could not be compared" in capsys.readouterr().err
+    with JudgeServer(behave) as server:
+        url = server.url
+        assert select("judged", "--judge-url", url, "--judge-model", "m") == 0
+        assert len(server.requests) == 2 + 2  # what every judge knows; two pairs of both records
+    sides = [
+        [one.longest_side for one in layout.read(tmp_path / out)] for out in ("alone", "judged")
+    ]
+    assert sides == [[224, 224], [SIDES[3], SIDES[3]]]
+    assert select("gone", "--judge-url", url, "--judge-model", "m") == 1
+    assert "the judge gives no verdicts" in capsys.readouterr().err
+    assert not list((tmp_path / "gone").glob("journal*"))
 
 
 def test_what_a_selection_depended_on_stands_in_the_finished_set(uninterrupted):
