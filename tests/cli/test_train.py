@@ -262,14 +262,20 @@ def test_where_no_prompt_can_be_shown_it_ends_and_says_why(folder):
 
 
 def test_an_alarm_that_stops_saves_and_exits_with_3(folder):
-    """After the second of three steps without enough crops."""
+    """After the second of three steps without enough crops. Its rollouts are at a temperature that
+    updates follow, and its validation is greedy."""
     run = folder / "unhealthy"
+    colder = ["--rollout.temperature", "0.7", "--validation_temperature", "0"]
     flags = ["--health.least_tool_rate", "1.1", "--health.patience", "2", "--health.from_step", "1",
              "--health.stop", "true", "--checkpoint_every", "100"]  # fmt: skip
-    errors = finished(start(folder, run, *flags), code=3)
+    errors = finished(start(folder, run, *flags, *colder), code=3)
     assert "stopped after step 2: only" in errors
     assert (facts(run)["step"], facts(run)["health"]) == (2, 2)
     assert [step for kind, step in metrics(run) if kind == "train"] == [1, 2]
+    assert metrics(run)["train", 1]["update/sampler_apart"] < 1e-4
+    for group in Archive(run / "trajectories").read("validation-000002"):
+        assert not group.trajectories[0].logprobs.any(), "greedy"
+    assert "compiled after warm-up" not in errors
 
 
 def test_a_step_without_rewards_is_not_trained_on_and_goes_on_once_that_is_mended(
