@@ -6,7 +6,8 @@
 An arm is a name and the folders of evaluate.py, one a seed, all asked the same questions. --change
 MEASURE BEFORE AFTER is what the second arm has less what the first has, question by question;
 "3*warm" is three times the first. OUT gets comparison.json, with each seed's values,
-comparison.md and comparison.png. Intervals are 95%, over samples.
+comparison.md and comparison.png. Intervals are 95%, over samples. Answers count as they did in
+results.json: by the verdicts of the judge who graded them, the same for all arms, or by rule.
 """
 
 import argparse
@@ -21,9 +22,11 @@ from rich.console import Console
 from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, Found
 from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.evaluation.plots import plot_arms
+from lfpc_jax.evaluation.results import check_judged, faults_of
 from lfpc_jax.evaluation.tables import Sheet, estimate, markdown, printed
 
 _NONE = "-"
+_MOST_UNJUDGED = 0.5
 
 _HOW = ("rollouts", "temperature", "crop_tokens", "convention", "max_turns", "turn_tokens",
         "episode_tokens", "prompt")  # fmt: skip
@@ -60,6 +63,8 @@ def compare(args: argparse.Namespace) -> None:
     budgets = _budgets(arms)
     for line in asked_otherwise(arms):
         print(line, file=sys.stderr)
+    _check_judges(arms)
+    unknown = tuple(unjudged(arms))
     sheets: list[Sheet] = []
     found, shown = {}, {}
     for benchmark, tokens in budgets:
@@ -70,7 +75,7 @@ def compare(args: argparse.Namespace) -> None:
             for arm in arms
         }
         changed = {str(change): comparison.changed(change) for change in changes}
-        sheets += _sheets(title, measured, changed)
+        sheets += _sheets(title, measured, changed, unknown)
         shown[title] = measured
         found[f"{benchmark}-{tokens}"] = {
             "arms": {arm: _encoded(row) for arm, row in measured.items()},
@@ -125,6 +130,30 @@ def asked_otherwise(arms: Sequence[Arm]) -> Iterator[str]:
             yield f"the arms were asked with another {name}: {told}"
 
 
+def _check_judges(arms: Sequence[Arm]) -> None:
+    by = {arm.name: sorted(set(arm.judges)) for arm in arms}
+    if len({name for names in by.values() for name in names}) > 1:
+        told = "; ".join(f"{name}: {', '.join(j or 'by rule' for j in by[name])}" for name in by)
+        raise ValueError(
+            f"the arms were graded by different judges ({told}); grade all alike with "
+            "evaluate.py FOLDER --rescore"
+        )
+
+
+def unjudged(arms: Sequence[Arm]) -> Iterator[str]:
+    """A line for each evaluation with answers that could not be judged; most of them raise."""
+    for arm in arms:
+        for folder, answers in zip(arm.folders, arm.answers):
+            check_judged(answers, _MOST_UNJUDGED)
+            every = [one for part in answers.values() for one in part]
+            if count := sum(1 for _ in faults_of(every)):
+                of = sum(len(one.answers) for one in every)
+                yield (
+                    f"{arm.name}, {folder}: {count} of {of} answers could not be judged, "
+                    "which do not count"
+                )
+
+
 def _budgets(arms: Sequence[Arm]) -> list[tuple[str, int]]:
     """Benchmarks and budgets at which every arm was asked."""
     asked = [
@@ -138,7 +167,10 @@ def _budgets(arms: Sequence[Arm]) -> list[tuple[str, int]]:
 
 
 def _sheets(
-    title: str, measured: dict[str, dict[str, Found | None]], changed: dict[str, Found | None]
+    title: str,
+    measured: dict[str, dict[str, Found | None]],
+    changed: dict[str, Found | None],
+    unknown: tuple[str, ...],
 ) -> Iterator[Sheet]:
     shown = [name for name in MEASURES if any(row[name] for row in measured.values())]
     table = Sheet(
@@ -146,6 +178,7 @@ def _sheets(
         ("arm",),
         tuple(shown),
         meaning=". ".join(f"{name}: {MEASURES[name]}" for name in shown) + ".",
+        warnings=unknown,
     )
     for arm, row in measured.items():
         table.add(arm, *(_cell(row[name], signed=False) for name in shown))

@@ -9,7 +9,7 @@ from lfpc_jax.evaluation.premature import states_answer_first
 from lfpc_jax.evaluation.scoring import Outcome
 from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.answers import match
-from lfpc_jax.rewards.judge import Judge
+from lfpc_jax.rewards.judge import Judges
 from lfpc_jax.rewards.verdict import Fault
 from lfpc_jax.rollout.archive import Group
 from lfpc_jax.rollout.said import said
@@ -50,7 +50,7 @@ class Answered:
         return Outcome.of(self.record, self.right)
 
 
-def graded(groups: Iterable[Group], image_token: int, judge: Judge | None) -> list[Answered]:
+def graded(groups: Iterable[Group], image_token: int, judge: Judges | None) -> list[Answered]:
     """By the id of the record. A judge that fails leaves an answer open."""
     found = sorted(
         (_ungraded(group, image_token) for group in groups), key=lambda one: one.record.id

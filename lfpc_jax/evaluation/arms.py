@@ -6,6 +6,7 @@ count samples, as `evaluate.py` counts them: the four cycles of an HR-Bench samp
 are too few for an interval of their own: each seed's value stands beside.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.evaluation.measures import Measures
 from lfpc_jax.evaluation.results import Answers, grade_all
 from lfpc_jax.evaluation.scoring import over_samples
+from lfpc_jax.rewards.judge import Remembered
 
 ACCURACY, NOISE, DROP = "accuracy", "noise", "drop"
 _OF_EPISODES: dict[str, Callable[[Measures], float | None]] = {
@@ -52,8 +54,29 @@ class Arm:
 
     @cached_property
     def answers(self) -> tuple[Answers, ...]:
-        """Graded once, for all benchmarks and budgets; one a folder."""
-        return tuple(grade_all(Journal(folder)) for folder in self.folders)
+        """Graded once, for all benchmarks and budgets; one a folder. By the verdicts of the judge
+        that `evaluate.py` graded it with, if it did."""
+        return tuple(
+            grade_all(Journal(folder), Remembered(folder / "verdicts", name) if name else None)
+            for folder, name in zip(self.folders, self.judges)
+        )
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The name of each folder's judge, empty if it was graded by rule alone, or not yet."""
+        return tuple(_judge_of(folder / "results.json") for folder in self.folders)
+
+
+def _judge_of(results: Path) -> str:
+    if not results.is_file():
+        return ""
+    try:
+        return str(json.loads(results.read_bytes())["judge"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{results}: is damaged ({error!r:.200}); make it again with evaluate.py "
+            f"{results.parent} --rescore"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lfpc_jax.evaluation.diagnostics import answer_first, diagnose, to_ask
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.evaluation.measures import gather
 from lfpc_jax.evaluation.scoring import accuracies
-from lfpc_jax.rewards.judge import NOT_ASKED, Judge, JudgeFailed
+from lfpc_jax.rewards.judge import NOT_ASKED, JudgeFailed, Judges
 from lfpc_jax.rewards.verdict import Fault
 
 Results = dict[str, Any]
@@ -26,7 +26,7 @@ Results = dict[str, Any]
 Answers = Mapping[Part, Sequence[Answered]]
 
 
-def grade_all(journal: Journal, judge: Judge | None = None) -> Answers:
+def grade_all(journal: Journal, judge: Judges | None = None) -> Answers:
     """Everything that was answered, by part. A judge that is gone before it is done raises
     `JudgeFailed`, as half a grading is none."""
     asked = journal.settings()["asked"]

@@ -10,14 +10,12 @@ fails most of the time, `JudgeFailed` stops before anything is written.
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 from lfpc_jax.rewards.answers import match, options_by_letter
-from lfpc_jax.rewards.judge import Claim, JudgeFailed
-from lfpc_jax.rewards.verdict import Verdict
+from lfpc_jax.rewards.judge import Claim, JudgeFailed, Judges
 from lfpc_jax.rollout.dialogue import question
 from lfpc_jax.trajectory import Record
 
@@ -28,11 +26,6 @@ _FEW = 8
 """So many pairs may fail all together."""
 
 log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Judges(Protocol):
-    def verdicts(self, claims: Sequence[Claim]) -> Sequence[Verdict]: ...
 
 
 def agree(answer: Answer, other: Answer, record: Record, *, exact: bool = False) -> bool | None:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from lfpc_jax.rewards.answers import match, options_by_letter, right_letter
-from lfpc_jax.rewards.judge import Claim, Judge
+from lfpc_jax.rewards.judge import Claim, Judges
 from lfpc_jax.rewards.verdict import Fault, Verdict
 from lfpc_jax.trajectory import Record
 
 
-def grade(answers: Sequence[tuple[str | None, Record]], judge: Judge | None) -> list[Verdict]:
+def grade(answers: Sequence[tuple[str | None, Record]], judge: Judges | None) -> list[Verdict]:
     """A verdict an answer. Without a judge, what the rules cannot tell is wrong.
 
     A record whose reference makes no sense, and a judge that fails, leave the verdict open.

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from lfpc_jax.rewards.endpoint import NoReply, check_url, post
 from lfpc_jax.rewards.reply import Failed, read_verdict
@@ -89,6 +91,13 @@ class Claim:
     question: str
     reference: str
     answer: str
+
+
+@runtime_checkable
+class Judges(Protocol):
+    """Whoever gives a verdict on each claim, in order."""
+
+    def verdicts(self, claims: Sequence[Claim]) -> Sequence[Verdict]: ...
 
 
 class JudgeFailed(ValueError):
@@ -166,18 +175,13 @@ class Judge:
 
     def verdicts(self, claims: Sequence[Claim]) -> list[Verdict]:
         """A verdict a claim, in order; claims in the cache, or given twice, cost no request."""
-        keys = [self._identity(claim) for claim in claims]
+        keys = [_identity(self._settings.model, claim) for claim in claims]
         new = {key: claim for key, claim in zip(keys, claims) if self._store.get(key) is None}
         asked = self._ask_all(new)
         return [
             asked[key] if key in asked else Verdict(self._store.get(key), judged=True)
             for key in keys
         ]
-
-    def _identity(self, claim: Claim) -> str:
-        """What a verdict depends on; another wording of the instructions is another judge."""
-        said = [_INSTRUCTIONS, self._settings.model, claim.question, claim.reference, claim.answer]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     def _ask_all(self, claims: dict[str, Claim]) -> dict[str, Verdict]:
         if not claims:
@@ -270,6 +274,25 @@ class Judge:
         advice = _REMEDIES.get(remedy or cause, "")
         text = f"{self}: {cause}{detail}{'; ' if advice else ''}{advice.format(key=key)}"
         return Verdict(None, Fault("judge", text, cause), judged=True)
+
+
+class Remembered:
+    """What a judge said before, out of its cache; nobody is asked."""
+
+    def __init__(self, cache: Path, model: str) -> None:
+        self._cache, self._model = cache, model
+        self._store = VerdictStore(cache)
+
+    def verdicts(self, claims: Sequence[Claim]) -> list[Verdict]:
+        missing = Fault("judge", f"{self._cache}: holds no verdict of {self._model}", "no verdict")
+        found = [self._store.get(_identity(self._model, claim)) for claim in claims]
+        return [Verdict(one, missing if one is None else None, judged=True) for one in found]
+
+
+def _identity(model: str, claim: Claim) -> str:
+    """What a verdict depends on; another wording of the instructions is another judge."""
+    said = [_INSTRUCTIONS, model, claim.question, claim.reference, claim.answer]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _read_key(variable: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from rewards.judge_server import JudgeServer, say, status
 from rollout import small
 
+from lfpc_jax.cli import compare
 from lfpc_jax.cli import evaluate as command
 from lfpc_jax.data import layout
 from lfpc_jax.rewards.judge import JudgeSettings
@@ -216,3 +217,34 @@ def test_what_could_not_be_judged_stands_in_the_headline(many, capsys):
 def test_a_share_that_is_none_is_refused(tmp_path, capsys):
     assert command.main([str(tmp_path), "--rescore", "--max-unjudged", "50"]) == 1
     assert "--max-unjudged is 50.0; it is a share" in capsys.readouterr().err
+
+
+def test_a_comparison_counts_by_the_judge_who_graded(data, tmp_path, capsys):
+    """It once graded by rule whatever the results said: 80.0 % where evaluate.py had said 100.0."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for out in (one, two):
+        assert asks(out, data, varied) == 0
+    words = [str(tmp_path / "both"), "--arm", "one", str(one), "--arm", "two", str(two)]
+    assert rescored(one, knows)[0] == 0
+    assert compare.main(words) == 1
+    assert "graded by different judges (one: m; two: by rule); grade all alike" in (
+        capsys.readouterr().err
+    )
+    assert rescored(two, knows)[0] == 0
+    assert compare.main(words) == 0
+    [found] = json.loads((tmp_path / "both" / "comparison.json").read_text()).values()
+    assert [found["arms"][arm]["accuracy"]["estimate"]["value"] for arm in ("one", "two")] == [1, 1]
+    assert "could not be judged" not in capsys.readouterr().out
+    for out in (one, two):  # a quarter of the verdicts is lost
+        [kept_verdicts] = (out / "verdicts").glob("*.jsonl")
+        lines = sorted(kept_verdicts.read_text().splitlines(keepends=True))
+        kept_verdicts.write_text("".join(lines[len(lines) // 4 :]))
+    assert compare.main(words) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"one, {one}: 10 of 200 answers could not be judged, which do not count" in printed
+    for out in (one, two):
+        shutil.rmtree(out / "verdicts")
+    assert compare.main(words) == 1
+    said = capsys.readouterr().err
+    assert "40 of 40 answers put to the judge could not be judged" in said
+    assert f"{one / 'verdicts'}: holds no verdict of m" in said
