@@ -173,8 +173,8 @@ def train(
     if saved is None:
         run.begin(config, model.assets, model.origin, model.step)
     _log_to(run.path / "log.txt")
+    _say_how_asked(config, Path(config.model.path) if saved is None else run.path)
     if saved is None:
-        _say_how_asked(config)
         if line := unfinished(Path(config.model.path)):
             log.warning("%s", line)
         if jax.process_index() == 0:
@@ -422,11 +422,12 @@ def _reference_is(config: TrainConfig, model: LoadedModel, saved: Saved | None) 
     return now
 
 
-def _say_how_asked(config: TrainConfig) -> None:
-    """Where the model that a run begins with was trained to be asked otherwise."""
-    before = asking_of(Path(config.model.path))
+def _say_how_asked(config: TrainConfig, first: Path) -> None:
+    """Where the model that a run begins with, or the run that goes on, was asked otherwise: of
+    the latter only the prompt can be another, which is this code's."""
+    before = asking_of(first)
     if before is not None and (changed := before.changed(config.asking)):
-        log.warning("%s was trained to be asked otherwise; here %s", config.model.path, changed)
+        log.warning("%s was trained to be asked otherwise; here %s", first, changed)
 
 
 def _state(

@@ -171,15 +171,25 @@ def test_a_run_without_a_limit_of_episodes_is_evaluated_with_the_usual_one(tmp_p
 def test_training_says_that_its_first_model_was_asked_otherwise(run, caplog):
     config = TrainConfig(model=ModelSettings(path=str(run.path)), rollout=ROLLOUT)
     with caplog.at_level(logging.WARNING):
-        train._say_how_asked(config)
-        train._say_how_asked(replace(config, model=ModelSettings(path="nowhere")))
+        train._say_how_asked(config, run.path)
+        train._say_how_asked(config, run.path / "nowhere")
     assert caplog.text == ""
     shown = replace(ROLLOUT, convention="shown", max_turns=5)
     with caplog.at_level(logging.WARNING):
-        train._say_how_asked(replace(config, rollout=shown))
+        train._say_how_asked(replace(config, rollout=shown), run.path)
     [line] = caplog.messages
     assert "convention shown, not percent; max_turns 5, not 3" in line
     assert str(run.path) in line
+
+
+def test_a_run_that_goes_on_says_that_the_code_s_prompt_is_another(run, monkeypatch, caplog):
+    config = TrainConfig(rollout=ROLLOUT)
+    monkeypatch.setattr(
+        "lfpc_jax.config.prompt_text", lambda convention: ASKED.prompt.replace("closer", "nearer")
+    )
+    with caplog.at_level(logging.WARNING):
+        train._say_how_asked(config, run.path)
+    assert "another prompt, first 'Answer the question" in caplog.text
 
 
 def test_an_export_s_card_is_the_run_s_and_not_the_base_s(run, export):

@@ -41,7 +41,7 @@ def test_reward_climbs_to_its_maximum(folder, seed, monkeypatch):
         steps=STEPS,
         seed=seed,
         data=replace(config.data, validation=()),
-        rollout=replace(config.rollout, rollouts=24, slots=64, turn_tokens=24, max_turns=2),
+        rollout=replace(config.rollout, rollouts=24, slots=64, episode_tokens=24, max_turns=2),
         rewards=Rewards(accuracy=0.0, format=0.0),
         update=UpdateSettings(mini_batch=4, rows=1),
         optimizer=OptimizerSettings(learning_rate=1e-3),
