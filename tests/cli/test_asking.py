@@ -139,7 +139,7 @@ def test_a_flag_that_is_given_counts_and_is_said(run, capsys):
 def test_a_selection_without_questions_takes_a_run_s_processor(run):
     args = parsed(select_resolution, "--model", str(run.path), "--strategy", "hard")
     args = asking.resolved(args, args.model, usual=select_resolution._USUAL)
-    found = select_resolution._plain(args)
+    found = select_resolution._processor(args)
     assert found == ImageProcessor.from_folder(small.folder()).with_tokens(32)
 
 
