@@ -20,7 +20,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, Found
-from lfpc_jax.evaluation.journal import Journal
+from lfpc_jax.evaluation.conditions import TOOL
+from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.evaluation.plots import plot_arms
 from lfpc_jax.evaluation.results import check_judged, faults_of
 from lfpc_jax.evaluation.tables import Sheet, estimate, markdown, printed
@@ -29,7 +30,7 @@ _NONE = "-"
 _MOST_UNJUDGED = 0.5
 
 _HOW = ("rollouts", "temperature", "crop_tokens", "convention", "max_turns", "turn_tokens",
-        "episode_tokens", "prompt")  # fmt: skip
+        "episode_tokens", "prompt", "dtype")  # fmt: skip
 """What of an evaluation's settings changes answers, beside the weights and the questions."""
 
 
@@ -69,13 +70,14 @@ def compare(args: argparse.Namespace) -> None:
     found, shown = {}, {}
     for benchmark, tokens in budgets:
         comparison = Comparison(arms, benchmark, tokens)
+        known = (*unknown, *_unanswered(arms, benchmark, tokens), *comparison.notes)
         title = f"{benchmark}, {tokens} visual tokens of the image"
         measured = {
             arm.name: {measure: comparison.measured(arm.name, measure) for measure in MEASURES}
             for arm in arms
         }
         changed = {str(change): comparison.changed(change) for change in changes}
-        sheets += _sheets(title, measured, changed, unknown)
+        sheets += _sheets(title, measured, changed, known)
         shown[title] = measured
         found[f"{benchmark}-{tokens}"] = {
             "arms": {arm: _encoded(row) for arm, row in measured.items()},
@@ -154,6 +156,19 @@ def unjudged(arms: Sequence[Arm]) -> Iterator[str]:
                 )
 
 
+def _unanswered(arms: Sequence[Arm], benchmark: str, tokens: int) -> Iterator[str]:
+    """A line for each evaluation that was not finished, or left questions out."""
+    for arm in arms:
+        for folder, answers in zip(arm.folders, arm.answers):
+            wanted = Journal(folder).settings()["benchmarks"][benchmark]["questions"]
+            answered = len(answers[Part(benchmark, tokens, TOOL)])
+            if answered < wanted:
+                yield (
+                    f"{folder}: {answered} of {wanted} questions of {benchmark} at {tokens} tokens "
+                    "have an answer; the others count nowhere"
+                )
+
+
 def _budgets(arms: Sequence[Arm]) -> list[tuple[str, int]]:
     """Benchmarks and budgets at which every arm was asked."""
     asked = [
@@ -170,15 +185,16 @@ def _sheets(
     title: str,
     measured: dict[str, dict[str, Found | None]],
     changed: dict[str, Found | None],
-    unknown: tuple[str, ...],
+    known: tuple[str, ...],
 ) -> Iterator[Sheet]:
+    """`known` is what to know before believing a number."""
     shown = [name for name in MEASURES if any(row[name] for row in measured.values())]
     table = Sheet(
         f"{title}: % [95% interval over samples]",
         ("arm",),
         tuple(shown),
         meaning=". ".join(f"{name}: {MEASURES[name]}" for name in shown) + ".",
-        warnings=unknown,
+        warnings=known,
     )
     for arm, row in measured.items():
         table.add(arm, *(_cell(row[name], signed=False) for name in shown))

@@ -17,12 +17,15 @@ from lfpc_jax.data.hr_bench import sample_of
 from lfpc_jax.evaluation.alter import applies
 from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.evaluation.conditions import TOOL
+from lfpc_jax.evaluation.diagnostics import to_ask
 from lfpc_jax.evaluation.intervals import Estimate, change, share
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.evaluation.measures import Measures
 from lfpc_jax.evaluation.results import Answers, grade_all
 from lfpc_jax.evaluation.scoring import over_samples
+from lfpc_jax.rewards.answers import options_by_letter
 from lfpc_jax.rewards.judge import Remembered
+from lfpc_jax.trajectory import Record
 
 ACCURACY, NOISE, DROP = "accuracy", "noise", "drop"
 _OF_EPISODES: dict[str, Callable[[Measures], float | None]] = {
@@ -103,7 +106,11 @@ class Found:
 
 
 class Comparison:
-    """All arms on one benchmark at one budget of visual tokens."""
+    """All arms on one benchmark at one budget of visual tokens.
+
+    They must have been asked the same questions. One that could not be judged in every evaluation
+    counts in no accuracy. `notes` say what to know before believing a number.
+    """
 
     def __init__(self, arms: Sequence[Arm], benchmark: str, tokens: int) -> None:
         self._seeds = {
@@ -120,15 +127,36 @@ class Comparison:
             for answers in arm.answers
             for one in answers[part]
         }
-        asked = {
-            arm: [frozenset(seed[ACCURACY]) for seed in seeds] for arm, seeds in self._seeds.items()
-        }
-        if len({questions for seeds in asked.values() for questions in seeds}) > 1:
-            counts = {arm: [len(questions) for questions in seeds] for arm, seeds in asked.items()}
-            raise ValueError(
-                f"{benchmark} at {tokens} tokens: arms were not asked the same questions, or not "
-                f"all were scored ({counts}); evaluate them alike"
-            )
+        asked = [
+            (arm.name, folder, {one.record.id: one.record for one in answers[part]})
+            for arm in arms
+            for answers, folder in zip(arm.answers, arm.folders)
+        ]
+        where = f"{benchmark} at {tokens} tokens"
+        _check_same(where, asked)
+        self.notes = _downsampled_otherwise(where, asked)
+        self.notes += self._leave_out_unjudged(where, asked[0][2])
+
+    def _leave_out_unjudged(self, where: str, records: Mapping[str, Record]) -> list[str]:
+        """Takes from every evaluation what is not known of every one; says of how many."""
+        seeds = [seed for seeds in self._seeds.values() for seed in seeds]
+        lacking: set[str] = set()
+        for measure, asked in (
+            (ACCURACY, set(records)),
+            (NOISE, {one for one in records if applies(NOISE, records[one])}),
+        ):
+            known = [seed[measure].keys() for seed in seeds if measure in seed]
+            lacking |= asked - asked.intersection(*known)
+        for seed in seeds:
+            for measure in (ACCURACY, NOISE, DROP):
+                for question in lacking & seed.get(measure, {}).keys():
+                    del seed[measure][question]
+        if not lacking:
+            return []
+        return [
+            f"{where}: {len(lacking)} of {len(records)} questions could not be judged in every "
+            "evaluation, and count in no accuracy"
+        ]
 
     def measured(self, arm: str, measure: str) -> Found | None:
         """None where nothing was measured."""
@@ -181,9 +209,54 @@ class Comparison:
         return over_samples((self._samples[one], value) for one, value in by_question.items())
 
 
+_Asked = Sequence[tuple[str, Path, Mapping[str, Record]]]
+"""By evaluation: its arm, its folder, its records by id."""
+
+
+def _check_same(where: str, asked: _Asked) -> None:
+    """Refuses questions that differ, but for where pictures lie and the order of options."""
+    _, first, records = asked[0]
+    if len({frozenset(found) for _, _, found in asked}) > 1:
+        counts: dict[str, list[int]] = {}
+        for arm, _, found in asked:
+            counts.setdefault(arm, []).append(len(found))
+        raise ValueError(
+            f"{where}: arms were not asked the same questions ({counts}); evaluate them alike"
+        )
+    for _, folder, found in asked[1:]:
+        for name, record in found.items():
+            if _essence(record) != _essence(records[name]):
+                raise ValueError(
+                    f"{where}: record {name!r} is another question in {folder} than in {first}: "
+                    f"{_essence(record)!r:.200}, not {_essence(records[name])!r:.200}; evaluate "
+                    "them on the same set"
+                )
+
+
+def _essence(record: Record) -> tuple[object, ...]:
+    right = options_by_letter(record).get(record.answer, record.answer)
+    return record.question, sorted(record.options), right, record.targets
+
+
+def _downsampled_otherwise(where: str, asked: _Asked) -> list[str]:
+    _, _, records = asked[0]
+    others = {
+        name
+        for _, _, found in asked[1:]
+        for name, record in found.items()
+        if record.longest_side != records[name].longest_side
+    }
+    if not others:
+        return []
+    return [
+        f"{where}: {len(others)} of {len(records)} images were downsampled otherwise in one "
+        "evaluation than in another"
+    ]
+
+
 def _by_question(
     answers: Answers, folder: Path, benchmark: str, tokens: int
-) -> Mapping[str, Mapping[str, float]]:
+) -> dict[str, dict[str, float]]:
     """Of one evaluation: measure, question, value."""
     tool = answers.get(Part(benchmark, tokens, TOOL))
     if tool is None:
@@ -192,8 +265,15 @@ def _by_question(
             f"{sorted(part.name for part in answers)}"
         )
     found = {name: _means(tool, value) for name, value in _OF_EPISODES.items()}
-    altered = answers.get(Part(benchmark, tokens, NOISE))
-    if altered is not None:
+    noise = Part(benchmark, tokens, NOISE)
+    if (altered := answers.get(noise)) is not None:
+        left = {record.id for record in to_ask(NOISE, [one.record for one in tool], tool)}
+        left -= {one.record.id for one in altered}
+        if left:
+            raise ValueError(
+                f"{folder}: of {len(tool)} questions {len(left)} have no answer yet to "
+                f"{noise.name}; the command that evaluated it goes on there"
+            )
         right, again = found[ACCURACY], _means(altered, _OF_EPISODES[ACCURACY])
         uncropped = {one.record.id for one in tool if not one.crops and applies(NOISE, one.record)}
         found[NOISE] = again | {one: value for one, value in right.items() if one in uncropped}

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
@@ -40,13 +42,16 @@ def evaluated(folder, say, records, seed=0):
 
 def test_arms_that_were_asked_otherwise_are_said(tmp_path):
     common = {"rollouts": 1, "convention": "percent", "max_turns": 5}
-    for name, more in ("a", {"crop_tokens": 12}), ("b", {"crop_tokens": 1024}), ("c", {}):
+    for name, more in ("a", {"crop_tokens": 12}), ("b", {"crop_tokens": 1024}), ("c", {}), (
+        "d", {"dtype": "bfloat16"}), ("e", {"dtype": "float32"}):  # fmt: skip
         Journal(tmp_path / name).begin(common | more, {})
     arms = [Arm("warm", (tmp_path / "a", tmp_path / "c")), Arm("stage1", (tmp_path / "b",))]
     assert [*compare.asked_otherwise(arms)] == [
         "the arms were asked with another crop_tokens: 12 (warm); 1024 (stage1)"
     ]
     assert [*compare.asked_otherwise(arms[:1])] == []
+    [line] = compare.asked_otherwise([Arm(name, (tmp_path / name,)) for name in "de"])
+    assert line == "the arms were asked with another dtype: bfloat16 (d); float32 (e)"
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +210,83 @@ def test_other_questions_are_refused(folders):
         Comparison(arms, "set", 32)
     with pytest.raises(ValueError, match=r"no answers to set at 64 tokens.*set-32-tool"):
         Comparison(arms[:1], "set", 64)
+
+
+def test_other_questions_by_the_same_names_are_refused(folders, tmp_path):
+    """Ids of two worlds are alike; a picture's place or the order of options may differ."""
+
+    def against(change):
+        records = [change(one) for one in rigged.world(COUNT)]
+        again = evaluated(tmp_path / change.__name__, rigged.reads_the_whole, records)
+        return Comparison([Arm("a", (folders["whole"],)), Arm("b", (again,))], "set", 32)
+
+    def turned(one):
+        options = (*one.options[1:], one.options[0])
+        right = options.index(one.options["ABCD".index(one.answer)])
+        return replace(one, options=options, answer="ABCD"[right])
+
+    def asks_else(one):
+        return replace(one, question="Which is it?") if one.id == "w7" else one
+
+    def elsewhere(one):
+        return replace(one, targets=(((0.0, 0.0, 9.0, 9.0),),)) if one.id == "w8" else one
+
+    def blurred(one):
+        return replace(one, longest_side=200)
+
+    against(turned)
+    with pytest.raises(ValueError, match=r"record 'w7' is another question in .*asks_else"):
+        against(asks_else)
+    with pytest.raises(ValueError, match=r"record 'w8' is another question"):
+        against(elsewhere)
+    [note] = against(blurred).notes
+    assert "40 of 40 images were downsampled otherwise" in note
+
+
+def test_what_noise_changes_is_of_all_questions_or_of_none(folders, tmp_path):
+    """Killed under noise: what is there would count as if it were all."""
+    folder = tmp_path / "killed"
+    shutil.copytree(folders["crops"], folder)
+    part = folder / "trajectories" / "set-32-noise-p0.jsonl"
+    part.write_bytes(b"".join(part.read_bytes().splitlines(keepends=True)[:10]))
+    with pytest.raises(
+        ValueError, match=r"killed: of 40 questions 30 have no answer yet to set-32"
+    ):
+        Comparison([Arm("killed", (folder,))], "set", 32)
+    part.unlink()
+    found = Comparison([Arm("killed", (folder,))], "set", 32)
+    assert found.measured("killed", "drop") is None
+    assert found.measured("killed", "accuracy").estimate.value == 1
+
+
+def test_questions_that_nobody_answered_are_said(folders, tmp_path, capsys):
+    folder = tmp_path / "short"
+    shutil.copytree(folders["whole"], folder)
+    for part in (folder / "trajectories").glob("*.jsonl"):
+        part.write_bytes(b"".join(part.read_bytes().splitlines(keepends=True)[:30]))
+    assert compare.main([str(tmp_path / "out"), "--arm", "short", str(folder)]) == 0
+    said = "short: 30 of 40 questions of set at 32 tokens have an answer; the others count nowhere"
+    assert said in capsys.readouterr().out
+    assert said in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_a_question_that_was_not_judged_everywhere_counts_in_no_accuracy():
+    """`c` in one seed, `d` under noise, `e` in neither arm."""
+    first, second = (
+        {"tool": [answered(record(name), (right,) * 3) for name, right in zip("abcde", rights)]}
+        for rights in ((1.0, 0.0, None, 1.0, None), (1.0, 1.0, 1.0, 1.0, None))
+    )
+    second["noise"] = [answered(one.record, (0.0,) * 3) for one in second["tool"]]
+    second["noise"][3] = answered(record("d"), (None,) * 3)
+    found = Comparison([arm("first", first), arm("second", second)], "set", 32)
+    for name, value in ("first", 0.5), ("second", 1.0):
+        accuracy = found.measured(name, "accuracy").estimate
+        assert (accuracy.value, accuracy.samples) == (value, 2)
+        assert found.measured(name, "calls").estimate.samples == 5
+    assert found.measured("second", "drop").estimate.samples == 2
+    assert found.changed(Change("accuracy", "first", "second")).estimate.samples == 2
+    [note] = found.notes
+    assert "3 of 5 questions could not be judged in every evaluation, and count in no acc" in note
 
 
 def test_command_writes_what_it_prints(folders, tmp_path, capsys):
