@@ -1,5 +1,5 @@
 """One of two processes with four devices each, which lie in the mesh of the updates as on a v5e:4x2
-board: publishes parameters and checks every part that it is given.
+board: publishes parameters and checks every part that it is given, and its rows of a batch.
 
 publishing.py PORT INDEX
 """
@@ -14,12 +14,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import numpy as np
+import optax
 from rollout import small
 
 from lfpc_jax.distributed import exchange
 from lfpc_jax.distributed.mesh import check_rows, meshed, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher
+from lfpc_jax.grpo.objective import Objective
+from lfpc_jax.grpo.trained import Trained
+from lfpc_jax.grpo.update import Learner
 from lfpc_jax.model import spec
+from lfpc_jax.trajectory import Batch, Tokens
 
 PLACES = [0, 1, 4, 5, 3, 2, 7, 6]
 
@@ -49,7 +54,32 @@ def main(port: str, index: str) -> None:
             for shard in new.addressable_shards:
                 assert np.array_equal(np.asarray(shard.data), x[shard.index])
                 parts += shard.data.size < x.size
-    print(parts, flush=True)
+        check_rows_of_a_batch(own, train)
+    print(f"{parts} parts were right", flush=True)
+
+
+def check_rows_of_a_batch(own: int, mesh: jax.sharding.Mesh) -> None:
+    """What a process puts on the devices is what it gets back, on its own rows of them."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = shards // 2
+    learner = Learner(
+        small.config(), optax.sgd(1.0), objective=Objective(), how=Trained(),
+        allowed=np.ones(small.config().text.vocab, bool), mesh=mesh,
+    )  # fmt: skip
+    numbers = 100 * own + np.arange(2 * rows * 3).reshape(2, rows, 3)
+    ids, floats = numbers.astype(np.int32), numbers.astype(np.float32)
+    positions = np.repeat(ids[:, None], 3, axis=1)
+    batch = Batch(Tokens(ids, positions, ids, ids), None, floats, floats, floats)
+    placed = learner.place(batch)
+    assert placed.weights.shape == (2, shards, 3)
+    assert np.array_equal(learner.own(placed.weights), floats)
+    assert np.array_equal(learner.own(placed.tokens.ids), ids)
+    everyone = np.asarray(jax.jit(lambda x: x, out_shardings=whole_on(mesh))(placed.weights))
+    assert {*everyone.flat} == {*range(6 * rows), *range(100, 100 + 6 * rows)}, "no row twice"
+
+
+def whole_on(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -162,6 +164,17 @@ def test_the_7b_update_of_stage1_fits(topology, flags, tmp_path, monkeypatch):
             assert dims.count(8192) < 2, shape
             if dims[-1:] == [152064]:
                 assert math.prod(dims[:-1]) <= 3584, shape  # a gradient, or logits of a block
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tensor", ["2", "4"])
+def test_the_resharding_compiles_to_its_end_where_chips_reach_only_their_neighbours(tensor):
+    """The compiler ends its process on groups of chips that are no grid: in one of its own."""
+    script = str(CONFIGS.parent / "launch/plan.py")
+    flags = ["--topology", "v5e:4x8", "--rollout.tensor", tensor, "--program", "reshard"]
+    command = [sys.executable, script, "--config", "stage1.py", *flags]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 def test_what_does_not_fit_is_refused_with_the_settings_to_change(tmp_path, capsys, monkeypatch):
