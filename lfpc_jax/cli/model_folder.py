@@ -12,7 +12,7 @@ from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.identity import model_identity
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import progress
-from lfpc_jax.cli.run_folder import load_run, run_of
+from lfpc_jax.cli.run_folder import checkpoint_of, load_run, run_of
 from lfpc_jax.model import config
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import spec_tree
@@ -73,6 +73,12 @@ def assets_of(path: Path) -> Path:
     if run := run_of(path):
         return run.assets
     return store.assets_of(path) if store.is_store(path) else path
+
+
+def identity_of(path: Path) -> dict[str, str]:
+    """As `LoadedModel.identity`, of the model that a path names; its weights are not loaded."""
+    run = run_of(path)
+    return model_identity(checkpoint_of(path, run).path if run else path, assets_of(path))
 
 
 def asking_of(path: Path) -> Asking | None:

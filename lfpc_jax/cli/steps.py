@@ -1,7 +1,7 @@
 """Commands of launch/ that build on one another: several run at once, and none a second time.
 
-What was done is noted beside its results with the words it had, so that the same commands, killed,
-go on where they were, and others are refused what these have made.
+What was done is noted beside its results with the words it had and the model that it began from, so
+that the same commands, killed, go on where they were, and others are refused what these have made.
 """
 
 import json
@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from lfpc_jax.cli.model_folder import identity_of
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 
@@ -22,19 +25,23 @@ LAUNCH = Path(__file__).parents[2] / "launch"
 class Step:
     """A command, done once it left with 0; it begins when all that it is `after` are. One that
     `gathers` may follow with other words, of more arms; anything else would leave what was built
-    on it behind."""
+    on it behind. `model` is a folder of its words that no other command made: a model of the same
+    name and other weights is another."""
 
     name: str
     words: tuple[str, ...]
     after: tuple[str, ...] = ()
     gathers: bool = False
+    model: str = ""
 
     def __str__(self) -> str:
         return f"python launch/{shlex.join(self.words)}"
 
 
 def check(steps: Sequence[Step], out: Path) -> None:
-    """`out` holds nothing that was made with other words."""
+    """`out` holds nothing that was made with other words, or from another model."""
+    models = {step.model: identity_of(Path(step.model)) for step in steps if step.model}
+    unknown = set()
     for step in steps:
         before = _done(step, out)
         if before not in (None, step.words) and not step.gathers:
@@ -42,6 +49,23 @@ def check(steps: Sequence[Step], out: Path) -> None:
                 f"{out} was made with `{replace(step, words=before)}`, which is not `{step}`: "
                 f"choose another --out, or remove {out}"
             )
+        if before is None or not step.model:
+            continue
+        if (noted := _read(step, out).get("model")) is None:
+            unknown.add(step.model)
+            continue
+        now = models[step.model]
+        if other := [part for part in now if now[part] != noted.get(part)]:
+            raise ValueError(
+                f"{out}: {step.name} was done with another model ({', '.join(other)}) in "
+                f"{step.model}: choose another --out, remove {out}, or put the model back"
+            )
+    for model in sorted(unknown):
+        print(
+            f"{out}: notes of before do not say which weights {model} had; if they were replaced "
+            "since, what is there is of two models",
+            file=sys.stderr,
+        )
 
 
 def run(steps: Sequence[Step], out: Path, *, jobs: int) -> int:
@@ -71,6 +95,7 @@ def _run(step: Step, out: Path, place: str, alone: bool) -> int:
         return 0
     print(f"\n{place} {step}", flush=True)
     begun = time.monotonic()
+    model = {"model": identity_of(Path(step.model))} if step.model else {}
     command = [sys.executable, str(LAUNCH / step.words[0]), *step.words[1:]]
     code = subprocess.run(command).returncode if alone else _named(step, command)
     if code == 0:
@@ -78,7 +103,7 @@ def _run(step: Step, out: Path, place: str, alone: bool) -> int:
         note = _note(step, out)
         note.parent.mkdir(parents=True, exist_ok=True)
         beside = note.with_suffix(".new")
-        beside.write_text(json.dumps({"words": step.words, "seconds": seconds}) + "\n")
+        beside.write_text(json.dumps({"words": step.words, "seconds": seconds} | model) + "\n")
         beside.replace(note)
         print(f"{place} {step.name}: {seconds:.0f} s", flush=True)
     return code
@@ -102,5 +127,8 @@ def _note(step: Step, out: Path) -> Path:
 
 def _done(step: Step, out: Path) -> tuple[str, ...] | None:
     """The words with which it was done, if it was."""
-    note = _note(step, out)
-    return tuple(json.loads(note.read_text())["words"]) if note.is_file() else None
+    return tuple(_read(step, out)["words"]) if _note(step, out).is_file() else None
+
+
+def _read(step: Step, out: Path) -> dict[str, Any]:
+    return json.loads(_note(step, out).read_text())

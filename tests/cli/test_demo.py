@@ -68,6 +68,8 @@ def folder(tmp_path, monkeypatch):
             text += "if not once.exists():\n    once.touch(); sys.exit(7)\n"
         (launch / f"{name}.py").write_text(text)
     monkeypatch.setattr(steps, "LAUNCH", launch)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")  # the warm start
+    (tmp_path / "config.json").write_text("{}")
     return tmp_path
 
 
@@ -110,6 +112,37 @@ def test_a_folder_holds_one_setting_and_any_arms(folder, capfd):
     capfd.readouterr()
     assert demo.main([*words, "--steps", "3"]) == 1  # what was measured of the old run would stay
     assert "which is not `python launch/train.py" in capfd.readouterr().err
+    assert not (folder / "ran").exists()
+
+
+def test_another_warm_model_of_the_same_name_is_refused(folder, capfd):
+    """The words stay the same, and half of what is there would be the old model's."""
+    words = ["--out", str(folder / "out"), "--warm", str(folder), "--jobs", "1", "--arms", "stage1"]
+    assert demo.main(words) == 7  # amid the selection
+    ran(folder)
+    assert demo.main(words) == 0
+    ran(folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"WEIGHTS")
+    capfd.readouterr()
+    assert demo.main(words) == 1
+    said = capfd.readouterr().err
+    assert (
+        f"{folder / 'out'}: select answer was done with another model (weights) in {folder}" in said
+    )
+    assert "choose another --out" in said
+    assert not (folder / "ran").exists()
+    weights.write_bytes(b"weights")
+    assert demo.main(words) == 0
+    for note in (folder / "out" / "done").iterdir():  # as of before models were noted
+        known = json.loads(note.read_text())
+        known.pop("model", None)
+        note.write_text(json.dumps(known))
+    weights.write_bytes(b"WEIGHTS")
+    capfd.readouterr()
+    assert demo.main(words) == 0
+    said = capfd.readouterr().err
+    assert said.count("do not say which weights") == 1
     assert not (folder / "ran").exists()
 
 
@@ -190,7 +223,12 @@ def test_results_are_published(folder):
             "accuracy, control to stage2": {"estimate": {"low": -0.2, "high": 0.1}},
             "iou, control to stage2": None,
         }
-        numbers = {"micro-4": {"changes": changes}}
+        fine = {"accuracy, control to stage2": {"estimate": {"low": -0.01, "high": 0.1}}}
+        worse = {"accuracy, control to stage2": {"estimate": {"low": -0.2, "high": -0.01}}}
+        numbers = {
+            name: {"changes": found}
+            for name, found in (("micro-4", changes), ("fine", fine), ("worse", worse))
+        }
         (compared / "comparison.json").write_text(json.dumps(numbers))
         (compared / "comparison.md").write_text(f"table {temperature}\n")
         (compared / "comparison.png").write_bytes(b"picture")
@@ -211,8 +249,10 @@ def test_results_are_published(folder):
         ("overlap, warm to stage1", "unclear"),
         ("drop, 3 x baseline to stage1", "no"),
         ("area, control to stage2", "yes"),
-        ("accuracy, control to stage2", "yes"),
+        ("accuracy, control to stage2", "unclear"),  # it may be 20 points down
     ]
+    for name, verdict in ("fine", "yes"), ("worse", "no"):
+        assert f"| accuracy, control to stage2 | {name} | not down | {verdict} |" in page
 
 
 def test_what_it_prints_can_be_typed(capsys):
