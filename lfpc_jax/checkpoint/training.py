@@ -120,9 +120,9 @@ def of_step(folder: Path, step: int) -> Saved | None:
     return _first_whole(folder, [path for path in _steps(folder) if int(path.name) == step])
 
 
-def steps_of(folder: Path) -> list[int]:
-    """Those with a checkpoint, whole or not, oldest first."""
-    return [int(path.name) for path in _steps(folder)]
+def whole_steps_of(folder: Path) -> list[int]:
+    """Those whose checkpoint was saved to its end, oldest first."""
+    return [int(path.name) for path in _steps(folder) if is_checkpoint(path)]
 
 
 def restore(saved: Saved, name: str, like: Tree) -> Tree:

@@ -228,9 +228,9 @@ def unfinished(path: Path) -> str:
     """What to say of a model that is a run which has not come to its last step; empty if there is
     nothing to say. Whoever names one of its steps means it."""
     run = run_of(path)
-    if run is None or path.name.isdigit():
+    if run is None or (path != run.path and path.name.isdigit()):
         return ""
-    newest = max(training.steps_of(run.checkpoints), default=0)
+    newest = max(training.whole_steps_of(run.checkpoints), default=0)
     steps = json.loads(run.settings.read_text()).get("steps", 0)
     if newest >= steps:
         return ""

@@ -7,7 +7,7 @@ import pytest
 
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import run_folder
-from lfpc_jax.cli.run_folder import RunFolder
+from lfpc_jax.cli.run_folder import RunFolder, unfinished
 from lfpc_jax.config import ModelSettings, TrainConfig
 from lfpc_jax.grpo.optimizer import OptimizerSettings
 
@@ -107,6 +107,22 @@ def test_a_run_whose_updates_ignored_its_temperature_does_not_go_on(config, tmp_
     run.settings.write_text(json.dumps(begun))
     with pytest.raises(ValueError, match=r"ignored rollout.temperature 0.7.*--model.path"):
         run.go_on(config)
+
+
+@pytest.mark.parametrize("name", ["stage1", "20261129"])
+def test_a_run_is_finished_with_a_whole_checkpoint_of_its_last_step(tmp_path, name):
+    """However it is named: only a checkpoint's own number says that its step is meant."""
+    run = RunFolder(tmp_path / name)
+    for step in (60, 80):
+        (run.checkpoints / f"{step:08d}").mkdir(parents=True)
+    run.settings.write_text(json.dumps({"steps": 80}))
+    assert "come to step 0 of 80" in unfinished(run.path), "all were cut short"
+    (run.checkpoints / "00000060" / "manifest.json").write_text("{}")
+    for path in (run.path, run.checkpoints / "best"):
+        assert f"{path}: a run that has come to step 60 of 80" in unfinished(path)
+    assert unfinished(run.checkpoints / "00000060") == ""
+    (run.checkpoints / "00000080" / "manifest.json").write_text("{}")
+    assert unfinished(run.path) == ""
 
 
 def test_the_first_process_writes_and_all_raise_what_it_finds(config, tmp_path, monkeypatch):
