@@ -34,9 +34,11 @@ def demonstrated(
         request = episode.close_turn(stopped=True)
         if request is not None:
             episode.take(dialogue.reply(request, opening, episode.cut))
-    if episode.end is None:
+    if episode.end not in ("answered", "no_action"):
         raise ValueError(
-            f"record {record.id!r}: the demonstration's last turn is a call: {turns[-1:]!r}"
+            f"record {record.id!r}: the demonstration's last turn is a call: {turns[-1:]!r}; it "
+            f"ended with {episode.end or 'another turn to come'}, and should with what the model "
+            "is to answer: add that, or raise max_turns, episode_tokens or capacity"
         )
     shown = None if opening.view is None else opening.view.shown
     return Rolled(record, shown, (episode.trajectory(),), (tuple(episode.crops),))
