@@ -141,7 +141,10 @@ def select_resolution(args: argparse.Namespace, claim: Claim) -> int:
     # ------------------------------------------------------------------ the choices
     own = list(own_share(sound.records))
     with progress.bar("selecting", len(own)) as advance:
-        select(own, ask, processor, settings, journal, advance, judge=judge, about=begun)
+        select(
+            own, ask, processor, settings, journal, advance,
+            judge=judge, about=begun, still_ours=claim.check,
+        )  # fmt: skip
     multihost_utils.sync_global_devices("selected")
     # ------------------------------------------------------------------ the new set
     if jax.process_index() == 0:
@@ -284,20 +287,36 @@ def _publish(
 
 def _warnings(args: argparse.Namespace, summary: Summary) -> Iterator[str]:
     """What of a selection was not measured, and what to do."""
-    asked = summary.records if summary.answers else 0
+    in_full = summary.answers.get(0)
+    asked = in_full.total // args.n_answers if in_full else 0
+    remedy = (
+        "a model that calls a tool without having one must see prompts without it first (see "
+        "`without_tool` in docs/training.md), one that is cut off needs more --turn-tokens"
+    )
     if summary.unanswered > _MANY * asked:
         yield (
             f"{summary.unanswered} of {asked} records were not answered even in full, so their gap "
-            "was not measured and is the harshest: look at levels.jsonl (`unanswered`); a model "
-            "that calls a tool without having one must see prompts without it first (see "
-            "`without_tool` in docs/training.md), one that is cut off needs more --max-tokens"
+            f"was not measured and is the harshest: look at levels.jsonl (`unanswered`); {remedy}"
         )
     below = [one for level, one in summary.answers.items() if level]
+    none, given = sum(one.unanswered for one in below), sum(one.total for one in below)
+    if none > _MANY * given:
+        yield (
+            f"{none} of {given} answers at levels under the original are none, and do not count as "
+            f"different: look at levels.jsonl (`answers`); {remedy}"
+        )
     undecided = sum(one.undecided for one in below)
-    told = undecided + sum(one.same + one.different for one in below)
+    told = given - none
     if undecided > _MANY * told:
-        remedy = "" if args.judge_url else "; give a --judge-url, or --exact for a fixed vocabulary"
+        judged = "" if args.judge_url else "; give a --judge-url, or --exact for a fixed vocabulary"
         yield (
             f"{undecided} of {told} answers could not be compared with the original's, and do not "
-            f"count as different{remedy}"
+            f"count as different{judged}"
+        )
+    whole = summary.levels.get(0, 0)
+    if args.strategy != "none" and whole > _MANY * summary.records:
+        yield (
+            f"{whole} of {summary.records} records have no gap: --image-tokens {args.image_tokens} "
+            f"shows them no larger than --harshest {args.harshest} pixels; lower that, raise the "
+            "budget, or leave them out"
         )

@@ -97,9 +97,11 @@ def select(
     *,
     judge: Judges | None = None,
     about: Mapping[str, Any] | None = None,
+    still_ours: Callable[[], None] = lambda: None,
 ) -> list[Selected | Loss]:
     """The choice for every record, in order, from the journal as far as it goes. `about` says what
-    else than the settings it depends on: who is asked, how, and about what."""
+    else than the settings it depends on: who is asked, how, and about what. `still_ours` raises,
+    before a write, if the journal is another command's by now."""
     done = list(_read_journal(journal, _head(settings, about or {})))
     advance(len(done))
     ahead = iter(records)
@@ -115,6 +117,7 @@ def select(
     with journal.open("ab") as file:
         while chunk := [record for _, record in zip(range(settings.chunk), ahead)]:
             made = _chunk(chunk, ask, processor, settings, judge)
+            still_ours()
             file.write(b"".join(_line(one) for one in made))
             file.flush()
             os.fsync(file.fileno())

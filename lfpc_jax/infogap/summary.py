@@ -19,6 +19,10 @@ class Answered:
     undecided: int
     unanswered: int
 
+    @property
+    def total(self) -> int:
+        return self.same + self.different + self.undecided + self.unanswered
+
 
 @dataclass(frozen=True)
 class Summary:

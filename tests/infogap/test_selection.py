@@ -1,5 +1,6 @@
 """Selection end to end: rigged models, kills, processes, journals, and the engine as the model."""
 
+import argparse
 import json
 import os
 import signal
@@ -83,6 +84,43 @@ def test_a_record_without_an_answer_at_level_0_is_marked_and_counted(records, tm
     assert choose(records, tmp_path, None, search=search) == made  # from the journal
 
 
+def warnings_of(made, n_answers=1):
+    args = argparse.Namespace(
+        n_answers=n_answers, judge_url="", strategy="answer", image_tokens=1024, harshest=224
+    )
+    return list(select_resolution._warnings(args, summarise(made)))
+
+
+def test_a_model_that_answers_only_what_it_sees_in_full_is_warned_of(records, tmp_path):
+    """Below, it calls a tool that it has not, or is cut off: no level diverges, none is told."""
+
+    def ask(questions):
+        return [("red",) if "@2520" in q.id else (None,) for q in questions]
+
+    made = choose(records[:2], tmp_path, ask)
+    assert [(one.diverged, one.unanswered) for one in made] == [(False, False)] * 2
+    (line,) = warnings_of(made)
+    assert line.startswith("14 of 14 answers at levels under the original are none")
+    assert "--turn-tokens" in line
+
+
+def test_records_too_small_to_have_a_gap_are_not_among_those_asked(records, tmp_path):
+    """Of 4 that were asked one is not answered, at three answers each; 16 more are small."""
+    PIL.Image.new("RGB", (200, 200)).save(tmp_path / "small.png")
+    few = Picture(path=str(tmp_path / "small.png"))
+    small_ones = [replace(records[0], id=f"s{n}", picture=few) for n in range(16)]
+
+    def ask(questions):
+        return [(None,) * 3 if q.id.startswith("r0@") else ("red",) * 3 for q in questions]
+
+    made = choose([*records[:4], *small_ones], tmp_path, ask, n_answers=3)
+    assert [len(one.sides) for one in made[3:5]] == [8, 1]
+    first, *_, last = warnings_of(made, n_answers=3)
+    assert "1 of 4 records were not answered even in full" in first
+    assert last.startswith("16 of 20 records have no gap: --image-tokens 1024 shows them no")
+    assert not any("no gap" in line for line in warnings_of(made[:4], n_answers=3))
+
+
 class Paraphrases:
     """A judge who knows that crimson is red."""
 
@@ -160,6 +198,25 @@ def test_a_journal_goes_on_behind_its_last_whole_line(records, tmp_path):
         assert journal.read_bytes() == expected
         lines = expected[:keep].count(b"\n")
         assert ask.asked == 8 * (16 - max(lines - 1, 0))
+
+
+def test_nothing_is_written_to_a_journal_that_another_has_taken_over(records, tmp_path):
+    """As by a command that was frozen for so long that it was taken for dead."""
+    asked = []
+
+    def still_ours():
+        if len(asked) > 2:
+            raise ValueError("the folder is another's")
+
+    def ask(questions):
+        asked.append(len(questions))
+        return Rigged()(questions)
+
+    journal = tmp_path / "journal"
+    with pytest.raises(ValueError, match="is another's"):
+        select(records, ask, PROCESSOR, Settings(chunk=4), journal, still_ours=still_ours)
+    assert asked == [32, 32, 32]
+    assert journal.read_bytes().count(b"\n") == 1 + 8
 
 
 def test_another_journal_is_refused(records, tmp_path):
