@@ -26,9 +26,7 @@ _PATHS = {"chain_of_focus": 2}
 
 def read(source: str) -> Iterator[Record | Loss]:
     """Refuses what does not exist before the first record."""
-    name, colon, rest = source.partition(":")
-    if not colon or Path(source).exists():
-        name, rest = "layout", source
+    name, rest = _parted(source)
     if name not in READERS:
         raise ValueError(f"set {source!r}: unknown reader {name!r}; known are {sorted(READERS)}")
     paths = [Path(part) for part in rest.split(":")] if name in _PATHS else [Path(rest)]
@@ -38,3 +36,15 @@ def read(source: str) -> Iterator[Record | Loss]:
         if not path.exists():
             raise ValueError(f"set {source!r}: {path} does not exist")
     return READERS[name](*paths)
+
+
+def own_folder(source: str) -> Path | None:
+    """Where a set in our layout lies, however it is named; None of any other."""
+    name, rest = _parted(source)
+    return Path(rest) if name == "layout" else None
+
+
+def _parted(source: str) -> tuple[str, str]:
+    """The reader's name, and what it reads."""
+    name, colon, rest = source.partition(":")
+    return (name, rest) if colon and not Path(source).exists() else ("layout", source)

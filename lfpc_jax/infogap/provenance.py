@@ -6,10 +6,9 @@ chosen may be all that is shown anyway, and it is one of the model that was aske
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from lfpc_jax.data import layout, pictures
+from lfpc_jax.data import layout, pictures, sources
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.trajectory import Record
 
@@ -20,16 +19,16 @@ FROM, SELECTION = "selected from", "selection"
 def selection_of(source: str) -> Mapping[str, Any] | None:
     """All that the choices of a set in our layout depended on, if they were made by selection;
     empty for one of an earlier version, which did not say."""
-    folder = Path(source)
-    if not (folder / "meta.json").is_file():
+    folder = sources.own_folder(source)
+    if folder is None or not (folder / "meta.json").is_file():
         return None
     about = layout.read_meta(folder).get("about", {})
     return about.get(SELECTION, {}) if FROM in about else None
 
 
-def check_budget(sources: Iterable[str], image_tokens: int) -> None:
+def check_budget(named: Iterable[str], image_tokens: int) -> None:
     """Raises ValueError for a set whose gaps were chosen at another budget."""
-    for source in sources:
+    for source in named:
         found = selection_of(source) or {}
         before = found.get("image_tokens", image_tokens)
         if before != image_tokens and found["strategy"] != "none":

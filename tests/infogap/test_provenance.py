@@ -27,8 +27,9 @@ def test_another_budget_than_the_selections_is_refused_with_the_remedies(tmp_pat
     source = selected(tmp_path / "set")
     assert selection_of(source)["image_tokens"] == 1024
     check_budget([source], 1024)
-    with pytest.raises(ValueError, match=r"set: was selected .* 1024 .* is 64: .*--image-tokens"):
-        check_budget([source], 64)
+    for name in (source, f"layout:{source}"):
+        with pytest.raises(ValueError, match=r"set: was selected .* 1024 .* is 64: .*--image-tok"):
+            check_budget([name], 64)
 
 
 def test_sets_without_a_gap_and_those_that_were_not_selected_are_trained_at_any_budget(tmp_path):
