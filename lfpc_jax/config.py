@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lfpc_jax.checkpoint import store
 from lfpc_jax.data import sources
 from lfpc_jax.data.losses import MAX_SHARE, Loss
 from lfpc_jax.distributed.mesh import sides_of
@@ -391,7 +392,9 @@ def _check_sampling(config: TrainConfig) -> None:
 
 def _processor_of(model: Path) -> ImageProcessor:
     """The model's own, of its folder or its assets; if it is not here, the published models'."""
-    folder = next((one for one in (model / "assets", model) if has_processor(one)), None)
+    run = model.parent.parent if model.parent.name == "checkpoints" else model
+    folders = run / "assets", store.assets_of(model), model
+    folder = next((one for one in folders if has_processor(one)), None)
     return ImageProcessor() if folder is None else ImageProcessor.from_folder(folder)
 
 

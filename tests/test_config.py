@@ -113,12 +113,18 @@ def test_a_set_without_a_share_is_refused(weight):
         check(replace(config, data=data))
 
 
-@pytest.mark.parametrize("inside", ["", "assets"])
-def test_the_budgets_are_those_of_the_models_own_processor(tmp_path, inside):
-    """A folder, or a run whose assets it is, with a minimum of 16 tokens."""
+@pytest.mark.parametrize(
+    ("inside", "named"),
+    [("", ""), ("assets", ""), ("assets", "checkpoints/best"), ("assets", "checkpoints/00000040"),
+     ("hf", "")],
+)  # fmt: skip
+def test_the_budgets_are_those_of_the_models_own_processor(tmp_path, inside, named):
+    """A folder, a run or a checkpoint of one, or what to-orbax wrote, with a minimum of 16 tokens.
+    Of published models it is 4."""
     (folder := tmp_path / inside).mkdir(exist_ok=True)
+    (tmp_path / named).mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder, ["a"], 300, ImageProcessor(min_pixels=16 * 784), whole=())
-    words = ("--model.path", str(tmp_path), "--rollout.image_tokens")
+    words = ("--model.path", str(tmp_path / named), "--rollout.image_tokens")
     check(stage_1(*words, "16"))
     with pytest.raises(ValueError, match=r"rollout.image_tokens 15: min_pixels 12544"):
         check(stage_1(*words, "15"))
