@@ -1,12 +1,10 @@
 """A demonstration is a whole episode, which ends with what the model says, or it is refused."""
 
-from dataclasses import replace
-
 import pytest
-from rollout import small
-
 from lfpc_jax.rollout.demonstration import demonstrated
 from lfpc_jax.rollout.episode import Rules
+
+from . import small
 
 CALL = (
     '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [2, 40, 60, 88]}}'
@@ -15,7 +13,8 @@ CALL = (
 ANSWER = "<answer>red</answer>"
 
 
-def made(turns, rules=Rules(max_turns=3), capacity=small.SHAPES.capacity):
+def made(turns, max_turns=3, capacity=small.SHAPES.capacity):
+    rules = Rules(max_turns=max_turns)
     dialogue = small.dialogue()
     [group] = demonstrated(
         dialogue.open(small.record(0)), turns, dialogue, rules, capacity
@@ -30,12 +29,12 @@ def test_one_that_answers_is_an_episode():
 
 def test_one_that_ends_on_a_call_is_refused_whatever_ends_the_episode():
     room = len(made([CALL, ANSWER]).ids) - len(small.dialogue().tokenizer.encode(ANSWER)) - 1
-    for rules, capacity in (
-        (Rules(max_turns=3), small.SHAPES.capacity),  # a further turn is missing
-        (Rules(max_turns=1), small.SHAPES.capacity),  # none is left
-        (Rules(max_turns=3), room),  # the crop does not fit
+    for max_turns, capacity in (
+        (3, small.SHAPES.capacity),  # a further turn is missing
+        (1, small.SHAPES.capacity),  # none is left
+        (3, room),  # the crop does not fit
     ):
         with pytest.raises(ValueError, match="demonstration's last turn is a call"):
-            made([CALL], rules, capacity)
+            made([CALL], max_turns, capacity)
     with pytest.raises(ValueError, match=r"has 2 turns, but ended \(context_full\) after 1"):
         made([CALL, ANSWER], capacity=room)
