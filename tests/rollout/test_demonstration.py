@@ -1,6 +1,7 @@
 """A demonstration is a whole episode, which ends with what the model says, or it is refused."""
 
 import pytest
+
 from lfpc_jax.rollout.demonstration import demonstrated
 from lfpc_jax.rollout.episode import Rules
 
