@@ -58,9 +58,11 @@ def resolved(
     *,
     usual: Asking = USUAL,
     several: Sequence[str] = (),
+    turns: bool = True,
 ) -> argparse.Namespace:
     """The flags with what they left open, and the `prompt` that this code asks with. What differs
-    from how the model was trained to be asked is said."""
+    from how the model was trained to be asked is said, of the limit of all turns only where there
+    are `turns` for it to limit."""
     own = None if model is None else asking_of(model)
     given = {name: value for name, value in vars(args).items() if name in _FLAGS}
     one = {name: value for name, value in given.items() if name not in several}
@@ -76,7 +78,9 @@ def resolved(
             replace(asking, **{name: value})  # refuses what cannot be
     if own is not None:
         others = {n: found[n][0] for n in several if getattr(own, n) not in found[n]}
-        _say(model, own.changed(replace(own, **one, **others, prompt=asking.prompt)))
+        if turns and asking.max_turns * asking.turn_tokens > asking.episode_tokens > 0:
+            others["episode_tokens"] = asking.episode_tokens
+        _say(model, own.changed(replace(own, **one | others, prompt=asking.prompt)))
     return argparse.Namespace(**vars(args) | found)
 
 

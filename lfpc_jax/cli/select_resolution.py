@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def select_resolution(args: argparse.Namespace, claim: Claim) -> int:
     # ------------------------------------------------------------------ the set
-    args = asking.resolved(args, args.model, usual=_USUAL)
+    args = asking.resolved(args, args.model, usual=_USUAL, turns=False)
     if (args.out / "meta.json").exists():
         raise ValueError(f"{args.out}: holds a finished selection; choose another folder")
     if args.strategy == "answer" and args.model is None:

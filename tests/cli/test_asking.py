@@ -136,6 +136,22 @@ def test_a_flag_that_is_given_counts_and_is_said(run, capsys):
                         several=("image_tokens",))  # fmt: skip
 
 
+def test_less_room_than_a_run_without_a_limit_trained_with_is_said(tmp_path, capsys):
+    """Turns of 2,048 as long as the context held them; a command makes room for 4,096 of all."""
+    said = "episode_tokens 4096, not 0"
+    (tmp_path / FILE).write_text(Asking(prompt=prompt_text("shown")).text)
+    assert asking.resolved(parsed(ask), tmp_path).episode_tokens == 4096
+    assert said in capsys.readouterr().err
+    asking.resolved(parsed(ask, "--episode-tokens", "0"), tmp_path)
+    assert capsys.readouterr().err == ""
+    args = parsed(select_resolution)  # answers are one turn each
+    asking.resolved(args, tmp_path, usual=select_resolution._USUAL, turns=False)
+    assert capsys.readouterr().err == ""
+    (tmp_path / FILE).write_text(Asking(turn_tokens=512, prompt=prompt_text("shown")).text)
+    asking.resolved(parsed(ask), tmp_path)  # five turns fit
+    assert capsys.readouterr().err == ""
+
+
 def test_a_selection_without_questions_takes_a_run_s_processor(run):
     args = parsed(select_resolution, "--model", str(run.path), "--strategy", "hard")
     args = asking.resolved(args, args.model, usual=select_resolution._USUAL)
