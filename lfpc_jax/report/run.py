@@ -56,7 +56,7 @@ class Run:
         """
         parts = self._parts(pattern)
         open_parts = [(part, self._read(part)) for part in _spread(parts)]
-        taken = 0
+        taken = unscored = 0
         while open_parts and taken < limit:
             going = []
             for part, groups in open_parts:
@@ -64,9 +64,17 @@ class Run:
                 if group is None:
                     continue
                 taken += len(group.trajectories)
-                yield part, self._scored(part, group)
+                verdicts = self._verdicts_on(part, group)
+                unscored += bool(self.verdicts) and verdicts is None
+                yield part, _scored(group, verdicts)
                 going.append((part, groups))
             open_parts = going
+        if unscored:
+            said = (
+                f"has no verdicts on {unscored} of the questions here, which are shown by rule, as "
+                f"of when an answer came; `evaluate.py {self.folder} --rescore`"
+            )
+            self.problems.append(Problem(str(self.folder / "scores.jsonl"), said))
         if taken >= limit:
             self.problems.append(
                 Problem(
@@ -76,13 +84,10 @@ class Run:
                 )
             )
 
-    def _scored(self, part: str, group: Group) -> Group:
-        """With the verdicts that count, where they are known and belong to it."""
-        rights = self.verdicts.get((part.rpartition("-p")[0], str(group.record.id)), ())
-        if len(rights) != len(group.rewards):
-            return group
-        pairs = zip(group.rewards, rights)
-        return replace(group, rewards=tuple(parts | {"accuracy": right} for parts, right in pairs))
+    def _verdicts_on(self, part: str, group: Group) -> list[float | None] | None:
+        """Those that count, where they are known and belong to it."""
+        rights = self.verdicts.get((part.rpartition("-p")[0], str(group.record.id)))
+        return rights if rights is not None and len(rights) == len(group.rewards) else None
 
     def _parts(self, pattern: str) -> list[str]:
         folder = self.folder / "trajectories"
@@ -112,6 +117,13 @@ class Run:
             if group is None:
                 return
             yield group
+
+
+def _scored(group: Group, verdicts: list[float | None] | None) -> Group:
+    if verdicts is None:
+        return group
+    pairs = zip(group.rewards, verdicts)
+    return replace(group, rewards=tuple(parts | {"accuracy": right} for parts, right in pairs))
 
 
 def open_run(folder: Path, model: Path | None) -> Run:

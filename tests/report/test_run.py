@@ -193,8 +193,11 @@ def test_the_verdicts_of_an_evaluation_are_those_that_count(tmp_path):
     (folder / "scores.jsonl").write_text(text + '{"part": 3\n[]\n{"part": "x", "right": 1}\n')
     run, episodes = gather(folder)
     assert [line["right"] for line in episodes.lines] == [False, True, None, False, True, False]
-    for number, problem in zip((5, 6, 7), run.problems, strict=True):
+    *damaged, unscored = run.problems
+    for number, problem in zip((5, 6, 7), damaged, strict=True):
         assert f"scores.jsonl, line {number}: no line of scores, skipped" in str(problem)
+    assert "has no verdicts on 1 of the questions here, which are shown by rule" in str(unscored)
+    assert f"evaluate.py {folder} --rescore" in str(unscored)
 
 
 def test_a_broken_config_and_tokenizer_are_said(tmp_path):
