@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -308,6 +309,8 @@ def _check_numbers(config: TrainConfig) -> None:
     shares = {
         "without_tool": config.without_tool,
         "data.max_lost": config.data.max_lost,
+        "health.most_invalid": config.health.most_invalid,
+        "health.most_area": config.health.most_area,
         "health.most_masked": config.health.most_masked,
     }
     for name, share in shares.items():
@@ -443,11 +446,19 @@ def updates_of(config: TrainConfig) -> int:
 
 
 def described(value: Any) -> Any:
-    """A config as JSON; functions by their name."""
+    """A config as JSON; functions by their name, and by their arguments where some are given."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return [described(one) for one in value]
+    if isinstance(value, partial):
+        given = {name: described(one) for name, one in value.keywords.items()}
+        return {
+            "function": described(value.func),
+            "arguments": [described(one) for one in value.args],
+            "named": given,
+        }
     if callable(value):
-        return f"{value.__module__}.{value.__qualname__}"
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return f"{named.__module__}.{named.__qualname__}"
     return value

@@ -1,15 +1,18 @@
 """What cannot work is refused when the settings are checked, with the setting's name."""
 
+import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from lfpc_jax.cli import train
 from lfpc_jax.cli.overrides import load_config, override
-from lfpc_jax.config import Source, check
+from lfpc_jax.config import Source, check, described
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
+from lfpc_jax.rewards.total import OwnReward, Rewards
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 
@@ -68,6 +71,8 @@ def test_a_config_file_with_the_old_limit_is_refused_by_the_new_names(tmp_path):
         ("--data.train a,b,a", "data.train has 'a' twice; name it once"),
         ("--health.patience 0", "health.patience is 0; it must be at least 1"),
         ("--health.most_area nan", "health.most_area is nan"),
+        ("--health.most_area 95", "health.most_area is 95.0; it is a share, from 0 to 1"),
+        ("--health.most_invalid 90", "health.most_invalid is 90.0; it is a share, from 0 to 1"),
         ("--validation_temperature -1", "validation_temperature is -1.0; take none .*0 .greedy"),
         ("--validation_temperature 1e-9", "validation_temperature is 1e-09; take none"),
         ("--rollout.temperature 1e-4", "temperature=0.0001.*divided by so little.*0.001, or 0"),
@@ -150,3 +155,27 @@ def test_how_far_sampler_and_trainer_may_lie_apart_is_by_dtype_unless_said():
         assert stage_1("--health.most_apart", said).most_apart("bfloat16") == limit
     taught = replace(stage_1(), stage="sft")
     assert taught.most_apart("float32") == math.inf, "demonstrations have no sampler"
+
+
+def times(trajectory, record, *, factor):
+    return factor * len(trajectory.turns)
+
+
+class Steady:
+    def __call__(self, trajectory, record):
+        return 1.0
+
+
+def test_a_function_with_its_arguments_is_described():
+    """A run's settings are compared by it when it goes on: another factor is another reward."""
+
+    def named(function):
+        own = OwnReward("mine", 1.0, function)
+        whole = described(replace(stage_1(), rewards=Rewards(own=(own,))))
+        return json.loads(json.dumps(whole))["rewards"]["own"][0]["function"]
+
+    assert named(times) == f"{__name__}.times"
+    assert named(Steady()) == f"{__name__}.Steady"
+    twice = {"function": f"{__name__}.times", "arguments": [], "named": {"factor": 2}}
+    assert named(partial(times, factor=2)) == twice
+    assert named(partial(times, factor=3)) != twice

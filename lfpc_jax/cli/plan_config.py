@@ -207,8 +207,8 @@ class Run:
 
 
 def workload(config: TrainConfig, sampled: int | None, crops: int | None) -> Workload:
-    """The episode to plan for, which the config's rules must allow; None is the usual one's, as
-    far as they do."""
+    """The episode to plan for, which the config's rules and context must allow; None is the usual
+    one's, as far as the rules do."""
     rules, usual = config.rules, Workload()
     limits = (
         ("--sampled", sampled, rules.most_sampled, "turn_tokens, episode_tokens and max_turns"),
@@ -220,10 +220,20 @@ def workload(config: TrainConfig, sampled: int | None, crops: int | None) -> Wor
                 f"{flag} {given}: an episode has at most {most}, by rollout.{settings}; plan for "
                 "what can be, or raise them"
             )
-    return Workload(
+    found = Workload(
         min(usual.sampled, rules.most_sampled) if sampled is None else sampled,
         min(usual.crops, rules.max_turns - 1) if crops is None else crops,
     )
+    r = config.rollout
+    observed = found.crops * (r.crop_tokens + r.observation_text)
+    left = r.capacity - r.image_tokens - found.prompt_text - observed
+    if found.sampled > left and (sampled, crops) != (None, None):
+        raise ValueError(
+            f"--sampled {found.sampled} with --crops {found.crops}: rollout.capacity {r.capacity} "
+            f"holds {max(left, 0)} beside the prompt's {r.image_tokens + found.prompt_text} ids "
+            f"and the crops' {observed}; plan for what can be, or raise it"
+        )
+    return found
 
 
 def check_there(config: TrainConfig, where: Slice) -> None:

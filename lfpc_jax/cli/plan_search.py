@@ -34,6 +34,11 @@ def proposals(
     config: TrainConfig, where: Slice, load: Workload
 ) -> Iterator[tuple[Flags, TrainConfig]]:
     """Overrides, and the config with them."""
+    if config.mesh.data != 1:
+        raise ValueError(
+            f"mesh.data {config.mesh.data}: --search splits parameters over fsdp and tensor alone; "
+            "set it to 1, or plan this mesh without --search"
+        )
     updates = sorted(_updates(config, where, load))
     for _, flags in updates:
         rollout = _rollout(override(config, flags), where)
@@ -46,7 +51,7 @@ def proposals(
 def _updates(config: TrainConfig, where: Slice, load: Workload) -> Iterator[tuple[float, Flags]]:
     """The least seconds of a step's updates, and the settings."""
     for tensor in _WAYS:
-        if _own(where) % tensor or config.mesh.data > 1:
+        if _own(where) % tensor:
             continue
         for remat in ("dots", "full"):
             for rows in _ROWS:

@@ -17,7 +17,7 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,6 +87,11 @@ class RunFolder:
         return Asking.read(self.assets) or Asking.of_settings(rollout)
 
     @property
+    def judged_by(self) -> str:
+        """The judge of its rewards as it was last started; empty without one."""
+        return shown_judge(json.loads(self.settings.read_text()).get("judge"))
+
+    @property
     def how(self) -> Trained:
         """What it trains."""
         model = json.loads(self.settings.read_text())["model"]
@@ -151,6 +156,11 @@ def _of_old_limit(rollout: dict[str, Any]) -> str:
 
 _MAY_CHANGE = {"steps", "mesh", "wandb_project", "keep_checkpoints", "keep_best", "judge", "health",
                "validate_every", "checkpoint_every", "trajectories_every"}  # fmt: skip
+
+
+def shown_judge(settings: Mapping[str, Any] | None) -> str:
+    """What a verdict depends on, and where it comes from."""
+    return f"{settings['model']} at {settings['base_url']}" if settings else ""
 
 
 def in_the_first_process(write: Callable[[], None]) -> None:

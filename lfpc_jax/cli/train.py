@@ -36,7 +36,7 @@ from lfpc_jax.cli.health import Watch, too_far_apart, too_many_masked
 from lfpc_jax.cli.model_folder import LoadedModel, asking_of, default_dtype, load_model
 from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.rolling import Judged, Roller, opener, told_apart
-from lfpc_jax.cli.run_folder import RunFolder, unfinished
+from lfpc_jax.cli.run_folder import RunFolder, shown_judge, unfinished
 from lfpc_jax.config import Source, TrainConfig, check, check_devices, described, updates_of
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.digest import digest
@@ -157,8 +157,10 @@ def train(
     copies = rollout_mesh(config.rollout.tensor)
     local = own_mesh(copies)
     saved = training.latest(run.checkpoints)
+    judged_by = ""
     if saved is not None:
         _check_same_data(saved, digests, changed_data)
+        judged_by = run.judged_by
         run.go_on(config)
     model = _first_model(config, run, mesh, goes_on=saved is not None)
     reference_is = _reference_is(config, model, saved)
@@ -174,6 +176,8 @@ def train(
         run.begin(config, model.assets, model.origin, model.step)
     _log_to(run.path / "log.txt")
     _say_how_asked(config, Path(config.model.path) if saved is None else run.path)
+    if saved is not None:
+        _say_other_judge(run, judged_by, config)
     if saved is None:
         if line := unfinished(Path(config.model.path)):
             log.warning("%s", line)
@@ -428,6 +432,17 @@ def _say_how_asked(config: TrainConfig, first: Path) -> None:
     before = asking_of(first)
     if before is not None and (changed := before.changed(config.asking)):
         log.warning("%s was trained to be asked otherwise; here %s", first, changed)
+
+
+def _say_other_judge(run: RunFolder, before: str, config: TrainConfig) -> None:
+    """A run that goes on may have another judge, or none any more."""
+    now = shown_judge(described(config.judge))
+    if before != now:
+        log.warning(
+            "%s: its answers were judged by %s, and from here on by %s: rewards and accuracies "
+            "before and after are not of one measure",
+            run.path, before or "no judge", now or "no judge",
+        )  # fmt: skip
 
 
 def _state(

@@ -105,14 +105,17 @@ class Updater:
     def __call__(
         self, state: TrainState, scored: Sequence[Sequence[Scored]]
     ) -> tuple[TrainState, dict[str, float]]:
-        """`scored` are the groups of each mini-batch. Metrics are means over its updates."""
+        """`scored` are the groups of each mini-batch. Metrics are means over its updates, but for
+        `empty`, the share of mini-batches with nothing to learn from, which have none."""
         settings = self.settings
         before, apart = self._before(state, scored)
         most = math.inf if apart else self.most_apart
         seen: dict[str, list[float]] = defaultdict(list)
         pending: _Pending | None = None
+        updated: set[int] = set()
         for _ in range(settings.epochs):
             for number, batch, real in self._packed(scored):
+                updated.add(number)
                 placed = self.learner.place(batch)
                 known = before.get(number, {})
                 if settings.old == "sampler":
@@ -126,6 +129,7 @@ class Updater:
                 state, metrics = self.learner.update(state, batch_with, real, most_apart=most)
                 pending = batch, known, metrics, most
         self._note(pending, seen, state)
+        seen["empty"].append(1 - len(updated) / len(scored))
         return state, {name: fmean(values) for name, values in seen.items()}
 
     def _before(
@@ -195,8 +199,10 @@ class Updater:
 
 
 def scores_itself(settings: UpdateSettings, mini_batches: int) -> bool:
-    """Whether the ratio needs the trainer's log-probabilities from before a step's updates."""
-    return settings.old == "trainer" and mini_batches * settings.epochs > 1
+    """Whether the ratio needs the trainer's log-probabilities from before a step's updates.
+    Imitation has none."""
+    imitates = settings.objective.kind == "sft"
+    return not imitates and settings.old == "trainer" and mini_batches * settings.epochs > 1
 
 
 def weighed(groups: Sequence[Scored], settings: UpdateSettings) -> list[Item]:

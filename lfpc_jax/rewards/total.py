@@ -31,7 +31,7 @@ class OwnReward:
     function: Callable[[Trajectory, Record], float | None]
 
 
-_TAKEN = {"judge", "record", "total", "masked", "unjudged", "flat"} | {
+_TAKEN = {"judge", "record", "total", "masked", "unjudged", "undecided", "flat"} | {
     one.name for one in fields(Grounded)
 }
 """By other parts, beside those with a weight, and by what is reported of them."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from dataclasses import asdict, replace
 
@@ -16,10 +17,11 @@ from lfpc_jax.checkpoint.training import Checkpoints
 from lfpc_jax.cli import ask, asking, convert, evaluate, select_resolution, train
 from lfpc_jax.cli.model_folder import asking_of
 from lfpc_jax.cli.run_folder import RunFolder
-from lfpc_jax.config import ModelSettings, RolloutSettings, Source, TrainConfig
+from lfpc_jax.config import ModelSettings, RolloutSettings, Source, TrainConfig, described
 from lfpc_jax.data import layout
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
 
 ROLLOUT = RolloutSettings(
@@ -206,6 +208,32 @@ def test_a_run_that_goes_on_says_that_the_code_s_prompt_is_another(run, monkeypa
     with caplog.at_level(logging.WARNING):
         train._say_how_asked(config, run.path)
     assert "another prompt, first 'Answer the question" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (None, None, ""),
+        (("http://a/v1", "one"), ("http://a/v1", "one"), ""),
+        (("http://a/v1", "one"), ("http://b/v1", "one"), "one at http://a/v1, .* one at http://b"),
+        (("http://a/v1", "one"), ("http://a/v1", "two"), "one at http://a/v1, .* two at http://a"),
+        (("http://a/v1", "one"), None, "one at http://a/v1, .* no judge: "),
+        (None, ("http://a/v1", "one"), "no judge, .* one at http://a/v1: "),
+    ],
+)
+def test_a_run_that_goes_on_with_another_judge_says_so(tmp_path, caplog, before, now, said):
+    """It may, and what a reward means is then another."""
+    config = TrainConfig(model=ModelSettings(path="model"))
+    old = before and JudgeSettings(*before, cache=str(tmp_path))
+    new = now and JudgeSettings(*now, cache=str(tmp_path), concurrent=2)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.settings.write_text(json.dumps(described(replace(config, judge=old))))
+    judged = run.judged_by
+    with caplog.at_level(logging.WARNING):
+        train._say_other_judge(run, judged, replace(config, judge=new))
+    assert len(caplog.messages) == bool(said)
+    assert re.search(said, caplog.text)
 
 
 def test_an_export_s_card_is_the_run_s_and_not_the_base_s(run, export):

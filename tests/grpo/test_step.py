@@ -128,6 +128,7 @@ def test_the_samplers_own_log_probabilities_on_request(start):
         ({"old": "sampler"}, 2, False, 2, 0),
         ({"old": "sampler", "epochs": 2}, 2, False, 4, 0),
         ({"old": "sampler"}, 2, True, 4, 2),
+        ({"objective": Objective(kind="sft")}, 2, False, 2, 0),  # imitation has no ratio
         ({}, 1, True, 2, 1),
         ({}, 2, True, 4, 4),
     ],
@@ -221,7 +222,7 @@ def test_what_is_not_finite_is_refused_as_such_not_taken_for_another_policy(star
     one, *_ = groups()
     for _ in range(REFUSALS - 1):
         state, metrics = replace(made, most_apart=1e-3)(state, [[one]])
-        assert metrics == {"refused": 1.0}
+        assert metrics == {"empty": 0.0, "refused": 1.0}
     with pytest.raises(NotFinite):
         replace(made, most_apart=1e-3)(state, [[one]])
 
@@ -254,8 +255,13 @@ def test_nothing_to_learn_is_no_update(start):
     before = jax.device_get(state.trained)
     state, metrics = made(state, [[groups()[2]]])
     assert int(state.updates) == 0
-    assert metrics == {}
+    assert metrics == {"empty": 1.0}
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.trained), before)
+    one, *_, flat = groups()
+    made, state = start(old="sampler", epochs=2)
+    state, metrics = made(state, [[one], [flat], [flat]])
+    assert int(state.updates) == 2
+    assert metrics["empty"] == pytest.approx(2 / 3), "of a step's three mini-batches"
 
 
 def test_a_reference_holds_the_policy_near(model):

@@ -61,6 +61,25 @@ def test_only_an_episode_that_can_be_is_planned_for():
     assert workload(TrainConfig(), None, None) == Workload()
 
 
+def test_no_episode_is_planned_for_that_its_context_cannot_hold():
+    """Of 8,192 ids the image and the prompt's text take 1,424, each crop and its text 1,088."""
+    config = load_config("stage1.py", CONFIGS)
+    assert workload(config, 6768, 0).sampled == 6768
+    assert workload(config, 2416, 4).sampled == 2416
+    for sampled, crops in ((6769, 0), (2417, 4), (10240, None)):
+        with pytest.raises(ValueError, match=f"--sampled {sampled} .*rollout.capacity 8192"):
+            workload(config, sampled, crops)
+    assert workload(load_config("authors_stage1.py", CONFIGS), 10240, 4).sampled == 10240
+
+
+def test_search_says_what_it_does_not_choose():
+    """It found nothing with any `mesh.data` but 1, and asked for a larger slice."""
+    config = load_config("stage1.py", CONFIGS)
+    with pytest.raises(ValueError, match=r"mesh\.data 2: --search .* set it to 1"):
+        next(proposals(replace(config, mesh=replace(config.mesh, data=2)),
+                       slices.find("v5p:2x2x4"), Workload()))  # fmt: skip
+
+
 def test_memory_by_kind_is_what_one_counts(planned):
     """Float32 on a CPU: moments are twice the parameters, split in two; the rollouts hold them
     whole."""

@@ -171,6 +171,7 @@ def test_bad_records_are_masked_and_named():
         {"own": (OwnReward("judge", 1.0, raising),)},
         {"own": (OwnReward("total", 1.0, raising),)},
         {"own": (OwnReward("masked", 1.0, raising),)},
+        {"own": (OwnReward("undecided", 1.0, raising),)},
         {"own": (OwnReward("iou", 1.0, raising),)},
         {"own": (OwnReward("", 1.0, raising),)},
         {"own": (OwnReward("mine", 1.0, raising), OwnReward("mine", 1.0, raising))},
