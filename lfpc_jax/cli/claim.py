@@ -38,6 +38,7 @@ BEAT = 10.0
 PATIENCE = 75.0
 """Seconds; file systems may show what another host wrote a minute late."""
 _POLL = 1.0
+_TRIES = 100
 _LONGEST_COMMAND = 500
 _LENGTH = 2048
 """Of a claim's file in bytes: written over in place, so that one that was removed stays so."""
@@ -96,7 +97,8 @@ class Owner:
             return False
         except PermissionError:  # another user's
             pass
-        return _started(self.pid) in (None, self.started)
+        started = _started(self.pid)
+        return None if started is None or not self.started else started == self.started
 
     def __str__(self) -> str:
         return f"`{self.command}` (process {self.pid} on {self.host}, since {self.since})"
@@ -151,11 +153,15 @@ class Claim:
     # ------------------------------------------------------------------ the own claim
 
     def _create(self) -> None:
-        while True:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # another has just gone, and its folder with it
+        """Again where another is just going, and its folder with it."""
+        for tries_left in range(_TRIES, -1, -1):
+            try:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
                 self.file.write_bytes(self._text())
                 return
+            except (FileNotFoundError, FileExistsError):
+                if not tries_left:
+                    raise
 
     def _text(self) -> bytes:
         return json.dumps(asdict(self._owner)).ljust(_LENGTH - 1).encode() + b"\n"

@@ -101,6 +101,40 @@ def test_one_whose_number_another_process_has_by_now_keeps_nobody_out(tmp_path, 
     assert taken(tmp_path / "run") < 2
 
 
+@pytest.mark.usefixtures("quick")
+def test_where_a_process_cannot_be_told_from_its_number_its_count_decides(
+    tmp_path, other, monkeypatch
+):
+    """As where /proc hides other users' processes."""
+    monkeypatch.setattr(claim, "_started", lambda pid: None)
+    with pytest.raises(ValueError, match=f"is in use by .*process {other.process.pid} on"):
+        taken(tmp_path / "run")
+    [file] = (tmp_path / "run" / "lock").iterdir()
+    other.process.kill()
+    other.process.wait()
+    theirs, ours = (f'"pid": {pid}' for pid in (other.process.pid, os.getpid()))
+    file.write_text(file.read_text().replace(theirs, ours))
+    assert 1 <= taken(tmp_path / "run", patience=1.0) < 3
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, FileExistsError])
+def test_a_folder_that_another_removes_meanwhile_is_made_again(tmp_path, monkeypatch, error):
+    make, faults = Path.mkdir, [error("gone, by one that has just ended")]
+
+    def mkdir(self, *args, **how):
+        if self.name == "lock" and faults:
+            raise faults.pop()
+        make(self, *args, **how)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert taken(tmp_path / "run") < 2
+    assert not faults
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    (tmp_path / "run").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="run"):
+        taken(tmp_path / "run")
+
+
 def test_one_that_is_frozen_here_lives(tmp_path, other):
     other.process.send_signal(signal.SIGSTOP)
     with pytest.raises(ValueError, match="is in use by"):
