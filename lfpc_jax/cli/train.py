@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.training import Checkpoints, Saved
-from lfpc_jax.cli import process_flags, progress
+from lfpc_jax.cli import own_code, process_flags, progress
 from lfpc_jax.cli.claim import held
 from lfpc_jax.cli.dialogues import zooming
 from lfpc_jax.cli.dry_run import print_plan
@@ -149,7 +149,14 @@ def train(
         parts, validation = _data(config)
         digests = _digests(parts, validation)
     plain = json.dumps(described(config), sort_keys=True)
-    processes.agree({"config": plain, "data": "\n".join(map(" ".join, digests.items()))})
+    functions = own_code.functions_of(config)
+    processes.agree(
+        {
+            "config": plain,
+            "data": "\n".join(map(" ".join, digests.items())),
+            "functions": "\n".join(map(" ".join, functions.items())),
+        }
+    )
 
     # ------------------------------------------------------------------ mesh and model
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -247,6 +254,7 @@ def train(
         stream.set_state(saved.facts["data"].encode())
         watch.count = saved.facts["health"]
         log.info("%s goes on after step %d", run.path, step)
+        _say_other_functions(saved, functions)
         if "digests" not in saved.facts:
             log.warning("%s: does not say what its data was; today's is taken", saved.path)
     writer = None
@@ -258,7 +266,7 @@ def train(
 
     def facts_now() -> dict[str, Any]:
         data = stream.get_state().decode()
-        kept = {"digests": digests, "reference": reference_is}
+        kept = {"digests": digests, "functions": functions, "reference": reference_is}
         return {"data": data, "health": watch.count, **kept}
 
     facts = facts_now()
@@ -393,6 +401,16 @@ def _check_same_data(saved: Saved, digests: Mapping[str, str], changed_data: boo
             "name: questions, answers, options, boxes, sizes or pictures have changed since; put "
             "the old ones back, choose another --run, or go on with these by --changed-data"
         )
+
+
+def _say_other_functions(saved: Saved, functions: Mapping[str, str]) -> None:
+    """Where one of the user's own is another than the checkpoint was trained with. Settings name
+    only which; and to mend one in mid-run may be meant."""
+    if others := own_code.changed(saved.facts.get("functions", {}), functions):
+        log.warning(
+            "%s: was trained with another source of the functions of %s, under the same name; from "
+            "here on these count", saved.path, ", ".join(others),
+        )  # fmt: skip
 
 
 def _first_model(config: TrainConfig, run: RunFolder, mesh: Mesh, *, goes_on: bool) -> LoadedModel:
