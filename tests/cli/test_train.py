@@ -425,6 +425,7 @@ def test_to_start_from_an_unfinished_run_is_warned_of(folder, whole, monkeypatch
     monkeypatch.setenv("MICRO", str(folder))
     run = folder / "cut-short"
     (run / "checkpoints" / "00000002").mkdir(parents=True)
+    (run / "checkpoints" / "00000002" / "manifest.json").write_text("{}")  # it is whole
     shutil.copytree(whole / "assets", run / "assets")
     shutil.copy(whole / "config.json", run)
     said = f"warning: {run}: a run that has come to step 2 of 3 only, and is taken as it is"
