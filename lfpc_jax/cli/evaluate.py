@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def evaluate(args: argparse.Namespace, claim: Claim) -> int:
-    journal = Journal(args.out, jax.process_index())
+    journal = Journal(args.out, jax.process_index(), claim.check)
     if not 0 <= args.max_unjudged <= 1:
         raise ValueError(f"--max-unjudged is {args.max_unjudged}; it is a share, from 0 to 1")
     first = jax.process_index() == 0  # grades for all

@@ -15,7 +15,7 @@ Several processes write a file of a part each, and read all.
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Journal:
+    """`still_ours` raises, before answers are added, if the folder is another command's by now."""
+
     folder: Path
     process: int = 0
+    still_ours: Callable[[], None] = lambda: None
 
     @property
     def archive(self) -> Archive:
@@ -162,6 +165,7 @@ class Journal:
             for one, hit in zip(scores, right)
         )
         name = f"{part.name}-p{self.process}"
+        self.still_ours()
         self.archive.append(name, [Group(group.record, group.trajectories, rewards)])
         line = {
             "record": group.record.id,

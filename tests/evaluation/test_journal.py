@@ -163,6 +163,20 @@ def test_processes_write_apart_and_are_read_together(records, tmp_path):
     assert journal.parts() == [TOOL]
 
 
+def test_nothing_is_added_to_a_folder_that_another_has_taken_over(records, tmp_path):
+    """As by a command that was frozen for so long that it was taken for dead."""
+
+    def still_ours():
+        raise ValueError("the folder is another's")
+
+    _, engine = evaluated(tmp_path, records[:4])
+    [group] = engine.run(records[4:5], rollouts=1, seed=0)
+    kept = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(ValueError, match="is another's"):
+        Journal(tmp_path, still_ours=still_ours).add(TOOL, group, 0.5)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == kept
+
+
 def start(out, data, seconds, *flags):
     """The command in a process of its own, where `here` stands too."""
     folder = Path(__file__).parent
