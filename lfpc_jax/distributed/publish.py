@@ -47,7 +47,10 @@ class Publisher:
     def _one(
         name: str, x: jax.Array, moved: jax.ShapeDtypeStruct, lay_out: Any, own: Any
     ) -> jax.Array:
-        return own_part(name, lay_out(jax.device_put(x, moved.sharding)), own)
+        """Waits for it: a CPU would begin the next arrays' meanwhile, and two processes that begin
+        exchanges in another order wait for each other for ever."""
+        placed = own_part(name, lay_out(jax.device_put(x, moved.sharding)), own)
+        return jax.block_until_ready(placed)
 
 
 def _gathering(split: jax.ShapeDtypeStruct, whole: jax.ShapeDtypeStruct) -> Any:

@@ -30,13 +30,13 @@ LOST = 75
 class Processes:
     """Of one run, as torchrun would start them."""
 
-    def __init__(self, folder: Path, name: str, count: int, *more: str):
+    def __init__(self, folder: Path, name: str, count: int, *more: str, devices: int = 1):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = str(probe.getsockname()[1])
         env = os.environ | {
             "MICRO": str(folder), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": xla.flags(), "MASTER_ADDR": "localhost", "MASTER_PORT": port,
+            "XLA_FLAGS": xla.flags(devices), "MASTER_ADDR": "localhost", "MASTER_PORT": port,
             "WORLD_SIZE": str(count),
         }  # fmt: skip
         self.run = folder / name
@@ -88,8 +88,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def start(folder, reaped):
-    def start(name: str, count: int, *more: str) -> Processes:
-        made = Processes(folder, name, count, *more)
+    def start(name: str, count: int, *more: str, devices: int = 1) -> Processes:
+        made = Processes(folder, name, count, *more, devices=devices)
         reaped.extend(made.members)
         return made
 
@@ -128,6 +128,16 @@ def test_shares_are_uneven_and_some_have_no_picture(count):
 def test_several_are_as_one(start, alone, count):
     made = start("several", count)
     assert made.ended() == [0] * count, made.said()
+    near(made.run, alone)
+    assert facts(made.run) == facts(alone)
+
+
+@pytest.mark.slow
+def test_copies_of_several_devices_are_as_one(start, alone):
+    """Two processes of four devices, updates in groups of 4 and rollouts in groups of 2. Unless
+    each array of the rollouts' is waited for, the processes come to wait for each other."""
+    made = start("split", 2, "--mesh.tensor", "4", "--rollout.tensor", "2", devices=4)
+    assert made.ended() == [0, 0], made.said()
     near(made.run, alone)
     assert facts(made.run) == facts(alone)
 
