@@ -8,7 +8,7 @@ An image takes up to 16,384 visual tokens, Qwen2.5-VL's own limit, where baselin
 1,024; crops have 1,024 in both. How "uncompressed" the authors' images were is not published.
 
 Hardware: more than stage1.py: a context of 32,768 holds the image, five whole turns and four crops.
-`launch/plan.py` says which slice holds it.
+By `launch/plan.py` a v5p:2x2x4 holds it as it is: 50 of 96 GiB a chip in rollouts, 44 in updates.
 Expect: the paper's figures for the baseline, as baseline.py.
 """
 

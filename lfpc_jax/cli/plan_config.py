@@ -6,15 +6,14 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lfpc_jax.cli.dry_run import model_of
 from lfpc_jax.config import TrainConfig, check_devices
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Place, Publisher
+from lfpc_jax.grpo import trained
 from lfpc_jax.grpo.step import scores_itself
-from lfpc_jax.model import spec
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import Kernel, ModelConfig
 from lfpc_jax.plan.compiling import Compiled, OutOfMemory
@@ -258,7 +257,10 @@ def phases(run: Run, only: Sequence[str] | None = None) -> Iterator[Phase]:
     state, reference = run.state_bytes, run.reference_bytes
     held = state + reference
     sampling = run.config.rules.sampling
-    rollouts = rollout_programs(replace(run.cfg, remat="none"), run.rollout, run.slots, sampling)
+    trains = run.config.trained
+    rollouts = rollout_programs(
+        replace(run.cfg, remat="none"), run.rollout, run.slots, sampling, trains
+    )
 
     def wanted(programs: Iterator[Source]) -> Iterator[Source]:
         return (one for one in programs if only is None or one.name in only)
@@ -304,7 +306,7 @@ def _laid_out_beside(run: Run) -> int:
 
 
 def _placed(run: Run) -> Place:
-    return partial(spec.abstract, run.cfg, jnp.dtype(run.cfg.dtype))
+    return partial(trained.whole, run.cfg, run.config.trained)
 
 
 def _update(run: Run, name: Literal["score", "update"]) -> Iterator[Source]:

@@ -235,9 +235,8 @@ class Roller:
 
     def _load(self, state: TrainState) -> None:
         if state is not self._loaded:
-            cfg = self.learner.cfg
             self.release()
-            self.engine.load(self.publish(self.learner.params(state, cfg.dtype)))
+            self.engine.load(self.publish(self.learner.computing(state)))
             self._loaded = state
 
     def _run(

@@ -47,11 +47,11 @@ from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher
+from lfpc_jax.grpo import trained
 from lfpc_jax.grpo.optimizer import make_optimizer, schedule
 from lfpc_jax.grpo.step import Apart, NotFinite, Updater
 from lfpc_jax.grpo.update import Learner, TrainState
 from lfpc_jax.infogap.provenance import check_budget, doubts
-from lfpc_jax.model import spec
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import from_folder
 from lfpc_jax.processing.images import ImageProcessor
@@ -229,9 +229,9 @@ def train(
         mesh=local,
         workers=config.rollout.workers,
     )
-    publish = Publisher(partial(spec.abstract, cfg, cfg.dtype), mesh, copies)
+    publish = Publisher(partial(trained.whole, cfg, config.trained), mesh, copies)
     if config.stage == "grpo":
-        engine.load(publish(learner.params(state, cfg.dtype)))
+        engine.load(publish(learner.computing(state)))
         with progress.waiting("compiling the rollouts"):
             also = {config.validation_sampling} if validation else ()
             log.info("%d programs of the rollout compiled", engine.warm_up(also=also))

@@ -147,5 +147,12 @@ def abstract(tree: Tree, dtype: Any, mesh: Mesh | None = None) -> Tree:
     return jax.tree.map(one, tree, is_leaf=spec.is_param)
 
 
+def whole(cfg: ModelConfig, how: Trained, mesh: Mesh | None = None) -> Tree:
+    """The arrays that updates and rollouts compute with, without them: all parameters in the
+    model's dtype, LoRA's factors among them."""
+    part, frozen = (abstract(tree, cfg.dtype, mesh) for tree in specs(cfg, how))
+    return join(part, frozen)
+
+
 def _cast(tree: Tree, dtype: Any) -> Tree:
     return jax.tree.map(lambda x: x.astype(dtype), tree)

@@ -103,7 +103,6 @@ class Learner:
             lambda logprobs, batch: (apart_from_sampler(logprobs, batch), batch.weights.sum()),
             out_shardings=(scalar, scalar),
         )
-        self._params = jax.jit(_model, static_argnums=1)
         self._computing = jax.jit(
             lambda state: trained.join(_cast(state.trained, cfg.dtype), state.frozen)
         )
@@ -133,14 +132,11 @@ class Learner:
             return self._score(params, batch, real, self._allowed)
 
     def computing(self, state: TrainState) -> Tree:
-        """A copy of the parameters as the updates compute with them."""
+        """A copy of the parameters as the updates compute with them, and as rollouts should: LoRA's
+        factors beside their weights, since in bfloat16 a sum of both would round away most of what
+        a young factor has learned."""
         with jax.set_mesh(self.mesh):
             return self._computing(state)
-
-    def params(self, state: TrainState, dtype: Any) -> Tree:
-        """The whole model's parameters, LoRA's factors merged in, sharded as in training."""
-        with jax.set_mesh(self.mesh):
-            return self._params(state, jnp.dtype(dtype))
 
     def lowered(self, name: Literal["score", "update"], batch: Batch) -> Any:
         """A program for arrays that are not there, to be compiled ahead of time."""
@@ -307,11 +303,6 @@ def _cpu_options() -> dict[str, Any] | None:
         log.info("updates are compiled without %s: %s", _CPU, error)
         return None
     return _CPU
-
-
-def _model(state: TrainState, dtype: Any) -> Tree:
-    params = trained.merged(trained.join(state.trained, state.frozen))
-    return _cast(params, dtype)
 
 
 def _cast(tree: Tree, dtype: Any) -> Tree:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lfpc_jax.model import spec
+from lfpc_jax.grpo import trained
+from lfpc_jax.grpo.trained import Trained
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.plan.programs import Source
 from lfpc_jax.rollout.programs import Beginnings, Programs, Turns, empty_state, state_shardings
@@ -18,20 +19,25 @@ from lfpc_jax.shapes import RolloutShapes
 from lfpc_jax.trajectory import Images, Tokens
 
 _STOP_STATES = 16
+_ALL = Trained()
 
 
 def rollout_programs(
-    cfg: ModelConfig, mesh: Mesh, shapes: RolloutShapes, how: Sampling
+    cfg: ModelConfig,
+    mesh: Mesh,
+    shapes: RolloutShapes,
+    how: Sampling,
+    trains: Trained = _ALL,
 ) -> Iterator[Source]:
-    """Encode, prefill, place, extend and decode, weights in the compute dtype. Layers are stacked,
-    on a CPU too, where the engine has them apart."""
+    """Encode, prefill, place, extend and decode, weights in the compute dtype, with the factors
+    that a run `trains`. Layers are stacked, on a CPU too, where the engine has them apart."""
     programs = Programs(cfg, shapes, unstacked=False, mesh=mesh)
     whole = NamedSharding(mesh, PartitionSpec())
 
     def array(shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
 
-    params = spec.abstract(cfg, jnp.dtype(cfg.dtype), mesh)
+    params = trained.whole(cfg, trains, mesh)
     state = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         jax.eval_shape(partial(empty_state, cfg, shapes, unstacked=False)),

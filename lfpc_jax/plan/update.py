@@ -16,7 +16,6 @@ from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
 from lfpc_jax.grpo.trained import Trained
 from lfpc_jax.grpo.update import Learner, TrainState
-from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import Tree
 from lfpc_jax.plan.programs import Source
@@ -44,7 +43,7 @@ def update_programs(
             batch = replace(batch, reference=batch.sampler)
         kinds: dict[str, Any] = {"inputs": batch}
         if name == "score":
-            kinds["parameters"] = spec.abstract(cfg, jnp.dtype(cfg.dtype), mesh)
+            kinds["parameters"] = trained.whole(cfg, how, mesh)
         else:
             kinds |= {"parameters": (state.trained, state.frozen), "moments": state.moments}
         usual = windows == shapes.windows.sizes[0]
@@ -60,8 +59,7 @@ def abstract_state(cfg: ModelConfig, mesh: Mesh, how: Trained) -> TrainState:
 def abstract_reference(cfg: ModelConfig, mesh: Mesh, how: Trained) -> Tree:
     """What training holds beside it, with a KL term: a whole copy to stay near, frozen parts and
     all, since the state that they come from is donated."""
-    part, frozen = (trained.abstract(tree, cfg.dtype, mesh) for tree in trained.specs(cfg, how))
-    return trained.join(part, frozen)
+    return trained.whole(cfg, how, mesh)
 
 
 def _learner(

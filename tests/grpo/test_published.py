@@ -3,6 +3,7 @@ what the engine sampled with is what the trainer has."""
 
 from dataclasses import replace
 from functools import partial
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +12,33 @@ import optax
 import pytest
 from rollout import small
 
-from lfpc_jax.distributed.mesh import meshed, own_mesh, rollout_mesh
+from lfpc_jax.cli.progress import Steps
+from lfpc_jax.cli.rolling import Roller
+from lfpc_jax.config import TrainConfig
+from lfpc_jax.distributed.mesh import make_mesh, meshed, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.items import Scored, items_of
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import pack
-from lfpc_jax.grpo.trained import Trained
+from lfpc_jax.grpo.trained import LoRA, Trained, whole
 from lfpc_jax.grpo.update import Learner
 from lfpc_jax.model import spec
+from lfpc_jax.model.layers import linear
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.shapes import TrainShapes
 
 
-def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices():
+def noisy(tree, deviation):
+    def one(x):
+        return x + deviation * jax.random.normal(jax.random.key(2), x.shape)
+
+    return jax.tree.map(one, tree)
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
+def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices(lora):
     """Four devices in the order 0, 2, 1, 3, for which half of the arrays came out scrambled."""
     cfg, dialogue = small.config(), small.dialogue()
     devices = jax.devices()[:4]
@@ -33,7 +46,7 @@ def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices():
     rollout = rollout_mesh(2, devices=devices)
     shapes = replace(small.SHAPES, prefill_rows=2, extend_rows=2)
     learner = Learner(
-        cfg, optax.sgd(1.0), objective=Objective(), how=Trained(),
+        cfg, optax.sgd(1.0), objective=Objective(), how=Trained(lora=lora),
         allowed=allowed_ids(dialogue.tokenizer, cfg.text.vocab), mesh=train, unstacked=True,
     )  # fmt: skip
     params = jax.device_put(small.params(), spec.shardings(cfg, train))
@@ -41,8 +54,9 @@ def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices():
     engine = Engine(
         cfg, dialogue, shapes, Rules(max_turns=3, episode_tokens=40), mesh=own_mesh(rollout)
     )
-    publish = Publisher(partial(spec.abstract, cfg, cfg.dtype), train, rollout)
-    engine.load(publish(learner.params(state, cfg.dtype)))
+    state = replace(state, trained=noisy(state.trained, 0.05 if lora else 0.0))
+    publish = Publisher(partial(whole, cfg, learner.how), train, rollout)
+    engine.load(publish(learner.computing(state)))
     groups = [*engine.run([small.record(i) for i in range(2)], rollouts=2, seed=0)]
 
     scored = [Scored(group, np.array([1.0, -1.0])) for group in groups]
@@ -55,3 +69,33 @@ def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices():
     drawn = batch.weights > 0
     assert drawn.sum() == counts[1] > 40
     assert found[drawn] == pytest.approx(batch.sampler[drawn], abs=2e-4)
+
+
+def test_young_factors_are_sampled_with_as_they_are_trained():
+    """As after eight updates at the paper's rate: merged into a bfloat16 weight, 97 % of what they
+    have learned was rounded away, and rollouts were the first model's."""
+    cfg, mesh = replace(small.config(), dtype="bfloat16"), make_mesh(devices=jax.devices()[:1])
+    learner = Learner(
+        cfg, optax.sgd(1.0), objective=Objective(), how=Trained(lora=LoRA(projections=("down",))),
+        allowed=np.ones(cfg.text.vocab, bool), mesh=mesh,
+    )  # fmt: skip
+    state = learner.start(jax.tree.map(jnp.copy, small.params()), jax.random.key(0))
+    factors = state.trained["text"]["down"]["lora"]
+    young = {"a": factors["a"], "b": noisy(factors["b"], 8e-6)}
+    state = replace(state, trained={"text": {"down": {"lora": young}}})
+
+    loaded = []
+    engine, config = Mock(spec=Engine, load=loaded.append), TrainConfig()
+    publish = Publisher(
+        partial(whole, cfg, learner.how), mesh, rollout_mesh(devices=[*mesh.devices.flat])
+    )
+    roller = Roller(config, small.dialogue(), engine, learner, publish, [], Steps(1))
+    roller._load(state)
+    [params] = loaded
+    projection = jax.tree.map(lambda x: x[0].astype(jnp.float32), params["text"]["down"])
+    before = np.asarray(state.frozen["text"]["down"]["w"][0].astype(jnp.float32))
+    x = np.random.default_rng(0).normal(size=(64, len(before))).astype(np.float32)
+    a, b = (np.asarray(young[name][0], np.float64) for name in "ab")
+    learned = np.asarray(linear(jnp.asarray(x), projection), np.float64) - np.float64(x) @ before
+    wanted = np.float64(x) @ a @ b
+    assert np.linalg.norm(learned - wanted) < 0.05 * np.linalg.norm(wanted)

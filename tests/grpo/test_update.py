@@ -199,7 +199,7 @@ def three_steps(
         placed = made.place(with_others(made, batch, real, state))
         state, _ = made.update(state, placed, real)
     assert int(state.updates) == 3
-    return jax.device_get(made.params(state, jnp.float32))
+    return jax.device_get(merged(made.computing(state)))
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_lora_starts_at_the_model_and_changes_its_projections_alone(model):
     how = Trained(lora=LoRA(rank=2, projections=("q", "down", "o")))
     made = learner(cfg, how=how)
     state = made.start(copied(params), jax.random.key(1))
-    close(jax.device_get(made.params(state, jnp.float32)), params, 0.0)
+    close(jax.device_get(merged(made.computing(state))), params, 0.0)
     after = three_steps(cfg, params, how=how)
     changed = {
         path[-2].key
