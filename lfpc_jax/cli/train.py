@@ -190,6 +190,7 @@ def train(
             log.warning("%s", line)
         if jax.process_index() == 0:
             _tell_of_gaps(model, parts, dialogue.processor)
+        processes.barrier("gaps", _SAVE_SECONDS)  # all weights are read for that
 
     # ------------------------------------------------------------------ learner
     allowed = allowed_ids(dialogue.tokenizer, cfg.text.vocab)

@@ -6,6 +6,7 @@ could score) is a line below and not a column.
 """
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -247,10 +248,12 @@ def _number(value: float | None, form: str, times: int = 1) -> str:
 
 def _papers(found: Results) -> Iterator[Sheet]:
     """The paper's rows over ours; nothing where no benchmark is one of the paper's."""
-    ours: dict[str, dict[str, dict[str, Any]]] = {}
-    for _, tokens, about, budget in each(found):
-        if about["column"] and TOOL in budget["conditions"]:
-            ours.setdefault(tokens, {})[about["column"]] = budget["conditions"][TOOL]["accuracy"]
+    ours: dict[tuple[str, int], dict[str, tuple[str, dict[str, Any]]]] = defaultdict(dict)
+    for name, tokens, about, budget in each(found):
+        if (column := about["column"]) and TOOL in budget["conditions"]:
+            rows = (ours[tokens, number] for number in itertools.count())
+            row = next(row for row in rows if column not in row)  # two may be of one column
+            row[column] = name, budget["conditions"][TOOL]["accuracy"]
     columns = [column for column in COLUMNS if any(column in row for row in ours.values())]
     if not columns:
         return
@@ -265,11 +268,14 @@ def _papers(found: Results) -> Iterator[Sheet]:
             shown = (_NONE if cell is None else f"{cell:.1f}" for cell in cells)
             sheet.add(f"LFPC, {LABELS[category]}", "1024", *shown)
     sheet.part()
-    for tokens, row in ours.items():
+    for (tokens, _), row in ours.items():
+        model = "this model"
+        if (tokens, 1) in ours:
+            model += f" ({', '.join(name for name, _ in row.values())})"
         for category in _CATEGORIES:
-            values = [row.get(column, {}).get(category) for column in columns]
+            values = [row[column][1].get(category) if column in row else None for column in columns]
             if any(values):
-                label = "this model" if category == "overall" else f"this model, {LABELS[category]}"
+                label = model if category == "overall" else f"{model}, {LABELS[category]}"
                 sheet.add(label, tokens, *map(estimate, values))
     yield sheet
 

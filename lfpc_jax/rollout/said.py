@@ -27,8 +27,8 @@ class Ended(Protocol):
 
 def said(episode: Ended) -> str | None:
     """A model that was never taught our tags answers without them: then its answer is all that it
-    wrote in its last turn, but for its thoughts, closed or not. An episode that was cut off, or
-    ended on a call, has no answer."""
+    wrote in its last turn, but for its thoughts, closed or not. Without tags, an episode that was
+    cut off or ended on a call has no answer."""
     if episode.answer is not None:
         return episode.answer
     if episode.end != "no_action" or not episode.turns:

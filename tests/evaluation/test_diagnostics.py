@@ -249,6 +249,22 @@ def test_the_papers_figures_stand_beside_ours_where_they_apply(records, tmp_path
     plot(found, tmp_path / "results.png")
 
 
+def test_two_benchmarks_of_one_column_have_a_row_each(records, tmp_path):
+    from rich.console import Console
+
+    found, _, _ = evaluated(tmp_path, rigged.reads_the_crop, records[:8], ("tool",))
+    first = found["benchmarks"]["set"] | {"column": "V*"}
+    second = json.loads(json.dumps(first))
+    overall = second["budgets"]["32"]["conditions"]["tool"]["accuracy"]["overall"]
+    overall |= {"value": 0.5, "low": 0.25, "high": 0.75}
+    found["benchmarks"] = {"again": second, "set": first}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(printed(sheets(found, {})))
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    assert "this model (again) 32 50.0 [25.0, 75.0]" in lines
+    assert "this model (set) 32 100.0 [67.6, 100.0]" in lines
+
+
 def test_what_to_know_before_believing_a_number_is_said(records, tmp_path):
     from rich.console import Console
 
