@@ -21,6 +21,7 @@ from lfpc_jax.grpo.packing import pack
 from lfpc_jax.grpo.step import REFUSALS, Apart, NotFinite, Updater, UpdateSettings, weighed
 from lfpc_jax.grpo.trained import Trained
 from lfpc_jax.grpo.update import Learner
+from lfpc_jax.report.figures import FIGURES
 from lfpc_jax.shapes import Buckets, TrainShapes
 
 SHAPES = TrainShapes(128, 4, Buckets((48,)))  # one micro-batch holds all
@@ -349,3 +350,12 @@ def test_means_over_micro_batches_are_verls(aggregate, size):
         whole = weighed(found, UpdateSettings(objective=every))
         apart = [np.abs(a.weights - b.weights).max() for a, b in zip(items, whole)]
         assert max(apart) > 1e-4, "the mean over the mini-batch is another"
+
+
+def test_the_report_s_panels_are_of_what_an_update_says(start):
+    """Three of them had names that nothing wrote."""
+    made, state = start()
+    _, metrics = made(state, [[groups()[0]]])
+    [figure] = [one for one in FIGURES if one.key == "update"]
+    named = {panel.name.removeprefix("update/") for panel in figure.panels}
+    assert named - metrics.keys() == {"entropy", "reference_kl", "learning_rate"}, "terms, the rate"
