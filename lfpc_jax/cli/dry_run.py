@@ -72,7 +72,13 @@ def model_of(config: TrainConfig) -> ModelConfig:
     path = Path(config.model.path)
     dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
     size = re.search(r"\d+b", path.name.lower())
-    if size and not path.exists():
+    if not path.exists():
+        if size is None:
+            raise ValueError(
+                f"model.path {path} is not here, and its name says no size to plan with; a run "
+                "that is still to come is planned by its first model, as --model.path "
+                "Qwen2.5-VL-7B-Instruct"
+            )
         return model_config.published(size[0], dtype=dtype)
     if run := run_of(path):
         folder = run.assets

@@ -11,7 +11,8 @@ import pytest
 import small
 
 from lfpc_jax.cli import plan
-from lfpc_jax.cli.overrides import load_config
+from lfpc_jax.cli.dry_run import model_of
+from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.plan_config import Run, advice, workload
 from lfpc_jax.cli.plan_search import proposals
 from lfpc_jax.cli.train import CONFIGS
@@ -70,6 +71,14 @@ def test_no_episode_is_planned_for_that_its_context_cannot_hold():
         with pytest.raises(ValueError, match=f"--sampled {sampled} .*rollout.capacity 8192"):
             workload(config, sampled, crops)
     assert workload(load_config("authors_stage1.py", CONFIGS), 10240, 4).sampled == 10240
+
+
+def test_a_run_that_is_still_to_come_is_planned_by_its_first_model():
+    """Stage II begins from Stage I's folder, which the plan of both comes before."""
+    config = load_config("authors_stage2.py", CONFIGS)
+    with pytest.raises(ValueError, match=r"runs/authors_stage1 is not here.*--model\.path Qwen"):
+        model_of(config)
+    assert model_of(override(config, ["--model.path", "Qwen2.5-VL-7B-Instruct"])).text.layers == 28
 
 
 def test_search_says_what_it_does_not_choose():
