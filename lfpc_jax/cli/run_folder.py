@@ -273,7 +273,8 @@ def checkpoint_of(path: Path, run: RunFolder) -> training.Saved:
 def load_run(
     path: Path, run: RunFolder, *, dtype: str, mesh: Mesh | None
 ) -> tuple[ModelConfig, Any, training.Saved]:
-    """The model of the checkpoint that a path names, LoRA's factors merged in."""
+    """The model of the checkpoint that a path names, LoRA's factors merged in. What rounding takes
+    of them is said: the run itself computed with the factors beside their weights."""
     saved = checkpoint_of(path, run)
     cfg = config.from_folder(run.assets, dtype=dtype)
     trees = trained.specs(cfg, run.how)
@@ -281,9 +282,23 @@ def load_run(
         training.restore(saved, name, trained.abstract(tree, kind, mesh))
         for name, tree, kind in zip(training.MODEL_ITEMS, trees, (jnp.float32, cfg.dtype))
     ]
-    params = jax.jit(lambda a, b: _cast(trained.merged(trained.join(a, b)), dtype))(*parts)
+    params, lost = jax.jit(partial(_merged, dtype=dtype))(*parts)
+    if lost > _MOST_LOST:
+        log.warning(
+            "%s: %.0f %% of what LoRA's factors add is lost where their sum with the weights is "
+            "rounded to %s, so this is hardly the model that was trained; take --dtype float32",
+            saved.path, 100 * lost, dtype,
+        )  # fmt: skip
     log.info("%s: step %d", saved.path, saved.step)
     return cfg, params, saved
+
+
+_MOST_LOST = 0.1
+
+
+def _merged(part: Any, frozen: Any, *, dtype: str) -> tuple[Any, jax.Array]:
+    joined = trained.join(part, frozen)
+    return _cast(trained.merged(joined), dtype), trained.rounded_away(joined, dtype)
 
 
 def _cast(tree: Any, dtype: Any) -> Any:

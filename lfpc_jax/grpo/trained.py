@@ -128,6 +128,19 @@ def _merge(part: Tree) -> Tree:
     return {**rest, "w": rest["w"].astype(jnp.float32) + delta}
 
 
+def rounded_away(params: Tree, dtype: Any) -> jax.Array:
+    """Of what the factors add to their weights, the share (of its norm) that is lost where the sum
+    is kept in `dtype`: 1 is all of it. 0 without factors."""
+    lost, added = jnp.float32(0), jnp.float32(0)
+    for part in params["text"].values():
+        if isinstance(part, dict) and "lora" in part:
+            w, exact = part["w"].astype(jnp.float32), _merge(part)["w"]
+            kept = exact.astype(dtype).astype(jnp.float32)
+            lost += jnp.square(kept - exact).sum()
+            added += jnp.square(exact - w).sum()
+    return jnp.sqrt(lost / jnp.where(added > 0, added, 1))
+
+
 def shardings(tree: Tree, mesh: Mesh) -> Tree:
     """Of a tree of `Param`."""
 

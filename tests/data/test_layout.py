@@ -42,7 +42,8 @@ def test_pictures_that_are_files_are_copied_or_named(tmp_path):
     entries = [
         record("a", picture=Picture(path=str(source))),
         record("b", picture=Picture(path=str(tmp_path / "gone.jpg"))),
-        Loss("c", "video", ""),
+        Loss("c", "empty answer", ""),
+        Loss("d", "video", ""),  # by design not for us, so no part of the share
     ]
     with pytest.raises(TooManyLost, match="2 of 3 records cannot be used"):
         layout.write(tmp_path / "stopped", entries)
@@ -53,7 +54,8 @@ def test_pictures_that_are_files_are_copied_or_named(tmp_path):
     assert layout.read_meta(tmp_path / "copied")["losses"] == [str(loss) for loss in losses]
     assert [(loss.record, loss.reason) for loss in losses] == [
         ("b", "missing picture"),
-        ("c", "video"),
+        ("c", "empty answer"),
+        ("d", "video"),
     ]
     (copied,) = layout.read(tmp_path / "copied")
     assert isinstance(copied, Record)
