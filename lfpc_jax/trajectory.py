@@ -157,7 +157,8 @@ class Trajectory:
     `logprobs` are of the distribution that was sampled from, `policy_logprobs` of the policy: at
     the same temperature, without top-k and top-p (see rollout/sampling.py). Both are 0 where
     nothing was sampled. `answer` is the last turn's answer, None without. Sizes are (0, 0) where
-    the record has no picture.
+    the record has no picture. Nobody who is handed one can write into its arrays by mistake: they
+    are read-only views of those given.
     """
 
     record: str
@@ -171,3 +172,9 @@ class Trajectory:
     turns: tuple[Turn, ...]
     end: End
     answer: str | None
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "sampled", "logprobs", "policy_logprobs"):
+            view = getattr(self, name).view()
+            view.setflags(write=False)
+            object.__setattr__(self, name, view)

@@ -110,6 +110,14 @@ def raising(trajectory, sample):
     raise KeyError("box")
 
 
+def meddling(name):
+    def reward(trajectory, sample):
+        getattr(trajectory, name)[:] = 0
+        return 1.0
+
+    return reward
+
+
 BAD_VALUES = [
     (lambda t, r: math.nan, "returned nan"),
     (lambda t, r: math.inf, "returned inf"),
@@ -119,7 +127,9 @@ BAD_VALUES = [
     (lambda t, r: "high", "ValueError"),
     (lambda t, r: 1 / 0, "ZeroDivisionError"),
     (raising, "KeyError: 'box'"),
-]
+    *((meddling(name), "ValueError: assignment destination is read-only")
+      for name in ("ids", "sampled", "logprobs", "policy_logprobs")),
+]  # fmt: skip
 KINDS = {f"returned {value}": "not finite" for value in ("nan", "inf", "-inf")}
 """What those that say which value are counted as."""
 

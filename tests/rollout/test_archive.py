@@ -64,7 +64,7 @@ def assert_same(found, wanted):
         a, b = getattr(found, field.name), getattr(wanted, field.name)
         if field.name in ARRAYS:
             assert a.dtype == ARRAYS[field.name]
-            assert a.flags.writeable
+            assert not a.flags.writeable, "as of every trajectory"
             np.testing.assert_array_equal(a.view(np.uint8), np.asarray(b).view(np.uint8))
         else:
             assert a == b, field.name
@@ -248,10 +248,11 @@ def test_a_trajectory_is_compact(tmp_path):
     """A 4,000-token episode of 2,700 placeholders and 700 samples at temperature 1."""
     rng = np.random.default_rng(0)
     wanted = trajectory(tokens=4000)
-    wanted.ids[300:3000] = 151655
-    wanted.sampled[:] = np.arange(4000) >= 3300
-    wanted.logprobs[:] = np.where(wanted.sampled, -rng.exponential(size=4000), 0)
-    wanted = replace(wanted, policy_logprobs=wanted.logprobs)
+    ids = wanted.ids.copy()
+    ids[300:3000] = 151655
+    sampled = np.arange(4000) >= 3300
+    logprobs = np.where(sampled, -rng.exponential(size=4000), 0).astype(np.float32)
+    wanted = replace(wanted, ids=ids, sampled=sampled, logprobs=logprobs, policy_logprobs=logprobs)
     Archive(tmp_path).append("a", [Group(RECORD, (wanted,))])
     assert (tmp_path / "a.jsonl").stat().st_size < 10_000 < 4000 * 13 / 5
 
