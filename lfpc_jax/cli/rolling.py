@@ -150,7 +150,8 @@ class Roller:
         return batches
 
     def validate(self, state: TrainState) -> tuple[dict[str, float], list[Judged]]:
-        """Accuracy, and with blanked crops: what is lost is what they were worth. Beside each the
+        """Accuracy, and with blanked crops; what is lost is what they were worth: their gap, over
+        the records that were judged both times, in all processes. Beside each accuracy the
         share of answers that could not be judged, which it leaves out, and of those that only a
         judge could tell, which it takes for wrong without one; and the share of records that could
         not be shown. And the episodes with crops as they are."""
@@ -158,11 +159,13 @@ class Roller:
         own = list(own_share(self.validation))
         values: dict[str, float] = {}
         seen: list[Judged] = []
+        known: list[dict[str, float]] = []
         for name, alter in (("", None), ("blank_", alteration("blank"))):
             with altered(self.engine, alter):
                 found = self._run(own, 1, self.config.seed, None, self.config.validation_sampling)
             rated = self.judged([found[one.id] for one in own if one.id in found])
             figures = self.figures(rated)
+            known.append(_accuracies(rated))
             names = {"accuracy": "accuracy", "masked": "unjudged", "undecided": "undecided"}
             for ours, theirs in names.items():
                 if f"reward/{theirs}" in figures:
@@ -176,9 +179,11 @@ class Roller:
                     for key, value in figures.items()
                     if key.startswith("crop/")
                 }
-        whole, blank = "validation/accuracy", "validation/blank_accuracy"
-        if {whole, blank} <= values.keys():
-            values["validation/gap"] = values[whole] - values[blank]
+        both = known[0].keys() & known[1].keys()
+        rights = [round(sum(one[name] for name in both)) for one in known]
+        count, whole, blank = total([len(both), *rights])
+        if count:
+            values["validation/gap"] = whole / count - blank / count
         return values, seen
 
     def figures(self, found: Sequence[Judged]) -> dict[str, float]:
@@ -270,6 +275,16 @@ class Roller:
         if self.config.stage == "sft":
             return Scored(one.group, np.ones(len(one.group.trajectories)))
         return one.scored(self.config.update.deviation)
+
+
+def _accuracies(rated: Sequence[Judged]) -> dict[str, float]:
+    """By record, of those that could be judged; each was rolled out once."""
+    return {
+        one.group.record.id: scores.accuracy
+        for one in rated
+        for scores in one.scores
+        if scores.accuracy is not None
+    }
 
 
 def _means(rows: Sequence[dict[str, Any]], flat: Sequence[float]) -> dict[str, float]:

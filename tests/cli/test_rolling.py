@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 from evaluation import rigged
-from rewards.judge_server import JudgeServer, status
+from rewards.judge_server import JudgeServer, say, status
 from rollout import small
 
 from lfpc_jax.cli.progress import Steps
@@ -171,6 +171,52 @@ def test_a_validation_says_how_much_of_it_could_not_be_judged(tmp_path, caplog):
     assert values["validation/accuracy"] == 0.25
     assert values["validation/masked"] == 0
     assert values["validation/undecided"] == 0.75
+
+
+@pytest.fixture
+def half_judged(tmp_path):
+    """Eight records, of which the judge knows with crops as they are only w4 to w7, all right, and
+    with blank ones only w0 to w5, of which it calls w4 wrong; and what the model says."""
+    records = [replace(one, options=(), answer="red") for one in rigged.world(8)]
+
+    def says(episode):
+        if not episode.crops:
+            return rigged.call(rigged.shown_box(episode))
+        crop = "whole" if rigged.named(episode.crops[-1]) else "blank"
+        return f"<answer>{crop} {episode.opening.record.id}</answer>"
+
+    def judged(index, claim):
+        crop, name = claim["answer"].split()
+        number = int(name[1:])
+        if number < 4 if crop == "whole" else number > 5:
+            return status(400)
+        return say("no" if crop == "blank" and number == 4 else "yes")
+
+    with JudgeServer(judged) as server:
+        yield says, records, JudgeSettings(server.url, "m", str(tmp_path))
+
+
+def test_the_gap_is_over_what_was_judged_both_times(half_judged):
+    """w4 and w5: one of the two is lost with its crop."""
+    says, records, judge = half_judged
+    values, _ = validated(says, records, judge=judge)
+    assert (values["validation/masked"], values["validation/blank_masked"]) == (0.5, 0.25)
+    assert values["validation/accuracy"] == 1
+    assert values["validation/blank_accuracy"] == pytest.approx(5 / 6)
+    assert values["validation/gap"] == 0.5
+
+
+def test_the_gap_is_over_all_processes(half_judged, monkeypatch):
+    """The other has two more judged both times, that lose nothing. What was judged nowhere both
+    times has no gap."""
+    says, records, judge = half_judged
+    monkeypatch.setattr("lfpc_jax.cli.rolling.total", lambda numbers: [n + 2 for n in numbers])
+    values, _ = validated(says, records, judge=judge)
+    assert values["validation/gap"] == 0.25
+    monkeypatch.undo()
+    values, _ = validated(says, records[::6], judge=judge)
+    assert values["validation/accuracy"] == values["validation/blank_accuracy"] == 1
+    assert "validation/gap" not in values
 
 
 def test_a_validation_says_how_much_of_it_could_not_be_shown():
