@@ -119,9 +119,18 @@ def loss_of(
 
 def apart_from_sampler(logprobs: Float[Array, "*M B T"], batch: Batch) -> Float[Array, ""]:
     """The weighted sum of how far these lie from what the tokens were drawn with: one more time
-    the same weights' log-probability of the same token, where nothing was trained in between."""
-    w = batch.weights
-    return jnp.where(w > 0, w * jnp.abs(logprobs - batch.sampler), 0.0).sum()
+    the same weights' log-probability of the same token, where nothing was trained in between.
+    Tokens for which these are no number are left out, since an update with one is refused as not
+    finite; those for which the sampler gave none lie infinitely far."""
+    distance = jnp.abs(logprobs - batch.sampler)
+    distance = jnp.where(jnp.isnan(distance), jnp.inf, distance)
+    w = judged_weights(logprobs, batch)
+    return jnp.where(w > 0, w * distance, 0.0).sum()
+
+
+def judged_weights(logprobs: Float[Array, "*M B T"], batch: Batch) -> Float[Array, "*M B T"]:
+    """Those of the tokens that `apart_from_sampler` counts."""
+    return jnp.where(jnp.isnan(logprobs), 0.0, batch.weights)
 
 
 def _bounded(log_ratio: Array) -> Array:

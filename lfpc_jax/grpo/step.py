@@ -155,9 +155,10 @@ class Updater:
         return known, apart
 
     def _check_apart(self, apart: Sequence[tuple[Any, Any]], state: TrainState) -> None:
-        """Waits for all of them."""
-        distance, weight = (sum(map(float, column)) for column in zip(*apart)) if apart else (0, 1)
-        if (mean := distance / weight) > self.most_apart:
+        """Waits for all of them. Without a single number among them there is nothing to judge: all
+        will be refused as not finite."""
+        distance, weight = (sum(map(float, column)) for column in zip(*apart)) if apart else (0, 0)
+        if weight and (mean := distance / weight) > self.most_apart:
             raise Apart(mean, state)
 
     def _packed(

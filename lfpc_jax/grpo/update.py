@@ -34,6 +34,7 @@ from lfpc_jax.grpo.objective import (
     Objective,
     Scalars,
     apart_from_sampler,
+    judged_weights,
     loss_of,
 )
 from lfpc_jax.grpo.trained import Trained
@@ -100,7 +101,10 @@ class Learner:
         rows = NamedSharding(mesh, PartitionSpec(None, RULES["batch"]))
         self._score = jax.jit(self._scores, out_shardings=(rows, rows), compiler_options=options)
         self._apart = jax.jit(
-            lambda logprobs, batch: (apart_from_sampler(logprobs, batch), batch.weights.sum()),
+            lambda logprobs, batch: (
+                apart_from_sampler(logprobs, batch),
+                judged_weights(logprobs, batch).sum(),
+            ),
             out_shardings=(scalar, scalar),
         )
         self._computing = jax.jit(
@@ -120,7 +124,8 @@ class Learner:
             return self._update(state, batch, real, self._allowed, np.float32(most_apart))
 
     def apart(self, logprobs: Float[Array, "M B T"], batch: Batch) -> tuple[Array, Array]:
-        """How far these lie from the sampler's, weighed and summed, and the sum of the weights."""
+        """How far these lie from the sampler's, weighed and summed, and the sum of the weights, of
+        all that are numbers."""
         with jax.set_mesh(self.mesh):
             return self._apart(logprobs, batch)
 
@@ -265,7 +270,7 @@ class Learner:
         ((loss, sums), gradients), _ = jax.lax.scan(body, empty, (batch, real))
         present = batch.weights.sum()  # under 1 where episodes were left out, as flat groups are
         watched = {name: x / present for name, x in sums.items()}
-        strange = watched.get(FROM_DRAWN, jnp.zeros(())) > most_apart  # a NaN is not
+        strange = watched.get(FROM_DRAWN, jnp.zeros(())) > most_apart
         return self._apply(state, loss, watched, self._placed(gradients), strange)
 
     def _apply(

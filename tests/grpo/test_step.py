@@ -228,6 +228,47 @@ def test_what_is_not_finite_is_refused_as_such_not_taken_for_another_policy(star
         replace(made, most_apart=1e-3)(state, [[one]])
 
 
+def test_what_is_not_finite_hides_no_other_policy(start, monkeypatch):
+    """One mini-batch has a NaN among its log-probabilities, and its update will be refused; the
+    other's tokens were drawn with other weights, and so nothing is trained."""
+    first, second, _ = groups()
+    made, state = start()
+    expected = distance(made, state, [[first]])
+    scores, count = made.learner.scores, 0
+
+    def broken(*args):
+        nonlocal count
+        count += 1
+        found, entropy = scores(*args)
+        return (found * jnp.nan if count == 2 else found), entropy
+
+    monkeypatch.setattr(made.learner, "scores", broken)
+    with pytest.raises(Apart) as raised:
+        replace(made, most_apart=0.99 * expected)(state, [[first], [second]])
+    assert raised.value.mean == pytest.approx(expected, rel=1e-4)
+    assert int(raised.value.state.updates) == 0
+    count = 0
+    after, metrics = replace(made, most_apart=1.01 * expected)(state, [[first], [second]])
+    assert (int(after.updates), int(after.ever_refused), metrics["refused"]) == (1, 1, 0.5)
+
+
+@pytest.mark.parametrize("mini_batches", [1, 2])
+def test_a_sampler_that_gave_no_number_is_no_sampler_of_this_policy(start, mini_batches):
+    """In the update itself, and before the first."""
+    batches = [[one] for one in groups()[:mini_batches]]
+    group = batches[0][0].group
+    strange, *others = group.trajectories
+    nothing = np.where(strange.sampled, np.nan, strange.logprobs)
+    strange = replace(strange, logprobs=nothing, policy_logprobs=nothing)
+    broken = replace(group, trajectories=(strange, *others))
+    batches[0] = [replace(batches[0][0], group=broken)]
+    made, state = start()
+    before = jax.device_get(state)
+    with pytest.raises(Apart, match="inf apart") as raised:
+        replace(made, most_apart=1e3)(state, batches)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(raised.value.state), before)
+
+
 def test_flat_groups_count_in_the_mean_unless_dropped(start):
     one, _, flat = groups()
     losses = []
