@@ -276,7 +276,8 @@ def _publish(
     count, _ = layout.write(args.out, chosen, copy_files=False, about=made)
     gone, unsuited = map(len, parted([*lost, *unsound]))
     print(
-        f"wrote {args.out}: {count} records, {gone} lost, {unsuited} unsuited (videos, several "
+        f"wrote {args.out}: {count} records, {summary.without_picture} of them without a "
+        f"picture and so without a gap, {gone} lost, {unsuited} unsuited (videos, several "
         "pictures), "
         f"{summary.never_diverged:.1%} never diverged, {summary.asked} questions asked "
         f"({summary.scan} by a scan)"
@@ -314,9 +315,10 @@ def _warnings(args: argparse.Namespace, summary: Summary) -> Iterator[str]:
             f"count as different{judged}"
         )
     whole = summary.levels.get(0, 0)
-    if args.strategy != "none" and whole > _MANY * summary.records:
+    pictured = summary.records - summary.without_picture
+    if args.strategy != "none" and whole > _MANY * pictured:
         yield (
-            f"{whole} of {summary.records} records have no gap: --image-tokens {args.image_tokens} "
+            f"{whole} of {pictured} records have no gap: --image-tokens {args.image_tokens} "
             f"shows them no larger than --harshest {args.harshest} pixels; lower that, raise the "
             "budget, or leave them out"
         )

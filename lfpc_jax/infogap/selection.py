@@ -5,6 +5,8 @@
     random   any level but the original, drawn by seed and record
     none     the original: no gap, the baseline
 
+A question in text alone, which has no picture, has no sizes either: it passes as it is.
+
 Records go through in chunks. In a chunk all open questions of all records are asked at once, in as
 many rounds as the search needs. Each decided record is one line of a journal, written before the
 next chunk begins: after a kill the same command goes on behind the last whole line, and what it
@@ -36,7 +38,7 @@ from lfpc_jax.infogap.levels import (
     usual,
 )
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.trajectory import Record
+from lfpc_jax.trajectory import Picture, Record
 
 Strategy = Literal["answer", "hard", "random", "none"]
 Ask = Callable[[Sequence[Record]], Sequence[Sequence[Answer] | Loss]]
@@ -71,10 +73,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Selected:
-    """A record's choice. `sides` are its pyramid's longest sides, `answers` what each level that
-    was asked gave, by its number as text, and `agree` whether that says what the `usual` answer of
-    level 0 says: so a choice can be made again without the model and the judge. An `unanswered`
-    record has no answer at level 0, and so no gap that was measured."""
+    """A record's choice. `sides` are its pyramid's longest sides, none without a picture; `answers`
+    what each level that was asked gave, by its number as text, and `agree` whether that says what
+    the `usual` answer of level 0 says: so a choice can be made again without the model and the
+    judge. An `unanswered` record has no answer at level 0, and so no gap that was measured."""
 
     id: str
     longest_side: int | None
@@ -144,6 +146,9 @@ def _chunk(
     made: dict[int, Selected | Loss] = {}
     open_: dict[int, _Open] = {}
     for place, record in enumerate(records):
+        if record.picture == Picture():
+            made[place] = Selected(record.id, None, 0, diverged=False, sides=(), answers={})
+            continue
         try:
             sides = pyramid(measured(record.picture), processor, settings.harshest)
         except Unusable as error:

@@ -26,12 +26,14 @@ class Answered:
 
 @dataclass(frozen=True)
 class Summary:
-    """`levels` counts the chosen ones by how many steps they are under the original, `sides` by the
-    longest side shown; `asked` counts questions, `scan` those that a scan would have asked.
-    `unanswered` records have no answer at level 0; of the others that were asked the share
-    `never_diverged` kept their answer, as far as could be told. `answers` are of all levels."""
+    """Of `records`, `without_picture` are questions in text alone. `levels` counts the others by
+    how many steps they are under the original, `sides` by the longest side shown; `asked` counts
+    questions, `scan` those that a scan would have asked. `unanswered` records have no answer at
+    level 0; of the others that were asked the share `never_diverged` kept their answer, as far as
+    could be told. `answers` are of all levels."""
 
     records: int
+    without_picture: int
     lost: dict[str, int]
     levels: dict[int, int]
     sides: dict[int, int]
@@ -44,14 +46,16 @@ class Summary:
 
 def summarise(selected: Sequence[Selected | Loss]) -> Summary:
     chosen = [one for one in selected if isinstance(one, Selected)]
-    asked = [one for one in chosen if one.answers]
+    shown = [one for one in chosen if one.sides]
+    asked = [one for one in shown if one.answers]
     compared = [one for one in asked if not one.unanswered]
     never = sum(not one.diverged for one in compared)
     return Summary(
         records=len(chosen),
+        without_picture=len(chosen) - len(shown),
         lost=dict(Counter(one.reason for one in selected if isinstance(one, Loss))),
-        levels=dict(sorted(Counter(one.level for one in chosen).items())),
-        sides=dict(sorted(Counter(one.sides[one.level] for one in chosen).items())),
+        levels=dict(sorted(Counter(one.level for one in shown).items())),
+        sides=dict(sorted(Counter(one.sides[one.level] for one in shown).items())),
         never_diverged=never / len(compared) if compared else 0.0,
         unanswered=len(asked) - len(compared),
         answers=_by_level(asked),

@@ -187,6 +187,25 @@ def test_a_picture_that_cannot_be_opened_and_a_question_that_cannot_be_asked_are
     assert again == made  # from the journal, where Rigged would answer r1
 
 
+@pytest.mark.parametrize("strategy", ["answer", "hard", "random", "none"])
+def test_a_question_in_text_alone_passes_without_a_gap(records, tmp_path, strategy):
+    """Nobody is asked, and it is counted apart: it is no loss, and no picture that is too small."""
+    text = replace(records[0], id="text", picture=Picture())
+    given = [text, *records[:3], replace(text, id="more")]
+    ask = Rigged()
+    made = choose(given, tmp_path, ask, strategy=strategy)
+    assert [one.id for one in made] == [one.id for one in given]
+    for one in (made[0], made[-1]):
+        assert one == Selected(one.id, None, 0, diverged=False, sides=(), answers={})
+    assert ask.asked == (3 * 8 if strategy == "answer" else 0)
+    summary, without = summarise(made), summarise(made[1:-1])
+    assert (summary.records, summary.without_picture, summary.lost) == (5, 2, {})
+    assert replace(summary, records=3, without_picture=0) == without
+    assert choose(given, tmp_path, None, strategy=strategy) == made  # from the journal
+    if strategy == "answer":
+        assert not list(warnings_of(made))
+
+
 def test_a_journal_goes_on_behind_its_last_whole_line(records, tmp_path):
     whole = choose(records, tmp_path, chunk=4)
     journal = tmp_path / "journal"
