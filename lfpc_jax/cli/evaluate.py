@@ -130,7 +130,9 @@ def evaluate(args: argparse.Namespace, claim: Claim) -> int:
     if first:
         answers = _graded(args, journal, judge)
         claim.check()
-        found, seconds = results(journal.settings(), answers, args.judge_model), timing(journal)
+        server = judge.server if judge is not None else ""
+        found = results(journal.settings(), answers, args.judge_model, server)
+        seconds = timing(journal)
         _keep(args.out, journal, answers, found, seconds)
         Console(width=None if sys.stdout.isatty() else 100).print(printed(sheets(found, seconds)))
         print(f"wrote {args.out / 'results.json'}")

@@ -60,22 +60,30 @@ class Arm:
         """Graded once, for all benchmarks and budgets; one a folder. By the verdicts of the judge
         that `evaluate.py` graded it with, if it did."""
         return tuple(
-            grade_all(Journal(folder), Remembered(folder / "verdicts", name) if name else None)
-            for folder, name in zip(self.folders, self.judges)
+            grade_all(
+                Journal(folder), Remembered(folder / "verdicts", *judge) if judge[0] else None
+            )
+            for folder, judge in zip(self.folders, self._judges)
         )
 
     @property
     def judges(self) -> tuple[str, ...]:
         """The name of each folder's judge, empty if it was graded by rule alone, or not yet."""
+        return tuple(name for name, _ in self._judges)
+
+    @cached_property
+    def _judges(self) -> tuple[tuple[str, str], ...]:
         return tuple(_judge_of(folder / "results.json") for folder in self.folders)
 
 
-def _judge_of(results: Path) -> str:
+def _judge_of(results: Path) -> tuple[str, str]:
+    """Its name, and its server, which results of an earlier version do not say."""
     if not results.is_file():
-        return ""
+        return "", ""
     try:
-        return str(json.loads(results.read_bytes())["judge"])
-    except (ValueError, TypeError, KeyError) as error:
+        found = json.loads(results.read_bytes())
+        return str(found["judge"]), str(found.get("judge_server", ""))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{results}: is damaged ({error!r:.200}); make it again with evaluate.py "
             f"{results.parent} --rescore"

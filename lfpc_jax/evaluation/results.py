@@ -62,13 +62,16 @@ def check_judged(answers: Answers, most: float) -> None:
             )
 
 
-def results(settings: Mapping[str, Any], answers: Answers, judge: str = "") -> Results:
+def results(
+    settings: Mapping[str, Any], answers: Answers, judge: str = "", server: str = ""
+) -> Results:
     """All benchmarks, budgets and conditions; `settings` are the journal's, `judge` is the name of
-    the judge who graded."""
+    the judge who graded, `server` where it was asked."""
     every = [one for part in answers.values() for one in part]
     found: Results = {
         "asked": settings["asked"],
         "judge": judge,
+        "judge_server": server,
         "unjudged": _unjudged(every),
         "benchmarks": {},
     }

@@ -4,7 +4,9 @@ Its verdict is one word. Whatever else comes back, or nothing, is a failure and 
 verdict is then None, with a fault that names the cause. Failures are asked again, after a wait
 that doubles, varies at random and is never shorter than the server's Retry-After; refusals (any
 other 4xx, a redirect) are not. Nothing waits past the limit of its batch, and what is left of a
-batch is not asked while claim after claim comes to nothing. Verdicts are cached, failures never.
+batch is not asked while claim after claim comes to nothing. Verdicts are cached, failures never: by
+the server's address and the model's name, since another server's `default` is another model. A
+server that moves is asked again.
 
 `verdicts` never raises for what the server does; `check`, to be called before anything depends on
 the judge, does. The API key is read from the environment and appears in no message, fault or file:
@@ -155,6 +157,10 @@ class Judge:
         self._key = _read_key(settings.key_variable) if settings.key_variable else ""
         self._store = VerdictStore(settings.cache)
 
+    @property
+    def server(self) -> str:
+        return self._url
+
     def __str__(self) -> str:
         return f"{self._url}, model {self._settings.model}"
 
@@ -175,7 +181,7 @@ class Judge:
 
     def verdicts(self, claims: Sequence[Claim]) -> list[Verdict]:
         """A verdict a claim, in order; claims in the cache, or given twice, cost no request."""
-        keys = [_identity(self._settings.model, claim) for claim in claims]
+        keys = [_identity(self._settings.model, claim, self._url) for claim in claims]
         new = {key: claim for key, claim in zip(keys, claims) if self._store.get(key) is None}
         asked = self._ask_all(new)
         return [
@@ -277,21 +283,26 @@ class Judge:
 
 
 class Remembered:
-    """What a judge said before, out of its cache; nobody is asked."""
+    """What the judge at `server` said before, out of its cache; nobody is asked. Verdicts of before
+    servers were told apart have none."""
 
-    def __init__(self, cache: Path, model: str) -> None:
-        self._cache, self._model = cache, model
+    def __init__(self, cache: Path, model: str, server: str = "") -> None:
+        self._cache, self._model, self._server = cache, model, server
         self._store = VerdictStore(cache)
 
     def verdicts(self, claims: Sequence[Claim]) -> list[Verdict]:
-        missing = Fault("judge", f"{self._cache}: holds no verdict of {self._model}", "no verdict")
-        found = [self._store.get(_identity(self._model, claim)) for claim in claims]
+        name = f"{self._model}{' at ' if self._server else ''}{self._server}"
+        missing = Fault("judge", f"{self._cache}: holds no verdict of {name}", "no verdict")
+        keys = [_identity(self._model, claim, self._server) for claim in claims]
+        found = [self._store.get(key) for key in keys]
         return [Verdict(one, missing if one is None else None, judged=True) for one in found]
 
 
-def _identity(model: str, claim: Claim) -> str:
-    """What a verdict depends on; another wording of the instructions is another judge."""
+def _identity(model: str, claim: Claim, server: str) -> str:
+    """What a verdict depends on; another wording of the instructions is another judge, and so is
+    another server's model of that name."""
     said = [_INSTRUCTIONS, model, claim.question, claim.reference, claim.answer]
+    said += [server] if server else []
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 

@@ -160,8 +160,8 @@ def many(data, tmp_path):
 
 
 def test_a_judge_that_is_gone_midway_is_no_grading(data, tmp_path, capsys):
-    """10 verdicts of 200, then none: nothing is written, whatever share is allowed, and the next
-    judge is not asked those 10 again."""
+    """10 verdicts of 200, then none: nothing is written, whatever share is allowed, and once
+    it is back it is not asked those 10 again."""
 
     def all_for_the_judge(episode):
         return f"<answer>crimson {episode.opening.record.id}</answer>"
@@ -170,15 +170,19 @@ def test_a_judge_that_is_gone_midway_is_no_grading(data, tmp_path, capsys):
     assert asks(out, data, all_for_the_judge) == 0
     before = kept(out)
 
-    def behave(index, claim):
-        return knows(index, claim) if index < 12 else status(401)
+    mended = False
 
-    assert rescored(out, behave, "--max-unjudged", "1")[0] == 1
-    assert "gives no more verdicts" in capsys.readouterr().err
-    assert kept(out) == before
-    code, server = rescored(out, knows)
-    assert code == 0
-    assert len(server.requests) == 2 + 190
+    def behave(index, claim):
+        return knows(index, claim) if index < 12 or mended else status(401)
+
+    with JudgeServer(behave) as server:
+        again = [str(out), "--rescore", *judged_by(server)]
+        assert command.main([*again, "--max-unjudged", "1"]) == 1
+        assert "gives no more verdicts" in capsys.readouterr().err
+        assert kept(out) == before
+        mended, asked = True, len(server.requests)
+        assert command.main(again) == 0
+    assert len(server.requests) == asked + 2 + 190
     assert overall(out)[2]["value"] == 1
 
 
@@ -247,4 +251,5 @@ def test_a_comparison_counts_by_the_judge_who_graded(data, tmp_path, capsys):
     assert compare.main(words) == 1
     said = capsys.readouterr().err
     assert "40 of 40 answers put to the judge could not be judged" in said
-    assert f"{one / 'verdicts'}: holds no verdict of m" in said
+    url = json.loads((one / "results.json").read_bytes())["judge_server"]
+    assert f"{one / 'verdicts'}: holds no verdict of m at {url}" in said

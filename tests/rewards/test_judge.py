@@ -1,5 +1,6 @@
 """The judge against a server of the test's own. Failures never become verdicts."""
 
+import hashlib
 import json
 import threading
 import time
@@ -10,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from lfpc_jax.rewards.endpoint import NoReply, post
-from lfpc_jax.rewards.judge import Claim, Judge, JudgeSettings
+from lfpc_jax.rewards.judge import _INSTRUCTIONS, Claim, Judge, JudgeSettings, Remembered
 from lfpc_jax.rewards.verdict_store import VerdictStore
 
 from .judge_server import (
@@ -401,6 +402,35 @@ def test_a_verdict_is_for_its_claim_model_and_instructions(tmp_path, monkeypatch
         (verdict,) = Judge(settings(server, tmp_path, **changes)).verdicts([claim])
         assert verdict.right is False
         assert len(server.requests) == 2
+
+
+def test_a_verdict_is_for_its_server(tmp_path):
+    """Each has a model `default`, of its own; a slash at the end is no other address."""
+    with (
+        JudgeServer(scripted(say("yes"))) as one,
+        JudgeServer(scripted(say("no"))) as other,
+    ):
+        for server, right in ((one, True), (other, False)):
+            for url in (server.url, f"{server.url}/"):
+                judge = Judge(settings(server, tmp_path, base_url=url, model="default"))
+                assert [verdict.right for verdict in judge.verdicts([CLAIM])] == [right]
+            assert len(server.requests) == 1
+            (told,) = Remembered(tmp_path, "default", judge.server).verdicts([CLAIM])
+            assert told.right is right
+        (told,) = Remembered(tmp_path, "default").verdicts([CLAIM])
+        assert told.right is None
+
+
+def test_verdicts_from_before_servers_were_told_apart_are_remembered_and_never_asked_of(tmp_path):
+    """By the results of then, which name no server; a judge that is there is asked anew."""
+    said = [_INSTRUCTIONS, "judge-1", CLAIM.question, CLAIM.reference, CLAIM.answer]
+    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    VerdictStore(tmp_path).add(key, True, {})
+    (told,) = Remembered(tmp_path, "judge-1").verdicts([CLAIM])
+    assert told.right is True
+    [verdict], server = ask(scripted(say("no")), tmp_path)
+    assert verdict.right is False
+    assert len(server.requests) == 1
 
 
 def test_a_failure_is_asked_anew_the_next_time(tmp_path):
