@@ -266,7 +266,7 @@ def test_questions_that_nobody_answered_are_said(folders, tmp_path, capsys):
         part.write_bytes(b"".join(part.read_bytes().splitlines(keepends=True)[:30]))
     assert compare.main([str(tmp_path / "out"), "--arm", "short", str(folder)]) == 0
     said = "short: 30 of 40 questions of set at 32 tokens have an answer; the others count nowhere"
-    assert said in capsys.readouterr().out
+    assert said in " ".join(capsys.readouterr().out.split())  # a long path wraps the line
     assert said in (tmp_path / "out" / "comparison.md").read_text()
 
 

@@ -174,6 +174,7 @@ def test_filters(browser, page):
         assert count(view) == 7  # IoU 1 with a crop, 0 without
         pick("order", "reward, lowest")
         view.locator("[data-filter=low]").fill("0")
+        view.locator(".row").first.filter(has_text="✗").wait_for()  # once they are drawn anew
         rows = view.locator(".row").all_inner_texts()
         assert ["✗" in row for row in rows] == [True] * 7 + [False] * 7
 
