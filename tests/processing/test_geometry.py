@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lfpc_jax.processing.geometry import (
@@ -159,9 +159,13 @@ def test_iou_does_not_depend_on_the_convention(a, b, scale_x, scale_y):
     assert 0 <= iou(a, b) <= 1 + 1e-9
 
 
-@given(proper, proper)
-def test_a_contained_box_shares_itself(a, b):
-    shared = intersection(a, b)
-    assume(area(shared) > 0)
+@given(proper, proper, *[st.floats(0.01, 0.99)] * 2)
+def test_a_contained_box_shares_itself(a, other, right, down):
+    """Of two boxes that overlap: the other from where it ends at one side to where it begins at the
+    other."""
+    (width, height), (across, along) = ((box.x2 - box.x1, box.y2 - box.y1) for box in (a, other))
+    x, y = a.x1 - across + right * (width + across), a.y1 - along + down * (height + along)
+    shared = intersection(a, Box(x, y, x + across, y + along))
+    assert area(shared) > 0
     assert intersection(shared, a) == shared
     assert iou(shared, a) == pytest.approx(area(shared) / area(a))
