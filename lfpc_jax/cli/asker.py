@@ -51,7 +51,7 @@ class Asker:
             "image_token": cfg.image_token,
             "dtype": cfg.dtype,
             "checkpoint": self.model.step,
-            IDENTITY: self.model.identity(),
+            IDENTITY: self.model.identity,
         }
 
     @property

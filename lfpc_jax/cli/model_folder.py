@@ -1,6 +1,7 @@
 """A model folder of either kind, as a command's argument."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,8 +33,10 @@ class LoadedModel:
     step: int | None = None
     folder: Path | None = None
 
+    @cached_property
     def identity(self) -> dict[str, str]:
-        """Digests that tell this model from every other; see `checkpoint.identity`."""
+        """Digests that tell this model from every other; see `checkpoint.identity`. All weights are
+        read for them, once."""
         assert self.folder is not None, "a model without weights"
         with progress.waiting(f"which model {self.folder} holds"):
             return model_identity(self.folder, self.assets)

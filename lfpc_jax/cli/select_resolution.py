@@ -196,7 +196,7 @@ def _asked(args: argparse.Namespace, model: LoadedModel) -> dict[str, Any]:
     return {
         "dtype": model.cfg.dtype,
         "checkpoint": model.step,
-        **model.identity(),
+        **model.identity,
         "prompt": hashlib.sha256(prompt.encode()).hexdigest()[:32],
         "turn_tokens": args.turn_tokens,
         "temperature": _temperature(args),

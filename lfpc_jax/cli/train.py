@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -380,9 +380,8 @@ def _audited(source: Source, config: TrainConfig) -> tuple[Record, ...]:
 
 def _tell_of_gaps(model: LoadedModel, parts: Sequence[Part], processor: ImageProcessor) -> None:
     """Where a set's gaps are not those of this model and this budget."""
-    weights = cache(lambda: model.identity()["weights"])
     for part in parts:
-        for doubt in doubts(part.name, part.records, processor, weights):
+        for doubt in doubts(part.name, part.records, processor, lambda: model.identity["weights"]):
             log.warning("%s: %s", part.name, doubt)
 
 
@@ -433,7 +432,7 @@ def _reference_is(config: TrainConfig, model: LoadedModel, saved: Saved | None) 
     on, so they must still be what they were."""
     if not config.update.objective.kl:
         return None
-    now = model.identity()["weights"] if jax.process_index() == 0 else None
+    now = model.identity["weights"] if jax.process_index() == 0 else None
     processes.barrier("reference", _SAVE_SECONDS)
     [now, *_] = everyones(now)
     before = (saved.facts.get("reference") if saved is not None else None) or now

@@ -1,8 +1,7 @@
 """Asking: every question of a benchmark that has no stored answer yet, under each condition."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 
 from lfpc_jax.evaluation.alter import ALTERATIONS
 from lfpc_jax.evaluation.answers import Answered, graded
@@ -10,15 +9,8 @@ from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.conditions import DIRECT, TOOL, Asks, under
 from lfpc_jax.evaluation.diagnostics import to_ask
 from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.rewards.judge import Bar, no_bar
 from lfpc_jax.rollout.engine import own_share
-
-Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Shows how far something with so many steps is; gives what is told of more of them."""
-
-
-@contextmanager
-def no_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    yield lambda more: None
 
 
 def in_order(conditions: Sequence[str]) -> tuple[str, ...]:

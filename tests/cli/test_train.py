@@ -630,6 +630,7 @@ def test_a_kl_term_measures_from_the_weights_it_began_with_or_not_at_all(
     weights = load_file(hf / "model.safetensors")
     weights["model.norm.weight"] = weights["model.norm.weight"] + 1
     save_file(weights, hf / "model.safetensors", metadata={"format": "pt"})
+    model = replace(model)  # loaded anew
     with pytest.raises(ValueError, match=f"{hf}: holds other weights than when the run began"):
         train._reference_is(config, model, saved)
     assert train._reference_is(config, model, training.Saved(tmp_path, 4, {})) != began, (
