@@ -21,8 +21,6 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from lfpc_jax.cli.dialogues import zooming
-from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.data import layout, pictures
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.processing.geometry import Box, Frame
@@ -32,6 +30,8 @@ from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.protocol import Answer, Call, Fault, Nothing, read_turn
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.tools import refuse, system_prompt
+from lfpc_jax.run.dialogues import zooming
+from lfpc_jax.run.models import load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Record
 

@@ -31,10 +31,10 @@ from rollout_world import World, make_world, records
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import Item, pack
-from lfpc_jax.grpo.trained import Trained
-from lfpc_jax.grpo.update import Learner
+from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.rollout.engine import Engine, Rolled
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.vocabulary import allowed_ids
@@ -196,7 +196,7 @@ def _ours(world: World, case: Case, args: argparse.Namespace) -> Step:
         cfg,
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(RATE, weight_decay=0.0)),
         objective=Objective(),
-        how=Trained(),
+        trainable=Trainable(),
         allowed=allowed_ids(world.dialogue.tokenizer, cfg.text.vocab),
         mesh=make_mesh(devices=jax.devices()[:1]),
         unstacked=jax.default_backend() == "cpu",  # as train.py has it

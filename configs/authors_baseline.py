@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from configs import baseline
 from configs.authors_stage1 import likely
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

@@ -16,7 +16,7 @@ For Qwen2.5-VL-3B add `--model.path Qwen2.5-VL-3B-Instruct`.
 from dataclasses import replace
 
 from configs import stage1
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from configs import stage2
 from configs.authors_stage1 import likely
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

@@ -10,7 +10,7 @@ V*; accuracy barely falls when crops become noise (4.5, 0.5, 3.2 points): it cro
 from dataclasses import replace
 
 from configs import stage1
-from lfpc_jax.config import Source, TrainConfig
+from lfpc_jax.run.config import Source, TrainConfig
 
 
 def get_config() -> TrainConfig:

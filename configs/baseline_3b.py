@@ -12,7 +12,7 @@ however often it crops (crop/rate).
 from dataclasses import replace
 
 from configs import baseline
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

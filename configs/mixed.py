@@ -9,8 +9,8 @@ worse than two stages.
 from dataclasses import replace
 
 from configs import stage1
-from lfpc_jax.config import Source, TrainConfig
 from lfpc_jax.rewards.total import Rewards
+from lfpc_jax.run.config import Source, TrainConfig
 
 
 def get_config() -> TrainConfig:

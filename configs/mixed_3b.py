@@ -11,7 +11,7 @@ better: in the paper it is worse with 7B. Watch crop/iou on the records with box
 from dataclasses import replace
 
 from configs import mixed
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

@@ -20,9 +20,9 @@ Expect (paper, 1,024 tokens): 69.9 on HR-Bench 8K, 74.4 on 4K, 78.0 on V*, and a
 and 11.0 points when crops become noise.
 """
 
-from lfpc_jax.config import DataSettings, ModelSettings, RolloutSettings, Source, TrainConfig
 from lfpc_jax.grpo.optimizer import OptimizerSettings
-from lfpc_jax.grpo.step import UpdateSettings
+from lfpc_jax.grpo.updater import UpdateSettings
+from lfpc_jax.run.config import DataSettings, ModelSettings, RolloutSettings, Source, TrainConfig
 
 
 def get_config() -> TrainConfig:

@@ -12,7 +12,7 @@ crops take from the accuracy: it should rise, and end above baseline_3b.py's.
 from dataclasses import replace
 
 from configs import stage1
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

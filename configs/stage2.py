@@ -12,8 +12,8 @@ on 4K, 80.6 on V*; IoU rises and the boxes shrink.
 from dataclasses import replace
 
 from configs import stage1
-from lfpc_jax.config import Source, TrainConfig
 from lfpc_jax.rewards.total import Rewards
+from lfpc_jax.run.config import Source, TrainConfig
 
 
 def get_config() -> TrainConfig:

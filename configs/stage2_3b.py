@@ -11,7 +11,7 @@ with reward/accuracy no lower than Stage I left it.
 from dataclasses import replace
 
 from configs import stage2
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

@@ -8,11 +8,11 @@ from functools import partial
 import pytest
 
 from lfpc_jax.cli import train
-from lfpc_jax.cli.overrides import load_config, override
-from lfpc_jax.config import Source, check, described
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
 from lfpc_jax.rewards.total import OwnReward, Rewards
+from lfpc_jax.run.config import Source, check, described
+from lfpc_jax.run.overrides import load_config, override
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 
@@ -23,7 +23,7 @@ def stage_1(*words: str):
 def test_a_config_file_with_the_old_limit_is_refused_by_the_new_names(tmp_path):
     file = tmp_path / "old.py"
     file.write_text(
-        "from lfpc_jax.config import RolloutSettings, TrainConfig\n\n"
+        "from lfpc_jax.run.config import RolloutSettings, TrainConfig\n\n"
         "def get_config():\n    return TrainConfig(rollout=RolloutSettings(max_tokens=64))\n"
     )
     with pytest.raises(ValueError, match=r"old\.py: max_tokens.*turn_tokens .*episode_tokens"):

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from lfpc_jax.cli.overrides import load_config
 from lfpc_jax.cli.train import CONFIGS
-from lfpc_jax.config import TrainConfig, check, described, updates_of
+from lfpc_jax.run.config import TrainConfig, check, described, updates_of
+from lfpc_jax.run.overrides import load_config
 
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py"))
 AUTHORS = [name for name in NAMES if name.startswith("authors_")]

@@ -12,9 +12,10 @@ FLOORS = (
     ("model",),
     ("checkpoint", "data", "rewards"),
     ("rollout",),
-    ("grpo", "infogap"),
-    ("evaluation", "cropvlm", "report", "plan"),
-    ("config",),
+    ("grpo", "infogap", "evaluation"),
+    ("cropvlm", "report"),
+    ("run",),
+    ("plan", "serve"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

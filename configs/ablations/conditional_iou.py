@@ -9,9 +9,9 @@ Hardware: as stage1.py. Expect (paper, HR-Bench 8K: accuracy, and IoU of FSP and
 from dataclasses import replace
 
 from configs import stage2
-from lfpc_jax.config import TrainConfig
 from lfpc_jax.rewards.grounding import Grounding
 from lfpc_jax.rewards.total import Rewards
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

@@ -11,7 +11,7 @@ crop/iou and crop/area_ratio beside the other two's.
 from dataclasses import replace
 
 from configs.ablations import conditional_iou
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

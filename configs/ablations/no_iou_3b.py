@@ -11,7 +11,7 @@ crop/iou, which nothing rewards here, and crop/area_ratio beside conditional_iou
 from dataclasses import replace
 
 from configs.ablations import no_iou
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

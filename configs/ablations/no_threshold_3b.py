@@ -11,7 +11,7 @@ crop/overlap, which no threshold guards, and crop/iou beside conditional_iou_3b.
 from dataclasses import replace
 
 from configs.ablations import no_threshold
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

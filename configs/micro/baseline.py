@@ -10,15 +10,15 @@ Hardware: two CPU cores, some minutes. Expect: it calls the tool always, points
 badly, and answers sharp images at once: noise in its crops takes little (docs/demo.md).
 """
 
-from lfpc_jax.config import (
+from lfpc_jax.grpo.optimizer import OptimizerSettings
+from lfpc_jax.grpo.updater import UpdateSettings
+from lfpc_jax.run.config import (
     DataSettings,
     ModelSettings,
     RolloutSettings,
     Source,
     TrainConfig,
 )
-from lfpc_jax.grpo.optimizer import OptimizerSettings
-from lfpc_jax.grpo.step import UpdateSettings
 
 FOLDER = "runs/demo"
 

@@ -10,7 +10,7 @@ Hardware: two CPU cores, some minutes. Expect: what more steps alone are worth.
 from dataclasses import replace
 
 from configs.micro import baseline, stage1
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

@@ -11,7 +11,7 @@ token.
 from dataclasses import replace
 
 from configs.micro import words
-from lfpc_jax.config import Source, TrainConfig
+from lfpc_jax.run.config import Source, TrainConfig
 
 
 def get_config() -> TrainConfig:

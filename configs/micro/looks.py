@@ -20,10 +20,10 @@ from dataclasses import replace
 import numpy as np
 
 from configs.micro import words
-from lfpc_jax.config import Source, TrainConfig
 from lfpc_jax.data import scene
 from lfpc_jax.data.world import World
 from lfpc_jax.rollout.dialogue import View
+from lfpc_jax.run.config import Source, TrainConfig
 from lfpc_jax.trajectory import Record
 
 SIDES = (56, 56, 56, 84, 112, 224, 224)

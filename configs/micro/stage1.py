@@ -11,7 +11,7 @@ target, and validation/accuracy of 0.6 to 0.8, which falls to chance when crops 
 from dataclasses import replace
 
 from configs.micro import baseline
-from lfpc_jax.config import Source, TrainConfig
+from lfpc_jax.run.config import Source, TrainConfig
 
 
 def get_config() -> TrainConfig:

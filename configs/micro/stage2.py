@@ -9,8 +9,8 @@ no larger and an accuracy no lower.
 from dataclasses import replace
 
 from configs.micro import control
-from lfpc_jax.config import TrainConfig
 from lfpc_jax.rewards.total import Rewards
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

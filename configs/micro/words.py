@@ -25,10 +25,10 @@ import numpy as np
 import PIL.Image
 
 from configs.micro import baseline
-from lfpc_jax.config import DataSettings, Source, TrainConfig
 from lfpc_jax.data import canvas, scene
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.rollout.dialogue import View
+from lfpc_jax.run.config import DataSettings, Source, TrainConfig
 from lfpc_jax.trajectory import Box4, Picture, Record, Size
 
 SCENES = 3000

@@ -12,7 +12,7 @@ reward/accuracy and validation/gap beside stage1_3b.py's.
 from dataclasses import replace
 
 from configs.strategies import hard
-from lfpc_jax.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

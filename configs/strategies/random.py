@@ -10,7 +10,7 @@ Hardware: as stage1.py. Expect (paper, multi-target subsets of HR-Bench 8K, 4K, 
 from dataclasses import replace
 
 from configs import stage1
-from lfpc_jax.config import Source, TrainConfig
+from lfpc_jax.run.config import Source, TrainConfig
 
 
 def get_config() -> TrainConfig:

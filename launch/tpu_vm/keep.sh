@@ -2,7 +2,7 @@
 # Sourced by pod.sh: a run that survives preemption. The loop holds no state that matters: it can be
 # ended and begun again anywhere, at any time, and takes up what it finds.
 
-# Ends after which starting again helps: another process was lost (lfpc_jax/distributed/watch.py),
+# Ends after which starting again helps: another process was lost (lfpc_jax/distributed/peers.py),
 # the same where JAX's runtime was faster, killed, and told to stop with its host.
 again_after='75|134|137|stopped'
 

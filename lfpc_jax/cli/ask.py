@@ -15,11 +15,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lfpc_jax.cli import asking, progress
-from lfpc_jax.cli.dialogues import zooming
-from lfpc_jax.cli.model_folder import load_model
+from lfpc_jax.cli import asking
 from lfpc_jax.data import pictures
-from lfpc_jax.data.losses import Unusable
+from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.processing.geometry import Box
 from lfpc_jax.report.sketch import sketch
@@ -28,6 +26,9 @@ from lfpc_jax.rollout.engine import Engine, Rolled
 from lfpc_jax.rollout.episode import Episode, Rules
 from lfpc_jax.rollout.said import said
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.run import progress
+from lfpc_jax.run.dialogues import zooming
+from lfpc_jax.run.models import load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture, Record, Turn
 
@@ -95,7 +96,9 @@ def ask(args: argparse.Namespace) -> int:
     engine.load(model.params)
     printer = _Printer(dialogue)
     with progress.waiting("asking (the first answer compiles)"):
-        groups = list(engine.run([record], rollouts=1, seed=args.seed, watch=printer.watch))
+        groups = list(
+            engine.run([record], rollouts=1, seed=args.seed, on_episode=printer.on_episode)
+        )
     if not groups:
         [(_, reason)] = engine.stats.skipped
         raise ValueError(reason)
@@ -126,7 +129,7 @@ class _Printer:
         self.dialogue = dialogue
         self.turn, self.printed = 0, 0
 
-    def watch(self, episode: Episode) -> None:
+    def on_episode(self, episode: Episode) -> None:
         while self.turn < len(episode.turns):
             turn = episode.turns[self.turn]
             self._print(turn.text)

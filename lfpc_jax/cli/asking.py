@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 import jax
 
-from lfpc_jax.cli.model_folder import asking_of
 from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.rollout.asking import Asking, prompt_text
+from lfpc_jax.run.models import asking_of
 
 EPISODE_TOKENS = 4096
 """The most that a question's turns may sample in all, unless one says otherwise: two turns of full

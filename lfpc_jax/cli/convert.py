@@ -22,13 +22,13 @@ from rich.table import Table
 
 from lfpc_jax.checkpoint import folder, huggingface, parity, staging, store
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.cli import card, progress
 from lfpc_jax.cli.flags import positive
-from lfpc_jax.cli.model_folder import load_model
-from lfpc_jax.cli.run_folder import run_of
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
 from lfpc_jax.rollout import asking
+from lfpc_jax.run import card, progress
+from lfpc_jax.run.folder import run_of
+from lfpc_jax.run.models import load_model
 
 TOLERANCE = {"float32": 1e-4}
 """What `check` allows by default; in bfloat16 that depends on the weights, so it only reports."""

@@ -30,11 +30,9 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from lfpc_jax.cli import asking, judge_flags, process_flags, progress
-from lfpc_jax.cli.asker import Asker
-from lfpc_jax.cli.claim import Claim, held
+from lfpc_jax.cli import asking, judge_flags, process_flags
 from lfpc_jax.data.digest import digest_by_place
-from lfpc_jax.data.losses import MAX_SHARE
+from lfpc_jax.data.rejected import MAX_SHARE
 from lfpc_jax.distributed import processes
 from lfpc_jax.evaluation.alter import ALTERATIONS, alteration
 from lfpc_jax.evaluation.benchmark import Benchmark, open_benchmark
@@ -56,6 +54,9 @@ from lfpc_jax.evaluation.run import ask, in_order
 from lfpc_jax.evaluation.tables import printed, sheets
 from lfpc_jax.rewards.judge import Judge, JudgeFailed
 from lfpc_jax.rollout.asking import digest
+from lfpc_jax.run import progress
+from lfpc_jax.run.asker import Asker
+from lfpc_jax.run.claim import Claim, held
 
 _SEVERAL = ("image_tokens",)
 _LINES_EVERY = 10.0
@@ -236,7 +237,7 @@ def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:
             )
         if one.name in [other.name for other in made]:
             raise ValueError(f"two benchmarks are called {one.name!r}; give one as NAME={path}")
-        for loss in one.losses:
+        for loss in one.rejected:
             print(f"{one.name}: left out {loss}", file=sys.stderr)
         made.append(one)
     return made
@@ -249,5 +250,5 @@ def _about(benchmark: Benchmark) -> dict[str, Any]:
         "questions": len(benchmark.records),
         "digest": benchmark.digest,
         "digest_by_place": digest_by_place(benchmark.records),
-        "losses": [str(loss) for loss in benchmark.losses],
+        "losses": [str(loss) for loss in benchmark.rejected],
     }

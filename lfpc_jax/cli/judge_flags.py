@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from lfpc_jax.cli import progress
 from lfpc_jax.rewards.judge import Judge, JudgeSettings
+from lfpc_jax.run import progress
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -25,9 +25,15 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from lfpc_jax.cli import progress
-from lfpc_jax.cli.overrides import load_config, override
-from lfpc_jax.cli.plan_config import (
+from lfpc_jax.cli.train import CONFIGS
+from lfpc_jax.distributed.mesh import make_mesh, rollout_mesh
+from lfpc_jax.model import config
+from lfpc_jax.plan import programs, slices
+from lfpc_jax.plan.compiling import Compiled, assigned, compile_into, compiled
+from lfpc_jax.plan.rollout import rollout_programs
+from lfpc_jax.plan.search import proposals
+from lfpc_jax.plan.table import print_step, print_tables
+from lfpc_jax.plan.training import (
     Phase,
     Planned,
     Run,
@@ -37,17 +43,11 @@ from lfpc_jax.cli.plan_config import (
     plan,
     workload,
 )
-from lfpc_jax.cli.plan_search import proposals
-from lfpc_jax.cli.plan_table import print_step, print_tables
-from lfpc_jax.cli.train import CONFIGS
-from lfpc_jax.config import TrainConfig, check
-from lfpc_jax.distributed.mesh import make_mesh, rollout_mesh
-from lfpc_jax.model import config
-from lfpc_jax.plan import programs, slices
-from lfpc_jax.plan.compiling import Compiled, assigned, compile_into, compiled
-from lfpc_jax.plan.rollout import rollout_programs
 from lfpc_jax.plan.work import Workload
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.run import progress
+from lfpc_jax.run.config import TrainConfig, check
+from lfpc_jax.run.overrides import load_config, override
 from lfpc_jax.shapes import RolloutShapes
 
 

@@ -16,7 +16,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from lfpc_jax.cli import progress
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.evaluation.seen import shown_crops
 from lfpc_jax.evaluation.tables import sheets
@@ -26,6 +25,7 @@ from lfpc_jax.report.conversation import Reader
 from lfpc_jax.report.episodes import Episodes, Replaced
 from lfpc_jax.report.problems import Problem
 from lfpc_jax.report.run import Run, open_run
+from lfpc_jax.run import progress
 
 _PRINTED = 20
 

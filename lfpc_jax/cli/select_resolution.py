@@ -28,14 +28,11 @@ from typing import Any, get_args
 import jax
 from jax.experimental import multihost_utils
 
-from lfpc_jax.cli import asking, judge_flags, process_flags, progress
-from lfpc_jax.cli.claim import Claim, held
-from lfpc_jax.cli.dialogues import sizes, text_buckets, together
-from lfpc_jax.cli.model_folder import LoadedModel, assets_of, load_model
+from lfpc_jax.cli import asking, judge_flags, process_flags
 from lfpc_jax.data import layout, sources
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.digest import digest
-from lfpc_jax.data.losses import MAX_SHARE, Loss, check_share, parted
+from lfpc_jax.data.rejected import MAX_SHARE, Rejected, check_share, parted
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.infogap.asking import EngineAnswers
@@ -52,6 +49,10 @@ from lfpc_jax.rollout.engine import Engine, own_share
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.tools import Toolbox
+from lfpc_jax.run import progress
+from lfpc_jax.run.claim import Claim, held
+from lfpc_jax.run.dialogues import sizes, text_buckets, together
+from lfpc_jax.run.models import LoadedModel, assets_of, load_model
 from lfpc_jax.shapes import RolloutShapes
 from lfpc_jax.trajectory import Picture, Record
 
@@ -149,7 +150,7 @@ def select_resolution(args: argparse.Namespace, claim: Claim) -> int:
     # ------------------------------------------------------------------ the new set
     if jax.process_index() == 0:
         claim.check()
-        _publish(args, settings, about, processor, sound.records, sound.losses)
+        _publish(args, settings, about, processor, sound.records, sound.rejected)
     multihost_utils.sync_global_devices("published")
     return 0
 
@@ -171,7 +172,7 @@ def _resizing(processor: ImageProcessor) -> str:
     return f"patches of {p.patch}, {p.merge} x {p.merge} a token, from {p.min_pixels} pixels"
 
 
-def _nobody(questions: Sequence[Record]) -> Sequence[Loss]:
+def _nobody(questions: Sequence[Record]) -> Sequence[Rejected]:
     raise AssertionError(f"{len(questions)} questions without a model")
 
 
@@ -243,7 +244,7 @@ def _publish(
     about: dict[str, Any],
     processor: ImageProcessor,
     records: Sequence[Record],
-    unsound: Sequence[Loss],
+    unsound: Sequence[Rejected],
 ) -> None:
     """Every process's journal, put together in the order of the set."""
     shares = []
@@ -254,7 +255,7 @@ def _publish(
             select(own, _nobody, processor, settings, _journal(args, process), about=begun)
         )
     found = [shares[place % len(shares)][place // len(shares)] for place in range(len(records))]
-    lost = [one for one in found if isinstance(one, Loss)]
+    lost = [one for one in found if isinstance(one, Rejected)]
     check_share(" ".join(args.data), lost, len(found), args.max_lost)
     with (args.out / "levels.jsonl").open("w") as file:
         for one in found:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lfpc_jax.cli.model_folder import identity_of
+from lfpc_jax.run.models import identity_of
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 

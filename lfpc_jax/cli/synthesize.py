@@ -28,10 +28,10 @@ from typing import Any, get_args
 import jax
 
 from lfpc_jax.checkpoint import staging
-from lfpc_jax.cli import progress
 from lfpc_jax.data import benchmarks, canvas, contact, layout, scene, world
 from lfpc_jax.data.marks import VOCABULARIES
 from lfpc_jax.data.scene import COLOURS, SPLITS, WORLDS, WorldSettings
+from lfpc_jax.run import progress
 from lfpc_jax.trajectory import Nests, Record, Size
 
 FORMATS = ("layout", "hrbench", "vstar")

@@ -28,32 +28,24 @@ from jax.sharding import Mesh
 from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.training import Checkpoints, Saved
-from lfpc_jax.cli import own_code, process_flags, progress
-from lfpc_jax.cli.claim import held
-from lfpc_jax.cli.dialogues import zooming
-from lfpc_jax.cli.dry_run import print_plan
-from lfpc_jax.cli.health import Watch, too_far_apart, too_many_masked
-from lfpc_jax.cli.model_folder import LoadedModel, asking_of, default_dtype, load_model
-from lfpc_jax.cli.overrides import load_config, override
-from lfpc_jax.cli.rolling import Judged, Roller, opener, told_apart
-from lfpc_jax.cli.run_folder import RunFolder, shown_judge, unfinished
-from lfpc_jax.config import Source, TrainConfig, check, check_devices, described, updates_of
+from lfpc_jax.cli import process_flags
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.digest import digest
-from lfpc_jax.data.losses import parted
-from lfpc_jax.data.losses import summary as summary_of_losses
 from lfpc_jax.data.pipeline import Part, Stream, in_turn
+from lfpc_jax.data.rejected import parted
+from lfpc_jax.data.rejected import summary as summary_of_rejected
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher
-from lfpc_jax.grpo import trained
+from lfpc_jax.grpo.learner import Learner, TrainState
 from lfpc_jax.grpo.optimizer import make_optimizer, schedule
-from lfpc_jax.grpo.step import Apart, NotFinite, Updater
-from lfpc_jax.grpo.update import Learner, TrainState
+from lfpc_jax.grpo.updater import Apart, NotFinite, Updater
 from lfpc_jax.infogap.provenance import check_budget, doubts
+from lfpc_jax.model import parameters
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import from_folder
+from lfpc_jax.plan.dry_run import print_plan
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.report.writer import MetricsWriter, check_wandb
 from lfpc_jax.rewards.judge import Judge
@@ -62,6 +54,15 @@ from lfpc_jax.rollout.dialogue import Opening
 from lfpc_jax.rollout.engine import Engine, LogitsNotFinite, Rolled
 from lfpc_jax.rollout.episode import Episode
 from lfpc_jax.rollout.vocabulary import allowed_ids
+from lfpc_jax.run import own_code, progress
+from lfpc_jax.run.claim import held
+from lfpc_jax.run.config import Source, TrainConfig, check, check_devices, described, updates_of
+from lfpc_jax.run.dialogues import zooming
+from lfpc_jax.run.folder import RunFolder, shown_judge, unfinished
+from lfpc_jax.run.health import CropAlarm, too_far_apart, too_many_masked
+from lfpc_jax.run.models import LoadedModel, asking_of, default_dtype, load_model
+from lfpc_jax.run.overrides import load_config, override
+from lfpc_jax.run.rolling import Judged, Roller, opener, told_apart
 from lfpc_jax.trajectory import Batch, Record
 
 log = logging.getLogger("lfpc_jax.train")
@@ -198,7 +199,7 @@ def train(
         cfg,
         make_optimizer(config.optimizer, updates_of(config)),
         objective=config.update.objective,
-        how=config.trained,
+        trainable=config.trainable,
         allowed=allowed,
         mesh=mesh,
         temperature=config.policy_temperature,
@@ -230,7 +231,7 @@ def train(
         mesh=local,
         workers=config.rollout.workers,
     )
-    publish = Publisher(partial(trained.whole, cfg, config.trained), mesh, copies)
+    publish = Publisher(partial(parameters.whole, cfg, config.trainable), mesh, copies)
     if config.stage == "grpo":
         engine.load(publish(learner.computing(state)))
         with progress.waiting("compiling the rollouts"):
@@ -248,7 +249,7 @@ def train(
         threads=config.data.threads,
     )
     keeper = Checkpoints(run.checkpoints, keep=config.keep_checkpoints, keep_best=config.keep_best)
-    watch = Watch(config.health)
+    watch = CropAlarm(config.health)
     step = 0
     if saved is not None:
         step = keeper.newest = saved.step
@@ -366,14 +367,14 @@ def _data(config: TrainConfig) -> tuple[list[Part], list[Record]]:
 
 def _audited(source: Source, config: TrainConfig) -> tuple[Record, ...]:
     found = audit(source.reader(source.path), name=source.path, max_share=config.data.max_lost)
-    lost, unsuited = parted(found.losses)
+    lost, unsuited = parted(found.rejected)
     for loss in lost:
         log.warning("%s: left out %s", source.path, loss)
     if unsuited:
-        rows = len(found.records) + len(found.losses)
+        rows = len(found.records) + len(found.rejected)
         log.warning(
             "%s: %d of %d rows are not for training here and were left out: %s",
-            source.path, len(unsuited), rows, summary_of_losses(unsuited),
+            source.path, len(unsuited), rows, summary_of_rejected(unsuited),
         )  # fmt: skip
     return found.records
 

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lfpc_jax.data.losses import MAX_SHARE, Loss, Unusable, check_share, summary
 from lfpc_jax.data.pictures import measured
+from lfpc_jax.data.rejected import MAX_SHARE, Rejected, Unusable, check_share, summary
 from lfpc_jax.trajectory import Box4, Picture, Record, Size
 
 _EMBEDDED_LIMIT = 2**30
@@ -24,30 +24,32 @@ class Audited:
 
     name: str
     records: tuple[Record, ...]
-    losses: tuple[Loss, ...]
+    rejected: tuple[Rejected, ...]
 
 
-def audit(entries: Iterable[Record | Loss], *, name: str, max_share: float = MAX_SHARE) -> Audited:
+def audit(
+    entries: Iterable[Record | Rejected], *, name: str, max_share: float = MAX_SHARE
+) -> Audited:
     """Keeps what is sound; stops with the list when more than `max_share` is not. Rows that are
-    unsuited (`losses.UNSUITED`) are among the losses, and count neither way.
+    unsuited (`rejected.UNSUITED`) are among the rejected, and count neither way.
 
     Pictures that are files stay files. Embedded ones are kept in memory, so large sets of them are
     refused: write those to the layout once, which streams, and audit that.
     """
     records: list[Record] = []
-    losses: list[Loss] = []
+    rejected: list[Rejected] = []
     seen: set[str] = set()
     embedded = 0
     for entry in entries:
-        if isinstance(entry, Loss):
-            losses.append(entry)
+        if isinstance(entry, Rejected):
+            rejected.append(entry)
             continue
         try:
             check(entry)
             if entry.id in seen:
                 raise Unusable("duplicate id", "another record of the set has this id")
         except Unusable as error:
-            losses.append(Loss.of(entry.id, error))
+            rejected.append(Rejected.of(entry.id, error))
             continue
         seen.add(entry.id)
         records.append(entry)
@@ -57,13 +59,13 @@ def audit(entries: Iterable[Record | Loss], *, name: str, max_share: float = MAX
                 f"{name}: the first {len(records)} records embed {embedded / 2**30:.1f} GiB of "
                 "pictures; write the set to files once with lfpc_jax.data.layout.write"
             )
-    total = len(records) + len(losses)
-    check_share(name, losses, total, max_share)
+    total = len(records) + len(rejected)
+    check_share(name, rejected, total, max_share)
     if not records:
         raise ValueError(
-            f"{name}: no records (left out: {summary(losses)}); is this the set's folder or file?"
+            f"{name}: no records (left out: {summary(rejected)}); is this the set's folder or file?"
         )
-    return Audited(name, tuple(records), tuple(losses))
+    return Audited(name, tuple(records), tuple(rejected))
 
 
 def check(record: Record) -> None:

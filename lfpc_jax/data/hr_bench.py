@@ -22,7 +22,7 @@ from typing import Any
 from lfpc_jax.data import parquet
 from lfpc_jax.data.benchmarks import HR_BENCH_COLUMNS
 from lfpc_jax.data.columns import check_columns
-from lfpc_jax.data.losses import Loss, Unusable
+from lfpc_jax.data.rejected import Rejected, Unusable
 from lfpc_jax.trajectory import Picture, Record
 
 DATASET = "hr_bench"
@@ -31,7 +31,7 @@ _LONGEST_INDEX = 64
 _LONGEST_FIELD = 2**31 - 1  # the most that csv can be told on every platform
 
 
-def read(path: Path, pictures: Path) -> Iterator[Record | Loss]:
+def read(path: Path, pictures: Path) -> Iterator[Record | Rejected]:
     """The rows in their order; images go into the folder `pictures`."""
     rows = _parquet(path) if path.suffix == ".parquet" else _tsv(path)
     placed: dict[str, Picture] = {}
@@ -40,9 +40,9 @@ def read(path: Path, pictures: Path) -> Iterator[Record | Loss]:
         try:
             yield _record(name, row, placed, pictures)
         except Unusable as error:
-            yield Loss.of(name, error)
+            yield Rejected.of(name, error)
         except (TypeError, AttributeError) as error:
-            yield Loss(f"{path.stem} row {place}", "malformed row", f"{error}")
+            yield Rejected(f"{path.stem} row {place}", "malformed row", f"{error}")
 
 
 def cycle_of(record: Record) -> str:

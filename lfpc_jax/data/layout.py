@@ -19,7 +19,7 @@ from typing import Any, Literal
 import pyarrow
 
 from lfpc_jax.data import parquet
-from lfpc_jax.data.losses import MAX_SHARE, Loss, Unusable, check_share
+from lfpc_jax.data.rejected import MAX_SHARE, Rejected, Unusable, check_share
 from lfpc_jax.trajectory import Picture, Record
 
 Table = Literal["jsonl", "parquet"]
@@ -45,34 +45,34 @@ _SCHEMA = pyarrow.schema(
 
 def write(
     folder: Path,
-    entries: Iterable[Record | Loss],
+    entries: Iterable[Record | Rejected],
     *,
     table: Table = "jsonl",
     copy_files: bool = True,
     max_share: float = MAX_SHARE,
     about: dict[str, Any] | None = None,
-) -> tuple[int, tuple[Loss, ...]]:
+) -> tuple[int, tuple[Rejected, ...]]:
     """Writes a new layout as its records come, and returns how many it has and what was lost.
 
     Embedded pictures always become files. Pictures that are files are copied, or with `copy_files`
-    off named by their absolute path. `about` goes into the meta file, and so do the losses; where
+    off named by their absolute path. `about` goes into the meta file, and so do the rejected; where
     they are more than `max_share` there will be no meta file, and so no set.
     """
     if (folder / "meta.json").exists():
         raise ValueError(f"{folder}: holds a set already; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    count, losses = 0, []
+    count, rejected = 0, []
 
     def lines() -> Iterator[dict[str, Any]]:
         nonlocal count
         for entry in entries:
-            if isinstance(entry, Loss):
-                losses.append(entry)
+            if isinstance(entry, Rejected):
+                rejected.append(entry)
                 continue
             try:
                 image = _place_picture(folder, entry.picture, count, copy_files)
             except Unusable as error:
-                losses.append(Loss.of(entry.id, error))
+                rejected.append(Rejected.of(entry.id, error))
                 continue
             count += 1
             yield _to_line(entry, image)
@@ -84,20 +84,20 @@ def write(
         with path.open("w", encoding="utf-8") as file:
             for line in lines():
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    check_share(str(folder), losses, count + len(losses), max_share)
+    check_share(str(folder), rejected, count + len(rejected), max_share)
     meta = {
         "format": FORMAT,
         "version": VERSION,
         "records": path.name,
         "count": count,
         "about": about or {},
-        "losses": [str(loss) for loss in losses],
+        "losses": [str(one) for one in rejected],
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-    return count, tuple(losses)
+    return count, tuple(rejected)
 
 
-def read(folder: Path) -> Iterator[Record | Loss]:
+def read(folder: Path) -> Iterator[Record | Rejected]:
     """The records in their order, pictures as paths. A table that is cut short is refused."""
     meta = read_meta(folder)
     path = folder / meta["records"]
@@ -108,7 +108,7 @@ def read(folder: Path) -> Iterator[Record | Loss]:
             yield _from_line(line, folder)
         except (KeyError, TypeError, ValueError) as error:
             detail = f"{type(error).__name__}: {error}"
-            yield Loss(f"{path}:{found}", "malformed row", detail)
+            yield Rejected(f"{path}:{found}", "malformed row", detail)
     if found != meta["count"]:
         raise ValueError(
             f"{path}: has {found} records where meta.json counts {meta['count']}; "

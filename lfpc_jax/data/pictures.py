@@ -16,7 +16,7 @@ import PIL.Image
 from jaxtyping import UInt8
 from PIL.ExifTags import Base as Exif
 
-from lfpc_jax.data.losses import Unusable
+from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.images import ImageProcessor, to_rgb
 from lfpc_jax.shapes import ASPECT_LIMIT
 from lfpc_jax.trajectory import Picture, Record, Size

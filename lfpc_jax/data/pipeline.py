@@ -25,7 +25,7 @@ from typing import Generic, TypeVar
 import grain
 import numpy as np
 
-from lfpc_jax.data.losses import MAX_SHARE, Loss, Unusable, check_share
+from lfpc_jax.data.rejected import MAX_SHARE, Rejected, Unusable, check_share
 from lfpc_jax.trajectory import Record
 
 T = TypeVar("T")
@@ -109,9 +109,9 @@ class Stream(Generic[T]):
         self._open()
 
     @property
-    def losses(self) -> tuple[Loss, ...]:
+    def rejected(self) -> tuple[Rejected, ...]:
         """The records that this process failed to prepare, each once."""
-        return self._rows.losses
+        return self._rows.rejected
 
     def close(self) -> None:
         """Stops reading ahead."""
@@ -152,7 +152,7 @@ class _Rows(Generic[T]):
         self._parts, self._prepare = tuple(parts), prepare
         self._batch, self._own = batch, own
         self._places = _places(parts, seed)
-        self._lost: tuple[dict[int, Loss], ...] = tuple({} for _ in parts)
+        self._lost: tuple[dict[int, Rejected], ...] = tuple({} for _ in parts)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -169,7 +169,7 @@ class _Rows(Generic[T]):
         raise AssertionError("a set without a sound record has lost more than any share")
 
     @property
-    def losses(self) -> tuple[Loss, ...]:
+    def rejected(self) -> tuple[Rejected, ...]:
         with self._lock:
             return tuple(loss for lost in self._lost for loss in lost.values())
 
@@ -183,7 +183,7 @@ class _Rows(Generic[T]):
         except Unusable as error:
             with self._lock:
                 lost = self._lost[part]
-                lost[row] = Loss.of(record.id, error)
+                lost[row] = Rejected.of(record.id, error)
                 name, limit = self._parts[part].name, self._parts[part].max_share
                 check_share(name, tuple(lost.values()), len(self._parts[part].records), limit)
             return None

@@ -1,10 +1,10 @@
 """The public training sets, each from files exactly as they are published.
 
-Every reader streams: it yields a `Record`, or a `Loss` for a row that cannot become one, in the
+Every reader streams: it yields a `Record`, or a `Rejected` for a row that cannot become one, in the
 file's order. Ids are the file's name and the row, which are unique where published ids need not
 be. Questions lose their `<image>` placeholder and nothing else: choices that are written
 into a question stay there, and answers are free text. A record has one picture; rows with several,
-and videos, are left out as unsuited, which counts apart from losses. Pictures embedded in a table
+and videos, are left out as unsuited, which counts apart from rejected. Pictures embedded in a table
 or in an archive come as bytes: to train on such a set, write it to the layout once.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lfpc_jax.data import parquet
-from lfpc_jax.data.losses import Loss, Unusable
+from lfpc_jax.data.rejected import Rejected, Unusable
 from lfpc_jax.trajectory import Picture, Record
 
 PLACEHOLDER = "<image>"
@@ -26,7 +26,7 @@ Row = Any
 """A dict, where the file is what it should be."""
 
 
-def deep_eyes(folder: Path) -> Iterator[Record | Loss]:
+def deep_eyes(folder: Path) -> Iterator[Record | Rejected]:
     """DeepEyes-47k: every parquet file of the folder, in the order of their names.
 
     The question is `extra_info`'s, which the prompt wraps in instructions of its own, or the
@@ -51,7 +51,7 @@ def deep_eyes(folder: Path) -> Iterator[Record | Loss]:
         yield from _records(name, parquet.rows(path, columns), record)
 
 
-def visual_probe(path: Path) -> Iterator[Record | Loss]:
+def visual_probe(path: Path) -> Iterator[Record | Rejected]:
     """VisualProbe, the JSON list; images lie beside it. No boxes are published."""
 
     def record(name: str, row: Row) -> Record:
@@ -67,7 +67,7 @@ def visual_probe(path: Path) -> Iterator[Record | Loss]:
     yield from _records(f"visual_probe/{path.stem}", _json_list(path), record)
 
 
-def pixel_reasoner(path: Path) -> Iterator[Record | Loss]:
+def pixel_reasoner(path: Path) -> Iterator[Record | Rejected]:
     """PixelReasoner's parquet file; pictures from the folder beside it, or from its images.zip."""
     with _opened(path.parent / "images.zip") as images:
 
@@ -87,7 +87,7 @@ def pixel_reasoner(path: Path) -> Iterator[Record | Loss]:
         yield from _records(f"pixel_reasoner/{path.stem}", parquet.rows(path, columns), record)
 
 
-def chain_of_focus(path: Path, images: Path) -> Iterator[Record | Loss]:
+def chain_of_focus(path: Path, images: Path) -> Iterator[Record | Rejected]:
     """Chain-of-Focus, the JSON list of conversations; `images` is what its paths are relative to.
 
     Only the first question, its picture and the last answer are used. Pictures that the answering
@@ -110,7 +110,7 @@ def chain_of_focus(path: Path, images: Path) -> Iterator[Record | Loss]:
     yield from _records(f"chain_of_focus/{path.stem}", _json_list(path), record)
 
 
-def think_lite(folder: Path) -> Iterator[Record | Loss]:
+def think_lite(folder: Path) -> Iterator[Record | Rejected]:
     """ThinkLite-VL hard 11k: every parquet file of the folder."""
 
     def record(name: str, row: Row) -> Record:
@@ -129,16 +129,16 @@ def think_lite(folder: Path) -> Iterator[Record | Loss]:
 
 def _records(
     file: str, rows: Iterable[Row], record: Callable[[str, Row], Record]
-) -> Iterator[Record | Loss]:
+) -> Iterator[Record | Rejected]:
     """Each row as a record of its name, or as the loss of it."""
     for place, row in enumerate(rows):
         name = f"{file}/{place}"
         try:
             yield record(name, row)
         except Unusable as error:
-            yield Loss.of(name, error)
+            yield Rejected.of(name, error)
         except (KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
-            yield Loss(name, "malformed row", f"{type(error).__name__}: {error}")
+            yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
 
 
 def _parquet_files(folder: Path) -> list[Path]:

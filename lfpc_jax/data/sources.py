@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from lfpc_jax.data import layout, public
-from lfpc_jax.data.losses import Loss
+from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.trajectory import Record
 
-READERS: Mapping[str, Callable[..., Iterator[Record | Loss]]] = {
+READERS: Mapping[str, Callable[..., Iterator[Record | Rejected]]] = {
     "layout": layout.read,
     "deep_eyes": public.deep_eyes,
     "visual_probe": public.visual_probe,
@@ -24,7 +24,7 @@ READERS: Mapping[str, Callable[..., Iterator[Record | Loss]]] = {
 _PATHS = {"chain_of_focus": 2}
 
 
-def read(source: str) -> Iterator[Record | Loss]:
+def read(source: str) -> Iterator[Record | Rejected]:
     """Refuses what does not exist before the first record."""
     name, rest = _parted(source)
     if name not in READERS:

@@ -18,8 +18,8 @@ from typing import Any
 
 from lfpc_jax.data.benchmarks import V_STAR_FOLDERS
 from lfpc_jax.data.columns import check_columns
-from lfpc_jax.data.losses import Loss, Unusable
 from lfpc_jax.data.pictures import measured
+from lfpc_jax.data.rejected import Rejected, Unusable
 from lfpc_jax.processing.geometry import Box, area, clamp
 from lfpc_jax.trajectory import Nests, Picture, Record
 
@@ -32,7 +32,7 @@ _OPTION = re.compile(r"[ \t]*\(([A-Z])\)[ \t]*(.*?)[ \t]*")
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
-def read_folders(folder: Path, *, seed: int) -> Iterator[Record | Loss]:
+def read_folders(folder: Path, *, seed: int) -> Iterator[Record | Rejected]:
     """Both categories, each in the order of its names."""
     for category in FOLDERS:
         if not (folder / category).is_dir():
@@ -42,12 +42,12 @@ def read_folders(folder: Path, *, seed: int) -> Iterator[Record | Loss]:
             try:
                 yield _sample(name, category, path, seed)
             except Unusable as error:
-                yield Loss.of(name, error)
+                yield Rejected.of(name, error)
             except _MALFORMED as error:
-                yield Loss(name, "malformed row", f"{type(error).__name__}: {error}")
+                yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
 
 
-def read_list(path: Path) -> Iterator[Record | Loss]:
+def read_list(path: Path) -> Iterator[Record | Rejected]:
     """The list's lines in their order; images lie beside it."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -57,7 +57,7 @@ def read_list(path: Path) -> Iterator[Record | Loss]:
             try:
                 yield _entry(json.loads(line), path)
             except _MALFORMED as error:
-                yield Loss(name, "malformed row", f"{type(error).__name__}: {error}")
+                yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
 
 
 def _sample(name: str, category: str, path: Path, seed: int) -> Record:

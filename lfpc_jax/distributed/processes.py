@@ -8,7 +8,7 @@
             save(); break
     processes.barrier("saved", seconds=600)
 
-With one process all of this is local and immediate. With many, a watch (see watch.py) ends every
+With one process all of this is local and immediate. With many, `Peers` ends every
 process with exit code `LOST` and a word on who was lost. A process that ends well waits for the
 others at its exit; one that raises, or calls `failed`, tells them why first.
 """
@@ -31,8 +31,8 @@ from lfpc_jax.distributed import agreement, board
 from lfpc_jax.distributed.agreement import data_list
 from lfpc_jax.distributed.board import Absent, Board
 from lfpc_jax.distributed.launched import Launched, ProcessSettings, detect
+from lfpc_jax.distributed.peers import LOST, Peers
 from lfpc_jax.distributed.roll_call import roll_call
-from lfpc_jax.distributed.watch import LOST, Watch
 
 __all__ = [
     "LOST",
@@ -59,7 +59,7 @@ class _Joined:
     """This process among the others."""
 
     board: Board
-    watch: Watch
+    peers: Peers
     witness: subprocess.Popen[bytes]
     settings: ProcessSettings
     failed: str | None = None
@@ -136,7 +136,7 @@ def stop_seen() -> bool:
     Others may not know yet: this only says that long work may be cut short on the way to the next
     `stop_requested`, which then is True in all.
     """
-    return _signalled.is_set() or (_joined is not None and _joined.watch.stop_heard)
+    return _signalled.is_set() or (_joined is not None and _joined.peers.stop_heard)
 
 
 def failed(why: str, code: int = 1) -> None:
@@ -144,7 +144,7 @@ def failed(why: str, code: int = 1) -> None:
     does so with `code`, since it cannot say goodbye to the coordinator in the usual way."""
     if _joined is not None:
         _joined.failed, _joined.code = why, code
-        _joined.watch.say("failed", why)
+        _joined.peers.say("failed", why)
 
 
 # -------------------------------------------------------------------- start
@@ -196,7 +196,7 @@ def _initialize(launched: Launched, settings: ProcessSettings) -> None:
 
 def _join(own: Board, coordinator: str, settings: ProcessSettings) -> _Joined:
     witness = _witness(own.process, coordinator)
-    watch = Watch(
+    peers = Peers(
         own,
         beat_seconds=settings.beat_seconds,
         silence_seconds=settings.silence_seconds,
@@ -204,8 +204,8 @@ def _join(own: Board, coordinator: str, settings: ProcessSettings) -> _Joined:
         asked=_signalled,
         last_words=lambda: _bye(witness),
     )
-    watch.start()
-    return _Joined(own, watch, witness, settings)
+    peers.start()
+    return _Joined(own, peers, witness, settings)
 
 
 def _witness(process: int, coordinator: str) -> subprocess.Popen[bytes]:
@@ -235,17 +235,17 @@ def _leave() -> None:
         failed(f"{type(error).__name__}: {error}")
     if joined.failed is not None:
         # If another's death was the cause, the watch says so while this waits, and ends here.
-        joined.watch.wait_for_the_others(joined.settings.silence_seconds * 2)
-        joined.watch.outlast_the_others()
+        joined.peers.wait_for_the_others(joined.settings.silence_seconds * 2)
+        joined.peers.outlast_the_others()
         _bye(joined.witness)
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(joined.code)
-    joined.watch.say("finished")
-    if not joined.watch.wait_for_the_others(FINISH_SECONDS):
+    joined.peers.say("finished")
+    if not joined.peers.wait_for_the_others(FINISH_SECONDS):
         logger.error("this process ended %g s ago and others are still at work", FINISH_SECONDS)
-    joined.watch.stop()
+    joined.peers.stop()
     _bye(joined.witness)
 
 
@@ -260,6 +260,6 @@ def _bye(witness: subprocess.Popen[bytes]) -> None:
 
 def _told(absent: Absent, joined: _Joined) -> TimeoutError:
     """The error with how the missing ones were last heard."""
-    heard = [joined.watch.heard(process) for process in absent.missing[:16]]
+    heard = [joined.peers.heard(process) for process in absent.missing[:16]]
     remedy = "look at their logs" if absent.missing else absent.cause.split("\n")[0]
     return TimeoutError("; ".join([str(absent), *heard, remedy]))

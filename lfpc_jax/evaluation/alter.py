@@ -25,7 +25,7 @@ import PIL.Image
 from jaxtyping import UInt8
 
 from lfpc_jax.data import pictures
-from lfpc_jax.data.losses import Unusable
+from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.geometry import Box, Frame, clamp, crop_box, grow
 from lfpc_jax.rollout.dialogue import Alter, Dialogue, Opening
 from lfpc_jax.rollout.tools import Observation, Ready

@@ -9,7 +9,7 @@ from typing import Literal
 from lfpc_jax.data import hr_bench, layout, v_star
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.digest import digest
-from lfpc_jax.data.losses import MAX_SHARE, Loss
+from lfpc_jax.data.rejected import MAX_SHARE, Rejected
 from lfpc_jax.trajectory import Record
 
 Kind = Literal["hr_bench", "v_star", "layout"]
@@ -20,7 +20,7 @@ class Benchmark:
     name: str
     kind: Kind
     records: tuple[Record, ...]
-    losses: tuple[Loss, ...]
+    rejected: tuple[Rejected, ...]
 
     @property
     def digest(self) -> str:
@@ -74,4 +74,4 @@ def open_benchmark(
             "letters, digits, '_', '.' and '+'"
         )
     sound = audit(itertools.islice(entries, limit), name=str(path), max_share=max_share)
-    return Benchmark(name, kind, sound.records, sound.losses)
+    return Benchmark(name, kind, sound.records, sound.rejected)

@@ -50,11 +50,11 @@ _V_STAR_CATEGORIES = dict(zip(FOLDERS, (115, 76)))
 def column_of(benchmark: Benchmark) -> str | None:
     """The paper's column that a benchmark can stand beside: what is called 4K or 8K and has all of
     HR-Bench's rows, or all of V*."""
-    rows = len(benchmark.records) + len(benchmark.losses)
+    rows = len(benchmark.records) + len(benchmark.rejected)
     if rows != _ROWS.get(benchmark.kind):
         return None
     if benchmark.kind == "v_star":
-        lost = len(benchmark.losses)
+        lost = len(benchmark.rejected)
         counts = {
             name: sum(record.category == name for record in benchmark.records)
             for name in _V_STAR_CATEGORIES

@@ -72,7 +72,7 @@ def loss_of(
     logprobs: Float[Array, "B T"],
     entropy: Float[Array, "B T"] | None,
     batch: Batch,
-    how: Objective,
+    objective: Objective,
 ) -> tuple[Float[Array, ""], Scalars]:
     """This micro-batch's part of the loss, and of the weighted sums that are worth watching."""
     w, A = batch.weights, batch.advantages
@@ -80,40 +80,40 @@ def loss_of(
     def weighed(x: Array) -> Array:
         return jnp.where(w > 0, w * x, 0.0).sum()
 
-    if how.kind == "sft":
+    if objective.kind == "sft":
         return -weighed(logprobs), {}
     from_drawn = apart_from_sampler(jax.lax.stop_gradient(logprobs), batch)
     old = jax.lax.stop_gradient(logprobs) if batch.old is None else batch.old
     change = jnp.where(w > 0, logprobs - old, 0.0)
     ratio = jnp.exp(_bounded(change))
-    clipped = jnp.clip(ratio, 1 - how.clip_low, 1 + how.clip_high)
+    clipped = jnp.clip(ratio, 1 - objective.clip_low, 1 + objective.clip_high)
     gain = jnp.minimum(ratio * A, clipped * A)
     most = math.exp(MOST)
-    if how.dual_clip is not None:
-        most = min(most, how.dual_clip)
+    if objective.dual_clip is not None:
+        most = min(most, objective.dual_clip)
         gain = jnp.where(A < 0, jnp.maximum(gain, most * A), gain)
     apart = jnp.where(w > 0, old - batch.sampler, 0.0)
-    if how.importance_cap is not None:
-        gain = gain * jnp.minimum(jnp.exp(_bounded(apart)), how.importance_cap)
+    if objective.importance_cap is not None:
+        gain = gain * jnp.minimum(jnp.exp(_bounded(apart)), objective.importance_cap)
     loss = -weighed(gain)
     watched = {
-        "clipped_low": weighed((ratio < 1 - how.clip_low) & (A < 0)),
-        "clipped_high": weighed((ratio > 1 + how.clip_high) & (A > 0)),
+        "clipped_low": weighed((ratio < 1 - objective.clip_low) & (A < 0)),
+        "clipped_high": weighed((ratio > 1 + objective.clip_high) & (A > 0)),
         "clipped_dual": weighed((change > math.log(most)) & (A < 0)),
         "change_kl": weighed(_divergence(change)),
         "sampler_kl": weighed(_divergence(apart)),
         "sampler_apart": weighed(jnp.abs(apart)),
         FROM_DRAWN: from_drawn,
     }
-    if how.kl:
+    if objective.kl:
         assert batch.reference is not None, "KL needs the reference's log-probabilities"
         away = jnp.where(w > 0, batch.reference - logprobs, 0.0)
         watched["reference_kl"] = weighed(_divergence(away))
-        loss = loss + how.kl * watched["reference_kl"]
-    if how.entropy:
+        loss = loss + objective.kl * watched["reference_kl"]
+    if objective.entropy:
         assert entropy is not None
         watched["entropy"] = weighed(entropy)
-        loss = loss - how.entropy * watched["entropy"]
+        loss = loss - objective.entropy * watched["entropy"]
     return loss, watched
 
 

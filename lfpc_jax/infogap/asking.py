@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lfpc_jax.data.losses import Loss
+from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.infogap.agreement import Answer
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.said import said
@@ -17,12 +17,12 @@ class EngineAnswers:
         self.engine, self.n_answers, self.seed = engine, n_answers, seed
         self.asked = 0
 
-    def __call__(self, questions: Sequence[Record]) -> list[Sequence[Answer] | Loss]:
+    def __call__(self, questions: Sequence[Record]) -> list[Sequence[Answer] | Rejected]:
         self.asked += len(questions)
         before = len(self.engine.stats.skipped)
-        found: dict[str, Sequence[Answer] | Loss] = {}
+        found: dict[str, Sequence[Answer] | Rejected] = {}
         for group in self.engine.run(questions, rollouts=self.n_answers, seed=self.seed):
             found[group.record.id] = tuple(map(said, group.trajectories))
         for name, reason in self.engine.stats.skipped[before:]:
-            found[name] = Loss(name, "cannot be asked", reason)
+            found[name] = Rejected(name, "cannot be asked", reason)
         return [found[question.id] for question in questions]

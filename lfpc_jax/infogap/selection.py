@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lfpc_jax.data.losses import Loss, Unusable
 from lfpc_jax.data.pictures import measured
+from lfpc_jax.data.rejected import Rejected, Unusable
 from lfpc_jax.infogap.agreement import Agreement, Answer, Judges, Same
 from lfpc_jax.infogap.levels import (
     HARSHEST,
@@ -41,7 +41,7 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.trajectory import Picture, Record
 
 Strategy = Literal["answer", "hard", "random", "none"]
-Ask = Callable[[Sequence[Record]], Sequence[Sequence[Answer] | Loss]]
+Ask = Callable[[Sequence[Record]], Sequence[Sequence[Answer] | Rejected]]
 """The answers to each question, shown at its `longest_side`, or why it cannot be asked."""
 
 FORMAT = 2
@@ -100,7 +100,7 @@ def select(
     judge: Judges | None = None,
     about: Mapping[str, Any] | None = None,
     still_ours: Callable[[], None] = lambda: None,
-) -> list[Selected | Loss]:
+) -> list[Selected | Rejected]:
     """The choice for every record, in order, from the journal as far as it goes. `about` says what
     else than the settings it depends on: who is asked, how, and about what. `still_ours` raises,
     before a write, if the journal is another command's by now."""
@@ -109,7 +109,7 @@ def select(
     ahead = iter(records)
     for old in done:
         record = next(ahead, None)
-        name = old.record if isinstance(old, Loss) else old.id
+        name = old.record if isinstance(old, Rejected) else old.id
         if record is None or record.id != name:
             raise ValueError(
                 f"{journal}: goes on with record {name!r} where the set has "
@@ -141,9 +141,9 @@ def _chunk(
     processor: ImageProcessor,
     settings: Settings,
     judge: Judges | None,
-) -> list[Selected | Loss]:
+) -> list[Selected | Rejected]:
     agreement = Agreement(judge, exact=settings.exact)
-    made: dict[int, Selected | Loss] = {}
+    made: dict[int, Selected | Rejected] = {}
     open_: dict[int, _Open] = {}
     for place, record in enumerate(records):
         if record.picture == Picture():
@@ -152,7 +152,7 @@ def _chunk(
         try:
             sides = pyramid(measured(record.picture), processor, settings.harshest)
         except Unusable as error:
-            made[place] = Loss.of(record.id, error)
+            made[place] = Rejected.of(record.id, error)
             continue
         if settings.strategy == "answer":
             open_[place] = _Open(record, sides, {}, agreement.of(record))
@@ -171,7 +171,7 @@ def _chunk(
                 wanted += [(place, level) for level in step]
         questions = [open_[place].question(level) for place, level in wanted]
         for (place, level), found in zip(wanted, ask(questions) if questions else (), strict=True):
-            if isinstance(found, Loss):
+            if isinstance(found, Rejected):
                 made[place] = replace(found, record=records[place].id)
                 open_.pop(place, None)
             elif place in open_:
@@ -233,8 +233,8 @@ def _selected(record: Record, sides: tuple[int, ...], decision: Decision) -> Sel
     )
 
 
-def _line(one: Selected | Loss) -> bytes:
-    kind = "lost" if isinstance(one, Loss) else "selected"
+def _line(one: Selected | Rejected) -> bytes:
+    kind = "lost" if isinstance(one, Rejected) else "selected"
     return json.dumps({kind: asdict(one)}, ensure_ascii=True).encode() + b"\n"
 
 
@@ -242,7 +242,7 @@ def _head(settings: Settings, about: Mapping[str, Any]) -> bytes:
     return json.dumps({"format": FORMAT, "about": asdict(settings) | dict(about)}).encode()
 
 
-def _read_journal(path: Path, head: bytes) -> Iterator[Selected | Loss]:
+def _read_journal(path: Path, head: bytes) -> Iterator[Selected | Rejected]:
     """The whole lines, once the rest of a line that a kill cut short has been removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     old = path.read_bytes() if path.exists() else b""
@@ -258,7 +258,7 @@ def _read_journal(path: Path, head: bytes) -> Iterator[Selected | Loss]:
     for line in lines:
         entry = json.loads(line)
         if "lost" in entry:
-            yield Loss(**entry["lost"])
+            yield Rejected(**entry["lost"])
         else:
             found = entry["selected"]
             lists = {name: _tuples(found[name]) for name in ("answers", "agree")}

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lfpc_jax.data.losses import Loss
+from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.infogap.agreement import Answer
 from lfpc_jax.infogap.selection import Selected
 
@@ -44,7 +44,7 @@ class Summary:
     scan: int
 
 
-def summarise(selected: Sequence[Selected | Loss]) -> Summary:
+def summarise(selected: Sequence[Selected | Rejected]) -> Summary:
     chosen = [one for one in selected if isinstance(one, Selected)]
     shown = [one for one in chosen if one.sides]
     asked = [one for one in shown if one.answers]
@@ -53,7 +53,7 @@ def summarise(selected: Sequence[Selected | Loss]) -> Summary:
     return Summary(
         records=len(chosen),
         without_picture=len(chosen) - len(shown),
-        lost=dict(Counter(one.reason for one in selected if isinstance(one, Loss))),
+        lost=dict(Counter(one.reason for one in selected if isinstance(one, Rejected))),
         levels=dict(sorted(Counter(one.level for one in shown).items())),
         sides=dict(sorted(Counter(one.sides[one.level] for one in shown).items())),
         never_diverged=never / len(compared) if compared else 0.0,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lfpc_jax.grpo import trained
-from lfpc_jax.grpo.trained import Trained
+from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.plan.programs import Source
 from lfpc_jax.rollout.programs import Beginnings, Programs, Turns, empty_state, state_shardings
 from lfpc_jax.rollout.sampling import Sampling
@@ -19,15 +19,15 @@ from lfpc_jax.shapes import RolloutShapes
 from lfpc_jax.trajectory import Images, Tokens
 
 _STOP_STATES = 16
-_ALL = Trained()
+_ALL = Trainable()
 
 
 def rollout_programs(
     cfg: ModelConfig,
     mesh: Mesh,
     shapes: RolloutShapes,
-    how: Sampling,
-    trains: Trained = _ALL,
+    sampling: Sampling,
+    trains: Trainable = _ALL,
 ) -> Iterator[Source]:
     """Encode, prefill, place, extend and decode, weights in the compute dtype, with the factors
     that a run `trains`. Layers are stacked, on a CPU too, where the engine has them apart."""
@@ -37,7 +37,7 @@ def rollout_programs(
     def array(shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
 
-    params = trained.whole(cfg, trains, mesh)
+    params = parameters.whole(cfg, trains, mesh)
     state = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         jax.eval_shape(partial(empty_state, cfg, shapes, unstacked=False)),
@@ -77,7 +77,7 @@ def rollout_programs(
         "prefill": prefilled,
         "place": (state, prefix, beginnings),
         "extend": (params, state, *added),
-        "decode": (params, state, stops, allowed, shapes.capacity, how),
+        "decode": (params, state, stops, allowed, shapes.capacity, sampling),
     }
     read = {name: part for name, part in params.items() if name not in ("vision", "unembed")}
     kinds: dict[str, dict[str, Any]] = {

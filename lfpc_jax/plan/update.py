@@ -11,12 +11,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lfpc_jax.distributed.sharding import RULES
-from lfpc_jax.grpo import trained
+from lfpc_jax.grpo.learner import Learner, TrainState
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
-from lfpc_jax.grpo.trained import Trained
-from lfpc_jax.grpo.update import Learner, TrainState
+from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.model.spec import Tree
 from lfpc_jax.plan.programs import Source
 from lfpc_jax.shapes import TrainShapes
@@ -31,11 +31,11 @@ def update_programs(
     *,
     micro_batches: int,
     objective: Objective,
-    how: Trained,
+    trainable: Trainable,
     temperature: float = 1.0,
 ) -> Iterator[Source]:
     """For each bucket of windows of a shard's pictures, the usual one first."""
-    learner = _learner(cfg, mesh, how, objective, temperature)
+    learner = _learner(cfg, mesh, trainable, objective, temperature)
     state = learner.abstract_state()
     for windows in shapes.windows.sizes:
         batch = abstract_batch(cfg, mesh, shapes, micro_batches=micro_batches, windows=windows)
@@ -43,7 +43,7 @@ def update_programs(
             batch = replace(batch, reference=batch.sampler)
         kinds: dict[str, Any] = {"inputs": batch}
         if name == "score":
-            kinds["parameters"] = trained.whole(cfg, how, mesh)
+            kinds["parameters"] = parameters.whole(cfg, trainable, mesh)
         else:
             kinds |= {"parameters": (state.trained, state.frozen), "moments": state.moments}
         usual = windows == shapes.windows.sizes[0]
@@ -51,19 +51,23 @@ def update_programs(
         yield Source(shown, partial(learner.lowered, name, batch), kinds)
 
 
-def abstract_state(cfg: ModelConfig, mesh: Mesh, how: Trained) -> TrainState:
+def abstract_state(cfg: ModelConfig, mesh: Mesh, trainable: Trainable) -> TrainState:
     """What training holds at all times."""
-    return _learner(cfg, mesh, how, Objective()).abstract_state()
+    return _learner(cfg, mesh, trainable, Objective()).abstract_state()
 
 
-def abstract_reference(cfg: ModelConfig, mesh: Mesh, how: Trained) -> Tree:
+def abstract_reference(cfg: ModelConfig, mesh: Mesh, trainable: Trainable) -> Tree:
     """What training holds beside it, with a KL term: a whole copy to stay near, frozen parts and
     all, since the state that they come from is donated."""
-    return trained.whole(cfg, how, mesh)
+    return parameters.whole(cfg, trainable, mesh)
 
 
 def _learner(
-    cfg: ModelConfig, mesh: Mesh, how: Trained, objective: Objective, temperature: float = 1.0
+    cfg: ModelConfig,
+    mesh: Mesh,
+    trainable: Trainable,
+    objective: Objective,
+    temperature: float = 1.0,
 ) -> Learner:
     optimizer = make_optimizer(OptimizerSettings(), updates=1)
     allowed = np.ones(cfg.text.vocab, bool)
@@ -71,7 +75,7 @@ def _learner(
         cfg,
         optimizer,
         objective=objective,
-        how=how,
+        trainable=trainable,
         allowed=allowed,
         mesh=mesh,
         temperature=temperature,

@@ -16,7 +16,7 @@ from pathlib import Path
 import PIL.Image
 
 from lfpc_jax.data import pictures
-from lfpc_jax.data.losses import Unusable
+from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.geometry import Box, crop_box
 from lfpc_jax.trajectory import Picture, Size
 

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
-from lfpc_jax.data.losses import Unusable
+from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.geometry import Box, Frame, crop_box
 from lfpc_jax.report.album import Album, Opened
 from lfpc_jax.report.conversation import Reader, seen_size, token_side

@@ -27,7 +27,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from lfpc_jax.data.losses import Unusable
+from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.rollout.dialogue import Dialogue, Opening, Reply
 from lfpc_jax.rollout.episode import STOP_STRING, Episode, Rules, rollout_key
@@ -42,7 +42,7 @@ from lfpc_jax.trajectory import Crop, Record, Trajectory
 
 log = logging.getLogger(__name__)
 
-Watch = Callable[[Episode], None]
+OnEpisode = Callable[[Episode], None]
 _Opened = tuple[Opening, Visual | None]
 
 
@@ -152,15 +152,15 @@ class Engine:
         *,
         rollouts: int,
         seed: int,
-        watch: Watch | None = None,
-        how: Sampling | None = None,
+        on_episode: OnEpisode | None = None,
+        sampling: Sampling | None = None,
     ) -> Iterator[Rolled]:
-        """`watch` is called with each episode that has sampled, been replied to, or ended. `how` to
-        sample is as the rules say, unless it is given."""
+        """`on_episode` is called with each episode that has sampled, been replied to, or ended.
+        Without `sampling` tokens are drawn as the rules say."""
         start = time.perf_counter()
         with ThreadPoolExecutor(self.workers, "rollout") as pool, self.slots.allocated():
-            told = watch or (lambda _: None)
-            yield from _Run(self, records, rollouts, seed, told, pool, how).groups()
+            told = on_episode or (lambda _: None)
+            yield from _Run(self, records, rollouts, seed, told, pool, sampling).groups()
         self.stats.seconds += time.perf_counter() - start
 
 
@@ -210,13 +210,13 @@ class _Run:
         records: Iterable[Record | Opening],
         rollouts: int,
         seed: int,
-        watch: Watch,
+        on_episode: OnEpisode,
         pool: ThreadPoolExecutor,
-        how: Sampling | None,
+        sampling: Sampling | None,
     ) -> None:
-        self.how = how
+        self.sampling = sampling
         self.engine, self.slots, self.stats = engine, engine.slots, engine.stats
-        self.rollouts, self.seed, self.watch, self.pool = rollouts, seed, watch, pool
+        self.rollouts, self.seed, self.on_episode, self.pool = rollouts, seed, on_episode, pool
         self.records = iter(records)
         self.rows: dict[int, Episode] = {}
         self.live: set[int] = set()
@@ -354,7 +354,7 @@ class _Run:
 
     def _decode(self) -> None:
         longest = max(len(self.rows[row].ids) for row in self.live)
-        drawn = self.slots.decode(longest, self.how)
+        drawn = self.slots.decode(longest, self.sampling)
         self.stats.steps += int(drawn.steps)
         for row in sorted(self.live):
             n, episode = int(drawn.numbers[row]), self.rows[row]
@@ -364,7 +364,7 @@ class _Run:
             self.stats.sampled += n
             if not drawn.live[row]:
                 self._close_turn(row, stopped=bool(drawn.stopped[row]))
-            self.watch(episode)
+            self.on_episode(episode)
 
     def _close_turn(self, row: int, *, stopped: bool) -> None:
         self.live.remove(row)
@@ -398,7 +398,7 @@ class _Run:
             else:
                 extension = Extension(row, *written, visual, episode.position, episode.budget)
                 batches[0 if visual is None else len(visual.patches)].append(extension)
-            self.watch(episode)
+            self.on_episode(episode)
         at_once = self.engine.shapes.extend_rows
         for extensions in batches.values():
             for first in range(0, len(extensions), at_once):

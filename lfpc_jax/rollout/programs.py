@@ -149,7 +149,7 @@ def decode(
     stops: Array,
     allowed: Array,
     span: int,
-    how: Sampling,
+    sampling: Sampling,
     *,
     cfg: ModelConfig,
     steps: int,
@@ -170,7 +170,7 @@ def decode(
 
     def body(carry: tuple[Array, State, Any]) -> tuple[Array, State, Any]:
         step, state, drawn = carry
-        state, token = _step(params, state, stops, allowed, cfg=cfg, how=how, span=span)
+        state, token = _step(params, state, stops, allowed, cfg=cfg, sampling=sampling, span=span)
         return step + 1, state, tuple(all_.at[step].set(x) for all_, x in zip(drawn, token))
 
     step, state, drawn = jax.lax.while_loop(running, body, (jnp.int32(0), state, drawn))
@@ -190,7 +190,7 @@ def _step(
     allowed: Array,
     *,
     cfg: ModelConfig,
-    how: Sampling,
+    sampling: Sampling,
     span: int,
 ) -> tuple[State, tuple[Array, Array, Array]]:
     """One token for every live row; the others stay as they are."""
@@ -208,7 +208,7 @@ def _step(
     logits = constrain(qwen.unembed(params, hidden[:, 0], cfg=cfg), "batch", "vocab")
     logits = constrain(logits, "batch", None)
     uniform = jax.vmap(_uniform)(state.key, state.count)
-    token, logprob, policy = sample(logits, uniform, allowed=allowed, how=how)
+    token, logprob, policy = sample(logits, uniform, allowed=allowed, sampling=sampling)
     one = live.astype(jnp.int32)
     state = replace(
         state,

@@ -65,7 +65,7 @@ class Replayer:
             (tokenizer.im_end, tokenizer.endoftext),
         )
         self._lengths = Buckets((shapes.capacity,))
-        self._logprobs = jax.jit(partial(_logprobs, cfg=cfg, how=rules.sampling))
+        self._logprobs = jax.jit(partial(_logprobs, cfg=cfg, sampling=rules.sampling))
 
     def replay(
         self,
@@ -191,7 +191,7 @@ def _reward_lines(old: dict[str, float | None], new: dict[str, float | None]) ->
 
 
 def _logprobs(
-    params: Any, tokens: Any, images: Any, allowed: Any, *, cfg: ModelConfig, how: Sampling
+    params: Any, tokens: Any, images: Any, allowed: Any, *, cfg: ModelConfig, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
     """Of each id but the first, by blocks of logits."""
     slots = qwen.encode_images(params, images, cfg=cfg)
@@ -204,7 +204,7 @@ def _logprobs(
 
     def one(block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         logits = qwen.unembed(params, block[0], cfg=cfg)
-        return score(logits, block[1], allowed=allowed, how=how)
+        return score(logits, block[1], allowed=allowed, sampling=sampling)
 
     sampled, policy = jax.lax.map(one, blocks)
     return sampled.reshape(-1)[: len(hidden)], policy.reshape(-1)[: len(hidden)]

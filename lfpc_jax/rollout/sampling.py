@@ -55,50 +55,54 @@ def sample(
     uniform: Float[Array, "B"],
     *,
     allowed: Bool[Array, "V"],
-    how: Sampling,
+    sampling: Sampling,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"], Float[Array, "B"]]:
     """Tokens, their log-probability in the distribution sampled from, and in the policy's own."""
-    policy, weights = _distributions(logits, allowed, how)
-    if how.temperature == 0:
+    policy, weights = _distributions(logits, allowed, sampling)
+    if sampling.temperature == 0:
         token = policy.argmax(axis=-1).astype(jnp.int32)
     else:
         token = draw(weights, uniform)
-    return token, *_score(policy, weights, token, how)
+    return token, *_score(policy, weights, token, sampling)
 
 
 def score(
-    logits: Float[Array, "B V"], token: Int[Array, "B"], *, allowed: Bool[Array, "V"], how: Sampling
+    logits: Float[Array, "B V"],
+    token: Int[Array, "B"],
+    *,
+    allowed: Bool[Array, "V"],
+    sampling: Sampling,
 ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
     """The two log-probabilities that `sample` would give with these tokens, had it drawn them."""
-    return _score(*_distributions(logits, allowed, how), token, how)
+    return _score(*_distributions(logits, allowed, sampling), token, sampling)
 
 
-def _distributions(logits: Array, allowed: Array, how: Sampling) -> tuple[Array, Array]:
+def _distributions(logits: Array, allowed: Array, sampling: Sampling) -> tuple[Array, Array]:
     """The policy's log-probabilities, and unnormalised probabilities to draw from."""
-    scaled = logits.astype(jnp.float32) / (how.temperature or 1.0)
+    scaled = logits.astype(jnp.float32) / (sampling.temperature or 1.0)
     policy = jax.nn.log_softmax(jnp.where(allowed, scaled, NEVER))
-    if how.temperature == 0:
+    if sampling.temperature == 0:
         return policy, jnp.exp(policy)
     weights = jnp.exp(policy - policy.max(axis=-1, keepdims=True))
-    return policy, keep_likely(jnp.where(allowed, weights, 0.0), how)
+    return policy, keep_likely(jnp.where(allowed, weights, 0.0), sampling)
 
 
-def _score(policy: Array, weights: Array, token: Array, how: Sampling) -> tuple[Array, Array]:
+def _score(policy: Array, weights: Array, token: Array, sampling: Sampling) -> tuple[Array, Array]:
     own = _at(policy, token)
-    if how.temperature == 0:
+    if sampling.temperature == 0:
         return jnp.zeros_like(own), own
-    if not how.truncates:
+    if not sampling.truncates:
         return own, own
     return jnp.log(_at(weights, token)) - jnp.log(weights.sum(axis=-1)), own
 
 
-def keep_likely(weights: Float[Array, "B V"], how: Sampling) -> Float[Array, "B V"]:
+def keep_likely(weights: Float[Array, "B V"], sampling: Sampling) -> Float[Array, "B V"]:
     """Unnormalised probabilities with those outside top-k, then outside top-p, set to 0."""
-    if how.top_k and how.top_k < weights.shape[-1]:
-        enough = lambda kept: (kept > 0).sum(axis=-1) >= how.top_k  # noqa: E731
+    if sampling.top_k and sampling.top_k < weights.shape[-1]:
+        enough = lambda kept: (kept > 0).sum(axis=-1) >= sampling.top_k  # noqa: E731
         weights = _keep(weights, enough)
-    if how.top_p < 1:
-        mass = how.top_p * weights.sum(axis=-1)
+    if sampling.top_p < 1:
+        mass = sampling.top_p * weights.sum(axis=-1)
         weights = _keep(weights, lambda kept: kept.sum(axis=-1) >= mass)
     return weights
 

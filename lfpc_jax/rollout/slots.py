@@ -85,7 +85,7 @@ class Slots:
         self,
         cfg: ModelConfig,
         shapes: RolloutShapes,
-        how: Sampling,
+        sampling: Sampling,
         *,
         stops: UInt8[np.ndarray, "states V"],
         allowed: np.ndarray,
@@ -101,7 +101,7 @@ class Slots:
         self.cfg = cfg
         self.shapes = shapes
         self.processor = processor
-        self.how = how
+        self.sampling = sampling
         self.programs = Programs(cfg, shapes, unstacked=unstacked, mesh=mesh)
         self._unstack = jax.jit(unstack) if unstacked else None
         self._stops, self._allowed = jnp.asarray(stops), jnp.asarray(allowed)
@@ -192,14 +192,14 @@ class Slots:
                 turns.budget[row] = e.budget if last else 0
             self._state = self.programs.extend(self._params, self._state, tokens, slots, turns)
 
-    def decode(self, longest: int, how: Sampling | None = None) -> Drawn:
+    def decode(self, longest: int, sampling: Sampling | None = None) -> Drawn:
         """One chunk for all live rows, of which none has more than `longest` ids; sampled as ever,
-        unless `how` is given."""
+        unless `sampling` is given."""
         span = self.shapes.spans.fit(
             min(longest + self.shapes.chunk, self.shapes.capacity), "ids of an episode"
         )
         self._state, drawn = self.programs.decode(
-            self._params, self._state, self._stops, self._allowed, span, how or self.how
+            self._params, self._state, self._stops, self._allowed, span, sampling or self.sampling
         )
         return jax.device_get(drawn)
 
@@ -214,7 +214,7 @@ class Slots:
         windows and text tokens, if they are given, and without `replies` none for what follows a
         turn; decodes `also` sample so. How many there are."""
         with self.allocated():
-            self._warm_up(prompts, replies, {self.how, *also})
+            self._warm_up(prompts, replies, {self.sampling, *also})
         self.programs.seal()
         return len(self.programs.traces)
 
@@ -237,8 +237,8 @@ class Slots:
             tokens = _blank(shapes.extend_rows, shapes.observation_length(windows))
             turns = _no_turns(shapes.extend_rows, shapes.slots)
             self._state = self.programs.extend(self._params, self._state, tokens, slots, turns)
-        for how, span in itertools.product(samplings, shapes.spans.sizes):
-            self.decode(span - shapes.chunk, how)
+        for sampling, span in itertools.product(samplings, shapes.spans.sizes):
+            self.decode(span - shapes.chunk, sampling)
 
     def _places(self, ids: np.ndarray, visual: Visual | None, row: int) -> Int32[np.ndarray, "T"]:
         """The slots of the ids among those of a batch of images; -1 at text."""

@@ -17,12 +17,12 @@ from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.folder import open_folder
 from lfpc_jax.checkpoint.training import Checkpoints
 from lfpc_jax.cli import train
-from lfpc_jax.cli.model_folder import load_model
 from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
-from lfpc_jax.grpo.trained import LoRA, Trained
-from lfpc_jax.grpo.update import Learner
 from lfpc_jax.model import config, spec
+from lfpc_jax.model.parameters import LoRA, Trainable
+from lfpc_jax.run.models import load_model
 
 DOWN, BIAS = "model.layers.1.mlp.down_proj.weight", "visual.blocks.1.mlp.up_proj.bias"
 
@@ -73,10 +73,15 @@ def test_a_store_split_over_a_mesh(kept, tmp_path):
 def learner(lora=None):
     mesh = make_mesh(devices=jax.devices()[:1])
     allowed = np.ones(small.config().text.vocab, bool)
-    how = Trained(lora=lora)
+    trainable = Trainable(lora=lora)
     objective = Objective()
     return Learner(
-        small.config(), optax.adam(1e-3), objective=objective, how=how, allowed=allowed, mesh=mesh
+        small.config(),
+        optax.adam(1e-3),
+        objective=objective,
+        trainable=trainable,
+        allowed=allowed,
+        mesh=mesh,
     )
 
 

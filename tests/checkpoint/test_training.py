@@ -8,7 +8,7 @@ import pytest
 
 from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.training import Checkpoints
-from lfpc_jax.cli.run_folder import RunFolder, checkpoint_of, run_of
+from lfpc_jax.run.folder import RunFolder, checkpoint_of, run_of
 
 SCORES = {1: 0.5, 2: 0.9, 3: None, 4: 0.9, 5: 0.2, 6: None}
 

@@ -4,7 +4,7 @@ the folder is still its own; it releases it at the end of its input."""
 import sys
 from pathlib import Path
 
-from lfpc_jax.cli.claim import held
+from lfpc_jax.run.claim import held
 
 with held(Path(sys.argv[1]), beat=float(sys.argv[2])) as claim:
     print("held", flush=True)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from cli import micro
 
-from lfpc_jax.config import TrainConfig
 from lfpc_jax.rewards.total import OwnReward, Rewards
+from lfpc_jax.run.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

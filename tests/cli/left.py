@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from lfpc_jax.checkpoint import training
-from lfpc_jax.cli.run_folder import RunFolder
+from lfpc_jax.run.folder import RunFolder
 
 
 def arrays(run: Path, items: Sequence[str] = ("trained", "optimizer")) -> dict[str, np.ndarray]:

@@ -4,7 +4,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from lfpc_jax.config import (
+from lfpc_jax.grpo.optimizer import OptimizerSettings
+from lfpc_jax.run.config import (
     DataSettings,
     ModelSettings,
     RolloutSettings,
@@ -12,7 +13,6 @@ from lfpc_jax.config import (
     TrainConfig,
     UpdateSettings,
 )
-from lfpc_jax.grpo.optimizer import OptimizerSettings
 
 
 def get_config() -> TrainConfig:

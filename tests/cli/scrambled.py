@@ -4,8 +4,8 @@ on that weights are published: after two steps and the validation in between."""
 import jax.numpy as jnp
 from cli import micro
 
-from lfpc_jax.config import TrainConfig
 from lfpc_jax.distributed.publish import Publisher
+from lfpc_jax.run.config import TrainConfig
 
 _FROM = 4
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from cli import micro
 
-from lfpc_jax.config import TrainConfig
 from lfpc_jax.grpo.objective import Objective
+from lfpc_jax.run.config import TrainConfig
 
 CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [10, 20, 60, 90]}}'
 

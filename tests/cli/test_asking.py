@@ -15,14 +15,14 @@ from lfpc_jax.checkpoint import folder, store
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.checkpoint.training import Checkpoints
 from lfpc_jax.cli import ask, asking, convert, evaluate, select_resolution, train
-from lfpc_jax.cli.model_folder import asking_of
-from lfpc_jax.cli.run_folder import RunFolder
-from lfpc_jax.config import ModelSettings, RolloutSettings, Source, TrainConfig, described
 from lfpc_jax.data import layout
 from lfpc_jax.evaluation.journal import Journal, Part
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
+from lfpc_jax.run.config import ModelSettings, RolloutSettings, Source, TrainConfig, described
+from lfpc_jax.run.folder import RunFolder
+from lfpc_jax.run.models import asking_of
 
 ROLLOUT = RolloutSettings(
     convention="percent", image_tokens=32, crop_tokens=16, max_turns=3, turn_tokens=40,
@@ -203,7 +203,8 @@ def test_training_says_that_its_first_model_was_asked_otherwise(run, caplog):
 def test_a_run_that_goes_on_says_that_the_code_s_prompt_is_another(run, monkeypatch, caplog):
     config = TrainConfig(rollout=ROLLOUT)
     monkeypatch.setattr(
-        "lfpc_jax.config.prompt_text", lambda convention: ASKED.prompt.replace("closer", "nearer")
+        "lfpc_jax.run.config.prompt_text",
+        lambda convention: ASKED.prompt.replace("closer", "nearer"),
     )
     with caplog.at_level(logging.WARNING):
         train._say_how_asked(config, run.path)

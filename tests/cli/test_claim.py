@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lfpc_jax.cli import claim, evaluate, run_folder, select_resolution, train
-from lfpc_jax.cli.claim import Claim, held
+from lfpc_jax.cli import evaluate, select_resolution, train
+from lfpc_jax.run import claim
+from lfpc_jax.run import folder as run_folder
+from lfpc_jax.run.claim import Claim, held
 
 HERE = Path(__file__).parent
 BEAT, PATIENCE = 0.2, 3.0

@@ -10,10 +10,10 @@ import pytest
 from rollout import small
 
 from lfpc_jax.cli import ask, convert, demo, steps, synthesize, train
-from lfpc_jax.cli.overrides import load_config, override
 from lfpc_jax.cli.train import CONFIGS
-from lfpc_jax.config import check
 from lfpc_jax.data import layout
+from lfpc_jax.run.config import check
+from lfpc_jax.run.overrides import load_config, override
 
 
 def planned(*words):

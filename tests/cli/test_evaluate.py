@@ -12,14 +12,14 @@ from rollout import small
 
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import ask, asking, evaluate, select_resolution
-from lfpc_jax.cli.asker import Asker
-from lfpc_jax.cli.dialogues import zooming
-from lfpc_jax.cli.model_folder import LoadedModel
 from lfpc_jax.data import layout
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.archive import Archive
+from lfpc_jax.run.asker import Asker
+from lfpc_jax.run.dialogues import zooming
+from lfpc_jax.run.models import LoadedModel
 from lfpc_jax.shapes import Buckets, windows_for
 from lfpc_jax.trajectory import Picture
 

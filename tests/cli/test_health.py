@@ -2,10 +2,10 @@
 
 import pytest
 
-from lfpc_jax.cli.health import Watch, too_many_masked
 from lfpc_jax.cli.train import summary, sure
-from lfpc_jax.config import Health
 from lfpc_jax.rewards.verdict import Fault
+from lfpc_jax.run.config import Health
+from lfpc_jax.run.health import CropAlarm, too_many_masked
 
 LIMITS = Health(least_tool_rate=0.1, most_invalid=0.5, most_area=0.8, patience=1, from_step=1)
 SOUND = {"crop/rate": 0.1, "crop/invalid": 0.5, "crop/area_ratio": 0.8}
@@ -24,7 +24,7 @@ NO_CROPS = SOUND | {"crop/rate": 0.0}
     ],
 )
 def test_limits(values, fault):
-    assert Watch(LIMITS)(1, values) == fault
+    assert CropAlarm(LIMITS)(1, values) == fault
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,14 @@ def test_limits(values, fault):
 )
 def test_an_alarm_needs_so_many_in_a_row_from_a_step_on(patience, from_step, faults, alarms):
     limits = Health(least_tool_rate=0.1, patience=patience, from_step=from_step)
-    watch, found = Watch(limits), ""
+    watch, found = CropAlarm(limits), ""
     for step, fault in enumerate(faults, 1):
         found += "x" if watch(step, NO_CROPS if fault == "x" else SOUND) else "."
     assert found == alarms
 
 
 def test_the_count_goes_on_where_it_is_put():
-    watch = Watch(Health(patience=5, from_step=1))
+    watch = CropAlarm(Health(patience=5, from_step=1))
     watch.count = 4
     assert watch(9, NO_CROPS)
 

@@ -11,8 +11,8 @@ from rollout import small
 
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.checkpoint.training import Checkpoints
-from lfpc_jax.cli.model_folder import load_model
-from lfpc_jax.cli.run_folder import RunFolder
+from lfpc_jax.run.folder import RunFolder
+from lfpc_jax.run.models import load_model
 
 
 @pytest.fixture(scope="module")

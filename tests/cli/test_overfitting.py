@@ -12,11 +12,11 @@ from cli.left import metrics
 from rollout import small
 
 from lfpc_jax.cli import train
-from lfpc_jax.cli.run_folder import RunFolder
 from lfpc_jax.data import layout
 from lfpc_jax.grpo.optimizer import OptimizerSettings
-from lfpc_jax.grpo.step import UpdateSettings
+from lfpc_jax.grpo.updater import UpdateSettings
 from lfpc_jax.rewards.total import Rewards
+from lfpc_jax.run.folder import RunFolder
 
 STEPS = 18
 

@@ -7,12 +7,12 @@ import pytest
 
 from lfpc_jax.checkpoint.training import Saved
 from lfpc_jax.cli import train
-from lfpc_jax.cli.overrides import load_config
-from lfpc_jax.cli.own_code import changed, functions_of
-from lfpc_jax.config import Source
+from lfpc_jax.run.config import Source
+from lfpc_jax.run.overrides import load_config
+from lfpc_jax.run.own_code import changed, functions_of
 
 CONFIG = """
-from lfpc_jax.config import DataSettings, Source, TrainConfig
+from lfpc_jax.run.config import DataSettings, Source, TrainConfig
 from lfpc_jax.data import sources
 from lfpc_jax.rewards.total import OwnReward, Rewards
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from lfpc_jax.cli import progress, train
+from lfpc_jax.cli import train
+from lfpc_jax.run import progress
 
 
 @pytest.fixture

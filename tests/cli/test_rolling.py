@@ -10,15 +10,15 @@ from evaluation import rigged
 from rewards.judge_server import JudgeServer, say, status
 from rollout import small
 
-from lfpc_jax.cli.progress import Steps
-from lfpc_jax.cli.rolling import Roller, numbered
-from lfpc_jax.config import RolloutSettings, TrainConfig
 from lfpc_jax.distributed.publish import Publisher
-from lfpc_jax.grpo.update import Learner, TrainState
+from lfpc_jax.grpo.learner import Learner, TrainState
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rewards.total import OwnReward, Rewards
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.run.config import RolloutSettings, TrainConfig
+from lfpc_jax.run.progress import Steps
+from lfpc_jax.run.rolling import Roller, numbered
 
 
 class RiggedEngine(rigged.RiggedEngine, Engine):
@@ -30,8 +30,8 @@ class RiggedEngine(rigged.RiggedEngine, Engine):
     def unload(self):
         pass
 
-    def run(self, records, *, rollouts, seed, watch=None, how=None):
-        self.how = how
+    def run(self, records, *, rollouts, seed, on_episode=None, sampling=None):
+        self.sampling = sampling
         return super().run(records, rollouts=rollouts, seed=seed)
 
 
@@ -77,7 +77,7 @@ def test_validation_may_be_greedy_whatever_rollouts_are():
             validation_temperature=own,
         )
         roller.validate(Mock(spec=TrainState))
-        assert roller.engine.how == Sampling(temperature)
+        assert roller.engine.sampling == Sampling(temperature)
 
 
 def test_records_that_come_twice_get_names_that_nobody_has():
@@ -140,7 +140,7 @@ def test_what_another_process_could_not_score_counts_and_is_told_here(monkeypatc
         theirs = {"rows": there, "counts": {kind: 4}, "first": {kind: fault}}
         return [value, value | theirs]
 
-    monkeypatch.setattr("lfpc_jax.cli.rolling.everyones", gathered)
+    monkeypatch.setattr("lfpc_jax.run.rolling.everyones", gathered)
     roller = rolls(rigged.reads_the_crop, records)
     values = roller.figures(roller.judged(list(roller.engine.run(records, rollouts=1, seed=0))))
     assert values["reward/masked"] == values["masked/judge"] == values["reward/unjudged"] == 0.5
@@ -210,7 +210,7 @@ def test_the_gap_is_over_all_processes(half_judged, monkeypatch):
     """The other has two more judged both times, that lose nothing. What was judged nowhere both
     times has no gap."""
     says, records, judge = half_judged
-    monkeypatch.setattr("lfpc_jax.cli.rolling.total", lambda numbers: [n + 2 for n in numbers])
+    monkeypatch.setattr("lfpc_jax.run.rolling.total", lambda numbers: [n + 2 for n in numbers])
     values, _ = validated(says, records, judge=judge)
     assert values["validation/gap"] == 0.25
     monkeypatch.undo()

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.cli import run_folder
-from lfpc_jax.cli.run_folder import RunFolder, unfinished
-from lfpc_jax.config import ModelSettings, TrainConfig
 from lfpc_jax.grpo.optimizer import OptimizerSettings
+from lfpc_jax.run import folder as run_folder
+from lfpc_jax.run.config import ModelSettings, TrainConfig
+from lfpc_jax.run.folder import RunFolder, unfinished
 
 ORIGIN = Origin(dtypes=("bfloat16",), layout="new")
 

@@ -25,14 +25,14 @@ from safetensors.numpy import load_file, save_file
 from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import convert, train
-from lfpc_jax.cli.model_folder import LoadedModel
-from lfpc_jax.cli.overrides import load_config, override
-from lfpc_jax.cli.run_folder import RunFolder
-from lfpc_jax.config import MeshSettings, RolloutSettings, TrainConfig, check_devices
 from lfpc_jax.data import layout
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.engine import LogitsNotFinite
+from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig, check_devices
+from lfpc_jax.run.folder import RunFolder
+from lfpc_jax.run.models import LoadedModel
+from lfpc_jax.run.overrides import load_config, override
 
 HERE = Path(__file__).parent
 CONFIG = str(HERE / "micro.py")

@@ -8,8 +8,8 @@ import pytest
 from pictured import jpeg, record
 
 from lfpc_jax.data.audit import audit, check
-from lfpc_jax.data.losses import Loss, TooManyLost, Unusable, parted, summary
 from lfpc_jax.data.pictures import measured, original, show, shrink
+from lfpc_jax.data.rejected import Rejected, TooManyLost, Unusable, parted, summary
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.trajectory import Picture
 
@@ -60,43 +60,43 @@ def test_a_sound_record_passes():
 
 
 def test_losses_are_kept_in_order_and_counted():
-    bad = Loss("row 3", "video", "clip.mp4")
+    bad = Rejected("row 3", "video", "clip.mp4")
     sound = [record(f"r{i}") for i in range(5)]
     empty = record("r9", question="")
     kept = audit([*sound[:2], bad, empty, *sound[2:], sound[0]], name="set", max_share=0.5)
     assert kept.records == tuple(sound)
-    assert [loss.reason for loss in kept.losses] == ["video", "empty question", "duplicate id"]
-    assert kept.losses[0] is bad
-    assert summary(kept.losses) == "1 video, 1 empty question, 1 duplicate id"
+    assert [loss.reason for loss in kept.rejected] == ["video", "empty question", "duplicate id"]
+    assert kept.rejected[0] is bad
+    assert summary(kept.rejected) == "1 video, 1 empty question, 1 duplicate id"
 
 
 def test_what_is_unsuited_by_design_is_kept_apart_and_no_part_of_the_share():
     """PixelReasoner's videos are a large part of its rows: its images alone are measured."""
     images = [record(f"r{i}") for i in range(99)] + [record("bad", question="")]
-    unsuited = [Loss(f"v{i}", "video", "clip.mp4") for i in range(60)]
-    unsuited += [Loss(f"s{i}", "several pictures", "2 of them") for i in range(5)]
+    unsuited = [Rejected(f"v{i}", "video", "clip.mp4") for i in range(60)]
+    unsuited += [Rejected(f"s{i}", "several pictures", "2 of them") for i in range(5)]
     kept = audit([*unsuited, *images], name="set", max_share=0.01)
     assert len(kept.records) == 99
-    lost, apart = parted(kept.losses)
+    lost, apart = parted(kept.rejected)
     assert summary(lost) == "1 empty question"
     assert summary(apart) == "60 video, 5 several pictures"
     with pytest.raises(TooManyLost, match="set: 1 of 100 records") as caught:
         audit([*unsuited, *images], name="set", max_share=0.009)
-    assert caught.value.losses == lost
+    assert caught.value.rejected == lost
 
 
 def test_a_set_of_nothing_but_videos_says_so():
     with pytest.raises(ValueError, match=r"no records \(left out: 3 video\)"):
-        audit([Loss(f"v{i}", "video", "") for i in range(3)], name="set")
+        audit([Rejected(f"v{i}", "video", "") for i in range(3)], name="set")
 
 
 def test_a_set_that_loses_more_than_its_share_stops_with_the_list():
     entries = [record(f"r{i}") for i in range(95)]
     entries += [record(f"bad{i}", question="") for i in range(5)]
-    assert len(audit(entries, name="set", max_share=0.05).losses) == 5
+    assert len(audit(entries, name="set", max_share=0.05).rejected) == 5
     with pytest.raises(TooManyLost, match="set: 5 of 100 records cannot be used") as caught:
         audit(entries, name="set", max_share=0.04)
-    assert len(caught.value.losses) == 5
+    assert len(caught.value.rejected) == 5
     assert "bad4: empty question" in str(caught.value)
 
 

@@ -6,7 +6,7 @@ import pytest
 from pictured import jpeg, record
 
 from lfpc_jax.data import layout
-from lfpc_jax.data.losses import Loss, TooManyLost
+from lfpc_jax.data.rejected import Rejected, TooManyLost
 from lfpc_jax.trajectory import Picture, Record
 
 NESTS = (((1.0, 2.0, 3.5, 4.0), (0.0, 0.0, 9.0, 9.0)), ((20.0, 20.0, 30.0, 30.0),))
@@ -23,8 +23,8 @@ def records() -> list[Record]:
 
 @pytest.mark.parametrize("table", ["jsonl", "parquet"])
 def test_round_trip(tmp_path, table):
-    count, losses = layout.write(tmp_path / "set", records(), table=table, about={"seed": 7})
-    assert (count, losses) == (4, ())
+    count, rejected = layout.write(tmp_path / "set", records(), table=table, about={"seed": 7})
+    assert (count, rejected) == (4, ())
     found = list(layout.read(tmp_path / "set"))
     for before, after in zip(records(), found, strict=True):
         assert isinstance(after, Record)
@@ -42,17 +42,17 @@ def test_pictures_that_are_files_are_copied_or_named(tmp_path):
     entries = [
         record("a", picture=Picture(path=str(source))),
         record("b", picture=Picture(path=str(tmp_path / "gone.jpg"))),
-        Loss("c", "empty answer", ""),
-        Loss("d", "video", ""),  # by design not for us, so no part of the share
+        Rejected("c", "empty answer", ""),
+        Rejected("d", "video", ""),  # by design not for us, so no part of the share
     ]
     with pytest.raises(TooManyLost, match="2 of 3 records cannot be used"):
         layout.write(tmp_path / "stopped", entries)
     with pytest.raises(ValueError, match=r"missing; is .* a set in our layout"):
         list(layout.read(tmp_path / "stopped"))
-    count, losses = layout.write(tmp_path / "copied", entries, max_share=0.7)
+    count, rejected = layout.write(tmp_path / "copied", entries, max_share=0.7)
     assert count == 1
-    assert layout.read_meta(tmp_path / "copied")["losses"] == [str(loss) for loss in losses]
-    assert [(loss.record, loss.reason) for loss in losses] == [
+    assert layout.read_meta(tmp_path / "copied")["losses"] == [str(one) for one in rejected]
+    assert [(loss.record, loss.reason) for loss in rejected] == [
         ("b", "missing picture"),
         ("c", "empty answer"),
         ("d", "video"),
@@ -76,9 +76,9 @@ def test_a_malformed_line_is_a_loss_and_a_missing_one_an_error(tmp_path):
     path.write_text("\n".join([lines[0], json.dumps(wrong), lines[2][:40]]) + "\n")
     first, second, third = layout.read(tmp_path)
     assert isinstance(first, Record)
-    assert isinstance(second, Loss)
+    assert isinstance(second, Rejected)
     assert "each box needs four numbers" in second.detail
-    assert isinstance(third, Loss)
+    assert isinstance(third, Rejected)
     assert (third.record, third.reason) == (f"{path}:3", "malformed row")
     for column, value in (("question", None), ("longest_side", 0), ("longest_side", "224")):
         wrong = json.loads(lines[0]) | {column: value}

@@ -14,9 +14,9 @@ from pictured import jpeg, record
 
 from lfpc_jax.data import layout
 from lfpc_jax.data.audit import audit
-from lfpc_jax.data.losses import TooManyLost, Unusable
 from lfpc_jax.data.pictures import show
 from lfpc_jax.data.pipeline import Part, Stream, in_turn
+from lfpc_jax.data.rejected import TooManyLost, Unusable
 from lfpc_jax.data.scene import WorldSettings
 from lfpc_jax.data.world import World
 from lfpc_jax.processing.images import ImageProcessor
@@ -168,7 +168,7 @@ def test_a_record_that_fails_is_counted_and_the_next_stands_in():
     found = [next(stream) for _ in range(20)]
     instead = {"a3": "a5", "a4": "a5"}
     assert found == [tuple(instead.get(name, name) for name in batch) for batch in sound]
-    assert sorted((loss.record, loss.reason) for loss in stream.losses) == [
+    assert sorted((loss.record, loss.reason) for loss in stream.rejected) == [
         ("a3", "unreadable picture"),
         ("a4", "unreadable picture"),
     ]
@@ -180,7 +180,7 @@ def test_more_than_the_share_stops_with_the_list():
     stream = Stream([part("a", 100, max_share=0.05)], partial(unless, bad), batch=10, seed=5)
     with pytest.raises(TooManyLost, match="a: 6 of 100") as caught:
         list(stream)
-    assert {loss.record for loss in caught.value.losses} == bad
+    assert {loss.record for loss in caught.value.rejected} == bad
     stream.close()
 
 
@@ -196,7 +196,7 @@ def test_pictures_that_break_after_the_audit_are_counted(tmp_path):
     stream = Stream([part], partial(show, processor=ImageProcessor()), batch=10, seed=0)
     names = Counter(sample.record.id for batch in take(stream, 7) for sample in batch)
     assert (names["r7"], names["r8"], names["r20"], names["r21"]) == (0, 2, 0, 2)
-    assert sorted((loss.record, loss.reason) for loss in stream.losses) == [
+    assert sorted((loss.record, loss.reason) for loss in stream.rejected) == [
         ("r20", "missing picture"),
         ("r7", "unreadable picture"),
     ]

@@ -10,7 +10,7 @@ import pytest
 from pictured import jpeg
 
 from lfpc_jax.data import parquet, public
-from lfpc_jax.data.losses import Loss
+from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.trajectory import Picture, Record
 
 
@@ -19,7 +19,7 @@ def write_table(path: Path, rows: list[dict]) -> None:
 
 
 def reasons(entries) -> list[str]:
-    return [entry.reason for entry in entries if isinstance(entry, Loss)]
+    return [entry.reason for entry in entries if isinstance(entry, Rejected)]
 
 
 def deep_eyes_row(index: int, source: str, images: list[dict], **changes) -> dict:
@@ -61,7 +61,7 @@ def test_deep_eyes(tmp_path):
         dataset="deep_eyes",
         category="vstar",
     )
-    assert several == Loss("deep_eyes/b_chart/0", "several pictures", "2 of them")
+    assert several == Rejected("deep_eyes/b_chart/0", "several pictures", "2 of them")
     assert isinstance(second, Record)
     assert second.id == "deep_eyes/b_chart/1"
     assert second.picture.data == pictures[1]["bytes"]
@@ -204,7 +204,7 @@ def test_think_lite(tmp_path, struct):
         picture=Picture(data=tiny),
         dataset="think_lite",
     )
-    assert bad == Loss("think_lite/hard/1", "missing picture", "neither bytes nor a path")
+    assert bad == Rejected("think_lite/hard/1", "missing picture", "neither bytes nor a path")
 
 
 def test_nothing_becomes_empty_text_and_not_the_word_none(tmp_path):

@@ -20,10 +20,10 @@ from rollout import small
 from lfpc_jax.distributed import exchange
 from lfpc_jax.distributed.mesh import check_rows, meshed, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher
+from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
-from lfpc_jax.grpo.trained import Trained
-from lfpc_jax.grpo.update import Learner
 from lfpc_jax.model import spec
+from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.trajectory import Batch, Tokens
 
 PLACES = [0, 1, 4, 5, 3, 2, 7, 6]
@@ -63,7 +63,7 @@ def check_rows_of_a_batch(own: int, mesh: jax.sharding.Mesh) -> None:
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = shards // 2
     learner = Learner(
-        small.config(), optax.sgd(1.0), objective=Objective(), how=Trained(),
+        small.config(), optax.sgd(1.0), objective=Objective(), trainable=Trainable(),
         allowed=np.ones(small.config().text.vocab, bool), mesh=mesh,
     )  # fmt: skip
     numbers = 100 * own + np.arange(2 * rows * 3).reshape(2, rows, 3)

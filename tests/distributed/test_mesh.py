@@ -9,9 +9,9 @@ import pytest
 from distributed import slices_known
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lfpc_jax.config import MeshSettings, RolloutSettings, TrainConfig, check_devices
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, meshed, own_mesh, rollout_mesh
 from lfpc_jax.distributed.sharding import RULES
+from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig, check_devices
 
 CASES = [
     (name, tensor)

@@ -16,9 +16,9 @@ from cli.left import facts, metrics, near
 from rollout import small
 
 from lfpc_jax.checkpoint import training
-from lfpc_jax.cli.run_folder import RunFolder
 from lfpc_jax.data import layout
 from lfpc_jax.data.pipeline import Part, Stream
+from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.trajectory import Picture
 
 ROOT = Path(__file__).parents[2]

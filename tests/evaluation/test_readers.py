@@ -15,7 +15,7 @@ import pytest
 
 from lfpc_jax.data import benchmarks, hr_bench, v_star
 from lfpc_jax.data.audit import audit
-from lfpc_jax.data.losses import Loss
+from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.data.scene import WorldSettings
 from lfpc_jax.data.world import World, for_hr_bench, for_v_star
 from lfpc_jax.evaluation.benchmark import kind_of, open_benchmark
@@ -88,7 +88,9 @@ def test_hr_bench_rows_may_refer_to_the_image_of_another(tmp_path):
     made.append([4, "q", "A", "single", *"abcd", 0, "77"])
     *found, lost = hr_bench.read(write_tsv(tmp_path / "x.tsv", made), tmp_path / "pictures")
     assert len({one.picture for one in found}) == 1
-    assert lost == Loss("x/4@0", "missing picture", "refers to row '77', which has none before it")
+    assert lost == Rejected(
+        "x/4@0", "missing picture", "refers to row '77', which has none before it"
+    )
 
 
 def test_hr_bench_faults_are_named_and_the_rest_is_read(tmp_path, caplog):
@@ -96,7 +98,7 @@ def test_hr_bench_faults_are_named_and_the_rest_is_read(tmp_path, caplog):
     made[1] = made[1][:5]
     made[2][-1] = "!" * 100
     found = list(hr_bench.read(write_tsv(tmp_path / "x.tsv", made), tmp_path / "pictures"))
-    assert [type(one) for one in found] == [Record, Loss, Loss, Record]
+    assert [type(one) for one in found] == [Record, Rejected, Rejected, Record]
     assert "nothing in ['B', 'C', 'D', 'cycle_category', 'image']" in found[1].detail
     assert (found[2].reason, found[2].record) == ("unreadable picture", "x/2@2")
     wrong = [name if name != "cycle_category" else "cycle" for name in HEAD]
@@ -172,7 +174,7 @@ def test_v_star_faults(tmp_path, caplog):
     for path in (five, *(folder / "relative_position").glob("*.json")):
         path.write_text(json.dumps(sample | {"source": "x"}))
     found = list(v_star.read_folders(folder, seed=0))
-    lost = [entry for entry in found if isinstance(entry, Loss)]
+    lost = [entry for entry in found if isinstance(entry, Rejected)]
     assert [entry.reason for entry in lost] == [
         "malformed row", "malformed row", "missing picture", "box outside picture"
     ]  # fmt: skip

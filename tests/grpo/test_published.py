@@ -12,21 +12,21 @@ import optax
 import pytest
 from rollout import small
 
-from lfpc_jax.cli.progress import Steps
-from lfpc_jax.cli.rolling import Roller
-from lfpc_jax.config import TrainConfig
 from lfpc_jax.distributed.mesh import make_mesh, meshed, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import pack
-from lfpc_jax.grpo.trained import LoRA, Trained, whole
-from lfpc_jax.grpo.update import Learner
 from lfpc_jax.model import spec
 from lfpc_jax.model.layers import linear
+from lfpc_jax.model.parameters import LoRA, Trainable, whole
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.vocabulary import allowed_ids
+from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.run.progress import Steps
+from lfpc_jax.run.rolling import Roller
 from lfpc_jax.shapes import TrainShapes
 
 
@@ -46,7 +46,7 @@ def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices(lo
     rollout = rollout_mesh(2, devices=devices)
     shapes = replace(small.SHAPES, prefill_rows=2, extend_rows=2)
     learner = Learner(
-        cfg, optax.sgd(1.0), objective=Objective(), how=Trained(lora=lora),
+        cfg, optax.sgd(1.0), objective=Objective(), trainable=Trainable(lora=lora),
         allowed=allowed_ids(dialogue.tokenizer, cfg.text.vocab), mesh=train, unstacked=True,
     )  # fmt: skip
     params = jax.device_put(small.params(), spec.shardings(cfg, train))
@@ -55,7 +55,7 @@ def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices(lo
         cfg, dialogue, shapes, Rules(max_turns=3, episode_tokens=40), mesh=own_mesh(rollout)
     )
     state = replace(state, trained=noisy(state.trained, 0.05 if lora else 0.0))
-    publish = Publisher(partial(whole, cfg, learner.how), train, rollout)
+    publish = Publisher(partial(whole, cfg, learner.trainable), train, rollout)
     engine.load(publish(learner.computing(state)))
     groups = [*engine.run([small.record(i) for i in range(2)], rollouts=2, seed=0)]
 
@@ -76,7 +76,8 @@ def test_young_factors_are_sampled_with_as_they_are_trained():
     have learned was rounded away, and rollouts were the first model's."""
     cfg, mesh = replace(small.config(), dtype="bfloat16"), make_mesh(devices=jax.devices()[:1])
     learner = Learner(
-        cfg, optax.sgd(1.0), objective=Objective(), how=Trained(lora=LoRA(projections=("down",))),
+        cfg, optax.sgd(1.0), objective=Objective(),
+        trainable=Trainable(lora=LoRA(projections=("down",))),
         allowed=np.ones(cfg.text.vocab, bool), mesh=mesh,
     )  # fmt: skip
     state = learner.start(jax.tree.map(jnp.copy, small.params()), jax.random.key(0))
@@ -87,7 +88,7 @@ def test_young_factors_are_sampled_with_as_they_are_trained():
     loaded = []
     engine, config = Mock(spec=Engine, load=loaded.append), TrainConfig()
     publish = Publisher(
-        partial(whole, cfg, learner.how), mesh, rollout_mesh(devices=[*mesh.devices.flat])
+        partial(whole, cfg, learner.trainable), mesh, rollout_mesh(devices=[*mesh.devices.flat])
     )
     roller = Roller(config, small.dialogue(), engine, learner, publish, [], Steps(1))
     roller._load(state)

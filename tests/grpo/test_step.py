@@ -14,13 +14,13 @@ from grpo import episodes
 from model import helpers
 
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.grpo import step
+from lfpc_jax.grpo import updater as step
 from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import pack
-from lfpc_jax.grpo.step import REFUSALS, Apart, NotFinite, Updater, UpdateSettings, weighed
-from lfpc_jax.grpo.trained import Trained
-from lfpc_jax.grpo.update import Learner
+from lfpc_jax.grpo.updater import REFUSALS, Apart, NotFinite, Updater, UpdateSettings, weighed
+from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.report.figures import FIGURES
 from lfpc_jax.shapes import Buckets, TrainShapes
 
@@ -40,7 +40,7 @@ def learner_of(cfg, objective, rate):
         cfg,
         optax.sgd(rate),
         objective=objective,
-        how=Trained(),
+        trainable=Trainable(),
         allowed=np.ones(cfg.text.vocab, bool),
         mesh=make_mesh(devices=jax.devices()[:1]),
     )

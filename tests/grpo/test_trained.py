@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from lfpc_jax.grpo.trained import rounded_away
+from lfpc_jax.model.parameters import rounded_away
 
 
 def params(*added: float):

@@ -14,12 +14,12 @@ from model import helpers
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
 from lfpc_jax.grpo.packing import fill, lay_out, pack
-from lfpc_jax.grpo.trained import PROJECTIONS, LoRA, Trained, join, merged
-from lfpc_jax.grpo.update import Learner
 from lfpc_jax.model import spec
+from lfpc_jax.model.parameters import PROJECTIONS, LoRA, Trainable, join, merged
 from lfpc_jax.shapes import Buckets, TrainShapes
 
 REWARDS = {3: (1.0, 0.0, 2.0), 4: (0.0, 1.0, None, 1.0), 2: (1.0, 0.0)}
@@ -37,12 +37,12 @@ def model(tmp_path_factory):
     return hf, cfg, helpers.parameters(hf, cfg)
 
 
-def learner(cfg, objective=None, how=None, mesh=None, optimizer=None, **more):
+def learner(cfg, objective=None, trainable=None, mesh=None, optimizer=None, **more):
     return Learner(
         cfg,
         optimizer or optax.sgd(1.0),
         objective=objective or Objective(),
-        how=how or Trained(),
+        trainable=trainable or Trainable(),
         allowed=np.arange(cfg.text.vocab) < reference.IMAGE,
         mesh=mesh or make_mesh(devices=jax.devices()[:1]),
         **more,
@@ -64,9 +64,9 @@ def items(found, aggregate="token", all_of_them=False):
     )
 
 
-def packed(cfg, found, shapes=PACKED, shards=1, **how):
+def packed(cfg, found, shapes=PACKED, shards=1, **more):
     return pack(
-        items(found, **how), shapes, helpers.processor(cfg), shards=shards,
+        items(found, **more), shapes, helpers.processor(cfg), shards=shards,
         image_token=cfg.image_token,
     )  # fmt: skip
 
@@ -98,7 +98,7 @@ def with_others(made, batch, real, state):
     return replace(batch, old=old, reference=reference if made.objective.kl else None)
 
 
-def torch_loss(hf, found, how, aggregate, temperature):
+def torch_loss(hf, found, objective, aggregate, temperature):
     """The mean over sampled tokens, episode by episode, of the published formulas; logits are
     divided by the temperature, as verl's are."""
     counts = np.array([one.counted for one in found]).sum(axis=0).tolist()
@@ -123,13 +123,13 @@ def torch_loss(hf, found, how, aggregate, temperature):
                 for off in off_policy(advantage, trajectory.ids[at])
             )
             ratio = (logprobs - old).exp()
-            clipped = ratio.clamp(1 - how.clip_low, 1 + how.clip_high)
+            clipped = ratio.clamp(1 - objective.clip_low, 1 + objective.clip_high)
             gain = torch.minimum(ratio * advantage, clipped * advantage)
-            if how.importance_cap is not None:
+            if objective.importance_cap is not None:
                 sampler = torch.tensor(trajectory.logprobs[at])
-                gain = gain * (old - sampler).exp().clamp(max=how.importance_cap)
-            gain = gain - how.kl * ((other - logprobs).exp() - (other - logprobs) - 1)
-            gain = gain - how.entropy * (every.exp() * every).sum(-1)
+                gain = gain * (old - sampler).exp().clamp(max=objective.importance_cap)
+            gain = gain - objective.kl * ((other - logprobs).exp() - (other - logprobs) - 1)
+            gain = gain - objective.entropy * (every.exp() * every).sum(-1)
             share = counts[1] if aggregate == "token" else counts[0] * len(at)
             loss = loss - gain.sum() / share
     return loss
@@ -144,7 +144,7 @@ def close(ours, theirs, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "shapes", "how", "temperature", "unstacked"),
+    ("aggregate", "shapes", "objective", "temperature", "unstacked"),
     [
         ("token", PACKED, Objective(), 1.0, False),
         ("sequence", PACKED, EVERY_TERM, 0.7, False),
@@ -152,12 +152,14 @@ def close(ours, theirs, tolerance):
         ("token", SHARED, Objective(), 0.7, True),
     ],
 )
-def test_loss_and_gradients_equal_torchs(model, aggregate, shapes, how, temperature, unstacked):
+def test_loss_and_gradients_equal_torchs(
+    model, aggregate, shapes, objective, temperature, unstacked
+):
     """Of the whole tree, vision tower included; a trace without decay holds the last gradient."""
     hf, cfg, params = model
     found = scored()
     hf.zero_grad()
-    loss = torch_loss(hf, found, how, aggregate, temperature)
+    loss = torch_loss(hf, found, objective, aggregate, temperature)
     loss.backward()
     gradients = {reference.published_name(name): p.grad for name, p in hf.named_parameters()}
 
@@ -167,10 +169,10 @@ def test_loss_and_gradients_equal_torchs(model, aggregate, shapes, how, temperat
 
     expected = jax.tree.map(theirs, spec.spec_tree(cfg), is_leaf=spec.is_param)
     made = learner(
-        cfg, how, optimizer=optax.trace(0.0), temperature=temperature, unstacked=unstacked
+        cfg, objective, optimizer=optax.trace(0.0), temperature=temperature, unstacked=unstacked
     )
     state = made.start(copied(params), jax.random.key(0))
-    all_of_them = how.kl > 0  # those without an advantage have a gradient then
+    all_of_them = objective.kl > 0  # those without an advantage have a gradient then
     batch, real = packed(cfg, found, shapes, aggregate=aggregate, all_of_them=all_of_them)
     assert real.sum() < len(items(found)), "nothing was packed"
     batch = with_others(made, batch, real, state)
@@ -184,12 +186,12 @@ def test_loss_and_gradients_equal_torchs(model, aggregate, shapes, how, temperat
 
 
 def three_steps(
-    cfg, params, shapes=PACKED, mesh=None, micro=None, how=None, lay=packed, unstacked=False
+    cfg, params, shapes=PACKED, mesh=None, micro=None, trainable=None, lay=packed, unstacked=False
 ):
     """With an epsilon that keeps Adam from blowing up the rounding of gradients that are 0, such as
     that of the keys' biases."""
     optimizer = optax.adam(1e-2, eps=1e-3)
-    made = learner(cfg, mesh=mesh, how=how, optimizer=optimizer, unstacked=unstacked)
+    made = learner(cfg, mesh=mesh, trainable=trainable, optimizer=optimizer, unstacked=unstacked)
     placed = jax.device_put(copied(params), spec.shardings(cfg, made.mesh))
     state = made.start(placed, jax.random.key(0))
     shards = made.mesh.shape["data"] * made.mesh.shape["fsdp"]
@@ -240,9 +242,9 @@ def test_a_mesh_changes_nothing(model, expected):
 def test_a_loop_over_layers_changes_nothing_with_factors(model, projections):
     """There, keys and values are one product unless either has factors."""
     _, cfg, params = model
-    how = Trained(lora=LoRA(rank=2, projections=projections))
-    loop = three_steps(cfg, params, how=how, unstacked=True)
-    close(loop, three_steps(cfg, params, how=how), 1e-5)
+    trainable = Trainable(lora=LoRA(rank=2, projections=projections))
+    loop = three_steps(cfg, params, trainable=trainable, unstacked=True)
+    close(loop, three_steps(cfg, params, trainable=trainable), 1e-5)
     assert np.abs(loop["text"][projections[0]]["w"] - params["text"][projections[0]]["w"]).max() > 0
 
 
@@ -280,7 +282,7 @@ def test_the_rows_of_a_batch_come_back_as_they_were_placed(model):
 
 def test_a_frozen_tower_stays_and_the_rest_learns(model, expected):
     _, cfg, params = model
-    after = three_steps(cfg, params, how=Trained(vision=False))
+    after = three_steps(cfg, params, trainable=Trainable(vision=False))
     close(after["vision"], params["vision"], 0.0)
     moved = np.abs(np.asarray(after["text"]["gate"]["w"]) - params["text"]["gate"]["w"]).max()
     assert moved > 1e-3
@@ -288,11 +290,11 @@ def test_a_frozen_tower_stays_and_the_rest_learns(model, expected):
 
 def test_lora_starts_at_the_model_and_changes_its_projections_alone(model):
     _, cfg, params = model
-    how = Trained(lora=LoRA(rank=2, projections=("q", "down", "o")))
-    made = learner(cfg, how=how)
+    trainable = Trainable(lora=LoRA(rank=2, projections=("q", "down", "o")))
+    made = learner(cfg, trainable=trainable)
     state = made.start(copied(params), jax.random.key(1))
     close(jax.device_get(merged(made.computing(state))), params, 0.0)
-    after = three_steps(cfg, params, how=how)
+    after = three_steps(cfg, params, trainable=trainable)
     changed = {
         path[-2].key
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(after), jax.tree.leaves(params))
@@ -306,7 +308,7 @@ def test_lora_starts_at_the_model_and_changes_its_projections_alone(model):
 def test_lora_changes_its_layers_alone(model):
     _, cfg, params = model
     last = cfg.text.layers - 1
-    after = three_steps(cfg, params, how=Trained(lora=LoRA(rank=2, layers=(last,))))
+    after = three_steps(cfg, params, trainable=Trainable(lora=LoRA(rank=2, layers=(last,))))
     for name in PROJECTIONS:
         moved = np.abs(np.asarray(after["text"][name]["w"]) - params["text"][name]["w"])
         assert [bool(layer.any()) for layer in moved] == [False] * last + [True]
@@ -314,8 +316,8 @@ def test_lora_changes_its_layers_alone(model):
 
 def test_factors_compute_what_their_merged_weights_do(model):
     _, cfg, params = model
-    how = Trained(lora=LoRA(rank=3))
-    made = learner(cfg, how=how)
+    trainable = Trainable(lora=LoRA(rank=3))
+    made = learner(cfg, trainable=trainable)
     state = made.start(copied(params), jax.random.key(1))
     noisy = jax.tree.map(
         lambda x: x + 0.05 * jax.random.normal(jax.random.key(2), x.shape), state.trained

@@ -1,4 +1,4 @@
-"""Trained on as it was selected: the same budget, the same model, or it is said."""
+"""Trainable on as it was selected: the same budget, the same model, or it is said."""
 
 from dataclasses import replace
 

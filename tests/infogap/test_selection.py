@@ -22,7 +22,7 @@ from rollout import small
 from lfpc_jax.cli import select_resolution
 from lfpc_jax.data import layout
 from lfpc_jax.data.digest import digest
-from lfpc_jax.data.losses import Loss
+from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.infogap.selection import Selected, Settings, check_journal, select
 from lfpc_jax.infogap.summary import Answered, summarise
 from lfpc_jax.rewards.verdict import Verdict
@@ -174,12 +174,12 @@ def test_a_picture_that_cannot_be_opened_and_a_question_that_cannot_be_asked_are
     def ask(questions):
         found = Rigged()(questions)
         return [
-            Loss(q.id, "cannot be asked", "too long") if q.id.startswith("r1@") else answers
+            Rejected(q.id, "cannot be asked", "too long") if q.id.startswith("r1@") else answers
             for q, answers in zip(questions, found)
         ]
 
     made = choose([records[0], gone, records[1], records[2]], tmp_path, ask)
-    assert [type(one) for one in made] == [Selected, Loss, Loss, Selected]
+    assert [type(one) for one in made] == [Selected, Rejected, Rejected, Selected]
     assert [one.reason for one in made[1:3]] == ["missing picture", "cannot be asked"]
     assert [one.record for one in made[1:3]] == ["r90", "r1"]
     assert summarise(made).lost == {"missing picture": 1, "cannot be asked": 1}

@@ -5,8 +5,8 @@ from pathlib import Path
 import reference
 
 CONFIG = """
-from lfpc_jax.config import DataSettings, ModelSettings, RolloutSettings, Source, TrainConfig
-from lfpc_jax.grpo.step import UpdateSettings
+from lfpc_jax.run.config import DataSettings, ModelSettings, RolloutSettings, Source, TrainConfig
+from lfpc_jax.grpo.updater import UpdateSettings
 
 
 def get_config():

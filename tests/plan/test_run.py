@@ -11,22 +11,22 @@ import pytest
 import small
 
 from lfpc_jax.cli import plan
-from lfpc_jax.cli.dry_run import model_of
-from lfpc_jax.cli.overrides import load_config, override
-from lfpc_jax.cli.plan_config import Run, advice, workload
-from lfpc_jax.cli.plan_search import proposals
 from lfpc_jax.cli.train import CONFIGS
-from lfpc_jax.config import RolloutSettings, TrainConfig, check_devices
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.grpo.trained import LoRA, Trained
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import published
+from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.plan import compiling, counts, slices
+from lfpc_jax.plan.dry_run import model_of
 from lfpc_jax.plan.guess import update_bytes
 from lfpc_jax.plan.programs import bytes_per_chip
 from lfpc_jax.plan.roofline import estimate
+from lfpc_jax.plan.search import proposals
+from lfpc_jax.plan.training import Run, advice, workload
 from lfpc_jax.plan.update import abstract_reference
 from lfpc_jax.plan.work import Load, Workload, micro_batches
+from lfpc_jax.run.config import RolloutSettings, TrainConfig, check_devices
+from lfpc_jax.run.overrides import load_config, override
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 
 PROGRAMS = ["encode", "prefill", "place", "extend", "decode", "reshard", "score", "update"]
@@ -124,7 +124,7 @@ def test_a_kl_term_is_planned_with_its_reference(planned, tmp_path):
 
 def test_the_reference_is_whole_with_lora_too():
     """Factors and all that they are of, in the model's dtype."""
-    cfg, how = published("3b", dtype="bfloat16"), Trained(lora=LoRA(rank=4, projections=("q",)))
+    cfg, how = published("3b", dtype="bfloat16"), Trainable(lora=LoRA(rank=4, projections=("q",)))
     mesh = make_mesh(fsdp=-1)
     whole = bytes_per_chip(spec.abstract(cfg, "bfloat16", mesh))
     factors = 36 * (2048 * 4 + 4 * 2048) * 2
@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_refused_with_the_settings_to_change(tmp_path, caps
     chip = slices.Chip(hbm_bytes=2**20)
     found = slices.find("cpu:2")
     monkeypatch.setattr(slices, "find", lambda _: replace(found, chip=chip))
-    monkeypatch.setattr("lfpc_jax.cli.plan_config._update", lambda *_: iter(()))
+    monkeypatch.setattr("lfpc_jax.plan.training._update", lambda *_: iter(()))
     assert plan.main(["--config", str(small.config_file(tmp_path)), "--topology", "cpu:2"]) == 1
     error = capsys.readouterr().err
     assert "decode does not fit" in error

@@ -430,12 +430,12 @@ def test_watching_sees_every_token_once_and_the_end(shared):
     seen: dict[int, list[int]] = {}
     ends = []
 
-    def watch(episode):
+    def on_episode(episode):
         seen.setdefault(episode.rollout, []).append(len(episode.ids))
         if episode.end is not None:
             ends.append(episode.rollout)
 
-    found = run(shared, [small.record(3)], 3, watch=watch)
+    found = run(shared, [small.record(3)], 3, on_episode=on_episode)
     assert sorted(ends) == [0, 1, 2]
     for (_, rollout), t in found.items():
         assert seen[rollout] == sorted(seen[rollout])
@@ -462,11 +462,11 @@ def test_decode_goes_on_while_a_crop_is_cut():
     made = Engine(small.config(), dialogue, small.SHAPES, RULES, unstacked=False)
     made.load(small.params())
 
-    def watch(episode):
+    def on_episode(episode):
         if episode.end is not None:
             other_ended.set()
 
-    run(made, [small.record(i) for i in range(4)], 4, watch=watch)
+    run(made, [small.record(i) for i in range(4)], 4, on_episode=on_episode)
     assert waited == [True]
 
 

@@ -14,23 +14,23 @@ from lfpc_jax.rollout.sampling import Sampling, draw, sample
 ALL = np.ones(1000, bool)
 
 
-def expected(logits, how, allowed):
+def expected(logits, sampling, allowed):
     """The distribution by sorting, in float64."""
-    logits = np.where(allowed, np.asarray(logits, np.float64), -np.inf) / how.temperature
+    logits = np.where(allowed, np.asarray(logits, np.float64), -np.inf) / sampling.temperature
     p = np.exp(logits - logits.max())
     p /= p.sum()
-    if how.top_k:
-        p = np.where(p >= np.sort(p)[-min(how.top_k, len(p))], p, 0)
+    if sampling.top_k:
+        p = np.where(p >= np.sort(p)[-min(sampling.top_k, len(p))], p, 0)
         p /= p.sum()
-    if how.top_p < 1:
+    if sampling.top_p < 1:
         ranked = np.sort(p)[::-1]
-        last = ranked[np.searchsorted(np.cumsum(ranked), how.top_p * (1 - 1e-7))]
+        last = ranked[np.searchsorted(np.cumsum(ranked), sampling.top_p * (1 - 1e-7))]
         p = np.where(p >= last, p, 0)
     return p / p.sum()
 
 
 @pytest.mark.parametrize(
-    "how",
+    "sampling",
     [
         Sampling(),
         Sampling(temperature=0.7),
@@ -40,7 +40,7 @@ def expected(logits, how, allowed):
     ],
 )
 @pytest.mark.parametrize("vocabulary", [7, 256, pytest.param(1000, marks=pytest.mark.slow)])
-def test_frequencies_and_log_probabilities(how, vocabulary):
+def test_frequencies_and_log_probabilities(sampling, vocabulary):
     """50,000 evenly spread uniforms: each token is drawn as often as its probability says."""
     rng = np.random.default_rng(vocabulary)
     logits = (3 * rng.normal(size=vocabulary)).astype(np.float32)
@@ -52,19 +52,19 @@ def test_frequencies_and_log_probabilities(how, vocabulary):
             jnp.broadcast_to(jnp.asarray(logits), (2000, vocabulary)),
             u,
             allowed=jnp.asarray(allowed),
-            how=how,
+            sampling=sampling,
         )
     )
     parts = [run(jnp.asarray(u, jnp.float32)) for u in uniform.reshape(-1, 2000)]
     token, chosen, policy = (np.concatenate([np.asarray(p[i]) for p in parts]) for i in range(3))
-    p = expected(logits, how, allowed)
+    p = expected(logits, sampling, allowed)
     counts = np.bincount(token, minlength=vocabulary) / n
     assert np.abs(counts - p).max() < 3e-5
     assert not counts[p == 0].any()
     np.testing.assert_allclose(chosen, np.log(p[token]), atol=2e-5)
-    own = expected(logits, Sampling(how.temperature), allowed)
+    own = expected(logits, Sampling(sampling.temperature), allowed)
     np.testing.assert_allclose(policy, np.log(own[token]), atol=2e-5)
-    if not how.truncates:
+    if not sampling.truncates:
         np.testing.assert_array_equal(chosen, policy)
 
 
@@ -72,7 +72,7 @@ def test_greedy_takes_the_most_likely_allowed_token():
     logits = jnp.asarray([[0.0, 5.0, 9.0, 1.0]])
     allowed = jnp.asarray([True, True, False, True])
     token, chosen, policy = sample(
-        logits, jnp.zeros(1), allowed=allowed, how=Sampling(temperature=0.0)
+        logits, jnp.zeros(1), allowed=allowed, sampling=Sampling(temperature=0.0)
     )
     assert (int(token[0]), float(chosen[0])) == (1, 0.0)
     assert float(policy[0]) == pytest.approx(5 - np.log(np.exp([0, 5, 1]).sum()), abs=1e-6)
@@ -82,21 +82,21 @@ def test_a_banned_token_is_never_drawn_however_much_it_is_wanted():
     logits = jnp.zeros((512, 300)).at[:, 77].set(1e4)
     allowed = jnp.ones(300, bool).at[77].set(False)
     uniform = jnp.linspace(0, 1, 512)
-    token, chosen, policy = sample(logits, uniform, allowed=allowed, how=Sampling())
+    token, chosen, policy = sample(logits, uniform, allowed=allowed, sampling=Sampling())
     assert not (token == 77).any()
     np.testing.assert_allclose(chosen, -np.log(299), atol=1e-5)
     np.testing.assert_allclose(policy, -np.log(299), atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    "how", [Sampling(), Sampling(temperature=0.0), Sampling(0.7), Sampling(top_k=5, top_p=0.9)]
+    "sampling", [Sampling(), Sampling(temperature=0.0), Sampling(0.7), Sampling(top_k=5, top_p=0.9)]
 )
-def test_logits_that_are_no_numbers_give_a_policy_that_is_none_in_their_row_alone(how):
+def test_logits_that_are_no_numbers_give_a_policy_that_is_none_in_their_row_alone(sampling):
     """What the engine looks at. A banned token's do not matter: the ban is put over them."""
     allowed = jnp.ones(300, bool).at[77].set(False)
     logits = jnp.zeros((5, 300)).at[0, 3].set(jnp.nan).at[1, 290].set(jnp.inf)
     logits = logits.at[2].set(jnp.nan).at[3, 77].set(jnp.nan)
-    _, _, policy = sample(logits, jnp.full(5, 0.5), allowed=allowed, how=how)
+    _, _, policy = sample(logits, jnp.full(5, 0.5), allowed=allowed, sampling=sampling)
     assert np.isfinite(policy).tolist() == [False, False, False, True, True]
 
 
@@ -104,8 +104,8 @@ def test_a_row_does_not_depend_on_its_neighbours_or_place():
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.normal(size=(8, 1000)), jnp.float32)
     uniform = jnp.asarray(rng.random(8), jnp.float32)
-    how = Sampling(top_p=0.9, top_k=100)
-    drawn = jax.jit(partial(sample, allowed=jnp.asarray(ALL), how=how))
+    sampling = Sampling(top_p=0.9, top_k=100)
+    drawn = jax.jit(partial(sample, allowed=jnp.asarray(ALL), sampling=sampling))
     together = drawn(logits, uniform)
     order = rng.permutation(8)
     mixed = drawn(logits[order], uniform[order])

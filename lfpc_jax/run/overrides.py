@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from lfpc_jax.config import RolloutSettings, TrainConfig
 from lfpc_jax.rollout.episode import OLD_LIMIT
+from lfpc_jax.run.config import RolloutSettings, TrainConfig
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 

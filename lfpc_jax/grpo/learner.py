@@ -28,7 +28,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from lfpc_jax.distributed.sharding import RULES
-from lfpc_jax.grpo import trained
 from lfpc_jax.grpo.objective import (
     FROM_DRAWN,
     Objective,
@@ -37,11 +36,11 @@ from lfpc_jax.grpo.objective import (
     judged_weights,
     loss_of,
 )
-from lfpc_jax.grpo.trained import Trained
-from lfpc_jax.model import qwen, text
+from lfpc_jax.model import parameters, qwen, text
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
+from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.model.spec import Tree
 from lfpc_jax.trajectory import Batch
 
@@ -74,7 +73,7 @@ class Learner:
         optimizer: optax.GradientTransformation,
         *,
         objective: Objective,
-        how: Trained,
+        trainable: Trainable,
         allowed: Bool[Any, "V"],
         mesh: Mesh,
         temperature: float = 1.0,
@@ -84,9 +83,9 @@ class Learner:
         entropy, is of logits divided by it. `unstacked` compiles a loop over layers in place of a
         scan: on a CPU nearly twice as fast and, for a few layers, sooner compiled."""
         self.cfg, self.optimizer, self.objective = cfg, optimizer, objective
-        self.how, self.mesh, self.unstacked = how, mesh, unstacked
+        self.trainable, self.mesh, self.unstacked = trainable, mesh, unstacked
         self.temperature = temperature
-        self.specs = trained.specs(cfg, how)
+        self.specs = parameters.specs(cfg, trainable)
         self._allowed = jnp.asarray(allowed)
         placed = self.state_shardings()
         options = _cpu_options() if mesh.devices.flat[0].platform == "cpu" else None
@@ -108,7 +107,7 @@ class Learner:
             out_shardings=(scalar, scalar),
         )
         self._computing = jax.jit(
-            lambda state: trained.join(_cast(state.trained, cfg.dtype), state.frozen)
+            lambda state: parameters.join(_cast(state.trained, cfg.dtype), state.frozen)
         )
 
     def start(self, params: Tree, key: Array) -> TrainState:
@@ -153,8 +152,8 @@ class Learner:
             if name == "update":
                 limit = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
                 return self._update.lower(state, batch, real, allowed, limit)
-            params = trained.join(
-                trained.abstract(self.specs[0], self.cfg.dtype, self.mesh), state.frozen
+            params = parameters.join(
+                parameters.abstract(self.specs[0], self.cfg.dtype, self.mesh), state.frozen
             )
             return self._score.lower(params, replace(batch, old=None), real, allowed)
 
@@ -166,8 +165,8 @@ class Learner:
     def abstract_state(self) -> TrainState:
         """The state without its arrays: what to restore, and what to plan with."""
         scalar = NamedSharding(self.mesh, PartitionSpec())
-        part = trained.abstract(self.specs[0], jnp.float32, self.mesh)
-        frozen = trained.abstract(self.specs[1], self.cfg.dtype, self.mesh)
+        part = parameters.abstract(self.specs[0], jnp.float32, self.mesh)
+        frozen = parameters.abstract(self.specs[1], self.cfg.dtype, self.mesh)
         count = jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar)
         moments = optax.tree.map_params(
             self.optimizer,
@@ -200,7 +199,7 @@ class Learner:
     # ------------------------------------------------------------ what is compiled
 
     def _new_state(self, key: Array, params: Tree) -> TrainState:
-        part, frozen = trained.split(key, params, self.cfg, self.how)
+        part, frozen = parameters.split(key, params, self.cfg, self.trainable)
         zero = jnp.zeros((), jnp.int32)
         return TrainState(part, frozen, self.optimizer.init(part), zero, zero, zero)
 
@@ -237,7 +236,7 @@ class Learner:
         return jax.lax.map(one, (batch, real))
 
     def _loss(self, part: Tree, frozen: Tree, batch: Batch, allowed: Array) -> Any:
-        params = trained.join(part, frozen)
+        params = parameters.join(part, frozen)
         entropy = self.objective.entropy > 0
         found = self._forward(params, batch, allowed, entropy=entropy)
         logprobs, spread = found if entropy else (found, None)
@@ -296,7 +295,9 @@ class Learner:
         return new, {"loss": loss, "gradient_norm": norm, **watched, **counts}
 
     def _placed(self, tree: Tree) -> Tree:
-        return jax.lax.with_sharding_constraint(tree, trained.shardings(self.specs[0], self.mesh))
+        return jax.lax.with_sharding_constraint(
+            tree, parameters.shardings(self.specs[0], self.mesh)
+        )
 
 
 @cache

@@ -44,7 +44,7 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True)
-class Loss:
+class Rejected:
     """A record that was left out."""
 
     record: str
@@ -52,7 +52,7 @@ class Loss:
     detail: str
 
     @classmethod
-    def of(cls, record: str, error: Unusable) -> "Loss":
+    def of(cls, record: str, error: Unusable) -> "Rejected":
         return cls(record, error.reason, error.detail)
 
     def __str__(self) -> str:
@@ -60,37 +60,39 @@ class Loss:
 
 
 class TooManyLost(ValueError):
-    """A set lost more than its share of `total` records; `losses` is the whole list, the message
+    """A set lost more than its share of `total` records; `rejected` is the whole list, the message
     its beginning."""
 
-    def __init__(self, name: str, losses: Sequence[Loss], total: int, max_share: float) -> None:
-        listed = [f"  {loss}" for loss in losses[:_LISTED]]
-        if len(losses) > _LISTED:
-            listed.append(f"  and {len(losses) - _LISTED} more")
+    def __init__(
+        self, name: str, rejected: Sequence[Rejected], total: int, max_share: float
+    ) -> None:
+        listed = [f"  {loss}" for loss in rejected[:_LISTED]]
+        if len(rejected) > _LISTED:
+            listed.append(f"  and {len(rejected) - _LISTED} more")
         super().__init__(
-            f"{name}: {len(losses)} of {total} records cannot be used ({summary(losses)}), more "
-            f"than the share of {max_share:g} that the set may lose; mend the set or allow more\n"
-            + "\n".join(listed)
+            f"{name}: {len(rejected)} of {total} records cannot be used ({summary(rejected)}), "
+            f"more than the share of {max_share:g} that the set may lose; mend the set or allow "
+            "more\n" + "\n".join(listed)
         )
-        self.losses = tuple(losses)
+        self.rejected = tuple(rejected)
 
 
-def check_share(name: str, losses: Sequence[Loss], total: int, max_share: float) -> None:
+def check_share(name: str, rejected: Sequence[Rejected], total: int, max_share: float) -> None:
     """Of `total` rows, those that are unsuited count neither way."""
-    lost, unsuited = parted(losses)
+    lost, unsuited = parted(rejected)
     if len(lost) > max_share * (total - len(unsuited)):
         raise TooManyLost(name, lost, total - len(unsuited), max_share)
 
 
-def parted(losses: Sequence[Loss]) -> tuple[tuple[Loss, ...], tuple[Loss, ...]]:
+def parted(rejected: Sequence[Rejected]) -> tuple[tuple[Rejected, ...], tuple[Rejected, ...]]:
     """Those that should not be, and those that are unsuited."""
     return (
-        tuple(loss for loss in losses if loss.reason not in UNSUITED),
-        tuple(loss for loss in losses if loss.reason in UNSUITED),
+        tuple(loss for loss in rejected if loss.reason not in UNSUITED),
+        tuple(loss for loss in rejected if loss.reason in UNSUITED),
     )
 
 
-def summary(losses: Sequence[Loss]) -> str:
+def summary(rejected: Sequence[Rejected]) -> str:
     """How often each reason occurred, the most frequent first."""
-    counts = Counter(loss.reason for loss in losses).most_common()
+    counts = Counter(loss.reason for loss in rejected).most_common()
     return ", ".join(f"{count} {reason}" for reason, count in counts) or "none"

@@ -10,9 +10,6 @@ from typing import Any
 import jax
 
 from lfpc_jax.checkpoint import assets
-from lfpc_jax.cli import progress
-from lfpc_jax.cli.dialogues import sizes, text_buckets, together, zooming
-from lfpc_jax.cli.model_folder import LoadedModel, asking_of, load_model
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.evaluation.conditions import Asks, without_tool
 from lfpc_jax.evaluation.journal import IDENTITY
@@ -20,6 +17,9 @@ from lfpc_jax.rollout import asking
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.run import progress
+from lfpc_jax.run.dialogues import sizes, text_buckets, together, zooming
+from lfpc_jax.run.models import LoadedModel, asking_of, load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes, windows_for
 from lfpc_jax.trajectory import Record
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lfpc_jax.data.losses import Unusable
+from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.chat import ChatTemplate, Grid
 from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.processing.images import ImageProcessor

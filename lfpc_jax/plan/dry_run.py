@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from lfpc_jax.checkpoint import store
-from lfpc_jax.cli.model_folder import default_dtype
-from lfpc_jax.cli.run_folder import run_of
-from lfpc_jax.config import TrainConfig, described, updates_of
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.grpo import trained
 from lfpc_jax.model import config as model_config
+from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import Tree, is_param, spec_tree
+from lfpc_jax.run.config import TrainConfig, described, updates_of
+from lfpc_jax.run.folder import run_of
+from lfpc_jax.run.models import default_dtype
 from lfpc_jax.shapes import RolloutShapes
 
 _GiB = 2**30
@@ -89,7 +89,7 @@ def model_of(config: TrainConfig) -> ModelConfig:
 
 def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:
     """What is always there; activations are the compiler's business (launch/plan.py)."""
-    part, frozen = (_count(tree) for tree in trained.specs(cfg, config.trained))
+    part, frozen = (_count(tree) for tree in parameters.specs(cfg, config.trainable))
     narrow = jnp.dtype(cfg.dtype).itemsize
     copies = max(1, devices // config.rollout.tensor)
     c, r = cfg.text, config.rollout

@@ -24,7 +24,7 @@ LOST = 75
 """Exit code of a process that ended because another was lost; starting all again may help."""
 
 
-class Watch:
+class Peers:
     def __init__(
         self,
         board: Board,

@@ -12,12 +12,12 @@ from lfpc_jax.checkpoint import folder, huggingface, store
 from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.identity import model_identity
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.cli import progress
-from lfpc_jax.cli.run_folder import checkpoint_of, load_run, run_of
 from lfpc_jax.model import config
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import spec_tree
 from lfpc_jax.rollout.asking import Asking
+from lfpc_jax.run import progress
+from lfpc_jax.run.folder import checkpoint_of, load_run, run_of
 
 
 @dataclass(frozen=True, eq=False)

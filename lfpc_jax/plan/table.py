@@ -7,10 +7,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lfpc_jax.cli.plan_config import Planned
-from lfpc_jax.config import TrainConfig
 from lfpc_jax.plan.slices import GIB, Slice
+from lfpc_jax.plan.training import Planned
 from lfpc_jax.plan.work import Workload
+from lfpc_jax.run.config import TrainConfig
 
 KINDS = ("parameters", "moments", "cache", "inputs", "activations")
 _WIDTH = 132

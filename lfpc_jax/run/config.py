@@ -17,12 +17,12 @@ import numpy as np
 
 from lfpc_jax.checkpoint import store
 from lfpc_jax.data import sources
-from lfpc_jax.data.losses import MAX_SHARE, Loss
+from lfpc_jax.data.rejected import MAX_SHARE, Rejected
 from lfpc_jax.distributed.mesh import sides_of
 from lfpc_jax.grpo.optimizer import OptimizerSettings
-from lfpc_jax.grpo.step import UpdateSettings
-from lfpc_jax.grpo.trained import LoRA, Trained
+from lfpc_jax.grpo.updater import UpdateSettings
 from lfpc_jax.model.config import Kernel, Remat
+from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.preprocessor_config import has_processor
@@ -36,7 +36,7 @@ from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 from lfpc_jax.trajectory import Record
 
-Reader = Callable[[str], Iterator[Record | Loss]]
+Reader = Callable[[str], Iterator[Record | Rejected]]
 Demonstrate = Callable[[Record, View | None, np.random.Generator], tuple[str, ...]]
 """What a model should write for a record, turn by turn; crops come from the tool as ever."""
 
@@ -170,8 +170,8 @@ class TrainConfig:
     # ---------------------------------------------------------------- what follows from it
 
     @property
-    def trained(self) -> Trained:
-        return Trained(self.model.train_vision, self.model.lora)
+    def trainable(self) -> Trainable:
+        return Trainable(self.model.train_vision, self.model.lora)
 
     @property
     def policy_temperature(self) -> float:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lfpc_jax.cli.run_folder import RunFolder, run_of
 from lfpc_jax.report import metrics
 from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
+from lfpc_jax.run.folder import RunFolder, run_of
 
 NAME = "README.md"
 _PRIVATE = ("judge", "wandb_project")

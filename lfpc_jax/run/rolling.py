@@ -12,10 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lfpc_jax.cli.progress import Steps
-from lfpc_jax.config import TrainConfig
-from lfpc_jax.data.losses import Unusable
 from lfpc_jax.data.pipeline import share
+from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.evaluation.alter import alteration, altered
@@ -23,17 +21,19 @@ from lfpc_jax.evaluation.conditions import without_tool
 from lfpc_jax.evaluation.measures import Measures, gather, measure
 from lfpc_jax.grpo.advantage import Deviation
 from lfpc_jax.grpo.items import Scored
-from lfpc_jax.grpo.update import Learner, TrainState
+from lfpc_jax.grpo.learner import Learner, TrainState
 from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rewards.total import Scores, score
 from lfpc_jax.rewards.verdict import Fault
 from lfpc_jax.rollout.archive import Group
 from lfpc_jax.rollout.demonstration import demonstrated
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
-from lfpc_jax.rollout.engine import Engine, Rolled, Watch, own_share
+from lfpc_jax.rollout.engine import Engine, OnEpisode, Rolled, own_share
 from lfpc_jax.rollout.episode import rollout_key
 from lfpc_jax.rollout.protocol import CALL
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.run.progress import Steps
 from lfpc_jax.trajectory import Record
 
 log = logging.getLogger(__name__)
@@ -118,14 +118,14 @@ class Roller:
         self._loaded: TrainState | None = None
 
     def rollouts(
-        self, state: TrainState, openings: Sequence[Opening], step: int, watch: Watch
+        self, state: TrainState, openings: Sequence[Opening], step: int, on_episode: OnEpisode
     ) -> list[Rolled]:
         """In the order of their prompts, whatever order they ended in."""
         if self.config.stage == "sft":
             return [self._demonstrated(opening, step) for opening in openings]
         self._load(state)
         seed = (self.config.seed << 32) + step
-        found = self._run(openings, self.config.rollout.rollouts, seed, watch)
+        found = self._run(openings, self.config.rollout.rollouts, seed, on_episode)
         return [found[o.record.id] for o in openings if o.record.id in found]
 
     def judged(self, groups: Sequence[Rolled]) -> list[Judged]:
@@ -249,13 +249,14 @@ class Roller:
         asked: Sequence[Record | Opening],
         rollouts: int,
         seed: int,
-        watch: Watch | None,
-        how: Sampling | None = None,
+        on_episode: OnEpisode | None,
+        sampling: Sampling | None = None,
     ) -> dict[str, Rolled]:
         found = {}
-        run = partial(self.engine.run, rollouts=rollouts, seed=seed, watch=watch, how=how)
         with self.shown.bar("rollouts", len(asked), every=10.0) as advance:
-            for group in run(asked):
+            for group in self.engine.run(
+                asked, rollouts=rollouts, seed=seed, on_episode=on_episode, sampling=sampling
+            ):
                 found[group.record.id] = group
                 advance(1)
         return found

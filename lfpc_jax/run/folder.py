@@ -29,16 +29,15 @@ from jax.sharding import Mesh
 
 from lfpc_jax.checkpoint import assets, training
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.config import TrainConfig, described
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import everyones
-from lfpc_jax.grpo import trained
-from lfpc_jax.grpo.trained import LoRA, Trained
-from lfpc_jax.model import config
+from lfpc_jax.model import config, parameters
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.rollout import asking
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.episode import OLD_LIMIT, with_limits
+from lfpc_jax.run.config import TrainConfig, described
 
 log = logging.getLogger(__name__)
 
@@ -92,14 +91,14 @@ class RunFolder:
         return shown_judge(json.loads(self.settings.read_text()).get("judge"))
 
     @property
-    def how(self) -> Trained:
+    def trainable(self) -> Trainable:
         """What it trains."""
         model = json.loads(self.settings.read_text())["model"]
         lora = model["lora"]
         if lora is not None:
             lists = {name: tuple(kept) for name, kept in lora.items() if isinstance(kept, list)}
             lora = LoRA(**lora | lists)
-        return Trained(model["train_vision"], lora)
+        return Trainable(model["train_vision"], lora)
 
     def first_model(self, path: Path) -> Path:
         """The model that this run began from: of another run the checkpoint that was its newest,
@@ -277,9 +276,9 @@ def load_run(
     of them is said: the run itself computed with the factors beside their weights."""
     saved = checkpoint_of(path, run)
     cfg = config.from_folder(run.assets, dtype=dtype)
-    trees = trained.specs(cfg, run.how)
+    trees = parameters.specs(cfg, run.trainable)
     parts = [
-        training.restore(saved, name, trained.abstract(tree, kind, mesh))
+        training.restore(saved, name, parameters.abstract(tree, kind, mesh))
         for name, tree, kind in zip(training.MODEL_ITEMS, trees, (jnp.float32, cfg.dtype))
     ]
     params, lost = jax.jit(partial(_merged, dtype=dtype))(*parts)
@@ -297,8 +296,8 @@ _MOST_LOST = 0.1
 
 
 def _merged(part: Any, frozen: Any, *, dtype: str) -> tuple[Any, jax.Array]:
-    joined = trained.join(part, frozen)
-    return _cast(trained.merged(joined), dtype), trained.rounded_away(joined, dtype)
+    joined = parameters.join(part, frozen)
+    return _cast(parameters.merged(joined), dtype), parameters.rounded_away(joined, dtype)
 
 
 def _cast(tree: Any, dtype: Any) -> Any:

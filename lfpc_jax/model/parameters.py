@@ -43,25 +43,25 @@ class LoRA:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trainable:
     """`vision` off freezes the vision tower."""
 
     vision: bool = True
     lora: LoRA | None = None
 
 
-def specs(cfg: ModelConfig, how: Trained) -> tuple[Tree, Tree]:
+def specs(cfg: ModelConfig, trainable: Trainable) -> tuple[Tree, Tree]:
     """The trees of `Param` of what is trained and what is frozen."""
     whole = spec.spec_tree(cfg)
-    if how.lora is None:
-        return (whole, {}) if how.vision else _without(whole, "vision")
-    absent = sorted(set(how.lora.layers) - set(range(cfg.text.layers)))
+    if trainable.lora is None:
+        return (whole, {}) if trainable.vision else _without(whole, "vision")
+    absent = sorted(set(trainable.lora.layers) - set(range(cfg.text.layers)))
     if absent:
         raise ValueError(
             f"model.lora.layers {absent}: the text has layers 0 to {cfg.text.layers - 1}"
         )
-    text = {name: {"lora": _factors(whole["text"][name]["w"], how.lora)}
-            for name in how.lora.projections}  # fmt: skip
+    text = {name: {"lora": _factors(whole["text"][name]["w"], trainable.lora)}
+            for name in trainable.lora.projections}  # fmt: skip
     return {"text": text}, whole
 
 
@@ -69,34 +69,36 @@ def _without(tree: Tree, name: str) -> tuple[Tree, Tree]:
     return {key: part for key, part in tree.items() if key != name}, {name: tree[name]}
 
 
-def _factors(weight: Param, how: LoRA) -> Tree:
+def _factors(weight: Param, lora: LoRA) -> Tree:
     inputs, outputs = weight.shape[: weight.inputs], weight.shape[weight.inputs :]
     before, after = weight.axes[: weight.inputs], weight.axes[weight.inputs :]
 
     def factor(shape: tuple[int, ...], axes: sharding.Axes) -> Param:
         return Param(shape, axes, "zeros", "", (), stack=weight.stack)
 
-    return {"a": factor((*inputs, how.rank), (*before, None)),
-            "b": factor((how.rank, *outputs), (None, *after))}  # fmt: skip
+    return {"a": factor((*inputs, lora.rank), (*before, None)),
+            "b": factor((lora.rank, *outputs), (None, *after))}  # fmt: skip
 
 
-def split(key: jax.Array, params: Tree, cfg: ModelConfig, how: Trained) -> tuple[Tree, Tree]:
+def split(
+    key: jax.Array, params: Tree, cfg: ModelConfig, trainable: Trainable
+) -> tuple[Tree, Tree]:
     """What is trained, in float32, and what is frozen; to be jitted. LoRA's factors are new."""
-    if how.lora is None:
-        chosen, frozen = (params, {}) if how.vision else _without(params, "vision")
+    if trainable.lora is None:
+        chosen, frozen = (params, {}) if trainable.vision else _without(params, "vision")
     else:
-        trained, _ = specs(cfg, how)
-        chosen, frozen = _new_factors(key, trained, how.lora), params
+        trained, _ = specs(cfg, trainable)
+        chosen, frozen = _new_factors(key, trained, trainable.lora), params
     return _cast(chosen, jnp.float32), _cast(frozen, cfg.dtype)
 
 
-def _new_factors(key: jax.Array, trained: Tree, how: LoRA) -> Tree:
+def _new_factors(key: jax.Array, trained: Tree, lora: LoRA) -> Tree:
     def make(number: int, factors: Tree) -> Tree:
         a, b = factors["lora"]["a"], factors["lora"]["b"]
-        scale = how.alpha / how.rank / math.sqrt(math.prod(a.shape[:-1]))
+        scale = lora.alpha / lora.rank / math.sqrt(math.prod(a.shape[:-1]))
         drawn = jax.random.normal(jax.random.fold_in(key, number), a.array_shape, jnp.float32)
-        if how.layers:
-            others = np.setdiff1d(np.arange(len(drawn)), how.layers)
+        if lora.layers:
+            others = np.setdiff1d(np.arange(len(drawn)), lora.layers)
             drawn = drawn.at[others].set(0.0)
         return {"lora": {"a": scale * drawn, "b": jnp.zeros(b.array_shape, jnp.float32)}}
 
@@ -160,10 +162,10 @@ def abstract(tree: Tree, dtype: Any, mesh: Mesh | None = None) -> Tree:
     return jax.tree.map(one, tree, is_leaf=spec.is_param)
 
 
-def whole(cfg: ModelConfig, how: Trained, mesh: Mesh | None = None) -> Tree:
+def whole(cfg: ModelConfig, trainable: Trainable, mesh: Mesh | None = None) -> Tree:
     """The arrays that updates and rollouts compute with, without them: all parameters in the
     model's dtype, LoRA's factors among them."""
-    part, frozen = (abstract(tree, cfg.dtype, mesh) for tree in specs(cfg, how))
+    part, frozen = (abstract(tree, cfg.dtype, mesh) for tree in specs(cfg, trainable))
     return join(part, frozen)
 
 

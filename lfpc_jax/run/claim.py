@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lfpc_jax.cli.run_folder import in_the_first_process
+from lfpc_jax.run.folder import in_the_first_process
 
 log = logging.getLogger(__name__)
 

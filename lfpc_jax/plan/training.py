@@ -8,15 +8,14 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
-from lfpc_jax.cli.dry_run import model_of
-from lfpc_jax.config import TrainConfig, check_devices
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Place, Publisher
-from lfpc_jax.grpo import trained
-from lfpc_jax.grpo.step import scores_itself
+from lfpc_jax.grpo.updater import scores_itself
+from lfpc_jax.model import parameters
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import Kernel, ModelConfig
 from lfpc_jax.plan.compiling import Compiled, OutOfMemory
+from lfpc_jax.plan.dry_run import model_of
 from lfpc_jax.plan.programs import Source, bytes_per_chip
 from lfpc_jax.plan.rollout import rollout_programs
 from lfpc_jax.plan.roofline import Estimate, estimate
@@ -30,6 +29,7 @@ from lfpc_jax.plan.work import (
     rollout_loads,
     update_loads,
 )
+from lfpc_jax.run.config import TrainConfig, check_devices
 from lfpc_jax.shapes import RolloutShapes, TrainShapes, micro_batches_for
 
 _TRAINING = (
@@ -161,14 +161,14 @@ class Run:
     @property
     def state_bytes(self) -> int:
         """Of what updates change and are made from, on each chip at all times."""
-        return bytes_per_chip(abstract_state(self.cfg, self.train, self.config.trained))
+        return bytes_per_chip(abstract_state(self.cfg, self.train, self.config.trainable))
 
     @property
     def reference_bytes(self) -> int:
         """Of what a KL term holds on each chip, at all times."""
         if not self.config.update.objective.kl:
             return 0
-        return bytes_per_chip(abstract_reference(self.cfg, self.train, self.config.trained))
+        return bytes_per_chip(abstract_reference(self.cfg, self.train, self.config.trainable))
 
     def loads(self, load: Workload) -> dict[str, Load]:
         """Of every program, at the size that it is compiled for."""
@@ -257,7 +257,7 @@ def phases(run: Run, only: Sequence[str] | None = None) -> Iterator[Phase]:
     state, reference = run.state_bytes, run.reference_bytes
     held = state + reference
     sampling = run.config.rules.sampling
-    trains = run.config.trained
+    trains = run.config.trainable
     rollouts = rollout_programs(
         replace(run.cfg, remat="none"), run.rollout, run.slots, sampling, trains
     )
@@ -306,7 +306,7 @@ def _laid_out_beside(run: Run) -> int:
 
 
 def _placed(run: Run) -> Place:
-    return partial(trained.whole, run.cfg, run.config.trained)
+    return partial(parameters.whole, run.cfg, run.config.trainable)
 
 
 def _update(run: Run, name: Literal["score", "update"]) -> Iterator[Source]:
@@ -317,7 +317,7 @@ def _update(run: Run, name: Literal["score", "update"]) -> Iterator[Source]:
         name,
         micro_batches=run.micro_batches,
         objective=run.config.update.objective,
-        how=run.config.trained,
+        trainable=run.config.trainable,
         temperature=run.config.policy_temperature,
     )
 

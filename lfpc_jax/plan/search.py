@@ -10,16 +10,16 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 
-from lfpc_jax.cli.overrides import override
-from lfpc_jax.cli.plan_config import Run, check_there
-from lfpc_jax.config import TrainConfig
-from lfpc_jax.grpo import trained
+from lfpc_jax.model import parameters
 from lfpc_jax.plan import counts
 from lfpc_jax.plan.guess import update_bytes
 from lfpc_jax.plan.programs import bytes_per_chip
 from lfpc_jax.plan.roofline import estimate
 from lfpc_jax.plan.slices import Slice
+from lfpc_jax.plan.training import Run, check_there
 from lfpc_jax.plan.work import Workload
+from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.run.overrides import override
 
 Flags = tuple[str, ...]
 
@@ -83,7 +83,7 @@ def _rollout(config: TrainConfig, where: Slice) -> Flags | None:
             continue
         run = Run.of(override(config, ("--rollout.tensor", str(tensor))), where)
         held = run.state_bytes + run.reference_bytes
-        weights = bytes_per_chip(trained.whole(run.cfg, config.trained, run.rollout))
+        weights = bytes_per_chip(parameters.whole(run.cfg, config.trainable, run.rollout))
         free = _ROOM * where.chip.hbm_bytes - held - weights
         chips = _own(where)
         each = counts.cache_bytes(run.cfg) * run.slots.capacity / chips

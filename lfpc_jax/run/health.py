@@ -5,13 +5,13 @@ feeds the updates: whether most of a step's rewards are unknown, or its tokens a
 import logging
 from collections.abc import Mapping, Sequence
 
-from lfpc_jax.config import Health
 from lfpc_jax.rewards.verdict import Fault
+from lfpc_jax.run.config import Health
 
 log = logging.getLogger(__name__)
 
 
-class Watch:
+class CropAlarm:
     """Called after every step. `count` is of steps in a row outside a limit."""
 
     def __init__(self, limits: Health) -> None:

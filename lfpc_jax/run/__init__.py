@@ -1,0 +1,1 @@
+"""What every command shares: a run's settings and folder, models by name, sampling, health."""
