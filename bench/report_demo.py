@@ -26,7 +26,7 @@ from lfpc_jax.processing.geometry import Box, Frame
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
 from lfpc_jax.processing.tokenizer import Tokenizer
-from lfpc_jax.rewards.total import Rewards, score
+from lfpc_jax.rewards.total import Rewards, compute_rewards
 from lfpc_jax.rollout.archive import Archive, Group
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.episode import Episode, Rules
@@ -123,8 +123,8 @@ def write_run(folder: Path, records: Sequence[Record], args: argparse.Namespace)
                 play(dialogue, openings[record.id], rollout, Script(rng, skill))
                 for rollout in range(args.rollouts)
             )
-            scores = score(played, {record.id: record}, _REWARDS)
-            groups.append(Group(record, played, tuple(one.parts for one in scores)))
+            rewards = compute_rewards(played, {record.id: record}, _REWARDS)
+            groups.append(Group(record, played, tuple(reward.parts for reward in rewards)))
         archive.append(f"validation-{step:06d}", groups)
     lines = [json.dumps(line) for line in _metrics(rng, talent)]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")

@@ -23,7 +23,7 @@ from typing import Any
 from lfpc_jax.evaluation.alter import TRUTH
 from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.rewards.accuracy import grade
-from lfpc_jax.rewards.total import Rewards, score
+from lfpc_jax.rewards.total import Rewards, compute_rewards
 from lfpc_jax.rollout.archive import Archive, Group
 from lfpc_jax.rollout.engine import Rolled
 from lfpc_jax.rollout.episode import with_limits
@@ -157,12 +157,13 @@ class Journal:
         answers = [said(one) for one in group.trajectories]
         verdicts = grade([(answer, group.record) for answer in answers], judge=None)
         right = [None if one.right is None else float(one.right) for one in verdicts]
-        scores = score(group.trajectories, {group.record.id: group.record}, Rewards(grounding=1.0))
+        records = {group.record.id: group.record}
+        computed = compute_rewards(group.trajectories, records, Rewards(grounding=1.0))
         # An untaught model's answer has no tags, and no reward: only whether it is right.
         rewards = tuple(
             {name: value for name, value in one.parts.items() if name != "total"}
             | {"accuracy": hit}
-            for one, hit in zip(scores, right)
+            for one, hit in zip(computed, right)
         )
         name = f"{part.name}-p{self.process}"
         self.still_ours()

@@ -23,7 +23,7 @@ import numpy as np
 
 from lfpc_jax.processing.geometry import Box, area
 from lfpc_jax.rewards.grounding import Grounded, Grounding, ground
-from lfpc_jax.rewards.total import Scores
+from lfpc_jax.rewards.total import EpisodeReward
 from lfpc_jax.trajectory import End, Record, Trajectory
 
 ENDS: tuple[End, ...] = get_args(End)
@@ -60,7 +60,7 @@ class Measures:
 def measure(
     trajectory: Trajectory,
     record: Record,
-    scored: Scores | float | None,
+    scored: EpisodeReward | float | None,
     *,
     image_token: int,
 ) -> Measures:
@@ -68,7 +68,7 @@ def measure(
 
     `image_token` is the model's placeholder: visual tokens are counted among the ids themselves.
     """
-    if isinstance(scored, Scores):
+    if isinstance(scored, EpisodeReward):
         right, found = scored.accuracy, scored.boxes
     else:
         right, found = scored, _ground(trajectory, record)

@@ -39,7 +39,7 @@ _TAKEN = {"judge", "record", "total", "masked", "unjudged", "undecided", "flat"}
 
 @dataclass(frozen=True)
 class Rewards:
-    """The weights of the parts, and how boxes are scored.
+    """The weights of the parts, and how boxes are compared.
 
     `grounding` is g. `grounding_needs_answer` gives r_geo to right answers only.
     """
@@ -67,7 +67,7 @@ class Rewards:
 
 
 @dataclass(frozen=True)
-class Scores:
+class EpisodeReward:
     """The parts of one episode's reward, unweighted, and their weighted total.
 
     A part is None where a fault kept it from being known; `boxes` is None without targets, too.
@@ -97,13 +97,13 @@ class Scores:
         return plain | boxes | self.own
 
 
-def score(
+def compute_rewards(
     trajectories: Sequence[Trajectory],
     records: Mapping[str, Record],
     settings: Rewards,
     judge: Judge | None = None,
-) -> list[Scores]:
-    """The scores of each trajectory, in order; `records` holds the record of each by its id."""
+) -> list[EpisodeReward]:
+    """The reward of each trajectory, in order; `records` holds the record of each by its id."""
     for trajectory in trajectories:
         if trajectory.record not in records:
             raise ValueError(
@@ -113,12 +113,14 @@ def score(
     paired = [(trajectory, records[trajectory.record]) for trajectory in trajectories]
     verdicts = grade([(trajectory.answer, record) for trajectory, record in paired], judge)
     return [
-        _score(trajectory, record, verdict, settings)
+        _compute(trajectory, record, verdict, settings)
         for (trajectory, record), verdict in zip(paired, verdicts)
     ]
 
 
-def _score(trajectory: Trajectory, record: Record, verdict: Verdict, settings: Rewards) -> Scores:
+def _compute(
+    trajectory: Trajectory, record: Record, verdict: Verdict, settings: Rewards
+) -> EpisodeReward:
     faults = [verdict.fault] if verdict.fault else []
     boxes = None
     try:
@@ -141,7 +143,7 @@ def _score(trajectory: Trajectory, record: Record, verdict: Verdict, settings: R
             where = f"record {record.id!r}, rollout {trajectory.rollout}"
             faults.append(Fault("total", f"{where}: the weighted sum is {total}", "not finite"))
             total = None
-    return Scores(
+    return EpisodeReward(
         record=record.id,
         rollout=trajectory.rollout,
         total=total,

@@ -23,7 +23,7 @@ from lfpc_jax.grpo.advantage import Deviation
 from lfpc_jax.grpo.items import Scored
 from lfpc_jax.grpo.learner import Learner, TrainState
 from lfpc_jax.rewards.judge import Judge
-from lfpc_jax.rewards.total import Scores, score
+from lfpc_jax.rewards.total import EpisodeReward, compute_rewards
 from lfpc_jax.rewards.verdict import Fault
 from lfpc_jax.rollout.archive import Group
 from lfpc_jax.rollout.demonstration import demonstrated
@@ -82,7 +82,7 @@ class Judged:
     """A group with its scores."""
 
     group: Rolled
-    scores: tuple[Scores, ...]
+    scores: tuple[EpisodeReward, ...]
 
     def scored(self, deviation: Deviation = "population") -> Scored:
         return Scored.of(self.group, [one.total for one in self.scores], deviation)
@@ -132,7 +132,7 @@ class Roller:
         """All trajectories are scored at once, so that a judge is asked concurrently."""
         records = {group.record.id: group.record for group in groups}
         flat = [trajectory for group in groups for trajectory in group.trajectories]
-        scores = iter(score(flat, records, self.config.rewards, self.judge))
+        scores = iter(compute_rewards(flat, records, self.config.rewards, self.judge))
         return [Judged(group, tuple(next(scores) for _ in group.trajectories)) for group in groups]
 
     def mini_batches(

@@ -4,7 +4,7 @@ import pytest
 
 from lfpc_jax.evaluation.measures import gather, measure
 from lfpc_jax.rewards.grounding import Grounding
-from lfpc_jax.rewards.total import Rewards, score
+from lfpc_jax.rewards.total import Rewards, compute_rewards
 from lfpc_jax.trajectory import Picture
 
 from .episodes import IMAGE, Said, episode, record
@@ -36,17 +36,17 @@ def test_the_crop_that_holds_most_is_measured_whatever_the_reward_looks_at():
     one = episode(Said(2, box=(10, 10, 60, 60)), Said(2, box=(80, 80, 100, 100)), Said(1))
     asked = record(targets=[[(10, 10, 60, 35)]])
     for which in ("last", "first", "best", "mean"):
-        [scores] = score([one], {"r": asked}, Rewards(boxes=Grounding(crop=which)))
+        [scores] = compute_rewards([one], {"r": asked}, Rewards(boxes=Grounding(crop=which)))
         for scored in (scores, 1.0):
             found = measure(one, asked, scored, image_token=IMAGE)
             assert (found.iou, found.overlap) == (0.5, 1.0)
-    [last] = score([one], {"r": asked}, Rewards())
+    [last] = compute_rewards([one], {"r": asked}, Rewards())
     assert last.boxes.r_iou == 0
 
 
 def test_scores_give_what_they_hold():
     one, asked = busy(), record(targets=[[(10, 10, 60, 35)]])
-    [scores] = score([one], {"r": asked}, Rewards())
+    [scores] = compute_rewards([one], {"r": asked}, Rewards())
     assert measure(one, asked, scores, image_token=IMAGE) == measure(
         one, asked, 1.0, image_token=IMAGE
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.grounding import Grounding
 from lfpc_jax.rewards.judge import Judge, JudgeSettings
-from lfpc_jax.rewards.total import OwnReward, Rewards, score
+from lfpc_jax.rewards.total import OwnReward, Rewards, compute_rewards
 
 from .episodes import crop_turn, episode, record, refused_turn
 from .judge_server import JudgeServer, drip, hang_up, late, raw, say, status
@@ -25,8 +25,8 @@ SHOUTED = "A" + " " * 999  # too long an answer: a fault of format, and not read
 
 
 def total(trajectory, sample, settings, judge=None):
-    (scores,) = score([trajectory], {"r": sample}, settings, judge)
-    return scores
+    (reward,) = compute_rewards([trajectory], {"r": sample}, settings, judge)
+    return reward
 
 
 TABLE = [  # settings, turns, answer, record, total
@@ -67,31 +67,31 @@ TABLE = [  # settings, turns, answer, record, total
 
 @pytest.mark.parametrize(("settings", "turns", "answer", "sample", "expected"), TABLE)
 def test_totals_by_hand(settings, turns, answer, sample, expected):
-    scores = total(episode(*turns, answer=answer), sample, settings)
-    assert scores.total == pytest.approx(expected, abs=1e-12)
-    assert not scores.masked
-    assert scores.faults == ()
+    reward = total(episode(*turns, answer=answer), sample, settings)
+    assert reward.total == pytest.approx(expected, abs=1e-12)
+    assert not reward.masked
+    assert reward.faults == ()
 
 
 def test_a_right_answer_badly_written():
     good = episode(EXACT, answer="A")
     last = replace(good.turns[-1], text=good.turns[-1].text + " for sure")
-    scores = total(replace(good, turns=(*good.turns[:-1], last)), PLAIN, STAGE_I)
-    assert (scores.accuracy, scores.format, scores.tool) == (1, -1, 1)
-    assert scores.total == pytest.approx(0.8 - 0.2 + 1.2)
+    reward = total(replace(good, turns=(*good.turns[:-1], last)), PLAIN, STAGE_I)
+    assert (reward.accuracy, reward.format, reward.tool) == (1, -1, 1)
+    assert reward.total == pytest.approx(0.8 - 0.2 + 1.2)
 
 
 def test_every_part_is_kept_apart():
     own = OwnReward("turns", 0.1, lambda trajectory, sample: len(trajectory.turns))
     settings = replace(STAGE_II, own=(own,))
-    scores = total(episode(LOOSE, answer="B", rollout=3), SAMPLE, settings)
-    assert (scores.record, scores.rollout) == ("r", 3)
-    assert (scores.accuracy, scores.format, scores.tool) == (0, 0, 1)
-    assert scores.boxes.r_iou == pytest.approx(0.04)
-    assert scores.boxes.r_l1 == pytest.approx(0.6)
-    assert scores.own == {"turns": 2.0}
-    assert not scores.judged
-    assert scores.total == pytest.approx(0.32 + 0.2)
+    reward = total(episode(LOOSE, answer="B", rollout=3), SAMPLE, settings)
+    assert (reward.record, reward.rollout) == ("r", 3)
+    assert (reward.accuracy, reward.format, reward.tool) == (0, 0, 1)
+    assert reward.boxes.r_iou == pytest.approx(0.04)
+    assert reward.boxes.r_l1 == pytest.approx(0.6)
+    assert reward.own == {"turns": 2.0}
+    assert not reward.judged
+    assert reward.total == pytest.approx(0.32 + 0.2)
     assert total(episode(LOOSE, answer="B"), PLAIN, settings).boxes is None
 
 
@@ -99,11 +99,11 @@ def test_each_trajectory_meets_its_own_record_and_keeps_its_place():
     records = {"x": replace(PLAIN, id="x"), "y": replace(PLAIN, id="y", answer="B")}
     order = ["x", "y", "y", "x"]
     given = [episode(answer="B", name=name, rollout=n) for n, name in enumerate(order)]
-    found = score(given, records, STAGE_I)
-    assert [(scores.record, scores.rollout) for scores in found] == list(zip(order, range(4)))
-    assert [scores.accuracy for scores in found] == [0, 1, 1, 0]
+    found = compute_rewards(given, records, STAGE_I)
+    assert [(reward.record, reward.rollout) for reward in found] == list(zip(order, range(4)))
+    assert [reward.accuracy for reward in found] == [0, 1, 1, 0]
     with pytest.raises(ValueError, match=r"record 'z', rollout 7: .* the 2 given"):
-        score([episode(name="z", rollout=7)], records, STAGE_I)
+        compute_rewards([episode(name="z", rollout=7)], records, STAGE_I)
 
 
 def raising(trajectory, sample):
@@ -139,12 +139,12 @@ def test_a_reward_of_ones_own_that_fails_masks_its_sample_and_says_so(function, 
     settings = replace(
         STAGE_I, own=(OwnReward("mine", 0.5, function), OwnReward("fine", 2.0, lambda t, r: 0.25))
     )
-    scores = total(episode(EXACT, answer="A", rollout=2), PLAIN, settings)
-    assert scores.masked
-    assert scores.total is None
-    assert scores.own == {"mine": None, "fine": 0.25}
-    assert (scores.accuracy, scores.format, scores.tool) == (1, 0, 1)
-    (fault,) = scores.faults
+    reward = total(episode(EXACT, answer="A", rollout=2), PLAIN, settings)
+    assert reward.masked
+    assert reward.total is None
+    assert reward.own == {"mine": None, "fine": 0.25}
+    assert (reward.accuracy, reward.format, reward.tool) == (1, 0, 1)
+    (fault,) = reward.faults
     assert fault.part == "mine"
     assert fault.kind == f"mine: {KINDS.get(named, named.partition(':')[0])}"
     assert "record 'r', rollout 2" in fault.reason
@@ -154,9 +154,9 @@ def test_a_reward_of_ones_own_that_fails_masks_its_sample_and_says_so(function, 
 def test_a_total_that_overflows_is_masked():
     """A step of float64's largest twice is infinite, and so would be its group's mean."""
     own = tuple(OwnReward(name, 1e308, lambda t, r: 1.0) for name in ("mine", "yours"))
-    scores = total(episode(EXACT, answer="A"), PLAIN, replace(STAGE_I, own=own))
-    assert scores.masked
-    assert [fault.kind for fault in scores.faults] == ["total: not finite"]
+    reward = total(episode(EXACT, answer="A"), PLAIN, replace(STAGE_I, own=own))
+    assert reward.masked
+    assert [fault.kind for fault in reward.faults] == ["total: not finite"]
 
 
 def test_bad_records_are_masked_and_named():
@@ -165,10 +165,10 @@ def test_bad_records_are_masked_and_named():
         replace(PLAIN, targets=(((20.0, 20.0, 20.0, 40.0),),)),
         replace(PLAIN, targets=(((20.0, 20.0, math.nan, 40.0),),)),
     ):
-        scores = total(episode(EXACT, answer="A"), sample, STAGE_II)
-        assert scores.masked
-        assert [fault.part for fault in scores.faults] == ["record"]
-        assert "record 'r'" in scores.faults[0].reason
+        reward = total(episode(EXACT, answer="A"), sample, STAGE_II)
+        assert reward.masked
+        assert [fault.part for fault in reward.faults] == ["record"]
+        assert "record 'r'" in reward.faults[0].reason
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ GARBAGE = [say("maybe"), say("0"), raw(b"false"), raw(b"")]
 def test_no_failure_of_the_judge_ever_scores(tmp_path, failure):
     given = [episode(EXACT, answer=answer, rollout=n) for n, answer in enumerate(["crimson", "A"])]
     with JudgeServer(lambda index, claim: failure) as server:
-        open_, sure = score(given, {"r": SAMPLE}, STAGE_II, judge_at(server, tmp_path))
+        open_, sure = compute_rewards(given, {"r": SAMPLE}, STAGE_II, judge_at(server, tmp_path))
     assert open_.masked
     assert open_.accuracy is None
     assert open_.judged
@@ -234,12 +234,12 @@ def test_the_judge_is_asked_only_what_the_rules_cannot_tell(tmp_path):
         return say("yes" if claim["answer"] == "crimson" else "no")
 
     with JudgeServer(behave) as server:
-        found = score(given, {"r": PLAIN}, STAGE_I, judge_at(server, tmp_path))
-    assert [scores.accuracy for scores in found] == [1, 0, 1, 0, 0, 0, 0, 1]
-    assert [scores.judged for scores in found] == [0, 0, 1, 1, 0, 0, 0, 1]
-    assert not any(scores.undecided for scores in found)
-    alone = score(given, {"r": PLAIN}, STAGE_I)
-    assert [scores.undecided for scores in alone] == [0, 0, 1, 1, 0, 0, 0, 1]
+        found = compute_rewards(given, {"r": PLAIN}, STAGE_I, judge_at(server, tmp_path))
+    assert [reward.accuracy for reward in found] == [1, 0, 1, 0, 0, 0, 0, 1]
+    assert [reward.judged for reward in found] == [0, 0, 1, 1, 0, 0, 0, 1]
+    assert not any(reward.undecided for reward in found)
+    alone = compute_rewards(given, {"r": PLAIN}, STAGE_I)
+    assert [reward.undecided for reward in alone] == [0, 0, 1, 1, 0, 0, 0, 1]
     assert sorted(claim["answer"] for claim in asked) == ["crimson", "navy"]
     assert asked[0]["question"] == "What color is the bag?\nA. red\nB. blue"
     assert asked[0]["reference"] == "A. red"
