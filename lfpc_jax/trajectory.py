@@ -48,8 +48,8 @@ class PackedImages:
 class Tokens:
     """Rows of tokens: several episodes may share a row as segments; segment 0 is padding.
 
-    `slots` is -1 at text, and at an image placeholder the index of its embedding among the slots
-    that `encode_images` returns: all of a bucket's, flat; of packed images those of the row of
+    `places` is -1 at text, and at an image placeholder the index of its embedding among those that
+    `encode_images` returns: of a bucket, all of them; of packed images, those of the row of
     windows that serves this row of tokens (equal runs of rows, in order). `prefix` is the segment
     that a token's own goes on from and sees as well, or its own; without it none sees another.
     """
@@ -57,7 +57,7 @@ class Tokens:
     ids: Array  # int32 [B, T]
     positions: Array  # int32 [3, B, T]
     segments: Array  # int32 [B, T]
-    slots: Array  # int32 [B, T]
+    places: Array  # int32 [B, T]
     prefix: Array | None = None  # int32 [B, T]
 
 

@@ -136,20 +136,20 @@ def _ours(opened: folder.HFFolder, cfg: ModelConfig, prompts: Sequence[Prompt]) 
             images=MOST_IMAGES,
         )
         with jax.set_mesh(mesh):
-            logits, slots = _logits_and_slots(params, tokens, images, cfg=cfg)
-        seen = tokens.slots[0][tokens.slots[0] >= 0]
+            logits, embeddings = _logits_and_embeddings(params, tokens, images, cfg=cfg)
+        seen = tokens.places[0][tokens.places[0] >= 0]
         yield Result(
-            np.asarray(logits)[: len(prompt.ids)], np.asarray(slots, dtype=np.float32)[seen]
+            np.asarray(logits)[: len(prompt.ids)], np.asarray(embeddings, dtype=np.float32)[seen]
         )
 
 
 @partial(jax.jit, static_argnames="cfg")
-def _logits_and_slots(
+def _logits_and_embeddings(
     params: Any, tokens: Tokens, images: Images, *, cfg: ModelConfig
 ) -> tuple[jax.Array, jax.Array]:
-    slots = qwen.encode_images(params, images, cfg=cfg)
-    hidden = qwen.hidden_states(params, tokens, slots, cfg=cfg)
-    return qwen.unembed(params, hidden, cfg=cfg)[0], slots
+    embeddings = qwen.encode_images(params, images, cfg=cfg)
+    hidden = qwen.hidden_states(params, tokens, embeddings, cfg=cfg)
+    return qwen.unembed(params, hidden, cfg=cfg)[0], embeddings
 
 
 def _theirs(path: Path, cfg: ModelConfig, prompts: Sequence[Prompt]) -> Iterator[Result]:

@@ -207,10 +207,10 @@ class Learner:
         """Log-probabilities of every token given those before it, at its own place."""
         if self.unstacked:
             params = text.paired(unstack(params))
-        slots = None
+        embeddings = None
         if batch.images is not None:
-            slots = qwen.encode_images(params, batch.images, cfg=self.cfg)
-        hidden = qwen.hidden_states(params, batch.tokens, slots, cfg=self.cfg)
+            embeddings = qwen.encode_images(params, batch.images, cfg=self.cfg)
+        hidden = qwen.hidden_states(params, batch.tokens, embeddings, cfg=self.cfg)
         targets = jnp.roll(batch.tokens.ids, -1, axis=1)
         measure = token_logprobs_and_entropy if entropy else token_logprobs
         found = measure(

@@ -217,13 +217,13 @@ def _write_row(
         ids = np.asarray(item.trajectory.ids)
         grids = [processor.grid_of(shown.pixels) for shown in item.pictures]
         positions, _ = mrope_positions(ids, grids, image_token)
-        slots = np.full(len(ids), -1, np.int32)
+        places = np.full(len(ids), -1, np.int32)
         if grids:
             seen = [
-                one.first[shown.key] * processor.window**2 + processor.slots(grid)
+                one.first[shown.key] * processor.window**2 + processor.places(grid)
                 for shown, grid in zip(item.pictures, grids)
             ]
-            slots[ids == image_token] = np.concatenate(seen)
+            places[ids == image_token] = np.concatenate(seen)
         begins, record = item.begins if one.shared else 0, item.trajectory.record
         parts = [slice(begins, len(ids))]
         if begins and record not in beginnings:
@@ -238,7 +238,7 @@ def _write_row(
             if batch.tokens.prefix is not None:
                 batch.tokens.prefix[place] = beginnings.get(record, segment)
             batch.tokens.positions[micro, :, row, at:stop] = positions[:, part]
-            batch.tokens.slots[place] = slots[part]
+            batch.tokens.places[place] = places[part]
             batch.weights[place] = item.weights[part]
             batch.advantages[place] = item.advantage
             batch.sampler[place] = item.trajectory.logprobs[part]
@@ -282,7 +282,7 @@ def _empty(
         ids=np.zeros(rows, np.int32),
         positions=np.zeros((micro_batches, 3, *rows[1:]), np.int32),
         segments=np.zeros(rows, np.int32),
-        slots=np.full(rows, -1, np.int32),
+        places=np.full(rows, -1, np.int32),
         prefix=np.zeros(rows, np.int32) if shapes.shared else None,
     )
     zeros: list[Float32[np.ndarray, "M B T"]] = [np.zeros(rows, np.float32) for _ in range(3)]

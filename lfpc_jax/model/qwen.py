@@ -1,12 +1,12 @@
 """Qwen2.5-VL joined: images and tokens in, logits or hidden states out.
 
-    slots  = encode_images(params, images, cfg=cfg)
-    logits = forward(params, tokens, images, cfg=cfg)                       # whole rows
-    hidden, cache = prefill(params, tokens, slots, cfg=cfg, capacity=4096)  # then
-    hidden, cache = extend(params, tokens, slots, cache, cfg=cfg)           # at each row's offset
+    logits = forward(params, tokens, images, cfg=cfg)                            # whole rows
+    embeddings = encode_images(params, images, cfg=cfg)                          # or in steps
+    hidden, cache = prefill(params, tokens, embeddings, cfg=cfg, capacity=4096)
+    hidden, cache = extend(params, tokens, embeddings, cache, cfg=cfg)
 
 All are pure and made to be jitted with `cfg` static and the cache donated. Logits are float32.
-Images in buckets of different sizes are encoded bucket by bucket and their slots concatenated.
+Images of several buckets are encoded bucket by bucket; concatenate their embeddings.
 """
 
 from typing import Any
@@ -23,11 +23,11 @@ from lfpc_jax.model.layers import computing
 from lfpc_jax.trajectory import Images, PackedImages, Tokens
 
 Tree = Any
-Slots = Float[Array, "N D"] | Float[Array, "R N D"] | None
+Embeddings = Float[Array, "N D"] | Float[Array, "R N D"] | None
 
 
 def encode_images(params: Tree, images: Images | PackedImages, *, cfg: ModelConfig) -> Array:
-    """The slots that `Tokens.slots` points into: flat, or of packed images a row's own."""
+    """The image embeddings that `Tokens.places` indexes: [N, D], or [R, N, D] of packed images."""
     rows: tuple[int, ...] = ()
     if isinstance(images, PackedImages):
         rows = images.picture.shape[:1]
@@ -37,21 +37,21 @@ def encode_images(params: Tree, images: Images | PackedImages, *, cfg: ModelConf
     return embeddings.reshape(*rows, -1, cfg.text.width)
 
 
-def embed(params: Tree, tokens: Tokens, slots: Slots, *, cfg: ModelConfig) -> Array:
-    """Token embeddings, and image slots where a token has one."""
+def embed(params: Tree, tokens: Tokens, embeddings: Embeddings, *, cfg: ModelConfig) -> Array:
+    """Token embeddings, and image embeddings where a token has one."""
     x = params["embed"].astype(cfg.dtype)[tokens.ids]
-    if slots is not None:
-        seen = _seen(slots.astype(x.dtype), jnp.maximum(tokens.slots, 0))
-        x = jnp.where(tokens.slots[..., None] >= 0, seen, x)
+    if embeddings is not None:
+        seen = _seen(embeddings.astype(x.dtype), jnp.maximum(tokens.places, 0))
+        x = jnp.where(tokens.places[..., None] >= 0, seen, x)
     return constrain(x, "batch", None, None)
 
 
-def _seen(slots: Array, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """By row where slots are so, which on a mesh keeps the gather within each device."""
-    if slots.ndim == 2:
-        return slots[index]
-    rows = index.reshape(len(slots), -1)
-    return jax.vmap(lambda own, at: own[at])(slots, rows).reshape(*index.shape, -1)
+def _seen(embeddings: Array, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Embeddings [R, N, D] are indexed row by row, so that on a mesh no device needs another's."""
+    if embeddings.ndim == 2:
+        return embeddings[index]
+    rows = index.reshape(len(embeddings), -1)
+    return jax.vmap(lambda row, at: row[at])(embeddings, rows).reshape(*index.shape, -1)
 
 
 def vocabulary(cfg: ModelConfig) -> str:
@@ -66,11 +66,11 @@ def unembed(params: Tree, hidden: Float[Array, "*n D"], *, cfg: ModelConfig) -> 
 
 
 def hidden_states(
-    params: Tree, tokens: Tokens, slots: Slots, *, cfg: ModelConfig
+    params: Tree, tokens: Tokens, embeddings: Embeddings, *, cfg: ModelConfig
 ) -> Float[Array, "B T D"]:
     """Final hidden states of whole rows, packed by segment or padded."""
     with computing(cfg), jax.named_scope("text"):
-        x = embed(params, tokens, slots, cfg=cfg)
+        x = embed(params, tokens, embeddings, cfg=cfg)
         seen = {"segments": tokens.segments, "prefix": tokens.prefix}
         return text.forward(params, x, tokens.positions, cfg=cfg, **seen)
 
@@ -78,16 +78,16 @@ def hidden_states(
 def forward(
     params: Tree, tokens: Tokens, images: Images | PackedImages | None, *, cfg: ModelConfig
 ) -> Float[Array, "B T V"]:
-    slots = None if images is None else encode_images(params, images, cfg=cfg)
-    return unembed(params, hidden_states(params, tokens, slots, cfg=cfg), cfg=cfg)
+    embeddings = None if images is None else encode_images(params, images, cfg=cfg)
+    return unembed(params, hidden_states(params, tokens, embeddings, cfg=cfg), cfg=cfg)
 
 
 def prefill(
-    params: Tree, tokens: Tokens, slots: Slots, *, cfg: ModelConfig, capacity: int
+    params: Tree, tokens: Tokens, embeddings: Embeddings, *, cfg: ModelConfig, capacity: int
 ) -> tuple[Float[Array, "B T D"], Cache]:
     """Rows padded at their end, one segment each, into a new cache."""
     with computing(cfg), jax.named_scope("text"):
-        x = embed(params, tokens, slots, cfg=cfg)
+        x = embed(params, tokens, embeddings, cfg=cfg)
         return text.prefill(
             params, x, tokens.positions, _lengths(tokens), cfg=cfg, capacity=capacity
         )
@@ -96,7 +96,7 @@ def prefill(
 def extend(
     params: Tree,
     tokens: Tokens,
-    slots: Slots,
+    embeddings: Embeddings,
     cache: Cache,
     *,
     cfg: ModelConfig,
@@ -106,7 +106,7 @@ def extend(
     """More tokens onto the end of each of the cache's rows, or of the given ones; segment 0 marks
     a row's padding, up to all of it. See `text.extend` for `span`."""
     with computing(cfg), jax.named_scope("text"):
-        x = embed(params, tokens, slots, cfg=cfg)
+        x = embed(params, tokens, embeddings, cfg=cfg)
         at, n = tokens.positions, _lengths(tokens)
         return text.extend(params, x, at, n, cache, cfg=cfg, rows=rows, span=span)
 

@@ -45,8 +45,8 @@ def forward_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Source:
     """Vision tower and decoder to hidden states, from bfloat16 weights."""
 
     def forward(params: Any, tokens: Tokens, images: Images) -> jax.Array:
-        slots = qwen.encode_images(params, images, cfg=cfg)
-        return qwen.hidden_states(params, tokens, slots, cfg=cfg)
+        embeddings = qwen.encode_images(params, images, cfg=cfg)
+        return qwen.hidden_states(params, tokens, embeddings, cfg=cfg)
 
     params = spec.abstract(cfg, jnp.bfloat16, mesh)
     batch = abstract_batch(cfg, mesh, sizes)
@@ -59,8 +59,8 @@ def gradient_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Source:
     tower included, logits by blocks: a training step without its optimizer."""
 
     def loss(params: Any, tokens: Tokens, images: Images) -> jax.Array:
-        slots = qwen.encode_images(params, images, cfg=cfg)
-        hidden = qwen.hidden_states(params, tokens, slots, cfg=cfg)
+        embeddings = qwen.encode_images(params, images, cfg=cfg)
+        hidden = qwen.hidden_states(params, tokens, embeddings, cfg=cfg)
         targets = jnp.roll(tokens.ids, -1, axis=1)
         return -token_logprobs(params, hidden, targets, cfg=cfg).mean()
 
@@ -93,7 +93,7 @@ def abstract_batch(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> tuple[Tokens, 
     c = cfg.vision
     pixels = (images, sizes.windows, c.window_patches, 3 * c.patch**2)
     return (
-        Tokens(ids=row, positions=positions, segments=row, slots=row),
+        Tokens(ids=row, positions=positions, segments=row, places=row),
         Images(
             pixels=array(pixels, ("batch", None, None, None), jnp.uint8),
             grid=array((images, 2), ("batch", None), jnp.int32),

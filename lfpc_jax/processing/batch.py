@@ -26,7 +26,7 @@ def collate(
         ids=np.zeros((len(ids), length), np.int32),
         positions=np.zeros((3, len(ids), length), np.int32),
         segments=np.zeros((len(ids), length), np.int32),
-        slots=np.full((len(ids), length), -1, np.int32),
+        places=np.full((len(ids), length), -1, np.int32),
     )
     done = 0
     for row, (prompt, shown) in enumerate(zip(ids, pictures, strict=True)):
@@ -41,12 +41,12 @@ def collate(
         tokens.segments[row, :n] = 1
         tokens.positions[:, row, :n], _ = mrope_positions(prompt, grids, image_token)
         place = done * windows * processor.window**2
-        slots = [
-            place + i * windows * processor.window**2 + processor.slots(grid)
+        places = [
+            place + i * windows * processor.window**2 + processor.places(grid)
             for i, grid in enumerate(grids)
         ]
-        if slots:
-            tokens.slots[row, :n][prompt == image_token] = np.concatenate(slots)
+        if places:
+            tokens.places[row, :n][prompt == image_token] = np.concatenate(places)
         done += len(shown)
     flat = [picture for shown in pictures for picture in shown]
     return tokens, stack_images(flat, processor=processor, windows=windows, images=images)

@@ -145,7 +145,7 @@ class ImageProcessor:
         patches[:needed].reshape(split.shape)[:] = split
         return patches
 
-    def slots(self, grid: tuple[int, int]) -> Int32[np.ndarray, "tokens"]:
+    def places(self, grid: tuple[int, int]) -> Int32[np.ndarray, "tokens"]:
         """Where `patchify` puts each merged token, in raster order: window * window**2 + place."""
         rows, cols = np.indices(grid, np.int32)
         across = -(-grid[1] // self.window)

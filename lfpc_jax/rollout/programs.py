@@ -1,10 +1,10 @@
 """The engine's programs on the device, each a pure function, and the guard over their traces.
 
-    slots  = encode(params, images)                     an image bucket into embeddings
-    prefix = prefill(params, tokens, slots)             prompts, once a group
-    state  = place(state, prefix, plan)                 a prefix into some rows: a rollout begins
-    state, drawn = decode(params, state, ...)           up to `steps` tokens a row
-    state  = extend(params, state, tokens, slots, plan) an observation onto some rows
+    embeddings = encode(params, images)                a bucket of images
+    prefix = prefill(params, tokens, embeddings)       prompts, once a group
+    state  = place(state, prefix, beginnings)          a prefix into some rows: a rollout begins
+    state, drawn = decode(params, state, ...)          up to `steps` tokens a row
+    state  = extend(params, state, tokens, embeddings, turns)   an observation onto some rows
 
 The newest token of a row is *pending*: known, but not yet in the cache. A decode step writes the
 pending token and draws the next; an observation is written from the pending token on, and its own
@@ -102,9 +102,9 @@ def empty_state(cfg: ModelConfig, shapes: RolloutShapes, *, unstacked: bool) -> 
     )
 
 
-def prefill(params: Tree, tokens: Tokens, slots: Array, *, cfg: ModelConfig) -> kv.Cache:
+def prefill(params: Tree, tokens: Tokens, embeddings: Array, *, cfg: ModelConfig) -> kv.Cache:
     """The cache of all tokens of each prompt but its last, which is left to be pending."""
-    _, prefix = qwen.prefill(params, tokens, slots, cfg=cfg, capacity=tokens.ids.shape[1])
+    _, prefix = qwen.prefill(params, tokens, embeddings, cfg=cfg, capacity=tokens.ids.shape[1])
     return prefix
 
 
@@ -136,10 +136,10 @@ def place(state: State, prefix: kv.Cache, beginnings: Beginnings) -> State:
 
 
 def extend(
-    params: Tree, state: State, tokens: Tokens, slots: Array | None, turns: Turns, *, cfg: Any
+    params: Tree, state: State, tokens: Tokens, embeddings: Array | None, turns: Turns, *, cfg: Any
 ) -> State:
     """Writes tokens, the pending one first, onto the rows of `turns`, and begins those turns."""
-    _, cache = qwen.extend(params, tokens, slots, state.cache, cfg=cfg, rows=turns.rows)
+    _, cache = qwen.extend(params, tokens, embeddings, state.cache, cfg=cfg, rows=turns.rows)
     return _begin(replace(state, cache=cache), turns)
 
 
@@ -200,7 +200,7 @@ def _step(
         ids=column,
         positions=jnp.broadcast_to(state.position[:, None], (3, *column.shape)),
         segments=live[:, None].astype(jnp.int32),
-        slots=jnp.full_like(column, -1),
+        places=jnp.full_like(column, -1),
     )
     hidden, cache = qwen.extend(params, tokens, None, state.cache, cfg=cfg, span=span)
     # Pinned split first: asked for whole rows at once, the partitioner gathers the vocabulary's

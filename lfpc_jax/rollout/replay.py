@@ -194,8 +194,8 @@ def _logprobs(
     params: Any, tokens: Any, images: Any, allowed: Any, *, cfg: ModelConfig, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
     """Of each id but the first, by blocks of logits."""
-    slots = qwen.encode_images(params, images, cfg=cfg)
-    hidden = qwen.hidden_states(params, tokens, slots, cfg=cfg)[0, :-1]
+    embeddings = qwen.encode_images(params, images, cfg=cfg)
+    hidden = qwen.hidden_states(params, tokens, embeddings, cfg=cfg)[0, :-1]
     padding = -len(hidden) % _BLOCK
     blocks = (
         jnp.pad(hidden, ((0, padding), (0, 0))).reshape(-1, _BLOCK, hidden.shape[-1]),

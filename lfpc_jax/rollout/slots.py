@@ -143,8 +143,8 @@ class Slots:
         for row, (ids, positions, visual) in enumerate(prompts):
             places = self._places(ids, visual, row)
             _write(tokens, row, ids[:-1], positions[:, :-1], places[:-1])
-        slots = self._encode([visual for *_, visual in prompts], rows, windows)
-        return Prefix(self.programs.prefill(self._params, tokens, slots), len(prompts))
+        embeddings = self._encode([visual for *_, visual in prompts], rows, windows)
+        return Prefix(self.programs.prefill(self._params, tokens, embeddings), len(prompts))
 
     def place(self, prefix: Prefix, beginnings: Sequence[Beginning]) -> None:
         number = len(beginnings)
@@ -171,7 +171,7 @@ class Slots:
         visuals = [e.visual for e in extensions if e.visual is not None]
         assert len(visuals) in (0, len(extensions)), "pictures and none in one batch"
         windows = len(visuals[0].patches) if visuals else 0
-        slots = self._encode(visuals, R, windows) if visuals else None
+        embeddings = self._encode(visuals, R, windows) if visuals else None
         length = self.shapes.observation_length(windows)
         # The last id becomes pending and is not written.
         pieces = max(-(-(len(e.ids) - 1) // length) for e in extensions)
@@ -190,7 +190,7 @@ class Slots:
                 turns.pending[row] = e.ids[stop]
                 turns.position[row] = e.position
                 turns.budget[row] = e.budget if last else 0
-            self._state = self.programs.extend(self._params, self._state, tokens, slots, turns)
+            self._state = self.programs.extend(self._params, self._state, tokens, embeddings, turns)
 
     def decode(self, longest: int, sampling: Sampling | None = None) -> Drawn:
         """One chunk for all live rows, of which none has more than `longest` ids; sampled as ever,
@@ -225,27 +225,27 @@ class Slots:
         samplings: Collection[Sampling],
     ) -> None:
         shapes = self.shapes
-        slots: jax.Array | None
+        embeddings: jax.Array | None
         every = itertools.product(shapes.image_windows.sizes, shapes.prompt_text.sizes)
         for windows, text in every if prompts is None else sorted(prompts):
-            slots = self._encode([], shapes.prefill_rows, windows)
+            embeddings = self._encode([], shapes.prefill_rows, windows)
             tokens = _blank(shapes.prefill_rows, shapes.prompt_length(windows, text))
-            cache = self.programs.prefill(self._params, tokens, slots)
+            cache = self.programs.prefill(self._params, tokens, embeddings)
             self.place(Prefix(cache, 0), [])
         for windows in (0, *shapes.crop_windows.sizes) if replies else ():
-            slots = self._encode([], shapes.extend_rows, windows) if windows else None
+            embeddings = self._encode([], shapes.extend_rows, windows) if windows else None
             tokens = _blank(shapes.extend_rows, shapes.observation_length(windows))
             turns = _no_turns(shapes.extend_rows, shapes.slots)
-            self._state = self.programs.extend(self._params, self._state, tokens, slots, turns)
+            self._state = self.programs.extend(self._params, self._state, tokens, embeddings, turns)
         for sampling, span in itertools.product(samplings, shapes.spans.sizes):
             self.decode(span - shapes.chunk, sampling)
 
     def _places(self, ids: np.ndarray, visual: Visual | None, row: int) -> Int32[np.ndarray, "T"]:
-        """The slots of the ids among those of a batch of images; -1 at text."""
+        """Where each id's embedding lies among those of a batch of images; -1 at text."""
         places = np.full(len(ids), -1, np.int32)
         if visual is not None:
             first = row * len(visual.patches) * self.processor.window**2
-            places[ids == self.cfg.image_token] = first + self.processor.slots(visual.grid)
+            places[ids == self.cfg.image_token] = first + self.processor.places(visual.grid)
         return places
 
     def _encode(self, visuals: Sequence[Visual | None], rows: int, windows: int) -> jax.Array:
@@ -264,18 +264,18 @@ def _blank(rows: int, length: int) -> Tokens:
         ids=np.zeros(shape, np.int32),
         positions=np.zeros((3, *shape), np.int32),
         segments=np.zeros(shape, np.int32),
-        slots=np.full(shape, -1, np.int32),
+        places=np.full(shape, -1, np.int32),
     )
 
 
 def _write(
-    tokens: Tokens, row: int, ids: np.ndarray, positions: np.ndarray, slots: np.ndarray
+    tokens: Tokens, row: int, ids: np.ndarray, positions: np.ndarray, places: np.ndarray
 ) -> None:
     n = len(ids)
     tokens.ids[row, :n] = ids
     tokens.positions[:, row, :n] = positions
     tokens.segments[row, :n] = 1
-    tokens.slots[row, :n] = slots
+    tokens.places[row, :n] = places
 
 
 def _no_turns(count: int, slots: int) -> Turns:

@@ -82,12 +82,12 @@ def run(params, tokens, images, cfg):
 
     @partial(jax.jit, static_argnames="cfg")
     def everything(params, tokens, images, cfg):
-        slots = qwen.encode_images(params, images, cfg=cfg)
-        hidden = qwen.hidden_states(params, tokens, slots, cfg=cfg)
-        first, cache = qwen.prefill(params, tokens, slots, cfg=cfg, capacity=LENGTH + 8)
+        embeddings = qwen.encode_images(params, images, cfg=cfg)
+        hidden = qwen.hidden_states(params, tokens, embeddings, cfg=cfg)
+        first, cache = qwen.prefill(params, tokens, embeddings, cfg=cfg, capacity=LENGTH + 8)
         step = jax.tree.map(lambda x: x[..., :1], tokens)
         one = jnp.ones_like(step.segments)
-        step = Tokens(step.ids, step.positions, one, jnp.full_like(step.slots, -1))
+        step = Tokens(step.ids, step.positions, one, jnp.full_like(step.places, -1))
         next, _ = qwen.extend(params, step, None, cache, cfg=cfg)
         return [qwen.unembed(params, x, cfg=cfg) for x in (hidden, first, next)]
 
@@ -107,7 +107,7 @@ def test_logits_on_a_mesh_equal_one_device(case, sides):
         ids=spread(tokens.ids, "batch", None),
         positions=spread(tokens.positions, None, "batch", None),
         segments=spread(tokens.segments, "batch", None),
-        slots=spread(tokens.slots, "batch", None),
+        places=spread(tokens.places, "batch", None),
     )
     images = Images(
         spread(images.pixels, "batch", None, None, None), spread(images.grid, "batch", None)

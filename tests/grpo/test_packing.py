@@ -68,18 +68,18 @@ def test_every_episode_is_found_again_whole(seed, rows, room, shards, spans, sha
         grids = [PROCESSOR.grid_of(one.pixels) for one in item.pictures]
         positions, _ = mrope_positions(item.trajectory.ids, grids, IMAGE)
         np.testing.assert_array_equal(tokens.positions[micro, :, row, at].T, positions)
-        shown = tokens.slots[micro, row, at]
+        shown = tokens.places[micro, row, at]
         assert ((shown >= 0) == (item.trajectory.ids == IMAGE)).all()
         check_pictures(batch, micro, row // rows, item, grids, shown[shown >= 0])
 
 
-def check_pictures(batch, micro, shard, item, grids, slots):
+def check_pictures(batch, micro, shard, item, grids, places):
     """Each slot lies in a window of its own picture, whose patches are that picture's."""
     images = batch.images
     span = images.picture.shape[-1]
     done = 0
     for one, grid in zip(item.pictures, grids):
-        own = slots[done : done + grid[0] * grid[1]]
+        own = places[done : done + grid[0] * grid[1]]
         done += len(own)
         at = np.unique(own // 16)
         assert len(at) == windows_for(*grid)

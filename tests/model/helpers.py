@@ -17,10 +17,10 @@ forward = jax.jit(qwen.forward, static_argnames="cfg")
 
 @partial(jax.jit, static_argnames="cfg")
 def both(params, tokens, images, *, cfg) -> tuple[jax.Array, jax.Array]:
-    """Logits and image slots, in one program."""
-    slots = qwen.encode_images(params, images, cfg=cfg)
-    hidden = qwen.hidden_states(params, tokens, slots, cfg=cfg)
-    return qwen.unembed(params, hidden, cfg=cfg), slots
+    """Logits and image embeddings, in one program."""
+    embeddings = qwen.encode_images(params, images, cfg=cfg)
+    hidden = qwen.hidden_states(params, tokens, embeddings, cfg=cfg)
+    return qwen.unembed(params, hidden, cfg=cfg), embeddings
 
 
 def read_config(hf_config, folder, **compute) -> config.ModelConfig:
@@ -55,9 +55,9 @@ def processor(cfg: config.ModelConfig) -> ImageProcessor:
     return ImageProcessor(window=cfg.vision.window)
 
 
-def raster_slots(prompts, cfg: config.ModelConfig, windows: int) -> np.ndarray:
-    """Where each picture's tokens lie among the flat slots, in transformers' order."""
+def raster_places(prompts, cfg: config.ModelConfig, windows: int) -> np.ndarray:
+    """Where each picture's tokens lie among the flat embeddings, in transformers' order."""
     made = processor(cfg)
     pictures = [p for prompt in prompts for p in prompt.pictures]
     span = windows * cfg.vision.window_tokens
-    return np.concatenate([i * span + made.slots(made.grid_of(p)) for i, p in enumerate(pictures)])
+    return np.concatenate([i * span + made.places(made.grid_of(p)) for i, p in enumerate(pictures)])

@@ -29,8 +29,8 @@ def case(tmp_path_factory):
     rng = np.random.default_rng(5)
     prompts = [reference.random_prompt(rng, images, most=5) for images in (2, 0, 1)]
     tokens, images = helpers.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
-    whole, slots = helpers.both(params, tokens, images, cfg=cfg)
-    return cfg, params, prompts, tokens, images, np.asarray(whole), slots
+    whole, embeddings = helpers.both(params, tokens, images, cfg=cfg)
+    return cfg, params, prompts, tokens, images, np.asarray(whole), embeddings
 
 
 def piece(tokens: Tokens, starts: np.ndarray, counts: np.ndarray, width: int) -> Tokens:
@@ -46,7 +46,7 @@ def piece(tokens: Tokens, starts: np.ndarray, counts: np.ndarray, width: int) ->
         ids=take(tokens.ids),
         positions=np.stack([take(axis) for axis in tokens.positions]),
         segments=real.astype(np.int32),
-        slots=np.where(real, np.take_along_axis(tokens.slots, safe, axis=1), -1),
+        places=np.where(real, np.take_along_axis(tokens.places, safe, axis=1), -1),
     )
 
 
@@ -56,7 +56,7 @@ def piece(tokens: Tokens, starts: np.ndarray, counts: np.ndarray, width: int) ->
 )
 def test_prefill_and_any_chunks_equal_one_forward(case, stacked, first, chunk, capacity):
     """Rows advance at their own pace: in each step a random number of tokens, or none."""
-    cfg, params, prompts, tokens, _, whole, slots = case
+    cfg, params, prompts, tokens, _, whole, embeddings = case
     params = params if stacked else layers.unstack(params)
     lengths = np.array([len(p.ids) for p in prompts])
     rng = np.random.default_rng(first)
@@ -70,13 +70,15 @@ def test_prefill_and_any_chunks_equal_one_forward(case, stacked, first, chunk, c
 
     if first:
         begin = piece(tokens, np.zeros(3, int), done, first)
-        hidden, cache = prefill(params, begin, slots, cfg=cfg, capacity=capacity)
+        hidden, cache = prefill(params, begin, embeddings, cfg=cfg, capacity=capacity)
         note(hidden, np.zeros(3, int), done)
     else:
         cache = kv.empty(cfg, 3, capacity, unstacked=not stacked)
     while (done < lengths).any():
         counts = np.minimum(rng.integers(0, chunk + 1, 3), lengths - done)
-        hidden, cache = extend(params, piece(tokens, done, counts, chunk), slots, cache, cfg=cfg)
+        hidden, cache = extend(
+            params, piece(tokens, done, counts, chunk), embeddings, cache, cfg=cfg
+        )
         note(hidden, done, counts)
         done = done + counts
         np.testing.assert_array_equal(cache.length, done)
@@ -86,23 +88,23 @@ def test_prefill_and_any_chunks_equal_one_forward(case, stacked, first, chunk, c
 
 
 def test_a_donated_cache_is_updated_in_place(case):
-    cfg, params, _, tokens, _, _, slots = case
+    cfg, params, _, tokens, _, _, embeddings = case
     cache = kv.empty(cfg, 3, 128)
-    compiled = extend.lower(params, tokens, slots, cache, cfg=cfg).compile()
+    compiled = extend.lower(params, tokens, embeddings, cache, cfg=cfg).compile()
     assert compiled.memory_analysis().alias_size_in_bytes >= cache.k.nbytes + cache.v.nbytes
-    extend(params, tokens, slots, cache, cfg=cfg)
+    extend(params, tokens, embeddings, cache, cfg=cfg)
     assert cache.k.is_deleted()
     assert cache.v.is_deleted()
 
 
 def test_tokens_past_the_capacity_leave_the_rest_untouched(case):
     """An overfull row must not slide back over earlier keys, as a clamped update would."""
-    cfg, params, _, tokens, _, _, slots = case
-    _, cache = prefill(params, tokens, slots, cfg=cfg, capacity=LENGTH)
+    cfg, params, _, tokens, _, _, embeddings = case
+    _, cache = prefill(params, tokens, embeddings, cfg=cfg, capacity=LENGTH)
     k, v = np.asarray(cache.k), np.asarray(cache.v)
     room = LENGTH - np.asarray(cache.length)
     full = piece(tokens, np.zeros(3, int), np.full(3, LENGTH), LENGTH)
-    _, after = extend(params, full, slots, cache, cfg=cfg)
+    _, after = extend(params, full, embeddings, cache, cfg=cfg)
     for row in range(3):
         kept = LENGTH - room[row]
         np.testing.assert_array_equal(after.k[:, row, ..., :kept], k[:, row, ..., :kept])
@@ -143,7 +145,7 @@ def test_what_lies_in_padding_is_never_read(case):
         ids=poison(tokens.ids, 3, 300),
         positions=np.stack([poison(axis, 0, 5000) for axis in tokens.positions]),
         segments=tokens.segments,
-        slots=tokens.slots,
+        places=tokens.places,
     )
     valid = jax.vmap(lambda grid: _places(grid, images.pixels.shape[1], cfg))(images.grid)
     noise = rng.integers(0, 256, images.pixels.shape, dtype=np.uint8)
@@ -163,7 +165,7 @@ def _places(grid, windows, cfg):
 
 def test_packed_segments_equal_rows_of_their_own(case):
     """Three prompts in one row, told apart by segment, give each prompt's own logits."""
-    cfg, params, _, tokens, _, whole, slots = case
+    cfg, params, _, tokens, _, whole, embeddings = case
     counts = (tokens.segments > 0).sum(axis=1)
 
     def cut(x):
@@ -173,9 +175,9 @@ def test_packed_segments_equal_rows_of_their_own(case):
         ids=cut(tokens.ids),
         positions=np.stack([cut(axis) for axis in tokens.positions]),
         segments=np.repeat(np.arange(1, 4), counts)[None].astype(np.int32),
-        slots=cut(tokens.slots),
+        places=cut(tokens.places),
     )
-    hidden = jax.jit(qwen.hidden_states, static_argnames="cfg")(params, packed, slots, cfg=cfg)
+    hidden = jax.jit(qwen.hidden_states, static_argnames="cfg")(params, packed, embeddings, cfg=cfg)
     found = np.asarray(qwen.unembed(params, hidden, cfg=cfg))[0]
     expected = np.concatenate([whole[row, :n] for row, n in enumerate(counts)])
     assert np.abs(found - expected).max() <= TOLERANCE

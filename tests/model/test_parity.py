@@ -32,12 +32,12 @@ def case(request, tmp_path_factory):
 def test_logits_and_vision_embeddings_equal_transformers(case):
     model, cfg, params, prompts = case
     tokens, images = helpers.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
-    ours, slots = map(np.asarray, helpers.both(params, tokens, images, cfg=cfg))
+    ours, embeddings = map(np.asarray, helpers.both(params, tokens, images, cfg=cfg))
     theirs = reference.logits(model, prompts, LENGTH)
     assert np.abs(theirs).max() > 1  # logits that differ enough for a difference to show
     real = tokens.segments > 0
     assert np.abs(ours - theirs)[real].max() <= TOLERANCE
-    seen = slots[helpers.raster_slots(prompts, cfg, WINDOWS)]
+    seen = embeddings[helpers.raster_places(prompts, cfg, WINDOWS)]
     assert np.abs(seen - reference.vision(model, prompts, LENGTH)).max() <= TOLERANCE
 
 
@@ -167,7 +167,7 @@ def test_vision_block_patches_and_merger(modules, full):
     visual = model.visual
     flat = visual.patch_embed(reference.patches(picture))
     pixels = jnp.asarray(made.patchify(picture, windows))[None]
-    order = made.slots((rows, columns))
+    order = made.places((rows, columns))
     tokens = cfg.vision.window_tokens * windows
 
     def raster(x):
