@@ -27,7 +27,7 @@ from lfpc_jax.processing.geometry import Box, Frame
 from lfpc_jax.rollout.dialogue import Dialogue, question
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
-from lfpc_jax.rollout.protocol import Answer, Call, Fault, Nothing, read_turn
+from lfpc_jax.rollout.protocol import Answer, Call, Nothing, Refusal, read_turn
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.tools import refuse, system_prompt
 from lfpc_jax.run.dialogues import zooming
@@ -142,7 +142,7 @@ class Plain:
                 break
             request = self.toolbox.validate(action, frame) if isinstance(action, Call) else action
             messages.append({"role": "assistant", "content": said})
-            if isinstance(request, Fault):
+            if isinstance(request, Refusal):
                 messages += refuse(request)
                 continue
             seen = request.execute(original)

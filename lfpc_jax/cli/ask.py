@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lfpc_jax.cli import asking
+from lfpc_jax.cli import asking_flags
 from lfpc_jax.data import pictures
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.distributed.mesh import rollout_mesh
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--question", required=True)
     parser.add_argument("--options", nargs="+", default=[], help="then the answer is a letter")
     parser.add_argument("--out", type=Path, default=Path("ask.png"), metavar="FILE")
-    asking.add(parser)
+    asking_flags.add(parser)
     parser.add_argument(
         "--longest-side", type=int, metavar="PIXELS", help="downsample the shown image to it first"
     )
@@ -75,7 +75,7 @@ def ask(args: argparse.Namespace) -> int:
         longest_side=args.longest_side,
     )
     # ------------------------------------------------------------------ the model
-    args = asking.resolved(args, args.model)
+    args = asking_flags.resolved(args, args.model)
     mesh = rollout_mesh(args.tensor, devices=jax.local_devices()[: args.tensor])
     model = load_model(args.model, dtype=args.dtype, mesh=mesh)
     dialogue = zooming(

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, Found
 from lfpc_jax.evaluation.conditions import TOOL
-from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.plots import plot_arms
 from lfpc_jax.evaluation.results import check_judged, faults_of
 from lfpc_jax.evaluation.tables import Sheet, estimate, markdown, printed
@@ -161,7 +161,7 @@ def _unanswered(arms: Sequence[Arm], benchmark: str, tokens: int) -> Iterator[st
     for arm in arms:
         for folder, answers in zip(arm.folders, arm.answers):
             wanted = Journal(folder).settings()["benchmarks"][benchmark]["questions"]
-            answered = len(answers[Part(benchmark, tokens, TOOL)])
+            answered = len(answers[Trial(benchmark, tokens, TOOL)])
             if answered < wanted:
                 yield (
                     f"{folder}: {answered} of {wanted} questions of {benchmark} at {tokens} tokens "

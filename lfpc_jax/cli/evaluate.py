@@ -30,7 +30,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from lfpc_jax.cli import asking, judge_flags, process_flags
+from lfpc_jax.cli import asking_flags, judge_flags, process_flags
 from lfpc_jax.data.digest import digest_by_place
 from lfpc_jax.data.rejected import MAX_SHARE
 from lfpc_jax.distributed import processes
@@ -55,8 +55,8 @@ from lfpc_jax.evaluation.tables import printed, sheets
 from lfpc_jax.rewards.judge import Judge, JudgeFailed
 from lfpc_jax.rollout.asking import digest
 from lfpc_jax.run import progress
-from lfpc_jax.run.asker import Asker
-from lfpc_jax.run.claim import Claim, held
+from lfpc_jax.run.claim import FolderClaim, held
+from lfpc_jax.run.engines import Engines
 
 _SEVERAL = ("image_tokens",)
 _LINES_EVERY = 10.0
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--model", type=Path, metavar="DIR")
     parser.add_argument("--data", nargs="+", default=[], metavar="[NAME=]PATH")
-    asking.add(parser, several=_SEVERAL)
+    asking_flags.add(parser, several=_SEVERAL)
     parser.add_argument(
         "--modes", nargs="+", choices=(TOOL, DIRECT), default=[TOOL], help="direct has no tool"
     )
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluate(args: argparse.Namespace, claim: Claim) -> int:
+def evaluate(args: argparse.Namespace, claim: FolderClaim) -> int:
     journal = Journal(args.out, jax.process_index(), claim.check)
     if not 0 <= args.max_unjudged <= 1:
         raise ValueError(f"--max-unjudged is {args.max_unjudged}; it is a share, from 0 to 1")
@@ -178,15 +178,15 @@ def _keep(
 
 
 def _answer(args: argparse.Namespace, journal: Journal) -> None:
-    args = asking.resolved(args, args.model, several=_SEVERAL)
+    args = asking_flags.resolved(args, args.model, several=_SEVERAL)
     benchmarks = _benchmarks(args)
     altered = [] if args.diagnose is None else args.diagnose or ALTERATIONS
     conditions = in_order([*args.modes, *altered])
     for benchmark in benchmarks:
         for name in altered:
             alteration(name, benchmark.records)  # refuses what it cannot alter, before any hour
-    asker = Asker.load(args)
-    asked = asker.asked | {
+    engines = Engines.load(args)
+    asked = engines.asked | {
         "model": str(args.model.absolute()),
         "rollouts": args.rollouts,
         "seed": args.seed,
@@ -202,10 +202,10 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
     processes.agree({"questions": json.dumps([asked, about, conditions, args.image_tokens])})
     journal.begin(asked, about)
     if journal.process == 0:
-        asker.keep_assets(args.out / "assets")
+        engines.keep_assets(args.out / "assets")
     records = [record for benchmark in benchmarks for record in benchmark.records]
     for tokens in dict.fromkeys(args.image_tokens):
-        engine = cache(partial(asker.engine, tokens, records))
+        engine = cache(partial(engines.engine, tokens, records))
         for benchmark in benchmarks:
             ask(
                 engine,

@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.seen import shown_crops
 from lfpc_jax.evaluation.tables import sheets
 from lfpc_jax.report import document, plots
@@ -115,7 +115,7 @@ def _replaced(run: Run, part: str) -> Replaced | None:
         return None
     try:
         journal = Journal(run.folder)
-        asked = Part.of(part.rpartition("-p")[0])
+        asked = Trial.of(part.rpartition("-p")[0])
         show = shown_crops(journal, asked)
     except (ValueError, LookupError, TypeError, OSError) as error:
         said = f"crops are shown as they were cut, which is not how the model saw them: {error}"

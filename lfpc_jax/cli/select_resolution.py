@@ -28,14 +28,14 @@ from typing import Any, get_args
 import jax
 from jax.experimental import multihost_utils
 
-from lfpc_jax.cli import asking, judge_flags, process_flags
+from lfpc_jax.cli import asking_flags, judge_flags, process_flags
 from lfpc_jax.data import layout, sources
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.digest import digest
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected, check_share, parted
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import rollout_mesh
-from lfpc_jax.infogap.asking import EngineAnswers
+from lfpc_jax.infogap.engine_answers import EngineAnswers
 from lfpc_jax.infogap.levels import HARSHEST, Search
 from lfpc_jax.infogap.provenance import FROM, SELECTION
 from lfpc_jax.infogap.selection import Ask, Selected, Settings, Strategy, check_journal, select
@@ -50,7 +50,7 @@ from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.run import progress
-from lfpc_jax.run.claim import Claim, held
+from lfpc_jax.run.claim import FolderClaim, held
 from lfpc_jax.run.dialogues import sizes, text_buckets, together
 from lfpc_jax.run.models import LoadedModel, assets_of, load_model
 from lfpc_jax.shapes import RolloutShapes
@@ -58,7 +58,7 @@ from lfpc_jax.trajectory import Picture, Record
 
 _MANY = 0.1
 """The share of records or of answers that is worth a warning."""
-_USUAL = replace(asking.USUAL, turn_tokens=512)
+_USUAL = replace(asking_flags.USUAL, turn_tokens=512)
 """Answers without the tool are short."""
 
 
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--harshest", type=int, default=HARSHEST, help="longest side, pixels")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--chunk", type=int, default=default.chunk, help="records at a time")
-    asking.add(parser, "image_tokens", "turn_tokens", usual=_USUAL)
+    asking_flags.add(parser, "image_tokens", "turn_tokens", usual=_USUAL)
     parser.add_argument("--temperature", type=float, help="default: 0 for one answer, else 1")
     parser.add_argument("--slots", type=int, default=32, help="answers at once")
     parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
@@ -104,9 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def select_resolution(args: argparse.Namespace, claim: Claim) -> int:
+def select_resolution(args: argparse.Namespace, claim: FolderClaim) -> int:
     # ------------------------------------------------------------------ the set
-    args = asking.resolved(args, args.model, usual=_USUAL, turns=False)
+    args = asking_flags.resolved(args, args.model, usual=_USUAL, turns=False)
     if (args.out / "meta.json").exists():
         raise ValueError(f"{args.out}: holds a finished selection; choose another folder")
     if args.strategy == "answer" and args.model is None:

@@ -19,7 +19,7 @@ from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.evaluation.conditions import TOOL
 from lfpc_jax.evaluation.diagnostics import to_ask
 from lfpc_jax.evaluation.intervals import Estimate, change, share
-from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.measures import Measures
 from lfpc_jax.evaluation.results import Answers, grade_all
 from lfpc_jax.evaluation.scoring import over_samples
@@ -128,7 +128,7 @@ class Comparison:
             ]
             for arm in arms
         }
-        part = Part(benchmark, tokens, TOOL)
+        part = Trial(benchmark, tokens, TOOL)
         self._samples = {
             one.record.id: sample_of(one.record)
             for arm in arms
@@ -266,14 +266,14 @@ def _by_question(
     answers: Answers, folder: Path, benchmark: str, tokens: int
 ) -> dict[str, dict[str, float]]:
     """Of one evaluation: measure, question, value."""
-    tool = answers.get(Part(benchmark, tokens, TOOL))
+    tool = answers.get(Trial(benchmark, tokens, TOOL))
     if tool is None:
         raise ValueError(
             f"{folder}: no answers to {benchmark} at {tokens} tokens with the tool; there are "
             f"{sorted(part.name for part in answers)}"
         )
     found = {name: _means(tool, value) for name, value in _OF_EPISODES.items()}
-    noise = Part(benchmark, tokens, NOISE)
+    noise = Trial(benchmark, tokens, NOISE)
     if (altered := answers.get(noise)) is not None:
         left = {record.id for record in to_ask(NOISE, [one.record for one in tool], tool)}
         left -= {one.record.id for one in altered}

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Part:
+class Trial:
     """One benchmark at one budget under one condition; `tokens` is the shown image's budget."""
 
     benchmark: str
@@ -49,7 +49,7 @@ class Part:
         return f"{self.benchmark}-{self.tokens}-{self.condition}"
 
     @classmethod
-    def of(cls, name: str) -> "Part":
+    def of(cls, name: str) -> "Trial":
         rest, _, condition = name.rpartition("-")
         benchmark, _, tokens = rest.rpartition("-")
         return cls(benchmark, int(tokens), condition)
@@ -148,11 +148,11 @@ class Journal:
         now = asked[IDENTITY]
         return changed + [f"model ({part})" for part in now if now[part] != before.get(part)]
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[Trial]:
         """Every part that has answers, by name."""
-        return [Part.of(name) for name in sorted({n.rpartition("-p")[0] for n in self._files()})]
+        return [Trial.of(name) for name in sorted({n.rpartition("-p")[0] for n in self._files()})]
 
-    def add(self, part: Part, group: Rolled, seconds: float) -> None:
+    def add(self, part: Trial, group: Rolled, seconds: float) -> None:
         """Keeps a group, through whatever ends the process after this."""
         answers = [said(one) for one in group.trajectories]
         verdicts = grade([(answer, group.record) for answer in answers], judge=None)
@@ -181,7 +181,7 @@ class Journal:
         }
         self._write_line(self.folder / "answers" / f"{name}.jsonl", line)
 
-    def read(self, part: Part, rollouts: int) -> Iterator[Group]:
+    def read(self, part: Trial, rollouts: int) -> Iterator[Group]:
         """The whole groups, one of each record."""
         seen = set()
         for name in self._files(part):
@@ -191,7 +191,7 @@ class Journal:
                 seen.add(group.record.id)
                 yield group
 
-    def seconds(self, part: Part) -> float | None:
+    def seconds(self, part: Trial) -> float | None:
         """Wall seconds a question, over all sessions; None without any on record. Processes ask at
         once: the one that took longest took them all."""
         answered, longest = 0, 0.0
@@ -208,7 +208,7 @@ class Journal:
             answered, longest = answered + len(found), max(longest, sum(found))
         return longest / answered if answered else None
 
-    def write_scores(self, answers: Mapping[Part, Sequence[Answered]]) -> None:
+    def write_scores(self, answers: Mapping[Trial, Sequence[Answered]]) -> None:
         """By part and record, whatever order they came in."""
         beside = self.folder / "scores.jsonl.new"
         with beside.open("w") as out:
@@ -219,7 +219,7 @@ class Journal:
                     out.write(json.dumps(line | {"right": right}) + "\n")
         beside.replace(self.folder / "scores.jsonl")
 
-    def _files(self, part: Part | None = None) -> list[str]:
+    def _files(self, part: Trial | None = None) -> list[str]:
         names = self.archive.parts() if self.archive.folder.is_dir() else []
         return [name for name in names if part is None or name.rpartition("-p")[0] == part.name]
 

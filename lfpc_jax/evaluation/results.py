@@ -14,7 +14,7 @@ from lfpc_jax.evaluation.alter import ALTERATIONS, TRUTH
 from lfpc_jax.evaluation.answers import Answered, episodes_of, graded
 from lfpc_jax.evaluation.conditions import CONDITIONS, TOOL
 from lfpc_jax.evaluation.diagnostics import answer_first, diagnose, to_ask
-from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.measures import gather
 from lfpc_jax.evaluation.scoring import accuracies
 from lfpc_jax.rewards.judge import NOT_ASKED, JudgeFailed, Judges
@@ -23,7 +23,7 @@ from lfpc_jax.rewards.verdict import Fault
 Results = dict[str, Any]
 
 
-Answers = Mapping[Part, Sequence[Answered]]
+Answers = Mapping[Trial, Sequence[Answered]]
 
 
 def grade_all(journal: Journal, judge: Judges | None = None) -> Answers:
@@ -81,7 +81,7 @@ def results(
             of_each = {
                 condition: answers[part]
                 for condition in CONDITIONS
-                if (part := Part(name, tokens, condition)) in answers
+                if (part := Trial(name, tokens, condition)) in answers
             }
             budgets[str(tokens)] = _budget(of_each, about["questions"])
             if truth := of_each.get("truth"):

@@ -8,7 +8,7 @@ from lfpc_jax.evaluation.answers import Answered, graded
 from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.conditions import DIRECT, TOOL, Asks, under
 from lfpc_jax.evaluation.diagnostics import to_ask
-from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.rewards.judge import Bar, no_bar
 from lfpc_jax.rollout.engine import own_share
 
@@ -41,9 +41,9 @@ def ask(
         if stop():
             return
         if condition in ALTERATIONS and not tool:
-            tool = graded(journal.read(Part(benchmark.name, tokens, TOOL), rollouts), 0, None)
+            tool = graded(journal.read(Trial(benchmark.name, tokens, TOOL), rollouts), 0, None)
         records = to_ask(condition, own, tool)
-        part = Part(benchmark.name, tokens, condition)
+        part = Trial(benchmark.name, tokens, condition)
         done = {group.record.id for group in journal.read(part, rollouts)}
         left = [record for record in records if record.id not in done]
         if not left:

@@ -9,11 +9,11 @@ from jaxtyping import UInt8
 from lfpc_jax.data import pictures
 from lfpc_jax.evaluation.alter import ALTERATIONS, TRUTH, Truth, alteration
 from lfpc_jax.evaluation.conditions import TOOL
-from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.processing.geometry import Frame
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.dialogue import Alter, Opening, View
-from lfpc_jax.rollout.protocol import Fault
+from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.trajectory import Record, Trajectory
@@ -39,14 +39,14 @@ class ShownCrops:
         if view.frame != Frame(trajectory.original, trajectory.shown):
             raise ValueError(f"its image was shown at {trajectory.shown}, now it is {view.frame}")
         region = self.zoom.validate({"bbox_2d": list(crop.written)}, view.frame)
-        if isinstance(region, Fault):
+        if isinstance(region, Refusal):
             raise ValueError(f"its box {crop.written} would be refused now: {region.message}")
         request = Ready(self.zoom, region)
         opening = Opening(record, np.zeros(0, np.int32), np.zeros((3, 0), np.int32), view)
         return self.alter(request, request.execute(original), opening, crops[:number]).picture
 
 
-def shown_crops(journal: Journal, part: Part) -> ShownCrops | None:
+def shown_crops(journal: Journal, part: Trial) -> ShownCrops | None:
     """For the episodes of a part; None if its crops were shown as they are."""
     if part.condition not in ALTERATIONS:
         return None
@@ -56,7 +56,7 @@ def shown_crops(journal: Journal, part: Part) -> ShownCrops | None:
     zoom = Zoom.within(asked["crop_tokens"], processor, asked["convention"])
     records = []
     if part.condition == "other":
-        every = journal.read(Part(part.benchmark, part.tokens, TOOL), asked["rollouts"])
+        every = journal.read(Trial(part.benchmark, part.tokens, TOOL), asked["rollouts"])
         records = [group.record for group in every]
         questions = settings["benchmarks"][part.benchmark]["questions"]
         if len(records) != questions:

@@ -10,7 +10,7 @@ from lfpc_jax.infogap.selection import Selected
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnswerCounts:
     """Answers at a level: those that say what the usual one at level 0 says, those that say
     something else, those that could not be compared, and those that are none."""
 
@@ -39,7 +39,7 @@ class Summary:
     sides: dict[int, int]
     never_diverged: float
     unanswered: int
-    answers: dict[int, Answered]
+    answers: dict[int, AnswerCounts]
     asked: int
     scan: int
 
@@ -64,7 +64,7 @@ def summarise(selected: Sequence[Selected | Rejected]) -> Summary:
     )
 
 
-def _by_level(asked: Sequence[Selected]) -> dict[int, Answered]:
+def _by_level(asked: Sequence[Selected]) -> dict[int, AnswerCounts]:
     found = {}
     for level in sorted({int(level) for one in asked for level in one.answers}):
         told = [
@@ -74,7 +74,7 @@ def _by_level(asked: Sequence[Selected]) -> dict[int, Answered]:
         ]
         verdicts = Counter(same for answer, same in told if _is_answer(answer))
         none = len(told) - verdicts.total()
-        found[level] = Answered(verdicts[True], verdicts[False], verdicts[None], none)
+        found[level] = AnswerCounts(verdicts[True], verdicts[False], verdicts[None], none)
     return found
 
 

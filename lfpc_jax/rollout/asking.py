@@ -21,7 +21,7 @@ from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.dialogue import question
 from lfpc_jax.rollout.episode import with_limits
-from lfpc_jax.rollout.protocol import Fault
+from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.tools import Observation, Toolbox, refuse, system_prompt
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.trajectory import Picture, Record
@@ -116,7 +116,7 @@ def prompt_text(convention: Convention) -> str:
         "system, without the tool": system_prompt(Toolbox(())),
         "question with options": question(record),
         "after a crop": _said(zoom.render(seen)),
-        "after a refused call": _said(refuse(Fault("", "REASON"))),
+        "after a refused call": _said(refuse(Refusal("", "REASON"))),
     }
     return "\n\n".join(f"[{name}]\n{text}" for name, text in parts.items()) + "\n"
 

@@ -17,7 +17,7 @@ from lfpc_jax.processing.geometry import Frame
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.processing.tokenizer import Tokenizer
-from lfpc_jax.rollout.protocol import Call, Fault
+from lfpc_jax.rollout.protocol import Call, Refusal
 from lfpc_jax.rollout.tools import Observation, Ready, Toolbox, refuse, system_prompt
 from lfpc_jax.trajectory import Crop, Picture, Record
 
@@ -56,7 +56,7 @@ class Opening:
 
 
 @dataclass(frozen=True, eq=False)
-class Reply:
+class ToolReply:
     """What follows a turn: ids up to the cue of the next one, and the picture among them, if any.
 
     `ids` begin after the turn's <|im_end|>, which the turn may have left unwritten."""
@@ -115,23 +115,25 @@ class Dialogue:
             {"role": "user", "content": [*image, {"type": "text", "text": question(record)}]},
         ]
 
-    def validate(self, call: Call, opening: Opening) -> Ready | Fault:
+    def validate(self, call: Call, opening: Opening) -> Ready | Refusal:
         if opening.view is None:
-            return Fault(NO_IMAGE, "there is no image to look at")
+            return Refusal(NO_IMAGE, "there is no image to look at")
         return self.toolbox.validate(call, opening.view.frame)
 
-    def reply(self, request: Ready | Fault, opening: Opening, earlier: Sequence[Crop]) -> Reply:
+    def reply(
+        self, request: Ready | Refusal, opening: Opening, earlier: Sequence[Crop]
+    ) -> ToolReply:
         """Carries out a call, or says what was wrong with it; `earlier` are the episode's crops so
         far."""
-        if isinstance(request, Fault):
-            return Reply(self.chat.encode_after_reply(refuse(request), []))
+        if isinstance(request, Refusal):
+            return ToolReply(self.chat.encode_after_reply(refuse(request), []))
         assert opening.view is not None, "a valid call without a picture"
         seen = request.execute(opening.view.original)
         if self.alter is not None:
             seen = self.alter(request, seen, opening, earlier)
         grids = (self.processor.grid_of(seen.picture),)
         ids = self.chat.encode_after_reply(request.tool.render(seen), grids)
-        return Reply(ids, grids, seen.picture, seen.crop)
+        return ToolReply(ids, grids, seen.picture, seen.crop)
 
 
 def question(record: Record) -> str:

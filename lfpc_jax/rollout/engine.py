@@ -29,9 +29,9 @@ from jaxtyping import UInt8
 
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.rollout.dialogue import Dialogue, Opening, Reply
+from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply
 from lfpc_jax.rollout.episode import STOP_STRING, Episode, Rules, rollout_key
-from lfpc_jax.rollout.protocol import Fault
+from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.slots import Beginning, Extension, Prefix, Slots, Tree, Visual
 from lfpc_jax.rollout.stops import stop_table
@@ -220,7 +220,7 @@ class _Run:
         self.records = iter(records)
         self.rows: dict[int, Episode] = {}
         self.live: set[int] = set()
-        self.replies: dict[Future[tuple[Reply, Visual | None]], int] = {}
+        self.replies: dict[Future[tuple[ToolReply, Visual | None]], int] = {}
         self.openings: deque[tuple[Record | Opening, Future[_Opened]]] = deque()
         self.prompts: deque[_Prompt] = deque()
         self.groups_left: dict[Episode, _Group] = {}
@@ -377,8 +377,8 @@ class _Run:
             self.replies[self.pool.submit(self._prepare, *asked)] = row
 
     def _prepare(
-        self, request: Ready | Fault, opening: Opening, earlier: Sequence[Crop]
-    ) -> tuple[Reply, Visual | None]:
+        self, request: Ready | Refusal, opening: Opening, earlier: Sequence[Crop]
+    ) -> tuple[ToolReply, Visual | None]:
         reply = self.engine.dialogue.reply(request, opening, earlier)
         if reply.picture is None:
             return reply, None

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Int32, UInt8, UInt32
 
 from lfpc_jax.processing.positions import mrope_positions
-from lfpc_jax.rollout.dialogue import Dialogue, Opening, Reply
-from lfpc_jax.rollout.protocol import Action, Answer, Call, Fault, Nothing, read_turn
+from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply
+from lfpc_jax.rollout.protocol import Action, Answer, Call, Nothing, Refusal, read_turn
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.trajectory import Crop, End, Trajectory, Turn
@@ -91,7 +91,7 @@ class Episode:
     answer: str | None = None
     end: End | None = None
     _turn_start: int = field(init=False)
-    _request: Ready | Fault | None = None
+    _request: Ready | Refusal | None = None
 
     def __post_init__(self) -> None:
         self.ids, self.sampled, self.logprobs, self.policy = [], [], [], []
@@ -127,7 +127,7 @@ class Episode:
         self.spent += len(ids)
         self.position += len(ids)
 
-    def close_turn(self, *, stopped: bool) -> Ready | Fault | None:
+    def close_turn(self, *, stopped: bool) -> Ready | Refusal | None:
         """Reads the turn that has just ended, `stopped` or cut off by its budget. Gives what must
         be replied to, or None where the episode has ended."""
         action = read_turn(self._turn_text())
@@ -140,7 +140,7 @@ class Episode:
         if end is not None:
             self._finish(end, request)
             return None
-        assert isinstance(request, Ready | Fault)
+        assert isinstance(request, Ready | Refusal)
         self._request = request
         return request
 
@@ -155,7 +155,9 @@ class Episode:
             return "max_turns"
         return "max_tokens" if self._episode_left <= 0 else None
 
-    def take(self, reply: Reply) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "3 T"]] | None:
+    def take(
+        self, reply: ToolReply
+    ) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "3 T"]] | None:
         """Begins the next turn after a reply: the ids to write, the newest one first, and their
         positions. None where they do not fit, and the episode has ended without any of it."""
         assert self._request is not None, "nothing was requested"
@@ -213,7 +215,7 @@ class Episode:
 
     def _add_turn(self, request: Ready | Action, crop: Crop | None) -> None:
         match request:
-            case Fault(cause=fault):
+            case Refusal(cause=fault):
                 called = True
             case Answer(fault=fault):
                 called = bool(fault)

@@ -1,4 +1,4 @@
-"""What a finished turn of the model means: a call, an answer, neither, or a fault.
+"""What a finished turn of the model means: a call, an answer, neither, or a refused call.
 
 A turn is whatever was sampled up to the first `</tool_call>` or the end of turn. Tags count exactly
 as they are spelled, wherever they stand. `<think>` and stray tags are the format reward's affair.
@@ -9,12 +9,12 @@ as they are spelled, wherever they stand. `<think>` and stray tags are the forma
 - *Call*: exactly one `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, with any text
   before it and none after it. The tags need not be the special tokens: ordinary tokens may spell
   them, and then the model may have written on.
-- *Fault*: every other turn with a tag of a call, by the causes below. It costs a turn.
+- *Refusal*: every other turn with a tag of a call, by the causes below. It costs a turn.
 - *Nothing*: neither tag nor answer.
 
 JSON is read strictly: no comments, no second value for a key, no NaN or Infinity, no number that a
 float cannot hold, bounded in length and depth before any parser sees it. All numbers become
-floats, since JSON itself tells no integer from them. A fault's message is for the model and repeats
+floats, since JSON itself tells no integer from them. A refusal's message is for the model and repeats
 nothing that the model wrote, so that no turn can smuggle tags or special tokens into the next.
 """
 
@@ -61,7 +61,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Fault:
+class Refusal:
     """Why a call is refused: a cause to count, and a sentence for the model."""
 
     cause: str
@@ -81,7 +81,7 @@ class Nothing:
     """Neither a call nor an answer."""
 
 
-Action = Call | Fault | Answer | Nothing
+Action = Call | Refusal | Answer | Nothing
 
 
 def read_turn(text: str) -> Action:
@@ -93,34 +93,36 @@ def read_turn(text: str) -> Action:
     return _read_call(written) if called else Nothing()
 
 
-def _read_call(written: str) -> Call | Fault:
+def _read_call(written: str) -> Call | Refusal:
     before, opened, rest = written.partition(CALL)
     body, closed, after = rest.partition(CALL_END)
     if not opened or CALL_END in before:
-        return Fault("unopened_call", "a tool call was closed that had not been opened")
+        return Refusal("unopened_call", "a tool call was closed that had not been opened")
     if not closed:
-        return Fault("unclosed_call", "the tool call was opened but not closed")
+        return Refusal("unclosed_call", "the tool call was opened but not closed")
     if CALL in body:
-        return Fault("nested_call", "a tool call was opened inside another")
+        return Refusal("nested_call", "a tool call was opened inside another")
     if CALL in after:
-        return Fault("several_calls", "there was more than one tool call in the turn")
+        return Refusal("several_calls", "there was more than one tool call in the turn")
     if after.strip():
-        return Fault("text_after_call", "there was text after the tool call, which must come last")
+        return Refusal(
+            "text_after_call", "there was text after the tool call, which must come last"
+        )
     return _read_json(body)
 
 
 class _Refused(Exception):
-    """Carries a fault out of the JSON parser's hooks."""
+    """Carries a refusal out of the JSON parser's hooks."""
 
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
 
 
-def _read_json(body: str) -> Call | Fault:
+def _read_json(body: str) -> Call | Refusal:
     if len(body) > LONGEST_CALL:
-        return Fault("call_too_long", f"the tool call is longer than {LONGEST_CALL} characters")
+        return Refusal("call_too_long", f"the tool call is longer than {LONGEST_CALL} characters")
     if body.count("[") + body.count("{") > DEEPEST_CALL:
-        return Fault("call_too_deep", f"the tool call opens more than {DEEPEST_CALL} brackets")
+        return Refusal("call_too_deep", f"the tool call opens more than {DEEPEST_CALL} brackets")
     try:
         value = json.loads(
             body,
@@ -130,13 +132,15 @@ def _read_json(body: str) -> Call | Fault:
             parse_constant=_finite,
         )
     except _Refused as refused:
-        return refused.fault
+        return refused.refusal
     except json.JSONDecodeError as error:
-        return Fault("bad_json", f"the tool call is not valid JSON, from character {error.pos} on")
+        return Refusal(
+            "bad_json", f"the tool call is not valid JSON, from character {error.pos} on"
+        )
     match value:
         case {"name": str(name), "arguments": dict(arguments)} if len(value) == 2:
             return Call(name, arguments)
-    return Fault(
+    return Refusal(
         "not_a_call",
         'a tool call is a JSON object of "name", a text, and "arguments", an object, and no more',
     )
@@ -145,12 +149,12 @@ def _read_json(body: str) -> Call | Fault:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _Refused(Fault("duplicate_key", "the tool call gives one key twice"))
+        raise _Refused(Refusal("duplicate_key", "the tool call gives one key twice"))
     return found
 
 
 def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
-        raise _Refused(Fault("not_finite", "the tool call holds a number that is not finite"))
+        raise _Refused(Refusal("not_finite", "the tool call holds a number that is not finite"))
     return value

@@ -25,7 +25,7 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.processing.batch import collate
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.episode import STOP_STRING, Episode, Rules
-from lfpc_jax.rollout.sampling import Sampling, score
+from lfpc_jax.rollout.sampling import Sampling, logprobs
 from lfpc_jax.rollout.stops import completes, stop_table
 from lfpc_jax.rollout.vocabulary import allowed_ids, token_bytes
 from lfpc_jax.shapes import Buckets, RolloutShapes
@@ -204,7 +204,7 @@ def _logprobs(
 
     def one(block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         logits = qwen.unembed(params, block[0], cfg=cfg)
-        return score(logits, block[1], allowed=allowed, sampling=sampling)
+        return logprobs(logits, block[1], allowed=allowed, sampling=sampling)
 
     sampled, policy = jax.lax.map(one, blocks)
     return sampled.reshape(-1)[: len(hidden)], policy.reshape(-1)[: len(hidden)]

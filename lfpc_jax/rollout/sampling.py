@@ -63,10 +63,10 @@ def sample(
         token = policy.argmax(axis=-1).astype(jnp.int32)
     else:
         token = draw(weights, uniform)
-    return token, *_score(policy, weights, token, sampling)
+    return token, *_logprobs(policy, weights, token, sampling)
 
 
-def score(
+def logprobs(
     logits: Float[Array, "B V"],
     token: Int[Array, "B"],
     *,
@@ -74,7 +74,7 @@ def score(
     sampling: Sampling,
 ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
     """The two log-probabilities that `sample` would give with these tokens, had it drawn them."""
-    return _score(*_distributions(logits, allowed, sampling), token, sampling)
+    return _logprobs(*_distributions(logits, allowed, sampling), token, sampling)
 
 
 def _distributions(logits: Array, allowed: Array, sampling: Sampling) -> tuple[Array, Array]:
@@ -87,7 +87,9 @@ def _distributions(logits: Array, allowed: Array, sampling: Sampling) -> tuple[A
     return policy, keep_likely(jnp.where(allowed, weights, 0.0), sampling)
 
 
-def _score(policy: Array, weights: Array, token: Array, sampling: Sampling) -> tuple[Array, Array]:
+def _logprobs(
+    policy: Array, weights: Array, token: Array, sampling: Sampling
+) -> tuple[Array, Array]:
     own = _at(policy, token)
     if sampling.temperature == 0:
         return jnp.zeros_like(own), own

@@ -8,7 +8,7 @@ are cheap and the third may run in any thread while the device decodes:
     Ready.execute(original)            -> Observation the picture to show next
     Ready.tool.render(observation)     -> messages    for `ChatTemplate.encode_after_reply`
 
-Either of the first two may give a `Fault` instead, and `refuse` makes that the next user turn.
+Either of the first two may give a `Refusal` instead, and `refuse` makes that the next user turn.
 
 The chat template of Qwen2.5-VL has no branch for tools, so `system_prompt` writes their schemas
 into the system text: one JSON a line between `<tools>` tags, as Qwen's text models know it.
@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 from lfpc_jax.processing.chat import Message
 from lfpc_jax.processing.geometry import Frame
 from lfpc_jax.rollout import protocol
-from lfpc_jax.rollout.protocol import Call, Fault
+from lfpc_jax.rollout.protocol import Call, Refusal
 from lfpc_jax.trajectory import Crop
 
 CAUSES = (
@@ -62,7 +62,7 @@ class Tool(ABC, Generic[Parsed]):
         """The arguments as a JSON schema of type object."""
 
     @abstractmethod
-    def validate(self, arguments: Mapping[str, Any], frame: Frame) -> Parsed | Fault:
+    def validate(self, arguments: Mapping[str, Any], frame: Frame) -> Parsed | Refusal:
         """The arguments of a call, understood, or what is wrong with them.
 
         Never raises, whatever JSON has to offer; numbers come as finite floats. `frame` is of the
@@ -119,17 +119,17 @@ class Toolbox:
         own = (cause for tool in self.tools for cause in tool.causes)
         return tuple(dict.fromkeys((*protocol.CAUSES, *CAUSES, *own)))
 
-    def validate(self, call: Call, frame: Frame) -> Ready[Any] | Fault:
+    def validate(self, call: Call, frame: Frame) -> Ready[Any] | Refusal:
         """The call, ready to be carried out, or why it cannot be."""
         for tool in self.tools:
             if tool.name == call.name:
                 parsed = tool.validate(call.arguments, frame)
-                if not isinstance(parsed, Fault):
+                if not isinstance(parsed, Refusal):
                     return Ready(tool, parsed)
                 assert parsed.cause in self.causes, (tool.name, parsed)
                 return parsed
         known = ", ".join(tool.name for tool in self.tools) or "none"
-        return Fault("unknown_tool", f"there is no tool of that name; the tools are: {known}")
+        return Refusal("unknown_tool", f"there is no tool of that name; the tools are: {known}")
 
 
 def system_prompt(toolbox: Toolbox) -> str:
@@ -158,6 +158,6 @@ def respond(*parts: Message) -> list[Message]:
     return [{"role": "user", "content": [opening, *parts, closing]}]
 
 
-def refuse(fault: Fault) -> list[Message]:
+def refuse(refusal: Refusal) -> list[Message]:
     """The turn that tells the model what was wrong with its call."""
-    return respond({"type": "text", "text": f"Refused: {fault.message}."})
+    return respond({"type": "text", "text": f"Refused: {refusal.message}."})

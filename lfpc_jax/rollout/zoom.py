@@ -25,7 +25,7 @@ import PIL.Image
 from lfpc_jax.processing.chat import Message
 from lfpc_jax.processing.geometry import Box, Convention, Frame, clamp, crop_box, grow
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.rollout.protocol import Fault
+from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.tools import Observation, Tool, respond
 from lfpc_jax.shapes import ASPECT_LIMIT
 from lfpc_jax.trajectory import Crop
@@ -121,23 +121,23 @@ class Zoom(Tool[Region]):
             "required": ["bbox_2d"],
         }
 
-    def validate(self, arguments: Mapping[str, Any], frame: Frame) -> Region | Fault:
+    def validate(self, arguments: Mapping[str, Any], frame: Frame) -> Region | Refusal:
         if "bbox_2d" not in arguments or not set(arguments) <= {"bbox_2d", "label"}:
-            return Fault("bad_arguments", "the arguments are bbox_2d and, if you like, label")
+            return Refusal("bad_arguments", "the arguments are bbox_2d and, if you like, label")
         if not isinstance(arguments.get("label", ""), str):
-            return Fault("bad_arguments", "label must be a text")
+            return Refusal("bad_arguments", "label must be a text")
         numbers = arguments["bbox_2d"]
         if not (isinstance(numbers, list) and len(numbers) == 4 and all(map(_finite, numbers))):
-            return Fault("not_four_numbers", "bbox_2d must be a list of four finite numbers")
+            return Refusal("not_four_numbers", "bbox_2d must be a list of four finite numbers")
         return self._region(Box(*map(float, numbers)), frame)
 
-    def _region(self, written: Box, frame: Frame) -> Region | Fault:
+    def _region(self, written: Box, frame: Frame) -> Region | Refusal:
         if written.x2 < written.x1 or written.y2 < written.y1:
-            return Fault("reversed_box", "bbox_2d is [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
+            return Refusal("reversed_box", "bbox_2d is [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
         width, height = frame.extent(self.convention)
         inside = clamp(written, (width, height))  # before any product could overflow
         if not (inside.x1 < inside.x2 and inside.y1 < inside.y2):
-            return Fault(
+            return Refusal(
                 "empty_box",
                 f"bbox_2d covers nothing of the image, which extends from (0, 0) to "
                 f"({width}, {height})",
@@ -147,7 +147,7 @@ class Zoom(Tool[Region]):
         x1, y1, x2, y2 = region.pixels
         sides = sorted((x2 - x1, y2 - y1))
         if sides[1] > self.aspect_limit * sides[0]:
-            return Fault(
+            return Refusal(
                 "narrow_box",
                 f"bbox_2d is too narrow: one side is over {self.aspect_limit:g} times the other",
             )

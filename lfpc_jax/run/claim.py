@@ -45,10 +45,12 @@ _LENGTH = 2048
 
 
 @contextmanager
-def held(folder: Path, *, beat: float = BEAT, patience: float = PATIENCE) -> Iterator["Claim"]:
+def held(
+    folder: Path, *, beat: float = BEAT, patience: float = PATIENCE
+) -> Iterator["FolderClaim"]:
     """The folder is this command's within; the first of several processes claims it for all. Raises
     ValueError, in all, if another command has it."""
-    claim = Claim(folder, beat, patience)
+    claim = FolderClaim(folder, beat, patience)
     in_the_first_process(claim.take)
     try:
         yield claim
@@ -104,7 +106,7 @@ class Owner:
         return f"`{self.command}` (process {self.pid} on {self.host}, since {self.since})"
 
 
-class Claim:
+class FolderClaim:
     """This command's claim on a folder; `held` takes and releases it."""
 
     def __init__(self, folder: Path, beat: float = BEAT, patience: float = PATIENCE) -> None:

@@ -14,7 +14,7 @@ import pytest
 from lfpc_jax.cli import evaluate, select_resolution, train
 from lfpc_jax.run import claim
 from lfpc_jax.run import folder as run_folder
-from lfpc_jax.run.claim import Claim, held
+from lfpc_jax.run.claim import FolderClaim, held
 
 HERE = Path(__file__).parent
 BEAT, PATIENCE = 0.2, 3.0
@@ -189,7 +189,7 @@ def test_a_claim_that_was_only_half_written_is_waited_for_and_removed(tmp_path):
 @pytest.mark.usefixtures("quick")
 def test_of_many_at_once_one_gets_it(tmp_path):
     for _ in range(5):
-        claims = [Claim(tmp_path, BEAT, PATIENCE) for _ in range(8)]
+        claims = [FolderClaim(tmp_path, BEAT, PATIENCE) for _ in range(8)]
         got, faults, ready = [], [], threading.Barrier(len(claims))
 
         def take(one, got=got, faults=faults, ready=ready):

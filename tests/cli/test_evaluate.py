@@ -11,14 +11,14 @@ from evaluation.test_readers import rows, v_star_folder, write_tsv
 from rollout import small
 
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.cli import ask, asking, evaluate, select_resolution
+from lfpc_jax.cli import ask, asking_flags, evaluate, select_resolution
 from lfpc_jax.data import layout
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.archive import Archive
-from lfpc_jax.run.asker import Asker
 from lfpc_jax.run.dialogues import zooming
+from lfpc_jax.run.engines import Engines
 from lfpc_jax.run.models import LoadedModel
 from lfpc_jax.shapes import Buckets, windows_for
 from lfpc_jax.trajectory import Picture
@@ -86,20 +86,20 @@ def test_a_folder_goes_on_only_with_the_model_that_is_in_it(hf, tmp_path, monkey
     shutil.copytree(hf, model)
     args = evaluate._parser().parse_args(["out", "--model", str(model)])
     journal, about = Journal(tmp_path / "out"), {"set": {"digest": "d"}}
-    first = Asker.load(args).asked
+    first = Engines.load(args).asked
     journal.begin(first, about)
-    journal.begin(Asker.load(args).asked, about)
+    journal.begin(Engines.load(args).asked, about)
     weights = model / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 0x80]))  # the sign of the last
     with pytest.raises(ValueError, match=r"was begun with another model \(weights\); go on with"):
-        journal.begin(Asker.load(args).asked, about)
+        journal.begin(Engines.load(args).asked, about)
     weights.write_bytes(whole)
-    journal.begin(Asker.load(args).asked, about)
+    journal.begin(Engines.load(args).asked, about)
     with (model / "config.json").open("a") as file:
         file.write(" ")
     with pytest.raises(ValueError, match=r"was begun with another model \(assets\)"):
-        journal.begin(Asker.load(args).asked, about)
+        journal.begin(Engines.load(args).asked, about)
     # begun before identities were kept
     old = Journal(tmp_path / "old")
     old.begin({name: value for name, value in first.items() if name != "identity"}, about)
@@ -119,17 +119,17 @@ def test_the_papers_budgets_have_their_shapes(tmp_path, tokens, grid, windows):
     dialogue = zooming(small.folder(), image_tokens=tokens, crop_tokens=1024)
     found, text = dialogue.size(record)
     assert found == grid
-    args = asking.resolved(evaluate._parser().parse_args(["out"]), None)
+    args = asking_flags.resolved(evaluate._parser().parse_args(["out"]), None)
     model = LoadedModel(small.config(), None, small.folder(), Origin(("float32",)))
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1])
-    shapes = Asker(args, model, mesh).shapes(tokens, Buckets((text,)))
+    shapes = Engines(args, model, mesh).shapes(tokens, Buckets((text,)))
     needed = windows_for(*grid, shapes.window)
     assert shapes.image_windows.fit(needed, "windows") == windows
     # Image, text, four crops with their replies, and all that may be sampled: two turns' worth,
     # unless all turns are to have their limit.
     for flags, sampled in ((), 4096), (("--episode-tokens", "0"), 5 * 2048):
-        args = asking.resolved(evaluate._parser().parse_args(["out", *flags]), None)
-        capacity = Asker(args, model, mesh).shapes(tokens, Buckets((text,))).capacity
+        args = asking_flags.resolved(evaluate._parser().parse_args(["out", *flags]), None)
+        capacity = Engines(args, model, mesh).shapes(tokens, Buckets((text,))).capacity
         assert capacity == tokens + text + 4 * (1024 + 256) + sampled
 
 

@@ -168,7 +168,7 @@ class RiggedEngine:
                 episode.take(self.dialogue.reply(request, episode.opening, episode.cut))
 
 
-class RiggedAsker:
+class RiggedEngines:
     """What the command asks, in place of a model."""
 
     def __init__(self, engine: RiggedEngine) -> None:
@@ -194,9 +194,9 @@ def write_set(folder: Path, count: int) -> Path:
     return folder
 
 
-def asker(engine: RiggedEngine) -> type:
+def engines(engine: RiggedEngine) -> type:
     """For the command's place of its own."""
-    return type("Asker", (), {"load": staticmethod(lambda args: RiggedAsker(engine))})
+    return type("Engines", (), {"load": staticmethod(lambda args: RiggedEngines(engine))})
 
 
 def command(out: Path | str, data: Path | str, *more: str) -> list[str]:
@@ -209,7 +209,7 @@ def main(out: str, data: str, seconds: str = "0", *more: str) -> int:
     from lfpc_jax.cli import evaluate
 
     engine = RiggedEngine(reads_the_crop, small.dialogue(), pause=float(seconds))
-    evaluate.Asker = asker(engine)
+    evaluate.Engines = engines(engine)
     return evaluate.main(command(out, data, *more))
 
 

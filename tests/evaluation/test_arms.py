@@ -17,7 +17,7 @@ from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison
 from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.diagnostics import diagnose
 from lfpc_jax.evaluation.intervals import Z
-from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.measures import measure
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.evaluation.scoring import accuracies, paired
@@ -121,7 +121,7 @@ def answered(one, rights):
 def arm(name, answers):
     """Of a benchmark's answers by condition, nothing on disk."""
     made = Arm(name, (rigged.Path(name),))
-    made.__dict__["answers"] = ({Part("set", 32, one): found for one, found in answers.items()},)
+    made.__dict__["answers"] = ({Trial("set", 32, one): found for one, found in answers.items()},)
     return made
 
 

@@ -26,7 +26,7 @@ def score(tmp_path, monkeypatch):
             return f"<answer>{says(episode.opening.record)}</answer>"
 
         engine = rigged.RiggedEngine(say, small.dialogue())
-        monkeypatch.setattr(evaluate, "Asker", rigged.asker(engine))
+        monkeypatch.setattr(evaluate, "Engines", rigged.engines(engine))
         out = tmp_path / "out"
         assert evaluate.main([str(out), "--model", "rigged", "--data", f"set={path}"]) == 0
         found = json.loads((out / "results.json").read_text())["benchmarks"]["set"]

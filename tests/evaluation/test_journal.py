@@ -17,7 +17,7 @@ from rollout import small
 
 from lfpc_jax.cli import evaluate as command
 from lfpc_jax.evaluation.benchmark import Benchmark
-from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.results import encoded
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.rollout.archive import Archive
@@ -25,7 +25,7 @@ from lfpc_jax.rollout.archive import Archive
 from . import rigged
 from .rigged import counted
 
-TOOL = Part("set", 32, "tool")
+TOOL = Trial("set", 32, "tool")
 
 
 def evaluated(folder, records, conditions=("tool",), engine=None, rollouts=1):
@@ -193,7 +193,7 @@ def here(monkeypatch):
 
     def run(out, data):
         engine = rigged.RiggedEngine(rigged.reads_the_crop, small.dialogue())
-        monkeypatch.setattr(command, "Asker", rigged.asker(engine))
+        monkeypatch.setattr(command, "Engines", rigged.engines(engine))
         assert command.main(rigged.command(out, data)) == 0
         return (out / "results.json").read_bytes()
 
@@ -234,16 +234,16 @@ def test_a_killed_evaluation_goes_on_to_the_same_bytes(tmp_path, here):
 def test_direct_answers_alone_and_nothing_is_made_where_nothing_is_left(tmp_path, monkeypatch):
     data = rigged.write_set(tmp_path / "data", 3)
     made = rigged.RiggedEngine(rigged.reads_the_whole, small.dialogue())
-    monkeypatch.setattr(command, "Asker", rigged.asker(made))
+    monkeypatch.setattr(command, "Engines", rigged.engines(made))
     out = [str(tmp_path / "out"), "--model", "rigged", "--data", f"set={data}"]
     assert command.main([*out, "--modes", "direct"]) == 0
-    assert Journal(tmp_path / "out").parts() == [Part("set", 1024, "direct")]
+    assert Journal(tmp_path / "out").parts() == [Trial("set", 1024, "direct")]
     assert made.asked == 3
 
     def no_engine(self, tokens, records):
         raise AssertionError("an engine was asked for")
 
-    monkeypatch.setattr(rigged.RiggedAsker, "engine", no_engine)
+    monkeypatch.setattr(rigged.RiggedEngines, "engine", no_engine)
     assert command.main([*out, "--modes", "direct"]) == 0
 
 
@@ -293,7 +293,7 @@ def test_a_judge_scores_stored_answers_again_without_a_model(tmp_path, capsys, m
     def no_model(args):
         raise AssertionError("a model was asked for")
 
-    monkeypatch.setattr(command.Asker, "load", no_model)
+    monkeypatch.setattr(command.Engines, "load", no_model)
     with JudgeServer(lambda _, claim: say("no" if claim["answer"] == "blue" else "yes")) as server:
         flags = ["--judge-url", server.url, "--judge-model", "m"]
         assert command.main([str(tmp_path), "--rescore", *flags]) == 0

@@ -17,7 +17,7 @@ from lfpc_jax.data import pictures
 from lfpc_jax.evaluation.alter import ALTERATIONS
 from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.conditions import CONDITIONS, under
-from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.evaluation.seen import shown_crops
 from lfpc_jax.evaluation.tables import sheets
@@ -63,9 +63,9 @@ def test_an_altered_crop_comes_out_again_as_the_model_saw_it(journal, engine, re
         seen = {
             group.record.id: group.crops for group in engine.run(records, rollouts=1, seed=SEED)
         }
-    show = shown_crops(journal, Part("set", 32, name))
+    show = shown_crops(journal, Trial("set", 32, name))
     assert show is not None
-    groups = list(journal.read(Part("set", 32, name), 1))
+    groups = list(journal.read(Trial("set", 32, name), 1))
     assert len(groups) == len(records)
     for group in groups:
         [trajectory] = group.trajectories
@@ -101,13 +101,13 @@ def twice(tmp_path):
 
 def shown_again(journal):
     """By record, every crop of an episode under `truth`."""
-    show = shown_crops(journal, Part("set", 32, "truth"))
+    show = shown_crops(journal, Trial("set", 32, "truth"))
     return {
         group.record.id: [
             show(group.record, one, number, pictures.original(group.record.picture))
             for number in range(3)
         ]
-        for group in journal.read(Part("set", 32, "truth"), 1)
+        for group in journal.read(Trial("set", 32, "truth"), 1)
         for one in group.trajectories
     }
 
@@ -167,13 +167,13 @@ def test_other_pictures_are_made_again_only_of_all_that_were_asked(journal, tmp_
     shutil.copytree(journal.folder, folder)
     part = folder / "trajectories" / "set-32-tool-p0.jsonl"
     part.write_bytes(b"".join(part.read_bytes().splitlines(keepends=True)[:-1]))
-    assert shown_crops(Journal(folder), Part("set", 32, "noise")) is not None
+    assert shown_crops(Journal(folder), Trial("set", 32, "noise")) is not None
     with pytest.raises(ValueError, match="4 of the 5 questions have an answer"):
-        shown_crops(Journal(folder), Part("set", 32, "other"))
+        shown_crops(Journal(folder), Trial("set", 32, "other"))
 
 
 def test_crops_that_were_shown_as_they_are_need_nothing(journal):
-    assert shown_crops(journal, Part("set", 32, "tool")) is None
+    assert shown_crops(journal, Trial("set", 32, "tool")) is None
 
 
 def test_the_page_has_what_the_model_saw(journal, tmp_path, capsys):

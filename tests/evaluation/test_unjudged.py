@@ -56,7 +56,7 @@ def asks(out, data, say_, *flags):
     """The exit code of an evaluation of a rigged model."""
     engine = rigged.RiggedEngine(say_, small.dialogue())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "Asker", rigged.asker(engine))
+        patch.setattr(command, "Engines", rigged.engines(engine))
         return command.main([str(out), "--model", "rigged", "--data", f"set={data}", *flags])
 
 
@@ -125,7 +125,7 @@ def test_nobody_there_is_said_before_the_model_is_asked(data, tmp_path, capsys, 
     def no_model(args):
         raise AssertionError("a model was asked for")
 
-    monkeypatch.setattr(command.Asker, "load", no_model)
+    monkeypatch.setattr(command.Engines, "load", no_model)
     with JudgeServer(knows) as server:
         flags = [str(tmp_path / "out"), "--model", "m", "--data", str(data), *judged_by(server)]
     assert command.main(flags) == 1

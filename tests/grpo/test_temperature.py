@@ -14,7 +14,7 @@ import torch
 from lfpc_jax.grpo.objective import Objective, loss_of
 from lfpc_jax.model import config
 from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
-from lfpc_jax.rollout.sampling import Sampling, score
+from lfpc_jax.rollout.sampling import Sampling, logprobs
 from lfpc_jax.trajectory import Batch, Tokens
 
 LOGITS = np.array([1.3, 9.0, -0.4, 0.2, 0.9, -2.0], np.float32)
@@ -31,10 +31,10 @@ def expected_gradient(logits, advantages, drawn, *, allowed=None, temperature, o
     cfg = replace(CFG, text=replace(CFG.text, vocab=V))
     tokens = jnp.arange(V)[:, None]
     many = jnp.broadcast_to(logits, (V, V))
-    logprobs, _ = score(many, tokens[:, 0], allowed=allowed, how=drawn)
-    weights = jnp.exp(logprobs)[:, None]
+    drawn_logprobs, _ = logprobs(many, tokens[:, 0], allowed=allowed, sampling=drawn)
+    weights = jnp.exp(drawn_logprobs)[:, None]
     advantages = jnp.broadcast_to(jnp.asarray(advantages), V)[:, None]
-    batch = Batch(Tokens(*(None,) * 4), None, weights, advantages, logprobs[:, None])
+    batch = Batch(Tokens(*(None,) * 4), None, weights, advantages, drawn_logprobs[:, None])
 
     def loss(logits):
         hidden = jnp.broadcast_to(logits, (V, 1, V))  # the vocabulary's weights are the identity
@@ -99,9 +99,9 @@ def test_sampler_and_trainer_measure_the_same_distribution_and_torch_too():
         {"unembed": jnp.eye(6)}, jnp.asarray(logits), jnp.asarray(targets), cfg=CFG,
         allowed=jnp.asarray(ALLOWED), temperature=0.7, block=3,
     )  # fmt: skip
-    sampler, policy = score(
+    sampler, policy = logprobs(
         jnp.asarray(logits.reshape(-1, 6)), jnp.asarray(targets.reshape(-1)),
-        allowed=jnp.asarray(ALLOWED), how=Sampling(0.7),
+        allowed=jnp.asarray(ALLOWED), sampling=Sampling(0.7),
     )  # fmt: skip
     np.testing.assert_array_equal(sampler, policy)
     np.testing.assert_allclose(sampler, trainer.reshape(-1), atol=2e-6)

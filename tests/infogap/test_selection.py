@@ -24,7 +24,7 @@ from lfpc_jax.data import layout
 from lfpc_jax.data.digest import digest
 from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.infogap.selection import Selected, Settings, check_journal, select
-from lfpc_jax.infogap.summary import Answered, summarise
+from lfpc_jax.infogap.summary import AnswerCounts, summarise
 from lfpc_jax.rewards.verdict import Verdict
 from lfpc_jax.trajectory import Picture
 
@@ -80,7 +80,7 @@ def test_a_record_without_an_answer_at_level_0_is_marked_and_counted(records, tm
     summary = summarise(made)
     assert summary.unanswered == 2
     assert summary.never_diverged == 2 / 14  # r7 and r15; of the others that answered
-    assert summary.answers[0] == Answered(same=14, different=0, undecided=0, unanswered=2)
+    assert summary.answers[0] == AnswerCounts(same=14, different=0, undecided=0, unanswered=2)
     assert choose(records, tmp_path, None, search=search) == made  # from the journal
 
 
@@ -144,8 +144,8 @@ def test_a_paraphrase_is_no_gap_and_a_judge_finds_the_one_that_is(records, tmp_p
     assert choose(free, tmp_path / "judged", None, search=search) == [judged]  # and no judge
     (exact,) = choose(free, tmp_path / "exact", ask, search=search, exact=True)
     assert (exact.level, exact.diverged) == (2, True)
-    assert summarise([alone]).answers[7] == Answered(0, 0, 1, 0)
-    assert summarise([judged]).answers[5] == Answered(0, 1, 0, 0)
+    assert summarise([alone]).answers[7] == AnswerCounts(0, 0, 1, 0)
+    assert summarise([judged]).answers[5] == AnswerCounts(0, 1, 0, 0)
 
 
 def test_strategies_without_a_model(records, tmp_path):

@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
     data = rigged.write_set(place / "data", 8)
     engine = rigged.RiggedEngine(rigged.reads_the_crop, small.dialogue())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "Asker", rigged.asker(engine))
+        patch.setattr(evaluate, "Engines", rigged.engines(engine))
         assert evaluate.main(rigged.command(place / "out", data)) == 0
     return place / "out"
 

@@ -9,7 +9,7 @@ import PIL.Image
 from lfpc_jax.processing.chat import Message
 from lfpc_jax.processing.geometry import Frame
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.rollout.protocol import Fault
+from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.tools import Observation, Tool, respond
 
 
@@ -28,9 +28,9 @@ class Rotate(Tool[int]):
         quarters = {"type": "integer", "enum": [1, 2, 3]}
         return {"type": "object", "properties": {"quarters": quarters}, "required": ["quarters"]}
 
-    def validate(self, arguments: Mapping[str, Any], frame: Frame) -> int | Fault:
+    def validate(self, arguments: Mapping[str, Any], frame: Frame) -> int | Refusal:
         if set(arguments) != {"quarters"} or arguments["quarters"] not in (1.0, 2.0, 3.0):
-            return Fault("no_quarter", "quarters must be 1, 2 or 3")
+            return Refusal("no_quarter", "quarters must be 1, 2 or 3")
         return int(arguments["quarters"])
 
     def execute(self, parsed: int, original: PIL.Image.Image) -> Observation:

@@ -8,7 +8,7 @@ import pytest
 
 from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
 from lfpc_jax.rollout.dialogue import Dialogue
-from lfpc_jax.rollout.protocol import Fault
+from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.tools import Observation, Toolbox, refuse
 from lfpc_jax.rollout.zoom import Zoom
 
@@ -72,7 +72,7 @@ def test_the_prompt_is_what_dialogues_say():
         assert f"]\n{user['content'][1]['text']}\n" in PERCENT.prompt
     after = {
         "a crop": zoom.render(Observation(np.zeros((28, 28, 3), np.uint8), None)),
-        "a refused call": refuse(Fault("", "REASON")),
+        "a refused call": refuse(Refusal("", "REASON")),
     }
     for what, [message] in after.items():
         said = "".join(part.get("text", "IMAGE") for part in message["content"])

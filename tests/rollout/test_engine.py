@@ -280,7 +280,7 @@ def test_500_episodes_of_any_shape_compile_nothing_more(caplog):
     ]
     found = run(made, records, 4)
     assert len(found) == 500
-    twice = run(made, records[:8], 2, how=greedy)
+    twice = run(made, records[:8], 2, sampling=greedy)
     for record in records[:8]:
         a, b = twice[record.id, 0], twice[record.id, 1]
         np.testing.assert_array_equal(a.ids, b.ids)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lfpc_jax.rollout.dialogue import Reply
+from lfpc_jax.rollout.dialogue import ToolReply
 from lfpc_jax.rollout.episode import Episode, Rules
 
 from . import small
@@ -15,7 +15,7 @@ def begun(rules: Rules, capacity: int = 1000) -> Episode:
     return Episode(made.open(small.record(0)), 0, rules, made, capacity)
 
 
-def call(episode: Episode, thoughts: int) -> Reply | None:
+def call(episode: Episode, thoughts: int) -> ToolReply | None:
     """A turn of so many tokens before its call of five, and what comes back."""
     encode = episode.dialogue.tokenizer.encode
     ids = [encode("thinking").item()] * thoughts + encode(CALL).tolist()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lfpc_jax.processing.geometry import Frame
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.rollout.protocol import Answer, Call, Fault, Nothing, read_turn
+from lfpc_jax.rollout.protocol import Answer, Call, Nothing, Refusal, read_turn
 from lfpc_jax.rollout.tools import Toolbox, refuse
 from lfpc_jax.rollout.zoom import Zoom
 
@@ -48,7 +48,7 @@ def outcome(text, size):
             return "nothing"
         case Answer(_, fault):
             return fault or "answer"
-        case Fault(cause, message):
+        case Refusal(cause, message):
             assert cause in TOOLBOX.causes
             assert message.isprintable()
             assert len(message) < 200

@@ -8,8 +8,8 @@ from lfpc_jax.rollout.protocol import (
     LONGEST_CALL,
     Answer,
     Call,
-    Fault,
     Nothing,
+    Refusal,
     read_turn,
 )
 
@@ -104,7 +104,7 @@ def test_every_number_is_a_float():
 )
 def test_faults(cause, text):
     found = read_turn(text)
-    assert isinstance(found, Fault)
+    assert isinstance(found, Refusal)
     assert found.cause == cause
     assert cause in CAUSES
 

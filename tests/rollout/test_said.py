@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lfpc_jax.infogap.asking import EngineAnswers
+from lfpc_jax.infogap.engine_answers import EngineAnswers
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.said import said
 from lfpc_jax.trajectory import Picture, Record, Turn

@@ -9,7 +9,7 @@ from lfpc_jax.processing.chat import ChatTemplate
 from lfpc_jax.processing.geometry import Frame
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.tokenizer import Tokenizer
-from lfpc_jax.rollout.protocol import CAUSES, Call, Fault, read_turn
+from lfpc_jax.rollout.protocol import CAUSES, Call, Refusal, read_turn
 from lfpc_jax.rollout.tools import Ready, Toolbox, refuse, system_prompt
 from lfpc_jax.rollout.zoom import Zoom
 
@@ -41,7 +41,7 @@ def test_a_second_tool_is_one_file_and_nothing_else():
     assert [part["type"] for part in message["content"]] == ["text", "image", "text"]
 
     fault = BOTH.validate(Call("image_rotate_tool", {"quarters": 4.0}), FRAME)
-    assert fault == Fault("no_quarter", "quarters must be 1, 2 or 3")
+    assert fault == Refusal("no_quarter", "quarters must be 1, 2 or 3")
     assert "no_quarter" in BOTH.causes
     assert "image_rotate_tool" in system_prompt(BOTH)
     assert "no_quarter" not in Toolbox((ZOOM,)).causes

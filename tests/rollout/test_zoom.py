@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lfpc_jax.processing.geometry import Box, Frame
 from lfpc_jax.processing.images import ImageProcessor, to_rgb
-from lfpc_jax.rollout.protocol import Fault
+from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.zoom import Region, Zoom
 
 SMALL = ImageProcessor(min_pixels=784).with_tokens(128)
@@ -23,7 +23,7 @@ def box(*numbers, **more):
 
 
 def cause(found):
-    assert isinstance(found, Fault)
+    assert isinstance(found, Refusal)
     assert "<" not in found.message.replace("x1 < x2", "").replace("y1 < y2", "")
     return found.cause
 
@@ -197,7 +197,7 @@ CONVENTIONS = ("shown", "original", "unit", "percent", "mille")
 @given(frames, st.lists(numbers, min_size=4, max_size=4), st.sampled_from(CONVENTIONS))
 def test_every_box_is_inside_and_large_enough_or_refused(frame, written, convention):
     found = Zoom(SMALL, convention=convention).validate(box(*written), frame)
-    if isinstance(found, Fault):
+    if isinstance(found, Refusal):
         assert found.cause in ("reversed_box", "empty_box", "narrow_box")
         return
     assert found.written == tuple(written)
@@ -220,6 +220,6 @@ def test_all_conventions_cut_the_same(frame, shares):
     for convention in CONVENTIONS:
         written = frame.to(Box(*shares), "unit", convention)
         found = Zoom(SMALL, convention=convention).validate(box(*written), frame)
-        cut.append(found if isinstance(found, Fault) else found.box)
-    if not any(isinstance(found, Fault) for found in cut):
+        cut.append(found if isinstance(found, Refusal) else found.box)
+    if not any(isinstance(found, Refusal) for found in cut):
         np.testing.assert_allclose(cut, [cut[0]] * len(cut), rtol=0, atol=1e-6)

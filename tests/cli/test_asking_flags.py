@@ -14,9 +14,9 @@ from rollout import small
 from lfpc_jax.checkpoint import folder, store
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.checkpoint.training import Checkpoints
-from lfpc_jax.cli import ask, asking, convert, evaluate, select_resolution, train
+from lfpc_jax.cli import ask, asking_flags, convert, evaluate, select_resolution, train
 from lfpc_jax.data import layout
-from lfpc_jax.evaluation.journal import Journal, Part
+from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
@@ -104,7 +104,7 @@ def test_an_old_run_says_it_by_its_settings(run, tmp_path):
     (old / "config.json").write_text(json.dumps(settings))
     expected = Asking("percent", 32, 16, 3, 128, 128)
     assert asking_of(old) == asking_of(old / "checkpoints" / "best") == expected
-    assert asking.resolved(parsed(ask), old).convention == "percent"
+    assert asking_flags.resolved(parsed(ask), old).convention == "percent"
     assert convert.main(["to-hf", str(old), str(tmp_path / "hf")]) == 0
     assert asking_of(tmp_path / "hf") == expected
 
@@ -112,7 +112,7 @@ def test_an_old_run_says_it_by_its_settings(run, tmp_path):
 @pytest.mark.parametrize("command", [ask, evaluate])
 def test_a_flag_that_is_left_out_is_the_model_s(run, capsys, command):
     several = ("image_tokens",) if command is evaluate else ()
-    args = asking.resolved(parsed(command), run.path, several=several)
+    args = asking_flags.resolved(parsed(command), run.path, several=several)
     assert args.image_tokens == ([32] if several else 32)
     for name, value in asdict(ASKED).items():
         assert name in several or getattr(args, name) == value
@@ -121,7 +121,7 @@ def test_a_flag_that_is_left_out_is_the_model_s(run, capsys, command):
 
 def test_a_flag_that_is_given_counts_and_is_said(run, capsys):
     words = ["--convention", "shown", "--crop-tokens", "1024", "--turn-tokens", "40"]
-    args = asking.resolved(parsed(ask, *words), run.path)
+    args = asking_flags.resolved(parsed(ask, *words), run.path)
     assert (args.convention, args.crop_tokens, args.image_tokens) == ("shown", 1024, 32)
     assert args.prompt == prompt_text("shown")
     assert capsys.readouterr().err == (
@@ -130,11 +130,11 @@ def test_a_flag_that_is_given_counts_and_is_said(run, capsys):
     )
     for budgets, said in (["8", "32"], ""), (["8", "64"], "image_tokens 8, not 32"):
         words = ["--image-tokens", *budgets]
-        args = asking.resolved(parsed(evaluate, *words), run.path, several=("image_tokens",))
+        args = asking_flags.resolved(parsed(evaluate, *words), run.path, several=("image_tokens",))
         assert args.image_tokens == [int(one) for one in budgets]
         assert said in capsys.readouterr().err
     with pytest.raises(ValueError, match="image_tokens is 0"):
-        asking.resolved(parsed(evaluate, "--image-tokens", "32", "0"), None,
+        asking_flags.resolved(parsed(evaluate, "--image-tokens", "32", "0"), None,
                         several=("image_tokens",))  # fmt: skip
 
 
@@ -142,21 +142,21 @@ def test_less_room_than_a_run_without_a_limit_trained_with_is_said(tmp_path, cap
     """Turns of 2,048 as long as the context held them; a command makes room for 4,096 of all."""
     said = "episode_tokens 4096, not 0"
     (tmp_path / FILE).write_text(Asking(prompt=prompt_text("shown")).text)
-    assert asking.resolved(parsed(ask), tmp_path).episode_tokens == 4096
+    assert asking_flags.resolved(parsed(ask), tmp_path).episode_tokens == 4096
     assert said in capsys.readouterr().err
-    asking.resolved(parsed(ask, "--episode-tokens", "0"), tmp_path)
+    asking_flags.resolved(parsed(ask, "--episode-tokens", "0"), tmp_path)
     assert capsys.readouterr().err == ""
     args = parsed(select_resolution)  # answers are one turn each
-    asking.resolved(args, tmp_path, usual=select_resolution._USUAL, turns=False)
+    asking_flags.resolved(args, tmp_path, usual=select_resolution._USUAL, turns=False)
     assert capsys.readouterr().err == ""
     (tmp_path / FILE).write_text(Asking(turn_tokens=512, prompt=prompt_text("shown")).text)
-    asking.resolved(parsed(ask), tmp_path)  # five turns fit
+    asking_flags.resolved(parsed(ask), tmp_path)  # five turns fit
     assert capsys.readouterr().err == ""
 
 
 def test_a_selection_without_questions_takes_a_run_s_processor(run):
     args = parsed(select_resolution, "--model", str(run.path), "--strategy", "hard")
-    args = asking.resolved(args, args.model, usual=select_resolution._USUAL)
+    args = asking_flags.resolved(args, args.model, usual=select_resolution._USUAL)
     found = select_resolution._processor(args)
     assert found == ImageProcessor.from_folder(small.folder()).with_tokens(32)
 
@@ -164,15 +164,15 @@ def test_a_selection_without_questions_takes_a_run_s_processor(run):
 def test_the_code_s_prompt_is_said_if_it_is_another(run, tmp_path, capsys):
     other = replace(ASKED, prompt=ASKED.prompt.replace("Answer the question", "Look"))
     (tmp_path / FILE).write_text(other.text)
-    asking.resolved(parsed(ask), tmp_path)
+    asking_flags.resolved(parsed(ask), tmp_path)
     assert "another prompt, first 'Answer the question" in capsys.readouterr().err
 
 
 def test_a_folder_that_says_nothing_is_asked_as_the_paper_has_it(tmp_path, capsys):
-    args = asking.resolved(parsed(ask), tmp_path)
+    args = asking_flags.resolved(parsed(ask), tmp_path)
     usual = Asking("shown", 1024, 1024, 5, 2048, 4096, prompt_text("shown"))
     assert {name: getattr(args, name) for name in asdict(usual)} == asdict(usual)
-    args = asking.resolved(parsed(select_resolution), None, usual=select_resolution._USUAL)
+    args = asking_flags.resolved(parsed(select_resolution), None, usual=select_resolution._USUAL)
     assert (args.image_tokens, args.turn_tokens) == (1024, 512)
     assert capsys.readouterr().err == ""
 
@@ -180,9 +180,13 @@ def test_a_folder_that_says_nothing_is_asked_as_the_paper_has_it(tmp_path, capsy
 def test_a_run_without_a_limit_of_episodes_is_evaluated_with_the_usual_one(tmp_path, capsys):
     """What its context held says nothing about another budget's."""
     (tmp_path / FILE).write_text(replace(ASKED, episode_tokens=0).text)
-    assert asking.resolved(parsed(ask), tmp_path).episode_tokens == asking.EPISODE_TOKENS == 4096
+    assert (
+        asking_flags.resolved(parsed(ask), tmp_path).episode_tokens
+        == asking_flags.EPISODE_TOKENS
+        == 4096
+    )
     assert capsys.readouterr().err == ""
-    assert asking.resolved(parsed(ask, "--episode-tokens", "0"), tmp_path).episode_tokens == 0
+    assert asking_flags.resolved(parsed(ask, "--episode-tokens", "0"), tmp_path).episode_tokens == 0
     assert capsys.readouterr().err == ""
 
 
@@ -288,7 +292,7 @@ def test_an_export_is_evaluated_as_it_was_trained(export, tmp_path, monkeypatch,
     asked = Journal(out).settings()["asked"]
     for name in ("convention", "crop_tokens", "max_turns", "turn_tokens", "episode_tokens"):
         assert asked[name] == getattr(ASKED, name)
-    [group] = Journal(out).read(Part("set", 32, "tool"), 1)
+    [group] = Journal(out).read(Trial("set", 32, "tool"), 1)
     [episode] = group.trajectories
     tokenizer = small.dialogue().tokenizer
     assert (episode.ids == tokenizer.image_pad).sum() >= 1

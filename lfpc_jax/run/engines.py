@@ -31,13 +31,13 @@ end all the time, and a row that waits draws nothing."""
 
 
 @dataclass(frozen=True, eq=False)
-class Asker:
+class Engines:
     args: argparse.Namespace
     model: LoadedModel
     mesh: jax.sharding.Mesh
 
     @classmethod
-    def load(cls, args: argparse.Namespace) -> "Asker":
+    def load(cls, args: argparse.Namespace) -> "Engines":
         mesh = rollout_mesh(args.tensor, devices=jax.local_devices())
         return cls(args, load_model(args.model, dtype=args.dtype, mesh=mesh), mesh)
 
