@@ -14,8 +14,9 @@ as they are spelled, wherever they stand. `<think>` and stray tags are the forma
 
 JSON is read strictly: no comments, no second value for a key, no NaN or Infinity, no number that a
 float cannot hold, bounded in length and depth before any parser sees it. All numbers become
-floats, since JSON itself tells no integer from them. A refusal's message is for the model and repeats
-nothing that the model wrote, so that no turn can smuggle tags or special tokens into the next.
+floats, since JSON itself tells no integer from them. A refusal's message is for the model and
+repeats nothing that the model wrote, so that no turn can smuggle tags or special tokens into the
+next.
 """
 
 import json
