@@ -6,12 +6,11 @@ shapes are stated and not checked.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
-Array = Any
-"""NumPy's on the host, JAX's on the device."""
+from lfpc_jax.arrays import Array
 
 
 @jax.tree_util.register_dataclass

@@ -7,6 +7,7 @@ import lfpc_jax
 
 ROOT = Path(lfpc_jax.__file__).parent
 FLOORS = (
+    ("arrays",),
     ("shapes", "trajectory"),
     ("distributed", "processing"),
     ("model",),

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.model.spec import Tree
 
 
 def check_tree(tree: Tree, cfg: ModelConfig, *, where: str | Path) -> None:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.model import spec
-from lfpc_jax.model.spec import Param, Tree
+from lfpc_jax.model.spec import Param
 
 _NAMED = 3
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import assets, keys, staging, tensorfile
 from lfpc_jax.checkpoint.demand import check_tree
 from lfpc_jax.checkpoint.folder import INDEX, SINGLE, HFFolder, Tensor
@@ -29,7 +30,7 @@ from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.distributed import sharding
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.model.spec import Param, Tree
+from lfpc_jax.model.spec import Param
 
 Advance = Callable[[int], None]
 """Told how many more bytes are done."""

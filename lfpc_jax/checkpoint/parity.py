@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import folder, huggingface
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config, qwen
@@ -145,7 +146,7 @@ def _ours(opened: folder.HFFolder, cfg: ModelConfig, prompts: Sequence[Prompt]) 
 
 @partial(jax.jit, static_argnames="cfg")
 def _logits_and_embeddings(
-    params: Any, tokens: Tokens, images: Images, *, cfg: ModelConfig
+    params: Tree, tokens: Tokens, images: Images, *, cfg: ModelConfig
 ) -> tuple[jax.Array, jax.Array]:
     embeddings = qwen.encode_images(params, images, cfg=cfg)
     hidden = qwen.hidden_states(params, tokens, embeddings, cfg=cfg)

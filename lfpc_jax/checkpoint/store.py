@@ -18,13 +18,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import assets, manifest, staging
 from lfpc_jax.checkpoint.demand import check_tree
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.checkpoint.manifest import Manifest
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.model.spec import Tree
 
 FORMAT = 1
 _DESCRIPTION = "lfpc.json"

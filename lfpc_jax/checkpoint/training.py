@@ -21,10 +21,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import manifest
 from lfpc_jax.checkpoint.manifest import Manifest
 from lfpc_jax.distributed.exchange import everyones
-from lfpc_jax.model.spec import Tree
 
 log = logging.getLogger(__name__)
 

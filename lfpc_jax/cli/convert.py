@@ -13,13 +13,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import folder, huggingface, parity, staging, store
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli.flags import positive
@@ -109,7 +109,7 @@ def to_hf(args: argparse.Namespace) -> int:
 
 
 def _write_hf(
-    params: Any,
+    params: Tree,
     cfg: config.ModelConfig,
     assets: Path,
     origin: Origin,

@@ -17,9 +17,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.mesh import meshed, own_mesh
 
-Tree = Any
 Place = Callable[[Mesh], Tree]
 """What the parameters are on a mesh: a tree of `ShapeDtypeStruct` with shardings of it."""
 

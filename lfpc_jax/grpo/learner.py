@@ -27,6 +27,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import RULES
 from lfpc_jax.grpo.objective import (
     FROM_DRAWN,
@@ -41,7 +42,6 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
 from lfpc_jax.model.parameters import Trainable
-from lfpc_jax.model.spec import Tree
 from lfpc_jax.trajectory import Batch
 
 log = logging.getLogger(__name__)

@@ -21,13 +21,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.exchange import largest, total
 from lfpc_jax.grpo.advantage import Deviation
 from lfpc_jax.grpo.items import Aggregate, Scored, items_of
 from lfpc_jax.grpo.learner import Learner, TrainState
 from lfpc_jax.grpo.objective import FROM_DRAWN, Objective
 from lfpc_jax.grpo.packing import Item, pack
-from lfpc_jax.model.spec import Tree
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.shapes import TrainShapes
 from lfpc_jax.trajectory import Batch

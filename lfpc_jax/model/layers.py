@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.model.config import ModelConfig
-
-Tree = Any
 
 _POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import RULES, constrain, partition
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.qwen import unembed, vocabulary
@@ -22,7 +23,7 @@ NEVER = -1e30
 
 
 def token_logprobs(
-    params: Any,
+    params: Tree,
     hidden: Float[Array, "B T D"],
     targets: Int[Array, "B T"],
     *,
@@ -40,7 +41,7 @@ def token_logprobs(
 
 
 def token_logprobs_and_entropy(
-    params: Any,
+    params: Tree,
     hidden: Float[Array, "B T D"],
     targets: Int[Array, "B T"],
     *,
@@ -66,7 +67,7 @@ def _chosen(logits: Array, targets: Array) -> Array:
 
 def _by_blocks(
     measure: Callable[[Array, Array], Any],
-    params: Any,
+    params: Tree,
     hidden: Array,
     targets: Array,
     cfg: ModelConfig,

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed import sharding
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.model.spec import Param, Tree
+from lfpc_jax.model.spec import Param
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 

@@ -9,12 +9,11 @@ All are pure and made to be jitted with `cfg` static and the cache donated. Logi
 Images of several buckets are encoded bucket by bucket; concatenate their embeddings.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model import text, vision
 from lfpc_jax.model.cache import Cache
@@ -22,7 +21,6 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import computing
 from lfpc_jax.trajectory import Images, PackedImages, Tokens
 
-Tree = Any
 Embeddings = Float[Array, "N D"] | Float[Array, "R N D"] | None
 
 

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed import sharding
 from lfpc_jax.model.config import ModelConfig
 
-Array = TypeVar("Array", np.ndarray, jax.Array)
-Tree = Any
+Weights = TypeVar("Weights", np.ndarray, jax.Array)
 """A nested dict whose leaves are arrays (or, in `spec_tree`, `Param`)."""
 
 
@@ -56,12 +56,12 @@ class Param:
         ours = range(len(self.shape))
         return (*ours[self.inputs :], *ours[: self.inputs])
 
-    def from_hf(self, tensor: Array) -> Array:
+    def from_hf(self, tensor: Weights) -> Weights:
         """One layer's array from its Hugging Face tensor, on the same device."""
         theirs = tensor.reshape([self.shape[i] for i in self.hf_order])
         return theirs.transpose([self.hf_order.index(i) for i in range(len(self.shape))])
 
-    def to_hf(self, array: Array) -> Array:
+    def to_hf(self, array: Weights) -> Weights:
         """The inverse of `from_hf`."""
         return array.transpose(self.hf_order).reshape(self.hf_shape)
 

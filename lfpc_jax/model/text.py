@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model import cache as kv
 from lfpc_jax.model.attention import attention, cache_attention
@@ -21,7 +22,6 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import each_layer, gated_mlp, linear, rms_norm
 from lfpc_jax.model.rotary import Rotary, rotate, text_rotary
 
-Tree = Any
 Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model.attention import attention
 from lfpc_jax.model.config import Kernel, ModelConfig, VisionConfig
@@ -24,7 +25,6 @@ from lfpc_jax.model.layers import each_layer, gated_mlp, linear, rms_norm
 from lfpc_jax.model.rotary import Rotary, rotate, vision_rotary
 from lfpc_jax.trajectory import Images, PackedImages
 
-Tree = Any
 EPS = 1e-6
 
 

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import store
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config as model_config
 from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.model.spec import Tree, is_param, spec_tree
+from lfpc_jax.model.spec import is_param, spec_tree
 from lfpc_jax.run.config import TrainConfig, described, updates_of
 from lfpc_jax.run.folder import run_of
 from lfpc_jax.run.models import default_dtype

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import sharding
 from lfpc_jax.model import qwen, spec
 from lfpc_jax.model.config import ModelConfig
@@ -44,7 +45,7 @@ class Source:
 def forward_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Source:
     """Vision tower and decoder to hidden states, from bfloat16 weights."""
 
-    def forward(params: Any, tokens: Tokens, images: Images) -> jax.Array:
+    def forward(params: Tree, tokens: Tokens, images: Images) -> jax.Array:
         embeddings = qwen.encode_images(params, images, cfg=cfg)
         return qwen.hidden_states(params, tokens, embeddings, cfg=cfg)
 
@@ -58,7 +59,7 @@ def gradient_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Source:
     """The mean log-probability of every next token and its gradient in float32 masters, vision
     tower included, logits by blocks: a training step without its optimizer."""
 
-    def loss(params: Any, tokens: Tokens, images: Images) -> jax.Array:
+    def loss(params: Tree, tokens: Tokens, images: Images) -> jax.Array:
         embeddings = qwen.encode_images(params, images, cfg=cfg)
         hidden = qwen.hidden_states(params, tokens, embeddings, cfg=cfg)
         targets = jnp.roll(tokens.ids, -1, axis=1)

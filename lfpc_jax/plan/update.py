@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import RULES
 from lfpc_jax.grpo.learner import Learner, TrainState
 from lfpc_jax.grpo.objective import Objective
@@ -17,7 +18,6 @@ from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
 from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import Trainable
-from lfpc_jax.model.spec import Tree
 from lfpc_jax.plan.programs import Source
 from lfpc_jax.shapes import TrainShapes
 from lfpc_jax.trajectory import Batch, PackedImages, Tokens

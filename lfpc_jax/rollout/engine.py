@@ -27,13 +27,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply
 from lfpc_jax.rollout.episode import STOP_STRING, Episode, Rules, rollout_key
 from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.slots import Beginning, Extension, Prefix, Slots, Tree, Visual
+from lfpc_jax.rollout.slots import Beginning, Extension, Prefix, Slots, Visual
 from lfpc_jax.rollout.stops import stop_table
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.rollout.vocabulary import allowed_ids, token_bytes

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lfpc_jax.arrays import Array, Tree
 from lfpc_jax.distributed.sharding import constrain, sharding
 from lfpc_jax.model import cache as kv
 from lfpc_jax.model import qwen
@@ -31,9 +32,7 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.rollout.sampling import Sampling, sample
 from lfpc_jax.rollout.stops import DONE, START
 from lfpc_jax.shapes import RolloutShapes
-from lfpc_jax.trajectory import Array, Tokens
-
-Tree = Any
+from lfpc_jax.trajectory import Tokens
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.model import qwen
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.processing.batch import collate
@@ -69,7 +70,7 @@ class Replayer:
 
     def replay(
         self,
-        params: Any,
+        params: Tree,
         record: Record,
         trajectories: Sequence[Trajectory],
         rewards: Sequence[dict[str, float | None]] = (),
@@ -134,7 +135,7 @@ class Replayer:
         return lines
 
     def _compare(
-        self, params: Any, episode: Episode, recorded: Trajectory
+        self, params: Tree, episode: Episode, recorded: Trajectory
     ) -> tuple[dict[str, float], dict[str, float]]:
         sampled, policy = self._forward(params, episode)
         classes = token_classes(recorded, self.dialogue)
@@ -146,7 +147,7 @@ class Replayer:
         return largest(sampled, recorded.logprobs), largest(policy, recorded.policy_logprobs)
 
     def _forward(
-        self, params: Any, episode: Episode
+        self, params: Tree, episode: Episode
     ) -> tuple[Float32[np.ndarray, "T"], Float32[np.ndarray, "T"]]:
         """Both log-probabilities of every id given those before it; the first id's are 0."""
         processor = self.dialogue.processor
@@ -191,7 +192,7 @@ def _reward_lines(old: dict[str, float | None], new: dict[str, float | None]) ->
 
 
 def _logprobs(
-    params: Any, tokens: Any, images: Any, allowed: Any, *, cfg: ModelConfig, sampling: Sampling
+    params: Tree, tokens: Any, images: Any, allowed: Any, *, cfg: ModelConfig, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
     """Of each id but the first, by blocks of logits."""
     embeddings = qwen.encode_images(params, images, cfg=cfg)

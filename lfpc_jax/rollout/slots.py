@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int32, UInt8, UInt32
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.model.cache import Cache
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
@@ -24,8 +25,6 @@ from lfpc_jax.rollout.programs import Beginnings, Drawn, Programs, State, Turns
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Images, Tokens
-
-Tree = Any
 
 
 @dataclass(frozen=True, eq=False)

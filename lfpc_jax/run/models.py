@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 from jax.sharding import Mesh
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import folder, huggingface, store
 from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.identity import model_identity
@@ -27,7 +28,7 @@ class LoadedModel:
     `folder` holds the weights themselves, None where none were read."""
 
     cfg: ModelConfig
-    params: Any
+    params: Tree
     assets: Path
     origin: Origin
     step: int | None = None
