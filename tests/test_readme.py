@@ -1,4 +1,4 @@
-"""The README's Python runs, on a tiny model with the real vocabulary."""
+"""The Python of docs/python.md runs, on a tiny model with the real vocabulary."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from processing.qwen_vocabulary import write_model_folder
 from skimage import data
 from transformers import Qwen2_5_VLConfig
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs/python.md"
 MODEL = "Qwen2.5-VL-3B-Instruct"
 
 
@@ -31,11 +31,11 @@ def test_the_example_answers_about_a_photograph(tmp_path, monkeypatch):
     write_model_folder(folder, "merges")
     PIL.Image.fromarray(data.astronaut()).save("street.jpg")
 
-    example, rollouts = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    example, rollouts = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     shorter = example.replace("length=1280, windows=80", "length=384, windows=25")
     assert shorter != example  # the same program, sooner: this photograph needs no more
     found: dict = {}
-    exec(compile(shorter, str(README), "exec"), found)
+    exec(compile(shorter, str(PAGE), "exec"), found)
     rolls_out(rollouts, found)
 
     assert found["cfg"].dtype == "bfloat16"
@@ -57,6 +57,6 @@ def rolls_out(example: str, found: dict) -> None:
     for old, new in replaced.items():
         assert old in example
         example = example.replace(old, new)
-    exec(compile(example, str(README), "exec"), found)
+    exec(compile(example, str(PAGE), "exec"), found)
     assert found["engine"].stats.rollouts == 2
     assert found["episode"].sampled.sum() <= 8

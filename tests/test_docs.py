@@ -1,0 +1,79 @@
+"""What README and docs name is there: pages, files, commands and their flags."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lfpc_jax.cli.train import CONFIGS
+from lfpc_jax.run.overrides import load_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+PLACES = r"`((?:lfpc_jax|tests|bench|launch|configs|docs)/[\w./-]*)`"
+
+
+def anchors(page: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """`launch/NAME.py ...`, of the blocks that hold commands; a backslash joins lines."""
+    blocks = re.findall(r"^```\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = [re.search(r"launch/(\w+\.py.*)", line.split("  # ")[0]) for line in lines]
+    return [shlex.split(line[1].split(" && ")[0], comments=True) for line in found if line]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name):
+    page = ROOT / name
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        other = page.parent / path if path else page
+        assert other.is_file(), link
+        if anchor:
+            assert anchor in anchors(other), link
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "docs/log.md"])
+def test_files_that_are_named_exist(name):
+    for place in re.findall(PLACES, (ROOT / name).read_text()):
+        assert (ROOT / place).exists(), place
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_have_the_flags_that_are_typed(name, capsys):
+    for script, *words in commands(ROOT / name):
+        assert (ROOT / "launch" / script).is_file(), script
+        flags = {word.split("=")[0] for word in words if word.startswith("--")}
+        unknown = flags - flags_of(script, words[:1], capsys)
+        if unknown:  # further flags override the settings of a config
+            config = load_config(words[words.index("--config") + 1], CONFIGS)
+            for flag in unknown:
+                assert has_setting(config, flag[2:]), f"{script} {flag}"
+
+
+def flags_of(script: str, first: list[str], capsys) -> set[str]:
+    command = importlib.import_module(f"lfpc_jax.cli.{script.removesuffix('.py')}")
+    with pytest.raises(SystemExit, match="0"):
+        command.main([*(first if script == "convert.py" else ()), "--help"])
+    return set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+
+
+def has_setting(config: object, name: str) -> bool:
+    """`lora` is a setting, and so is what it has once it is on."""
+    first, _, rest = name.partition(".")
+    if config is None or not rest:
+        return config is None or hasattr(config, first)
+    return hasattr(config, first) and has_setting(getattr(config, first), rest)
