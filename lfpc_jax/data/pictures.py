@@ -9,32 +9,20 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-import numpy as np
 import PIL.Image
-from jaxtyping import UInt8
 from PIL.ExifTags import Base as Exif
 
 from lfpc_jax.data.rejected import Unusable
-from lfpc_jax.processing.images import ImageProcessor, to_rgb
+from lfpc_jax.processing.images import to_rgb
 from lfpc_jax.shapes import ASPECT_LIMIT
-from lfpc_jax.trajectory import Picture, Record, Size
+from lfpc_jax.trajectory import Picture, Size
 
 _SIDEWAYS = (5, 6, 7, 8)
 _JPEG_END = b"\xff\xd9"
 _TAIL = 64
 _FAULTS = (OSError, ValueError, SyntaxError, struct.error, PIL.Image.DecompressionBombError)
 """What Pillow raises for broken files, found by breaking many of them at random."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A record with its picture as the model is shown it."""
-
-    record: Record
-    original: Size
-    pixels: UInt8[np.ndarray, "height width 3"]
 
 
 def original(picture: Picture) -> PIL.Image.Image:
@@ -62,18 +50,6 @@ def size(picture: Picture) -> Size:
     """The same of a sound picture, from its head alone."""
     with _reading(picture) as image:
         return _upright(image)
-
-
-def show(record: Record, processor: ImageProcessor) -> Sample:
-    """The record's picture through its information gap and the processor's resize."""
-    image = original(record.picture)
-    size = image.size
-    if record.longest_side is not None:
-        image = shrink(image, record.longest_side)
-    try:
-        return Sample(record, size, processor.resize(image))
-    except ValueError as error:
-        raise Unusable("too narrow", f"{_name(record.picture)}: {error}") from error
 
 
 def shrink(image: PIL.Image.Image, longest_side: int) -> PIL.Image.Image:

@@ -14,18 +14,26 @@ from pictured import jpeg, record
 
 from lfpc_jax.data import layout
 from lfpc_jax.data.audit import audit
-from lfpc_jax.data.pictures import show
 from lfpc_jax.data.pipeline import Part, Stream, in_turn
 from lfpc_jax.data.rejected import TooManyLost, Unusable
 from lfpc_jax.data.scene import WorldSettings
 from lfpc_jax.data.world import World
 from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.small_vocabulary import write_tokenizer
+from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.trajectory import Picture, Record
 
 
 def part(name: str, count: int, weight: float = 1.0, **changes) -> Part:
     records = [record(f"{name}{i}", picture=Picture()) for i in range(count)]
     return Part(name, records, weight, **changes)
+
+
+def dialogue(folder: Path, *, image_tokens: int) -> Dialogue:
+    """What a run opens its records with, with a tokenizer of bytes."""
+    write_tokenizer(folder, ["a"], 300, ImageProcessor())
+    return zooming(folder, image_tokens=image_tokens, crop_tokens=64)
 
 
 def name_of(entry: Record) -> str:
@@ -193,7 +201,7 @@ def test_pictures_that_break_after_the_audit_are_counted(tmp_path):
     paths[7].write_bytes(jpeg(seed=7)[:-500])
     paths[20].unlink()
     part = Part("set", records, max_share=0.05)
-    stream = Stream([part], partial(show, processor=ImageProcessor()), batch=10, seed=0)
+    stream = Stream([part], dialogue(tmp_path / "assets", image_tokens=64).open, batch=10, seed=0)
     names = Counter(sample.record.id for batch in take(stream, 7) for sample in batch)
     assert (names["r7"], names["r8"], names["r20"], names["r21"]) == (0, 2, 0, 2)
     assert sorted((loss.record, loss.reason) for loss in stream.rejected) == [
@@ -236,13 +244,13 @@ def test_the_next_batch_is_prepared_while_this_one_is_used(batch):
     stream.close()
 
 
-def test_the_world_streams_as_a_set():
+def test_the_world_streams_as_a_set(tmp_path):
     settings = WorldSettings(size=(224, 224), objects=(2, 3), object_side=(36, 52))
     world = World(settings, 0, "train", 70)
-    prepare = partial(show, processor=ImageProcessor())
-    (batch,) = take(Stream([Part("world", world)], prepare, batch=4, seed=0), 1)
-    assert [sample.pixels.shape for sample in batch] == [(224, 224, 3)] * 4
-    assert len({sample.record.id for sample in batch}) == 4
+    open_ = dialogue(tmp_path, image_tokens=64).open
+    (batch,) = take(Stream([Part("world", world)], open_, batch=4, seed=0), 1)
+    assert [opening.view.shown.shape for opening in batch] == [(224, 224, 3)] * 4
+    assert len({opening.record.id for opening in batch}) == 4
 
 
 def test_memory_stays_flat_over_large_originals(tmp_path):
@@ -251,8 +259,8 @@ def test_memory_stays_flat_over_large_originals(tmp_path):
     path = tmp_path / "4k.jpg"
     path.write_bytes(World(settings, 0, "train", 1)[0].picture.data or b"")
     entries = [record(f"r{i}", picture=Picture(path=str(path))) for i in range(100)]
-    prepare = partial(show, processor=ImageProcessor().with_tokens(256))
-    stream = Stream([Part("set", entries)], prepare, batch=1, seed=0, threads=2)
+    open_ = dialogue(tmp_path / "assets", image_tokens=256).open
+    stream = Stream([Part("set", entries)], open_, batch=1, seed=0, threads=2)
     resident = []
     for _ in range(20):
         next(stream)
