@@ -17,12 +17,12 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "model")]  # the tests' own reference
+sys.path.insert(0, str(ROOT / "tests"))  # for the tests' own reference
 
-import helpers  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-import reference  # noqa: E402
+
+from support import ported, reference  # noqa: E402
 
 LENGTH, WINDOWS = 256, 25
 SERIES = ("ours, float32", "ours, bfloat16", "transformers, bfloat16")
@@ -53,19 +53,19 @@ def measure(seed: int) -> dict[str, float]:
     hf = reference.random_config(seed, tied=seed % 2 == 1)
     high, low = reference.rounded_and_in_bfloat16(reference.random_model(hf, seed))
     with tempfile.TemporaryDirectory() as folder:
-        cfg = helpers.read_config(hf, folder, dtype="float32")
+        cfg = ported.read_config(hf, folder, dtype="float32")
     rng = np.random.default_rng(seed)
     prompts = [reference.random_prompt(rng, images) for images in (0, 1, 3)]
-    tokens, images = helpers.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
+    tokens, images = ported.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
     real = tokens.segments > 0
     theirs = reference.logits(low, prompts, LENGTH)[real]
     exact = reference.logits(high, prompts, LENGTH)[real]
-    params = helpers.parameters(high, cfg)
+    params = ported.parameters(high, cfg)
 
     def ours(dtype: str) -> np.ndarray:
         cast = jax.tree.map(lambda x: x.astype(dtype), params)
         used = replace(cfg, dtype=dtype)
-        return np.asarray(helpers.forward(cast, tokens, images, cfg=used))[real]
+        return np.asarray(ported.forward(cast, tokens, images, cfg=used))[real]
 
     found = (ours("float32"), ours("bfloat16"), theirs)
     return {name: float(np.abs(x - exact).max()) for name, x in zip(SERIES, found)}

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from functools import partial
 
-import xla
+from support import xla
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = xla.flags(8)

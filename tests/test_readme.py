@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import reference
-from processing.qwen_vocabulary import write_model_folder
 from skimage import data
 from transformers import Qwen2_5_VLConfig
+
+from support import reference
+from support.qwen_vocabulary import write_model_folder
 
 PAGE = Path(__file__).parents[1] / "docs/python.md"
 MODEL = "Qwen2.5-VL-3B-Instruct"

@@ -1,11 +1,12 @@
-import folders
 import pytest
+
+from support import hf_folders
 
 
 @pytest.fixture
 def hf(tmp_path):
     """An untied, sharded folder in bfloat16, for a test to spoil."""
-    return folders.write(tmp_path / "hf", sharded=True)
+    return hf_folders.write(tmp_path / "hf", sharded=True)
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +17,7 @@ def kept(tmp_path_factory):
     def folder(**properties):
         name = "-".join(f"{k}={v}" for k, v in sorted(properties.items()))
         if name not in made:
-            made[name] = folders.write(tmp_path_factory.mktemp("kept") / "hf", **properties)
+            made[name] = hf_folders.write(tmp_path_factory.mktemp("kept") / "hf", **properties)
         return made[name]
 
     return folder

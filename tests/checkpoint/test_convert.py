@@ -4,16 +4,14 @@ import json
 import os
 import re
 
-import folders
 import numpy as np
 import pytest
-import reference
 import torch
-from processing import qwen_vocabulary
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from lfpc_jax.checkpoint import huggingface, parity
 from lfpc_jax.cli import convert
+from support import hf_folders, qwen_vocabulary, reference
 
 NEW_TOKENS = 32
 
@@ -31,17 +29,17 @@ def round_trip(hf, folder, *options):
 def test_there_and_back_every_tensor_is_byte_equal(kept, tmp_path, dtype, tied, sharded, layout):
     hf = kept(dtype=dtype, tied=tied, sharded=sharded, layout=layout)
     back = round_trip(hf, tmp_path)
-    folders.assert_same_bytes(hf, back)
+    hf_folders.assert_same_bytes(hf, back)
     for name in ("config.json", "generation_config.json"):
         assert (hf / name).read_bytes() == (back / name).read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["back", "orbax"]
 
 
 def test_a_repeated_embedding_comes_back(tmp_path):
-    hf = folders.write(tmp_path / "hf", tied=True)
+    hf = hf_folders.write(tmp_path / "hf", tied=True)
     embedding = "model.embed_tokens.weight"
-    folders.edit(hf / folders.SINGLE, lambda t: t | {"lm_head.weight": t[embedding].clone()})
-    folders.assert_same_bytes(hf, round_trip(hf, tmp_path))
+    hf_folders.edit(hf / folders.SINGLE, lambda t: t | {"lm_head.weight": t[embedding].clone()})
+    hf_folders.assert_same_bytes(hf, round_trip(hf, tmp_path))
 
 
 def greedy(path, prompts):
@@ -69,7 +67,7 @@ def test_the_export_generates_what_the_source_does(kept, tmp_path, dtype, tied):
 
 
 def test_the_tokenizer_of_an_export_opens(tmp_path):
-    hf = qwen_vocabulary.write_model_folder(folders.write(tmp_path / "hf"))
+    hf = qwen_vocabulary.write_model_folder(hf_folders.write(tmp_path / "hf"))
     (hf / "README.md").write_text("# The model's own card\n")
     back = round_trip(hf, tmp_path)
     assert (hf / "README.md").read_bytes() == (back / "README.md").read_bytes()
@@ -81,7 +79,7 @@ def test_the_tokenizer_of_an_export_opens(tmp_path):
 
 def test_a_cast_on_the_way(kept, tmp_path):
     back = round_trip(kept(), tmp_path, "--dtype", "float32")
-    assert {t.dtype for t in folders.tensors(back).values()} == {torch.float32}
+    assert {t.dtype for t in hf_folders.tensors(back).values()} == {torch.float32}
     assert json.loads((back / "config.json").read_text())["dtype"] == "float32"
 
 
@@ -94,7 +92,7 @@ def test_an_existing_target_is_kept_unless_asked(kept, tmp_path, capsys):
     assert os.listdir(out) == ["precious"]
     assert convert.main(["to-orbax", str(kept()), str(out), "--overwrite"]) == 0
     assert convert.main(["to-hf", str(out), str(out), "--overwrite"]) == 0
-    folders.assert_same_bytes(kept(), out)
+    hf_folders.assert_same_bytes(kept(), out)
 
 
 def test_a_foreign_orbax_folder_is_one_line(kept, tmp_path, capsys):
@@ -156,7 +154,7 @@ def test_a_nan_is_no_agreement(tmp_path, monkeypatch):
 
 def test_check_reads_the_folder_s_own_mean_and_deviation(tmp_path):
     """With a mean of its own, both sides must take it from the folder."""
-    hf = qwen_vocabulary.write_model_folder(folders.write(tmp_path / "hf", dtype=torch.float32))
+    hf = qwen_vocabulary.write_model_folder(hf_folders.write(tmp_path / "hf", dtype=torch.float32))
     path = hf / "preprocessor_config.json"
     raw = json.loads(path.read_text())
     path.write_text(json.dumps(raw | {"image_mean": [0.1, 0.7, 0.3], "image_std": [0.5, 0.3, 0.4]}))

@@ -3,14 +3,12 @@
 import re
 import shutil
 
-import folders
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import torch
-from rollout import small
 
 from lfpc_jax.checkpoint import finite, huggingface, store, training
 from lfpc_jax.checkpoint.finite import check_finite
@@ -23,6 +21,7 @@ from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.model import config, spec
 from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.run.models import load_model
+from support import hf_folders, small
 
 DOWN, BIAS = "model.layers.1.mlp.down_proj.weight", "visual.blocks.1.mlp.up_proj.bias"
 
@@ -34,8 +33,8 @@ def poison(folder, key, value):
         tensors[key].view(-1)[-1] = value
         return tensors
 
-    [file] = [path for path in folder.glob("*.safetensors") if key in folders.load_file(path)]
-    folders.edit(file, change)
+    [file] = [path for path in folder.glob("*.safetensors") if key in hf_folders.load_file(path)]
+    hf_folders.edit(file, change)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ import json
 import re
 import shutil
 
-import folders
 import pytest
 import torch
-from folders import INDEX, SINGLE
 
 from lfpc_jax.checkpoint import folder
 from lfpc_jax.cli import convert
 from lfpc_jax.model import config
+from support import hf_folders
+from support.hf_folders import INDEX, SINGLE
 
 EMBEDDING = "model.embed_tokens.weight"
 Q = "model.layers.1.self_attn.q_proj.weight"
@@ -28,7 +28,7 @@ def shard_of(hf, key):
 
 def change(key, value):
     def spoil(hf):
-        folders.edit(shard_of(hf, key), lambda tensors: tensors | {key: value(tensors[key])})
+        hf_folders.edit(shard_of(hf, key), lambda tensors: tensors | {key: value(tensors[key])})
 
     return spoil
 
@@ -36,9 +36,9 @@ def change(key, value):
 def add(key, tensor, *, shard=None, indexed=True):
     def spoil(hf):
         path = shard_of(hf, shard) if shard else first_shard(hf)
-        folders.edit(path, lambda tensors: tensors | {key: tensor})
+        hf_folders.edit(path, lambda tensors: tensors | {key: tensor})
         if indexed:
-            folders.edit_index(hf, lambda weights: weights | {key: path.name})
+            hf_folders.edit_index(hf, lambda weights: weights | {key: path.name})
 
     return spoil
 
@@ -47,9 +47,9 @@ def remove(key, *, from_index=True):
     def spoil(hf):
         path = shard_of(hf, key)
         without = lambda mapping: {k: v for k, v in mapping.items() if k != key}  # noqa: E731
-        folders.edit(path, without)
+        hf_folders.edit(path, without)
         if from_index:
-            folders.edit_index(hf, without)
+            hf_folders.edit_index(hf, without)
 
     return spoil
 
@@ -77,11 +77,11 @@ def cut_index(hf):
 
 
 def point_outside(hf):
-    folders.edit_index(hf, lambda weights: weights | {Q: "../other.safetensors"})
+    hf_folders.edit_index(hf, lambda weights: weights | {Q: "../other.safetensors"})
 
 
 def foreign_type(hf):
-    folders.edit_config(hf, model_type="qwen3_vl")
+    hf_folders.edit_config(hf, model_type="qwen3_vl")
 
 
 SHARD = r"model-0000\d-of-\d+\.safetensors"
@@ -99,7 +99,7 @@ CASES = {
     "missing key": (remove(Q), f"hf: lacks key '{Q}'; "),
     "missing unembedding": (remove("lm_head.weight"), "lacks key 'lm_head.weight' .*not tied"),
     "key in two shards": (
-        lambda hf: folders.edit(first_shard(hf), lambda t: t | {Q: torch.zeros(64, 64)}),
+        lambda hf: hf_folders.edit(first_shard(hf), lambda t: t | {Q: torch.zeros(64, 64)}),
         f"{SHARD}: duplicate key '{Q}': {INDEX} places it in {SHARD}",
     ),
     "key in both layouts": (
@@ -154,11 +154,11 @@ def test_a_spoiled_folder_is_refused_and_nothing_left(hf, capsys, case):
 
 
 def test_a_tied_folder_may_repeat_its_embedding(tmp_path):
-    hf = folders.write(tmp_path / "hf", tied=True)
+    hf = hf_folders.write(tmp_path / "hf", tied=True)
     cfg = config.from_folder(hf)
     assert not folder.open_folder(hf, cfg).origin.repeats_embedding
     weights = folder.open_folder(hf, cfg).nbytes
-    folders.edit(hf / SINGLE, lambda t: t | {"lm_head.weight": t[EMBEDDING].clone()})
+    hf_folders.edit(hf / SINGLE, lambda t: t | {"lm_head.weight": t[EMBEDDING].clone()})
     opened = folder.open_folder(hf, cfg)
     assert opened.origin.repeats_embedding
     assert opened.nbytes == weights
@@ -166,15 +166,15 @@ def test_a_tied_folder_may_repeat_its_embedding(tmp_path):
 
 @pytest.mark.parametrize("differ", [lambda x: x + 1, lambda x: x[:-1].clone(), torch.Tensor.float])
 def test_a_tied_folder_with_another_unembedding_is_refused(tmp_path, differ):
-    hf = folders.write(tmp_path / "hf", tied=True)
-    folders.edit(hf / SINGLE, lambda t: t | {"lm_head.weight": differ(t[EMBEDDING])})
+    hf = hf_folders.write(tmp_path / "hf", tied=True)
+    hf_folders.edit(hf / SINGLE, lambda t: t | {"lm_head.weight": differ(t[EMBEDDING])})
     with pytest.raises(ValueError, match=rf"{SINGLE}: key 'lm_head.weight': .*{EMBEDDING}.* ties"):
         folder.open_folder(hf, config.from_folder(hf))
 
 
 def test_stray_files_and_links_do_no_harm(tmp_path):
     """The hub's cache is a folder of links; other tools leave files of their own."""
-    hf = folders.write(tmp_path / "blobs", sharded=True)
+    hf = hf_folders.write(tmp_path / "blobs", sharded=True)
     linked = tmp_path / "snapshot"
     linked.mkdir()
     for path in hf.iterdir():

@@ -3,7 +3,6 @@
 import json
 import os
 
-import folders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from lfpc_jax.checkpoint import folder, huggingface
 from lfpc_jax.checkpoint.tensorfile import TensorFile
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config, spec
+from support import hf_folders
 
 MESHES = {"one device": None, "2x2x2": (2, 2, 2), "fsdp": (1, 8, 1), "tensor": (1, 1, 8)}
 
@@ -29,7 +29,7 @@ def opened(path):
 
 def expected(path, cfg):
     """The tree as the spec says, from tensors that the safetensors package has read."""
-    tensors = {k: t.float().numpy() for k, t in folders.tensors(path).items()}
+    tensors = {k: t.float().numpy() for k, t in hf_folders.tensors(path).items()}
 
     def leaf(param):
         layers = [param.from_hf(tensors[name]) for name in param.hf_names]
@@ -89,15 +89,15 @@ def test_the_dtype_that_is_asked_for(kept, source, dtype):
 
 def test_a_dtype_for_each_parameter_is_kept(tmp_path):
     """Norms in float32 amid bfloat16: each parameter keeps what it has, and so does an export."""
-    hf = folders.write(tmp_path / "hf")
+    hf = hf_folders.write(tmp_path / "hf")
     widen = lambda t: {k: x.float() if "norm" in k else x for k, x in t.items()}  # noqa: E731
-    folders.edit(hf / folders.SINGLE, widen)
+    hf_folders.edit(hf / folders.SINGLE, widen)
     source, cfg = opened(hf)
     assert source.origin.dtypes == ("bfloat16", "float32")
     params = huggingface.load(source, cfg)
     assert params["text"]["norm1"].dtype == jnp.float32
     huggingface.save(params, tmp_path / "out", cfg=cfg, assets_from=hf, origin=source.origin)
-    folders.assert_same_bytes(hf, tmp_path / "out")
+    hf_folders.assert_same_bytes(hf, tmp_path / "out")
     assert (hf / "config.json").read_bytes() == (tmp_path / "out" / "config.json").read_bytes()
 
 
@@ -110,7 +110,7 @@ def export(path, out, **options):
 
 def test_every_bit_of_every_number_survives(tmp_path):
     """XLA on a CPU moves bfloat16 through float32 and quiets its signalling NaNs."""
-    hf = folders.write(tmp_path / "hf")
+    hf = hf_folders.write(tmp_path / "hf")
     from_nan_on = (torch.arange(2**16) + 0x7F81) % 2**16
     bits = from_nan_on.to(torch.uint16).view(torch.bfloat16)
 
@@ -120,18 +120,18 @@ def test_every_bit_of_every_number_survives(tmp_path):
             for key, x in tensors.items()
         }
 
-    folders.edit(hf / folders.SINGLE, scatter)
+    hf_folders.edit(hf / folders.SINGLE, scatter)
     export(hf, tmp_path / "out")
-    folders.assert_same_bytes(hf, tmp_path / "out")
+    hf_folders.assert_same_bytes(hf, tmp_path / "out")
 
 
 def test_shards_and_their_index(kept, tmp_path):
     hf, out = kept(sharded=True), tmp_path / "out"
     told = []
     export(hf, out, shard_bytes=60_000, advance=told.append)
-    folders.assert_same_bytes(hf, out)
+    hf_folders.assert_same_bytes(hf, out)
     index = json.loads((out / folders.INDEX).read_text())
-    tensors = folders.tensors(out)
+    tensors = hf_folders.tensors(out)
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     assert index["metadata"]["total_size"] == sum(told) == total
     names = sorted(set(index["weight_map"].values()))
@@ -139,7 +139,7 @@ def test_shards_and_their_index(kept, tmp_path):
     assert names[0] == f"model-00001-of-{len(names):05}.safetensors"
     assert len(names) > 3
     for name in names:
-        tensors = folders.load_file(out / name)
+        tensors = hf_folders.load_file(out / name)
         assert (
             sum(t.numel() * t.element_size() for t in tensors.values()) <= 60_000
             or len(tensors) == 1
@@ -148,7 +148,7 @@ def test_shards_and_their_index(kept, tmp_path):
 
 
 def test_every_other_file_comes_along(tmp_path):
-    hf, out = folders.write(tmp_path / "hf", sharded=True), tmp_path / "out"
+    hf, out = hf_folders.write(tmp_path / "hf", sharded=True), tmp_path / "out"
     files = [
         "tokenizer.json",
         "merges.txt",
@@ -176,7 +176,7 @@ def test_a_cast_export_says_so_in_its_config(kept, tmp_path):
     export(hf, tmp_path / "cast", dtype=jnp.float32)
     assert (hf / "config.json").read_bytes() == (tmp_path / "same" / "config.json").read_bytes()
     assert json.loads((tmp_path / "cast" / "config.json").read_text())["dtype"] == "float32"
-    source, cast = folders.tensors(hf), folders.tensors(tmp_path / "cast")
+    source, cast = hf_folders.tensors(hf), hf_folders.tensors(tmp_path / "cast")
     assert all(torch.equal(cast[key], tensor.float()) for key, tensor in source.items())
 
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 
-import folders
 import jax
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from lfpc_jax.checkpoint import store
 from lfpc_jax.checkpoint.identity import model_identity
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.checkpoint.training import Checkpoints, listed
+from support import hf_folders
 
 
 def of(folder):
@@ -22,7 +22,7 @@ def of(folder):
 def test_one_changed_bit_of_a_weight_is_noticed_where_size_name_and_time_are_the_same(
     tmp_path, sharded
 ):
-    hf = folders.write(tmp_path / "hf", sharded=sharded)
+    hf = hf_folders.write(tmp_path / "hf", sharded=sharded)
     before = of(hf)
     assert of(shutil.copytree(hf, tmp_path / "copy")) == before
     file = sorted(hf.glob("*.safetensors"))[-1]
@@ -37,13 +37,13 @@ def test_one_changed_bit_of_a_weight_is_noticed_where_size_name_and_time_are_the
 
 
 def test_what_the_weights_are_read_with_counts_and_a_readme_does_not(tmp_path):
-    hf = folders.write(tmp_path / "hf")
+    hf = hf_folders.write(tmp_path / "hf")
     before = of(hf)
     (hf / "README.md").write_text("# A model\n")
     (hf / ".cache").mkdir()
     (hf / "unused.safetensors").write_bytes(b"")
     assert of(hf) == before
-    folders.edit_config(hf, rms_norm_eps=1e-5)
+    hf_folders.edit_config(hf, rms_norm_eps=1e-5)
     config = of(hf)
     (hf / "chat_template.jinja").write_text("{{ messages }}")
     template = of(hf)
@@ -57,7 +57,7 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 
 
 def test_an_orbax_folder_is_its_parameters(tmp_path):
-    hf = folders.write(tmp_path / "hf")
+    hf = hf_folders.write(tmp_path / "hf")
 
     def stored(name, value):
         origin = Origin(dtypes=("float32",))
@@ -72,7 +72,7 @@ def test_an_orbax_folder_is_its_parameters(tmp_path):
 
 
 def test_of_a_runs_checkpoint_the_model_counts_and_nothing_else(tmp_path):
-    hf = folders.write(tmp_path / "hf")
+    hf = hf_folders.write(tmp_path / "hf")
     keeper = Checkpoints(tmp_path / "run", keep=2)
     for step, weight in ((1, 1.0), (2, 2.0)):
         items = {"trained": {"a": np.full(8, weight)}, "optimizer": {"m": np.full(8, weight)}}

@@ -6,8 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import folders
-import xla
+from support import hf_folders, xla
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -33,7 +32,7 @@ def test_two_processes_are_as_one(kept, tmp_path):
     ]
     outputs = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0], outputs
-    folders.assert_same_bytes(hf, tmp_path / "back")
+    hf_folders.assert_same_bytes(hf, tmp_path / "back")
     assert sorted(os.listdir(tmp_path)) == ["back", "orbax"]
     for out, _ in outputs:
         read, weights = map(int, out.split()[-2:])

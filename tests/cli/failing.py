@@ -3,10 +3,9 @@
 import os
 from dataclasses import replace
 
-from cli import micro
-
 from lfpc_jax.rewards.total import OwnReward, Rewards
 from lfpc_jax.run.config import TrainConfig
+from support import micro
 
 
 def get_config() -> TrainConfig:

@@ -2,10 +2,10 @@
 on that weights are published: after two steps and the validation in between."""
 
 import jax.numpy as jnp
-from cli import micro
 
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.run.config import TrainConfig
+from support import micro
 
 _FROM = 4
 

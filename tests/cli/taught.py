@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-from cli import micro
-
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.run.config import TrainConfig
+from support import micro
 
 CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [10, 20, 60, 90]}}'
 

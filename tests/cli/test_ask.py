@@ -5,9 +5,9 @@ import re
 import numpy as np
 import PIL.Image
 import pytest
-from rollout import small
 
 from lfpc_jax.cli import ask, convert
+from support import small
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,6 @@ from dataclasses import asdict, replace
 
 import jax
 import pytest
-from evaluation import rigged
-from rollout import small
 
 from lfpc_jax.checkpoint import folder, store
 from lfpc_jax.checkpoint.keys import Origin
@@ -23,6 +21,7 @@ from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
 from lfpc_jax.run.config import ModelSettings, RolloutSettings, Source, TrainConfig, described
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import asking_of
+from support import rigged, small
 
 ROLLOUT = RolloutSettings(
     convention="percent", image_tokens=32, crop_tokens=16, max_turns=3, turn_tokens=40,

@@ -7,13 +7,13 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from rollout import small
 
 from lfpc_jax.cli import ask, convert, demo, steps, synthesize, train
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.data import layout
 from lfpc_jax.run.config import check
 from lfpc_jax.run.overrides import load_config, override
+from support import small
 
 
 def planned(*words):

@@ -6,9 +6,6 @@ import shutil
 import jax
 import PIL.Image
 import pytest
-from evaluation import rigged
-from evaluation.test_readers import rows, v_star_folder, write_tsv
-from rollout import small
 
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import ask, asking_flags, evaluate, select_resolution
@@ -22,6 +19,8 @@ from lfpc_jax.run.engines import Engines
 from lfpc_jax.run.models import LoadedModel
 from lfpc_jax.shapes import Buckets, windows_for
 from lfpc_jax.trajectory import Picture
+from support import rigged, small
+from support.benchmark_files import rows, v_star_folder, write_tsv
 
 SMALL = ["--image-tokens", "32", "--crop-tokens", "16", "--episode-tokens", "80", "--slots", "8",
          "--temperature", "1"]  # fmt: skip

@@ -7,9 +7,6 @@ a hundred earns anything.
 from dataclasses import replace
 
 import pytest
-from cli import micro
-from cli.left import metrics
-from rollout import small
 
 from lfpc_jax.cli import train
 from lfpc_jax.data import layout
@@ -17,6 +14,8 @@ from lfpc_jax.grpo.optimizer import OptimizerSettings
 from lfpc_jax.grpo.updater import UpdateSettings
 from lfpc_jax.rewards.total import Rewards
 from lfpc_jax.run.folder import RunFolder
+from support import micro, small
+from support.left import metrics
 
 STEPS = 18
 

@@ -6,10 +6,9 @@ import re
 
 import PIL.Image
 import pytest
-from report import runs
-from rollout import small
 
 from lfpc_jax.cli import report
+from support import runs, small
 
 PART = "step-000004"
 

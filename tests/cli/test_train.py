@@ -15,11 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import xla
-from cli import micro
-from cli.left import arrays, facts, metrics, near, same
-from rewards.judge_server import JudgeServer, status
-from rollout import small
 from safetensors.numpy import load_file, save_file
 
 from lfpc_jax.checkpoint import training
@@ -33,9 +28,12 @@ from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig, chec
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import LoadedModel
 from lfpc_jax.run.overrides import load_config, override
+from support import micro, small, xla
+from support.judge_server import JudgeServer, status
+from support.left import arrays, facts, metrics, near, same
 
 HERE = Path(__file__).parent
-CONFIG = str(HERE / "micro.py")
+CONFIG = micro.__file__
 TARGET = ((20.0, 20.0, 60.0, 60.0),)
 
 
@@ -307,7 +305,7 @@ def test_a_judge_that_gives_no_verdicts_is_named_before_anything_is_loaded(
     with JudgeServer(lambda index, claim: status(401)) as server:
         config = tmp_path / "judged.py"
         config.write_text(
-            "from dataclasses import replace\nfrom cli import micro\n"
+            "from dataclasses import replace\nfrom support import micro\n"
             "from lfpc_jax.rewards.judge import JudgeSettings\n"
             f"judge = JudgeSettings({server.url!r}, 'm', {str(tmp_path)!r}, 'JUDGE_KEY')\n"
             "def get_config():\n    return replace(micro.get_config(), judge=judge)\n"

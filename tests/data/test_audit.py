@@ -5,13 +5,13 @@ import io
 import numpy as np
 import PIL.Image
 import pytest
-from pictured import jpeg, record
 
 from lfpc_jax.data.audit import audit, check
 from lfpc_jax.data.pictures import measured, original, show, shrink
 from lfpc_jax.data.rejected import Rejected, TooManyLost, Unusable, parted, summary
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.trajectory import Picture
+from support.pictured import jpeg, record
 
 NEST = ((10.0, 10.0, 20.0, 20.0), (5.0, 5.0, 40.0, 40.0))
 

@@ -4,11 +4,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from pictured import jpeg, record
 
 from lfpc_jax.data import layout
 from lfpc_jax.data.digest import digest
 from lfpc_jax.trajectory import Picture
+from support.pictured import jpeg, record
 
 BOX = ((1.0, 2.0, 30.0, 40.0),)
 

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from pictured import jpeg, record
 
 from lfpc_jax.data import layout
 from lfpc_jax.data.rejected import Rejected, TooManyLost
 from lfpc_jax.trajectory import Picture, Record
+from support.pictured import jpeg, record
 
 NESTS = (((1.0, 2.0, 3.5, 4.0), (0.0, 0.0, 9.0, 9.0)), ((20.0, 20.0, 30.0, 30.0),))
 

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from pictured import jpeg, record
 
 from lfpc_jax.data import layout
 from lfpc_jax.data.audit import audit
@@ -23,6 +22,7 @@ from lfpc_jax.processing.small_vocabulary import write_tokenizer
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.trajectory import Picture, Record
+from support.pictured import jpeg, record
 
 
 def part(name: str, count: int, weight: float = 1.0, **changes) -> Part:

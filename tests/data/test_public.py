@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from pictured import jpeg
 
 from lfpc_jax.data import parquet, public
 from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.trajectory import Picture, Record
+from support.pictured import jpeg
 
 
 def write_table(path: Path, rows: list[dict]) -> None:

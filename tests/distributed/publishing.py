@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import numpy as np
 import optax
-from rollout import small
 
 from lfpc_jax.distributed import exchange
 from lfpc_jax.distributed.mesh import check_rows, meshed, own_mesh, rollout_mesh
@@ -25,6 +24,7 @@ from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.model import spec
 from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.trajectory import Batch, Tokens
+from support import small
 
 PLACES = [0, 1, 4, 5, 3, 2, 7, 6]
 

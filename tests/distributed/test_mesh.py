@@ -6,18 +6,18 @@ import re
 import jax
 import numpy as np
 import pytest
-from distributed import slices_known
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, meshed, own_mesh, rollout_mesh
 from lfpc_jax.distributed.sharding import RULES
 from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig, check_devices
+from support import tpu_slices
 
 CASES = [
     (name, tensor)
-    for name in slices_known.NAMES
+    for name in tpu_slices.NAMES
     for tensor in (1, 2, 4, 8)
-    if len(slices_known.devices(name)) % tensor == 0
+    if len(tpu_slices.devices(name)) % tensor == 0
 ]
 
 
@@ -25,8 +25,8 @@ CASES = [
 def test_a_process_fills_rows_of_its_own_or_the_run_is_refused(name, tensor):
     """On every slice: either the rows that a process puts are its addressable ones and no other
     process', or `check_devices` refuses with the remedy, before there is a mesh."""
-    owned = slices_known.of_processes(name)
-    count, local = len(slices_known.devices(name)), len(owned[0])
+    owned = tpu_slices.of_processes(name)
+    count, local = len(tpu_slices.devices(name)), len(owned[0])
     config = TrainConfig(
         mesh=MeshSettings(1, -1, tensor), rollout=RolloutSettings(slots=local, tensor=1)
     )
@@ -34,16 +34,16 @@ def test_a_process_fills_rows_of_its_own_or_the_run_is_refused(name, tensor):
     if local % tensor:
         with pytest.raises(ValueError, match=f"choose a mesh.tensor that divides the {local}"):
             check_devices(config, **there)
-        mesh = make_mesh(1, -1, tensor, devices=slices_known.devices(name))
+        mesh = make_mesh(1, -1, tensor, devices=tpu_slices.devices(name))
         with pytest.raises(ValueError, match=f"a group of {tensor} devices lies across processes"):
             check_rows(mesh)
         return
     check_devices(config, **there)
     shards = count // tensor
     for data in {1, 2} if shards % 2 == 0 else {1}:
-        mesh = make_mesh(data, -1, tensor, devices=slices_known.devices(name))
+        mesh = make_mesh(data, -1, tensor, devices=tpu_slices.devices(name))
         check_rows(mesh)
-        assert {*mesh.devices.flat} == {*slices_known.devices(name)}
+        assert {*mesh.devices.flat} == {*tpu_slices.devices(name)}
         rows = NamedSharding(mesh, PartitionSpec(None, RULES["batch"]))
         places = rows.devices_indices_map((1, shards))
         filled = [{places[device][1].start or 0 for device in own} for own in owned.values()]
@@ -53,13 +53,13 @@ def test_a_process_fills_rows_of_its_own_or_the_run_is_refused(name, tensor):
 
 @pytest.mark.parametrize(("name", "tensor"), CASES)
 def test_copies_are_of_one_process_each_and_its_own_mesh_is_its_part(name, tensor):
-    owned = slices_known.of_processes(name)
+    owned = tpu_slices.of_processes(name)
     if len(owned[0]) % tensor:
         with pytest.raises(ValueError, match=r"process 0 has \d of its own|process 0 has"):
-            rollout_mesh(tensor, devices=slices_known.devices(name))
+            rollout_mesh(tensor, devices=tpu_slices.devices(name))
         return
-    shuffled = random.Random(0).sample(slices_known.devices(name), len(slices_known.devices(name)))
-    mesh = rollout_mesh(tensor, devices=slices_known.devices(name))
+    shuffled = random.Random(0).sample(tpu_slices.devices(name), len(tpu_slices.devices(name)))
+    mesh = rollout_mesh(tensor, devices=tpu_slices.devices(name))
     assert rollout_mesh(tensor, devices=shuffled) == mesh, "the same in every process"
     assert mesh.devices.shape == (len(shuffled) // tensor, 1, tensor)
     for process, own in owned.items():
@@ -68,13 +68,13 @@ def test_copies_are_of_one_process_each_and_its_own_mesh_is_its_part(name, tenso
         assert part.devices.shape == (len(own) // tensor, 1, tensor)
 
 
-@pytest.mark.parametrize("name", [n for n in slices_known.NAMES if not n.startswith("v5p")])
+@pytest.mark.parametrize("name", [n for n in tpu_slices.NAMES if not n.startswith("v5p")])
 def test_what_holds_the_same_part_is_a_regular_grid(name):
     """v5e and v6e gather over no other groups: the compiler aborts."""
     for tensor in (2, 4):
-        if len(slices_known.of_processes(name)[0]) % tensor:
+        if len(tpu_slices.of_processes(name)[0]) % tensor:
             continue
-        mesh = rollout_mesh(tensor, devices=slices_known.devices(name))
+        mesh = rollout_mesh(tensor, devices=tpu_slices.devices(name))
         grids = []
         for part in range(tensor):
             coords = np.array([device.coords[:2] for device in mesh.devices[:, 0, part]])
@@ -91,7 +91,7 @@ def test_jax_s_own_order_stands_where_groups_lie_within_processes():
     from jax.experimental import mesh_utils
 
     for name in ("v5e:4x8", "v5p:4x4x8"):
-        devices = slices_known.devices(name)
+        devices = tpu_slices.devices(name)
         sides = (1, len(devices), 1)
         expected = mesh_utils.create_device_mesh(
             sides, devices=devices, allow_split_physical_axes=True
@@ -101,7 +101,7 @@ def test_jax_s_own_order_stands_where_groups_lie_within_processes():
 
 def test_uneven_processes_are_refused():
     """Of 2 and 4 devices: with as many rows each, one process had no room for its own."""
-    owned = slices_known.of_processes("v5e:4x4")
+    owned = tpu_slices.of_processes("v5e:4x4")
     devices = np.array([*owned[0][:2], *owned[1]])
     with pytest.raises(ValueError, match=re.escape("processes have {0: 2, 1: 4} shards")):
         check_rows(meshed(devices.reshape(1, -1, 1)))

@@ -13,14 +13,12 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-import xla
-from distributed import slices_known
-from rollout import small
 
 from lfpc_jax.distributed.mesh import make_mesh, meshed, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher, own_part
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import published
+from support import small, tpu_slices, xla
 
 ORDERS = {
     "as they come": (0, 1, 2, 3, 4, 5, 6, 7),
@@ -63,14 +61,14 @@ def test_every_array_is_laid_out_anew_and_is_what_it_was(tensor, order):
 
 @pytest.mark.parametrize("size", ["3b", "7b"])
 @pytest.mark.parametrize("tensor", [2, 4])
-@pytest.mark.parametrize("name", slices_known.NAMES)
+@pytest.mark.parametrize("name", tpu_slices.NAMES)
 def test_on_real_slices_every_process_gets_the_parts_that_its_own_mesh_names(name, tensor, size):
     """Where libtpu puts which process: of the published parameters, every device of every process
     holds after the resharding what the engine's mesh says."""
-    owned = slices_known.of_processes(name)
+    owned = tpu_slices.of_processes(name)
     if len(owned[0]) % tensor:
         return
-    devices = slices_known.devices(name)
+    devices = tpu_slices.devices(name)
     cfg = published(size, dtype="bfloat16")
     place = partial(spec.abstract, cfg, cfg.dtype)
     rollout = rollout_mesh(tensor, devices=devices)

@@ -2,12 +2,10 @@
 
 from functools import partial
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from jax.sharding import PartitionSpec as P
 
 from lfpc_jax.distributed import sharding
@@ -15,6 +13,7 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import cache as kv
 from lfpc_jax.model import config, qwen, spec
 from lfpc_jax.trajectory import Images, Tokens
+from support import ported, reference
 
 TOLERANCE = 2e-5
 LENGTH, WINDOWS = 64, 6
@@ -69,11 +68,11 @@ def case(tmp_path_factory):
     )
     hf.vision_config.out_hidden_size = 64
     model = reference.random_model(hf, 5, scale=0.05)
-    cfg = helpers.read_config(hf, tmp_path_factory.mktemp("model"), dtype="float32")
-    params = helpers.parameters(model, cfg)
+    cfg = ported.read_config(hf, tmp_path_factory.mktemp("model"), dtype="float32")
+    params = ported.parameters(model, cfg)
     rng = np.random.default_rng(5)
     prompts = [reference.random_prompt(rng, i % 3, most=4) for i in range(8)]
-    tokens, images = helpers.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS, images=8)
+    tokens, images = ported.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS, images=8)
     return cfg, params, tokens, images, run(params, tokens, images, cfg)
 
 

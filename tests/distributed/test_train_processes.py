@@ -11,15 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-import xla
-from cli.left import facts, metrics, near
-from rollout import small
 
 from lfpc_jax.checkpoint import training
 from lfpc_jax.data import layout
 from lfpc_jax.data.pipeline import Part, Stream
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.trajectory import Picture
+from support import micro, small, xla
+from support.left import facts, metrics, near
 
 ROOT = Path(__file__).parents[2]
 TARGET = ((20.0, 20.0, 60.0, 60.0),)
@@ -43,7 +42,7 @@ class Processes:
         sizes = ["--rollout.prompts", str(PROMPTS), "--update.mini_batch", str(PROMPTS)]
         command = [
             sys.executable, str(ROOT / "launch/train.py"), "--config",
-            str(ROOT / "tests/cli/micro.py"), "--run", str(self.run), *sizes, *more,
+            micro.__file__, "--run", str(self.run), *sizes, *more,
         ]  # fmt: skip
         self.logs = [folder / f"{name}-{count}-{rank}" for rank in range(count)]
         self.members = []

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import PIL.Image
 import pytest
-from rollout import small
 
 from lfpc_jax.evaluation.alter import ALTERATIONS, alteration, altered, applies, fitting
 from lfpc_jax.processing.geometry import Box, Frame
@@ -15,6 +14,7 @@ from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.trajectory import Crop, Picture
+from support import small
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

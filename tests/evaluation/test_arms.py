@@ -8,7 +8,6 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from rollout import small
 
 from lfpc_jax.cli import compare
 from lfpc_jax.data.hr_bench import DATASET
@@ -22,9 +21,8 @@ from lfpc_jax.evaluation.measures import measure
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.evaluation.scoring import accuracies, paired
 from lfpc_jax.trajectory import Picture
-
-from . import rigged
-from .episodes import IMAGE, Said, episode, record
+from support import rigged, small
+from support.played import IMAGE, Said, episode, record
 
 COUNT = 40
 

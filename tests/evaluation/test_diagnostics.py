@@ -4,7 +4,6 @@ import io
 import json
 
 import pytest
-from rollout import small
 
 from lfpc_jax.data.hr_bench import DATASET
 from lfpc_jax.evaluation.alter import ALTERATIONS
@@ -20,10 +19,9 @@ from lfpc_jax.evaluation.results import encoded, timing
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.evaluation.tables import printed, sheets
 from lfpc_jax.trajectory import Picture
-
-from . import rigged
-from .episodes import IMAGE, Said, episode, record
-from .rigged import counted
+from support import rigged, small
+from support.played import IMAGE, Said, episode, record
+from support.rigged import counted
 
 COUNT = 60
 

@@ -5,13 +5,11 @@ import json
 
 import pyarrow.parquet
 import pytest
-from rollout import small
 
 from lfpc_jax.cli import evaluate
 from lfpc_jax.data import v_star
-
-from . import rigged
-from .test_readers import rows, v_star_folder, write_tsv
+from support import rigged, small
+from support.benchmark_files import rows, v_star_folder, write_tsv
 
 # Samples 0 and 2 are FSP, 1 is FCP; a row a cycle, right or wrong.
 RIGHT = ((1, 0, 1), (1, 1, 0), (0, 1, 0), (0, 1, 0))

@@ -11,9 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report.gather import gather
-from rewards.judge_server import JudgeServer, say
-from rollout import small
 
 from lfpc_jax.cli import evaluate as command
 from lfpc_jax.evaluation.benchmark import Benchmark
@@ -21,9 +18,10 @@ from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.results import encoded
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.rollout.archive import Archive
-
-from . import rigged
-from .rigged import counted
+from support import rigged, small
+from support.gather import gather
+from support.judge_server import JudgeServer, say
+from support.rigged import counted
 
 TOOL = Trial("set", 32, "tool")
 
@@ -182,7 +180,7 @@ def start(out, data, seconds, *flags):
     folder = Path(__file__).parent
     where = f"{folder.parent}:{folder.parents[1]}"
     return subprocess.Popen(
-        [sys.executable, "-m", "evaluation.rigged", str(out), str(data), str(seconds), *flags],
+        [sys.executable, "-m", "support.rigged", str(out), str(data), str(seconds), *flags],
         env=os.environ | {"PYTHONPATH": where, "XLA_FLAGS": ""}, cwd=folder.parent, text=True,
     )  # fmt: skip
 

@@ -6,8 +6,7 @@ from lfpc_jax.evaluation.measures import gather, measure
 from lfpc_jax.rewards.grounding import Grounding
 from lfpc_jax.rewards.total import Rewards, compute_rewards
 from lfpc_jax.trajectory import Picture
-
-from .episodes import IMAGE, Said, episode, record
+from support.played import IMAGE, Said, episode, record
 
 
 def busy():

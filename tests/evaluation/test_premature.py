@@ -4,8 +4,7 @@ import pytest
 
 from lfpc_jax.evaluation.premature import states, states_answer_first
 from lfpc_jax.trajectory import Picture, Record
-
-from .episodes import Said, episode, record
+from support.played import Said, episode, record
 
 COLOURS = Record(
     "r", "What is the colour of the bag?", "B", Picture("x"), ("red", "blue", "dark green")

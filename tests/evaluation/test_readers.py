@@ -1,14 +1,10 @@
 """HR-Bench and V* from files of their exact published formats, made here."""
 
-import base64
-import csv
-import io
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import PIL.Image
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -20,34 +16,7 @@ from lfpc_jax.data.scene import WorldSettings
 from lfpc_jax.data.world import World, for_hr_bench, for_v_star
 from lfpc_jax.evaluation.benchmark import kind_of, open_benchmark
 from lfpc_jax.trajectory import Picture, Record
-
-HEAD = ["index", "question", "answer", "category", "A", "B", "C", "D", "cycle_category", "image"]
-
-
-def jpeg(shade=0, size=(64, 48)):
-    out = io.BytesIO()
-    PIL.Image.new("RGB", size, (shade, 9, 9)).save(out, "JPEG")
-    return out.getvalue()
-
-
-def rows(samples=2):
-    """Four cycles each; the right option moves from A on."""
-    made = []
-    for sample in range(samples):
-        options = ["red", "blue", 'a "quoted", one', "line\nbreak"]
-        for cycle in range(4):
-            turned = options[cycle:] + options[:cycle]
-            letter = "ABCD"[(0 - cycle) % 4]
-            kind = ("single", "cross")[sample % 2]
-            image = base64.b64encode(jpeg(sample)).decode()
-            made.append([len(made), f"What is\t{sample}?", letter, kind, *turned, cycle, image])
-    return made
-
-
-def write_tsv(path, made, head=HEAD):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, delimiter="\t").writerows([head, *made])
-    return path
+from support.benchmark_files import HEAD, jpeg, rows, v_star_folder, write_tsv
 
 
 def test_hr_bench_tsv(tmp_path):
@@ -114,26 +83,6 @@ def test_hr_bench_faults_are_named_and_the_rest_is_read(tmp_path, caplog):
     pyarrow.parquet.write_table(table, tmp_path / "bad.parquet")
     with pytest.raises(ValueError, match="lacks the columns \\['question', 'answer'"):
         list(hr_bench.read(tmp_path / "bad.parquet", tmp_path / "pictures"))
-
-
-def v_star_folder(folder, attributes=3, relations=2):
-    for name, count, options in (
-        ("direct_attributes", attributes, ["rubber", "cotton", "kevlar", "leather"]),
-        ("relative_position", relations, ["left", "right"]),
-    ):
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            sample = {
-                "target_object": ["glove"],
-                "bbox": [[10, 20, 30, 10]]
-                if count == attributes
-                else [[0, 0, 5, 5], [60, 40, 9, 9]],
-                "question": f"What about {number}?",
-                "options": options,
-            }
-            (folder / name / f"sa_{number}.json").write_text(json.dumps(sample))
-            (folder / name / f"sa_{number}.jpg").write_bytes(jpeg(number))
-    return folder
 
 
 def test_v_star_folders(tmp_path):

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import PIL.Image
 import pytest
-from rollout import small
 
 from lfpc_jax.cli import report
 from lfpc_jax.data import pictures
@@ -21,8 +20,7 @@ from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.evaluation.seen import shown_crops
 from lfpc_jax.evaluation.tables import sheets
-
-from . import rigged
+from support import rigged, small
 
 SEED = 3
 BLOCK = r'<script type="[^"]+" id="([^"]+)">(.*?)</script>'

@@ -6,15 +6,13 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from rewards.judge_server import JudgeServer, say, status
-from rollout import small
 
 from lfpc_jax.cli import compare
 from lfpc_jax.cli import evaluate as command
 from lfpc_jax.data import layout
 from lfpc_jax.rewards.judge import JudgeSettings
-
-from . import rigged
+from support import rigged, small
+from support.judge_server import JudgeServer, say, status
 
 FILES = ("results.json", "results.png", "scores.jsonl", "timing.json")
 

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from grpo import episodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import IMAGE
 
 from lfpc_jax.grpo.items import Scored, items_of
 from lfpc_jax.grpo.packing import fill, pack
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.shapes import Buckets, TrainShapes, micro_batches_for, windows_for
+from support import random_groups
+from support.reference import IMAGE
 
 PROCESSOR = ImageProcessor()
 
@@ -19,7 +19,7 @@ PROCESSOR = ImageProcessor()
 def items(seed, sizes=(3, 4, 2)):
     scored = [
         Scored.of(g, [float(i) for i in range(len(g.trajectories))])
-        for g in episodes.groups(seed, sizes)
+        for g in random_groups.groups(seed, sizes)
     ]
     return items_of(scored, aggregate="token", episodes=9, tokens=90, all_of_them=True)
 

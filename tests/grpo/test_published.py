@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from rollout import small
 
 from lfpc_jax.distributed.mesh import make_mesh, meshed, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher
@@ -28,6 +27,7 @@ from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.run.progress import Steps
 from lfpc_jax.run.rolling import Roller
 from lfpc_jax.shapes import TrainShapes
+from support import small
 
 
 def noisy(tree, deviation):

@@ -1,10 +1,10 @@
 """Levels, what makes one diverge, and the two searches, against values worked by hand."""
 
 import pytest
-from infogap.rigged import SIDES
 
 from lfpc_jax.infogap.levels import Decision, compared, diverges, needed, pyramid, usual
 from lfpc_jax.processing.images import ImageProcessor
+from support.rigged_selection import SIDES
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import PIL.Image
 import pytest
-from cli import micro
-from rollout import small
 
 from lfpc_jax.cli import train
 from lfpc_jax.data import layout
 from lfpc_jax.infogap.provenance import check_budget, doubts, selection_of
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.trajectory import Picture, Record
+from support import micro, small
 
 PROCESSOR = ImageProcessor()
 

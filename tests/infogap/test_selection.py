@@ -14,10 +14,6 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
-from infogap import rigged
-from infogap.rigged import PROCESSOR, SIDES, Rigged, critical
-from rewards.judge_server import JudgeServer, say
-from rollout import small
 
 from lfpc_jax.cli import select_resolution
 from lfpc_jax.data import layout
@@ -27,13 +23,16 @@ from lfpc_jax.infogap.selection import Selected, Settings, check_journal, select
 from lfpc_jax.infogap.summary import AnswerCounts, summarise
 from lfpc_jax.rewards.verdict import Verdict
 from lfpc_jax.trajectory import Picture
+from support import rigged_selection, small
+from support.judge_server import JudgeServer, say
+from support.rigged_selection import PROCESSOR, SIDES, Rigged, critical
 
-SCRIPT = Path(rigged.__file__)
+SCRIPT = Path(rigged_selection.__file__)
 
 
 @pytest.fixture
 def records(tmp_path):
-    return rigged.records(16, tmp_path)
+    return rigged_selection.records(16, tmp_path)
 
 
 def choose(records, tmp_path, ask=None, judge=None, about=None, **settings):
@@ -290,7 +289,7 @@ def contents(out, names=("records.jsonl", "levels.jsonl", "report.json", "meta.j
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("selection")
-    data = rigged.make_set(folder / "set")
+    data = rigged_selection.make_set(folder / "set")
     finished(start(data, folder / "out"))
     return data, folder / "out"
 
@@ -335,7 +334,7 @@ def test_two_processes_give_what_one_gives(uninterrupted, tmp_path):
 
 def test_the_command_asks_a_judge_about_free_answers(tmp_path, monkeypatch, capsys):
     """Red at 0, crimson at 1 and 2, azure below. With a judge that is gone nothing is begun."""
-    free = [replace(one, options=(), answer="red") for one in rigged.records(2, tmp_path)]
+    free = [replace(one, options=(), answer="red") for one in rigged_selection.records(2, tmp_path)]
     layout.write(tmp_path / "set", free, copy_files=False)
     words = ("red", "crimson", "crimson", *["azure"] * 5)
 

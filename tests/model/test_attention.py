@@ -1,6 +1,5 @@
 """Attention against a float64 softmax in NumPy, for every kernel that can run or be emulated."""
 
-import helpers  # noqa: F401  (puts the package's modules under the type checks first)
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import attention
 from lfpc_jax.model.config import published
+from support import ported  # noqa: F401  (puts the package's modules under the type checks first)
 
 
 def exact(q, k, v, visible):

@@ -2,16 +2,15 @@
 
 from functools import partial
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from lfpc_jax.model import cache as kv
 from lfpc_jax.model import layers, qwen
 from lfpc_jax.trajectory import Tokens
+from support import ported, reference
 
 TOLERANCE = 2e-5
 LENGTH, WINDOWS = 96, 6
@@ -24,12 +23,12 @@ extend = partial(jax.jit, static_argnames="cfg", donate_argnames="cache")(qwen.e
 def case(tmp_path_factory):
     config = reference.random_config(5, tied=False, num_hidden_layers=3)
     model = reference.random_model(config, 5, scale=0.05)
-    cfg = helpers.read_config(config, tmp_path_factory.mktemp("model"), dtype="float32")
-    params = helpers.parameters(model, cfg)
+    cfg = ported.read_config(config, tmp_path_factory.mktemp("model"), dtype="float32")
+    params = ported.parameters(model, cfg)
     rng = np.random.default_rng(5)
     prompts = [reference.random_prompt(rng, images, most=5) for images in (2, 0, 1)]
-    tokens, images = helpers.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
-    whole, embeddings = helpers.both(params, tokens, images, cfg=cfg)
+    tokens, images = ported.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
+    whole, embeddings = ported.both(params, tokens, images, cfg=cfg)
     return cfg, params, prompts, tokens, images, np.asarray(whole), embeddings
 
 
@@ -125,8 +124,8 @@ def test_padding_changes_nothing(case, padding):
     cfg, params, prompts, tokens, _, whole, _ = case
     rows = padding.pop("rows", 0)
     prompts = [*prompts, *[reference.Prompt(np.zeros(0, np.int32), [])] * rows]
-    padded, images = helpers.arrays(prompts, cfg, **padding)
-    found = np.asarray(helpers.forward(params, padded, images, cfg=cfg))
+    padded, images = ported.arrays(prompts, cfg, **padding)
+    found = np.asarray(ported.forward(params, padded, images, cfg=cfg))
     real = tokens.segments > 0
     assert np.isfinite(found).all()
     assert np.abs(found[:3, :LENGTH] - whole)[real].max() <= TOLERANCE
@@ -153,7 +152,7 @@ def test_what_lies_in_padding_is_never_read(case):
     assert (pixels != images.pixels).any()
     from lfpc_jax.trajectory import Images
 
-    found = helpers.forward(params, poisoned, Images(pixels, images.grid), cfg=cfg)
+    found = ported.forward(params, poisoned, Images(pixels, images.grid), cfg=cfg)
     assert np.abs(np.asarray(found) - whole)[real].max() <= TOLERANCE
 
 

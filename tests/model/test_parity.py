@@ -2,16 +2,15 @@
 
 from dataclasses import replace
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 import torch
 
 from lfpc_jax.model import layers, qwen, rotary, text, vision
 from lfpc_jax.processing.positions import mrope_positions
+from support import ported, reference
 
 LENGTH, WINDOWS = 256, 25
 TOLERANCE = 1e-4
@@ -23,21 +22,21 @@ def case(request, tmp_path_factory):
     """A random model, tied for odd seeds, and a right-padded batch with 0, 1 and 3 images."""
     seed = request.param
     model = reference.random_model(reference.random_config(seed, tied=seed % 2 == 1), seed)
-    cfg = helpers.read_config(model.config, tmp_path_factory.mktemp("model"), dtype="float32")
+    cfg = ported.read_config(model.config, tmp_path_factory.mktemp("model"), dtype="float32")
     rng = np.random.default_rng(seed)
     prompts = [reference.random_prompt(rng, images) for images in (0, 1, 3)]
-    return model, cfg, helpers.parameters(model, cfg), prompts
+    return model, cfg, ported.parameters(model, cfg), prompts
 
 
 def test_logits_and_vision_embeddings_equal_transformers(case):
     model, cfg, params, prompts = case
-    tokens, images = helpers.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
-    ours, embeddings = map(np.asarray, helpers.both(params, tokens, images, cfg=cfg))
+    tokens, images = ported.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
+    ours, embeddings = map(np.asarray, ported.both(params, tokens, images, cfg=cfg))
     theirs = reference.logits(model, prompts, LENGTH)
     assert np.abs(theirs).max() > 1  # logits that differ enough for a difference to show
     real = tokens.segments > 0
     assert np.abs(ours - theirs)[real].max() <= TOLERANCE
-    seen = embeddings[helpers.raster_places(prompts, cfg, WINDOWS)]
+    seen = embeddings[ported.raster_places(prompts, cfg, WINDOWS)]
     assert np.abs(seen - reference.vision(model, prompts, LENGTH)).max() <= TOLERANCE
 
 
@@ -48,10 +47,10 @@ def test_positions_equal_get_rope_index(case):
         **{k: inputs[k] for k in ("input_ids", "mm_token_type_ids", "image_grid_thw")},
         attention_mask=inputs["attention_mask"],
     )
-    tokens, _ = helpers.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
+    tokens, _ = ported.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
     np.testing.assert_array_equal(tokens.positions, theirs.numpy())
     for prompt, delta in zip(prompts, deltas):
-        grids = [helpers.processor(cfg).grid_of(p) for p in prompt.pictures]
+        grids = [ported.processor(cfg).grid_of(p) for p in prompt.pictures]
         _, following = mrope_positions(prompt.ids, grids, cfg.image_token)
         assert following == len(prompt.ids) + delta.item()
 
@@ -61,16 +60,16 @@ def one(tmp_path_factory):
     config = reference.random_config(2, tied=True, num_hidden_layers=2)
     config.vision_config.depth, config.vision_config.fullatt_block_indexes = 2, [1]
     model = reference.random_model(config, 2)
-    cfg = helpers.read_config(model.config, tmp_path_factory.mktemp("model"), dtype="float32")
-    return model, cfg, helpers.parameters(model, cfg), np.random.default_rng(2)
+    cfg = ported.read_config(model.config, tmp_path_factory.mktemp("model"), dtype="float32")
+    return model, cfg, ported.parameters(model, cfg), np.random.default_rng(2)
 
 
 def test_text_alone_needs_no_images(one):
     model, cfg, params, rng = one
     prompts = [reference.random_prompt(rng, 0) for _ in range(3)]
-    tokens, images = helpers.arrays(prompts, cfg, length=16, windows=WINDOWS)
+    tokens, images = ported.arrays(prompts, cfg, length=16, windows=WINDOWS)
     assert images is None
-    ours = np.asarray(helpers.forward(params, tokens, None, cfg=cfg))
+    ours = np.asarray(ported.forward(params, tokens, None, cfg=cfg))
     real = tokens.segments > 0
     assert np.abs(ours - reference.logits(model, prompts, 16))[real].max() <= TOLERANCE
 
@@ -79,7 +78,7 @@ def test_loops_and_remat_change_nothing(one):
     """Layers in a tuple, and every remat policy, give the gradients of the plain scan."""
     _, cfg, params, rng = one
     prompts = [reference.random_prompt(rng, 1, most=5)]
-    tokens, images = helpers.arrays(prompts, cfg, length=64, windows=9)
+    tokens, images = ported.arrays(prompts, cfg, length=64, windows=9)
 
     def gradient(remat, prepare):
         def loss(params, tokens, images):
@@ -104,8 +103,8 @@ def test_loops_and_remat_change_nothing(one):
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory):
     model = reference.random_model(reference.random_config(3, tied=False), 3, scale=0.2)
-    cfg = helpers.read_config(model.config, tmp_path_factory.mktemp("model"), dtype="float32")
-    params = layers.unstack(helpers.parameters(model, cfg))
+    cfg = ported.read_config(model.config, tmp_path_factory.mktemp("model"), dtype="float32")
+    params = layers.unstack(ported.parameters(model, cfg))
     return model.model, cfg, params, np.random.default_rng(3)
 
 
@@ -162,7 +161,7 @@ def test_vision_block_patches_and_merger(modules, full):
     model, cfg, params, rng = modules
     rows, columns = 5, 7
     picture = rng.integers(0, 256, (rows * 28, columns * 28, 3), dtype=np.uint8)
-    made = helpers.processor(cfg)
+    made = ported.processor(cfg)
     windows = -(-rows // made.window) * -(-columns // made.window)
     visual = model.visual
     flat = visual.patch_embed(reference.patches(picture))
@@ -205,13 +204,13 @@ def test_vision_block_patches_and_merger(modules, full):
 def test_bfloat16_is_as_near_to_float32_as_transformers_own(seed, tmp_path):
     config = reference.random_config(seed, tied=seed % 2 == 1, num_hidden_layers=4)
     high, low = reference.rounded_and_in_bfloat16(reference.random_model(config, seed))
-    cfg = helpers.read_config(config, tmp_path, dtype="bfloat16")
-    params = helpers.parameters(low, cfg, jnp.bfloat16)
+    cfg = ported.read_config(config, tmp_path, dtype="bfloat16")
+    params = ported.parameters(low, cfg, jnp.bfloat16)
     rng = np.random.default_rng(seed)
     prompts = [reference.random_prompt(rng, images) for images in (0, 1, 3)]
-    tokens, images = helpers.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
+    tokens, images = ported.arrays(prompts, cfg, length=LENGTH, windows=WINDOWS)
     real = tokens.segments > 0
-    ours = np.asarray(helpers.forward(params, tokens, images, cfg=cfg))[real]
+    ours = np.asarray(ported.forward(params, tokens, images, cfg=cfg))[real]
     theirs = reference.logits(low, prompts, LENGTH)[real]
     exact = reference.logits(high, prompts, LENGTH)[real]
     assert np.abs(ours - exact).max() <= 1.5 * np.abs(theirs - exact).max()

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 import torch
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config, spec
+from support import reference
 
 SIZES = ("3b", "7b", "32b", "72b")
 

@@ -3,14 +3,14 @@
 import json
 
 import pytest
-import small
 
 from lfpc_jax.cli import plan
+from support import small_plan
 
 
 @pytest.fixture
 def figures(tmp_path):
-    config = str(small.config_file(tmp_path))
+    config = str(small_plan.config_file(tmp_path))
 
     def run(*flags):
         file = tmp_path / "plan.json"

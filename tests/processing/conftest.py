@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from lfpc_jax.processing.tokenizer import Tokenizer
-
-from .qwen_vocabulary import write_model_folder
+from support.qwen_vocabulary import write_model_folder
 
 
 @pytest.fixture(scope="session")

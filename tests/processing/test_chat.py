@@ -9,8 +9,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from lfpc_jax.processing.chat import ChatTemplate
 from lfpc_jax.processing.images import ImageProcessor
-
-from .qwen_vocabulary import TEMPLATE
+from support.qwen_vocabulary import TEMPLATE
 
 IMAGE = {"type": "image"}
 SYSTEM = {"role": "system", "content": "You may call <tool_call>…</tool_call>.\n"}

@@ -4,8 +4,7 @@ import pytest
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from lfpc_jax.processing.images import ImageProcessor
-
-from .qwen_vocabulary import PREPROCESSOR
+from support.qwen_vocabulary import PREPROCESSOR
 
 SIZES = {"shortest_edge": 6272, "longest_edge": 1_000_000}
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfpc_jax.processing.tokenizer import Tokenizer
-
-from .qwen_vocabulary import ADDED, SPECIAL, SPLIT, ranks, special_ids, write_model_folder
+from support.qwen_vocabulary import ADDED, SPECIAL, SPLIT, ranks, special_ids, write_model_folder
 
 TEXTS = [
     "",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lfpc_jax.report.conversation import Reader, seen_size, token_side
-from report import runs
+from support import runs
 
 
 def a_trajectory(**more):

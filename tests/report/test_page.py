@@ -3,7 +3,6 @@ where the picture has what the box is around."""
 
 import io
 import json
-from contextlib import contextmanager
 
 import numpy as np
 import PIL.Image
@@ -11,7 +10,8 @@ import pytest
 
 from lfpc_jax.cli import report as command
 from lfpc_jax.rollout.archive import Group
-from report import runs
+from support import runs
+from support.browser import opened
 
 PART, LATER = "validation-000001", "validation-000002"
 RED = (0xE6, 0x19, 0x4B)  # the colour of a first turn's box
@@ -30,23 +30,6 @@ def page(tmp_path_factory):
     out = folder / "report.html"
     assert command.main([str(first), str(second), "--out", str(out)]) == 0
     return out
-
-
-@contextmanager
-def opened(browser, page, place="", width=1280, height=900, **how):
-    context = browser.new_context(viewport={"width": width, "height": height}, **how)
-    view = context.new_page()
-    view.set_default_timeout(8000)
-    errors, requests = [], []
-    view.on("pageerror", lambda error: errors.append(str(error)))
-    view.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    view.on("dialog", lambda dialog: errors.append("a dialog"))
-    view.on("request", lambda request: requests.append(request.url))
-    view.goto(f"{page.as_uri()}#{place}")
-    yield view
-    assert errors == []
-    assert all(url.startswith(("file:", "data:")) for url in requests), requests
-    context.close()
 
 
 def index(view):

@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from evaluation import rigged
-from rollout import small
 
 from lfpc_jax.cli import evaluate, report
-from report.test_page import opened
+from support import rigged, small
+from support.browser import opened
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 from lfpc_jax.report.run import _spread, open_run
 from lfpc_jax.rollout.archive import Group
 from lfpc_jax.trajectory import Crop, Picture
-from report import runs
-from report.gather import gather
+from support import runs
+from support.gather import gather
 
 PART = "step-000001"
 

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from lfpc_jax.rewards.answers import match
 from lfpc_jax.rewards.format import LONGEST_ANSWER
-
-from .episodes import record
+from support.handmade import record
 
 COLORS = ("red", "blue", "green", "dark red")  # the right one is A, red
 

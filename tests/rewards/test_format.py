@@ -2,8 +2,7 @@ import pytest
 
 from lfpc_jax.rewards.format import format_fault, format_reward, tool_reward
 from lfpc_jax.trajectory import Turn
-
-from .episodes import CALL, answer_turn, crop_turn, episode, refused_turn
+from support.handmade import CALL, answer_turn, crop_turn, episode, refused_turn
 
 LOOK = f"<think>look</think>{CALL}"
 

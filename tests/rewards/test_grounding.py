@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from lfpc_jax.processing.geometry import Box, Frame, grow
 from lfpc_jax.rewards.grounding import Grounded, Grounding, ground, ground_boxes
-
-from .episodes import crop_turn, episode, record, refused_turn
+from support.handmade import crop_turn, episode, record, refused_turn
 
 INNER = (20, 20, 40, 40)
 MIDDLE = (10, 10, 60, 60)

@@ -13,8 +13,7 @@ import pytest
 from lfpc_jax.rewards.endpoint import NoReply, post
 from lfpc_jax.rewards.judge import _INSTRUCTIONS, Claim, Judge, JudgeSettings, Remembered
 from lfpc_jax.rewards.verdict_store import VerdictStore
-
-from .judge_server import (
+from support.judge_server import (
     JudgeServer,
     cut_short,
     drip,

@@ -10,8 +10,7 @@ from urllib.parse import quote, unquote
 import pytest
 
 from lfpc_jax.rewards.judge import Claim, Judge, JudgeSettings
-
-from .judge_server import JudgeServer, raw, say, send, status
+from support.judge_server import JudgeServer, raw, say, send, status
 
 KEY = "sk-Zq7Lw9xTr4Vb2Nm8Kc5Jd1Hg6Fp3Ys0"
 PIECE = 8

@@ -9,9 +9,8 @@ from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.grounding import Grounding
 from lfpc_jax.rewards.judge import Judge, JudgeSettings
 from lfpc_jax.rewards.total import OwnReward, Rewards, compute_rewards
-
-from .episodes import crop_turn, episode, record, refused_turn
-from .judge_server import JudgeServer, drip, hang_up, late, raw, say, status
+from support.handmade import crop_turn, episode, record, refused_turn
+from support.judge_server import JudgeServer, drip, hang_up, late, raw, say, status
 
 STAGE_I, STAGE_II = Rewards(), Rewards(grounding=1.0)
 TARGET = (20, 20, 40, 40)

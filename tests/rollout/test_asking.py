@@ -11,8 +11,7 @@ from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.tools import Observation, Toolbox, refuse
 from lfpc_jax.rollout.zoom import Zoom
-
-from . import small
+from support import small
 
 PERCENT = Asking("percent", 64, 12, 4, 128, 200, prompt_text("percent"))
 

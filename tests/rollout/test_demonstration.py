@@ -4,8 +4,7 @@ import pytest
 
 from lfpc_jax.rollout.demonstration import demonstrated
 from lfpc_jax.rollout.episode import Rules
-
-from . import small
+from support import small
 
 CALL = (
     '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [2, 40, 60, 88]}}'

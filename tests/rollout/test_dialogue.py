@@ -9,8 +9,7 @@ import pytest
 
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.trajectory import Picture
-
-from . import small
+from support import small
 
 
 def sideways(width, height):

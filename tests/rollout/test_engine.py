@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import xla
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import cache, spec
@@ -28,8 +27,7 @@ from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture
-
-from . import small
+from support import small, xla
 
 RULES = Rules(episode_tokens=80)
 

@@ -4,8 +4,7 @@ import pytest
 
 from lfpc_jax.rollout.dialogue import ToolReply
 from lfpc_jax.rollout.episode import Episode, Rules
-
-from . import small
+from support import small
 
 CALL = small.HEAD + "2, 3.5, 60, 50]}}</tool_call>"
 

@@ -15,8 +15,7 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.protocol import Answer, Call, Nothing, Refusal, read_turn
 from lfpc_jax.rollout.tools import Toolbox, refuse
 from lfpc_jax.rollout.zoom import Zoom
-
-from .hostile import TAGS, call, outputs
+from support.hostile import TAGS, call, outputs
 
 BUDGET = 32
 PROCESSOR = ImageProcessor(min_pixels=784).with_tokens(BUDGET)

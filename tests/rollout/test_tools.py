@@ -3,7 +3,6 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
-from processing.qwen_vocabulary import write_model_folder
 
 from lfpc_jax.processing.chat import ChatTemplate
 from lfpc_jax.processing.geometry import Frame
@@ -12,8 +11,8 @@ from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.protocol import CAUSES, Call, Refusal, read_turn
 from lfpc_jax.rollout.tools import Ready, Toolbox, refuse, system_prompt
 from lfpc_jax.rollout.zoom import Zoom
-
-from .rotate import Rotate
+from support.qwen_vocabulary import write_model_folder
+from support.rotate import Rotate
 
 PROCESSOR = ImageProcessor(min_pixels=784).with_tokens(256)
 ZOOM, ROTATE = Zoom(PROCESSOR), Rotate(PROCESSOR)

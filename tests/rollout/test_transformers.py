@@ -5,7 +5,6 @@ import functools
 import jax
 import numpy as np
 import pytest
-import reference
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -15,8 +14,7 @@ from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.trajectory import Picture
-
-from . import small
+from support import reference, small
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from lfpc_jax.model import spec
 from lfpc_jax.rollout.archive import Archive, Group
 from lfpc_jax.rollout.engine import Engine, own_share
 from lfpc_jax.rollout.episode import Rules
-from rollout import small
+from support import small
 
 
 def main(port: str, index: str, out: Path) -> None:

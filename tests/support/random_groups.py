@@ -1,10 +1,10 @@
 """Random groups of episodes, as the engine would leave them: pictures, crops, uneven turns."""
 
 import numpy as np
-from reference import IMAGE
 
 from lfpc_jax.rollout.engine import Rolled
 from lfpc_jax.trajectory import Picture, Record, Trajectory
+from support.reference import IMAGE
 
 
 def group(rng: np.random.Generator, name: str, size: int, *, picture: bool = True) -> Rolled:

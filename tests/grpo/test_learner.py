@@ -7,10 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference
 import torch
-from grpo import episodes
-from model import helpers
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.items import Scored, items_of
@@ -21,6 +18,7 @@ from lfpc_jax.grpo.packing import fill, lay_out, pack
 from lfpc_jax.model import spec
 from lfpc_jax.model.parameters import PROJECTIONS, LoRA, Trainable, join, merged
 from lfpc_jax.shapes import Buckets, TrainShapes
+from support import ported, random_groups, reference
 
 REWARDS = {3: (1.0, 0.0, 2.0), 4: (0.0, 1.0, None, 1.0), 2: (1.0, 0.0)}
 PACKED = TrainShapes(96, 2, Buckets((24,)), span=8)
@@ -33,8 +31,8 @@ EVERY_TERM = Objective(clip_low=0.1, clip_high=0.3, kl=0.2, entropy=0.5, importa
 def model(tmp_path_factory):
     hf_config = reference.random_config(3, tied=True, num_hidden_layers=2)
     hf = reference.random_model(hf_config, 3)
-    cfg = helpers.read_config(hf_config, tmp_path_factory.mktemp("config"), dtype="float32")
-    return hf, cfg, helpers.parameters(hf, cfg)
+    cfg = ported.read_config(hf_config, tmp_path_factory.mktemp("config"), dtype="float32")
+    return hf, cfg, ported.parameters(hf, cfg)
 
 
 def learner(cfg, objective=None, trainable=None, mesh=None, optimizer=None, **more):
@@ -54,7 +52,7 @@ def copied(params):
 
 
 def scored(seed=0, sizes=(3, 2, 4)):
-    return [Scored.of(g, REWARDS[len(g.trajectories)]) for g in episodes.groups(seed, sizes)]
+    return [Scored.of(g, REWARDS[len(g.trajectories)]) for g in random_groups.groups(seed, sizes)]
 
 
 def items(found, aggregate="token", all_of_them=False):
@@ -66,14 +64,14 @@ def items(found, aggregate="token", all_of_them=False):
 
 def packed(cfg, found, shapes=PACKED, shards=1, **more):
     return pack(
-        items(found, **more), shapes, helpers.processor(cfg), shards=shards,
+        items(found, **more), shapes, ported.processor(cfg), shards=shards,
         image_token=cfg.image_token,
     )  # fmt: skip
 
 
 def alone(cfg, found, shapes, shards):
     """As `packed`, with every episode in a micro-batch of its own."""
-    processor = helpers.processor(cfg)
+    processor = ported.processor(cfg)
     bins = [fill([item], shapes, processor)[0] for item in items(found)]
     batch = lay_out(
         bins, shapes, processor, shards=shards, micro_batches=len(bins),

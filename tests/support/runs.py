@@ -10,11 +10,11 @@ import shutil
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
-from rollout import small
 
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.archive import Archive, Group
 from lfpc_jax.trajectory import Crop, Picture, Record, Trajectory, Turn
+from support import small
 
 CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [140, 70, 252, 182]}}'
 SYSTEM, REPLY = "Tools and rules.", "<tool_response>\n"

@@ -4,9 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import reference
 import torch
 from safetensors.torch import load_file, save_file
+
+from support import reference
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

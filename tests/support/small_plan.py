@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import reference
+from support import reference
 
 CONFIG = """
 from lfpc_jax.run.config import DataSettings, ModelSettings, RolloutSettings, Source, TrainConfig

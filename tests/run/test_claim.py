@@ -15,6 +15,7 @@ from lfpc_jax.cli import evaluate, select_resolution, train
 from lfpc_jax.run import claim
 from lfpc_jax.run import folder as run_folder
 from lfpc_jax.run.claim import FolderClaim, held
+from support import micro
 
 HERE = Path(__file__).parent
 BEAT, PATIENCE = 0.2, 3.0
@@ -247,7 +248,7 @@ def test_commands_are_refused_before_they_load_anything(tmp_path, monkeypatch, c
     out = str(tmp_path / "out")
     with held(tmp_path / "out"):
         for command, words in (
-            (train, ["--config", str(HERE / "micro.py"), "--run", out]),
+            (train, ["--config", micro.__file__, "--run", out]),
             (evaluate, [out, "--model", "m", "--data", "d"]),
             (evaluate, [out, "--rescore"]),
             (select_resolution, ["d", out, "--strategy", "hard"]),

@@ -6,9 +6,6 @@ from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
-from evaluation import rigged
-from rewards.judge_server import JudgeServer, say, status
-from rollout import small
 
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.learner import Learner, TrainState
@@ -19,6 +16,8 @@ from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run.config import RolloutSettings, TrainConfig
 from lfpc_jax.run.progress import Steps
 from lfpc_jax.run.rolling import Roller, numbered
+from support import rigged, small
+from support.judge_server import JudgeServer, say, status
 
 
 class RiggedEngine(rigged.RiggedEngine, Engine):

@@ -3,7 +3,7 @@
 Its world: grey pictures with one small coloured square, and the same colour as a stripe on the left
 for those who only look at the whole. Options are four colours.
 
-python -m evaluation.rigged OUT DATA [SECONDS] [FLAGS] runs the command with the reader
+python -m support.rigged OUT DATA [SECONDS] [FLAGS] runs the command with the reader
 of crops, so slowly, for killing it.
 """
 
@@ -176,7 +176,7 @@ class RiggedEngines:
         self.asked = {"image_token": engine.dialogue.tokenizer.image_pad, "dtype": "float32"}
 
     def keep_assets(self, folder: Path) -> None:
-        from rollout import small
+        from support import small
 
         shutil.copytree(small.folder(), folder, dirs_exist_ok=True)
 
@@ -204,9 +204,8 @@ def command(out: Path | str, data: Path | str, *more: str) -> list[str]:
 
 
 def main(out: str, data: str, seconds: str = "0", *more: str) -> int:
-    from rollout import small
-
     from lfpc_jax.cli import evaluate
+    from support import small
 
     engine = RiggedEngine(reads_the_crop, small.dialogue(), pause=float(seconds))
     evaluate.Engines = engines(engine)

@@ -9,9 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference
-from grpo import episodes
-from model import helpers
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo import updater as step
@@ -23,6 +20,7 @@ from lfpc_jax.grpo.updater import REFUSALS, Apart, NotFinite, Updater, UpdateSet
 from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.report.figures import FIGURES
 from lfpc_jax.shapes import Buckets, TrainShapes
+from support import ported, random_groups, reference
 
 SHAPES = TrainShapes(128, 4, Buckets((48,)))  # one micro-batch holds all
 
@@ -31,8 +29,8 @@ SHAPES = TrainShapes(128, 4, Buckets((48,)))  # one micro-batch holds all
 def model(tmp_path_factory):
     hf_config = reference.random_config(5, tied=True, num_hidden_layers=1)
     hf = reference.random_model(hf_config, 5)
-    cfg = helpers.read_config(hf_config, tmp_path_factory.mktemp("config"), dtype="float32")
-    return cfg, helpers.parameters(hf, cfg)
+    cfg = ported.read_config(hf_config, tmp_path_factory.mktemp("config"), dtype="float32")
+    return cfg, ported.parameters(hf, cfg)
 
 
 def learner_of(cfg, objective, rate):
@@ -58,7 +56,7 @@ def start(model, learner):
     def started(**settings):
         cfg, params = model
         state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
-        made = Updater(learner, UpdateSettings(**settings), SHAPES, helpers.processor(cfg), 1)
+        made = Updater(learner, UpdateSettings(**settings), SHAPES, ported.processor(cfg), 1)
         return made, state
 
     return started
@@ -66,7 +64,7 @@ def start(model, learner):
 
 def groups():
     """Two with something to learn and one, the last, without."""
-    first, second, third = episodes.groups(0, (3, 3, 2))
+    first, second, third = random_groups.groups(0, (3, 3, 2))
     return (
         Scored.of(first, (0.0, 0.0, 3.0)),
         Scored.of(second, (1.0, 0.0, 1.0)),
@@ -314,7 +312,7 @@ def test_a_reference_holds_the_policy_near(model):
     state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
     near = learner.computing(state)
     settings = UpdateSettings(objective=objective)
-    made = Updater(learner, settings, SHAPES, helpers.processor(cfg), 1, near)
+    made = Updater(learner, settings, SHAPES, ported.processor(cfg), 1, near)
     one, _, flat = groups()
     state, first = made(state, [[one, flat]])
     assert first["reference_kl"] == pytest.approx(0, abs=1e-6)
@@ -358,7 +356,7 @@ def test_means_over_micro_batches_are_verls(aggregate, size):
     """Each micro-batch's `masked_mean`, over the number of them, as gradients accumulate there; an
     episode without a reward is masked, and a micro-batch of such alone is none."""
     found = [
-        Scored.of(episodes.group(np.random.default_rng(seed), name, 4), rewards)
+        Scored.of(random_groups.group(np.random.default_rng(seed), name, 4), rewards)
         for seed, (name, rewards) in enumerate(
             {"a": (1.0, 0.0, 2.0, None), "b": (None, None, 0.0, 1.0), "c": (1.0,) * 4}.items()
         )

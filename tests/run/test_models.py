@@ -7,12 +7,12 @@ from dataclasses import asdict
 import jax
 import numpy as np
 import pytest
-from rollout import small
 
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.checkpoint.training import Checkpoints
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import load_model
+from support import small
 
 
 @pytest.fixture(scope="module")

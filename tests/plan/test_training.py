@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 
 import pytest
-import small
 
 from lfpc_jax.cli import plan
 from lfpc_jax.cli.train import CONFIGS
@@ -28,6 +27,7 @@ from lfpc_jax.plan.work import Load, Workload, micro_batches
 from lfpc_jax.run.config import RolloutSettings, TrainConfig, check_devices
 from lfpc_jax.run.overrides import load_config, override
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
+from support import small_plan
 
 PROGRAMS = ["encode", "prefill", "place", "extend", "decode", "reshard", "score", "update"]
 
@@ -35,7 +35,7 @@ PROGRAMS = ["encode", "prefill", "place", "extend", "decode", "reshard", "score"
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plan")
-    args = ["--config", str(small.config_file(folder)), "--topology", "cpu:2", "--program"]
+    args = ["--config", str(small_plan.config_file(folder)), "--topology", "cpu:2", "--program"]
     file = folder / "plan.json"
     assert plan.main([*args, *PROGRAMS, "--json", str(file)]) == 0
     found = json.loads(file.read_text())
@@ -108,7 +108,7 @@ def test_a_kl_term_is_planned_with_its_reference(planned, tmp_path):
     """A copy of the parameters, in float32 as all here, beside every program. The two mini-batches
     of a step are scored with it, too. 16 rows of 256 numbers more go into an update on a device."""
     file, programs = tmp_path / "plan.json", ["decode", "score", "update"]
-    args = ["--config", str(small.config_file(tmp_path)), "--topology", "cpu:2"]
+    args = ["--config", str(small_plan.config_file(tmp_path)), "--topology", "cpu:2"]
     args += ["--update.objective.kl", "0.1", "--json", str(file), "--program", *programs]
     assert plan.main(args) == 0
     rows = {row["program"]: row for row in json.loads(file.read_text())["programs"]}
@@ -210,14 +210,15 @@ def test_what_does_not_fit_is_refused_with_the_settings_to_change(tmp_path, caps
     found = slices.find("cpu:2")
     monkeypatch.setattr(slices, "find", lambda _: replace(found, chip=chip))
     monkeypatch.setattr("lfpc_jax.plan.training._update", lambda *_: iter(()))
-    assert plan.main(["--config", str(small.config_file(tmp_path)), "--topology", "cpu:2"]) == 1
+    config = str(small_plan.config_file(tmp_path))
+    assert plan.main(["--config", config, "--topology", "cpu:2"]) == 1
     error = capsys.readouterr().err
     assert "decode does not fit" in error
     assert "of 0.00): lower rollout.slots" in error
 
 
 def test_what_train_would_refuse_there_is_refused(tmp_path, capsys):
-    run = ["--config", str(small.config_file(tmp_path)), "--topology", "cpu:2"]
+    run = ["--config", str(small_plan.config_file(tmp_path)), "--topology", "cpu:2"]
     assert plan.main([*run, "--rollout.slots", "15"]) == 1
     assert "rollout.slots 15 is no multiple of the 2 copies" in capsys.readouterr().err
 

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import reference
 
 from lfpc_jax.model import config, qwen, spec
 from lfpc_jax.processing.batch import collate
 from lfpc_jax.processing.images import ImageProcessor
+from support import reference
 
 forward = jax.jit(qwen.forward, static_argnames="cfg")
 

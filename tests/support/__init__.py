@@ -1,0 +1,1 @@
+"""What tests share, and what the benches borrow from them."""
