@@ -1,30 +1,33 @@
-"""Stage I with what the authors likely ran where the paper gives no value: verl's and DeepEyes'.
+"""Stage I with the values that the authors likely used where the paper gives none.
 
     python launch/select_resolution.py data/focus data/focus-answer --model Qwen2.5-VL-7B-Instruct
     python launch/train.py --config authors_stage1.py [--data.validation FOLDER]
 
-The paper's parameters have verl's names, so verl's defaults, which DeepEyes keeps, are likely to be
-the rest: see docs/paper.md for each, beside what stage1.py has and why. Five turns of 2,048 tokens
-fit its context whole; a row of an update holds one such episode, or two of half its length.
+The paper's parameters have verl's names, so the other values are likely verl's defaults, which
+DeepEyes keeps. docs/paper.md lists each of them beside stage1.py's, with the reasons. The context
+holds five whole turns of 2,048 tokens. A row of an update holds one such episode, or two of half
+its length. `authors_stage1.py:3b` trains Qwen2.5-VL-3B.
 
-Hardware: as stage1.py, with half the slots of twice the context. Before you pay, `launch/plan.py`
-compiles it for your slice.
-Expect: the paper's figures, as stage1.py; nobody has run either yet, so which comes closer is open.
-For Qwen2.5-VL-3B add `--model.path Qwen2.5-VL-3B-Instruct`.
+Hardware: as stage1.py, with half the slots of twice the context. Let `launch/plan.py` compile it
+for your slice first.
+
+Expect: the paper's figures, as for stage1.py. Nobody has run either yet, so it is open which of the
+two comes closer.
 """
 
 from dataclasses import replace
 
-from configs import stage1
+from configs import common
 from lfpc_jax.run.config import TrainConfig
 
 
-def get_config() -> TrainConfig:
-    return likely(stage1.get_config())
+def get_config(size: str = "7b") -> TrainConfig:
+    common.published(size)
+    return likely(common.stage1(size))
 
 
 def likely(config: TrainConfig) -> TrainConfig:
-    """A config of the paper's with verl's values for what the paper leaves open."""
+    """The paper's config with verl's values for what the paper leaves open."""
     objective = replace(config.update.objective, dual_clip=3.0)
     return replace(
         config,

@@ -1,19 +1,21 @@
-"""Stage II with what the authors likely ran where the paper gives no value: see authors_stage1.py.
+"""Stage II with the values that the authors likely used where the paper gives none.
 
     python launch/train.py --config authors_stage2.py [--data.validation FOLDER]
 
-Goes on from the last checkpoint of runs/authors_stage1, with an optimizer of its own.
+It goes on from the last checkpoint of runs/authors_stage1, with a new optimizer; see
+authors_stage1.py. `authors_stage2.py:3b` goes on from runs/authors_stage1_3b.
 
-Hardware: as authors_stage1.py. Expect: the paper's figures, as stage2.py.
+Hardware: as authors_stage1.py. Expect: the paper's figures, as for stage2.py.
 """
 
 from dataclasses import replace
 
-from configs import stage2
+from configs import common, stage2
 from configs.authors_stage1 import likely
 from lfpc_jax.run.config import TrainConfig
 
 
-def get_config() -> TrainConfig:
-    config = likely(stage2.get_config())
-    return replace(config, model=replace(config.model, path="runs/authors_stage1"))
+def get_config(size: str = "7b") -> TrainConfig:
+    common.published(size)
+    config = likely(stage2.get_config(size))
+    return replace(config, model=replace(config.model, path=common.run_of("authors_stage1", size)))

@@ -12,7 +12,8 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
 from lfpc_jax.rewards.total import OwnReward, Rewards
 from lfpc_jax.run.config import Source, check, described
-from lfpc_jax.run.overrides import load_config, override
+from lfpc_jax.run.config_files import load_config
+from lfpc_jax.run.overrides import override
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 

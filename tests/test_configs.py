@@ -1,24 +1,27 @@
 """Every shipped config loads, holds together, and has the paper's values where it gives any."""
 
+import importlib
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from lfpc_jax.cli.train import CONFIGS
+import lfpc_jax
+from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.run.config import TrainConfig, check, described, updates_of
-from lfpc_jax.run.overrides import load_config
+from lfpc_jax.run.config_files import CONFIGS, load_config, named_config
 
-NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py"))
+NAMES = sorted(
+    str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py") if path.stem != "common"
+)
 AUTHORS = [name for name in NAMES if name.startswith("authors_")]
-ARMS = [
-    name
-    for name in NAMES
-    if not name.startswith(("micro/", "authors_")) and not name.endswith("_3b.py")
-]
+ARMS = [name for name in NAMES if not name.startswith(("micro/", "authors_"))]
 TABLE_10 = ["ablations/conditional_iou.py", "ablations/no_threshold.py", "ablations/no_iou.py"]
 STAGE_2 = ["stage2.py", *TABLE_10]
+BEFORE = json.loads(Path(__file__).with_name("resolved_configs.json").read_text())
+"""Settings of every config as they were when each size had a file, some as changes of another's."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,13 +90,43 @@ def test_the_three_arms_of_two_stages_and_a_baseline_have_the_authors_values():
 
 
 @pytest.mark.parametrize("name", ARMS)
-def test_every_arm_has_a_twin_for_3b_that_differs_in_its_model_alone(name):
+def test_every_arm_at_3b_differs_from_7b_in_its_model_alone(name):
     config = load_config(name, CONFIGS)
-    twin = load_config(name.replace(".py", "_3b.py"), CONFIGS)
+    assert load_config(f"{name}:7b", CONFIGS) == config
     begins = "runs/stage1{}" if name in STAGE_2 else "Qwen2.5-VL-{}-Instruct"
     small, large = ("_3b", "") if name in STAGE_2 else ("3B", "7B")
     assert config.model.path == begins.format(large)
-    assert twin == replace(config, model=replace(config.model, path=begins.format(small)))
+    model = replace(config.model, path=begins.format(small))
+    assert load_config(f"{name}:3b", CONFIGS) == replace(config, model=model)
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_settings_are_those_of_the_files_that_each_size_had(name):
+    expected = dict(BEFORE[name])
+    if "like" in expected:
+        whole = BEFORE[expected.pop("like")].copy()
+        for gone in expected.pop("without", ()):
+            del whole[gone]
+        expected = whole | expected
+    assert flat(described(load_config(name, CONFIGS))) == expected
+
+
+def flat(settings, within=""):
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{within}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for number, item in enumerate(value):
+                found |= flat(item, f"{within}{name}[{number}].")
+        else:
+            found[within + name] = value
+    return found
+
+
+def test_every_size_of_every_config_was_compared():
+    sizes = [f"{name}:{size}" for name in ARMS for size in ("3b", "micro")]
+    assert set(BEFORE) == {*NAMES, *sizes}
 
 
 def test_the_designs_of_table_10_differ_in_their_boxes_alone():
@@ -105,16 +138,129 @@ def test_the_designs_of_table_10_differ_in_their_boxes_alone():
     assert all(one == rest[0] for one in rest)
 
 
-@pytest.mark.parametrize("second", ["stage2", "stage2_3b"])
-def test_stage_2_goes_on_from_the_folder_of_stage_1(second):
-    first = second.replace("2", "1", 1)
-    assert f"{first}.py" in NAMES
-    assert load_config(f"{second}.py", CONFIGS).model.path == f"runs/{first}"
+@pytest.mark.parametrize("size", ["", ":7b", ":3b"])
+@pytest.mark.parametrize("kind", ["", "authors_"])
+def test_stage_2_goes_on_from_the_folder_of_stage_1(kind, size):
+    _, first = named_config(f"{kind}stage1.py{size}", CONFIGS)
+    assert load_config(f"{kind}stage2.py{size}", CONFIGS).model.path == f"runs/{first}"
 
 
-def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(ValueError, match=r"config 'stage3.py'.*'ablations/no_iou.py'"):
-        load_config("stage3.py", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        ("stage1.py", "stage1"),
+        ("stage1", "stage1"),
+        ("stage1.py:7b", "stage1"),
+        ("stage1.py:3b", "stage1_3b"),
+        ("stage1:3b", "stage1_3b"),
+        (str(CONFIGS / "stage1.py"), "stage1"),
+        (str(CONFIGS / "stage1.py") + ":3b", "stage1_3b"),
+        ("ablations/no_iou:micro", "no_iou_micro"),
+    ],
+)
+def test_a_name_with_and_without_a_size(name, run):
+    assert named_config(name, CONFIGS)[1] == run
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("stage3.py", r"config 'stage3.py'.*'ablations/no_iou.py'"),
+        ("stage3.py:3b", r"config 'stage3.py:3b'.*'ablations/no_iou.py'"),
+        ("stage1.py:13b", r"stage1.py: unknown size '13b'; known are 7b, 3b, micro"),
+        ("authors_stage2.py:micro", r"unknown size 'micro'; known are 7b, 3b$"),
+        ("micro/words.py:3b", r"words.py: its get_config\(\) takes no argument, so '3b'"),
+        ("stage1_3b.py", r"config 'stage1_3b.py' is now stage1.py:3b$"),
+        ("stage1_3b", r"config 'stage1_3b' is now stage1.py:3b$"),
+        ("ablations/no_iou_3b.py", r"is now ablations/no_iou.py:3b$"),
+        ("micro/stage2.py", r"config 'micro/stage2.py' is now stage2.py:micro$"),
+        ("micro/control.py", r"is now ablations/no_iou.py:micro$"),
+        ("common.py", r"common.py: has no get_config\(\)"),
+    ],
+)
+def test_a_name_that_stands_for_nothing_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(name, CONFIGS)
+
+
+def test_a_config_of_ones_own_takes_a_size(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from configs import stage1\n\n\n"
+        "def get_config(size):\n"
+        "    return stage1.get_config(size)\n"
+    )
+    assert named_config(f"{file}:3b") == (load_config("stage1.py:3b"), "own_3b")
+    assert named_config(f"{tmp_path / 'own'}:3b")[1] == "own_3b"
+    with pytest.raises(ValueError, match=r"own.py: needs its size behind a colon, as own.py:VALUE"):
+        load_config(str(file))
+
+
+OF_BEFORE = """
+import lfpc_jax.grpo.update
+from lfpc_jax import config as settings
+from lfpc_jax.config import DataSettings, Source
+from lfpc_jax.data.losses import Loss
+from lfpc_jax.grpo.step import UpdateSettings
+from lfpc_jax.grpo.trained import LoRA, Trained
+from configs import stage1_3b
+from configs.micro import control
+
+
+def get_config():
+    from lfpc_jax.config import TrainConfig
+    assert isinstance(stage1_3b.get_config(), TrainConfig)
+    assert control.get_config().rollout.capacity == 320
+    assert Trained(True, LoRA())
+    assert lfpc_jax.grpo.update.Learner
+    return settings.TrainConfig(
+        data=DataSettings(train=(Source("a", reader),)), update=UpdateSettings(mini_batch=8)
+    )
+
+
+def reader(path):
+    yield Loss("a", "missing picture", "")
+"""
+
+
+def test_a_config_of_an_earlier_version_is_read_with_one_warning(tmp_path, caplog):
+    """And the former names are gone again afterwards."""
+    (tmp_path / "own.py").write_text(OF_BEFORE)
+    config = load_config(str(tmp_path / "own.py"))
+    assert type(config) is TrainConfig
+    assert isinstance(next(config.data.train[0].reader("a")), Rejected)
+    [warning] = caplog.messages
+    for moved in (
+        "lfpc_jax.config is now lfpc_jax.run.config",
+        "lfpc_jax.data.losses is now lfpc_jax.data.rejected",
+        "lfpc_jax.grpo.step is now lfpc_jax.grpo.updater",
+        "lfpc_jax.grpo.trained is now lfpc_jax.model.parameters",
+        "lfpc_jax.grpo.update is now lfpc_jax.grpo.learner",
+        "configs.stage1_3b is now configs.stage1 with get_config('3b')",
+        "configs.micro.control is now configs.ablations.no_iou with get_config('micro')",
+    ):
+        assert moved in warning
+    for name in ("lfpc_jax.config", "configs.stage1_3b"):
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(name)
+    assert not hasattr(lfpc_jax, "config")
+
+
+def test_a_module_that_never_was_is_not_found(tmp_path):
+    (tmp_path / "own.py").write_text("from configs import stage7_3b\n")
+    with pytest.raises(ImportError, match="stage7_3b"):
+        load_config(str(tmp_path / "own.py"))
+
+
+def test_one_import_has_all_that_a_config_needs(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from lfpc_jax.run.config import *\n\n\n"
+        "def get_config():\n"
+        "    rewards = Rewards(boxes=Grounding(w=1.0), own=(OwnReward('a', 0.1, len),))\n"
+        "    update = UpdateSettings(objective=Objective(kl=0.1))\n"
+        "    return TrainConfig(rewards=rewards, update=update, model=ModelSettings(lora=LoRA()))\n"
+    )
+    assert load_config(str(tmp_path / "own.py")).rewards.boxes.w == 1
 
 
 def test_the_page_on_the_paper_names_settings_that_there_are():

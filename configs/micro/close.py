@@ -18,9 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from configs.micro import words
-from lfpc_jax.rollout.dialogue import View
-from lfpc_jax.run.config import Source, TrainConfig
-from lfpc_jax.trajectory import Record
+from lfpc_jax.run.config import Record, Source, TrainConfig, View
 
 WIDEST = 0.25
 

@@ -22,9 +22,7 @@ import numpy as np
 from configs.micro import words
 from lfpc_jax.data import scene
 from lfpc_jax.data.world import World
-from lfpc_jax.rollout.dialogue import View
-from lfpc_jax.run.config import Source, TrainConfig
-from lfpc_jax.trajectory import Record
+from lfpc_jax.run.config import Record, Source, TrainConfig, View
 
 SIDES = (56, 56, 56, 84, 112, 224, 224)
 SHARP = 168

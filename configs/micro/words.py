@@ -24,12 +24,10 @@ from dataclasses import replace
 import numpy as np
 import PIL.Image
 
-from configs.micro import baseline
+from configs import common
 from lfpc_jax.data import canvas, scene
-from lfpc_jax.grpo.objective import Objective
-from lfpc_jax.rollout.dialogue import View
-from lfpc_jax.run.config import DataSettings, Source, TrainConfig
-from lfpc_jax.trajectory import Box4, Picture, Record, Size
+from lfpc_jax.run.config import DataSettings, Objective, Record, Source, TrainConfig, View
+from lfpc_jax.trajectory import Box4, Picture, Size
 
 SCENES = 3000
 SEED = 1
@@ -42,7 +40,7 @@ STEP = 5
 
 
 def get_config() -> TrainConfig:
-    config = baseline.get_config()
+    config = common.stage1(common.MICRO)
     return replace(
         config,
         stage="sft",

@@ -18,7 +18,7 @@ WAIT_MINUTES=720              # in the queue; then the request is taken back
 BUCKET=my-bucket              # without gs://; empty: local disks only (one host, and not spot)
 
 # ---- the run, started in the folder of the code: the bucket is ../bucket from there
-CONFIG=stage1_3b.py
+CONFIG=stage1.py:3b
 RUN=stage1_3b                 # results in ~/bucket/runs/RUN, or ~/runs/RUN without a bucket
 # Compiled programs in the bucket make a new slice start quickly; then overrides, such as
 # what fits the slice (docs/scaling.md; this is 3B on a v5e:4x4)

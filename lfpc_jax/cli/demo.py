@@ -17,7 +17,8 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from lfpc_jax.cli import steps
@@ -26,6 +27,7 @@ from lfpc_jax.cli.flags import positive
 from lfpc_jax.cli.new_model import CROP_TOKENS
 from lfpc_jax.cli.steps import Step
 from lfpc_jax.data import layout
+from lfpc_jax.run.config_files import load_config
 from lfpc_jax.trajectory import Record
 
 WARM = "configs/micro/warm"
@@ -34,37 +36,38 @@ BLURRED, SHARP = 4, 64
 HARSHEST = 56
 """Pixels of a side where no mark is left to see: the end of selection, and what is validated on."""
 VALIDATED = 64
-"""Scenes, as many as configs/micro has in `validation_records`."""
+"""Scenes, as many as the configs have in `validation_records`."""
 NESTED = ("1", "1.3")
 """Boxes around a mark, in its sides: what a person would draw who wants it tight."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A config on the data of a selection strategy, from the warm start or another arm's end."""
-
-    config: str
-    data: str = "answer"
-    after: str = ""
-    overrides: tuple[str, ...] = ()
-
-
 ARMS = {
-    "baseline": Recipe("baseline", "world"),
-    "stage1": Recipe("stage1"),
-    "control": Recipe("control", after="stage1"),
-    "stage2": Recipe("stage2", after="stage1"),
-    "mixed": Recipe("stage1", overrides=("--rewards.grounding", "1")),
-    "hard": Recipe("stage1", "hard"),
-    "random": Recipe("stage1", "random"),
-    "conditional_iou": Recipe("stage2", after="stage1", overrides=("--rewards.boxes.w", "1")),
-    "no_threshold": Recipe(
-        "stage2",
-        after="stage1",
-        overrides=("--rewards.boxes.w", "1", "--rewards.boxes.tau", "none"),
-    ),
+    "baseline": "baseline.py:micro",
+    "stage1": "stage1.py:micro",
+    "control": "ablations/no_iou.py:micro",
+    "stage2": "stage2.py:micro",
+    "mixed": "mixed.py:micro",
+    "hard": "strategies/hard.py:micro",
+    "random": "strategies/random.py:micro",
+    "conditional_iou": "ablations/conditional_iou.py:micro",
+    "no_threshold": "ablations/no_threshold.py:micro",
 }
-"""`control` is also what Table 10 calls no reward for boxes."""
+"""The configs by the arms' names, each after the arm that it goes on from. Stage II is compared
+with `control`, which Table 10 calls no reward for boxes."""
+FORMER = {
+    "baseline": ("micro/baseline.py",),
+    "stage1": ("micro/stage1.py",),
+    "control": ("micro/control.py",),
+    "stage2": ("micro/stage2.py",),
+    "mixed": ("micro/stage1.py", "--rewards.grounding", "1"),
+    "hard": ("micro/stage1.py",),
+    "random": ("micro/stage1.py",),
+    "conditional_iou": ("micro/stage2.py", "--rewards.boxes.w", "1"),
+    "no_threshold": (
+        "micro/stage2.py", "--rewards.boxes.w", "1", "--rewards.boxes.tau", "none",
+    ),
+}  # fmt: skip
+"""How earlier versions gave the same settings, so that their folders can be resumed."""
 SHOWN = ("baseline", "stage1", "stage2")
 CLAIMS = {
     ("accuracy", "warm", "stage1"): "up",
@@ -91,12 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     planned = plan(args)
     try:
-        steps.check(planned, args.out)
+        identities = steps.check(planned, args.out)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     begun = time.monotonic()
-    if code := steps.run(planned, args.out, jobs=args.jobs):
+    if code := steps.run(planned, args.out, identities, jobs=args.jobs):
         return code
     print(f"\n{(time.monotonic() - begun) / 60:.1f} minutes. Look at {args.out / 'report.html'}")
     if args.write:
@@ -131,21 +134,35 @@ def _parser() -> argparse.ArgumentParser:
 def plan(args: argparse.Namespace) -> list[Step]:
     """Every command, in order."""
     arms = _arms(args)
-    made = [*_data(args, arms), *_evaluations(args, "warm", args.warm)]
+    planned = [*_data(args, arms), *_evaluations(args, "warm", args.warm)]
     for seed in args.seeds:
-        made += [_training(args, arm, seed) for arm in arms]
+        planned += [_training(args, arm, seed) for arm in arms]
         for arm in arms:
-            made += _evaluations(args, f"{arm}-{seed}", f"{args.out / arm}-{seed}")
+            planned += _evaluations(args, f"{arm}-{seed}", f"{args.out / arm}-{seed}")
     for step in _tables(args, arms):
-        made.append(replace(step, after=tuple(before.name for before in made), gathers=True))
-    return made
+        planned.append(replace(step, after=tuple(before.name for before in planned), gathers=True))
+    return planned
 
 
 def _arms(args: argparse.Namespace) -> list[str]:
-    """What was asked for and what that begins from, in the order in which they can be trained."""
+    """The arms asked for and those that they go on from, in an order in which they can train."""
     wanted = set(ARMS) if "all" in args.arms else set(args.arms)
-    wanted |= {ARMS[name].after for name in wanted} - {""}
+    wanted |= {begins_at(name) for name in wanted} - {""}
     return [name for name in ARMS if name in wanted]
+
+
+@cache
+def data_of(arm: str) -> str:
+    """The set that an arm trains on, as its config names it."""
+    [source] = load_config(ARMS[arm]).data.train
+    return Path(source.path).name
+
+
+@cache
+def begins_at(arm: str) -> str:
+    """The arm that an arm goes on from; empty if that is the warm start."""
+    name = Path(load_config(ARMS[arm]).model.path).name.removesuffix("-0")
+    return name if name in ARMS else ""
 
 
 def _data(args: argparse.Namespace, arms: Sequence[str]) -> Iterator[Step]:
@@ -161,7 +178,7 @@ def _data(args: argparse.Namespace, arms: Sequence[str]) -> Iterator[Step]:
             ("synthesize.py", f"{data / name}", "--world", "micro", "--nested", *NESTED,
              "--split", *which, "--overwrite"),
         )  # fmt: skip
-    for strategy in dict.fromkeys(ARMS[arm].data for arm in arms):
+    for strategy in dict.fromkeys(map(data_of, arms)):
         if strategy != "world":
             cache = ("--cache", f"{args.out / 'compiled'}")
             asked = (
@@ -180,20 +197,26 @@ def _data(args: argparse.Namespace, arms: Sequence[str]) -> Iterator[Step]:
 
 
 def _training(args: argparse.Namespace, arm: str, seed: int) -> Step:
-    recipe, data = ARMS[arm], args.out / "data"
-    start = f"{args.out / recipe.after}-{seed}" if recipe.after else args.warm
+    data, before = args.out / "data", begins_at(arm)
+    start = f"{args.out / before}-{seed}" if before else args.warm
     length = ("--steps", f"{args.steps}") if args.steps else ()
     words = (
-        *("train.py", "--config", f"micro/{recipe.config}.py"),
         *("--run", f"{args.out / arm}-{seed}", "--seed", f"{seed}"),
-        *("--model.path", start, "--data.train", f"{data / recipe.data}"),
+        *("--model.path", start, "--data.train", f"{data / data_of(arm)}"),
         *("--data.validation", f"{data / 'blurred'}", "--cache", f"{args.out / 'compiled'}"),
-        *(*length, *recipe.overrides),
+        *length,
     )
-    after = ["data world" if recipe.data == "world" else f"select {recipe.data}", "data blurred"]
-    if recipe.after:
-        after.append(f"train {recipe.after}-{seed}")
-    return Step(f"train {arm}-{seed}", words, tuple(after), model="" if recipe.after else args.warm)
+    after = ["data world" if data_of(arm) == "world" else f"select {data_of(arm)}", "data blurred"]
+    if before:
+        after.append(f"train {before}-{seed}")
+    file, *overrides = FORMER[arm]
+    return Step(
+        f"train {arm}-{seed}",
+        ("train.py", "--config", ARMS[arm], *words),
+        tuple(after),
+        model="" if before else args.warm,
+        formerly=("train.py", "--config", file, *words, *overrides),
+    )
 
 
 def _evaluations(args: argparse.Namespace, name: str, model: str) -> Iterator[Step]:
@@ -283,7 +306,7 @@ def _next(args: argparse.Namespace) -> None:
         ("ask.py", "--model", last, "--image", f"{record.picture.path}", "--question",
          record.question, "--longest-side", f"{HARSHEST}"),
         ("convert.py", "to-hf", last, "exported"),
-        ("train.py", "--config", "micro/stage1.py", "--run", "runs/mine", "--data.train",
+        ("train.py", "--config", "stage1.py:micro", "--run", "runs/mine", "--data.train",
          f"{data / 'answer'}", "--data.validation", f"{data / 'blurred'}",
          "--optimizer.learning_rate", "1e-4"),
     ]  # fmt: skip

@@ -25,7 +25,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.distributed.mesh import make_mesh, rollout_mesh
 from lfpc_jax.model import config
 from lfpc_jax.plan import programs, slices
@@ -47,7 +46,8 @@ from lfpc_jax.plan.work import Workload
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run import progress
 from lfpc_jax.run.config import TrainConfig, check
-from lfpc_jax.run.overrides import load_config, override
+from lfpc_jax.run.config_files import CONFIGS, load_config
+from lfpc_jax.run.overrides import override
 from lfpc_jax.shapes import RolloutShapes
 
 
@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="With --config, further flags override its settings, as --rollout.slots 32.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="of a training run, or a name in configs/")
+    parser.add_argument("--config", metavar="FILE", help="of a training run, or a name in "
+                        "configs/; a size may follow, as in stage1.py:3b")  # fmt: skip
     parser.add_argument("--topology", nargs="+", required=True, help="as v5e:2x4, cpu:8 or gpu")
     parser.add_argument("--search", action="store_true", help="propose mesh, remat, rows and slots")
     parser.add_argument("--program", nargs="+", metavar="NAME", help="only these: of a config "

@@ -1,7 +1,8 @@
-"""Commands of launch/ that build on one another: several run at once, and none a second time.
+"""Commands of launch/ that build on one another. Several run at once, and none runs a second time.
 
-What was done is noted beside its results with the words it had and the model that it began from, so
-that the same commands, killed, go on where they were, and others are refused what these have made.
+For each command that is done, a note beside the results keeps its words and the identity of the
+model that it began from. So the same commands resume after an interruption, and commands with other
+words, or from another model, are refused.
 """
 
 import json
@@ -10,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,28 +24,35 @@ LAUNCH = Path(__file__).parents[2] / "launch"
 
 @dataclass(frozen=True)
 class Step:
-    """A command, done once it left with 0; it begins when all that it is `after` are. One that
-    `gathers` may follow with other words, of more arms; anything else would leave what was built
-    on it behind. `model` is a folder of its words that no other command made: a model of the same
-    name and other weights is another."""
+    """A command. It is done once it exits with 0, and begins when all steps named in `after` are
+    done. A step that `gathers` may be run again with other words, for more arms; any other step
+    may not, since what was built on its results would be left behind. `model` is a folder among
+    the words that no other step makes; a folder of the same name with other weights is another
+    model. `formerly` are words of an earlier version that gave the same results."""
 
     name: str
     words: tuple[str, ...]
     after: tuple[str, ...] = ()
     gathers: bool = False
     model: str = ""
+    formerly: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"python launch/{shlex.join(self.words)}"
 
 
-def check(steps: Sequence[Step], out: Path) -> None:
-    """`out` holds nothing that was made with other words, or from another model."""
+Identities = Mapping[str, Mapping[str, str]]
+"""Of models, by the `model` of the steps that begin from them."""
+
+
+def check(steps: Sequence[Step], out: Path) -> Identities:
+    """Raises ValueError if `out` holds something that was made with other words, or from another
+    model than the one that is there now. Returns the identities of those that are."""
     models = {step.model: identity_of(Path(step.model)) for step in steps if step.model}
     unknown = set()
     for step in steps:
         before = _done(step, out)
-        if before not in (None, step.words) and not step.gathers:
+        if before is not None and before not in (step.words, step.formerly) and not step.gathers:
             raise ValueError(
                 f"{out} was made with `{replace(step, words=before)}`, which is not `{step}`: "
                 f"choose another --out, or remove {out}"
@@ -62,14 +70,16 @@ def check(steps: Sequence[Step], out: Path) -> None:
             )
     for model in sorted(unknown):
         print(
-            f"{out}: notes of before do not say which weights {model} had; if they were replaced "
-            "since, what is there is of two models",
+            f"warning: {out}: notes of an earlier version do not say which weights {model} had; if "
+            "they have been replaced since, the results there are of two models",
             file=sys.stderr,
         )
+    return models
 
 
-def run(steps: Sequence[Step], out: Path, *, jobs: int) -> int:
-    """The first exit code that is not 0; then nothing more begins, and what runs is waited for."""
+def run(steps: Sequence[Step], out: Path, identities: Identities, *, jobs: int) -> int:
+    """Returns the first exit code that is not 0, or 0. After a failure no further step begins, and
+    those that run are waited for. `identities` are those that `check` returned."""
     waiting = {step: f"[{number}/{len(steps)}]" for number, step in enumerate(steps, 1)}
     running: dict[Future[int], Step] = {}
     code = 0
@@ -79,38 +89,42 @@ def run(steps: Sequence[Step], out: Path, *, jobs: int) -> int:
             ready = [step for step in waiting if awaited.isdisjoint(step.after) and not code]
             for step in ready[: jobs - len(running)]:
                 alone = jobs == 1 or step.gathers
-                running[pool.submit(_run, step, out, waiting.pop(step), alone)] = step
+                place, model = waiting.pop(step), identities.get(step.model)
+                running[pool.submit(_run, step, out, place, model, alone)] = step
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 step = running.pop(future)
-                if left_with := future.result():
-                    code = code or left_with
-                    print(f"error: `{step}` left with {left_with}; the same command goes on there")
+                if exit_code := future.result():
+                    code = code or exit_code
+                    print(
+                        f"error: `{step}` exited with {exit_code}; rerun this command to resume "
+                        "from there"
+                    )
     return code
 
 
-def _run(step: Step, out: Path, place: str, alone: bool) -> int:
-    """Its exit code. What was done is noted with its command."""
-    if _done(step, out) == step.words:
+def _run(step: Step, out: Path, place: str, model: Mapping[str, str] | None, alone: bool) -> int:
+    """Returns the exit code of the step. A step that is done is noted with its words."""
+    if _done(step, out) in (step.words, step.formerly):
         print(f"{place} {step.name}: done before", flush=True)
         return 0
     print(f"\n{place} {step}", flush=True)
-    begun = time.monotonic()
-    model = {"model": identity_of(Path(step.model))} if step.model else {}
+    start = time.monotonic()
     command = [sys.executable, str(LAUNCH / step.words[0]), *step.words[1:]]
-    code = subprocess.run(command).returncode if alone else _named(step, command)
+    code = subprocess.run(command).returncode if alone else _prefixed(step, command)
     if code == 0:
-        seconds = round(time.monotonic() - begun, 1)
+        seconds = round(time.monotonic() - start, 1)
         note = _note(step, out)
         note.parent.mkdir(parents=True, exist_ok=True)
         beside = note.with_suffix(".new")
-        beside.write_text(json.dumps({"words": step.words, "seconds": seconds} | model) + "\n")
+        known = {"words": step.words, "seconds": seconds} | ({"model": model} if model else {})
+        beside.write_text(json.dumps(known) + "\n")
         beside.replace(note)
         print(f"{place} {step.name}: {seconds:.0f} s", flush=True)
     return code
 
 
-def _named(step: Step, command: Sequence[str]) -> int:
-    """Each line that it prints, behind its name."""
+def _prefixed(step: Step, command: Sequence[str]) -> int:
+    """Runs a command and prints each of its lines behind the name of its step."""
     lively = {**os.environ, "PYTHONUNBUFFERED": "1"}
     pipe, joined = subprocess.PIPE, subprocess.STDOUT
     with subprocess.Popen(
@@ -126,7 +140,7 @@ def _note(step: Step, out: Path) -> Path:
 
 
 def _done(step: Step, out: Path) -> tuple[str, ...] | None:
-    """The words with which it was done, if it was."""
+    """The words with which the step was done; None if it is not done."""
     return tuple(_read(step, out)["words"]) if _note(step, out).is_file() else None
 
 

@@ -1,10 +1,11 @@
 """Trains: rollouts, rewards, advantages, updates, until the steps are done.
 
     train.py --config stage1.py [--run runs/stage1] [--optimizer.learning_rate 5e-7 ...]
-    train.py --config stage1.py --dry-run
+    train.py --config stage1.py:3b --dry-run
 
-A config is a Python file, or the bare name of one in configs/. Every setting can be overridden; an
-unknown one is an error. The same command goes on where a run folder's last whole checkpoint is.
+A config is a Python file, or the name of one in configs/; a size may follow a colon. Every setting
+can be overridden; an unknown one is an error. The same command resumes from the last whole
+checkpoint of the run folder.
 SIGTERM, to any of its processes, saves and exits with 0; an alarm of `health` that stops the run,
 or a step without most of its rewards, saves and exits with 3.
 """
@@ -57,17 +58,17 @@ from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.run import own_code, progress
 from lfpc_jax.run.claim import held
 from lfpc_jax.run.config import Source, TrainConfig, check, check_devices, described, updates_of
+from lfpc_jax.run.config_files import CONFIGS, named_config
 from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.run.folder import RunFolder, shown_judge, unfinished
 from lfpc_jax.run.health import CropAlarm, too_far_apart, too_many_masked
 from lfpc_jax.run.models import LoadedModel, asking_of, default_dtype, load_model
-from lfpc_jax.run.overrides import load_config, override
+from lfpc_jax.run.overrides import override
 from lfpc_jax.run.rolling import Judged, Roller, opener, told_apart
 from lfpc_jax.trajectory import Batch, Record
 
 log = logging.getLogger("lfpc_jax.train")
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 _KEPT_GROUPS, _KEPT_VALIDATED = 8, 32
 _SAVE_SECONDS = 1800.0
 
@@ -84,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, words = _parser().parse_known_args(argv)
     try:
         process_flags.start(args)
-        config = override(load_config(args.config, CONFIGS), words)
+        config, name = named_config(args.config, CONFIGS)
+        config = override(config, words)
         check(config, processes=jax.process_count())
         check_devices(
             config,
@@ -100,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"warning: {line}", file=sys.stderr)
             print_plan(config)
             return 0
-        run = RunFolder(args.run or Path("runs") / Path(args.config).stem)
+        run = RunFolder(args.run or Path("runs") / name)
         with held(run.path) as claim:
             alarm = train(config, run, changed_data=args.changed_data, still_ours=claim.check)
     except (ValueError, OSError, NotFinite) as error:
@@ -117,8 +119,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Further flags override the config's settings, as --rollout.slots 32.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="or a name in configs/")
-    parser.add_argument("--run", type=Path, metavar="DIR", help="default: runs/NAME of the config")
+    parser.add_argument("--config", required=True, metavar="FILE", help="or a name in configs/; a "
+                        "size may follow, as in stage1.py:3b")  # fmt: skip
+    parser.add_argument("--run", type=Path, metavar="DIR", help="default: runs/ and the name of "
+                        "the config, as in runs/stage1_3b")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="check and print everything, exit")
     parser.add_argument(
         "--changed-data", action="store_true", help="go on although the records have changed"

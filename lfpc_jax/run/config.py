@@ -19,6 +19,7 @@ from lfpc_jax.checkpoint import store
 from lfpc_jax.data import sources
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected
 from lfpc_jax.distributed.mesh import sides_of
+from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings
 from lfpc_jax.grpo.updater import UpdateSettings
 from lfpc_jax.model.config import Kernel, Remat
@@ -26,8 +27,9 @@ from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.preprocessor_config import has_processor
+from lfpc_jax.rewards.grounding import Grounding
 from lfpc_jax.rewards.judge import JudgeSettings
-from lfpc_jax.rewards.total import Rewards
+from lfpc_jax.rewards.total import OwnReward, Rewards
 from lfpc_jax.rollout.asking import Asking, prompt_text
 from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.rollout.episode import Rules
@@ -35,6 +37,28 @@ from lfpc_jax.rollout.sampling import COLDEST, Sampling
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 from lfpc_jax.trajectory import Record
+
+__all__ = [
+    "DataSettings",
+    "Grounding",
+    "Health",
+    "JudgeSettings",
+    "LoRA",
+    "MeshSettings",
+    "ModelSettings",
+    "Objective",
+    "OptimizerSettings",
+    "OwnReward",
+    "Record",
+    "Rejected",
+    "Rewards",
+    "RolloutSettings",
+    "Source",
+    "TrainConfig",
+    "UpdateSettings",
+    "View",
+]
+"""All that a config file needs, in one import."""
 
 Reader = Callable[[str], Iterator[Record | Rejected]]
 Demonstrate = Callable[[Record, View | None, np.random.Generator], tuple[str, ...]]

@@ -1,49 +1,21 @@
-"""Config files by name, and typed overrides: `--rollout.slots 32 --data.train scenes,more`.
+"""Typed overrides of a config's settings: `--rollout.slots 32 --data.train scenes,more`.
 
-A value is read by its field's type. A type that lists are made of takes items parted by commas; a
-dataclass among them takes its first field, as a source its path. `none` empties an optional field,
-and for an optional dataclass `on` sets its defaults.
+A value is parsed by the type of its field. A field that is a list takes items separated by commas;
+where an item is a dataclass, its first field is given, such as the path of a source. `none` empties
+an optional field, and `on` sets an optional dataclass to its defaults.
 """
 
 import dataclasses
 import difflib
-import importlib.util
-import sys
 import types
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from lfpc_jax.rollout.episode import OLD_LIMIT
 from lfpc_jax.run.config import RolloutSettings, TrainConfig
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-
-
-def load_config(name: str, folder: Path) -> TrainConfig:
-    """From a file, or from `folder` by a bare name such as `stage1.py`. Configs may import one
-    another as `configs.stage1`."""
-    if str(folder.parent) not in sys.path:
-        sys.path.append(str(folder.parent))
-    path = Path(name)
-    if not path.is_file() and not (path := folder / name).is_file():
-        known = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.py"))
-        raise ValueError(f"config {name!r}: no such file, nor among {known}")
-    spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    try:
-        config = module.get_config() if hasattr(module, "get_config") else None
-    except TypeError as error:
-        if "'max_tokens'" not in str(error):
-            raise
-        raise ValueError(f"{path}: {OLD_LIMIT}") from error
-    if not isinstance(config, TrainConfig):
-        raise ValueError(f"{path}: has no get_config() that returns a TrainConfig")
-    return config
 
 
 def override(config: TrainConfig, words: Sequence[str]) -> TrainConfig:

@@ -19,6 +19,7 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
 from lfpc_jax.run.config import ModelSettings, RolloutSettings, Source, TrainConfig, described
+from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import asking_of
 from support import rigged, small
@@ -304,5 +305,5 @@ def test_an_export_is_evaluated_as_it_was_trained(export, tmp_path, monkeypatch,
 
 def test_the_model_that_ships_says_how_it_is_asked():
     warm = train.CONFIGS / "micro" / "warm"
-    config = train.load_config("micro/baseline.py", train.CONFIGS)
+    config = load_config("baseline.py:micro")
     assert asking_of(warm) == config.asking

@@ -12,7 +12,8 @@ from lfpc_jax.cli import ask, convert, demo, steps, synthesize, train
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.data import layout
 from lfpc_jax.run.config import check
-from lfpc_jax.run.overrides import load_config, override
+from lfpc_jax.run.config_files import load_config
+from lfpc_jax.run.overrides import override
 from support import small
 
 
@@ -115,6 +116,26 @@ def test_a_folder_holds_one_setting_and_any_arms(folder, capfd):
     assert not (folder / "ran").exists()
 
 
+def test_a_folder_of_an_earlier_version_is_not_made_again(folder, capfd):
+    """Arms were given by other configs and overrides then."""
+    words = ["--out", str(folder / "out"), "--warm", str(folder), "--jobs", "1", "--arms", "all"]
+    (folder / "once").touch()
+    assert demo.main(words) == 0
+    ran(folder)
+    notes = folder / "out" / "done"
+    known = json.loads((notes / "train-no_threshold-0.json").read_text())
+    assert known["words"][:3] == ["train.py", "--config", "ablations/no_threshold.py:micro"]
+    for step in planned(*words):
+        if step.formerly:
+            note = notes / f"{step.name.replace(' ', '-')}.json"
+            note.write_text(json.dumps(json.loads(note.read_text()) | {"words": step.formerly}))
+    known = json.loads((notes / "train-no_threshold-0.json").read_text())
+    assert known["words"][:3] == ["train.py", "--config", "micro/stage2.py"]
+    assert known["words"][-4:] == ["--rewards.boxes.w", "1", "--rewards.boxes.tau", "none"]
+    assert demo.main(words) == 0
+    assert not (folder / "ran").exists()
+
+
 def test_another_warm_model_of_the_same_name_is_refused(folder, capfd):
     """The words stay the same, and half of what is there would be the old model's."""
     words = ["--out", str(folder / "out"), "--warm", str(folder), "--jobs", "1", "--arms", "stage1"]
@@ -192,7 +213,7 @@ def pair(tmp_path, monkeypatch):
 
 
 def test_two_run_at_once_and_each_line_has_its_command(pair, tmp_path, capfd):
-    assert steps.run(pair[:2], tmp_path / "out", jobs=2) == 0
+    assert steps.run(pair[:2], tmp_path / "out", {}, jobs=2) == 0
     lines = capfd.readouterr().out.splitlines()
     for name in ("one", "other"):
         assert [line for line in lines if line.startswith(f"{name} | ")] == [
@@ -201,11 +222,11 @@ def test_two_run_at_once_and_each_line_has_its_command(pair, tmp_path, capfd):
 
 
 def test_nothing_begins_after_one_that_failed(pair, tmp_path, capfd):
-    assert steps.run(pair, tmp_path / "out", jobs=2) == 3
+    assert steps.run(pair, tmp_path / "out", {}, jobs=2) == 3
     assert not (tmp_path / "noted").exists()
-    assert "`python launch/fail.py` left with 3" in capfd.readouterr().out
+    assert "`python launch/fail.py` exited with 3" in capfd.readouterr().out
     (tmp_path / "launch/fail.py").write_text("")
-    assert steps.run(pair, tmp_path / "out", jobs=2) == 0
+    assert steps.run(pair, tmp_path / "out", {}, jobs=2) == 0
     assert (tmp_path / "noted").exists()
     assert capfd.readouterr().out.count("done before") == 2
 

@@ -25,9 +25,10 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.engine import LogitsNotFinite
 from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig, check_devices
+from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import LoadedModel
-from lfpc_jax.run.overrides import load_config, override
+from lfpc_jax.run.overrides import override
 from support import micro, small, xla
 from support.judge_server import JudgeServer, status
 from support.left import arrays, facts, metrics, near, same

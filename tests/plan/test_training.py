@@ -25,7 +25,8 @@ from lfpc_jax.plan.training import Run, advice, workload
 from lfpc_jax.plan.update import abstract_reference
 from lfpc_jax.plan.work import Load, Workload, micro_batches
 from lfpc_jax.run.config import RolloutSettings, TrainConfig, check_devices
-from lfpc_jax.run.overrides import load_config, override
+from lfpc_jax.run.config_files import load_config
+from lfpc_jax.run.overrides import override
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 from support import small_plan
 
@@ -277,7 +278,7 @@ def test_search_proposes_nothing_that_train_would_refuse(name):
     """Groups of 8 chips were among it, where a host has 4."""
     where = slices.find(name)
     there = {"devices": len(where.devices), "local": 4, "processes": where.hosts}
-    for config in ("stage1.py", "stage1_3b.py"):
+    for config in ("stage1.py", "stage1.py:3b"):
         found = list(proposals(load_config(config, CONFIGS), where, Workload()))
         assert found
         for _, proposed in found:

@@ -8,7 +8,7 @@ import pytest
 from lfpc_jax.checkpoint.training import Saved
 from lfpc_jax.cli import train
 from lfpc_jax.run.config import Source
-from lfpc_jax.run.overrides import load_config
+from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.own_code import changed, functions_of
 
 CONFIG = """

@@ -1,0 +1,108 @@
+"""What the arms share at each size. The size stands behind a colon: `--config stage1.py:3b`.
+
+`7b` and `3b` are the paper's settings with that size of Qwen2.5-VL; without a size, `7b` is meant.
+`micro` is the small world of `launch/demo.py`, which trains on two CPU cores.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from lfpc_jax.run.config import (
+    DataSettings,
+    ModelSettings,
+    OptimizerSettings,
+    Rewards,
+    RolloutSettings,
+    Source,
+    TrainConfig,
+    UpdateSettings,
+)
+
+MICRO = "micro"
+PUBLISHED = {"7b": "Qwen2.5-VL-7B-Instruct", "3b": "Qwen2.5-VL-3B-Instruct"}
+DEMO = "runs/demo"
+"""The folder in which `launch/demo.py` puts its data and runs."""
+_DEMO_SETS: Mapping[str, str] = {"none": "world", "boxes": "answer"}
+"""Sets of the demo that are named otherwise than their strategy; all of its records have boxes."""
+
+
+def stage1(size: str, sets: Sequence[str] = ("answer",)) -> TrainConfig:
+    """Stage I from the first model. A set is named by the strategy that selected its image sizes,
+    or is `boxes`, the records with hand-drawn boxes."""
+    if size == MICRO:
+        config = _micro()
+        paths = [f"{DEMO}/data/{_DEMO_SETS.get(name, name)}" for name in sets]
+    else:
+        config = _paper(size)
+        paths = ["data/boxes" if name == "boxes" else f"data/focus-{name}" for name in sets]
+    train = tuple(Source(path) for path in dict.fromkeys(paths))
+    return replace(config, data=replace(config.data, train=train))
+
+
+def stage2(size: str, rewards: Rewards) -> TrainConfig:
+    """Stage II goes on from the last checkpoint of Stage I, with a new optimizer and a lower rate.
+    In the small world, training at Stage I's rate collapsed after 25 more steps (docs/log.md)."""
+    config = replace(stage1(size, ("boxes",)), rewards=rewards)
+    model = replace(config.model, path=run_of("stage1", size))
+    optimizer = replace(config.optimizer, learning_rate=2e-4 if size == MICRO else 5e-7)
+    steps = 30 if size == MICRO else config.steps
+    return replace(config, steps=steps, model=model, optimizer=optimizer)
+
+
+def run_of(arm: str, size: str) -> str:
+    """The folder that an arm's run has by default; in the demo, that of its first seed."""
+    if size == MICRO:
+        return f"{DEMO}/{arm}-0"
+    return f"runs/{arm}" if size == "7b" else f"runs/{arm}_{size}"
+
+
+def _paper(size: str) -> TrainConfig:
+    return TrainConfig(
+        steps=80,
+        model=ModelSettings(path=published(size, also=(MICRO,))),
+        rollout=RolloutSettings(
+            prompts=256, rollouts=16, slots=256, max_turns=5, turn_tokens=2048, capacity=8192
+        ),
+        update=UpdateSettings(mini_batch=32, rows=2),
+        optimizer=OptimizerSettings(learning_rate=1e-6),
+    )
+
+
+def _micro() -> TrainConfig:
+    return TrainConfig(
+        steps=36,
+        model=ModelSettings(path="configs/micro/warm", remat="none"),
+        data=DataSettings(
+            validation=(Source(f"{DEMO}/data/blurred"),), validation_records=64, threads=2
+        ),
+        rollout=RolloutSettings(
+            prompts=16,
+            rollouts=8,
+            slots=64,
+            chunk=8,
+            capacity=320,
+            image_tokens=64,
+            crop_tokens=12,
+            convention="percent",
+            prompt_text=(48,),
+            observation_text=16,
+            prefill_rows=8,
+            extend_rows=16,
+            max_turns=4,
+            turn_tokens=128,
+            episode_tokens=128,
+            workers=1,
+        ),
+        update=UpdateSettings(mini_batch=16, rows=1, row_tokens=384, windows=48),
+        optimizer=OptimizerSettings(learning_rate=3e-4, warmup=5),
+        validate_every=12,
+        checkpoint_every=12,
+        trajectories_every=12,
+    )
+
+
+def published(size: str, also: Sequence[str] = ()) -> str:
+    """The Hugging Face folder of a size; raises ValueError for any other, naming those known."""
+    if size not in PUBLISHED:
+        raise ValueError(f"unknown size {size!r}; known are {', '.join((*PUBLISHED, *also))}")
+    return PUBLISHED[size]

@@ -1,0 +1,86 @@
+"""Config files by name: `stage1.py` or `stage1.py:3b` of configs/, or `path/to/own.py`.
+
+A config file has a function `get_config()` that returns a `TrainConfig`. What follows a colon in
+the name, as in `stage1.py:3b`, is the argument of that function.
+"""
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lfpc_jax.rollout.episode import OLD_LIMIT
+from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.run.former_modules import importable, sized
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def load_config(name: str, folder: Path = CONFIGS) -> TrainConfig:
+    """The config that a name stands for: a file, or one in `folder`. `.py` may be left out."""
+    return named_config(name, folder)[0]
+
+
+def named_config(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
+    """The config, and a name for its runs: `stage1`, or `stage1_3b` where the size is not the one
+    that the file has by default. Config files may import one another as `configs.stage1`."""
+    if str(folder.parent) not in sys.path:
+        sys.path.append(str(folder.parent))
+    path, size = _file_and_size(name, folder)
+    with importable(path):
+        spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = _call(getattr(module, "get_config", None), size, path)
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"{path}: has no get_config() that returns a TrainConfig")
+    by_default = next(iter(inspect.signature(module.get_config).parameters.values()), None)
+    is_default = size is None or (by_default is not None and size == by_default.default)
+    return config, path.stem if is_default else f"{path.stem}_{size}"
+
+
+def _file_and_size(name: str, folder: Path) -> tuple[Path, str | None]:
+    before, colon, after = name.rpartition(":")
+    for text, size in ((name, None), *([(before, after)] if colon else [])):
+        for path in (Path(text), folder / text, Path(f"{text}.py"), folder / f"{text}.py"):
+            if path.is_file():
+                return path, size
+    if moved := _moved(name, folder):
+        raise ValueError(f"config {name!r} is now {moved}")
+    known = sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.py")
+        if "def get_config" in path.read_text(encoding="utf-8")
+    )
+    raise ValueError(f"config {name!r}: no such file, nor among {known}")
+
+
+def _moved(name: str, folder: Path) -> str:
+    """What takes the place of a file that was named for its size; empty if it was none."""
+    former = sized("configs." + name.removesuffix(".py").replace("/", "."))
+    if former is None:
+        return ""
+    file = former[0].removeprefix("configs.").replace(".", "/") + ".py"
+    return f"{file}:{former[1]}" if (folder / file).is_file() else ""
+
+
+def _call(get_config: Callable[..., object] | None, size: str | None, path: Path) -> object:
+    if get_config is None:
+        return None
+    parameters = inspect.signature(get_config).parameters
+    needed = [name for name, known in parameters.items() if known.default is known.empty]
+    if size is not None and not parameters:
+        raise ValueError(f"{path}: its get_config() takes no argument, so {size!r} means nothing")
+    if size is None and needed:
+        raise ValueError(f"{path}: needs its {needed[0]} behind a colon, as {path.name}:VALUE")
+    try:
+        return get_config() if size is None else get_config(size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except TypeError as error:
+        if "'max_tokens'" not in str(error):
+            raise
+        raise ValueError(f"{path}: {OLD_LIMIT}") from error

@@ -1,0 +1,87 @@
+"""Config files of earlier versions import modules by names that those no longer have.
+
+While a config file is loaded, such an import gives the module's new place, and one warning says
+where to import from. Nothing else can import the former names.
+"""
+
+import importlib
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_MOVED = {
+    "lfpc_jax.config": "lfpc_jax.run.config",
+    "lfpc_jax.data.losses": "lfpc_jax.data.rejected",
+    "lfpc_jax.grpo.step": "lfpc_jax.grpo.updater",
+    "lfpc_jax.grpo.trained": "lfpc_jax.model.parameters",
+    "lfpc_jax.grpo.update": "lfpc_jax.grpo.learner",
+}
+_RENAMED = {"Loss": "Rejected", "Trained": "Trainable"}
+"""Classes of these modules by their former names."""
+_SIZED = {
+    "configs.micro.baseline": ("configs.baseline", "micro"),
+    "configs.micro.stage1": ("configs.stage1", "micro"),
+    "configs.micro.stage2": ("configs.stage2", "micro"),
+    "configs.micro.control": ("configs.ablations.no_iou", "micro"),
+}
+"""Config files that are now another's at a size; so is every one whose name ended in `_3b`."""
+
+
+@contextmanager
+def importable(file: Path) -> Iterator[None]:
+    """The former names can be imported within the context, by `file` and by what that imports."""
+    finder = _Finder()
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in finder.used:
+            sys.modules.pop(name, None)
+            parent, _, child = name.rpartition(".")
+            vars(sys.modules[parent]).pop(child, None)
+    if finder.used:
+        moves = ", ".join(f"{name} is now {home}" for name, home in finder.used.items())
+        log.warning("%s imports modules by former names: %s", file, moves)
+
+
+class _Finder(MetaPathFinder, Loader):
+    def __init__(self) -> None:
+        self.used: dict[str, str] = {}
+
+    def find_spec(
+        self, fullname: str, path: Any, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        former = sized(fullname)
+        known = find_spec(former[0]) is not None if former else fullname in _MOVED
+        return ModuleSpec(fullname, self) if known else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """An alias; what it holds are the very objects of the new place."""
+        name = module.__name__
+        former = sized(name)
+        home = importlib.import_module(former[0] if former else _MOVED[name])
+        held = {key: value for key, value in vars(home).items() if not key.startswith("__")}
+        held |= {old: held[new] for old, new in _RENAMED.items() if new in held}
+        if former:
+            held["get_config"] = partial(home.get_config, former[1])
+        vars(module).update(held)
+        call = f" with get_config({former[1]!r})" if former else ""
+        self.used[name] = home.__name__ + call
+
+
+def sized(name: str) -> tuple[str, str] | None:
+    """The module and the size that took the place of a config file named for its size."""
+    if name.startswith("configs.") and name.endswith("_3b"):
+        return name.removesuffix("_3b"), "3b"
+    return _SIZED.get(name)
