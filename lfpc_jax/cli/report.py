@@ -21,7 +21,7 @@ from lfpc_jax.evaluation.seen import shown_crops
 from lfpc_jax.evaluation.tables import sheets
 from lfpc_jax.report import document, plots
 from lfpc_jax.report.album import Album
-from lfpc_jax.report.conversation import Reader
+from lfpc_jax.report.conversation import Decoder
 from lfpc_jax.report.episodes import Episodes, Replaced
 from lfpc_jax.report.problems import Problem
 from lfpc_jax.report.run import Run, open_run
@@ -75,11 +75,11 @@ def report(args: argparse.Namespace) -> int:
     with progress.waiting("reading episodes"):
         for number, run in enumerate(runs):
             run.sheets = _sheets(run)
-            reader = Reader(run.tokenizer)
+            decoder = Decoder(run.tokenizer)
             replaced = cache(partial(_replaced, run))
             for part, group in run.groups(args.parts, args.episodes // len(runs)):
                 where = str(run.folder / "trajectories" / f"{part}.jsonl")
-                episodes.add(number, part, where, group, reader, replaced(part))
+                episodes.add(number, part, where, group, decoder, replaced(part))
     episodes.arrange()
     # ------------------------------------------------------------------ the page
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ _LONGEST_CHARACTER = 4  # bytes, and so tokens
 Block = dict[str, Any]
 
 
-class Reader:
+class Decoder:
     """Decodes with one tokenizer; None reads turns only."""
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.geometry import Box, Frame, crop_box
 from lfpc_jax.report.album import Album, Opened
-from lfpc_jax.report.conversation import Reader, seen_size, token_side
+from lfpc_jax.report.conversation import Decoder, seen_size, token_side
 from lfpc_jax.report.problems import Problem
 from lfpc_jax.rollout.archive import Group
 from lfpc_jax.trajectory import Picture, Record, Trajectory, Turn
@@ -60,7 +60,7 @@ class Episodes:
         part: str,
         where: str,
         group: Group,
-        reader: Reader,
+        decoder: Decoder,
         replaced: Replaced | None = None,
     ) -> None:
         """`replaced` tells what was shown in place of crops, if they were altered."""
@@ -83,7 +83,7 @@ class Episodes:
                     raise ValueError(
                         f"its original is {trajectory.original}, its group's {opened.image.size}"
                     )
-                shown = self._detail(group.record, trajectory, rewards, opened, reader, replaced)
+                shown = self._detail(group.record, trajectory, rewards, opened, decoder, replaced)
                 detail = json.dumps(shown, allow_nan=False, separators=(",", ":"))
                 line = _line(run, part, record, trajectory, rewards)
             except _EXPECTED as error:
@@ -143,11 +143,11 @@ class Episodes:
         trajectory: Trajectory,
         rewards: dict[str, float | None],
         opened: Opened | None,
-        reader: Reader,
+        decoder: Decoder,
         replaced: Replaced | None,
     ) -> dict[str, Any]:
-        blocks = reader.blocks(trajectory)
-        tokens = reader.images(trajectory)
+        blocks = decoder.blocks(trajectory)
+        tokens = decoder.images(trajectory)
         side = token_side(tokens[0], trajectory.shown) if tokens else 0
         crops = iter(tokens[1:])
         turns = [

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lfpc_jax.report.conversation import Reader, seen_size, token_side
+from lfpc_jax.report.conversation import Decoder, seen_size, token_side
 from support import runs
 
 
@@ -16,7 +16,7 @@ def a_trajectory(**more):
 
 
 def test_blocks_are_the_conversation_in_order():
-    blocks = Reader(runs.tokenizer()).blocks(a_trajectory())
+    blocks = Decoder(runs.tokenizer()).blocks(a_trajectory())
     said = [(block["role"], block["sampled"], block["turn"]) for block in blocks]
     assert said == [
         ("system", False, -1),
@@ -42,18 +42,18 @@ def test_blocks_are_the_conversation_in_order():
 
 def test_each_sampled_token_has_its_id_and_both_log_probabilities():
     trajectory = a_trajectory()
-    blocks = Reader(runs.tokenizer()).blocks(trajectory)
+    blocks = Decoder(runs.tokenizer()).blocks(trajectory)
     numbers = [one for block in blocks if block["sampled"] for _, n in block["tokens"] for one in n]
     assert [one[0] for one in numbers] == trajectory.ids[trajectory.sampled].tolist()
     assert {tuple(one[1:]) for one in numbers} == {(-0.25, -0.5)}
     same = replace(trajectory, policy_logprobs=trajectory.logprobs)
-    blocks = Reader(runs.tokenizer()).blocks(same)
+    blocks = Decoder(runs.tokenizer()).blocks(same)
     assert all(len(n) == 2 for b in blocks if b["sampled"] for _, ns in b["tokens"] for n in ns)
 
 
 def test_characters_of_several_tokens_stay_whole_and_broken_ones_are_shown():
     trajectory = a_trajectory(answer="n\u00e9\U0001f600!")
-    block = Reader(runs.tokenizer()).blocks(trajectory)[-1]
+    block = Decoder(runs.tokenizer()).blocks(trajectory)[-1]
     found = {text: len(numbers) for text, numbers in block["tokens"]}
     assert found["\u00e9"] == 2  # two bytes that the small vocabulary never merged
     assert found["\U0001f600"] == 4
@@ -61,14 +61,14 @@ def test_characters_of_several_tokens_stay_whole_and_broken_ones_are_shown():
     last = trajectory.turns[-1]
     ids = trajectory.ids.copy()
     ids[last.stop - 1] = half[0]
-    block = Reader(runs.tokenizer()).blocks(replace(trajectory, ids=ids))[-1]
+    block = Decoder(runs.tokenizer()).blocks(replace(trajectory, ids=ids))[-1]
     assert block["tokens"][-1][0] == "\ufffd"
 
 
 def test_log_probabilities_that_are_none_are_none():
     trajectory = a_trajectory()
     broken = np.where(trajectory.sampled, -np.inf, 0).astype(np.float32)
-    block = Reader(runs.tokenizer()).blocks(replace(trajectory, logprobs=broken))[-1]
+    block = Decoder(runs.tokenizer()).blocks(replace(trajectory, logprobs=broken))[-1]
     assert block["tokens"][0][1][0][1] is None
 
 
@@ -77,11 +77,11 @@ def test_another_tokenizer_is_refused():
     ids = trajectory.ids.copy()
     ids[3] = 10**6
     with pytest.raises(ValueError, match="outside the tokenizer"):
-        Reader(runs.tokenizer()).blocks(replace(trajectory, ids=ids))
+        Decoder(runs.tokenizer()).blocks(replace(trajectory, ids=ids))
 
 
 def test_without_a_tokenizer_turns_are_read_as_text():
-    blocks = Reader(None).blocks(a_trajectory())
+    blocks = Decoder(None).blocks(a_trajectory())
     assert [block["tokens"] for block in blocks] == [
         [[f"look{runs.CALL}</tool_call>", []]],
         [["<answer>a door</answer>", []]],
@@ -89,7 +89,7 @@ def test_without_a_tokenizer_turns_are_read_as_text():
 
 
 def test_sizes_are_told_from_counts():
-    assert Reader(runs.tokenizer()).images(a_trajectory()) == [200, 16]
+    assert Decoder(runs.tokenizer()).images(a_trajectory()) == [200, 16]
     assert token_side(200, (560, 280)) == 28
     assert token_side(199, (560, 280)) == 0
     assert token_side(0, (560, 280)) == 0

@@ -6,16 +6,16 @@ import sys
 from pathlib import Path
 
 from lfpc_jax.report.album import Album
-from lfpc_jax.report.conversation import Reader
+from lfpc_jax.report.conversation import Decoder
 from lfpc_jax.report.episodes import Episodes
 from lfpc_jax.report.run import open_run
 
 
 def gather(folder: Path, pattern: str = "*", limit: int = 100):
     run = open_run(folder, None)
-    episodes, reader = Episodes(Album()), Reader(run.tokenizer)
+    episodes, decoder = Episodes(Album()), Decoder(run.tokenizer)
     for part, group in run.groups(pattern, limit):
-        episodes.add(0, part, part, group, reader)
+        episodes.add(0, part, part, group, decoder)
     return run, episodes
 
 
