@@ -105,17 +105,23 @@ class Asking:
         return "; ".join(told)
 
 
+def toolbox(processor: ImageProcessor, crop_tokens: int, convention: Convention) -> Toolbox:
+    """The tools of all commands. What is added here is in every prompt, and in what `asking.json`
+    says of prompts. Pictures that a tool gives must keep to `crop_tokens`."""
+    return Toolbox((Zoom.within(crop_tokens, processor, convention),))
+
+
 def prompt_text(convention: Convention) -> str:
-    """All that a dialogue with the zoom tool says around questions and pictures, as this code has
+    """All that a dialogue with the tools says around questions and pictures, as this code has
     it; what differs from one record to the next stands in capitals."""
-    zoom = Zoom(ImageProcessor(), convention)
+    tools = toolbox(ImageProcessor(), Asking.crop_tokens, convention)
     record = Record("", "QUESTION", "", Picture(), options=("FIRST", "SECOND"))
     seen = Observation(np.zeros((1, 1, 3), np.uint8), None)
     parts = {
-        "system": system_prompt(Toolbox((zoom,))),
+        "system": system_prompt(tools),
         "system, without the tool": system_prompt(Toolbox(())),
         "question with options": question(record),
-        "after a crop": _said(zoom.render(seen)),
+        "after a crop": "\n".join(_said(tool.render(seen)) for tool in tools.tools),
         "after a refused call": _said(refuse(Refusal("", "REASON"))),
     }
     return "\n\n".join(f"[{name}]\n{text}" for name, text in parts.items()) + "\n"

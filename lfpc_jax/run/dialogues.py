@@ -10,9 +10,8 @@ from lfpc_jax.processing.chat import ChatTemplate, Grid
 from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.tokenizer import Tokenizer
+from lfpc_jax.rollout.asking import toolbox
 from lfpc_jax.rollout.dialogue import Dialogue
-from lfpc_jax.rollout.tools import Toolbox
-from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, geometric
 from lfpc_jax.trajectory import Record
 
@@ -49,5 +48,5 @@ def zooming(
         tokenizer,
         ChatTemplate.from_folder(assets, tokenizer),
         processor.with_tokens(image_tokens),
-        Toolbox((Zoom.within(crop_tokens, processor, convention),)),
+        toolbox(processor, crop_tokens, convention),
     )
