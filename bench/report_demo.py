@@ -27,12 +27,12 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rewards.total import Rewards, compute_rewards
-from lfpc_jax.rollout.archive import Archive, Group
+from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.episode import Episode, Rules
 from lfpc_jax.rollout.tools import Toolbox, system_prompt
 from lfpc_jax.rollout.zoom import Zoom
-from lfpc_jax.trajectory import Record, Trajectory
+from lfpc_jax.trajectory import Group, Record, Trajectory
 
 RUNS = {"scripted-a": 1.0, "scripted-b": 0.35}
 _STEPS = 80
@@ -124,7 +124,7 @@ def write_run(folder: Path, records: Sequence[Record], args: argparse.Namespace)
                 for rollout in range(args.rollouts)
             )
             rewards = compute_rewards(played, {record.id: record}, _REWARDS)
-            groups.append(Group(record, played, tuple(reward.parts for reward in rewards)))
+            groups.append(Group(record, played, rewards=tuple(reward.parts for reward in rewards)))
         archive.append(f"validation-{step:06d}", groups)
     lines = [json.dumps(line) for line in _metrics(rng, talent)]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")

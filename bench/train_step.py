@@ -30,16 +30,17 @@ from rollout_reference import Reference
 from rollout_world import World, make_world, records
 
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.advantage import group_advantages
+from lfpc_jax.grpo.items import counts, items_of
 from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import Item, pack
 from lfpc_jax.model.parameters import Trainable
-from lfpc_jax.rollout.engine import Engine, Rolled
+from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.shapes import Buckets, TrainShapes
-from lfpc_jax.trajectory import Picture, Record, Trajectory
+from lfpc_jax.trajectory import Group, Picture, Record, Trajectory
 
 RATE = 1e-5
 Step = Callable[[], tuple[float, float]]
@@ -131,8 +132,8 @@ def _dense(world: World, args: argparse.Namespace) -> Case:
                 None,
             )
         )
-    group = Rolled(Record("dense", "?", "a", Picture()), None, tuple(trajectories),
-                   ((),) * args.rows)  # fmt: skip
+    record = Record("dense", "?", "a", Picture())
+    group = Group(record, tuple(trajectories), crops=((),) * args.rows)
     shapes = TrainShapes(512, args.dense_rows, Buckets((1,)))
     return Case("dense", _items([group]), shapes, args.rows)
 
@@ -140,13 +141,17 @@ def _dense(world: World, args: argparse.Namespace) -> Case:
 CASES = {"trajectories": _trajectories, "dense": _dense}
 
 
-def _items(groups: Sequence[Rolled]) -> list[Item]:
+def _items(groups: Sequence[Group]) -> list[Item]:
     """Half of each group did well."""
-    scored = [
-        Scored.of(group, [float(i % 2) for i in range(len(group.trajectories))]) for group in groups
+    alternating = [
+        replace(
+            group,
+            advantages=group_advantages([float(i % 2) for i in range(len(group.trajectories))]),
+        )
+        for group in groups
     ]
-    episodes, tokens = (sum(n) for n in zip(*(one.counted for one in scored)))
-    return items_of(scored, aggregate="token", episodes=episodes, tokens=tokens)
+    episodes, tokens = (sum(n) for n in zip(*map(counts, alternating)))
+    return items_of(alternating, aggregate="token", episodes=episodes, tokens=tokens)
 
 
 # ---------------------------------------------------------------- both sides

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
+import numpy as np
+from jaxtyping import Float64, UInt8
 
 from lfpc_jax.arrays import Array
 
@@ -177,3 +179,30 @@ class Trajectory:
             view = getattr(self, name).view()
             view.setflags(write=False)
             object.__setattr__(self, name, view)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The episodes of one record, and what is known of them so far.
+
+    `image` is the record's picture as the model saw it, `crops` are those of each trajectory. A
+    group that was read from an archive has neither. `rewards` holds every trajectory's rewards by
+    name, unweighted, and their weighted sum as `total`; None where a reward could not be found out.
+    `advantages` are NaN where the total is None. Both are added with `dataclasses.replace`.
+    """
+
+    record: Record
+    trajectories: tuple[Trajectory, ...]
+    image: UInt8[np.ndarray, "height width 3"] | None = None
+    crops: tuple[tuple[UInt8[np.ndarray, "_ _ 3"], ...], ...] = ()
+    rewards: tuple[dict[str, float | None], ...] = ()
+    advantages: Float64[np.ndarray, "G"] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("crops", "rewards", "advantages"):
+            values = getattr(self, name)
+            if values is not None and len(values) not in (0, len(self.trajectories)):
+                raise ValueError(
+                    f"record {self.record.id!r}: {len(values)} {name} for "
+                    f"{len(self.trajectories)} trajectories; give one for each, or none"
+                )

@@ -59,6 +59,13 @@ def test_imports_point_only_to_lower_floors():
     assert not wrong, "\n".join(wrong)
 
 
+def test_updates_know_nothing_of_the_engine():
+    """What they learn from is a `trajectory.Group`, whoever made it."""
+    for path, room in rooms().items():
+        if room == "grpo":
+            assert not {name for name in imports(path) if name.startswith("lfpc_jax.rollout")}, path
+
+
 def test_an_upward_import_would_be_found(tmp_path):
     source = tmp_path / "vision.py"
     source.write_text("def f():\n    from lfpc_jax.cli import convert\n")

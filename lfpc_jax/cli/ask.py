@@ -22,7 +22,7 @@ from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.processing.geometry import Box
 from lfpc_jax.report.sketch import sketch
 from lfpc_jax.rollout.dialogue import Dialogue
-from lfpc_jax.rollout.engine import Engine, Rolled
+from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Episode, Rules
 from lfpc_jax.rollout.said import said
 from lfpc_jax.rollout.sampling import Sampling
@@ -30,7 +30,7 @@ from lfpc_jax.run import progress
 from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.run.models import load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes
-from lfpc_jax.trajectory import Picture, Record, Turn
+from lfpc_jax.trajectory import Group, Picture, Record, Turn
 
 _OBSERVATION = 256
 _HALF_LETTER = "\ufffd"
@@ -163,10 +163,10 @@ def _box(box: Sequence[float]) -> str:
     return "(" + ", ".join(f"{value:g}" for value in box) + ")"
 
 
-def _draw(group: Rolled, out: Path) -> None:
+def _draw(group: Group, out: Path) -> None:
     [trajectory], [crops] = group.trajectories, group.crops
-    assert group.shown is not None
+    assert group.image is not None
     boxes = [Box(*turn.crop.box) for turn in trajectory.turns if turn.crop is not None]
     original = pictures.original(group.record.picture)
     out.parent.mkdir(parents=True, exist_ok=True)
-    sketch(original, group.shown, list(zip(boxes, crops, strict=True))).save(out)
+    sketch(original, group.image, list(zip(boxes, crops, strict=True))).save(out)

@@ -52,7 +52,7 @@ from lfpc_jax.report.writer import MetricsWriter, check_wandb
 from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.dialogue import Opening
-from lfpc_jax.rollout.engine import Engine, LogitsNotFinite, Rolled
+from lfpc_jax.rollout.engine import Engine, LogitsNotFinite
 from lfpc_jax.rollout.episode import Episode
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.run import own_code, progress
@@ -64,8 +64,8 @@ from lfpc_jax.run.folder import RunFolder, shown_judge, unfinished
 from lfpc_jax.run.health import CropAlarm, too_far_apart, too_many_masked
 from lfpc_jax.run.models import LoadedModel, asking_of, default_dtype, load_model
 from lfpc_jax.run.overrides import override
-from lfpc_jax.run.rolling import Judged, Roller, opener, told_apart
-from lfpc_jax.trajectory import Batch, Record
+from lfpc_jax.run.rolling import Roller, opener, told_apart
+from lfpc_jax.trajectory import Batch, Group, Record
 
 log = logging.getLogger("lfpc_jax.train")
 
@@ -226,11 +226,10 @@ def train(
     )
 
     # ------------------------------------------------------------------ engine
-    groups = local.shape["data"]
     engine = Engine(
         replace(cfg, remat="none"),
         dialogue,
-        config.rollout_shapes(cfg.vision.window, groups),
+        config.rollout_shapes(cfg.vision.window, local.shape["data"]),
         config.rules,
         mesh=local,
         workers=config.rollout.workers,
@@ -293,8 +292,8 @@ def train(
                 break
             skipped = _skipped(step, openings, rolled, engine)
             with clock("reward"):
-                found = roller.judged(rolled)
-                values = roller.figures(found)
+                groups, scores = roller.judged(rolled)
+                values = roller.figures(groups, scores)
             if config.stage == "grpo":
                 stopped = too_many_masked(step + 1, values, config.health, roller.faults)
             if stopped:
@@ -303,7 +302,7 @@ def train(
             with clock("update"):
                 roller.release()
                 try:
-                    state, updated = updater(state, roller.mini_batches(found, openings))
+                    state, updated = updater(state, roller.mini_batches(groups, openings))
                 except Apart as error:
                     state = error.state
                     stopped = too_far_apart(step + 1, error.mean, updater.most_apart, cfg.dtype)
@@ -328,8 +327,8 @@ def train(
                 with clock("checkpoint"):
                     keeper.save(step, items_of_state(state), facts)
             if step % config.trajectories_every == 0 or step == 1:
-                archive(run, f"step-{step:06d}", found, _KEPT_GROUPS)
-            write(step, "train", values | clock.values(roller.sampled(found)))
+                archive(run, f"step-{step:06d}", groups, _KEPT_GROUPS)
+            write(step, "train", values | clock.values(roller.sampled(groups)))
             say(step, config.steps, values, clock)
             shown.done(summary(values))
             if alarm and config.health.stop:
@@ -504,7 +503,7 @@ def restored(saved: Saved, learner: Learner) -> TrainState:
 
 
 def _skipped(
-    step: int, openings: Sequence[Opening], rolled: Sequence[Rolled], engine: Engine
+    step: int, openings: Sequence[Opening], rolled: Sequence[Group], engine: Engine
 ) -> float:
     """The share of all processes' prompts that could not be shown. If that is all, nothing can be
     learned, this step or any other."""
@@ -517,12 +516,12 @@ def _skipped(
     return 1 - shown / asked
 
 
-def archive(run: RunFolder, part: str, found: Sequence[Judged], most: int) -> None:
+def archive(run: RunFolder, part: str, groups: Sequence[Group], most: int) -> None:
     """The first groups, the first process's; of a validation those are the same every time."""
     if jax.process_index() == 0:
         kept = Archive(run.trajectories)
         kept.remove(part)
-        kept.append(part, [one.archived for one in found[:most]])
+        kept.append(part, groups[:most])
 
 
 def save_batch(file: Path, batch: Batch) -> None:

@@ -11,9 +11,8 @@ from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.answers import match
 from lfpc_jax.rewards.judge import Judges
 from lfpc_jax.rewards.verdict import Fault
-from lfpc_jax.rollout.archive import Group
 from lfpc_jax.rollout.said import said
-from lfpc_jax.trajectory import Record
+from lfpc_jax.trajectory import Group, Record
 
 
 @dataclass(frozen=True)

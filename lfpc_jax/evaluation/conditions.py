@@ -12,10 +12,9 @@ from typing import Protocol, runtime_checkable
 
 from lfpc_jax.evaluation.alter import ALTERATIONS, alteration, altered
 from lfpc_jax.rollout.dialogue import Dialogue
-from lfpc_jax.rollout.engine import Rolled
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.tools import Toolbox
-from lfpc_jax.trajectory import Record
+from lfpc_jax.trajectory import Group, Record
 
 TOOL, DIRECT = "tool", "direct"
 CONDITIONS = (TOOL, DIRECT, *ALTERATIONS)
@@ -28,7 +27,7 @@ class Asks(Protocol):
     dialogue: Dialogue
     rules: Rules
 
-    def run(self, records: Iterable[Record], *, rollouts: int, seed: int) -> Iterator[Rolled]: ...
+    def run(self, records: Iterable[Record], *, rollouts: int, seed: int) -> Iterator[Group]: ...
 
 
 @contextmanager

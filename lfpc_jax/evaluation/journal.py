@@ -16,7 +16,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from lfpc_jax.evaluation.alter import TRUTH
 from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.total import Rewards, compute_rewards
-from lfpc_jax.rollout.archive import Archive, Group
-from lfpc_jax.rollout.engine import Rolled
+from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.episode import with_limits
 from lfpc_jax.rollout.said import said
+from lfpc_jax.trajectory import Group
 
 FORMAT = 1
 IDENTITY = "identity"
@@ -152,7 +152,7 @@ class Journal:
         """Every part that has answers, by name."""
         return [Trial.of(name) for name in sorted({n.rpartition("-p")[0] for n in self._files()})]
 
-    def add(self, part: Trial, group: Rolled, seconds: float) -> None:
+    def add(self, part: Trial, group: Group, seconds: float) -> None:
         """Keeps a group, through whatever ends the process after this."""
         answers = [said(one) for one in group.trajectories]
         verdicts = grade([(answer, group.record) for answer in answers], judge=None)
@@ -167,7 +167,7 @@ class Journal:
         )
         name = f"{part.name}-p{self.process}"
         self.still_ours()
-        self.archive.append(name, [Group(group.record, group.trajectories, rewards)])
+        self.archive.append(name, [replace(group, rewards=rewards)])
         line = {
             "record": group.record.id,
             "answers": answers,

@@ -13,10 +13,13 @@ reward could not be found out is in neither mean nor deviation, and has no advan
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
+
+from lfpc_jax.trajectory import Group
 
 Deviation = Literal["population", "unbiased"]
 
@@ -41,3 +44,15 @@ def group_advantages(
     if deviation == "unbiased":
         spread = np.nanstd(known, ddof=1) + _EPSILON
     return centred / spread
+
+
+def with_advantages(group: Group, deviation: Deviation = "population") -> Group:
+    """The group with the advantages of its total rewards."""
+    totals = [rewards["total"] for rewards in group.rewards]
+    return replace(group, advantages=group_advantages(totals, deviation))
+
+
+def is_flat(group: Group) -> bool:
+    """Whether no episode has an advantage, so that there is nothing to learn from the group."""
+    assert group.advantages is not None
+    return not np.nan_to_num(group.advantages).any()

@@ -18,57 +18,33 @@ and of all that is watched but the loss.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, UInt8
 
-from lfpc_jax.grpo.advantage import Deviation, group_advantages
 from lfpc_jax.grpo.packing import Item, Shown
-from lfpc_jax.rollout.engine import Rolled
-from lfpc_jax.trajectory import Trajectory
+from lfpc_jax.trajectory import Group, Trajectory
 
 Aggregate = Literal["token", "sequence"]
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """A group and its rollouts' advantages, NaN where a reward is not known."""
+def counts(group: Group) -> tuple[int, int]:
+    """How many episodes of the group have a reward, and how many tokens these sampled."""
+    [whole] = counts_by(group, len(group.trajectories))
+    return whole
 
-    group: Rolled
-    advantages: Float64[np.ndarray, "G"]
 
-    @classmethod
-    def of(
-        cls,
-        group: Rolled,
-        rewards: Sequence[float | None],
-        deviation: Deviation = "population",
-    ) -> "Scored":
-        return cls(group, group_advantages(rewards, deviation))
-
-    @property
-    def flat(self) -> bool:
-        """Whether there is nothing to learn from it."""
-        return not np.nan_to_num(self.advantages).any()
-
-    @property
-    def counted(self) -> tuple[int, int]:
-        """Episodes with a reward, and their sampled tokens."""
-        [counts] = self.counted_by(len(self.advantages))
-        return counts
-
-    def counted_by(self, size: int) -> list[tuple[int, int]]:
-        """The same of each run of `size` rollouts."""
-        known = ~np.isnan(self.advantages)
-        tokens = known * [int(t.sampled.sum()) for t in self.group.trajectories]
-        runs = [slice(first, first + size) for first in range(0, len(known), size)]
-        return [(int(known[run].sum()), int(tokens[run].sum())) for run in runs]
+def counts_by(group: Group, size: int) -> list[tuple[int, int]]:
+    """The same of each run of `size` rollouts."""
+    known = ~np.isnan(_advantages(group))
+    tokens = known * [int(t.sampled.sum()) for t in group.trajectories]
+    runs = [slice(first, first + size) for first in range(0, len(known), size)]
+    return [(int(known[run].sum()), int(tokens[run].sum())) for run in runs]
 
 
 def items_of(
-    scored: Sequence[Scored],
+    groups: Sequence[Group],
     *,
     aggregate: Aggregate,
     episodes: int,
@@ -80,27 +56,39 @@ def items_of(
     """`episodes`, `tokens` and, where `micro_batch` is not 0, `micro_batches` are the whole
     mini-batch's; `all_of_them` keeps those without an advantage."""
     items = []
-    for one in scored:
-        prompt = _in_common(one.group.trajectories)
-        size = micro_batch or len(one.advantages)
-        means = one.counted_by(size) if micro_batch else [(episodes, tokens)]
-        every = zip(one.group.trajectories, one.group.crops, one.advantages, strict=True)
+    for group in groups:
+        prompt = _in_common(group.trajectories)
+        size = micro_batch or len(group.trajectories)
+        means = counts_by(group, size) if micro_batch else [(episodes, tokens)]
+        every = zip(group.trajectories, group.crops, _advantages(group), strict=True)
         for place, (trajectory, crops, advantage) in enumerate(every):
-            own = int(trajectory.sampled.sum())
-            if np.isnan(advantage) or not own or not (advantage or all_of_them):
+            length = int(trajectory.sampled.sum())
+            if np.isnan(advantage) or not length or not (advantage or all_of_them):
                 continue
             among, all_tokens = means[place // size]
-            share = all_tokens if aggregate == "token" else among * own
+            share = all_tokens if aggregate == "token" else among * length
             weight = 1 / (micro_batches * share)
-            record = one.group.record.id
-            shown = [] if one.group.shown is None else [Shown(record, one.group.shown)]
-            cut = (
-                Shown((record, trajectory.rollout, number), crop)
-                for number, crop in enumerate(crops)
-            )
+            pictures = _pictures(group, trajectory, crops)
             weights = np.where(trajectory.sampled, weight, 0.0).astype(np.float32)
-            items.append(Item(trajectory, (*shown, *cut), float(advantage), weights, prompt))
+            items.append(Item(trajectory, pictures, float(advantage), weights, prompt))
     return items
+
+
+def _pictures(
+    group: Group, trajectory: Trajectory, crops: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+) -> tuple[Shown, ...]:
+    """An episode's pictures: the image that its group shares, then its own crops."""
+    record = group.record.id
+    image = [] if group.image is None else [Shown(record, group.image)]
+    cropped = [
+        Shown((record, trajectory.rollout, number), crop) for number, crop in enumerate(crops)
+    ]
+    return (*image, *cropped)
+
+
+def _advantages(group: Group) -> Float64[np.ndarray, "G"]:
+    assert group.advantages is not None, f"record {group.record.id!r}: advantages are not known yet"
+    return group.advantages
 
 
 def _in_common(trajectories: Sequence[Trajectory]) -> int:

@@ -23,14 +23,14 @@ import numpy as np
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.exchange import largest, total
-from lfpc_jax.grpo.advantage import Deviation
-from lfpc_jax.grpo.items import Aggregate, Scored, items_of
+from lfpc_jax.grpo.advantage import Deviation, is_flat
+from lfpc_jax.grpo.items import Aggregate, counts_by, items_of
 from lfpc_jax.grpo.learner import Learner, TrainState
 from lfpc_jax.grpo.objective import FROM_DRAWN, Objective
 from lfpc_jax.grpo.packing import Item, pack
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.shapes import TrainShapes
-from lfpc_jax.trajectory import Batch
+from lfpc_jax.trajectory import Batch, Group
 
 _Pending = tuple[Batch, Mapping[str, Any], Mapping[str, Any], float]
 """What went into an update, what was known of its tokens before, its metrics, and how far its
@@ -103,18 +103,18 @@ class Updater:
     most_apart: float = math.inf
 
     def __call__(
-        self, state: TrainState, scored: Sequence[Sequence[Scored]]
+        self, state: TrainState, mini_batches: Sequence[Sequence[Group]]
     ) -> tuple[TrainState, dict[str, float]]:
-        """`scored` are the groups of each mini-batch. Metrics are means over its updates, but for
+        """`mini_batches` holds the groups of each. Metrics are means over its updates, but for
         `empty`, the share of mini-batches with nothing to learn from, which have none."""
         settings = self.settings
-        before, apart = self._before(state, scored)
+        before, apart = self._before(state, mini_batches)
         most = math.inf if apart else self.most_apart
         seen: dict[str, list[float]] = defaultdict(list)
         pending: _Pending | None = None
         updated: set[int] = set()
         for _ in range(settings.epochs):
-            for number, batch, real in self._packed(scored):
+            for number, batch, real in self._packed(mini_batches):
                 updated.add(number)
                 placed = self.learner.place(batch)
                 known = before.get(number, {})
@@ -129,22 +129,22 @@ class Updater:
                 state, metrics = self.learner.update(state, batch_with, real, most_apart=most)
                 pending = batch, known, metrics, most
         self._note(pending, seen, state)
-        seen["empty"].append(1 - len(updated) / len(scored))
+        seen["empty"].append(1 - len(updated) / len(mini_batches))
         return state, {name: fmean(values) for name, values in seen.items()}
 
     def _before(
-        self, state: TrainState, scored: Sequence[Sequence[Scored]]
+        self, state: TrainState, mini_batches: Sequence[Sequence[Group]]
     ) -> tuple[dict[int, dict[str, Any]], list[tuple[Any, Any]]]:
         """By mini-batch, what a token's probability was before any of these updates, where that is
         neither the sampler's nor the update's own; nothing is packed for nothing. And how far it
         lies from the sampler's: see `Learner.apart`."""
         known: dict[int, dict[str, Any]] = {}
         apart: list[tuple[Any, Any]] = []
-        own = scores_itself(self.settings, len(scored))
+        own = scores_itself(self.settings, len(mini_batches))
         if not own and self.reference is None:
             return known, apart
         current = self.learner.computing(state) if own else None
-        for number, batch, real in self._packed(scored):
+        for number, batch, real in self._packed(mini_batches):
             placed = self.learner.place(batch)
             known[number] = {}
             if current is not None:
@@ -162,10 +162,10 @@ class Updater:
             raise Apart(mean, state)
 
     def _packed(
-        self, scored: Sequence[Sequence[Scored]]
+        self, mini_batches: Sequence[Sequence[Group]]
     ) -> Iterator[tuple[int, Batch, np.ndarray]]:
         """Those mini-batches, of all processes together, that have anything to learn from."""
-        for number, groups in enumerate(scored):
+        for number, groups in enumerate(mini_batches):
             items = weighed(groups, self.settings)
             if not total([len(items)])[0]:
                 continue
@@ -206,13 +206,14 @@ def scores_itself(settings: UpdateSettings, mini_batches: int) -> bool:
     return not imitates and settings.old == "trainer" and mini_batches * settings.epochs > 1
 
 
-def weighed(groups: Sequence[Scored], settings: UpdateSettings) -> list[Item]:
+def weighed(groups: Sequence[Group], settings: UpdateSettings) -> list[Item]:
     """This process's episodes of a mini-batch, with their tokens' weights among all processes'."""
-    kept = [one for one in groups if not (settings.drop_flat and one.flat)]
+    kept = [group for group in groups if not (settings.drop_flat and is_flat(group))]
     size, objective = settings.micro_batch_mean, settings.objective
-    runs = [run for one in kept for run in one.counted_by(size or len(one.advantages))]
-    own = [sum(n for n, _ in runs), sum(n for _, n in runs), sum(n > 0 for _, n in runs)]
-    episodes, tokens, holding = total(own)
+    runs = [run for group in kept for run in counts_by(group, size or len(group.trajectories))]
+    episodes, tokens, holding = total(
+        [sum(n for n, _ in runs), sum(n for _, n in runs), sum(n > 0 for _, n in runs)]
+    )
     return items_of(
         kept,
         aggregate=settings.aggregate,

@@ -21,8 +21,7 @@ from lfpc_jax.processing.geometry import Box, Frame, crop_box
 from lfpc_jax.report.album import Album, Opened
 from lfpc_jax.report.conversation import Decoder, seen_size, token_side
 from lfpc_jax.report.problems import Problem
-from lfpc_jax.rollout.archive import Group
-from lfpc_jax.trajectory import Picture, Record, Trajectory, Turn
+from lfpc_jax.trajectory import Group, Picture, Record, Trajectory, Turn
 
 Line = dict[str, Any]
 

@@ -22,7 +22,8 @@ from lfpc_jax.report import metrics
 from lfpc_jax.report.metrics import Curve
 from lfpc_jax.report.problems import Problem
 from lfpc_jax.rollout import archive
-from lfpc_jax.rollout.archive import Archive, Group
+from lfpc_jax.rollout.archive import Archive
+from lfpc_jax.trajectory import Group
 
 _STORED_ASSETS = "hf"
 """Where a folder of `convert.py to-orbax` keeps a model's files."""

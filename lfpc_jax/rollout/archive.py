@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from lfpc_jax.trajectory import Crop, Picture, Record, Trajectory, Turn
+from lfpc_jax.trajectory import Crop, Group, Picture, Record, Trajectory, Turn
 
 VERSION = 1
 
@@ -44,22 +44,6 @@ _ARRAYS: dict[str, type[np.generic]] = {
 _TOKEN_BYTES = sum(np.dtype(dtype).itemsize for dtype in _ARRAYS.values())
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Trajectories of one record that belong together, and each one's rewards by name, if known."""
-
-    record: Record
-    trajectories: tuple[Trajectory, ...]
-    rewards: tuple[dict[str, float | None], ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.rewards and len(self.rewards) != len(self.trajectories):
-            raise ValueError(
-                f"record {self.record.id!r}: {len(self.rewards)} rewards for "
-                f"{len(self.trajectories)} trajectories; give one for each, or none"
-            )
 
 
 @dataclass(frozen=True)
@@ -149,7 +133,7 @@ class Archive:
         path = str(self._picture_file(kept["sha256"])) if "sha256" in kept else kept["path"]
         record = Record(**plain | {"picture": Picture(path)})
         trajectories = tuple(map(_trajectory, entry["trajectories"]))
-        return Group(record, trajectories, tuple(entry["rewards"]))
+        return Group(record, trajectories, rewards=tuple(entry["rewards"]))
 
 
 def _cut_short(out: Any) -> bool:

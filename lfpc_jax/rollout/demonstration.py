@@ -7,13 +7,13 @@ and only what the model should write is made from text. It counts as sampled.
 from collections.abc import Sequence
 
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
-from lfpc_jax.rollout.engine import Rolled
 from lfpc_jax.rollout.episode import Episode, Rules
+from lfpc_jax.trajectory import Group
 
 
 def demonstrated(
     opening: Opening, turns: Sequence[str], dialogue: Dialogue, rules: Rules, capacity: int
-) -> Rolled:
+) -> Group:
     """Raises ValueError for turns that do not make a whole episode within the rules."""
     record = opening.record
     episode = Episode(opening, 0, rules, dialogue, capacity)
@@ -40,5 +40,5 @@ def demonstrated(
             f"ended with {episode.end or 'another turn to come'}, and should with what the model "
             "is to answer: add that, or raise max_turns, episode_tokens or capacity"
         )
-    shown = None if opening.view is None else opening.view.shown
-    return Rolled(record, shown, (episode.trajectory(),), (tuple(episode.crops),))
+    image = None if opening.view is None else opening.view.shown
+    return Group(record, (episode.trajectory(),), image, (tuple(episode.crops),))

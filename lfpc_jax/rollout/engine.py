@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import UInt8
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.data.rejected import Unusable
@@ -39,7 +38,7 @@ from lfpc_jax.rollout.stops import stop_table
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.rollout.vocabulary import allowed_ids, token_bytes
 from lfpc_jax.shapes import RolloutShapes
-from lfpc_jax.trajectory import Crop, Record, Trajectory
+from lfpc_jax.trajectory import Crop, Group, Record
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +49,6 @@ _Opened = tuple[Opening, Visual | None]
 class LogitsNotFinite(ValueError):
     """The model's own probability of a token it drew is no number: a weight, a key in the cache or
     an activation is NaN or infinite, and whatever comes out is noise."""
-
-
-@dataclass(frozen=True, eq=False)
-class Rolled:
-    """A record's finished episodes, and the pictures they saw, as the trainer wants them."""
-
-    record: Record
-    shown: UInt8[np.ndarray, "height width 3"] | None
-    trajectories: tuple[Trajectory, ...]
-    crops: tuple[tuple[UInt8[np.ndarray, "_ _ 3"], ...], ...]
 
 
 @dataclass
@@ -155,7 +144,7 @@ class Engine:
         seed: int,
         on_episode: OnEpisode | None = None,
         sampling: Sampling | None = None,
-    ) -> Iterator[Rolled]:
+    ) -> Iterator[Group]:
         """`on_episode` is called with each episode that has sampled, been replied to, or ended.
         Without `sampling` tokens are drawn as the rules say."""
         start = time.perf_counter()
@@ -180,7 +169,7 @@ def _check_finite(policy: np.ndarray, episode: Episode) -> None:
 
 
 @dataclass(eq=False)
-class _Group:
+class _Pending:
     """A record's episodes, those to come included."""
 
     opening: Opening
@@ -196,7 +185,7 @@ class _Group:
 class _Prompt:
     """What is prefilled once, and the episodes that begin from it."""
 
-    group: _Group
+    group: _Pending
     episodes: deque[Episode]
     prefix: Prefix | None = None
     source: int = 0
@@ -224,16 +213,16 @@ class _Run:
         self.replies: dict[Future[tuple[ToolReply, Visual | None]], int] = {}
         self.openings: deque[tuple[Record | Opening, Future[_Opened]]] = deque()
         self.prompts: deque[_Prompt] = deque()
-        self.groups_left: dict[Episode, _Group] = {}
-        self.ready: list[_Group] = []
+        self.groups_left: dict[Episode, _Pending] = {}
+        self.ready: list[_Pending] = []
 
-    def groups(self) -> Iterator[Rolled]:
+    def groups(self) -> Iterator[Group]:
         try:
             while True:
                 self._reply()
                 self._refill()
                 while self.ready:
-                    yield self._rolled(self.ready.pop())
+                    yield self._finished(self.ready.pop())
                 if self.live:
                     self._decode()
                 elif pending := [f for f in self._futures() if not f.done()]:
@@ -313,7 +302,7 @@ class _Run:
             Episode(opening, number, e.rules, e.dialogue, e.shapes.capacity)
             for number in range(self.rollouts)
         ]
-        group = _Group(opening, visual, episodes)
+        group = _Pending(opening, visual, episodes)
         self.groups_left |= dict.fromkeys(episodes, group)
         shares = [episodes] if e.share_prefix else [[episode] for episode in episodes]
         self.prompts += [_Prompt(group, deque(share)) for share in shares]
@@ -416,11 +405,11 @@ class _Run:
         if group.ended:
             self.ready.append(group)
 
-    def _rolled(self, group: _Group) -> Rolled:
+    def _finished(self, group: _Pending) -> Group:
         view = group.opening.view
-        return Rolled(
-            record=group.opening.record,
-            shown=None if view is None else view.shown,
-            trajectories=tuple(episode.trajectory() for episode in group.episodes),
+        return Group(
+            group.opening.record,
+            tuple(episode.trajectory() for episode in group.episodes),
+            image=None if view is None else view.shown,
             crops=tuple(tuple(episode.crops) for episode in group.episodes),
         )

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -19,22 +19,20 @@ from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.evaluation.alter import alteration, altered
 from lfpc_jax.evaluation.conditions import without_tool
 from lfpc_jax.evaluation.measures import Measures, gather, measure
-from lfpc_jax.grpo.advantage import Deviation
-from lfpc_jax.grpo.items import Scored
+from lfpc_jax.grpo.advantage import is_flat, with_advantages
 from lfpc_jax.grpo.learner import Learner, TrainState
 from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rewards.total import EpisodeReward, compute_rewards
 from lfpc_jax.rewards.verdict import Fault
-from lfpc_jax.rollout.archive import Group
 from lfpc_jax.rollout.demonstration import demonstrated
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
-from lfpc_jax.rollout.engine import Engine, OnEpisode, Rolled, own_share
+from lfpc_jax.rollout.engine import Engine, OnEpisode, own_share
 from lfpc_jax.rollout.episode import rollout_key
 from lfpc_jax.rollout.protocol import CALL
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.run.progress import Steps
-from lfpc_jax.trajectory import Record
+from lfpc_jax.trajectory import Group, Record
 
 log = logging.getLogger(__name__)
 
@@ -77,22 +75,6 @@ def numbered(names: Sequence[str]) -> list[str]:
     return made
 
 
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """A group with its scores."""
-
-    group: Rolled
-    scores: tuple[EpisodeReward, ...]
-
-    def scored(self, deviation: Deviation = "population") -> Scored:
-        return Scored.of(self.group, [one.total for one in self.scores], deviation)
-
-    @property
-    def archived(self) -> Group:
-        parts = tuple(one.parts for one in self.scores)
-        return Group(self.group.record, self.group.trajectories, parts)
-
-
 class Roller:
     """Episodes for a step or a validation, with the parameters as they are."""
 
@@ -119,7 +101,7 @@ class Roller:
 
     def rollouts(
         self, state: TrainState, openings: Sequence[Opening], step: int, on_episode: OnEpisode
-    ) -> list[Rolled]:
+    ) -> list[Group]:
         """In the order of their prompts, whatever order they ended in."""
         if self.config.stage == "sft":
             return [self._demonstrated(opening, step) for opening in openings]
@@ -128,28 +110,34 @@ class Roller:
         found = self._run(openings, self.config.rollout.rollouts, seed, on_episode)
         return [found[o.record.id] for o in openings if o.record.id in found]
 
-    def judged(self, groups: Sequence[Rolled]) -> list[Judged]:
-        """All trajectories are scored at once, so that a judge is asked concurrently."""
+    def judged(self, groups: Sequence[Group]) -> tuple[list[Group], list[EpisodeReward]]:
+        """The groups with their rewards, and every episode's scores. All trajectories are scored at
+        once, so that a judge is asked concurrently."""
         records = {group.record.id: group.record for group in groups}
-        flat = [trajectory for group in groups for trajectory in group.trajectories]
-        scores = iter(compute_rewards(flat, records, self.config.rewards, self.judge))
-        return [Judged(group, tuple(next(scores) for _ in group.trajectories)) for group in groups]
+        trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+        scores = compute_rewards(trajectories, records, self.config.rewards, self.judge)
+        parts = iter(one.parts for one in scores)
+        rewarded = [
+            replace(group, rewards=tuple(next(parts) for _ in group.trajectories))
+            for group in groups
+        ]
+        return rewarded, scores
 
     def mini_batches(
-        self, found: Sequence[Judged], openings: Sequence[Opening]
-    ) -> list[list[Scored]]:
+        self, groups: Sequence[Group], openings: Sequence[Opening]
+    ) -> list[list[Group]]:
         """Places of the step's batch dealt out in turn, so that every process brings as much to
         each, or nearly."""
         prompts = self.config.rollout.prompts
         count = prompts // self.config.update.mini_batch
         own = share(prompts, jax.process_index(), jax.process_count())
         places = {opening.record.id: place for place, opening in zip(own, openings, strict=True)}
-        batches: list[list[Scored]] = [[] for _ in range(count)]
-        for one in found:
-            batches[places[one.group.record.id] % count].append(self._scored(one))
+        batches: list[list[Group]] = [[] for _ in range(count)]
+        for group in groups:
+            batches[places[group.record.id] % count].append(self._with_advantages(group))
         return batches
 
-    def validate(self, state: TrainState) -> tuple[dict[str, float], list[Judged]]:
+    def validate(self, state: TrainState) -> tuple[dict[str, float], list[Group]]:
         """Accuracy, and with blanked crops; what is lost is what they were worth: their gap, over
         the records that were judged both times, in all processes. Beside each accuracy the
         share of answers that could not be judged, which it leaves out, and of those that only a
@@ -158,13 +146,13 @@ class Roller:
         self._load(state)
         own = list(own_share(self.validation))
         values: dict[str, float] = {}
-        seen: list[Judged] = []
+        seen: list[Group] = []
         known: list[dict[str, float]] = []
         for name, alter in (("", None), ("blank_", alteration("blank"))):
             with altered(self.engine, alter):
                 found = self._run(own, 1, self.config.seed, None, self.config.validation_sampling)
-            rated = self.judged([found[one.id] for one in own if one.id in found])
-            figures = self.figures(rated)
+            rated, scores = self.judged([found[one.id] for one in own if one.id in found])
+            figures = self.figures(rated, scores)
             known.append(_accuracies(rated))
             names = {"accuracy": "accuracy", "masked": "unjudged", "undecided": "undecided"}
             for ours, theirs in names.items():
@@ -186,23 +174,18 @@ class Roller:
             values["validation/gap"] = whole / count - blank / count
         return values, seen
 
-    def figures(self, found: Sequence[Judged]) -> dict[str, float]:
+    def figures(self, groups: Sequence[Group], scores: Sequence[EpisodeReward]) -> dict[str, float]:
         """What all processes' episodes came to: rewards by part, what kept them from being known,
         crops, ends. The first fault of each kind is logged."""
         rows = []
-        faults = [fault for one in found for scores in one.scores for fault in scores.faults]
-        for one in found:
-            for trajectory, scores in zip(one.group.trajectories, one.scores):
-                measures = measure(
-                    trajectory,
-                    one.group.record,
-                    scores,
-                    image_token=self.learner.cfg.image_token,
-                )
-                failed = sorted({fault.part for fault in scores.faults})
-                row = {"measures": dataclasses.asdict(measures), "parts": scores.parts}
-                rows.append(row | {"failed": failed, "undecided": scores.undecided})
-        flat = [float(one.scored().flat) for one in found]
+        faults = [fault for one in scores for fault in one.faults]
+        episodes = [(group.record, t) for group in groups for t in group.trajectories]
+        for (record, trajectory), one in zip(episodes, scores, strict=True):
+            measures = measure(trajectory, record, one, image_token=self.learner.cfg.image_token)
+            failed = sorted({fault.part for fault in one.faults})
+            row = {"measures": dataclasses.asdict(measures), "parts": one.parts}
+            rows.append(row | {"failed": failed, "undecided": one.undecided})
+        flat = [float(is_flat(with_advantages(group))) for group in groups]
         counts = Counter(fault.kind for fault in faults)
         first = {fault.kind: dataclasses.asdict(fault) for fault in reversed(faults)}
         brought = {"rows": rows, "flat": flat, "counts": counts, "first": first}
@@ -228,9 +211,9 @@ class Roller:
         self._told |= first.keys()
         self.faults = tuple(first.values())
 
-    def sampled(self, found: Sequence[Judged]) -> int:
+    def sampled(self, groups: Sequence[Group]) -> int:
         """Tokens, in all processes."""
-        own = [int(t.sampled.sum()) for one in found for t in one.group.trajectories]
+        own = [int(t.sampled.sum()) for group in groups for t in group.trajectories]
         return total([sum(own)])[0]
 
     def release(self) -> None:
@@ -251,7 +234,7 @@ class Roller:
         seed: int,
         on_episode: OnEpisode | None,
         sampling: Sampling | None = None,
-    ) -> dict[str, Rolled]:
+    ) -> dict[str, Group]:
         found = {}
         with self.shown.bar("rollouts", len(asked), every=10.0) as advance:
             for group in self.engine.run(
@@ -261,7 +244,7 @@ class Roller:
                 advance(1)
         return found
 
-    def _demonstrated(self, opening: Opening, step: int) -> Rolled:
+    def _demonstrated(self, opening: Opening, step: int) -> Group:
         config, record = self.config, opening.record
         assert config.demonstrate is not None
         rng = np.random.default_rng(rollout_key(config.seed, record.id, step))
@@ -272,19 +255,19 @@ class Roller:
             opening = dialogue.open(record)
         return demonstrated(opening, turns, dialogue, config.rules, config.rollout.capacity)
 
-    def _scored(self, one: Judged) -> Scored:
+    def _with_advantages(self, group: Group) -> Group:
         if self.config.stage == "sft":
-            return Scored(one.group, np.ones(len(one.group.trajectories)))
-        return one.scored(self.config.update.deviation)
+            return replace(group, advantages=np.ones(len(group.trajectories)))
+        return with_advantages(group, self.config.update.deviation)
 
 
-def _accuracies(rated: Sequence[Judged]) -> dict[str, float]:
+def _accuracies(groups: Sequence[Group]) -> dict[str, float]:
     """By record, of those that could be judged; each was rolled out once."""
     return {
-        one.group.record.id: scores.accuracy
-        for one in rated
-        for scores in one.scores
-        if scores.accuracy is not None
+        group.record.id: accuracy
+        for group in groups
+        for rewards in group.rewards
+        if (accuracy := rewards["accuracy"]) is not None
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.items import counts, items_of
 from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
@@ -52,13 +52,14 @@ def copied(params):
 
 
 def scored(seed=0, sizes=(3, 2, 4)):
-    return [Scored.of(g, REWARDS[len(g.trajectories)]) for g in random_groups.groups(seed, sizes)]
+    groups = random_groups.groups(seed, sizes)
+    return [random_groups.rewarded(group, REWARDS[len(group.trajectories)]) for group in groups]
 
 
 def items(found, aggregate="token", all_of_them=False):
-    counts = np.array([one.counted for one in found]).sum(axis=0).tolist()
+    number, tokens = np.array([*map(counts, found)]).sum(axis=0).tolist()
     return items_of(
-        found, aggregate=aggregate, episodes=counts[0], tokens=counts[1], all_of_them=all_of_them
+        found, aggregate=aggregate, episodes=number, tokens=tokens, all_of_them=all_of_them
     )
 
 
@@ -99,15 +100,13 @@ def with_others(made, batch, real, state):
 def torch_loss(hf, found, objective, aggregate, temperature):
     """The mean over sampled tokens, episode by episode, of the published formulas; logits are
     divided by the temperature, as verl's are."""
-    counts = np.array([one.counted for one in found]).sum(axis=0).tolist()
+    number, tokens = np.array([*map(counts, found)]).sum(axis=0).tolist()
     loss = torch.zeros((), dtype=torch.float64)
     for one in found:
-        for trajectory, crops, advantage in zip(
-            one.group.trajectories, one.group.crops, one.advantages
-        ):
+        for trajectory, crops, advantage in zip(one.trajectories, one.crops, one.advantages):
             if np.isnan(advantage):
                 continue
-            shown = [] if one.group.shown is None else [one.group.shown]
+            shown = [] if one.image is None else [one.image]
             prompt = reference.Prompt(trajectory.ids, [*shown, *crops])
             inputs = reference.model_inputs([prompt], len(trajectory.ids))
             logits = hf(**inputs, use_cache=False).logits[0].double()
@@ -128,7 +127,7 @@ def torch_loss(hf, found, objective, aggregate, temperature):
                 gain = gain * (old - sampler).exp().clamp(max=objective.importance_cap)
             gain = gain - objective.kl * ((other - logprobs).exp() - (other - logprobs) - 1)
             gain = gain - objective.entropy * (every.exp() * every).sum(-1)
-            share = counts[1] if aggregate == "token" else counts[0] * len(at)
+            share = tokens if aggregate == "token" else number * len(at)
             loss = loss - gain.sum() / share
     return loss
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.items import items_of
 from lfpc_jax.grpo.packing import fill, pack
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
@@ -18,7 +18,7 @@ PROCESSOR = ImageProcessor()
 
 def items(seed, sizes=(3, 4, 2)):
     scored = [
-        Scored.of(g, [float(i) for i in range(len(g.trajectories))])
+        random_groups.rewarded(g, [float(i) for i in range(len(g.trajectories))])
         for g in random_groups.groups(seed, sizes)
     ]
     return items_of(scored, aggregate="token", episodes=9, tokens=90, all_of_them=True)

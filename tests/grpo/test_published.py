@@ -13,7 +13,7 @@ import pytest
 
 from lfpc_jax.distributed.mesh import make_mesh, meshed, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher
-from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.items import counts, items_of
 from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import pack
@@ -59,15 +59,15 @@ def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices(lo
     engine.load(publish(learner.computing(state)))
     groups = [*engine.run([small.record(i) for i in range(2)], rollouts=2, seed=0)]
 
-    scored = [Scored(group, np.array([1.0, -1.0])) for group in groups]
-    counts = np.array([one.counted for one in scored]).sum(axis=0).tolist()
-    items = items_of(scored, aggregate="token", episodes=counts[0], tokens=counts[1])
+    scored = [replace(group, advantages=np.array([1.0, -1.0])) for group in groups]
+    number, tokens = np.array([*map(counts, scored)]).sum(axis=0).tolist()
+    items = items_of(scored, aggregate="token", episodes=number, tokens=tokens)
     rows = TrainShapes.of(shapes, max_turns=3, rows=1, row_tokens=0, windows=0)
     batch, real = pack(items, rows, dialogue.processor, shards=4, image_token=cfg.image_token)
     placed = learner.place(batch)
     found = learner.own(learner.scores(learner.computing(state), placed, real)[0])
     drawn = batch.weights > 0
-    assert drawn.sum() == counts[1] > 40
+    assert drawn.sum() == tokens > 40
     assert found[drawn] == pytest.approx(batch.sampler[drawn], abs=2e-4)
 
 

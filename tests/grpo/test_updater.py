@@ -12,7 +12,7 @@ import pytest
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo import updater as step
-from lfpc_jax.grpo.items import Scored, items_of
+from lfpc_jax.grpo.items import counts, items_of
 from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import pack
@@ -66,9 +66,9 @@ def groups():
     """Two with something to learn and one, the last, without."""
     first, second, third = random_groups.groups(0, (3, 3, 2))
     return (
-        Scored.of(first, (0.0, 0.0, 3.0)),
-        Scored.of(second, (1.0, 0.0, 1.0)),
-        Scored.of(third, (1.0, 1.0)),
+        random_groups.rewarded(first, (0.0, 0.0, 3.0)),
+        random_groups.rewarded(second, (1.0, 0.0, 1.0)),
+        random_groups.rewarded(third, (1.0, 1.0)),
     )
 
 
@@ -80,8 +80,8 @@ def test_one_mini_batch_is_its_own_old_policy(start):
     assert int(state.updates) == 1
     assert metrics["change_kl"] == 0
     assert metrics["clipped_high"] == metrics["clipped_low"] == 0
-    tokens = [int(t.sampled.sum()) for t in one.group.trajectories]
-    expected = -np.dot(tokens, one.advantages) / (sum(tokens) + flat.counted[1])
+    tokens = [int(t.sampled.sum()) for t in one.trajectories]
+    expected = -np.dot(tokens, one.advantages) / (sum(tokens) + counts(flat)[1])
     assert abs(expected) > 0.01
     assert metrics["loss"] == pytest.approx(expected, rel=1e-4)
 
@@ -136,19 +136,19 @@ def test_nothing_is_packed_or_scored_for_nothing(
     start, learner, monkeypatch, settings, mini_batches, kl, packs, scorings
 ):
     """A packed mini-batch is let go before the next, so each pass over them packs it again."""
-    counts = Counter()
+    calls = Counter()
 
     def packed(*args, **named):
-        counts["packs"] += 1
+        calls["packs"] += 1
         return pack(*args, **named)
 
     def scores(params, batch, real):
-        counts["scorings"] += 1
+        calls["scorings"] += 1
         return batch.sampler, batch.sampler
 
     def update(state, batch, real, *, most_apart):
         assert (batch.reference is not None) == kl
-        counts["updates"] += 1
+        calls["updates"] += 1
         return state, {"refused": 0.0, "loss": 0.0}
 
     monkeypatch.setattr(step, "pack", packed)
@@ -158,8 +158,8 @@ def test_nothing_is_packed_or_scored_for_nothing(
     if kl:
         made = replace(made, reference=state.trained)
     made(state, [[groups()[0]]] * mini_batches)
-    assert counts["updates"] == mini_batches * made.settings.epochs
-    assert (counts["packs"], counts["scorings"]) == (packs, scorings)
+    assert calls["updates"] == mini_batches * made.settings.epochs
+    assert (calls["packs"], calls["scorings"]) == (packs, scorings)
 
 
 def distance(made, state, groups):
@@ -254,12 +254,12 @@ def test_what_is_not_finite_hides_no_other_policy(start, monkeypatch):
 def test_a_sampler_that_gave_no_number_is_no_sampler_of_this_policy(start, mini_batches):
     """In the update itself, and before the first."""
     batches = [[one] for one in groups()[:mini_batches]]
-    group = batches[0][0].group
+    group = batches[0][0]
     strange, *others = group.trajectories
     nothing = np.where(strange.sampled, np.nan, strange.logprobs)
     strange = replace(strange, logprobs=nothing, policy_logprobs=nothing)
     broken = replace(group, trajectories=(strange, *others))
-    batches[0] = [replace(batches[0][0], group=broken)]
+    batches[0] = [broken]
     made, state = start()
     before = jax.device_get(state)
     with pytest.raises(Apart, match="inf apart") as raised:
@@ -273,7 +273,7 @@ def test_flat_groups_count_in_the_mean_unless_dropped(start):
     for drop in (False, True):
         made, state = start(drop_flat=drop)
         losses.append(made(state, [[one, flat]])[1]["loss"])
-    share = one.counted[1] / (one.counted[1] + flat.counted[1])
+    share = counts(one)[1] / (counts(one)[1] + counts(flat)[1])
     assert losses[0] == pytest.approx(losses[1] * share, rel=1e-4)
 
 
@@ -339,8 +339,8 @@ def test_updates_in_a_row_that_are_not_finite_stop_with_the_batch(start):
 
 def test_a_group_is_left_out_where_it_has_no_gradient():
     one, _, flat = groups()
-    masked = Scored(one.group, np.array([1.0, np.nan, -1.0]))
-    assert masked.counted[0] == 2
+    masked = replace(one, advantages=np.array([1.0, np.nan, -1.0]))
+    assert counts(masked)[0] == 2
     kept = items_of([masked, flat], aggregate="token", episodes=4, tokens=40)
     assert [item.trajectory.rollout for item in kept] == [0, 2]
     every = items_of([masked, flat], aggregate="sequence", episodes=4, tokens=40, all_of_them=True)
@@ -356,7 +356,7 @@ def test_means_over_micro_batches_are_verls(aggregate, size):
     """Each micro-batch's `masked_mean`, over the number of them, as gradients accumulate there; an
     episode without a reward is masked, and a micro-batch of such alone is none."""
     found = [
-        Scored.of(random_groups.group(np.random.default_rng(seed), name, 4), rewards)
+        random_groups.rewarded(random_groups.group(np.random.default_rng(seed), name, 4), rewards)
         for seed, (name, rewards) in enumerate(
             {"a": (1.0, 0.0, 2.0, None), "b": (None, None, 0.0, 1.0), "c": (1.0,) * 4}.items()
         )
@@ -364,10 +364,10 @@ def test_means_over_micro_batches_are_verls(aggregate, size):
     losses, rng = {}, np.random.default_rng(0)
     means = []
     for one in found:
-        name = one.group.record.id
+        name = one.record.id
         for first in range(0, 4, size):
             parts = []
-            for t in one.group.trajectories[first : first + size]:
+            for t in one.trajectories[first : first + size]:
                 losses[name, t.rollout] = rng.standard_normal(len(t.ids)) * t.sampled
                 if not np.isnan(one.advantages[t.rollout]):
                     parts.append((losses[name, t.rollout].sum(), t.sampled.sum()))

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from lfpc_jax.cli import report as command
-from lfpc_jax.rollout.archive import Group
+from lfpc_jax.trajectory import Group
 from support import runs
 from support.browser import opened
 
@@ -278,7 +278,8 @@ def test_five_hundred_episodes_are_quick(browser, tmp_path):
             runs.trajectory(of, size, shown, green),
             runs.trajectory(of, size, shown, rollout=1, answer="?"),
         )
-        groups.append(Group(of, pair, (runs.rewards(True, 1.0), runs.rewards(False, 0.0))))
+        rewards = runs.rewards(True, 1.0), runs.rewards(False, 0.0)
+        groups.append(Group(of, pair, rewards=rewards))
     folder = runs.write(tmp_path / "run", {PART: groups})
     assert command.main([str(folder)]) == 0
     with opened(browser, folder / "report.html", "episodes") as view:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from lfpc_jax.report.run import _spread, open_run
-from lfpc_jax.rollout.archive import Group
-from lfpc_jax.trajectory import Crop, Picture
+from lfpc_jax.trajectory import Crop, Group, Picture
 from support import runs
 from support.gather import gather
 

@@ -10,11 +10,11 @@ from hypothesis.extra import numpy as hnp
 
 from lfpc_jax.processing.geometry import Frame
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.rollout.archive import Archive, Group
+from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.protocol import Answer, read_turn
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.rollout.zoom import Zoom
-from lfpc_jax.trajectory import Crop, Picture, Record, Trajectory, Turn
+from lfpc_jax.trajectory import Crop, Group, Picture, Record, Trajectory, Turn
 
 ARRAYS = {"ids": np.int32, "sampled": bool, "logprobs": np.float32, "policy_logprobs": np.float32}
 RECORD = Record(

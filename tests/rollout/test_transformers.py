@@ -56,7 +56,7 @@ def test_greedy_text_equals_generate(seed, pictured):
     for group in made.run(records, rollouts=1, seed=0):
         [found] = group.trajectories
         start = found.turns[0].start
-        pictures = [] if group.shown is None else [group.shown]
+        pictures = [] if group.image is None else [group.image]
         out = theirs(seed, 0.0).generate(
             **inputs(found.ids[:start], pictures),
             do_sample=False,
@@ -81,7 +81,7 @@ def test_log_probabilities_of_whole_conversations():
         for found, crops in zip(group.trajectories, group.crops):
             with torch.no_grad():
                 made_by = theirs(0, 12.0)(
-                    **inputs(found.ids, [group.shown, *crops]), use_cache=False
+                    **inputs(found.ids, [group.image, *crops]), use_cache=False
                 )
             logits = made_by.logits[0].double()
             logits[:, torch.tensor(banned())] = -torch.inf

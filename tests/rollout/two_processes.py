@@ -14,7 +14,7 @@ import jax
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import spec
-from lfpc_jax.rollout.archive import Archive, Group
+from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.engine import Engine, own_share
 from lfpc_jax.rollout.episode import Rules
 from support import small
@@ -30,8 +30,7 @@ def main(port: str, index: str, out: Path) -> None:
     )  # fmt: skip
     made.load(jax.device_put(small.params(), spec.shardings(small.config(), mesh)))
     records = own_share([small.record(i) for i in range(5)])
-    groups = [Group(r.record, r.trajectories) for r in made.run(records, rollouts=4, seed=0)]
-    Archive(out).append(f"process-{index}", groups)
+    Archive(out).append(f"process-{index}", made.run(records, rollouts=4, seed=0))
 
 
 if __name__ == "__main__":

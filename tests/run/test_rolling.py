@@ -59,7 +59,7 @@ def test_validation_blanks_crops_and_finds_who_reads_them():
     assert values["validation/blank_accuracy"] < 0.5
     assert values["validation/gap"] == 1 - values["validation/blank_accuracy"]
     for one, record in zip(seen, records, strict=True):
-        [[crop]] = one.group.crops
+        [[crop]] = one.crops
         assert rigged.named(crop) == record.options["ABCD".index(record.answer)], "as it was"
     values, _ = validated(rigged.reads_the_whole, records)
     assert values["validation/accuracy"] == values["validation/blank_accuracy"] == 1
@@ -92,8 +92,8 @@ def test_validation_sets_that_share_ids_are_all_measured(turn):
     records = [one for part in (right, wrong)[::turn] for one in part]
     values, seen = validated(rigged.reads_the_whole, records)
     assert values["validation/accuracy"] == 0.5
-    assert [one.group.record.answer for one in seen] == [one.answer for one in records]
-    assert len({one.group.record.id for one in seen}) == 8
+    assert [one.record.answer for one in seen] == [one.answer for one in records]
+    assert len({one.record.id for one in seen}) == 8
 
 
 def halting(trajectory, record):
@@ -110,7 +110,7 @@ def test_what_cannot_be_scored_is_counted_by_part_and_told_once_a_kind(caplog):
     roller = rolls(rigged.reads_the_crop, records, rewards=Rewards(own=own))
     for _ in range(2):
         groups = list(roller.engine.run(records, rollouts=1, seed=0))
-        values = roller.figures(roller.judged(groups))
+        values = roller.figures(*roller.judged(groups))
         assert values["reward/masked"] == values["masked/mine"] == 0.75
         assert values["reward/unjudged"] == 0
         assert values["reward/accuracy"] == values["reward/mine"] == values["reward/fine"] == 1
@@ -141,7 +141,7 @@ def test_what_another_process_could_not_score_counts_and_is_told_here(monkeypatc
 
     monkeypatch.setattr("lfpc_jax.run.rolling.everyones", gathered)
     roller = rolls(rigged.reads_the_crop, records)
-    values = roller.figures(roller.judged(list(roller.engine.run(records, rollouts=1, seed=0))))
+    values = roller.figures(*roller.judged(list(roller.engine.run(records, rollouts=1, seed=0))))
     assert values["reward/masked"] == values["masked/judge"] == values["reward/unjudged"] == 0.5
     assert [fault.reason for fault in roller.faults] == ["http://h/v1: HTTP 401"]
     told = (

@@ -1,13 +1,16 @@
 """Random groups of episodes, as the engine would leave them: pictures, crops, uneven turns."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
-from lfpc_jax.rollout.engine import Rolled
-from lfpc_jax.trajectory import Picture, Record, Trajectory
+from lfpc_jax.grpo.advantage import group_advantages
+from lfpc_jax.trajectory import Group, Picture, Record, Trajectory
 from support.reference import IMAGE
 
 
-def group(rng: np.random.Generator, name: str, size: int, *, picture: bool = True) -> Rolled:
+def group(rng: np.random.Generator, name: str, size: int, *, picture: bool = True) -> Group:
     def random_picture() -> np.ndarray:
         rows, columns = rng.integers(1, 6, 2)
         return rng.integers(0, 256, (rows * 28, columns * 28, 3), dtype=np.uint8)
@@ -48,11 +51,16 @@ def group(rng: np.random.Generator, name: str, size: int, *, picture: bool = Tru
             )
         )
         crops.append(tuple(seen))
-    return Rolled(Record(name, "?", "a", Picture()), shown, tuple(trajectories), tuple(crops))
+    return Group(Record(name, "?", "a", Picture()), tuple(trajectories), shown, tuple(crops))
 
 
-def groups(seed: int, sizes: tuple[int, ...] = (3, 4)) -> list[Rolled]:
+def groups(seed: int, sizes: tuple[int, ...] = (3, 4)) -> list[Group]:
     """The last one without pictures."""
     rng = np.random.default_rng(seed)
     last = len(sizes) - 1
     return [group(rng, f"g{i}", n, picture=i < last or n < 3) for i, n in enumerate(sizes)]
+
+
+def rewarded(group: Group, totals: Sequence[float | None]) -> Group:
+    """The group with the advantages of these rewards."""
+    return replace(group, advantages=group_advantages(totals))

@@ -26,9 +26,8 @@ from lfpc_jax.data import layout
 from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.evaluation.results import Results, grade_all, results
 from lfpc_jax.rollout.dialogue import Dialogue
-from lfpc_jax.rollout.engine import Rolled
 from lfpc_jax.rollout.episode import Episode, Rules
-from lfpc_jax.trajectory import Picture, Record
+from lfpc_jax.trajectory import Group, Picture, Record
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 180, 20), "blue": (20, 40, 220), "white": (250,) * 3}
 SIZE, SIDE, STRIPE = 320, 40, 32
@@ -140,7 +139,7 @@ class RiggedEngine:
     pause: float = 0.0
     asked: int = 0
 
-    def run(self, records: Iterable[Record], *, rollouts: int, seed: int) -> Iterator[Rolled]:
+    def run(self, records: Iterable[Record], *, rollouts: int, seed: int) -> Iterator[Group]:
         for record in reversed(list(records)):
             time.sleep(self.pause)
             self.asked += 1
@@ -151,10 +150,10 @@ class RiggedEngine:
             ]
             for episode in episodes:
                 self._live(episode)
-            yield Rolled(
+            yield Group(
                 record,
-                opening.view.shown,
                 tuple(episode.trajectory() for episode in episodes),
+                opening.view.shown,
                 tuple(tuple(episode.crops) for episode in episodes),
             )
 

@@ -12,8 +12,8 @@ import PIL.Image
 import PIL.ImageDraw
 
 from lfpc_jax.processing.tokenizer import Tokenizer
-from lfpc_jax.rollout.archive import Archive, Group
-from lfpc_jax.trajectory import Crop, Picture, Record, Trajectory, Turn
+from lfpc_jax.rollout.archive import Archive
+from lfpc_jax.trajectory import Crop, Group, Picture, Record, Trajectory, Turn
 from support import small
 
 CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [140, 70, 252, 182]}}'
@@ -137,6 +137,10 @@ def groups(sizes=SIZES) -> list[Group]:
             of, size, shown, rollout=1, answer="a cat" if name != "small" else HOSTILE
         )
         found.append(
-            Group(of, (looked, guessed), (rewards(True, 1.0), rewards(False, 0.0, mine=3.5)))
+            Group(
+                of,
+                (looked, guessed),
+                rewards=(rewards(True, 1.0), rewards(False, 0.0, mine=3.5)),
+            )
         )
     return found
