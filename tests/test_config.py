@@ -11,7 +11,8 @@ from lfpc_jax.cli import train
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
 from lfpc_jax.rewards.total import OwnReward, Rewards
-from lfpc_jax.run.config import Source, check, described
+from lfpc_jax.run.config import Source, described
+from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.overrides import override
 from lfpc_jax.shapes import RolloutShapes, TrainShapes

@@ -10,7 +10,8 @@ import pytest
 
 import lfpc_jax
 from lfpc_jax.data.rejected import Rejected
-from lfpc_jax.run.config import TrainConfig, check, described, updates_of
+from lfpc_jax.run.config import TrainConfig, described, updates_of
+from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import CONFIGS, load_config, named_config
 
 NAMES = sorted(

@@ -45,7 +45,8 @@ from lfpc_jax.plan.training import (
 from lfpc_jax.plan.work import Workload
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run import progress
-from lfpc_jax.run.config import TrainConfig, check
+from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import CONFIGS, load_config
 from lfpc_jax.run.overrides import override
 from lfpc_jax.shapes import RolloutShapes

@@ -57,7 +57,8 @@ from lfpc_jax.rollout.episode import Episode
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.run import own_code, progress
 from lfpc_jax.run.claim import held
-from lfpc_jax.run.config import Source, TrainConfig, check, check_devices, described, updates_of
+from lfpc_jax.run.config import Source, TrainConfig, described, updates_of
+from lfpc_jax.run.config_checks import check, check_devices
 from lfpc_jax.run.config_files import CONFIGS, named_config
 from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.run.folder import RunFolder, shown_judge, unfinished

@@ -29,7 +29,8 @@ from lfpc_jax.plan.work import (
     rollout_loads,
     update_loads,
 )
-from lfpc_jax.run.config import TrainConfig, check_devices
+from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.run.config_checks import check_devices
 from lfpc_jax.shapes import RolloutShapes, TrainShapes, micro_batches_for
 
 _TRAINING = (

@@ -1,8 +1,7 @@
 """What a training run is: frozen, typed settings, made by a Python file's `get_config()`.
 
-The defaults are the paper's where it gives a value. `check` finds what cannot work together, and
-`check_devices` what cannot work there, before anything is loaded or compiled; both say which
-setting to change.
+The defaults are the paper's where it gives a value. `config_checks` says which settings cannot work
+together.
 """
 
 import dataclasses
@@ -10,31 +9,25 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lfpc_jax.checkpoint import store
 from lfpc_jax.data import sources
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected
-from lfpc_jax.distributed.mesh import sides_of
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings
 from lfpc_jax.grpo.updater import UpdateSettings
 from lfpc_jax.model.config import Kernel, Remat
 from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.processing.geometry import Convention
-from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.processing.preprocessor_config import has_processor
 from lfpc_jax.rewards.grounding import Grounding
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rewards.total import OwnReward, Rewards
 from lfpc_jax.rollout.asking import Asking, prompt_text
 from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.rollout.episode import Rules
-from lfpc_jax.rollout.sampling import COLDEST, Sampling
-from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 from lfpc_jax.trajectory import Record
 
@@ -251,215 +244,6 @@ class TrainConfig:
             row_tokens=self.update.row_tokens,
             windows=self.update.windows,
             shared=continues and self.update.share_prompts,
-        )
-
-
-def check(config: TrainConfig, *, processes: int = 1) -> None:
-    """Raises ValueError for the first thing that cannot work."""
-    r, u = config.rollout, config.update
-    _check_numbers(config)
-    _check_sources(config)
-    _check_validation(config)
-    if r.prompts % u.mini_batch:
-        raise ValueError(
-            f"rollout.prompts {r.prompts} is no multiple of update.mini_batch {u.mini_batch}; "
-            "every update takes as many prompts"
-        )
-    if r.prompts < processes:
-        raise ValueError(
-            f"rollout.prompts {r.prompts} for {processes} processes, each of which needs one at "
-            "least; take fewer processes or more prompts"
-        )
-    if config.stage == "grpo" and r.rollouts < 2:
-        raise ValueError("rollout.rollouts is 1; advantages need a group of at least 2")
-    if u.micro_batch_mean and (config.stage == "sft" or r.rollouts % u.micro_batch_mean):
-        raise ValueError(
-            f"update.micro_batch_mean {u.micro_batch_mean} with stage {config.stage} and "
-            f"rollout.rollouts {r.rollouts}: it takes runs of a group's rollouts, whole ones; set "
-            "it to a divisor of rollout.rollouts, or to 0 (in sft, where groups have one)"
-        )
-    if config.stage == "sft" and config.demonstrate is None:
-        raise ValueError("stage sft needs `demonstrate`, a function that writes the turns to learn")
-    if (config.stage == "sft") != (u.objective.kind == "sft"):
-        raise ValueError(
-            f"stage {config.stage!r} with update.objective.kind {u.objective.kind!r}; "
-            "set both to the same"
-        )
-    _check_sampling(config)
-    processor = _processor_of(Path(config.model.path))
-    config.rollout_shapes(processor.window)  # these two raise for budgets that do not fit
-    config.train_shapes(processor.window)
-    _check_pictures(r, processor)
-    if config.optimizer.warmup >= updates_of(config):
-        raise ValueError(
-            f"optimizer.warmup of {config.optimizer.warmup} updates, where the run has "
-            f"{updates_of(config)} in all; shorten it"
-        )
-
-
-def _check_numbers(config: TrainConfig) -> None:
-    r, u = config.rollout, config.update
-    from_one = {
-        "steps": config.steps,
-        "rollout.prompts": r.prompts,
-        "rollout.rollouts": r.rollouts,
-        "rollout.workers": r.workers,
-        "rollout.tensor": r.tensor,
-        "rollout.max_turns": r.max_turns,
-        "rollout.turn_tokens": r.turn_tokens,
-        "update.mini_batch": u.mini_batch,
-        "update.epochs": u.epochs,
-        "update.rows": u.rows,
-        "health.patience": config.health.patience,
-        "validate_every": config.validate_every,
-        "checkpoint_every": config.checkpoint_every,
-        "trajectories_every": config.trajectories_every,
-        "keep_checkpoints": config.keep_checkpoints,
-    }
-    from_none = {
-        "seed": config.seed,
-        "rollout.episode_tokens": r.episode_tokens,
-        "data.validation_records": config.data.validation_records,
-        "data.threads": config.data.threads,
-        "update.micro_batch_mean": u.micro_batch_mean,
-        "update.row_tokens": u.row_tokens,
-        "update.windows": u.windows,
-        "keep_best": config.keep_best,
-    }
-    for least, counts in enumerate((from_none, from_one)):
-        for name, count in counts.items():
-            if count < least:
-                raise ValueError(f"{name} is {count}; it must be at least {least}")
-    shares = {
-        "without_tool": config.without_tool,
-        "data.max_lost": config.data.max_lost,
-        "health.most_invalid": config.health.most_invalid,
-        "health.most_area": config.health.most_area,
-        "health.most_masked": config.health.most_masked,
-    }
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name} is {share}; it is a share, from 0 to 1")
-    if config.health.most_apart is not None and config.health.most_apart < 0:
-        raise ValueError(
-            f"health.most_apart is {config.health.most_apart}, a distance; give a positive number, "
-            "inf to never stop, or none for what rounding explains"
-        )
-    for name, number in _floats(config):
-        if math.isnan(number):
-            raise ValueError(f"{name} is {number}; give a number")
-
-
-def _floats(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Of all settings, by their names."""
-    if isinstance(value, float):
-        yield name, value
-    elif isinstance(value, tuple):
-        for number, one in enumerate(value):
-            yield from _floats(one, f"{name}[{number}]")
-    elif dataclasses.is_dataclass(value):
-        for one in dataclasses.fields(value):
-            yield from _floats(getattr(value, one.name), f"{name}.{one.name}".lstrip("."))
-
-
-def _check_sources(config: TrainConfig) -> None:
-    if not config.model.path:
-        raise ValueError("model.path is empty; give the folder of a Qwen2.5-VL model")
-    if not config.data.train:
-        raise ValueError("data.train is empty; give at least one set, as --data.train FOLDER")
-    names = [source.path for source in config.data.train]
-    for source in config.data.train:
-        if names.count(source.path) > 1:
-            raise ValueError(
-                f"data.train has {source.path!r} twice; name it once, with a higher weight"
-            )
-        if not 0 < source.weight < math.inf:
-            raise ValueError(
-                f"data.train: {source.path!r} has a weight of {source.weight}; give a positive "
-                "number, or leave the set out"
-            )
-
-
-def _check_validation(config: TrainConfig) -> None:
-    d = config.data
-    if 0 < d.validation_records < len(d.validation):
-        raise ValueError(
-            f"data.validation_records {d.validation_records} for {len(d.validation)} sets, so some "
-            "would never be asked; raise it, or leave sets out"
-        )
-
-
-def _check_sampling(config: TrainConfig) -> None:
-    u, sampling = config.update, config.rules.sampling  # rules raise for what cannot be drawn from
-    own = config.validation_temperature
-    if own is not None and not (own == 0 or own >= COLDEST):
-        raise ValueError(
-            f"validation_temperature is {own}; take none (the rollouts'), 0 (greedy) or at least "
-            f"{COLDEST}"
-        )
-    if config.stage != "grpo":
-        return
-    if sampling.temperature == 0:
-        raise ValueError("rollout.temperature is 0: all rollouts would be the same; raise it")
-    if sampling.truncates:
-        raise ValueError(
-            f"rollout.top_k {sampling.top_k} and top_p {sampling.top_p}: where some tokens are "
-            "never drawn, the others gain probability wherever a beginning does better than its "
-            "group, whatever they do for it, and lose it where it does worse; importance_cap does "
-            "not correct that. Set top_k 0 and top_p 1; a lower rollout.temperature samples less "
-            "widely, and updates follow it"
-        )
-    if u.old == "sampler" and u.objective.importance_cap is not None:
-        raise ValueError(
-            f"update.objective.importance_cap {u.objective.importance_cap} with update.old "
-            "sampler: the ratio is to the sampler itself, so there is nothing to correct; "
-            "set update.old trainer, or importance_cap none"
-        )
-
-
-def _processor_of(model: Path) -> ImageProcessor:
-    """The model's own, of its folder or its assets; if it is not here, the published models'."""
-    run = model.parent.parent if model.parent.name == "checkpoints" else model
-    folders = run / "assets", store.assets_of(model), model
-    folder = next((one for one in folders if has_processor(one)), None)
-    return ImageProcessor() if folder is None else ImageProcessor.from_folder(folder)
-
-
-def _check_pictures(r: RolloutSettings, processor: ImageProcessor) -> None:
-    """That the processor can keep to the budgets, of which `min_pixels` may ask more."""
-    try:
-        name = f"rollout.image_tokens {r.image_tokens}"
-        processor.with_tokens(r.image_tokens)
-        name = f"rollout.crop_tokens {r.crop_tokens}"
-        Zoom.within(r.crop_tokens, processor)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
-def check_devices(config: TrainConfig, *, devices: int, local: int, processes: int) -> None:
-    """Raises ValueError for the first thing that cannot work on so many devices, `local` of which
-    are each process's own."""
-    m, r = config.mesh, config.rollout
-    sides = sides_of(m.data, m.fsdp, m.tensor, devices)
-    shards = sides[0] * sides[1]
-    if shards % processes:
-        raise ValueError(
-            f"mesh (data, fsdp, tensor) = {sides} splits a batch into {shards} shards for "
-            f"{processes} processes, each of which fills as many; choose a mesh.tensor that "
-            f"divides the {local} devices of a process"
-        )
-    if local % r.tensor:
-        raise ValueError(
-            f"rollout.tensor {r.tensor} does not divide the {local} devices of a process, which "
-            "rolls out on its own; choose a divisor"
-        )
-    copies = local // r.tensor
-    if r.slots % copies:
-        least = r.slots // copies * copies
-        raise ValueError(
-            f"rollout.slots {r.slots} is no multiple of the {copies} copies of the model that a "
-            f"process has ({local} devices, rollout.tensor {r.tensor}), so the cache could not be "
-            f"split; set it to {' or '.join(str(n) for n in (least, least + copies) if n)}"
         )
 
 

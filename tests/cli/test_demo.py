@@ -11,7 +11,7 @@ import pytest
 from lfpc_jax.cli import ask, convert, demo, steps, synthesize, train
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.data import layout
-from lfpc_jax.run.config import check
+from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.overrides import override
 from support import small

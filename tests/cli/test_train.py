@@ -24,7 +24,8 @@ from lfpc_jax.data import layout
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.engine import LogitsNotFinite
-from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig, check_devices
+from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig
+from lfpc_jax.run.config_checks import check_devices
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import LoadedModel

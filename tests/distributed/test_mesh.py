@@ -10,7 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, meshed, own_mesh, rollout_mesh
 from lfpc_jax.distributed.sharding import RULES
-from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig, check_devices
+from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig
+from lfpc_jax.run.config_checks import check_devices
 from support import tpu_slices
 
 CASES = [

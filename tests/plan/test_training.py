@@ -24,7 +24,8 @@ from lfpc_jax.plan.search import proposals
 from lfpc_jax.plan.training import Run, advice, workload
 from lfpc_jax.plan.update import abstract_reference
 from lfpc_jax.plan.work import Load, Workload, micro_batches
-from lfpc_jax.run.config import RolloutSettings, TrainConfig, check_devices
+from lfpc_jax.run.config import RolloutSettings, TrainConfig
+from lfpc_jax.run.config_checks import check_devices
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.overrides import override
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
