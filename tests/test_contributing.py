@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lfpc_jax.run.overrides import load_config
+from lfpc_jax.run.config_files import load_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs/contributing").glob("*.md"))

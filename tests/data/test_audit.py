@@ -7,11 +7,10 @@ import PIL.Image
 import pytest
 
 from lfpc_jax.data.audit import audit, check
-from lfpc_jax.data.pictures import measured, original, show, shrink
+from lfpc_jax.data.pictures import measured, original, shrink
 from lfpc_jax.data.rejected import Rejected, TooManyLost, Unusable, parted, summary
-from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.trajectory import Picture
-from support.pictured import jpeg, record
+from support.pictured import dialogue, jpeg, record
 
 NEST = ((10.0, 10.0, 20.0, 20.0), (5.0, 5.0, 40.0, 40.0))
 
@@ -149,15 +148,15 @@ def test_a_whole_picture_may_have_more_behind_it():
     assert measured(Picture(data=jpeg() + bytes(2**17))) == (64, 48)
 
 
-def test_the_gap_is_taken_before_the_resize():
+def test_the_gap_is_taken_before_the_resize(tmp_path):
     picture = Picture(data=jpeg(448, 224))
-    processor = ImageProcessor()
-    whole = show(record(picture=picture), processor)
-    assert whole.original == (448, 224)
-    assert whole.pixels.shape == (224, 448, 3)
-    gap = show(record(picture=picture, longest_side=112), processor)
-    assert gap.original == (448, 224)
-    assert gap.pixels.shape == (56, 112, 3)
-    expected = processor.resize(shrink(original(picture), 112))
-    np.testing.assert_array_equal(gap.pixels, expected)
-    assert show(record(picture=picture, longest_side=9999), processor).pixels.shape[1] == 448
+    talk = dialogue(tmp_path, image_tokens=256)
+    whole = talk.open(record(picture=picture)).view
+    assert whole.original.size == (448, 224)
+    assert whole.shown.shape == (224, 448, 3)
+    gap = talk.open(record(picture=picture, longest_side=112)).view
+    assert gap.original.size == (448, 224)
+    assert gap.shown.shape == (56, 112, 3)
+    expected = talk.processor.resize(shrink(original(picture), 112))
+    np.testing.assert_array_equal(gap.shown, expected)
+    assert talk.open(record(picture=picture, longest_side=9999)).view.shown.shape[1] == 448

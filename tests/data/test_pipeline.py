@@ -17,23 +17,13 @@ from lfpc_jax.data.pipeline import Part, Stream, in_turn
 from lfpc_jax.data.rejected import TooManyLost, Unusable
 from lfpc_jax.data.scene import WorldSettings
 from lfpc_jax.data.world import World
-from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.processing.small_vocabulary import write_tokenizer
-from lfpc_jax.rollout.dialogue import Dialogue
-from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.trajectory import Picture, Record
-from support.pictured import jpeg, record
+from support.pictured import dialogue, jpeg, record
 
 
 def part(name: str, count: int, weight: float = 1.0, **changes) -> Part:
     records = [record(f"{name}{i}", picture=Picture()) for i in range(count)]
     return Part(name, records, weight, **changes)
-
-
-def dialogue(folder: Path, *, image_tokens: int) -> Dialogue:
-    """What a run opens its records with, with a tokenizer of bytes."""
-    write_tokenizer(folder, ["a"], 300, ImageProcessor())
-    return zooming(folder, image_tokens=image_tokens, crop_tokens=64)
 
 
 def name_of(entry: Record) -> str:
