@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from test_floors import FLOORS
 
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.run.config_files import load_config
@@ -13,6 +14,7 @@ from lfpc_jax.run.config_files import load_config
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+UNLISTED = ("cli", "rewards")
 PLACES = r"`((?:lfpc_jax|tests|bench|launch|configs|docs)/[\w./-]*)`"
 
 
@@ -81,3 +83,16 @@ def has_setting(config: object, name: str) -> bool:
     if config is None or not rest:
         return config is None or hasattr(config, first)
     return hasattr(config, first) and has_setting(getattr(config, first), rest)
+
+
+def test_the_design_has_every_room_on_its_floor_and_every_module():
+    page = (ROOT / "docs/design.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `(\w+)(?:\.py|/)` \| (.*) \|$", page, re.MULTILINE)
+    package = ROOT / "lfpc_jax"
+    there = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    there -= {"__init__", "__pycache__"}
+    assert there <= {room for _, room, _ in rows}
+    for floor, room, text in rows:
+        assert room in FLOORS[int(floor)], room
+        for path in (package / room).glob("[!_]*.py") if room not in UNLISTED else ():
+            assert f"`{path.stem}`" in text, path
