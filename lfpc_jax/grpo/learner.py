@@ -182,13 +182,17 @@ class Learner:
     def place(self, batch: Batch) -> Batch:
         """This process's rows of a batch among those of all, on the devices."""
 
-        def put(x: Any, rows: int) -> Array:
-            placed = PartitionSpec(*(None,) * rows, RULES["batch"])
-            return jax.make_array_from_process_local_data(NamedSharding(self.mesh, placed), x)
+        shardings = self.batch_shardings(batch)
+        return jax.tree.map(jax.make_array_from_process_local_data, shardings, batch)
 
-        axes = jax.tree.map(lambda _: 1, batch)  # of the rows, after that of the micro-batches
-        axes = replace(axes, tokens=replace(axes.tokens, positions=2))
-        return jax.tree.map(put, batch, axes)
+    def batch_shardings(self, batch: Batch) -> Batch:
+        """Where each array of such a batch lies: its rows are split, its micro-batches are not."""
+        rows, third = (
+            NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, RULES["batch"]))
+            for axis in (1, 2)
+        )
+        placed = jax.tree.map(lambda _: rows, batch)
+        return replace(placed, tokens=replace(placed.tokens, positions=third))
 
     def own(self, placed: Array) -> np.ndarray:
         """This process's rows of an array over all tokens: what `place` was given, or `scores`

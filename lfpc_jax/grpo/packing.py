@@ -12,14 +12,16 @@ goes where depends on lengths and order alone, and changes no result but by roun
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from lfpc_jax.processing.batch import empty_tokens
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.shapes import TrainShapes, micro_batches_for, windows_for
-from lfpc_jax.trajectory import Batch, PackedImages, Tokens, Trajectory
+from lfpc_jax.trajectory import Batch, PackedImages, Trajectory
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +194,9 @@ def lay_out(
     """The bins as arrays `[micro_batches, ...]`, one after the other over `shards`; without any
     `windows` there are no images."""
     assert len(bins) <= shards * micro_batches
-    batch = _empty(shapes, processor, shards, micro_batches, windows)
+    batch = empty_batch(
+        shapes, processor, shards=shards, micro_batches=micro_batches, windows=windows
+    )
     for number, one in enumerate(bins):
         micro, shard = divmod(number, shards)
         for row, items in enumerate(one.rows):
@@ -263,27 +267,31 @@ def _write_picture(
     batch.images.window[place] = np.arange(count)
 
 
-def _empty(
-    shapes: TrainShapes, processor: ImageProcessor, shards: int, micro_batches: int, windows: int
+def empty_batch(
+    shapes: TrainShapes,
+    processor: ImageProcessor,
+    *,
+    shards: int,
+    micro_batches: int,
+    windows: int,
+    xp: Any = np,
 ) -> Batch:
+    """Micro-batches of nothing but padding; see `processing.batch.empty_tokens` for `xp`."""
     rows = (micro_batches, shards * shapes.rows, shapes.row_tokens)
     images = None
     if windows:
         span = shapes.span_of(windows)
         packed = (micro_batches, shards, windows // span, span)
-        patches = (processor.window * processor.merge) ** 2
         images = PackedImages(
-            pixels=np.zeros((*packed, patches, 3 * processor.patch**2), np.uint8),
-            picture=np.zeros(packed, np.int32),
-            grid=np.zeros((*packed, 2), np.int32),
-            window=np.zeros(packed, np.int32),
+            pixels=xp.zeros((*packed, *processor.window_shape), np.uint8),
+            picture=xp.zeros(packed, np.int32),
+            grid=xp.zeros((*packed, 2), np.int32),
+            window=xp.zeros(packed, np.int32),
         )
-    tokens = Tokens(
-        ids=np.zeros(rows, np.int32),
-        positions=np.zeros((micro_batches, 3, *rows[1:]), np.int32),
-        segments=np.zeros(rows, np.int32),
-        places=np.full(rows, -1, np.int32),
-        prefix=np.zeros(rows, np.int32) if shapes.shared else None,
+    return Batch(
+        empty_tokens(*rows, prefix=shapes.shared, xp=xp),
+        images,
+        weights=xp.zeros(rows, np.float32),
+        advantages=xp.zeros(rows, np.float32),
+        sampler=xp.zeros(rows, np.float32),
     )
-    zeros: list[Float32[np.ndarray, "M B T"]] = [np.zeros(rows, np.float32) for _ in range(3)]
-    return Batch(tokens, images, *zeros)

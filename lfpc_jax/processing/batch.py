@@ -1,6 +1,7 @@
 """Prompts of ids and resized pictures, laid out as the arrays that the model takes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -8,6 +9,30 @@ from jaxtyping import Int, UInt8
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.trajectory import Images, Tokens
+
+
+def empty_tokens(*shape: int, prefix: bool = False, xp: Any = np) -> Tokens:
+    """Rows of nothing but padding: [B, T], or of several micro-batches [M, B, T]. With `prefix`,
+    rows in which segments share a prompt.
+
+    `xp` makes the arrays, here as below: NumPy to write into; `jax.numpy`, under `jax.eval_shape`,
+    to learn their shapes and allocate nothing.
+    """
+    return Tokens(
+        ids=xp.zeros(shape, np.int32),
+        positions=xp.zeros((*shape[:-2], 3, *shape[-2:]), np.int32),
+        segments=xp.zeros(shape, np.int32),
+        places=xp.full(shape, -1, np.int32),
+        prefix=xp.zeros(shape, np.int32) if prefix else None,
+    )
+
+
+def empty_images(count: int, windows: int, processor: ImageProcessor, *, xp: Any = np) -> Images:
+    """A bucket of padding images."""
+    return Images(
+        pixels=xp.zeros((count, windows, *processor.window_shape), np.uint8),
+        grid=xp.zeros((count, 2), np.int32),
+    )
 
 
 def collate(
@@ -22,12 +47,7 @@ def collate(
 ) -> tuple[Tokens, Images | None]:
     """One prompt a row, padded at its end to `length`; all pictures in one bucket of `windows`,
     padded with empty ones to `images` where that is given. Without either, no images."""
-    tokens = Tokens(
-        ids=np.zeros((len(ids), length), np.int32),
-        positions=np.zeros((3, len(ids), length), np.int32),
-        segments=np.zeros((len(ids), length), np.int32),
-        places=np.full((len(ids), length), -1, np.int32),
-    )
+    tokens = empty_tokens(len(ids), length)
     done = 0
     for row, (prompt, shown) in enumerate(zip(ids, pictures, strict=True)):
         n = len(prompt)
@@ -67,10 +87,8 @@ def stack_images(
         )
     if not count:
         return None
-    patches = (processor.window * processor.merge) ** 2
-    pixels = np.zeros((count, windows, patches, 3 * processor.patch**2), np.uint8)
-    grid = np.zeros((count, 2), np.int32)
+    bucket = empty_images(count, windows, processor)
     for i, picture in enumerate(pictures):
-        grid[i] = processor.grid_of(picture)
-        pixels[i] = processor.patchify(picture, windows)
-    return Images(pixels=pixels, grid=grid)
+        bucket.grid[i] = processor.grid_of(picture)
+        bucket.pixels[i] = processor.patchify(picture, windows)
+    return bucket

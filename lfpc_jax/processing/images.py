@@ -85,6 +85,11 @@ class ImageProcessor:
         """The side of a merged token in pixels."""
         return self.patch * self.merge
 
+    @property
+    def window_shape(self) -> tuple[int, int]:
+        """Patches of a window, and values of a patch."""
+        return (self.window * self.merge) ** 2, 3 * self.patch**2
+
     def with_tokens(self, max_tokens: int) -> "ImageProcessor":
         """The same processor with a budget of `max_tokens` merged tokens a picture."""
         return dataclasses.replace(self, max_pixels=max_tokens * self.factor**2)
@@ -141,7 +146,7 @@ class ImageProcessor:
         lengths = self.window, self.merge, self.patch
         split = canvas.reshape(3, down, *lengths, across, *lengths)
         split = split.transpose(1, 5, 2, 6, 3, 7, 0, 4, 8)
-        patches = np.zeros((windows, (self.window * self.merge) ** 2, 3 * self.patch**2), np.uint8)
+        patches = np.zeros((windows, *self.window_shape), np.uint8)
         patches[:needed].reshape(split.shape)[:] = split
         return patches
 

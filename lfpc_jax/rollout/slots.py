@@ -20,11 +20,12 @@ from lfpc_jax.arrays import Tree
 from lfpc_jax.model.cache import Cache
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
+from lfpc_jax.processing.batch import empty_images, empty_tokens
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.programs import Beginnings, Drawn, Programs, State, Turns
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.shapes import Buckets, RolloutShapes
-from lfpc_jax.trajectory import Images, Tokens
+from lfpc_jax.trajectory import Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,7 @@ class Slots:
         rows = self.shapes.prefill_rows
         assert 1 <= len(prompts) <= rows, (len(prompts), rows)
         windows, text = self.prompt_buckets(len(prompts[0][0]), prompts[0][2])
-        tokens = _blank(rows, self.shapes.prompt_length(windows, text))
+        tokens = empty_tokens(rows, self.shapes.prompt_length(windows, text))
         for row, (ids, positions, visual) in enumerate(prompts):
             places = self._places(ids, visual, row)
             _write(tokens, row, ids[:-1], positions[:, :-1], places[:-1])
@@ -146,22 +147,8 @@ class Slots:
         return Prefix(self.programs.prefill(self._params, tokens, embeddings), len(prompts))
 
     def place(self, prefix: Prefix, beginnings: Sequence[Beginning]) -> None:
-        number = len(beginnings)
-        padding = [None] * (self.shapes.slots - number)
-        zero = np.zeros(2, np.uint32)
-        many = [*beginnings, *padding]
-        arranged = Beginnings(
-            turns=Turns(
-                rows=_ints(self.shapes.slots if b is None else b.row for b in many),
-                pending=_ints(0 if b is None else b.pending for b in many),
-                position=_ints(0 if b is None else b.position for b in many),
-                budget=_ints(0 if b is None else b.budget for b in many),
-            ),
-            sources=_ints(0 if b is None else b.source for b in many),
-            number=np.int32(number),
-            key=np.stack([zero if b is None else b.key for b in many]),
-        )
-        self._state = self.programs.place(self._state, prefix.cache, arranged)
+        padded = pad_beginnings(beginnings, self.shapes.slots)
+        self._state = self.programs.place(self._state, prefix.cache, padded)
 
     def extend(self, extensions: Sequence[Extension]) -> None:
         """Extensions whose pictures share a bucket, or have none; at most `extend_rows`."""
@@ -175,8 +162,8 @@ class Slots:
         # The last id becomes pending and is not written.
         pieces = max(-(-(len(e.ids) - 1) // length) for e in extensions)
         for piece in range(pieces):
-            tokens = _blank(R, length)
-            turns = _no_turns(R, self.shapes.slots)
+            tokens = empty_tokens(R, length)
+            turns = no_turns(R, self.shapes.slots)
             for row, e in enumerate(extensions):
                 start, stop = piece * length, min((piece + 1) * length, len(e.ids) - 1)
                 if start >= stop:
@@ -228,13 +215,13 @@ class Slots:
         every = itertools.product(shapes.image_windows.sizes, shapes.prompt_text.sizes)
         for windows, text in every if prompts is None else sorted(prompts):
             embeddings = self._encode([], shapes.prefill_rows, windows)
-            tokens = _blank(shapes.prefill_rows, shapes.prompt_length(windows, text))
+            tokens = empty_tokens(shapes.prefill_rows, shapes.prompt_length(windows, text))
             cache = self.programs.prefill(self._params, tokens, embeddings)
             self.place(Prefix(cache, 0), [])
         for windows in (0, *shapes.crop_windows.sizes) if replies else ():
             embeddings = self._encode([], shapes.extend_rows, windows) if windows else None
-            tokens = _blank(shapes.extend_rows, shapes.observation_length(windows))
-            turns = _no_turns(shapes.extend_rows, shapes.slots)
+            tokens = empty_tokens(shapes.extend_rows, shapes.observation_length(windows))
+            turns = no_turns(shapes.extend_rows, shapes.slots)
             self._state = self.programs.extend(self._params, self._state, tokens, embeddings, turns)
         for sampling, span in itertools.product(samplings, shapes.spans.sizes):
             self.decode(span - shapes.chunk, sampling)
@@ -248,23 +235,11 @@ class Slots:
         return places
 
     def _encode(self, visuals: Sequence[Visual | None], rows: int, windows: int) -> jax.Array:
-        c = self.cfg.vision
-        pixels = np.zeros((rows, windows, c.window_patches, 3 * c.patch**2), np.uint8)
-        grid = np.zeros((rows, 2), np.int32)
+        images = empty_images(rows, windows, self.processor)
         for row, visual in enumerate(visuals):
             if visual is not None:
-                pixels[row], grid[row] = visual.patches, visual.grid
-        return self.programs.encode(self._params, Images(pixels, grid))
-
-
-def _blank(rows: int, length: int) -> Tokens:
-    shape = (rows, length)
-    return Tokens(
-        ids=np.zeros(shape, np.int32),
-        positions=np.zeros((3, *shape), np.int32),
-        segments=np.zeros(shape, np.int32),
-        places=np.full(shape, -1, np.int32),
-    )
+                images.pixels[row], images.grid[row] = visual.patches, visual.grid
+        return self.programs.encode(self._params, images)
 
 
 def _write(
@@ -277,10 +252,27 @@ def _write(
     tokens.places[row, :n] = places
 
 
-def _no_turns(count: int, slots: int) -> Turns:
+def no_turns(count: int, slots: int) -> Turns:
     """Only padding: rows past the last slot."""
     zeros = [np.zeros(count, np.int32) for _ in range(3)]
     return Turns(np.full(count, slots, np.int32), *zeros)
+
+
+def pad_beginnings(beginnings: Sequence[Beginning], slots: int) -> Beginnings:
+    """As arrays, padded with rows past the last slot."""
+    zero = np.zeros(2, np.uint32)
+    many = [*beginnings, *[None] * (slots - len(beginnings))]
+    return Beginnings(
+        turns=Turns(
+            rows=_ints(slots if b is None else b.row for b in many),
+            pending=_ints(0 if b is None else b.pending for b in many),
+            position=_ints(0 if b is None else b.position for b in many),
+            budget=_ints(0 if b is None else b.budget for b in many),
+        ),
+        sources=_ints(0 if b is None else b.source for b in many),
+        number=np.int32(len(beginnings)),
+        key=np.stack([zero if b is None else b.key for b in many]),
+    )
 
 
 def _ints(values: Any) -> Int32[np.ndarray, "n"]:
