@@ -30,7 +30,7 @@ from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import LoadedModel
 from lfpc_jax.run.overrides import override
-from support import micro, small, xla
+from support import metrics_page, micro, small, xla
 from support.judge_server import JudgeServer, status
 from support.left import arrays, facts, metrics, near, same
 
@@ -92,6 +92,11 @@ def test_a_run_leaves_what_it_says(whole):
                  "update/learning_rate", "speed/sampled_tokens"):  # fmt: skip
         assert np.isfinite(first[name]), name
     assert first["update/sampler_apart"] < 1e-4
+    written = {name for values in found.values() for name in values} - {"kind", "step"}
+    assert written <= metrics_page.of_runs()
+    optional = ("update/reference_kl", "update/entropy")
+    updates = {name for name in metrics_page.of_runs() if name.startswith("update/")}
+    assert updates - written == {*optional}
     checked = found["validation", 2]
     gap = checked["validation/accuracy"] - checked["validation/blank_accuracy"]
     assert checked["validation/gap"] == pytest.approx(gap)

@@ -16,7 +16,7 @@ from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run.config import RolloutSettings, TrainConfig
 from lfpc_jax.run.progress import Steps
 from lfpc_jax.run.rolling import Roller, numbered
-from support import rigged, small
+from support import metrics_page, rigged, small
 from support.judge_server import JudgeServer, say, status
 
 
@@ -55,6 +55,7 @@ def test_validation_blanks_crops_and_finds_who_reads_them():
     """Without its crop the reader of crops guesses, one in four; the other never looked."""
     records = rigged.world(24)
     values, seen = validated(rigged.reads_the_crop, records)
+    assert values.keys() <= metrics_page.of_runs()
     assert values["validation/accuracy"] == 1
     assert values["validation/blank_accuracy"] < 0.5
     assert values["validation/gap"] == 1 - values["validation/blank_accuracy"]

@@ -1,0 +1,133 @@
+"""docs/metrics.md has an entry for every metric that the code writes, and for no other.
+
+What whole runs write is held against the page in tests/cli/test_train.py and
+tests/run/test_rolling.py.
+"""
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lfpc_jax.cli import train
+from lfpc_jax.evaluation.alter import ALTERATIONS
+from lfpc_jax.evaluation.answers import Answered
+from lfpc_jax.evaluation.arms import MEASURES
+from lfpc_jax.evaluation.conditions import CONDITIONS
+from lfpc_jax.evaluation.diagnostics import AnswerFirst, diagnose
+from lfpc_jax.evaluation.journal import Trial
+from lfpc_jax.evaluation.measures import ENDS, Measures, gather
+from lfpc_jax.evaluation.results import results
+from lfpc_jax.grpo.objective import FROM_DRAWN, Objective, loss_of
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.report.figures import FIGURES
+from lfpc_jax.rewards.total import OwnReward, Rewards, compute_rewards
+from lfpc_jax.rollout.dialogue import NO_IMAGE
+from lfpc_jax.rollout.tools import Toolbox
+from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.trajectory import Batch, Picture, Record, Tokens
+from support import handmade, metrics_page
+
+PACKAGE = Path(train.__file__).parents[1]
+GROUPS = {name.split("/")[0] for name in metrics_page.of_runs()}
+REWARD_COUNTS = {"masked", "unjudged", "undecided", "flat"}
+TARGETED = handmade.record("A", ("red", "blue"), targets=[[(20, 20, 40, 40)]])
+
+
+def of_group(group: str) -> set[str]:
+    return {
+        name.partition("/")[2] for name in metrics_page.of_runs() if name.startswith(f"{group}/")
+    }
+
+
+def measures(*faults: str) -> Measures:
+    return Measures(
+        record="r", rollout=0, right=1.0, turns=2, tokens=9, calls=1 + len(faults), areas=(0.1,),
+        crop_tokens=(4,), faults=dict.fromkeys(faults, 1), end="answered", iou=0.5, overlap=0.5,
+    )  # fmt: skip
+
+
+def test_no_metric_has_two_entries():
+    entries = re.findall(r"^\| `(\w+/\w+)` \|", metrics_page.PAGE.read_text(), re.MULTILINE)
+    assert len(entries) == len(set(entries))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_every_name_in_the_code_has_an_entry(path):
+    texts = {node.value for node in ast.walk(ast.parse(path.read_text()))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)}  # fmt: skip
+    named = {text for text in texts if re.fullmatch(rf"(?:{'|'.join(GROUPS)})/\w+", text)}
+    assert named <= metrics_page.of_runs()
+
+
+def test_the_report_draws_what_has_an_entry():
+    assert {panel.name for figure in FIGURES for panel in figure.panels} <= metrics_page.of_runs()
+
+
+def test_what_is_measured_of_episodes():
+    zoom = Zoom(ImageProcessor())
+    causes = {*Toolbox((zoom,)).causes, NO_IMAGE}
+    written = gather([measures(*causes)])
+    groups = ("crop", "episode", "end", "fault")
+    assert set(written) == {f"{group}/{name}" for group in groups for name in of_group(group)}
+    assert of_group("end") == set(ENDS)
+
+
+def test_rewards_and_why_there_are_none():
+    own = OwnReward("NAME", 1.0, lambda trajectory, record: 1.0)
+    crop = handmade.crop_turn(20, 20, 40, 40)
+    [reward] = compute_rewards(
+        [handmade.episode(crop, answer="A")], {"r": TARGETED}, Rewards(own=(own,))
+    )
+    assert of_group("reward") == set(reward.parts) | REWARD_COUNTS
+    assert of_group("masked") == {"judge", "record", "total", "NAME"}
+
+
+def test_updates():
+    """Beside these a run has the loss and what counts updates: see tests/cli/test_train.py."""
+    of_tokens = jax.ShapeDtypeStruct((1, 8), jnp.float32)
+
+    def watched(x):
+        tokens = Tokens(ids=x, positions=x, segments=x, places=x)
+        batch = Batch(tokens, None, weights=x, advantages=x, sampler=x, old=x, reference=x)
+        return loss_of(x, x, batch, Objective(kl=0.1, entropy=0.1))[1]
+
+    names = jax.eval_shape(watched, of_tokens).keys() - {FROM_DRAWN}
+    counted = {"loss", "gradient_norm", "refused", "empty", "learning_rate"}
+    assert of_group("update") == names | counted
+
+
+def test_times():
+    phases = re.findall(r'clock\("(\w+)"\)', Path(train.__file__).read_text())
+    assert of_group("time") == {*phases, "step"}
+
+
+def test_a_validation_repeats_what_is_measured_of_crops():
+    twice = {
+        f"{blank}{name}" for blank in ("", "blank_") for name in ("accuracy", "masked", "undecided")
+    }
+    assert of_group("validation") == of_group("crop") | twice | {"gap", "skipped"}
+
+
+def test_evaluations():
+    record = Record(id="r", question="?", answer="A", picture=Picture(path="p"), options=("1", "2"),
+                    targets=TARGETED.targets)  # fmt: skip
+    answered = [Answered(record, ("A",), (measures(),), (False,))]
+    conditions = dict.fromkeys(CONDITIONS, answered)
+    assert set(metrics_page.under("Do crops matter")) == {
+        *(diagnosis.test for diagnosis in diagnose(conditions)),
+        *(field.name for field in fields(AnswerFirst)),
+    }
+    assert set(ALTERATIONS) <= set(metrics_page.under("Do crops matter"))
+    settings = {"asked": {}, "benchmarks": {"set": {"questions": 1}}}
+    found = results(settings, {Trial("set", 64, name): answered for name in CONDITIONS})
+    every = found["benchmarks"]["set"]["budgets"]["64"]["conditions"]
+    assert set(metrics_page.under("Evaluations")) == {key for one in every.values() for key in one}
+
+
+def test_comparisons():
+    assert metrics_page.under("Comparisons") == list(MEASURES)
