@@ -85,6 +85,11 @@ class JudgeSettings:
             if not getattr(self, name) > 0:
                 raise ValueError(f"judge: {name} is {getattr(self, name)}; it must be above 0")
 
+    @property
+    def server(self) -> str:
+        """The address that is asked, by which verdicts are kept."""
+        return self.base_url.rstrip("/") + "/chat/completions"
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -153,7 +158,7 @@ class Judge:
 
     def __init__(self, settings: JudgeSettings, bar: Bar = no_bar) -> None:
         self._settings, self._bar = settings, bar
-        self._url = settings.base_url.rstrip("/") + "/chat/completions"
+        self._url = settings.server
         self._key = _read_key(settings.key_variable) if settings.key_variable else ""
         self._store = VerdictStore(settings.cache)
 

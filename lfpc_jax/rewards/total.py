@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.format import format_reward, tool_reward
 from lfpc_jax.rewards.grounding import Grounded, Grounding, ground
-from lfpc_jax.rewards.judge import Judge
+from lfpc_jax.rewards.judge import Judges
 from lfpc_jax.rewards.verdict import Fault, Verdict
 from lfpc_jax.trajectory import Record, Trajectory
 
@@ -101,7 +101,7 @@ def compute_rewards(
     trajectories: Sequence[Trajectory],
     records: Mapping[str, Record],
     settings: Rewards,
-    judge: Judge | None = None,
+    judge: Judges | None = None,
 ) -> list[EpisodeReward]:
     """The reward of each trajectory, in order; `records` holds the record of each by its id."""
     for trajectory in trajectories:

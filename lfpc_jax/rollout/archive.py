@@ -91,6 +91,11 @@ class Archive:
                     )
                 yield group
 
+    def count(self, part: str) -> int:
+        """How many groups a part should hold: its lines, damaged ones included."""
+        with self._file(part).open("rb") as lines:
+            return sum(1 for _ in lines)
+
     def parts(self) -> list[str]:
         """The names of all parts, sorted."""
         return sorted(file.name.removesuffix(".jsonl") for file in self.folder.glob("*.jsonl"))

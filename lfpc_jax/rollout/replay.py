@@ -1,17 +1,18 @@
-"""A trajectory run again from what was recorded, and every difference named.
+"""Recorded trajectories, run again and compared with their record.
 
-What was sampled is taken from the record; all else is made anew: the prompt, the reading of each
-turn, the crops cut from the original, what came back, how it ended, the rewards, and the
-log-probabilities by one forward over the whole conversation. So a replay shows a changed picture,
-prompt, parser or weight, and how far sampler and forward are apart, by class of token:
+Only the sampled ids are taken from the record. All else is made anew: the prompt, the reading of
+each turn, the crops cut from the original, the replies, how the episode ended, the rewards, and the
+log-probabilities, by one forward pass over the whole conversation. So a replay shows where a
+picture, the prompt, the parser or the weights have changed since. It also measures how far the
+sampler and a forward pass are apart, by class of token:
 
-- `digits`: of a call's numbers,
+- `digits`: tokens of a call that hold a digit,
 - `after_crop`: other tokens of turns that begin after a crop came back,
-- `text`: the rest.
+- `text`: all others.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,35 +25,42 @@ from lfpc_jax.arrays import Tree
 from lfpc_jax.model import qwen
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.processing.batch import collate
-from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.episode import STOP_STRING, Episode, Rules
 from lfpc_jax.rollout.sampling import Sampling, logprobs
 from lfpc_jax.rollout.stops import completes, stop_table
 from lfpc_jax.rollout.vocabulary import allowed_ids, token_bytes
-from lfpc_jax.shapes import Buckets, RolloutShapes
+from lfpc_jax.shapes import RolloutShapes, geometric
 from lfpc_jax.trajectory import Record, Trajectory
 
 CLASSES = ("text", "digits", "after_crop")
 
-Score = Callable[[Sequence[Trajectory], Record], Sequence[dict[str, float | None]]]
+ComputeRewards = Callable[[Sequence[Trajectory], Record], Sequence[dict[str, float | None]]]
+"""The rewards of a record's trajectories by name, one mapping each, in order."""
 
 _BLOCK = 256
+_SHORTEST = 1024
+"""Tokens: shorter conversations are padded to as many."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replay found: lines that name what came out differently, and by class of token the
-    largest differences of log-probability, the sampler's distribution's and the policy's."""
+    """One trajectory's replay: `differences` are lines that name what came out differently.
+
+    `sampler` and `policy` hold, by class of token, the largest absolute difference of the
+    log-probabilities in the distribution sampled from and in the policy. They are NaN where none
+    were computed: without weights, or where the conversation itself came out differently.
+    """
 
     record: str
     rollout: int
     differences: tuple[str, ...]
-    sampled: dict[str, float]
+    sampler: dict[str, float]
     policy: dict[str, float]
 
 
 class Replayer:
-    """Replays under the settings that the trajectories were made with."""
+    """Replays trajectories under the settings that they were made with."""
 
     def __init__(
         self, cfg: ModelConfig, dialogue: Dialogue, shapes: RolloutShapes, rules: Rules
@@ -65,45 +73,43 @@ class Replayer:
             (STOP_STRING, *rules.stops),
             (tokenizer.im_end, tokenizer.endoftext),
         )
-        self._lengths = Buckets((shapes.capacity,))
+        self._lengths = geometric(min(_SHORTEST, shapes.capacity), shapes.capacity)
         self._logprobs = jax.jit(partial(_logprobs, cfg=cfg, sampling=rules.sampling))
 
     def replay(
         self,
-        params: Tree,
-        record: Record,
+        params: Tree | None,
+        record: Record | Opening,
         trajectories: Sequence[Trajectory],
         rewards: Sequence[dict[str, float | None]] = (),
-        scored: Score | None = None,
+        compute: ComputeRewards | None = None,
     ) -> list[Replayed]:
-        """All trajectories of a record; their rewards too, where `scored` says how to score."""
-        opening = self.dialogue.open(record)
-        found = []
-        for recorded in trajectories:
-            episode = Episode(
-                opening, recorded.rollout, self.rules, self.dialogue, self.shapes.capacity
-            )
-            lines = self._relive(episode, recorded)
-            sampled = policy = dict.fromkeys(CLASSES, float("nan"))
-            if not lines:
-                sampled, policy = self._compare(params, episode, recorded)
-            found.append(Replayed(record.id, recorded.rollout, tuple(lines), sampled, policy))
-        if scored is None or not rewards:
-            return found
-        again = scored(trajectories, record)
+        """Replays all trajectories of a record. Without `params` no log-probabilities are computed.
+        With `compute` the recorded `rewards` are compared with those that it gives now.
+
+        Raises what `Dialogue.open` raises for a record whose prompt cannot be made."""
+        opening = record if isinstance(record, Opening) else self.dialogue.open(record)
+        replays = [self._replay(params, opening, recorded) for recorded in trajectories]
+        if compute is None or not rewards:
+            return replays
         return [
-            Replayed(
-                one.record,
-                one.rollout,
-                (*one.differences, *_reward_lines(old, new)),
-                one.sampled,
-                one.policy,
+            replace(replay, differences=(*replay.differences, *_reward_lines(old, new)))
+            for replay, old, new in zip(
+                replays, rewards, compute(trajectories, opening.record), strict=True
             )
-            for one, old, new in zip(found, rewards, again, strict=True)
         ]
 
+    def _replay(self, params: Tree | None, opening: Opening, recorded: Trajectory) -> Replayed:
+        capacity = self.shapes.capacity
+        episode = Episode(opening, recorded.rollout, self.rules, self.dialogue, capacity)
+        lines = self._relive(episode, recorded)
+        sampler = policy = dict.fromkeys(CLASSES, float("nan"))
+        if params is not None and not lines:
+            sampler, policy = self._compare(params, episode, recorded)
+        return Replayed(opening.record.id, recorded.rollout, tuple(lines), sampler, policy)
+
     def _relive(self, episode: Episode, recorded: Trajectory) -> list[str]:
-        """Feeds the recorded turns to a new episode; what came out differently."""
+        """Feeds the recorded turns to a new episode, and names what comes out differently."""
         for turn in recorded.turns:
             if episode.end is not None:
                 return [f"ended ({episode.end}) before turn {turn.start}:{turn.stop}"]
@@ -125,8 +131,7 @@ class Replayer:
             if old != new:
                 lines.append(f"{name} was {old!r}, now {new!r}")
         if not np.array_equal(recorded.ids, again.ids):
-            at = int(np.argmax(np.asarray(recorded.ids)[: len(again.ids)] != again.ids))
-            lines.append(f"ids differ from {at} on")
+            lines.append(f"ids differ from {_first_difference(recorded.ids, again.ids)} on")
         elif not np.array_equal(recorded.sampled, again.sampled):
             lines.append("other tokens count as sampled")
         for number, (old_turn, new_turn) in enumerate(zip(recorded.turns, again.turns)):
@@ -137,19 +142,20 @@ class Replayer:
     def _compare(
         self, params: Tree, episode: Episode, recorded: Trajectory
     ) -> tuple[dict[str, float], dict[str, float]]:
-        sampled, policy = self._forward(params, episode)
+        sampler, policy = self._forward(params, episode)
         classes = token_classes(recorded, self.dialogue)
 
-        def largest(again: np.ndarray, old: np.ndarray) -> dict[str, float]:
-            apart = np.abs(again - np.asarray(old))
-            return {name: float(apart[mask].max(initial=0)) for name, mask in classes.items()}
+        def largest(now: np.ndarray, before: np.ndarray) -> dict[str, float]:
+            distance = np.abs(now - np.asarray(before))
+            return {name: float(distance[mask].max(initial=0)) for name, mask in classes.items()}
 
-        return largest(sampled, recorded.logprobs), largest(policy, recorded.policy_logprobs)
+        return largest(sampler, recorded.logprobs), largest(policy, recorded.policy_logprobs)
 
     def _forward(
         self, params: Tree, episode: Episode
     ) -> tuple[Float32[np.ndarray, "T"], Float32[np.ndarray, "T"]]:
-        """Both log-probabilities of every id given those before it; the first id's are 0."""
+        """The sampler's and the policy's log-probability of every id, given the ids before it; the
+        first id has 0."""
         processor = self.dialogue.processor
         view = episode.opening.view
         pictures = [*([] if view is None else [view.shown]), *episode.crops]
@@ -165,12 +171,19 @@ class Replayer:
         )
         both = self._logprobs(params, tokens, images, jnp.asarray(self._allowed))
         n = len(episode.ids)
-        sampled, policy = (np.concatenate([[0], x])[:n].astype(np.float32) for x in both)
-        return sampled, policy
+        sampler, policy = (np.concatenate([[0], x])[:n].astype(np.float32) for x in both)
+        return sampler, policy
+
+
+def _first_difference(before: np.ndarray, now: np.ndarray) -> int:
+    """The place where two sequences first differ; the end of the shorter one if nowhere before."""
+    both = min(len(before), len(now))
+    unequal = np.flatnonzero(before[:both] != now[:both])
+    return int(unequal[0]) if len(unequal) else both
 
 
 def token_classes(trajectory: Trajectory, dialogue: Dialogue) -> dict[str, Bool[np.ndarray, "T"]]:
-    """Masks over a trajectory's ids that together cover what was sampled, each token once."""
+    """Masks over a trajectory's ids by class; every sampled token is in exactly one of them."""
     masks = {name: np.zeros(len(trajectory.ids), bool) for name in CLASSES}
     seen_crop = False
     for turn in trajectory.turns:
@@ -194,7 +207,8 @@ def _reward_lines(old: dict[str, float | None], new: dict[str, float | None]) ->
 def _logprobs(
     params: Tree, tokens: Any, images: Any, allowed: Any, *, cfg: ModelConfig, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
-    """Of each id but the first, by blocks of logits."""
+    """The sampler's and the policy's of each id but the first; the logits of a block of ids are in
+    memory at a time."""
     embeddings = qwen.encode_images(params, images, cfg=cfg)
     hidden = qwen.hidden_states(params, tokens, embeddings, cfg=cfg)[0, :-1]
     padding = -len(hidden) % _BLOCK
@@ -203,9 +217,9 @@ def _logprobs(
         jnp.pad(jnp.asarray(tokens.ids)[0, 1:], (0, padding)).reshape(-1, _BLOCK),
     )
 
-    def one(block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def in_block(block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         logits = qwen.unembed(params, block[0], cfg=cfg)
         return logprobs(logits, block[1], allowed=allowed, sampling=sampling)
 
-    sampled, policy = jax.lax.map(one, blocks)
-    return sampled.reshape(-1)[: len(hidden)], policy.reshape(-1)[: len(hidden)]
+    sampler, policy = jax.lax.map(in_block, blocks)
+    return sampler.reshape(-1)[: len(hidden)], policy.reshape(-1)[: len(hidden)]

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import assets, training
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.distributed import processes
@@ -103,7 +104,7 @@ class RunFolder:
     def first_model(self, path: Path) -> Path:
         """The model that this run began from: of another run the checkpoint that was its newest,
         or its best, then."""
-        model, step = run_of(path), self._origin["step"]
+        model, step = run_of(path), self.began_at
         return path if model is None or step is None else model.checkpoints / f"{step:08d}"
 
     def begin(
@@ -276,12 +277,8 @@ def load_run(
     of them is said: the run itself computed with the factors beside their weights."""
     saved = checkpoint_of(path, run)
     cfg = config.from_folder(run.assets, dtype=dtype)
-    trees = parameters.specs(cfg, run.trainable)
-    parts = [
-        training.restore(saved, name, parameters.abstract(tree, kind, mesh))
-        for name, tree, kind in zip(training.MODEL_ITEMS, trees, (jnp.float32, cfg.dtype))
-    ]
-    params, lost = jax.jit(partial(_merged, dtype=dtype))(*parts)
+    trained, frozen = _restored(saved, run, cfg, mesh)
+    params, lost = jax.jit(partial(_merged, dtype=dtype))(trained, frozen)
     if lost > _MOST_LOST:
         log.warning(
             "%s: %.0f %% of what LoRA's factors add is lost where their sum with the weights is "
@@ -290,6 +287,30 @@ def load_run(
         )  # fmt: skip
     log.info("%s: step %d", saved.path, saved.step)
     return cfg, params, saved
+
+
+def computing_params(
+    saved: training.Saved, run: RunFolder, cfg: ModelConfig, mesh: Mesh | None
+) -> Tree:
+    """A checkpoint's parameters as the run itself computes with them: in the model's dtype, with
+    LoRA's factors beside their weights."""
+    trained, frozen = _restored(saved, run, cfg, mesh)
+    return parameters.join(_cast(trained, cfg.dtype), frozen)
+
+
+def _restored(
+    saved: training.Saved, run: RunFolder, cfg: ModelConfig, mesh: Mesh | None
+) -> tuple[Tree, Tree]:
+    """What is trained, in float32, and what is frozen."""
+    trained, frozen = (
+        training.restore(saved, name, parameters.abstract(tree, dtype, mesh))
+        for name, tree, dtype in zip(
+            training.MODEL_ITEMS,
+            parameters.specs(cfg, run.trainable),
+            (jnp.float32, cfg.dtype),
+        )
+    )
+    return trained, frozen
 
 
 _MOST_LOST = 0.1

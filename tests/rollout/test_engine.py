@@ -126,7 +126,7 @@ def test_log_probabilities_equal_a_whole_forward(episodes):
         assert again.differences == ()
         for name, mask in token_classes(trajectory, small.dialogue()).items():
             seen[name] += int(mask.sum())
-        assert max(again.sampled.values()) <= 1e-4
+        assert max(again.sampler.values()) <= 1e-4
         assert max(again.policy.values()) <= 1e-4
     assert min(seen[name] for name in CLASSES) >= 20
 
@@ -142,7 +142,7 @@ def test_log_probabilities_of_truncated_sampling(how):
     replayer = Replayer(small.config(), small.dialogue(), small.SHAPES, rules)
     for again in replayer.replay(small.params(), small.record(0), list(found.values())):
         assert again.differences == ()
-        assert max(*again.sampled.values(), *again.policy.values()) <= 1e-4
+        assert max(*again.sampler.values(), *again.policy.values()) <= 1e-4
     for t in found.values():
         assert (t.logprobs[t.sampled] >= t.policy_logprobs[t.sampled] - 1e-5).all()
         assert not np.allclose(t.logprobs, t.policy_logprobs)
@@ -165,14 +165,14 @@ def test_a_replay_names_what_was_changed(episodes):
         replace(t, turns=(replace(t.turns[0], crop=box), *t.turns[1:]))
     )
     assert "begins at" in differences(t, replace(record, question="Another and longer question?"))
-    score = lambda trajectories, record: [{"total": 1.0} for _ in trajectories]  # noqa: E731
-    changed = differences(t, rewards=[{"total": 0.5}], scored=score)
+    compute = lambda trajectories, record: [{"total": 1.0} for _ in trajectories]  # noqa: E731
+    changed = differences(t, rewards=[{"total": 0.5}], compute=compute)
     assert changed == "reward total was 0.5, now 1.0"
     logprobs = t.logprobs.copy()
     logprobs[t.turns[-1].start] += 0.01
     [found] = replayer.replay(small.params(), record, [replace(t, logprobs=logprobs)])
-    assert found.sampled["after_crop"] == pytest.approx(0.01, abs=1e-4)
-    assert found.sampled["text"] <= 1e-4
+    assert found.sampler["after_crop"] == pytest.approx(0.01, abs=1e-4)
+    assert found.sampler["text"] <= 1e-4
 
 
 def same(found, wanted) -> None:

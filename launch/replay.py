@@ -1,0 +1,8 @@
+"""Recorded episodes, computed again and compared; see lfpc_jax/cli/replay.py."""
+
+import sys
+
+from lfpc_jax.cli.replay import main
+
+if __name__ == "__main__":
+    sys.exit(main())
