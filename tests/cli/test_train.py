@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.cli import convert, train
+from lfpc_jax.cli import convert, replay, train
 from lfpc_jax.data import layout
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.rollout.archive import Archive
@@ -110,6 +110,15 @@ def test_a_run_leaves_what_it_says(whole):
     log = (whole / "log.txt").read_text()
     assert "step 3 of 3" in log
     assert log.count("was selected by another model than the one that is trained") == 1
+
+
+def test_its_episodes_replay_without_a_difference(whole, capsys):
+    """By the weights that sampled them: the first model, and those after steps 2 and 3."""
+    assert replay.main([str(whole), "--tolerance", "1e-4"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("step-000001  ", "validation-000002  ", "validation-000003  "):
+        assert part in printed
+    assert "not kept: step-000002" in printed
 
 
 def test_the_policy_moves(whole, folder):
