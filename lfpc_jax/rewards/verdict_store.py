@@ -20,6 +20,7 @@ class VerdictStore:
         self._own = self._folder / f"{time.time_ns():020d}-{uuid.uuid4().hex}.jsonl"
         self._lock = threading.Lock()
         self._known: dict[str, bool] = {}
+        self._folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(self._folder.glob("*.jsonl")):
             for line in file.read_bytes().splitlines():
                 self._read(line)
@@ -32,7 +33,6 @@ class VerdictStore:
         line = json.dumps({"key": key, "right": right, **claim}) + "\n"
         with self._lock:
             self._known.setdefault(key, right)
-            self._folder.mkdir(parents=True, exist_ok=True)
             with self._own.open("ab") as file:
                 file.write(line.encode())
                 file.flush()

@@ -30,8 +30,9 @@ from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.evaluation.conditions import without_tool
 from lfpc_jax.model import config as model_config
 from lfpc_jax.model.spec import spec_tree
-from lfpc_jax.rewards.judge import Remembered
+from lfpc_jax.rewards.judge import Claim, Judges, Remembered
 from lfpc_jax.rewards.total import EpisodeReward, compute_rewards
+from lfpc_jax.rewards.verdict import Fault, Verdict
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.dialogue import Opening
 from lfpc_jax.rollout.replay import CLASSES, Replayed, Replayer
@@ -135,9 +136,11 @@ class RunReplay:
             convention=rollout.convention,
         )
         judge = self.config.judge
-        self.judge = None
+        self.judge: Judges | None = None
         if judge is not None:
-            self.judge = Remembered(Path(judge.cache), judge.model, judge.server)
+            cache = Path(judge.cache)
+            kept = cache.is_dir()
+            self.judge = Remembered(cache, judge.model, judge.server) if kept else NoVerdicts()
         self._replayers: dict[Sampling, Replayer] = {}
 
     def parts(self) -> list[EpisodesPart]:
@@ -282,6 +285,14 @@ class RunReplay:
             kept = {name: old[name] for name in [*unknown, "total"] if unknown and name in old}
             comparable.append(new.parts | kept)
         return comparable
+
+
+class NoVerdicts:
+    """Stands for a judge whose cache is gone."""
+
+    def verdicts(self, claims: Sequence[Claim]) -> list[Verdict]:
+        fault = Fault("judge", "the cache of its verdicts is not here", "no verdict")
+        return [Verdict(None, fault, judged=True) for _ in claims]
 
 
 def _unjudged(old: Rewards, new: EpisodeReward) -> bool:
