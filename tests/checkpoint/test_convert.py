@@ -38,7 +38,7 @@ def test_there_and_back_every_tensor_is_byte_equal(kept, tmp_path, dtype, tied, 
 def test_a_repeated_embedding_comes_back(tmp_path):
     hf = hf_folders.write(tmp_path / "hf", tied=True)
     embedding = "model.embed_tokens.weight"
-    hf_folders.edit(hf / folders.SINGLE, lambda t: t | {"lm_head.weight": t[embedding].clone()})
+    hf_folders.edit(hf / hf_folders.SINGLE, lambda t: t | {"lm_head.weight": t[embedding].clone()})
     hf_folders.assert_same_bytes(hf, round_trip(hf, tmp_path))
 
 

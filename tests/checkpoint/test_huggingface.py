@@ -91,7 +91,7 @@ def test_a_dtype_for_each_parameter_is_kept(tmp_path):
     """Norms in float32 amid bfloat16: each parameter keeps what it has, and so does an export."""
     hf = hf_folders.write(tmp_path / "hf")
     widen = lambda t: {k: x.float() if "norm" in k else x for k, x in t.items()}  # noqa: E731
-    hf_folders.edit(hf / folders.SINGLE, widen)
+    hf_folders.edit(hf / hf_folders.SINGLE, widen)
     source, cfg = opened(hf)
     assert source.origin.dtypes == ("bfloat16", "float32")
     params = huggingface.load(source, cfg)
@@ -120,7 +120,7 @@ def test_every_bit_of_every_number_survives(tmp_path):
             for key, x in tensors.items()
         }
 
-    hf_folders.edit(hf / folders.SINGLE, scatter)
+    hf_folders.edit(hf / hf_folders.SINGLE, scatter)
     export(hf, tmp_path / "out")
     hf_folders.assert_same_bytes(hf, tmp_path / "out")
 
@@ -130,7 +130,7 @@ def test_shards_and_their_index(kept, tmp_path):
     told = []
     export(hf, out, shard_bytes=60_000, advance=told.append)
     hf_folders.assert_same_bytes(hf, out)
-    index = json.loads((out / folders.INDEX).read_text())
+    index = json.loads((out / hf_folders.INDEX).read_text())
     tensors = hf_folders.tensors(out)
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     assert index["metadata"]["total_size"] == sum(told) == total
@@ -165,7 +165,7 @@ def test_every_other_file_comes_along(tmp_path):
         *files,
         "config.json",
         "generation_config.json",
-        folders.SINGLE,
+        hf_folders.SINGLE,
     }
     assert all((out / name).read_bytes() == (hf / name).read_bytes() for name in files)
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,9 +29,10 @@ from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import LoadedModel
 from lfpc_jax.run.overrides import override
-from support import metrics_page, micro, small, xla
+from support import metrics_page, micro, small
 from support.judge_server import JudgeServer, status
 from support.left import arrays, facts, metrics, near, same
+from support.processes import ROOT, coordinator_flags, environment
 
 HERE = Path(__file__).parent
 CONFIG = micro.__file__
@@ -51,13 +51,8 @@ def folder(tmp_path_factory):
 
 
 def start(folder, run, *more, config=CONFIG):
-    env = os.environ | {
-        "MICRO": str(folder),
-        "PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}",
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": xla.flags(),
-    }
-    script = str(HERE.parents[1] / "launch" / "train.py")
+    env = environment(MICRO=str(folder))
+    script = str(ROOT / "launch" / "train.py")
     cache = ["--cache", str(folder / "compiled")]
     command = [sys.executable, script, "--config", config, "--run", str(run), *cache, *more]
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
@@ -353,12 +348,9 @@ def test_a_checkpoint_that_was_cut_short_is_not_taken(folder, whole):
 @pytest.fixture(scope="module")
 def two(folder):
     """The same three steps in two processes, with no checkpoint due in any."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
     run = folder / "two"
-    flags = ["--coordinator", f"localhost:{port}", "--processes", "2", "--checkpoint_every", "100"]
-    both = [start(folder, run, *flags, "--process", str(i)) for i in range(2)]
+    flags = ["--checkpoint_every", "100", *coordinator_flags()]
+    both = [start(folder, run, *flags, str(i)) for i in range(2)]
     for process in both:
         finished(process)
     return run

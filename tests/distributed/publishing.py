@@ -7,10 +7,8 @@ publishing.py PORT INDEX
 import os
 import sys
 from functools import partial
-from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import numpy as np

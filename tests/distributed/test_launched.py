@@ -1,6 +1,5 @@
 """Who am I, worked by hand from the variables that launchers are documented to set."""
 
-import socket
 import threading
 
 import jax
@@ -12,6 +11,7 @@ from lfpc_jax.distributed.board import Absent, named
 from lfpc_jax.distributed.launched import Launched, ProcessSettings, detect, first_host
 from lfpc_jax.distributed.register import Register, note
 from lfpc_jax.distributed.roll_call import roll_call
+from support.processes import free_port
 
 TORCHRUN = {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500", "RANK": "3", "WORLD_SIZE": "4"}
 SLURM = {
@@ -191,9 +191,7 @@ def test_one_process_has_nobody_to_wait_for():
 
 
 def test_two_with_one_number_are_told(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
+    address = f"localhost:{free_port()}"
     callers = []
     for _ in range(2):
         callers.append(threading.Thread(target=_call_and_be_refused, args=(address,)))

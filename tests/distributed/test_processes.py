@@ -2,13 +2,14 @@
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from support.processes import free_port
 
 SCRIPT = Path(__file__).with_name("member.py")
 LOST = 75
@@ -20,9 +21,7 @@ class Members:
     """Started processes, their output in files."""
 
     def __init__(self, folder: Path, count: int, mode: str):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = str(probe.getsockname()[1])
+        port = str(free_port())
         self.mode, self.count = mode, count
         self.files = [folder / f"out-{i}" for i in range(count)]
         self.processes = [self._start(port, i) for i in range(count)]

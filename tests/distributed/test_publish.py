@@ -1,10 +1,6 @@
 """Parameters on their way from the updates to the engine: each device holds what it should."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +14,8 @@ from lfpc_jax.distributed.mesh import make_mesh, meshed, own_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Publisher, own_part
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import published
-from support import small, tpu_slices, xla
+from support import small, tpu_slices
+from support.processes import run_both
 
 ORDERS = {
     "as they come": (0, 1, 2, 3, 4, 5, 6, 7),
@@ -106,23 +103,7 @@ def test_a_part_that_is_not_the_own_mesh_s_is_refused_by_name():
     assert "want [500:1000, 0:256]" in said
 
 
-def test_two_processes_whose_devices_lie_mixed_each_get_their_own_parts(reaped):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
-    script = Path(__file__).with_name("publishing.py")
-    reaped += [
-        subprocess.Popen(
-            [sys.executable, str(script), port, str(index)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"XLA_FLAGS": xla.flags(4)},
-        )
-        for index in range(2)
-    ]
-    said = [process.communicate(timeout=300) for process in reaped]
-    assert [process.returncode for process in reaped] == [0, 0], said
-    for out, _ in said:
+def test_two_processes_whose_devices_lie_mixed_each_get_their_own_parts():
+    for out in run_both(Path(__file__).with_name("publishing.py"), devices=4):
         [parts] = re.findall(r"(\d+) parts were right", out)
         assert int(parts) > 100, "of arrays, not whole ones"

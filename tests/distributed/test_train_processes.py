@@ -1,10 +1,8 @@
 """The trainer itself in several processes, over three real steps: uneven shares, some of them
 without any picture; killed, gone on with by another number, told to stop."""
 
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,10 +15,10 @@ from lfpc_jax.data import layout
 from lfpc_jax.data.pipeline import Part, Stream
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.trajectory import Picture
-from support import micro, small, xla
+from support import micro, small
 from support.left import facts, metrics, near
+from support.processes import ROOT, environment, free_port
 
-ROOT = Path(__file__).parents[2]
 TARGET = ((20.0, 20.0, 60.0, 60.0),)
 PROMPTS, STEPS = 5, 3
 LOST = 75
@@ -30,14 +28,10 @@ class Processes:
     """Of one run, as torchrun would start them."""
 
     def __init__(self, folder: Path, name: str, count: int, *more: str, devices: int = 1):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = str(probe.getsockname()[1])
-        env = os.environ | {
-            "MICRO": str(folder), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": xla.flags(devices), "MASTER_ADDR": "localhost", "MASTER_PORT": port,
-            "WORLD_SIZE": str(count),
-        }  # fmt: skip
+        env = environment(
+            devices=devices, MICRO=str(folder), MASTER_ADDR="localhost",
+            MASTER_PORT=str(free_port()), WORLD_SIZE=str(count),
+        )  # fmt: skip
         self.run = folder / name
         sizes = ["--rollout.prompts", str(PROMPTS), "--update.mini_batch", str(PROMPTS)]
         command = [

@@ -1,14 +1,11 @@
 """Answers on disk: damage is named and asked again, a kill changes nothing, no model to score."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -21,6 +18,7 @@ from lfpc_jax.rollout.archive import Archive
 from support import rigged, small
 from support.gather import gather
 from support.judge_server import JudgeServer, say
+from support.processes import TESTS, coordinator_flags, environment
 from support.rigged import counted
 
 TOOL = Trial("set", 32, "tool")
@@ -176,13 +174,9 @@ def test_nothing_is_added_to_a_folder_that_another_has_taken_over(records, tmp_p
 
 
 def start(out, data, seconds, *flags):
-    """The command in a process of its own, where `here` stands too."""
-    folder = Path(__file__).parent
-    where = f"{folder.parent}:{folder.parents[1]}"
-    return subprocess.Popen(
-        [sys.executable, "-m", "support.rigged", str(out), str(data), str(seconds), *flags],
-        env=os.environ | {"PYTHONPATH": where, "XLA_FLAGS": ""}, cwd=folder.parent, text=True,
-    )  # fmt: skip
+    """The command in a process of its own, in the folder where `here` stands too."""
+    command = [sys.executable, "-m", "support.rigged", str(out), str(data), str(seconds), *flags]
+    return subprocess.Popen(command, env=environment(), cwd=TESTS, text=True)
 
 
 @pytest.fixture
@@ -195,7 +189,7 @@ def here(monkeypatch):
         assert command.main(rigged.command(out, data)) == 0
         return (out / "results.json").read_bytes()
 
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(TESTS)
     return run
 
 
@@ -251,10 +245,7 @@ def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path, her
     out = tmp_path / "both"
 
     def pair(seconds):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            coordinator = f"localhost:{probe.getsockname()[1]}"
-        flags = ["--coordinator", coordinator, "--processes", "2", "--process"]
+        flags = coordinator_flags()
         return [start(out, data, seconds, *flags, str(number)) for number in range(2)]
 
     processes = pair(0.5)

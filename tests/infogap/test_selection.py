@@ -2,15 +2,12 @@
 
 import argparse
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -25,9 +22,8 @@ from lfpc_jax.rewards.verdict import Verdict
 from lfpc_jax.trajectory import Picture
 from support import rigged_selection, small
 from support.judge_server import JudgeServer, say
+from support.processes import coordinator_flags, environment
 from support.rigged_selection import PROCESSOR, SIDES, Rigged, critical
-
-SCRIPT = Path(rigged_selection.__file__)
 
 
 @pytest.fixture
@@ -271,10 +267,10 @@ def test_settings_out_of_range_are_refused():
 
 
 def start(data, out, *more):
-    tests = SCRIPT.parents[1]
-    env = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
-    command = [sys.executable, str(SCRIPT), str(data), str(out), *more]
-    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "support.rigged_selection", str(data), str(out), *more]
+    return subprocess.Popen(
+        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 def finished(process):
@@ -319,11 +315,8 @@ def test_killed_and_run_again_gives_the_same_bytes(uninterrupted, tmp_path):
 
 def test_two_processes_give_what_one_gives(uninterrupted, tmp_path):
     data, expected = uninterrupted
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        coordinator = f"localhost:{probe.getsockname()[1]}"
     out = tmp_path / "out"
-    flags = ("--coordinator", coordinator, "--processes", "2", "--process")
+    flags = coordinator_flags()
     both = [start(data, out, *flags, str(i)) for i in range(2)]
     for process in both:
         finished(process)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support.processes import ROOT, environment, free_port
+
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(path for path in LAUNCH.rglob("*") if path.suffix in (".sh", ".sbatch"))
 
@@ -190,11 +190,9 @@ def test_a_job_does_not_queue_for_ever(slurm):
 
 
 def test_the_check_counts_all_processes_and_devices():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "MASTER_ADDR": "localhost", "MASTER_PORT": port,
-           "WORLD_SIZE": "2", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}  # fmt: skip
+    env = environment(
+        devices=4, MASTER_ADDR="localhost", MASTER_PORT=str(free_port()), WORLD_SIZE="2"
+    )
     started = [
         subprocess.Popen(
             [sys.executable, LAUNCH / "tpu_vm/check.py"], env={**env, "RANK": str(rank)},

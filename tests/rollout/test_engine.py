@@ -1,9 +1,6 @@
 """The engine on a small model that calls, errs and answers (see small.py)."""
 
 import itertools
-import os
-import socket
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -27,7 +24,8 @@ from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture
-from support import small, xla
+from support import small
+from support.processes import run_both
 
 RULES = Rules(episode_tokens=80)
 
@@ -517,21 +515,7 @@ def test_settings_that_cannot_work_are_refused():
 
 
 def test_two_processes_serve_what_one_does(episodes, tmp_path):
-    script = Path(__file__).with_name("two_processes.py")
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(script), port, str(index), str(tmp_path)],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"XLA_FLAGS": xla.flags(2)},
-        )
-        for index in range(2)
-    ]
-    outputs = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0], outputs
+    run_both(Path(__file__).with_name("two_processes.py"), tmp_path, devices=2)
     archive = Archive(tmp_path)
     shares = [list(archive.read(f"process-{index}")) for index in range(2)]
     assert [{group.record.id for group in share} for share in shares] == [

@@ -16,6 +16,7 @@ from lfpc_jax.run import claim
 from lfpc_jax.run import folder as run_folder
 from lfpc_jax.run.claim import FolderClaim, held
 from support import micro
+from support.processes import environment
 
 HERE = Path(__file__).parent
 BEAT, PATIENCE = 0.2, 3.0
@@ -25,10 +26,11 @@ class Other:
     """Another process with a claim on a folder."""
 
     def __init__(self, folder):
-        env = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, str(HERE / "claimant.py"), str(folder), str(BEAT)]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
+        self.process = subprocess.Popen(
+            command, env=environment(), stdin=pipe, stdout=pipe, text=True
+        )
         assert self.process.stdout.readline() == "held\n"
 
     def asked(self):
