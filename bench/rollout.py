@@ -27,6 +27,7 @@ from rollout_world import World, make_world, records
 
 from lfpc_jax.model.config import TextConfig, VisionConfig
 from lfpc_jax.model.layers import unstack
+from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.programs import Programs
@@ -144,7 +145,7 @@ def _kind(found: Sequence[Trajectory]) -> dict[str, float]:
 def _decode(world: World, reference: Reference, rows: int, args: argparse.Namespace) -> dict:
     """Tokens a second after a prompt of 320, nothing stopping either side."""
     n, shapes = args.decode_steps, replace(world.shapes, slots=rows, chunk=args.decode_steps)
-    unstacked = jax.default_backend() == "cpu"
+    unstacked = tuning().unstacked
     programs = Programs(world.cfg, shapes, unstacked=unstacked)
     params = jax.jit(unstack)(world.params) if unstacked else world.params
     state = programs.empty()

@@ -36,6 +36,7 @@ from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import Item, pack
 from lfpc_jax.model.parameters import Trainable
+from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.vocabulary import allowed_ids
@@ -204,7 +205,7 @@ def _ours(world: World, case: Case, args: argparse.Namespace) -> Step:
         trainable=Trainable(),
         allowed=allowed_ids(world.dialogue.tokenizer, cfg.text.vocab),
         mesh=make_mesh(devices=jax.devices()[:1]),
-        unstacked=jax.default_backend() == "cpu",  # as train.py has it
+        unstacked=tuning().unstacked,  # as train.py has it
     )
     copied = jax.tree.map(lambda x: x.copy(), world.params)
     state = learner.start(copied, jax.random.key(0))

@@ -46,6 +46,7 @@ from lfpc_jax.infogap.provenance import check_budget, doubts
 from lfpc_jax.model import parameters
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import from_folder
+from lfpc_jax.model.tuning import tuning
 from lfpc_jax.plan.dry_run import print_plan
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.report.writer import MetricsWriter, check_wandb
@@ -63,7 +64,7 @@ from lfpc_jax.run.config_files import CONFIGS, named_config
 from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.run.folder import RunFolder, shown_judge, unfinished
 from lfpc_jax.run.health import CropAlarm, too_far_apart, too_many_masked
-from lfpc_jax.run.models import LoadedModel, asking_of, default_dtype, load_model
+from lfpc_jax.run.models import LoadedModel, asking_of, load_model
 from lfpc_jax.run.overrides import override
 from lfpc_jax.run.rolling import Roller, opener, told_apart
 from lfpc_jax.trajectory import Batch, Group, Record
@@ -208,12 +209,12 @@ def train(
         allowed=allowed,
         mesh=mesh,
         temperature=config.policy_temperature,
-        unstacked=jax.default_backend() == "cpu",
+        unstacked=tuning().unstacked,
     )
     rates = schedule(config.optimizer, updates_of(config))
     state, reference = _state(config, learner, model.params, saved)
     del model  # its weights, that the state was made of
-    goes_on = continues(cfg.kernel, platform=jax.default_backend(), dtype=cfg.dtype)
+    goes_on = continues(cfg.kernel, dtype=cfg.dtype)
     shapes = config.train_shapes(cfg.vision.window, continues=goes_on)
     shards = mesh.shape["data"] * mesh.shape["fsdp"] // jax.process_count()
     updater = Updater(
@@ -421,7 +422,7 @@ def _say_other_functions(saved: Saved, functions: Mapping[str, str]) -> None:
 def _first_model(config: TrainConfig, run: RunFolder, mesh: Mesh, *, goes_on: bool) -> LoadedModel:
     """Without weights where a checkpoint has all that is needed. Weights that are trained come in
     float32: of another run they are its masters, and bfloat16 would drop most that it learned."""
-    dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
+    dtype = tuning().dtype if config.model.dtype == "auto" else config.model.dtype
     path = Path(config.model.path)
     if goes_on:
         if not config.update.objective.kl:

@@ -14,10 +14,9 @@ A gradient or loss that is not finite changes nothing but the count of such upda
 whose log-probabilities lie further from what they were drawn with than `most_apart` change nothing.
 """
 
-import logging
 import math
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -42,12 +41,8 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
 from lfpc_jax.model.parameters import Trainable
+from lfpc_jax.model.tuning import update_options
 from lfpc_jax.trajectory import Batch
-
-log = logging.getLogger(__name__)
-
-_CPU = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_prefer_vector_width": 512}
-"""Makes a CPU's updates 6 % faster (docs/log.md, 2026-11-22)."""
 
 
 @jax.tree_util.register_dataclass
@@ -88,7 +83,7 @@ class Learner:
         self.specs = parameters.specs(cfg, trainable)
         self._allowed = jnp.asarray(allowed)
         placed = self.state_shardings()
-        options = _cpu_options() if mesh.devices.flat[0].platform == "cpu" else None
+        options = update_options(mesh.devices.flat[0].platform)
         scalar = NamedSharding(mesh, PartitionSpec())
         self._start = jax.jit(self._new_state, out_shardings=placed, donate_argnums=1)
         self._update = jax.jit(
@@ -302,17 +297,6 @@ class Learner:
         return jax.lax.with_sharding_constraint(
             tree, parameters.shardings(self.specs[0], self.mesh)
         )
-
-
-@cache
-def _cpu_options() -> dict[str, Any] | None:
-    """None where this XLA does not know them."""
-    try:
-        jax.jit(lambda: 0, compiler_options=_CPU).lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        log.info("updates are compiled without %s: %s", _CPU, error)
-        return None
-    return _CPU
 
 
 def _cast(tree: Tree, dtype: Any) -> Tree:

@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lfpc_jax.distributed.sharding import partition
 from lfpc_jax.model.config import Kernel
+from lfpc_jax.model.tuning import tuning
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def select(
 ) -> Choice:
     """Which kernel serves self-attention over `length` tokens; a request that cannot be served
     falls back to `xla`, and the reason says so."""
-    wanted = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla") if kernel == "auto" else kernel
+    wanted = tuning(platform).kernel if kernel == "auto" else kernel
     origin = f"the default on {platform}" if kernel == "auto" else "as configured"
     if wanted == "splash" and length < _SPLASH_LANES:
         return Choice("xla", f"{length} tokens are under splash's block of {_SPLASH_LANES}")
@@ -75,8 +76,10 @@ def select(
     return Choice(wanted, origin)
 
 
-def continues(kernel: Kernel, *, platform: str, dtype: Any) -> bool:
-    """Whether packed rows get a kernel that lets a segment go on from another."""
+def continues(kernel: Kernel, *, dtype: Any, platform: str | None = None) -> bool:
+    """Whether packed rows get a kernel that lets a segment go on from another; `platform` is by
+    default the one that JAX computes on."""
+    platform = tuning(platform).platform
     chosen = select(kernel, platform=platform, length=_SPLASH_LANES, dtype=dtype, packed=True)
     return chosen.kernel == "xla"
 
@@ -99,7 +102,7 @@ def attention(
     assert prefix is None or segments is not None
     choice = select(
         kernel,
-        platform=jax.default_backend(),
+        platform=tuning().platform,
         length=q.shape[1],
         dtype=q.dtype,
         packed=segments is not None or (causal and valid is not None),

@@ -1,9 +1,8 @@
 """The key-value cache: preallocated, donated, written at each row's own offset.
 
-Values lie `[B, K, S, H]`. So do keys on accelerators: their compilers would copy the whole cache to
-write single places into anything else. On a CPU keys lie `[B, K, H, S]`, in which the scores of a
-decode step take a third of the time. Layers are stacked in one array, or one array a layer in a
-tuple, whichever the parameters are.
+Values lie `[B, K, S, H]`. So do keys on accelerators, whose compilers would copy the whole cache to
+write single places into any other layout. On a CPU keys lie `[B, K, H, S]`. Layers are stacked in
+one array, or one array a layer in a tuple, whichever the parameters are.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from jaxtyping import Array, Int
 
 from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.tuning import tuning
 
 Layers = Any
 """One stacked array `[L, B, ...]`, or a tuple with an array `[B, ...]` a layer."""
@@ -35,7 +35,7 @@ class Cache:
 
 def places_last(cfg: ModelConfig) -> bool:
     """Whether keys lie `[B, K, H, S]`: on a CPU that does not plan for another device."""
-    return jax.default_backend() == "cpu" and cfg.kernel in ("auto", "xla")
+    return tuning().places_last and cfg.kernel in ("auto", "xla")
 
 
 def empty(cfg: ModelConfig, rows: int, capacity: int, *, unstacked: bool = False) -> Cache:

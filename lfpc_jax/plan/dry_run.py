@@ -17,9 +17,9 @@ from lfpc_jax.model import config as model_config
 from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import is_param, spec_tree
+from lfpc_jax.model.tuning import tuning
 from lfpc_jax.run.config import TrainConfig, described, updates_of
 from lfpc_jax.run.folder import run_of
-from lfpc_jax.run.models import default_dtype
 from lfpc_jax.shapes import RolloutShapes
 
 _GiB = 2**30
@@ -71,7 +71,7 @@ def sampled_at_most(config: TrainConfig, shapes: RolloutShapes) -> list[int]:
 def model_of(config: TrainConfig) -> ModelConfig:
     """Its numbers; of a folder that is not here, those published for the size in its name."""
     path = Path(config.model.path)
-    dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
+    dtype = tuning().dtype if config.model.dtype == "auto" else config.model.dtype
     size = re.search(r"\d+b", path.name.lower())
     if not path.exists():
         if size is None:

@@ -29,6 +29,7 @@ from jax.sharding import Mesh
 from lfpc_jax.arrays import Tree
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply
 from lfpc_jax.rollout.episode import STOP_STRING, Episode, Rules, rollout_key
 from lfpc_jax.rollout.protocol import Refusal
@@ -113,7 +114,7 @@ class Engine:
             ),
             allowed=allowed_ids(tokenizer, vocabulary, banned=rules.banned),
             processor=dialogue.processor,
-            unstacked=jax.default_backend() == "cpu" if unstacked is None else unstacked,
+            unstacked=tuning().unstacked if unstacked is None else unstacked,
             mesh=mesh,
         )
 

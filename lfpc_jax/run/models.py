@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
-import jax
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
@@ -16,6 +14,7 @@ from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.model import config
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import spec_tree
+from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.run import progress
 from lfpc_jax.run.folder import checkpoint_of, load_run, run_of
@@ -47,7 +46,7 @@ def load_model(path: Path, *, dtype: str | None, mesh: Mesh | None) -> LoadedMod
     """A Hugging Face folder, one that `convert.py to-orbax` wrote, or a training run's: RUN (its
     newest checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. By default float32 on a CPU,
     bfloat16 elsewhere. Weights that are not finite are refused."""
-    loaded = _loaded(path, dtype or default_dtype(), mesh)
+    loaded = _loaded(path, dtype or tuning().dtype, mesh)
     with progress.waiting(f"looking for NaN in {path}"):
         check_finite(loaded.params, spec_tree(loaded.cfg), where=loaded.folder or path)
     return loaded
@@ -89,7 +88,3 @@ def asking_of(path: Path) -> Asking | None:
     """How the model that a path names is to be asked, if it says so; no weights are read."""
     run = run_of(path)
     return run.asking if run else Asking.read(assets_of(path))
-
-
-def default_dtype() -> Literal["float32", "bfloat16"]:
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
