@@ -30,6 +30,7 @@ from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.evaluation.conditions import without_tool
 from lfpc_jax.model import config as model_config
 from lfpc_jax.model.spec import spec_tree
+from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rewards.judge import Claim, Judges, Remembered
 from lfpc_jax.rewards.total import EpisodeReward, compute_rewards
 from lfpc_jax.rewards.verdict import Fault, Verdict
@@ -39,7 +40,7 @@ from lfpc_jax.rollout.replay import CLASSES, Replayed, Replayer
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.run.folder import RunFolder, computing_params
-from lfpc_jax.run.models import default_dtype, load_model
+from lfpc_jax.run.models import load_model
 from lfpc_jax.run.recorded import own_rewards, recorded_config
 from lfpc_jax.trajectory import Group, Record, Trajectory
 
@@ -123,7 +124,7 @@ class RunReplay:
         self.own = own_rewards(run.settings)
         self.archive = Archive(run.trajectories)
         rollout, model = self.config.rollout, self.config.model
-        self.dtype = dtype or (default_dtype() if model.dtype == "auto" else model.dtype)
+        self.dtype = dtype or (tuning().dtype if model.dtype == "auto" else model.dtype)
         self.cfg = replace(
             model_config.from_folder(run.assets, dtype=self.dtype),
             remat="none",
