@@ -13,27 +13,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from lfpc_jax.cli import asking_flags
 from lfpc_jax.data import pictures
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.processing.geometry import Box
+from lfpc_jax.report.episode_printer import EpisodePrinter
 from lfpc_jax.report.sketch import sketch
-from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine
-from lfpc_jax.rollout.episode import Episode, Rules
-from lfpc_jax.rollout.said import said
+from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run import progress
 from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.run.models import load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes
-from lfpc_jax.trajectory import Group, Picture, Record, Turn
+from lfpc_jax.trajectory import Group, Picture, Record
 
 _OBSERVATION = 256
-_HALF_LETTER = "\ufffd"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +91,7 @@ def ask(args: argparse.Namespace) -> int:
     shapes = _shapes(args, rules, model.cfg.vision.window)
     engine = Engine(model.cfg, dialogue, shapes, rules, mesh=mesh)
     engine.load(model.params)
-    printer = _Printer(dialogue)
+    printer = EpisodePrinter(dialogue)
     with progress.waiting("asking (the first answer compiles)"):
         groups = list(
             engine.run([record], rollouts=1, seed=args.seed, on_episode=printer.on_episode)
@@ -120,47 +117,6 @@ def _shapes(args: argparse.Namespace, rules: Rules, window: int) -> RolloutShape
     )
     replies = (rules.max_turns - 1) * (args.crop_tokens + _OBSERVATION)
     return replace(shapes, capacity=shapes.capacity + replies + rules.most_sampled)
-
-
-class _Printer:
-    """Prints an episode as it grows: each turn's text, then what came of it."""
-
-    def __init__(self, dialogue: Dialogue) -> None:
-        self.dialogue = dialogue
-        self.turn, self.printed = 0, 0
-
-    def on_episode(self, episode: Episode) -> None:
-        while self.turn < len(episode.turns):
-            turn = episode.turns[self.turn]
-            self._print(turn.text)
-            print(f"\n  -> {_outcome(turn)}\n", flush=True)
-            self.turn, self.printed = self.turn + 1, 0
-        if episode.end is not None:
-            print(f"ended: {episode.end}")
-            answer = said(episode)
-            print(f"answer: {'none' if answer is None else answer}", flush=True)
-            return
-        start = episode.turns[-1].stop if episode.turns else len(episode.opening.ids)
-        ids = np.array(episode.ids[start:], np.int32)[np.array(episode.sampled[start:], bool)]
-        self._print(self.dialogue.tokenizer.decode(ids).rstrip(_HALF_LETTER))
-
-    def _print(self, text: str) -> None:
-        print(text[self.printed :], end="", flush=True)
-        self.printed = max(self.printed, len(text))
-
-
-def _outcome(turn: Turn) -> str:
-    if turn.crop is not None:
-        return (
-            f"crop of {_box(turn.crop.box)} of the original, written as {_box(turn.crop.written)}"
-        )
-    if turn.fault:
-        return f"refused: {turn.fault}"
-    return "a call that was not carried out" if turn.call else "no call"
-
-
-def _box(box: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in box) + ")"
 
 
 def _draw(group: Group, out: Path) -> None:

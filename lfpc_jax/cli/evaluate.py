@@ -25,31 +25,27 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
 
 from lfpc_jax.cli import asking_flags, judge_flags, process_flags
-from lfpc_jax.data.digest import digest_by_place
 from lfpc_jax.data.rejected import MAX_SHARE
 from lfpc_jax.distributed import processes
 from lfpc_jax.evaluation.alter import ALTERATIONS, alteration
 from lfpc_jax.evaluation.benchmark import Benchmark, open_benchmark
 from lfpc_jax.evaluation.conditions import DIRECT, TOOL
 from lfpc_jax.evaluation.journal import Journal
-from lfpc_jax.evaluation.plots import plot
-from lfpc_jax.evaluation.published import column_of
+from lfpc_jax.evaluation.published import about_benchmark
 from lfpc_jax.evaluation.results import (
     Answers,
-    Results,
     check_judged,
-    encoded,
     faults_of,
     grade_all,
     results,
     timing,
 )
+from lfpc_jax.evaluation.results_files import write_results
 from lfpc_jax.evaluation.run import ask, in_order
 from lfpc_jax.evaluation.tables import printed, sheets
 from lfpc_jax.rewards.judge import Judge, JudgeFailed
@@ -134,7 +130,7 @@ def evaluate(args: argparse.Namespace, claim: FolderClaim) -> int:
         server = judge.server if judge is not None else ""
         found = results(journal.settings(), answers, args.judge_model, server)
         seconds = timing(journal)
-        _keep(args.out, journal, answers, found, seconds)
+        write_results(journal, answers, found, seconds)
         Console(width=None if sys.stdout.isatty() else 100).print(printed(sheets(found, seconds)))
         print(f"wrote {args.out / 'results.json'}")
     return 0
@@ -162,21 +158,6 @@ def _graded(args: argparse.Namespace, journal: Journal, judge: Judge | None) -> 
     return answers
 
 
-def _keep(
-    out: Path, journal: Journal, answers: Answers, found: Results, seconds: dict[str, float]
-) -> None:
-    """Everything is made before anything replaces what is there."""
-    made = [out / f"{name}.new" for name in ("results.json", "timing.json")]
-    for file, value in zip(made, (found, seconds)):
-        file.write_bytes(encoded(value))
-    picture = out / "results.new.png"
-    plot(found, picture)
-    journal.write_scores(answers)
-    picture.replace(out / "results.png")
-    for file in made:
-        file.replace(file.with_suffix(""))
-
-
 def _answer(args: argparse.Namespace, journal: Journal) -> None:
     args = asking_flags.resolved(args, args.model, several=_SEVERAL)
     benchmarks = _benchmarks(args)
@@ -198,7 +179,7 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
         "convention": args.convention,
         "prompt": digest(args.prompt),
     }
-    about = {one.name: _about(one) for one in benchmarks}
+    about = {one.name: about_benchmark(one) for one in benchmarks}
     processes.agree({"questions": json.dumps([asked, about, conditions, args.image_tokens])})
     journal.begin(asked, about)
     if journal.process == 0:
@@ -241,14 +222,3 @@ def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:
             print(f"{one.name}: left out {loss}", file=sys.stderr)
         made.append(one)
     return made
-
-
-def _about(benchmark: Benchmark) -> dict[str, Any]:
-    return {
-        "kind": benchmark.kind,
-        "column": column_of(benchmark),
-        "questions": len(benchmark.records),
-        "digest": benchmark.digest,
-        "digest_by_place": digest_by_place(benchmark.records),
-        "losses": [str(loss) for loss in benchmark.rejected],
-    }

@@ -20,7 +20,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -29,35 +29,28 @@ import jax
 from jax.experimental import multihost_utils
 
 from lfpc_jax.cli import asking_flags, judge_flags, process_flags
-from lfpc_jax.data import layout, sources
+from lfpc_jax.data import sources
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.digest import digest
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected, check_share, parted
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import rollout_mesh
+from lfpc_jax.infogap.choices import joined, write_choices
 from lfpc_jax.infogap.engine_answers import EngineAnswers
 from lfpc_jax.infogap.levels import HARSHEST, Search
 from lfpc_jax.infogap.provenance import FROM, SELECTION
-from lfpc_jax.infogap.selection import Ask, Selected, Settings, Strategy, check_journal, select
-from lfpc_jax.infogap.summary import Summary, summarise
-from lfpc_jax.processing.chat import ChatTemplate
+from lfpc_jax.infogap.selection import Ask, Settings, Strategy, check_journal, select
+from lfpc_jax.infogap.summary import summarise, unmeasured
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.report.selection import plot
-from lfpc_jax.rollout.dialogue import Dialogue
-from lfpc_jax.rollout.engine import Engine, own_share
-from lfpc_jax.rollout.episode import Rules
-from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.tools import Toolbox
+from lfpc_jax.rollout.engine import own_share
 from lfpc_jax.run import progress
 from lfpc_jax.run.claim import FolderClaim, held
-from lfpc_jax.run.dialogues import sizes, text_buckets, together
+from lfpc_jax.run.dialogues import toolless
+from lfpc_jax.run.engines import direct_engine
 from lfpc_jax.run.models import LoadedModel, assets_of, load_model
-from lfpc_jax.shapes import RolloutShapes
 from lfpc_jax.trajectory import Picture, Record
 
-_MANY = 0.1
-"""The share of records or of answers that is worth a warning."""
 _USUAL = replace(asking_flags.USUAL, turn_tokens=512)
 """Answers without the tool are short."""
 
@@ -140,10 +133,10 @@ def select_resolution(args: argparse.Namespace, claim: FolderClaim) -> int:
     processes.agree({"selection": json.dumps([asdict(settings), begun])})
     ask = _nobody if model is None else _answers(args, model, processor, sound.records)
     # ------------------------------------------------------------------ the choices
-    own = list(own_share(sound.records))
-    with progress.bar("selecting", len(own)) as advance:
+    share = list(own_share(sound.records))
+    with progress.bar("selecting", len(share)) as advance:
         select(
-            own, ask, processor, settings, journal, advance,
+            share, ask, processor, settings, journal, advance,
             judge=judge, about=begun, still_ours=claim.check,
         )  # fmt: skip
     multihost_utils.sync_global_devices("selected")
@@ -162,8 +155,8 @@ def _journal(args: argparse.Namespace, process: int) -> Path:
 def _processor(args: argparse.Namespace) -> ImageProcessor:
     """Without a model only sizes are needed."""
     folder = None if args.model is None else assets_of(args.model)
-    made = ImageProcessor() if folder is None else ImageProcessor.from_folder(folder)
-    return made.with_tokens(args.image_tokens)
+    processor = ImageProcessor() if folder is None else ImageProcessor.from_folder(folder)
+    return processor.with_tokens(args.image_tokens)
 
 
 def _resizing(processor: ImageProcessor) -> str:
@@ -193,7 +186,7 @@ def _temperature(args: argparse.Namespace) -> float:
 def _asked(args: argparse.Namespace, model: LoadedModel) -> dict[str, Any]:
     """Who is asked and how: all that answers, and verdicts on them, depend on."""
     probe = Record("", "?", "A", Picture(), ("1", "2"))
-    prompt = json.dumps(_dialogue(model, _processor(args)).messages(probe))
+    prompt = json.dumps(toolless(model.assets, _processor(args)).messages(probe))
     return {
         "dtype": model.cfg.dtype,
         "checkpoint": model.step,
@@ -205,36 +198,22 @@ def _asked(args: argparse.Namespace, model: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _dialogue(model: LoadedModel, processor: ImageProcessor) -> Dialogue:
-    tokenizer = Tokenizer.from_folder(model.assets)
-    chat = ChatTemplate.from_folder(model.assets, tokenizer)
-    return Dialogue(tokenizer, chat, processor, Toolbox(()))
-
-
 def _answers(
     args: argparse.Namespace,
     model: LoadedModel,
     processor: ImageProcessor,
     records: Sequence[Record],
 ) -> Ask:
-    mesh = _mesh(args)
-    dialogue = _dialogue(model, processor)
-    with progress.waiting(f"measuring {len(records)} questions"):
-        text = text_buckets({text for _, text in sizes(dialogue, records)})
-    shapes = RolloutShapes(
+    engine = direct_engine(
+        model,
+        processor,
+        records,
+        mesh=_mesh(args),
         slots=args.slots,
         image_tokens=args.image_tokens,
-        prompt_text=text,
-        capacity=args.image_tokens + text.sizes[-1] + args.turn_tokens,
-        prefill_rows=together(args.slots, groups=mesh.shape["data"]),
-        window=processor.window,
+        turn_tokens=args.turn_tokens,
+        temperature=_temperature(args),
     )
-    sampling = Sampling(temperature=_temperature(args))
-    rules = Rules(max_turns=1, turn_tokens=args.turn_tokens, sampling=sampling)
-    engine = Engine(model.cfg, dialogue, shapes, rules, mesh=mesh)
-    engine.load(model.params)
-    with progress.waiting("compiling"):
-        engine.warm_up()
     return EngineAnswers(engine, n_answers=args.n_answers, seed=args.seed)
 
 
@@ -246,35 +225,25 @@ def _publish(
     records: Sequence[Record],
     unsound: Sequence[Rejected],
 ) -> None:
-    """Every process's journal, put together in the order of the set."""
-    shares = []
-    for process in range(jax.process_count()):
-        own = records[process :: jax.process_count()]
-        begun = about | {"processes": jax.process_count()}
-        shares.append(
-            select(own, _nobody, processor, settings, _journal(args, process), about=begun)
-        )
-    found = [shares[place % len(shares)][place // len(shares)] for place in range(len(records))]
-    lost = [one for one in found if isinstance(one, Rejected)]
-    check_share(" ".join(args.data), lost, len(found), args.max_lost)
-    with (args.out / "levels.jsonl").open("w") as file:
-        for one in found:
-            if isinstance(one, Selected):
-                file.write(json.dumps(asdict(one)) + "\n")
-    summary = summarise([*found, *unsound])
-    (args.out / "report.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
-    plot(summary, args.out / "report.png")
-    chosen = (
-        replace(record, longest_side=one.longest_side)
-        for record, one in zip(records, found, strict=True)
-        if isinstance(one, Selected)
-    )
-    made = {
+    """Joins the journals of all processes, and writes the set that they chose."""
+    processes = jax.process_count()
+    begun = about | {"processes": processes}
+    shares = [
+        select(records[process::processes], _nobody, processor, settings,
+               _journal(args, process), about=begun)
+        for process in range(processes)
+    ]  # fmt: skip
+    choices = joined(shares)
+    lost = [choice for choice in choices if isinstance(choice, Rejected)]
+    check_share(" ".join(args.data), lost, len(choices), args.max_lost)
+    summary = summarise([*choices, *unsound])
+    origin = {
         FROM: args.data,
         "by": None if args.model is None else str(args.model),
         SELECTION: asdict(settings) | about,
     }
-    count, _ = layout.write(args.out, chosen, copy_files=False, about=made)
+    count = write_choices(args.out, records, choices, summary, origin)
+    plot(summary, args.out / "report.png")
     gone, unsuited = map(len, parted([*lost, *unsound]))
     print(
         f"wrote {args.out}: {count} records, {summary.without_picture} of them without a "
@@ -283,43 +252,6 @@ def _publish(
         f"{summary.never_diverged:.1%} never diverged, {summary.asked} questions asked "
         f"({summary.scan} by a scan)"
     )
-    for warning in _warnings(args, summary):
+    judged = bool(args.judge_url)
+    for warning in unmeasured(summary, settings, image_tokens=args.image_tokens, judged=judged):
         print(f"warning: {warning}", file=sys.stderr)
-
-
-def _warnings(args: argparse.Namespace, summary: Summary) -> Iterator[str]:
-    """What of a selection was not measured, and what to do."""
-    in_full = summary.answers.get(0)
-    asked = in_full.total // args.n_answers if in_full else 0
-    remedy = (
-        "a model that calls a tool without having one must see prompts without it first (see "
-        "`without_tool` in docs/training.md), one that is cut off needs more --turn-tokens"
-    )
-    if summary.unanswered > _MANY * asked:
-        yield (
-            f"{summary.unanswered} of {asked} records were not answered even in full, so their gap "
-            f"was not measured and is the harshest: look at levels.jsonl (`unanswered`); {remedy}"
-        )
-    below = [one for level, one in summary.answers.items() if level]
-    none, given = sum(one.unanswered for one in below), sum(one.total for one in below)
-    if none > _MANY * given:
-        yield (
-            f"{none} of {given} answers at levels under the original are none, and do not count as "
-            f"different: look at levels.jsonl (`answers`); {remedy}"
-        )
-    undecided = sum(one.undecided for one in below)
-    told = given - none
-    if undecided > _MANY * told:
-        judged = "" if args.judge_url else "; give a --judge-url, or --exact for a fixed vocabulary"
-        yield (
-            f"{undecided} of {told} answers could not be compared with the original's, and do not "
-            f"count as different{judged}"
-        )
-    whole = summary.levels.get(0, 0)
-    pictured = summary.records - summary.without_picture
-    if args.strategy != "none" and whole > _MANY * pictured:
-        yield (
-            f"{whole} of {pictured} records have no gap: --image-tokens {args.image_tokens} "
-            f"shows them no larger than --harshest {args.harshest} pixels; lower that, raise the "
-            "budget, or leave them out"
-        )

@@ -4,6 +4,9 @@ They hold for the benchmarks as published, so a part of one, or another set in t
 none. All are at a budget for the shown image of 1,024 visual tokens, but for the last.
 """
 
+from typing import Any
+
+from lfpc_jax.data.digest import digest_by_place
 from lfpc_jax.data.v_star import FOLDERS
 from lfpc_jax.evaluation.benchmark import Benchmark
 
@@ -63,3 +66,15 @@ def column_of(benchmark: Benchmark) -> str | None:
         return V_STAR if whole else None
     name = benchmark.name.lower()
     return HR_8K if "8k" in name else HR_4K if "4k" in name else None
+
+
+def about_benchmark(benchmark: Benchmark) -> dict[str, Any]:
+    """What evaluation.json says of it."""
+    return {
+        "kind": benchmark.kind,
+        "column": column_of(benchmark),
+        "questions": len(benchmark.records),
+        "digest": benchmark.digest,
+        "digest_by_place": digest_by_place(benchmark.records),
+        "losses": [str(loss) for loss in benchmark.rejected],
+    }

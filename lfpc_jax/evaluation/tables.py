@@ -8,7 +8,7 @@ could score) is a line below and not a column.
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich import box
@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lfpc_jax.evaluation.arms import MEASURES, Found
 from lfpc_jax.evaluation.conditions import CONDITIONS, DIRECT, TOOL
 from lfpc_jax.evaluation.diagnostics import MISSED
 from lfpc_jax.evaluation.published import (
@@ -338,3 +339,38 @@ def _changed(found: dict[str, Any] | None) -> tuple[str, ...]:
         return ("0", _NONE, _NONE, _NONE)
     before, after = (f"{100 * found[key]:.1f}" for key in ("before", "after"))
     return str(found["questions"]), before, after, estimate(found["change"], signed=True)
+
+
+def arm_sheets(
+    title: str,
+    measured: dict[str, dict[str, Found | None]],
+    changed: dict[str, Found | None],
+    known: tuple[str, ...],
+) -> Iterator[Sheet]:
+    """A comparison's tables: the measures of every arm, and the changes between arms if there are
+    some. `known` are warnings, which stand below the first table."""
+    shown = [name for name in MEASURES if any(row[name] for row in measured.values())]
+    table = Sheet(
+        f"{title}: % [95% interval over samples]",
+        ("arm",),
+        tuple(shown),
+        meaning=". ".join(f"{name}: {MEASURES[name]}" for name in shown) + ".",
+        warnings=known,
+    )
+    for arm, row in measured.items():
+        table.add(arm, *(_cell(row[name], signed=False) for name in shown))
+    yield table
+    if changed:
+        table = Sheet(
+            f"{title}: changes, in percentage points",
+            ("change",),
+            ("all seeds", "each seed"),
+        )
+        for name, found in changed.items():
+            seeds = ", ".join(f"{100 * value:+.1f}" for value in found.seeds) if found else ""
+            table.add(name, _cell(found, signed=True), seeds or _NONE)
+        yield table
+
+
+def _cell(found: Found | None, *, signed: bool) -> str:
+    return estimate(None if found is None else asdict(found.estimate), signed=signed)

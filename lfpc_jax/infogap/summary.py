@@ -1,12 +1,15 @@
 """What a selection came to, in numbers."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.infogap.agreement import Answer
-from lfpc_jax.infogap.selection import Selected
+from lfpc_jax.infogap.selection import Selected, Settings
+
+_MANY = 0.1
+"""The share of records, or of answers, that is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,43 @@ def _by_level(asked: Sequence[Selected]) -> dict[int, AnswerCounts]:
 
 def _is_answer(answer: Answer) -> bool:
     return answer is not None and bool(answer.strip())
+
+
+def unmeasured(
+    summary: Summary, settings: Settings, *, image_tokens: int, judged: bool
+) -> Iterator[str]:
+    """A line for each thing that a selection could not measure in many records, and what to do."""
+    in_full = summary.answers.get(0)
+    asked = in_full.total // settings.n_answers if in_full else 0
+    remedy = (
+        "a model that calls a tool without having one must see prompts without it first (see "
+        "`without_tool` in docs/training.md), one that is cut off needs more --turn-tokens"
+    )
+    if summary.unanswered > _MANY * asked:
+        yield (
+            f"{summary.unanswered} of {asked} records were not answered even in full, so their gap "
+            f"was not measured and is the harshest: look at levels.jsonl (`unanswered`); {remedy}"
+        )
+    below = [counts for level, counts in summary.answers.items() if level]
+    none, given = sum(counts.unanswered for counts in below), sum(counts.total for counts in below)
+    if none > _MANY * given:
+        yield (
+            f"{none} of {given} answers at levels under the original are none, and do not count as "
+            f"different: look at levels.jsonl (`answers`); {remedy}"
+        )
+    undecided = sum(counts.undecided for counts in below)
+    told = given - none
+    if undecided > _MANY * told:
+        remedy = "" if judged else "; give a --judge-url, or --exact for a fixed vocabulary"
+        yield (
+            f"{undecided} of {told} answers could not be compared with the original's, and do not "
+            f"count as different{remedy}"
+        )
+    whole = summary.levels.get(0, 0)
+    pictured = summary.records - summary.without_picture
+    if settings.strategy != "none" and whole > _MANY * pictured:
+        yield (
+            f"{whole} of {pictured} records have no gap: --image-tokens {image_tokens} "
+            f"shows them no larger than --harshest {settings.harshest} pixels; lower that, raise "
+            "the budget, or leave them out"
+        )

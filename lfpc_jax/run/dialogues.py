@@ -12,6 +12,7 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.asking import toolbox
 from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.shapes import Buckets, geometric
 from lfpc_jax.trajectory import Record
 
@@ -50,3 +51,10 @@ def zooming(
         processor.with_tokens(image_tokens),
         toolbox(processor, crop_tokens, convention),
     )
+
+
+def toolless(assets: Path, processor: ImageProcessor) -> Dialogue:
+    """The dialogue without a tool; `processor` has the image budget."""
+    tokenizer = Tokenizer.from_folder(assets)
+    chat = ChatTemplate.from_folder(assets, tokenizer)
+    return Dialogue(tokenizer, chat, processor, Toolbox(()))

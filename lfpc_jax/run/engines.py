@@ -13,12 +13,13 @@ from lfpc_jax.checkpoint import assets
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.evaluation.conditions import Asks, without_tool
 from lfpc_jax.evaluation.journal import IDENTITY
+from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout import asking
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run import progress
-from lfpc_jax.run.dialogues import sizes, text_buckets, together, zooming
+from lfpc_jax.run.dialogues import sizes, text_buckets, together, toolless, zooming
 from lfpc_jax.run.models import LoadedModel, asking_of, load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes, windows_for
 from lfpc_jax.trajectory import Record
@@ -112,3 +113,34 @@ class Engines:
             extend_rows=together(args.slots, groups),
             window=self.model.cfg.vision.window,
         )
+
+
+def direct_engine(
+    model: LoadedModel,
+    processor: ImageProcessor,
+    records: Sequence[Record],
+    *,
+    mesh: jax.sharding.Mesh,
+    slots: int,
+    image_tokens: int,
+    turn_tokens: int,
+    temperature: float,
+) -> Engine:
+    """An engine without a tool that answers in one turn, compiled for the records' prompts."""
+    dialogue = toolless(model.assets, processor)
+    with progress.waiting(f"measuring {len(records)} questions"):
+        text = text_buckets({text for _, text in sizes(dialogue, records)})
+    shapes = RolloutShapes(
+        slots=slots,
+        image_tokens=image_tokens,
+        prompt_text=text,
+        capacity=image_tokens + text.sizes[-1] + turn_tokens,
+        prefill_rows=together(slots, groups=mesh.shape["data"]),
+        window=processor.window,
+    )
+    rules = Rules(max_turns=1, turn_tokens=turn_tokens, sampling=Sampling(temperature=temperature))
+    engine = Engine(model.cfg, dialogue, shapes, rules, mesh=mesh)
+    engine.load(model.params)
+    with progress.waiting("compiling"):
+        engine.warm_up()
+    return engine

@@ -11,6 +11,7 @@ import pytest
 
 from lfpc_jax.cli import compare
 from lfpc_jax.data.hr_bench import DATASET
+from lfpc_jax.evaluation import comparable
 from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison
 from lfpc_jax.evaluation.benchmark import Benchmark
@@ -44,11 +45,11 @@ def test_arms_that_were_asked_otherwise_are_said(tmp_path):
         "d", {"dtype": "bfloat16"}), ("e", {"dtype": "float32"}):  # fmt: skip
         Journal(tmp_path / name).begin(common | more, {})
     arms = [Arm("warm", (tmp_path / "a", tmp_path / "c")), Arm("stage1", (tmp_path / "b",))]
-    assert [*compare.asked_otherwise(arms)] == [
+    assert [*comparable.asked_otherwise(arms)] == [
         "the arms were asked with another crop_tokens: 12 (warm); 1024 (stage1)"
     ]
-    assert [*compare.asked_otherwise(arms[:1])] == []
-    [line] = compare.asked_otherwise([Arm(name, (tmp_path / name,)) for name in "de"])
+    assert [*comparable.asked_otherwise(arms[:1])] == []
+    [line] = comparable.asked_otherwise([Arm(name, (tmp_path / name,)) for name in "de"])
     assert line == "the arms were asked with another dtype: bfloat16 (d); float32 (e)"
 
 

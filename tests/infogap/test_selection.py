@@ -1,6 +1,5 @@
 """Selection end to end: rigged models, kills, processes, journals, and the engine as the model."""
 
-import argparse
 import json
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from lfpc_jax.data import layout
 from lfpc_jax.data.digest import digest
 from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.infogap.selection import Selected, Settings, check_journal, select
-from lfpc_jax.infogap.summary import AnswerCounts, summarise
+from lfpc_jax.infogap.summary import AnswerCounts, summarise, unmeasured
 from lfpc_jax.rewards.verdict import Verdict
 from lfpc_jax.trajectory import Picture
 from support import rigged_selection, small
@@ -80,10 +79,8 @@ def test_a_record_without_an_answer_at_level_0_is_marked_and_counted(records, tm
 
 
 def warnings_of(made, n_answers=1):
-    args = argparse.Namespace(
-        n_answers=n_answers, judge_url="", strategy="answer", image_tokens=1024, harshest=224
-    )
-    return list(select_resolution._warnings(args, summarise(made)))
+    settings = Settings(n_answers=n_answers)
+    return list(unmeasured(summarise(made), settings, image_tokens=1024, judged=False))
 
 
 def test_a_model_that_answers_only_what_it_sees_in_full_is_warned_of(records, tmp_path):

@@ -1,0 +1,79 @@
+"""Whether the arms of a comparison were asked and graded alike, and what of them is missing."""
+
+from collections.abc import Iterator, Sequence
+
+from lfpc_jax.evaluation.arms import Arm
+from lfpc_jax.evaluation.conditions import TOOL
+from lfpc_jax.evaluation.journal import Journal, Trial
+from lfpc_jax.evaluation.results import check_judged, faults_of
+
+_MOST_UNJUDGED = 0.5
+"""The share of an evaluation's answers that may stay without a verdict."""
+_SETTINGS = ("rollouts", "temperature", "crop_tokens", "convention", "max_turns", "turn_tokens",
+        "episode_tokens", "prompt", "dtype")  # fmt: skip
+"""The settings of an evaluation that change answers, beside the weights and the questions."""
+
+
+def asked_otherwise(arms: Sequence[Arm]) -> Iterator[str]:
+    """A line for each setting in which the evaluations are not alike; an arm's own difference from
+    the others is as much part of what they show as its weights are."""
+    every = [(arm.name, Journal(folder).settings()["asked"]) for arm in arms
+             for folder in arm.folders]  # fmt: skip
+    for name in _SETTINGS:
+        values: dict[str, list[str]] = {}
+        for arm, asked in every:
+            if name in asked:
+                values.setdefault(str(asked[name]), []).append(arm)
+        if len(values) > 1:
+            told = "; ".join(f"{value} ({', '.join(dict.fromkeys(by))})"
+                             for value, by in values.items())  # fmt: skip
+            yield f"the arms were asked with another {name}: {told}"
+
+
+def check_judges(arms: Sequence[Arm]) -> None:
+    by = {arm.name: sorted(set(arm.judges)) for arm in arms}
+    if len({name for names in by.values() for name in names}) > 1:
+        told = "; ".join(f"{name}: {', '.join(j or 'by rule' for j in by[name])}" for name in by)
+        raise ValueError(
+            f"the arms were graded by different judges ({told}); grade all alike with "
+            "evaluate.py FOLDER --rescore"
+        )
+
+
+def unjudged(arms: Sequence[Arm]) -> Iterator[str]:
+    """A line for each evaluation with answers that could not be judged; most of them raise."""
+    for arm in arms:
+        for folder, answers in zip(arm.folders, arm.answers):
+            check_judged(answers, _MOST_UNJUDGED)
+            every = [one for part in answers.values() for one in part]
+            if count := sum(1 for _ in faults_of(every)):
+                of = sum(len(one.answers) for one in every)
+                yield (
+                    f"{arm.name}, {folder}: {count} of {of} answers could not be judged, "
+                    "which do not count"
+                )
+
+
+def unanswered(arms: Sequence[Arm], benchmark: str, tokens: int) -> Iterator[str]:
+    """A line for each evaluation that was not finished, or left questions out."""
+    for arm in arms:
+        for folder, answers in zip(arm.folders, arm.answers):
+            wanted = Journal(folder).settings()["benchmarks"][benchmark]["questions"]
+            answered = len(answers[Trial(benchmark, tokens, TOOL)])
+            if answered < wanted:
+                yield (
+                    f"{folder}: {answered} of {wanted} questions of {benchmark} at {tokens} tokens "
+                    "have an answer; the others count nowhere"
+                )
+
+
+def budgets_of(arms: Sequence[Arm]) -> list[tuple[str, int]]:
+    """Benchmarks and budgets at which every arm was asked."""
+    asked = [
+        {(part.benchmark, part.tokens) for part in Journal(folder).parts()}
+        for arm in arms
+        for folder in arm.folders
+    ]
+    if not (common := set.intersection(*asked)):
+        raise ValueError("the arms have no benchmark and budget in common; evaluate them alike")
+    return sorted(common)
