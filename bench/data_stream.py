@@ -24,7 +24,7 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.run.dialogues import zooming
-from lfpc_jax.run.rolling import opener
+from lfpc_jax.run.openings import opener
 from lfpc_jax.trajectory import Record
 
 BATCH = 8

@@ -1,7 +1,7 @@
 """docs/metrics.md has an entry for every metric that the code writes, and for no other.
 
 What whole runs write is held against the page in tests/cli/test_train.py and
-tests/run/test_rolling.py.
+tests/run/test_validation.py.
 """
 
 import ast

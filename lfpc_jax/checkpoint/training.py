@@ -44,8 +44,8 @@ class Saved:
 
 
 class Checkpoints:
-    """Of the whole ones the `keep` newest stay, and the `keep_best` whose facts have the highest
-    "score"."""
+    """Saves checkpoints and removes old ones. Of the whole ones it keeps the `keep` newest and the
+    `keep_best` whose facts have the highest "accuracy"."""
 
     def __init__(self, folder: Path, *, keep: int = 2, keep_best: int = 0) -> None:
         self.folder, self.keep, self.keep_best = folder.absolute(), keep, keep_best
@@ -100,7 +100,7 @@ class Checkpoints:
         """Removes what need not be kept, and what killed saves left: none is under way here."""
         steps = _steps(self.folder)
         whole = [path for path in steps if path in self._whole or _is_whole(path)]
-        self._whole = {*whole[-self.keep :], *_by_score(whole)[: self.keep_best]}
+        self._whole = {*whole[-self.keep :], *_by_accuracy(whole)[: self.keep_best]}
         unfinished = self.folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*")
         for path in {*steps, *unfinished} - self._whole:
             shutil.rmtree(path)
@@ -112,8 +112,8 @@ def latest(folder: Path) -> Saved | None:
 
 
 def best(folder: Path) -> Saved | None:
-    """The whole checkpoint with the highest score; of equal ones the newest."""
-    return _first_whole(folder, _by_score(_steps(folder)))
+    """The whole checkpoint with the highest accuracy; of equal ones the newest."""
+    return _first_whole(folder, _by_accuracy(_steps(folder)))
 
 
 def of_step(folder: Path, step: int) -> Saved | None:
@@ -177,15 +177,16 @@ def _is_whole(path: Path, names: Sequence[str] | None = None) -> bool:
     return True
 
 
-def _by_score(paths: Iterable[Path]) -> list[Path]:
-    """Those with a score, the highest first, then the newest."""
-    scores = {}
+def _by_accuracy(paths: Iterable[Path]) -> list[Path]:
+    """Those whose facts have an accuracy, the highest first, then the newest."""
+    accuracies = {}
     for path in paths:
         if _is_whole(path, [_FACTS]):
-            score = json.loads((path / _FACTS).read_text()).get("score")
-            if score is not None:
-                scores[path] = score
-    return sorted(scores, key=lambda path: (scores[path], path), reverse=True)
+            facts = json.loads((path / _FACTS).read_text())
+            accuracy = facts.get("accuracy", facts.get("score"))  # its name until November 2026
+            if accuracy is not None:
+                accuracies[path] = accuracy
+    return sorted(accuracies, key=lambda path: (accuracies[path], path), reverse=True)
 
 
 def _steps(folder: Path) -> list[Path]:

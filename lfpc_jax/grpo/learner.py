@@ -2,16 +2,17 @@
 
     learner = Learner(cfg, optimizer, ...)
     state = learner.start(params, key)                          # parameters are donated
-    old, entropy = learner.scores(learner.computing(state), batch, real)
+    old, entropy = learner.logprobs(learner.computing(state), batch, real)
     state, metrics = learner.update(state, batch, real)         # state is donated
 
-All micro-batches of a mini-batch go through one program by `lax.scan`; those that only pad their
-number are skipped. Gradients add up in float32. What is watched beside the loss are weighted means
-over the tokens that are there. Parameters are cast once, before the scan, so that what a mesh
-gathers is as narrow as what it computes with.
+All micro-batches of a mini-batch go through one program by `lax.scan`. Micro-batches that only pad
+their number are skipped. Gradients are summed in float32. The metrics beside the loss are weighted
+means over the tokens in the batch. Parameters are cast once, before the scan, so that a mesh
+gathers them in the dtype that it computes with.
 
-A gradient or loss that is not finite changes nothing but the count of such updates in a row. Tokens
-whose log-probabilities lie further from what they were drawn with than `most_apart` change nothing.
+An update whose gradient or loss is not finite changes nothing but the count of such updates in a
+row. An update whose log-probabilities lie further than `most_apart` from those that the tokens were
+sampled with changes nothing at all.
 """
 
 import math
@@ -48,8 +49,8 @@ from lfpc_jax.trajectory import Batch
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """`updates` counts those that changed something, `refused` the last ones in a row that were
-    not finite, `ever_refused` all of them."""
+    """`updates` counts the updates that changed something, `refused` how many in a row were not
+    finite up to now, and `ever_refused` how many were not finite in the whole run."""
 
     trained: Tree
     frozen: Tree
@@ -74,9 +75,9 @@ class Learner:
         temperature: float = 1.0,
         unstacked: bool = False,
     ) -> None:
-        """`temperature` is the policy's, at which rollouts are sampled: every log-probability, and
-        entropy, is of logits divided by it. `unstacked` compiles a loop over layers in place of a
-        scan: on a CPU nearly twice as fast and, for a few layers, sooner compiled."""
+        """`temperature` is the one at which rollouts are sampled: logits are divided by it before
+        every log-probability and entropy. `unstacked` compiles a loop over layers in place of a
+        scan, which is nearly twice as fast on a CPU and compiles faster for a few layers."""
         self.cfg, self.optimizer, self.objective = cfg, optimizer, objective
         self.trainable, self.mesh, self.unstacked = trainable, mesh, unstacked
         self.temperature = temperature
@@ -93,7 +94,9 @@ class Learner:
             compiler_options=options,
         )
         rows = NamedSharding(mesh, PartitionSpec(None, RULES["batch"]))
-        self._score = jax.jit(self._scores, out_shardings=(rows, rows), compiler_options=options)
+        self._logprobs = jax.jit(
+            self._all_logprobs, out_shardings=(rows, rows), compiler_options=options
+        )
         self._apart = jax.jit(
             lambda logprobs, batch: (
                 apart_from_sampler(logprobs, batch),
@@ -112,33 +115,34 @@ class Learner:
     def update(
         self, state: TrainState, batch: Batch, real: Bool[Any, "M"], *, most_apart: float = math.inf
     ) -> tuple[TrainState, Scalars]:
-        """`real` says which micro-batches hold anything. `most_apart` bounds the mean distance of
-        the tokens' log-probabilities from the sampler's, for updates of the policy that sampled."""
+        """One optimizer step. `real` says which micro-batches hold anything. `most_apart` bounds
+        the mean distance of the tokens' log-probabilities from the sampler's; it only makes sense
+        for an update of the policy that sampled."""
         with jax.set_mesh(self.mesh):
             return self._update(state, batch, real, self._allowed, np.float32(most_apart))
 
     def apart(self, logprobs: Float[Array, "M B T"], batch: Batch) -> tuple[Array, Array]:
-        """How far these lie from the sampler's, weighed and summed, and the sum of the weights, of
-        all that are numbers."""
+        """The weighted sum of the distances between these log-probabilities and the sampler's, and
+        the sum of the weights; log-probabilities that are NaN are left out of both."""
         with jax.set_mesh(self.mesh):
             return self._apart(logprobs, batch)
 
-    def scores(
+    def logprobs(
         self, params: Tree, batch: Batch, real: Bool[Any, "M"]
     ) -> tuple[Float[Array, "M B T"], Float[Array, "M B T"]]:
         """Every token's log-probability, and the entropy there, under `computing` parameters."""
         with jax.set_mesh(self.mesh):
-            return self._score(params, batch, real, self._allowed)
+            return self._logprobs(params, batch, real, self._allowed)
 
     def computing(self, state: TrainState) -> Tree:
-        """A copy of the parameters as the updates compute with them, and as rollouts should: LoRA's
-        factors beside their weights, since in bfloat16 a sum of both would round away most of what
-        a young factor has learned."""
+        """A copy of the parameters in the form that updates and rollouts compute with. LoRA's
+        factors stay beside their weights, since a sum of both in bfloat16 would round away most of
+        what a young factor has learned."""
         with jax.set_mesh(self.mesh):
             return self._computing(state)
 
-    def lowered(self, name: Literal["score", "update"], batch: Batch) -> Any:
-        """A program for arrays that are not there, to be compiled ahead of time."""
+    def lowered(self, name: Literal["logprobs", "update"], batch: Batch) -> Any:
+        """The program of `logprobs` or `update` for abstract arrays, to compile ahead of time."""
         state = self.abstract_state()
         whole = NamedSharding(self.mesh, PartitionSpec())
         real = jax.ShapeDtypeStruct(batch.tokens.ids.shape[:1], jnp.bool_, sharding=whole)
@@ -150,15 +154,20 @@ class Learner:
             params = parameters.join(
                 parameters.abstract(self.specs[0], self.cfg.dtype, self.mesh), state.frozen
             )
-            return self._score.lower(params, replace(batch, old=None), real, allowed)
+            return self._logprobs.lower(params, replace(batch, old=None), real, allowed)
 
     # ------------------------------------------------------------ where arrays live
+
+    @property
+    def shards(self) -> int:
+        """How many shards of a batch this process fills."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"] // jax.process_count()
 
     def state_shardings(self) -> TrainState:
         return jax.tree.map(lambda x: x.sharding, self.abstract_state())
 
     def abstract_state(self) -> TrainState:
-        """The state without its arrays: what to restore, and what to plan with."""
+        """Shapes, dtypes and shardings of the state, to restore into or to plan with."""
         scalar = NamedSharding(self.mesh, PartitionSpec())
         part = parameters.abstract(self.specs[0], jnp.float32, self.mesh)
         frozen = parameters.abstract(self.specs[1], self.cfg.dtype, self.mesh)
@@ -175,7 +184,7 @@ class Learner:
         return TrainState(part, frozen, moments, count, count, count)
 
     def place(self, batch: Batch) -> Batch:
-        """This process's rows of a batch among those of all, on the devices."""
+        """The batch on the devices; `batch` holds this process's rows of it."""
 
         shardings = self.batch_shardings(batch)
         return jax.tree.map(jax.make_array_from_process_local_data, shardings, batch)
@@ -190,8 +199,7 @@ class Learner:
         return replace(placed, tokens=replace(placed.tokens, positions=third))
 
     def own(self, placed: Array) -> np.ndarray:
-        """This process's rows of an array over all tokens: what `place` was given, or `scores`
-        found for it."""
+        """This process's rows of an array over all tokens, which `place` or `logprobs` returned."""
         rows = {shard.index[1].start or 0: shard.data for shard in placed.addressable_shards}
         return np.concatenate([rows[first] for first in sorted(rows)], axis=1)
 
@@ -203,7 +211,7 @@ class Learner:
         return TrainState(part, frozen, self.optimizer.init(part), zero, zero, zero)
 
     def _forward(self, params: Tree, batch: Batch, allowed: Array, *, entropy: bool) -> Any:
-        """Log-probabilities of every token given those before it, at its own place."""
+        """The log-probability of every token given those before it, at that token's place."""
         if self.unstacked:
             params = text.paired(unstack(params))
         embeddings = None
@@ -212,7 +220,7 @@ class Learner:
         hidden = qwen.hidden_states(params, batch.tokens, embeddings, cfg=self.cfg)
         targets = jnp.roll(batch.tokens.ids, -1, axis=1)
         measure = token_logprobs_and_entropy if entropy else token_logprobs
-        found = measure(
+        measured = measure(
             params,
             hidden,
             targets,
@@ -220,34 +228,34 @@ class Learner:
             allowed=allowed,
             temperature=self.temperature,
         )
-        return jax.tree.map(lambda x: jnp.roll(x, 1, axis=1), found)
+        return jax.tree.map(lambda x: jnp.roll(x, 1, axis=1), measured)
 
-    def _scores(
+    def _all_logprobs(
         self, params: Tree, batch: Batch, real: Array, allowed: Array
     ) -> tuple[Array, Array]:
-        def one(scanned: tuple[Batch, Array]) -> tuple[Array, Array]:
+        def of_micro_batch(scanned: tuple[Batch, Array]) -> tuple[Array, Array]:
             part, holds = scanned
             shape = part.tokens.ids.shape
             nothing = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
             run = partial(self._forward, params, part, allowed, entropy=True)
             return jax.lax.cond(holds, run, lambda: nothing)
 
-        return jax.lax.map(one, (batch, real))
+        return jax.lax.map(of_micro_batch, (batch, real))
 
     def _loss(self, part: Tree, frozen: Tree, batch: Batch, allowed: Array) -> Any:
         params = parameters.join(part, frozen)
         entropy = self.objective.entropy > 0
-        found = self._forward(params, batch, allowed, entropy=entropy)
-        logprobs, spread = found if entropy else (found, None)
-        return loss_of(logprobs, spread, batch, self.objective)
+        measured = self._forward(params, batch, allowed, entropy=entropy)
+        logprobs, entropies = measured if entropy else (measured, None)
+        return loss_of(logprobs, entropies, batch, self.objective)
 
     def _step(
         self, state: TrainState, batch: Batch, real: Array, allowed: Array, most_apart: Array
     ) -> tuple[TrainState, Scalars]:
         compute = _cast(state.trained, self.cfg.dtype)
         gradient = jax.value_and_grad(self._loss, has_aux=True)
-        one = jax.tree.map(lambda x: x[0], batch)
-        like = jax.eval_shape(self._loss, compute, state.frozen, one, allowed)
+        first = jax.tree.map(lambda x: x[0], batch)
+        like = jax.eval_shape(self._loss, compute, state.frozen, first, allowed)
         empty = (
             jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
             self._placed(jax.tree.map(jnp.zeros_like, state.trained)),

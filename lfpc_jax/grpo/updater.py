@@ -1,15 +1,14 @@
-"""A step's scored groups through its updates.
+"""The updates of one step, from groups with advantages to new parameters and metrics.
 
-    for every mini-batch   the trainer's log-probabilities under the policy as it was rolled out
-    for every epoch, for every mini-batch   an update
+    for every mini-batch                    compute the log-probabilities of the policy that sampled
+    for every epoch, for every mini-batch   update
 
-The first pass is left out where it would be the update's own forward: one mini-batch, one epoch.
-Mini-batches hold the groups of given places of the step's batch, so they depend on nothing that a
-scheduler does. They are packed as they are needed, while the device still works on the one
-before: kept packed, a step's pictures would fill a host's memory.
+The first pass is left out if there is one mini-batch and one epoch: then the update computes these
+log-probabilities itself. A mini-batch is packed when it is needed, while the device still works on
+the one before. Keeping all of them packed would fill the host's memory with pictures.
 
-The paper computes log-probabilities in micro-batches of 4; here they go through the update's own
-micro-batches, of `rows` rows, which changes nothing but rounding.
+The paper computes log-probabilities in micro-batches of 4. Here they are computed in the update's
+micro-batches of `rows` rows, which differs by rounding only.
 """
 
 import math
@@ -33,22 +32,26 @@ from lfpc_jax.shapes import TrainShapes
 from lfpc_jax.trajectory import Batch, Group
 
 _Pending = tuple[Batch, Mapping[str, Any], Mapping[str, Any], float]
-"""What went into an update, what was known of its tokens before, its metrics, and how far its
-tokens might lie from their sampler."""
+"""An update that was dispatched: its batch, the log-probabilities that were computed before it, its
+metrics, and the limit on how far its tokens may lie from their sampler."""
 
 REFUSALS = 3
-"""As many updates in a row that are not finite stop the run."""
+"""So many updates in a row that are not finite stop the run."""
 
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """`mini_batch` prompts an optimizer step; `rows` of `row_tokens` (0: the rollout's capacity)
-    and `windows` of pictures (0: an image and a crop a row) on each shard of a micro-batch. `old`
-    says whose log-probabilities the ratio is to: the trainer's, recomputed before the first update,
-    or the sampler's own. `deviation` is that of a group's rewards (see advantage). The mean over
-    tokens is taken over each `micro_batch_mean` rollouts of a group and then over these, or with 0
-    over the whole mini-batch (see items). `drop_flat` leaves groups without variance out of it.
-    `share_prompts` computes a group's prompt once a row, with any attention but splash."""
+    """How a step's episodes are trained on.
+
+    An optimizer step takes `mini_batch` prompts. Each shard of a micro-batch has `rows` rows of
+    `row_tokens` tokens (0: the rollout's capacity) and `windows` windows of pictures (0: an image
+    and a crop for every row). `old` says which log-probabilities the ratio compares with: the
+    trainer's, recomputed before the first update, or the sampler's. `deviation` is the standard
+    deviation of a group's rewards (see `advantage`). With `micro_batch_mean` the mean over tokens
+    is taken over so many rollouts of a group and then over these means; with 0 it is taken over the
+    whole mini-batch (see `items`). `drop_flat` leaves groups without variance out of the mean.
+    `share_prompts` computes a group's prompt once in every row; splash attention cannot.
+    """
 
     mini_batch: int = 32
     epochs: int = 1
@@ -65,7 +68,7 @@ class UpdateSettings:
 
 
 class NotFinite(Exception):
-    """Too many updates in a row were not finite; `batch` is the last one's."""
+    """Too many updates in a row were not finite; `batch` belongs to the last of them."""
 
     def __init__(self, batch: Batch, metrics: Mapping[str, float]) -> None:
         super().__init__(
@@ -77,8 +80,8 @@ class NotFinite(Exception):
 
 
 class Apart(Exception):
-    """The log-probabilities of a step's tokens lie further from the sampler's than rounding
-    explains. Nothing was trained on; `state` is as it was before the step."""
+    """The trainer's log-probabilities of a step's tokens lie further from the sampler's than
+    rounding explains. Nothing was trained on; `state` is the state before the step."""
 
     def __init__(self, mean: float, state: TrainState) -> None:
         super().__init__(
@@ -90,23 +93,26 @@ class Apart(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Updater:
-    """`shards` are this process's own; `reference` are parameters to stay near, with a KL term.
-    `most_apart` bounds how far the trainer's log-probabilities may lie from the sampler's, in the
-    mean over a step's first mini-batch, or over all that are scored before the first update."""
+    """Runs the updates of a step.
+
+    `reference` holds the parameters that a KL term measures from. `most_apart` bounds how far the
+    trainer's log-probabilities may lie from the sampler's, in the mean over all mini-batches if
+    they are computed before the first update, else over the first mini-batch.
+    """
 
     learner: Learner
     settings: UpdateSettings
     shapes: TrainShapes
     processor: ImageProcessor
-    shards: int
     reference: Tree | None = None
     most_apart: float = math.inf
 
     def __call__(
         self, state: TrainState, mini_batches: Sequence[Sequence[Group]]
     ) -> tuple[TrainState, dict[str, float]]:
-        """`mini_batches` holds the groups of each. Metrics are means over its updates, but for
-        `empty`, the share of mini-batches with nothing to learn from, which have none."""
+        """The state after the updates, and their metrics. `mini_batches` holds the groups of each
+        mini-batch. Metrics are means over the updates. A mini-batch with nothing to learn from has
+        no update; `empty` is the share of these."""
         settings = self.settings
         before, apart = self._before(state, mini_batches)
         most = math.inf if apart else self.most_apart
@@ -135,28 +141,29 @@ class Updater:
     def _before(
         self, state: TrainState, mini_batches: Sequence[Sequence[Group]]
     ) -> tuple[dict[int, dict[str, Any]], list[tuple[Any, Any]]]:
-        """By mini-batch, what a token's probability was before any of these updates, where that is
-        neither the sampler's nor the update's own; nothing is packed for nothing. And how far it
-        lies from the sampler's: see `Learner.apart`."""
+        """The log-probabilities that have to be computed before the first update, by mini-batch,
+        and how far they lie from the sampler's (see `Learner.apart`). If none have to be, nothing
+        is packed."""
         known: dict[int, dict[str, Any]] = {}
         apart: list[tuple[Any, Any]] = []
-        own = scores_itself(self.settings, len(mini_batches))
-        if not own and self.reference is None:
+        recompute = recomputes_logprobs(self.settings, len(mini_batches))
+        if not recompute and self.reference is None:
             return known, apart
-        current = self.learner.computing(state) if own else None
+        current = self.learner.computing(state) if recompute else None
         for number, batch, real in self._packed(mini_batches):
             placed = self.learner.place(batch)
             known[number] = {}
             if current is not None:
-                known[number]["old"], _ = self.learner.scores(current, placed, real)
+                known[number]["old"], _ = self.learner.logprobs(current, placed, real)
                 apart.append(self.learner.apart(known[number]["old"], placed))
             if self.reference is not None:
-                known[number]["reference"], _ = self.learner.scores(self.reference, placed, real)
+                known[number]["reference"], _ = self.learner.logprobs(self.reference, placed, real)
         return known, apart
 
     def _check_apart(self, apart: Sequence[tuple[Any, Any]], state: TrainState) -> None:
-        """Waits for all of them. Without a single number among them there is nothing to judge: all
-        will be refused as not finite."""
+        """Raises `Apart` for log-probabilities that lie too far from the sampler's. Waits for them
+        to be computed. If all of them are NaN there is nothing to compare, and the updates will be
+        refused as not finite."""
         distance, weight = (sum(map(float, column)) for column in zip(*apart)) if apart else (0, 0)
         if weight and (mean := distance / weight) > self.most_apart:
             raise Apart(mean, state)
@@ -164,7 +171,7 @@ class Updater:
     def _packed(
         self, mini_batches: Sequence[Sequence[Group]]
     ) -> Iterator[tuple[int, Batch, np.ndarray]]:
-        """Those mini-batches, of all processes together, that have anything to learn from."""
+        """The mini-batches in which any process has something to learn from, with their numbers."""
         for number, groups in enumerate(mini_batches):
             items = weighed(groups, self.settings)
             if not total([len(items)])[0]:
@@ -173,7 +180,7 @@ class Updater:
                 items,
                 self.shapes,
                 self.processor,
-                shards=self.shards,
+                shards=self.learner.shards,
                 image_token=self.learner.cfg.image_token,
                 agree=largest,
             )
@@ -182,7 +189,7 @@ class Updater:
     def _note(
         self, pending: _Pending | None, seen: dict[str, list[float]], state: TrainState
     ) -> None:
-        """Reads an update's metrics, which waits for it; `state` is what it left."""
+        """Waits for an update and adds its metrics to `seen`; `state` is the state after it."""
         if pending is None:
             return
         batch, known, metrics, most = pending
@@ -190,8 +197,8 @@ class Updater:
         if (mean := values.pop(FROM_DRAWN, 0.0)) > most:
             raise Apart(mean, state)
         if values["refused"] >= REFUSALS:
-            found: dict[str, Any] = {name: self.learner.own(x) for name, x in known.items()}
-            raise NotFinite(replace(batch, **found), values)
+            local: dict[str, Any] = {name: self.learner.own(x) for name, x in known.items()}
+            raise NotFinite(replace(batch, **local), values)
         refused = values.pop("refused") > 0
         seen["refused"].append(float(refused))
         for name, value in values.items():
@@ -199,15 +206,16 @@ class Updater:
                 seen[name].append(value)
 
 
-def scores_itself(settings: UpdateSettings, mini_batches: int) -> bool:
+def recomputes_logprobs(settings: UpdateSettings, mini_batches: int) -> bool:
     """Whether the ratio needs the trainer's log-probabilities from before a step's updates.
-    Imitation has none."""
+    Imitation has no ratio."""
     imitates = settings.objective.kind == "sft"
     return not imitates and settings.old == "trainer" and mini_batches * settings.epochs > 1
 
 
 def weighed(groups: Sequence[Group], settings: UpdateSettings) -> list[Item]:
-    """This process's episodes of a mini-batch, with their tokens' weights among all processes'."""
+    """This process's episodes of a mini-batch. Their tokens' weights are those among the episodes
+    of all processes."""
     kept = [group for group in groups if not (settings.drop_flat and is_flat(group))]
     size, objective = settings.micro_batch_mean, settings.objective
     runs = [run for group in kept for run in counts_by(group, size or len(group.trajectories))]

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Place, Publisher
-from lfpc_jax.grpo.updater import scores_itself
+from lfpc_jax.grpo.updater import recomputes_logprobs
 from lfpc_jax.model import parameters
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import Kernel, ModelConfig
@@ -203,7 +203,7 @@ class Run:
     def _scored(self, mini_batches: int) -> int:
         """How often a mini-batch is before its updates: see `grpo/step.py`."""
         u = self.config.update
-        return scores_itself(u, mini_batches) + (u.objective.kl > 0)
+        return recomputes_logprobs(u, mini_batches) + (u.objective.kl > 0)
 
 
 def workload(config: TrainConfig, sampled: int | None, crops: int | None) -> Workload:
@@ -269,8 +269,8 @@ def phases(run: Run, only: Sequence[str] | None = None) -> Iterator[Phase]:
     yield Phase("rollout", run.rollout, wanted(rollouts), held)
     yield Phase("reshard", run.train, wanted(_reshard(run)), held + _laid_out_beside(run))
     r, u = run.config.rollout, run.config.update
-    own = scores_itself(u, r.prompts // u.mini_batch)  # else the reference alone is scored with
-    yield Phase("score", run.train, wanted(_update(run, "score")), held if own else state)
+    recompute = recomputes_logprobs(u, r.prompts // u.mini_batch)  # else the reference's alone
+    yield Phase("score", run.train, wanted(_update(run, "score")), held if recompute else state)
     yield Phase("update", run.train, wanted(_update(run, "update")), reference)
 
 

@@ -48,7 +48,8 @@ def update_programs(
             kinds |= {"parameters": (state.trained, state.frozen), "moments": state.moments}
         usual = windows == shapes.windows.sizes[0]
         shown = name if usual else f"{name}, {windows} windows"
-        yield Source(shown, partial(learner.lowered, name, batch), kinds)
+        program: Literal["logprobs", "update"] = "logprobs" if name == "score" else name
+        yield Source(shown, partial(learner.lowered, program, batch), kinds)
 
 
 def abstract_state(cfg: ModelConfig, mesh: Mesh, trainable: Trainable) -> TrainState:

@@ -122,6 +122,11 @@ class Engine:
         """The parameters to sample from, stacked, until others are loaded."""
         self.slots.load(params)
 
+    @property
+    def loaded(self) -> bool:
+        """Whether it has parameters to sample from."""
+        return self.slots.loaded
+
     def unload(self) -> None:
         """Lets go of the parameters, so that others can have their memory."""
         self.slots.unload()

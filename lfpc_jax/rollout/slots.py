@@ -125,6 +125,10 @@ class Slots:
     def unload(self) -> None:
         self._params = None
 
+    @property
+    def loaded(self) -> bool:
+        return self._params is not None
+
     def prompt_buckets(self, ids: int, visual: Visual | None) -> tuple[int, int]:
         """Windows and text tokens, for a prompt of so many ids, its image among them. Without an
         image it runs beside an empty one of the smallest bucket."""

@@ -253,7 +253,7 @@ def unfinished(path: Path) -> str:
 
 def checkpoint_of(path: Path, run: RunFolder) -> training.Saved:
     """The newest whole checkpoint of RUN, or the one of RUN/checkpoints/STEP; RUN/checkpoints/best
-    is the one with the highest score."""
+    is the one with the highest accuracy."""
     which = "newest" if path == run.path else path.name
     if which == "newest":
         saved = training.latest(run.checkpoints)

@@ -46,7 +46,7 @@ class Steps:
     from the first `phase` on, with the phase, the time left and what the last step came to; and
     beneath it the `bar` of a phase's own work. Elsewhere that alone has lines."""
 
-    def __init__(self, total: int, done: int = 0) -> None:
+    def __init__(self, total: int) -> None:
         console = Console(file=sys.stderr)
         self._live = Progress(
             TextColumn("{task.description}"),
@@ -59,7 +59,11 @@ class Steps:
             disable=not console.is_terminal,
         )
         self._phase = self._last = ""
-        self._task = self._live.add_task("steps", total=total, completed=done, note="")
+        self._task = self._live.add_task("steps", total=total, note="")
+
+    def resume(self, done: int) -> None:
+        """So many steps are done already."""
+        self._live.reset(self._task, completed=done)
 
     def phase(self, name: str) -> None:
         self._phase = name

@@ -14,10 +14,10 @@ from lfpc_jax.checkpoint import finite, huggingface, store, training
 from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.folder import open_folder
 from lfpc_jax.checkpoint.training import Checkpoints
-from lfpc_jax.cli import train
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
+from lfpc_jax.grpo.state_files import checkpoint_items, restore_state
 from lfpc_jax.model import config, spec
 from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.run.models import load_model
@@ -95,7 +95,7 @@ def learner(lora=None):
 def test_a_checkpoint_that_is_gone_on_from(tmp_path, lora, item, place, name):
     made = learner(lora)
     items = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), train.items_of_state(made.abstract_state())
+        lambda x: jnp.zeros(x.shape, x.dtype), checkpoint_items(made.abstract_state())
     )
     part = items[item]
     for key in place[:-1]:
@@ -105,7 +105,7 @@ def test_a_checkpoint_that_is_gone_on_from(tmp_path, lora, item, place, name):
     keeper.save(1, items, {})
     keeper.close()
     with pytest.raises(ValueError, match=f"00000001/{name}"):
-        train.restored(training.latest(tmp_path), made)
+        restore_state(training.latest(tmp_path), made)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -10,16 +10,17 @@ from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.training import Checkpoints
 from lfpc_jax.run.folder import RunFolder, checkpoint_of, run_of
 
-SCORES = {1: 0.5, 2: 0.9, 3: None, 4: 0.9, 5: 0.2, 6: None}
+ACCURACIES = {1: 0.5, 2: 0.9, 3: None, 4: 0.9, 5: 0.2, 6: None}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two of the newest kept, and two of the best."""
+    """Two of the newest kept, and two of the best. The early ones call their accuracy `score`, as
+    all did once."""
     run = RunFolder(tmp_path_factory.mktemp("runs") / "run")
     keeper = Checkpoints(run.checkpoints, keep=2, keep_best=2)
-    for step, score in SCORES.items():
-        facts = {} if score is None else {"score": score}
+    for step, accuracy in ACCURACIES.items():
+        facts = {} if accuracy is None else {"score" if step < 4 else "accuracy": accuracy}
         keeper.save(step, {"trained": {"w": np.full(3, float(step))}}, facts)
     keeper.close()
     run.settings.write_text("{}")
@@ -78,11 +79,11 @@ def test_a_folder_without_checkpoints_is_no_run(tmp_path):
         checkpoint_of(tmp_path, run_of(tmp_path))
 
 
-def saved(folder, scores, **keeps):
+def saved(folder, accuracies, **keeps):
     """Checkpoints of these steps, saved by a process of its own, so to say."""
     keeper = Checkpoints(folder, **keeps)
-    for step, score in scores.items():
-        keeper.save(step, {"trained": {"w": np.full(3, float(step))}}, {"score": score})
+    for step, accuracy in accuracies.items():
+        keeper.save(step, {"trained": {"w": np.full(3, float(step))}}, {"accuracy": accuracy})
     keeper.close()
 
 
@@ -103,7 +104,7 @@ def flip_a_bit(path):
 
 
 def cut_facts(path):
-    (path / "facts.json").write_text('{"score": 0.')
+    (path / "facts.json").write_text('{"accuracy": 0.')
 
 
 def cut_manifest(path):

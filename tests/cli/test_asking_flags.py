@@ -18,6 +18,7 @@ from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
+from lfpc_jax.run import resuming
 from lfpc_jax.run.config import ModelSettings, RolloutSettings, Source, TrainConfig, described
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.folder import RunFolder
@@ -193,12 +194,12 @@ def test_a_run_without_a_limit_of_episodes_is_evaluated_with_the_usual_one(tmp_p
 def test_training_says_that_its_first_model_was_asked_otherwise(run, caplog):
     config = TrainConfig(model=ModelSettings(path=str(run.path)), rollout=ROLLOUT)
     with caplog.at_level(logging.WARNING):
-        train._say_how_asked(config, run.path)
-        train._say_how_asked(config, run.path / "nowhere")
+        resuming.warn_of_other_asking(config, run.path)
+        resuming.warn_of_other_asking(config, run.path / "nowhere")
     assert caplog.text == ""
     shown = replace(ROLLOUT, convention="shown", max_turns=5)
     with caplog.at_level(logging.WARNING):
-        train._say_how_asked(replace(config, rollout=shown), run.path)
+        resuming.warn_of_other_asking(replace(config, rollout=shown), run.path)
     [line] = caplog.messages
     assert "convention shown, not percent; max_turns 5, not 3" in line
     assert str(run.path) in line
@@ -211,7 +212,7 @@ def test_a_run_that_goes_on_says_that_the_code_s_prompt_is_another(run, monkeypa
         lambda convention: ASKED.prompt.replace("closer", "nearer"),
     )
     with caplog.at_level(logging.WARNING):
-        train._say_how_asked(config, run.path)
+        resuming.warn_of_other_asking(config, run.path)
     assert "another prompt, first 'Answer the question" in caplog.text
 
 
@@ -236,7 +237,7 @@ def test_a_run_that_goes_on_with_another_judge_says_so(tmp_path, caplog, before,
     run.settings.write_text(json.dumps(described(replace(config, judge=old))))
     judged = run.judged_by
     with caplog.at_level(logging.WARNING):
-        train._say_other_judge(run, judged, replace(config, judge=new))
+        resuming.warn_of_other_judge(run, judged, replace(config, judge=new))
     assert len(caplog.messages) == bool(said)
     assert re.search(said, caplog.text)
 

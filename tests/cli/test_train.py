@@ -23,6 +23,7 @@ from lfpc_jax.data import layout
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.engine import LogitsNotFinite
+from lfpc_jax.run import resuming
 from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig
 from lfpc_jax.run.config_checks import check_devices
 from lfpc_jax.run.config_files import load_config
@@ -376,7 +377,7 @@ def test_what_was_validated_is_saved_with_its_score(two):
     assert list(validated) == [2, 3]
     saved = {step: training.of_step(RunFolder(two).checkpoints, step) for step in validated}
     for step, values in validated.items():
-        assert saved[step].facts["score"] == values["validation/accuracy"]
+        assert saved[step].facts["accuracy"] == values["validation/accuracy"]
 
 
 def test_three_updates_that_are_not_finite_leave_with_2_and_their_batch(folder):
@@ -448,7 +449,7 @@ def test_what_another_run_learned_is_taken_whole_where_bfloat16_would_drop_it(
         load_config(CONFIG, HERE), ["--model.path", str(whole), "--model.dtype", "bfloat16"]
     )
     mesh = make_mesh(devices=jax.devices()[:1])
-    model = train._first_model(config, RunFolder(folder / "third"), mesh, goes_on=False)
+    model = resuming.first_model(config, RunFolder(folder / "third"), mesh, resumes=False)
     masters = arrays(whole)["trained/embed"]
     assert masters.tobytes() != masters.astype(jnp.bfloat16).astype(np.float32).tobytes()
     assert np.asarray(model.params["embed"]).tobytes() == masters.tobytes()
@@ -616,10 +617,10 @@ def test_changed_data_is_taken_on_purpose_and_old_checkpoints_do_not_know(tmp_pa
     now = before | {"data.validation": "3"}
     saved = training.Saved(tmp_path, 4, {"digests": before})
     with pytest.raises(ValueError, match=r"other records of data\.validation, "):
-        train._check_same_data(saved, now, changed_data=False)
-    train._check_same_data(saved, now, changed_data=True)
-    train._check_same_data(saved, before, changed_data=False)
-    train._check_same_data(training.Saved(tmp_path, 4, {}), now, changed_data=False)
+        resuming.check_same_data(saved, now, changed_data=False)
+    resuming.check_same_data(saved, now, changed_data=True)
+    resuming.check_same_data(saved, before, changed_data=False)
+    resuming.check_same_data(training.Saved(tmp_path, 4, {}), now, changed_data=False)
 
 
 def test_a_kl_term_measures_from_the_weights_it_began_with_or_not_at_all(
@@ -629,17 +630,17 @@ def test_a_kl_term_measures_from_the_weights_it_began_with_or_not_at_all(
     hf = shutil.copytree(folder / "hf", tmp_path / "hf")
     config = override(micro.get_config(), ["--update.objective.kl", "0.1"])
     model = LoadedModel(small.config(), None, hf, Origin(("float32",)), folder=hf)
-    assert train._reference_is(micro.get_config(), model, None) is None
-    began = train._reference_is(config, model, None)
+    assert resuming.reference_digest(micro.get_config(), model, None) is None
+    began = resuming.reference_digest(config, model, None)
     saved = training.Saved(tmp_path, 4, {"reference": began})
-    assert train._reference_is(config, model, saved) == began
+    assert resuming.reference_digest(config, model, saved) == began
     weights = load_file(hf / "model.safetensors")
     weights["model.norm.weight"] = weights["model.norm.weight"] + 1
     save_file(weights, hf / "model.safetensors", metadata={"format": "pt"})
     model = replace(model)  # loaded anew
     with pytest.raises(ValueError, match=f"{hf}: holds other weights than when the run began"):
-        train._reference_is(config, model, saved)
-    assert train._reference_is(config, model, training.Saved(tmp_path, 4, {})) != began, (
+        resuming.reference_digest(config, model, saved)
+    assert resuming.reference_digest(config, model, training.Saved(tmp_path, 4, {})) != began, (
         "an old one"
     )
 

@@ -89,7 +89,7 @@ def off_policy(advantage, ids):
 
 def with_others(made, batch, real, state):
     """Old and reference log-probabilities by token, so that ratios clip."""
-    own, _ = made.scores(made.computing(state), made.place(batch), real)
+    own, _ = made.logprobs(made.computing(state), made.place(batch), real)
     old, reference = (
         np.asarray(own) + np.where(batch.weights > 0, off, 0).astype(np.float32)
         for off in off_policy(batch.advantages, batch.tokens.ids)
@@ -273,7 +273,7 @@ def test_the_rows_of_a_batch_come_back_as_they_were_placed(model):
     batch, real = packed(cfg, scored(), shards=4)
     placed = made.place(batch)
     np.testing.assert_array_equal(made.own(placed.weights), batch.weights)
-    found, _ = made.scores(params, placed, real)
+    found, _ = made.logprobs(params, placed, real)
     np.testing.assert_array_equal(made.own(found), np.asarray(found))
 
 
@@ -321,9 +321,9 @@ def test_factors_compute_what_their_merged_weights_do(model):
     )
     batch, real = packed(cfg, scored())
     both = join(noisy, state.frozen)
-    apart = [made.scores(tree, made.place(batch), real)[0] for tree in (both, merged(both))]
+    apart = [made.logprobs(tree, made.place(batch), real)[0] for tree in (both, merged(both))]
     np.testing.assert_allclose(*apart, atol=2e-4)
-    assert np.abs(apart[0] - made.scores(params, made.place(batch), real)[0]).max() > 1e-2
+    assert np.abs(apart[0] - made.logprobs(params, made.place(batch), real)[0]).max() > 1e-2
 
 
 def test_masters_and_moments_stay_float32_where_the_model_computes_in_bfloat16(model):
@@ -383,7 +383,7 @@ def test_scores_and_entropy_equal_torchs(model):
     found = scored()
     made = learner(cfg)
     batch, real = packed(cfg, found)
-    logprobs, entropy = made.scores(params, made.place(batch), real)
+    logprobs, entropy = made.logprobs(params, made.place(batch), real)
     ours = np.sort(np.asarray(logprobs)[batch.weights > 0])
     spread = np.sort(np.asarray(entropy)[batch.weights > 0])
     theirs, entropies = [], []

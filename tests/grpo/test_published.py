@@ -3,7 +3,6 @@ what the engine sampled with is what the trainer has."""
 
 from dataclasses import replace
 from functools import partial
-from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +22,6 @@ from lfpc_jax.model.parameters import LoRA, Trainable, whole
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.vocabulary import allowed_ids
-from lfpc_jax.run.config import TrainConfig
-from lfpc_jax.run.progress import Steps
-from lfpc_jax.run.rolling import Roller
 from lfpc_jax.shapes import TrainShapes
 from support import small
 
@@ -65,7 +61,7 @@ def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices(lo
     rows = TrainShapes.of(shapes, max_turns=3, rows=1, row_tokens=0, windows=0)
     batch, real = pack(items, rows, dialogue.processor, shards=4, image_token=cfg.image_token)
     placed = learner.place(batch)
-    found = learner.own(learner.scores(learner.computing(state), placed, real)[0])
+    found = learner.own(learner.logprobs(learner.computing(state), placed, real)[0])
     drawn = batch.weights > 0
     assert drawn.sum() == tokens > 40
     assert found[drawn] == pytest.approx(batch.sampler[drawn], abs=2e-4)
@@ -85,14 +81,10 @@ def test_young_factors_are_sampled_with_as_they_are_trained():
     young = {"a": factors["a"], "b": noisy(factors["b"], 8e-6)}
     state = replace(state, trained={"text": {"down": {"lora": young}}})
 
-    loaded = []
-    engine, config = Mock(spec=Engine, load=loaded.append), TrainConfig()
     publish = Publisher(
         partial(whole, cfg, learner.trainable), mesh, rollout_mesh(devices=[*mesh.devices.flat])
     )
-    roller = Roller(config, small.dialogue(), engine, learner, publish, [], Steps(1))
-    roller._load(state)
-    [params] = loaded
+    params = publish(learner.computing(state))
     projection = jax.tree.map(lambda x: x[0].astype(jnp.float32), params["text"]["down"])
     before = np.asarray(state.frozen["text"]["down"]["w"][0].astype(jnp.float32))
     x = np.random.default_rng(0).normal(size=(64, len(before))).astype(np.float32)

@@ -56,7 +56,7 @@ def start(model, learner):
     def started(**settings):
         cfg, params = model
         state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
-        made = Updater(learner, UpdateSettings(**settings), SHAPES, ported.processor(cfg), 1)
+        made = Updater(learner, UpdateSettings(**settings), SHAPES, ported.processor(cfg))
         return made, state
 
     return started
@@ -94,9 +94,9 @@ def test_later_updates_are_held_against_the_policy_before_the_first(start, learn
     made, state = start(epochs=epochs)
     [(_, batch, real)] = made._packed(batches[-1:])
     placed = learner.place(batch)
-    before, _ = learner.scores(learner.computing(state), placed, real)
+    before, _ = learner.logprobs(learner.computing(state), placed, real)
     once, _ = start()[0](state, [[one]])
-    after, _ = learner.scores(learner.computing(once), placed, real)
+    after, _ = learner.logprobs(learner.computing(once), placed, real)
     away = np.asarray(after - before)
     expected = (batch.weights * (np.exp(away) - 1 - away)).sum()
     made, state = start(epochs=epochs)
@@ -118,7 +118,7 @@ def test_the_samplers_own_log_probabilities_on_request(start):
 
 
 @pytest.mark.parametrize(
-    ("settings", "mini_batches", "kl", "packs", "scorings"),
+    ("settings", "mini_batches", "kl", "packs", "passes"),
     [
         ({}, 1, False, 1, 0),  # the update's own forward is the old policy
         ({}, 2, False, 4, 2),
@@ -132,8 +132,8 @@ def test_the_samplers_own_log_probabilities_on_request(start):
         ({}, 2, True, 4, 4),
     ],
 )
-def test_nothing_is_packed_or_scored_for_nothing(
-    start, learner, monkeypatch, settings, mini_batches, kl, packs, scorings
+def test_nothing_is_packed_or_computed_for_nothing(
+    start, learner, monkeypatch, settings, mini_batches, kl, packs, passes
 ):
     """A packed mini-batch is let go before the next, so each pass over them packs it again."""
     calls = Counter()
@@ -142,8 +142,8 @@ def test_nothing_is_packed_or_scored_for_nothing(
         calls["packs"] += 1
         return pack(*args, **named)
 
-    def scores(params, batch, real):
-        calls["scorings"] += 1
+    def logprobs(params, batch, real):
+        calls["passes"] += 1
         return batch.sampler, batch.sampler
 
     def update(state, batch, real, *, most_apart):
@@ -152,22 +152,23 @@ def test_nothing_is_packed_or_scored_for_nothing(
         return state, {"refused": 0.0, "loss": 0.0}
 
     monkeypatch.setattr(step, "pack", packed)
-    monkeypatch.setattr(learner, "scores", scores)
+    monkeypatch.setattr(learner, "logprobs", logprobs)
     monkeypatch.setattr(learner, "update", update)
     made, state = start(**settings)
     if kl:
         made = replace(made, reference=state.trained)
     made(state, [[groups()[0]]] * mini_batches)
     assert calls["updates"] == mini_batches * made.settings.epochs
-    assert (calls["packs"], calls["scorings"]) == (packs, scorings)
+    assert (calls["packs"], calls["passes"]) == (packs, passes)
 
 
 def distance(made, state, groups):
     """The mean distance of the tokens' log-probabilities from the sampler's, by hand."""
     apart = weight = 0.0
     for _, batch, real in made._packed(groups):
-        own, _ = made.learner.scores(made.learner.computing(state), made.learner.place(batch), real)
-        apart += (batch.weights * np.abs(np.asarray(own) - batch.sampler)).sum()
+        params, placed = made.learner.computing(state), made.learner.place(batch)
+        logprobs, _ = made.learner.logprobs(params, placed, real)
+        apart += (batch.weights * np.abs(np.asarray(logprobs) - batch.sampler)).sum()
         weight += batch.weights.sum()
     return float(apart / weight)
 
@@ -232,15 +233,15 @@ def test_what_is_not_finite_hides_no_other_policy(start, monkeypatch):
     first, second, _ = groups()
     made, state = start()
     expected = distance(made, state, [[first]])
-    scores, count = made.learner.scores, 0
+    logprobs, count = made.learner.logprobs, 0
 
     def broken(*args):
         nonlocal count
         count += 1
-        found, entropy = scores(*args)
+        found, entropy = logprobs(*args)
         return (found * jnp.nan if count == 2 else found), entropy
 
-    monkeypatch.setattr(made.learner, "scores", broken)
+    monkeypatch.setattr(made.learner, "logprobs", broken)
     with pytest.raises(Apart) as raised:
         replace(made, most_apart=0.99 * expected)(state, [[first], [second]])
     assert raised.value.mean == pytest.approx(expected, rel=1e-4)
@@ -312,7 +313,7 @@ def test_a_reference_holds_the_policy_near(model):
     state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
     near = learner.computing(state)
     settings = UpdateSettings(objective=objective)
-    made = Updater(learner, settings, SHAPES, ported.processor(cfg), 1, near)
+    made = Updater(learner, settings, SHAPES, ported.processor(cfg), near)
     one, _, flat = groups()
     state, first = made(state, [[one, flat]])
     assert first["reference_kl"] == pytest.approx(0, abs=1e-6)

@@ -2,10 +2,11 @@
 
 import pytest
 
-from lfpc_jax.cli.train import summary, sure
 from lfpc_jax.rewards.verdict import Fault
 from lfpc_jax.run.config import Health
 from lfpc_jax.run.health import CropAlarm, too_many_masked
+from lfpc_jax.run.reporting import summary
+from lfpc_jax.run.validation import certain_accuracy
 
 LIMITS = Health(least_tool_rate=0.1, most_invalid=0.5, most_area=0.8, patience=1, from_step=1)
 SOUND = {"crop/rate": 0.1, "crop/invalid": 0.5, "crop/area_ratio": 0.8}
@@ -87,5 +88,5 @@ def test_the_steps_line_says_how_much_of_its_accuracy_is_unknown():
 
 def test_a_checkpoint_is_not_the_best_because_a_judge_failed():
     """All of the half that was judged is right: no better than half of all."""
-    assert sure({"validation/accuracy": 1.0, "validation/masked": 0.5}) == 0.5
-    assert sure({"validation/accuracy": 0.7, "validation/masked": 0.0}) == 0.7
+    assert certain_accuracy({"validation/accuracy": 1.0, "validation/masked": 0.5}) == 0.5
+    assert certain_accuracy({"validation/accuracy": 0.7, "validation/masked": 0.0}) == 0.7

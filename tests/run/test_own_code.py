@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lfpc_jax.checkpoint.training import Saved
-from lfpc_jax.cli import train
+from lfpc_jax.run import resuming
 from lfpc_jax.run.config import Source
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.own_code import changed, functions_of
@@ -75,10 +75,10 @@ def test_what_is_not_known_or_cannot_be_read_is_not_called_changed(functions):
 def test_a_run_that_goes_on_with_another_function_says_so(functions, tmp_path, caplog):
     before, now = functions(CONFIG), functions(CONFIG.replace("< 100", "< 200"), "other")
     with caplog.at_level(logging.WARNING):
-        train._say_other_functions(Saved(tmp_path, 4, {"functions": before}), before)
-        train._say_other_functions(Saved(tmp_path, 4, {}), now)
+        resuming.warn_of_other_functions(Saved(tmp_path, 4, {"functions": before}), before)
+        resuming.warn_of_other_functions(Saved(tmp_path, 4, {}), now)
         assert not caplog.messages
-        train._say_other_functions(Saved(tmp_path, 4, {"functions": before}), now)
+        resuming.warn_of_other_functions(Saved(tmp_path, 4, {"functions": before}), now)
     [line] = caplog.messages
     assert "rewards.own[0].function" in line
     assert "data.train[1].reader" not in line

@@ -8,8 +8,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from lfpc_jax.cli import train
 from lfpc_jax.run import progress
+from lfpc_jax.run.reporting import Terminal
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def drawn(shown: progress.Steps, printed: io.StringIO) -> list[str]:
 
 def test_a_terminal_shows_the_step_the_phase_the_last_one_and_the_time_left(terminal):
     now = 0.0
-    shown = progress.Steps(8, 5)
+    shown = progress.Steps(8)
+    shown.resume(5)
     shown._live.live.auto_refresh = False
     shown._live.get_time = lambda: now
     for task in shown._live.tasks:
@@ -67,7 +68,7 @@ def test_a_terminal_shows_the_step_the_phase_the_last_one_and_the_time_left(term
 
 def test_lines_are_printed_above_the_bar(terminal):
     shown, before = progress.Steps(2), sys.stderr
-    handler = train.Terminal()
+    handler = Terminal()
     record = logging.LogRecord("lfpc_jax.train", 20, "", 0, "step 1 of 2", None, None)
     shown.phase("data")
     handler.emit(record)

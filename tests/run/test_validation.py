@@ -1,21 +1,21 @@
-"""What a validation measures, and names that a batch holds once."""
+"""What a validation measures, what keeps rewards from being known, and ids that a batch holds
+once."""
 
 import logging
 import math
 from dataclasses import replace
-from unittest.mock import Mock
 
 import pytest
 
-from lfpc_jax.distributed.publish import Publisher
-from lfpc_jax.grpo.learner import Learner, TrainState
-from lfpc_jax.rewards.judge import JudgeSettings
+from lfpc_jax.rewards.judge import Judge, JudgeSettings
 from lfpc_jax.rewards.total import OwnReward, Rewards
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run.config import RolloutSettings, TrainConfig
+from lfpc_jax.run.metrics import EpisodeMetrics, reward
+from lfpc_jax.run.openings import unique_ids
 from lfpc_jax.run.progress import Steps
-from lfpc_jax.run.rolling import Roller, numbered
+from lfpc_jax.run.validation import validate, validation_records
 from support import metrics_page, rigged, small
 from support.judge_server import JudgeServer, say, status
 
@@ -40,15 +40,13 @@ def _heard(monkeypatch):
     monkeypatch.setattr(logging.getLogger("lfpc_jax"), "propagate", True)
 
 
-def rolls(say, records, **settings):
-    engine = RiggedEngine(say, small.dialogue())
-    learner = Mock(spec=Learner, cfg=small.config())
-    return Roller(TrainConfig(**settings), engine.dialogue, engine, learner, Mock(spec=Publisher),
-                  records, Steps(1))  # fmt: skip
-
-
-def validated(say, records, **settings):
-    return rolls(say, records, **settings).validate(Mock(spec=TrainState))
+def validated(say, records, engine=None, **settings):
+    config = TrainConfig(**settings)
+    engine = engine or RiggedEngine(say, small.dialogue())
+    judge = Judge(config.judge) if config.judge is not None else None
+    measure = EpisodeMetrics(small.config().image_token)
+    records = validation_records(records)
+    return validate(config, engine, records, judge, measure, Steps(1).bar)
 
 
 def test_validation_blanks_crops_and_finds_who_reads_them():
@@ -70,19 +68,15 @@ def test_validation_blanks_crops_and_finds_who_reads_them():
 def test_validation_may_be_greedy_whatever_rollouts_are():
     sampled = RolloutSettings(temperature=0.7)
     for own, temperature in ((None, 0.7), (0.0, 0.0)):
-        roller = rolls(
-            rigged.reads_the_whole,
-            rigged.world(2),
-            rollout=sampled,
-            validation_temperature=own,
-        )
-        roller.validate(Mock(spec=TrainState))
-        assert roller.engine.sampling == Sampling(temperature)
+        engine = RiggedEngine(rigged.reads_the_whole, small.dialogue())
+        settings = {"rollout": sampled, "validation_temperature": own}
+        validated(rigged.reads_the_whole, rigged.world(2), engine, **settings)
+        assert engine.sampling == Sampling(temperature)
 
 
 def test_records_that_come_twice_get_names_that_nobody_has():
-    assert numbered(["a", "b", "a", "a", "b"]) == ["a", "b", "a#2", "a#3", "b#2"]
-    assert numbered(["a", "a", "a#2", "a", "a#2"]) == ["a", "a#3", "a#2", "a#4", "a#2#2"]
+    assert unique_ids(["a", "b", "a", "a", "b"]) == ["a", "b", "a#2", "a#3", "b#2"]
+    assert unique_ids(["a", "a", "a#2", "a", "a#2"]) == ["a", "a#3", "a#2", "a#4", "a#2#2"]
 
 
 @pytest.mark.parametrize("turn", [1, -1])
@@ -108,15 +102,16 @@ def halting(trajectory, record):
 def test_what_cannot_be_scored_is_counted_by_part_and_told_once_a_kind(caplog):
     records = rigged.world(8)
     own = (OwnReward("mine", 1.0, halting), OwnReward("fine", 1.0, lambda t, r: 1.0))
-    roller = rolls(rigged.reads_the_crop, records, rewards=Rewards(own=own))
+    engine = RiggedEngine(rigged.reads_the_crop, small.dialogue())
+    measure = EpisodeMetrics(small.config().image_token)
     for _ in range(2):
-        groups = list(roller.engine.run(records, rollouts=1, seed=0))
-        values = roller.figures(*roller.judged(groups))
+        groups = list(engine.run(records, rollouts=1, seed=0))
+        values, faults = measure(*reward(groups, Rewards(own=own), None))
         assert values["reward/masked"] == values["masked/mine"] == 0.75
         assert values["reward/unjudged"] == 0
         assert values["reward/accuracy"] == values["reward/mine"] == values["reward/fine"] == 1
         assert "masked/fine" not in values
-    assert sorted(fault.cause for fault in roller.faults) == [
+    assert sorted(fault.cause for fault in faults) == [
         "KeyError", "not finite", "returned None"
     ]  # fmt: skip
     told = sorted(record.getMessage() for record in caplog.records)
@@ -140,11 +135,12 @@ def test_what_another_process_could_not_score_counts_and_is_told_here(monkeypatc
         theirs = {"rows": there, "counts": {kind: 4}, "first": {kind: fault}}
         return [value, value | theirs]
 
-    monkeypatch.setattr("lfpc_jax.run.rolling.everyones", gathered)
-    roller = rolls(rigged.reads_the_crop, records)
-    values = roller.figures(*roller.judged(list(roller.engine.run(records, rollouts=1, seed=0))))
+    monkeypatch.setattr("lfpc_jax.run.metrics.everyones", gathered)
+    engine = RiggedEngine(rigged.reads_the_crop, small.dialogue())
+    groups = list(engine.run(records, rollouts=1, seed=0))
+    values, faults = EpisodeMetrics(small.config().image_token)(*reward(groups, Rewards(), None))
     assert values["reward/masked"] == values["masked/judge"] == values["reward/unjudged"] == 0.5
-    assert [fault.reason for fault in roller.faults] == ["http://h/v1: HTTP 401"]
+    assert [fault.reason for fault in faults] == ["http://h/v1: HTTP 401"]
     told = (
         "4 of 8 episodes could not be scored (judge: HTTP 401; told once). The first: http://h/v1"
     )
@@ -210,7 +206,7 @@ def test_the_gap_is_over_all_processes(half_judged, monkeypatch):
     """The other has two more judged both times, that lose nothing. What was judged nowhere both
     times has no gap."""
     says, records, judge = half_judged
-    monkeypatch.setattr("lfpc_jax.run.rolling.total", lambda numbers: [n + 2 for n in numbers])
+    monkeypatch.setattr("lfpc_jax.run.validation.total", lambda numbers: [n + 2 for n in numbers])
     values, _ = validated(says, records, judge=judge)
     assert values["validation/gap"] == 0.25
     monkeypatch.undo()
@@ -225,10 +221,7 @@ def test_a_validation_says_how_much_of_it_could_not_be_shown():
             yield from super().run(records[: len(records) // 2], **how)
 
     engine = Half(rigged.reads_the_whole, small.dialogue())
-    learner = Mock(spec=Learner, cfg=small.config())
-    roller = Roller(TrainConfig(), engine.dialogue, engine, learner, Mock(spec=Publisher),
-                    rigged.world(8), Steps(1))  # fmt: skip
-    values, seen = roller.validate(Mock(spec=TrainState))
+    values, seen = validated(rigged.reads_the_whole, rigged.world(8), engine)
     assert values["validation/skipped"] == 0.5
     assert values["validation/accuracy"] == 1
     assert len(seen) == 4

@@ -1,0 +1,68 @@
+"""The training state as a run's checkpoints keep it, and batches saved to be looked into."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lfpc_jax.arrays import Tree
+from lfpc_jax.checkpoint import training
+from lfpc_jax.checkpoint.finite import check_finite
+from lfpc_jax.checkpoint.training import Saved
+from lfpc_jax.grpo.learner import Learner, TrainState
+from lfpc_jax.trajectory import Batch
+
+log = logging.getLogger(__name__)
+
+
+def checkpoint_items(state: TrainState) -> dict[str, Tree]:
+    """The state as the items of a checkpoint."""
+    counts = {
+        "updates": state.updates,
+        "refused": state.refused,
+        "ever_refused": state.ever_refused,
+    }
+    return {
+        "trained": state.trained,
+        "frozen": state.frozen,
+        "optimizer": {"moments": state.moments, **counts},
+    }
+
+
+def restore_state(saved: Saved, learner: Learner) -> TrainState:
+    """The state that a checkpoint holds. Raises if a weight is not finite."""
+    like = checkpoint_items(learner.abstract_state())
+    items = {name: training.restore(saved, name, tree) for name, tree in like.items()}
+    for name, specs in zip(("trained", "frozen"), learner.specs):
+        check_finite(items[name], specs, where=saved.path / name)
+    return TrainState(items["trained"], items["frozen"], **items["optimizer"])
+
+
+def begin_state(
+    learner: Learner, params: Tree | None, saved: Saved | None, *, seed: int, reference: bool
+) -> tuple[TrainState, Tree | None]:
+    """The state that a run starts or resumes with, and with `reference` a copy of the parameters
+    that it began from. Takes the memory of `params`, which a resumed run needs for that copy only.
+    """
+    copy = None
+    if params is not None:
+        state = learner.start(params, jax.random.key(seed))
+        if reference:
+            copy = learner.computing(state)
+        if saved is None:
+            return state, copy
+        del state  # there is no room for two
+    assert saved is not None
+    return restore_state(saved, learner), copy
+
+
+def save_batch(file: Path, batch: Batch) -> None:
+    """Writes this process's rows of a batch as a NumPy archive."""
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    arrays: dict[str, Any] = {
+        jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in leaves
+    }
+    np.savez(file, allow_pickle=False, **arrays)
+    log.error("saved the batch as %s", file)

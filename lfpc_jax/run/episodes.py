@@ -1,0 +1,78 @@
+"""A step's episodes: sampled by the engine, or demonstrated."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lfpc_jax.distributed.exchange import total
+from lfpc_jax.evaluation.conditions import without_tool
+from lfpc_jax.rewards.judge import Bar
+from lfpc_jax.rollout.demonstration import demonstrated
+from lfpc_jax.rollout.dialogue import Dialogue, Opening
+from lfpc_jax.rollout.engine import Engine, OnEpisode
+from lfpc_jax.rollout.episode import rollout_key
+from lfpc_jax.rollout.protocol import CALL
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.trajectory import Group, Record
+
+
+def sample(
+    engine: Engine,
+    prompts: Sequence[Record | Opening],
+    *,
+    rollouts: int,
+    seed: int,
+    bar: Bar,
+    on_episode: OnEpisode | None = None,
+    sampling: Sampling | None = None,
+) -> list[Group]:
+    """A group of `rollouts` episodes for each prompt, in the order of the prompts. Prompts that
+    cannot be shown are left out; `engine.stats.skipped` lists them."""
+    groups: dict[str, Group] = {}
+    with bar("rollouts", len(prompts)) as advance:
+        for group in engine.run(
+            prompts, rollouts=rollouts, seed=seed, on_episode=on_episode, sampling=sampling
+        ):
+            groups[group.record.id] = group
+            advance(1)
+    records = [prompt.record if isinstance(prompt, Opening) else prompt for prompt in prompts]
+    return [groups[record.id] for record in records if record.id in groups]
+
+
+def demonstrate(
+    config: TrainConfig, dialogue: Dialogue, openings: Sequence[Opening], step: int
+) -> list[Group]:
+    """For each prompt a group of one episode, in which `config.demonstrate` wrote the turns."""
+    return [_demonstrate(config, dialogue, opening, step) for opening in openings]
+
+
+def _demonstrate(config: TrainConfig, dialogue: Dialogue, opening: Opening, step: int) -> Group:
+    record = opening.record
+    assert config.demonstrate is not None
+    rng = np.random.default_rng(rollout_key(config.seed, record.id, step))
+    turns = config.demonstrate(record, opening.view, rng)
+    if not any(CALL in turn for turn in turns) and rng.random() < config.without_tool:
+        dialogue = without_tool(dialogue)
+        opening = dialogue.open(record)
+    return demonstrated(opening, turns, dialogue, config.rules, config.rollout.capacity)
+
+
+def skipped_share(
+    step: int, openings: Sequence[Opening], groups: Sequence[Group], engine: Engine
+) -> float:
+    """The share of all processes' prompts that could not be shown. Raises if that is all of them,
+    since nothing can be learned then, in this step or any other."""
+    prompts, shown = total([len(openings), len(groups)])
+    if not shown:
+        record, reason = engine.stats.skipped[-1]
+        raise ValueError(
+            f"step {step}: none of {prompts} prompts could be shown; the last, {record}: {reason}"
+        )
+    return 1 - shown / prompts
+
+
+def sampled_tokens(groups: Sequence[Group]) -> int:
+    """How many tokens all processes sampled."""
+    tokens = [int(t.sampled.sum()) for group in groups for t in group.trajectories]
+    return total([sum(tokens)])[0]

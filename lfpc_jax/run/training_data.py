@@ -1,0 +1,48 @@
+"""The sets of a training run, audited: the mixture to train on, the records to validate on."""
+
+import logging
+from collections.abc import Sequence
+
+from lfpc_jax.data.audit import audit
+from lfpc_jax.data.pipeline import Part, in_turn
+from lfpc_jax.data.rejected import parted, summary
+from lfpc_jax.infogap.provenance import doubts
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.run.config import Source, TrainConfig
+from lfpc_jax.run.models import LoadedModel
+from lfpc_jax.trajectory import Record
+
+log = logging.getLogger(__name__)
+
+
+def audited_data(config: TrainConfig) -> tuple[list[Part], list[Record]]:
+    """The mixture to train on, and the records to validate on."""
+    parts = []
+    for source in config.data.train:
+        records = _audited(source, config)
+        parts.append(Part(source.path, records, source.weight, config.data.max_lost))
+    validation = [_audited(source, config) for source in config.data.validation]
+    return parts, in_turn(validation, config.data.validation_records)
+
+
+def _audited(source: Source, config: TrainConfig) -> tuple[Record, ...]:
+    audited = audit(source.reader(source.path), name=source.path, max_share=config.data.max_lost)
+    lost, unsuited = parted(audited.rejected)
+    for rejected in lost:
+        log.warning("%s: left out %s", source.path, rejected)
+    if unsuited:
+        rows = len(audited.records) + len(audited.rejected)
+        log.warning(
+            "%s: %d of %d rows are not for training here and were left out: %s",
+            source.path, len(unsuited), rows, summary(unsuited),
+        )  # fmt: skip
+    return audited.records
+
+
+def warn_of_other_gaps(
+    model: LoadedModel, parts: Sequence[Part], processor: ImageProcessor
+) -> None:
+    """Warns of sets whose image gaps were not selected with this model and this budget."""
+    for part in parts:
+        for doubt in doubts(part.name, part.records, processor, lambda: model.identity["weights"]):
+            log.warning("%s: %s", part.name, doubt)

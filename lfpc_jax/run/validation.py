@@ -1,0 +1,90 @@
+"""What a model is worth on the validation records, with crops as they are and with blank ones."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from lfpc_jax.distributed.exchange import total
+from lfpc_jax.evaluation.alter import alteration, altered
+from lfpc_jax.rewards.judge import Bar, Judge
+from lfpc_jax.rollout.engine import Engine, own_share
+from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.run.episodes import sample
+from lfpc_jax.run.metrics import EpisodeMetrics, reward
+from lfpc_jax.run.openings import unique_ids
+from lfpc_jax.trajectory import Group, Record
+
+
+def validation_records(records: Sequence[Record]) -> list[Record]:
+    """The records under unique ids: validation sets may share some."""
+    ids = unique_ids([record.id for record in records])
+    return [replace(record, id=id_) for record, id_ in zip(records, ids)]
+
+
+def validate(
+    config: TrainConfig,
+    engine: Engine,
+    records: Sequence[Record],
+    judge: Judge | None,
+    measure: EpisodeMetrics,
+    bar: Bar,
+) -> tuple[dict[str, float], list[Group]]:
+    """Metrics over all processes' records, and this process's episodes with crops as they are.
+
+    Every record is rolled out once as it is and once with blank crops. `accuracy` leaves out
+    answers that could not be judged; `masked` is their share. Without a judge, answers that only a
+    judge could tell count as wrong; `undecided` is their share. All three have a `blank_` variant.
+    `gap` is how much accuracy is lost with blank crops, over the records that could be judged both
+    times: what the crops were worth. `skipped` is the share of records that could not be shown.
+    """
+    mine = list(own_share(records))
+    values: dict[str, float] = {}
+    episodes: list[Group] = []
+    accuracies: list[dict[str, float]] = []
+    for prefix, alter in (("", None), ("blank_", alteration("blank"))):
+        with altered(engine, alter):
+            groups = sample(
+                engine,
+                mine,
+                rollouts=1,
+                seed=config.seed,
+                bar=bar,
+                sampling=config.validation_sampling,
+            )
+        groups, rewards = reward(groups, config.rewards, judge)
+        measured, _ = measure(groups, rewards)
+        accuracies.append(_accuracies(groups))
+        names = {"accuracy": "accuracy", "masked": "unjudged", "undecided": "undecided"}
+        for name, part in names.items():
+            if f"reward/{part}" in measured:
+                values[f"validation/{prefix}{name}"] = measured[f"reward/{part}"]
+        if not prefix:
+            asked, answered = total([len(mine), len(groups)])
+            values["validation/skipped"] = 1 - answered / asked
+            episodes = groups
+            values |= {
+                f"validation/{name.split('/')[1]}": value
+                for name, value in measured.items()
+                if name.startswith("crop/")
+            }
+    both = accuracies[0].keys() & accuracies[1].keys()
+    right = [round(sum(known[name] for name in both)) for known in accuracies]
+    count, as_they_are, blank = total([len(both), *right])
+    if count:
+        values["validation/gap"] = as_they_are / count - blank / count
+    return values, episodes
+
+
+def certain_accuracy(values: Mapping[str, float]) -> float:
+    """A validation's accuracy with unknown answers taken as wrong, so that no checkpoint becomes
+    the best one because a judge failed."""
+    return values["validation/accuracy"] * (1 - values["validation/masked"])
+
+
+def _accuracies(groups: Sequence[Group]) -> dict[str, float]:
+    """The accuracy of each record that could be judged; each was rolled out once."""
+    return {
+        group.record.id: accuracy
+        for group in groups
+        for rewards in group.rewards
+        if (accuracy := rewards["accuracy"]) is not None
+    }
