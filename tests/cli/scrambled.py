@@ -1,5 +1,5 @@
-"""The run of micro.py, whose rollouts get one array with its halves exchanged, from the fourth time
-on that weights are published: after two steps and the validation in between."""
+"""The run of micro.py, whose rollouts get one array with its halves exchanged, from the third time
+on that weights are published: after two steps, for the validation and the third."""
 
 import jax.numpy as jnp
 
@@ -7,7 +7,7 @@ from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.run.config import TrainConfig
 from support import micro
 
-_FROM = 4
+_FROM = 3
 
 
 def get_config() -> TrainConfig:
