@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def compare(args: argparse.Namespace) -> None:
     arms = [Arm(name, tuple(map(Path, folders))) for name, *folders in args.arm]
-    changes = [parsed_change(*words) for words in args.change]
+    changes = [Change.parse(*words) for words in args.change]
     _check(arms, changes)
     budgets = comparable.budgets_of(arms)
     for line in comparable.asked_otherwise(arms):
@@ -80,16 +80,6 @@ def compare(args: argparse.Namespace) -> None:
     plot_arms(shown, args.out / "comparison.png")
     Console(width=None if sys.stdout.isatty() else 150).print(printed(sheets))
     print(f"wrote {args.out / 'comparison.json'}, comparison.md and comparison.png")
-
-
-def parsed_change(measure: str, before: str, after: str) -> Change:
-    """As it stands after --change."""
-    factor, star, name = before.rpartition("*")
-    try:
-        times = float(factor) if star else 1.0
-    except ValueError:
-        raise ValueError(f"--change {measure} {before}: {factor!r} is no number") from None
-    return Change(measure, name, after, times)
 
 
 def _check(arms: Sequence[Arm], changes: Sequence[Change]) -> None:

@@ -1,37 +1,27 @@
-"""A small random Qwen2.5-VL with a tokenizer of its own, to be trained from nothing.
+"""A small random Qwen2.5-VL with its own tokenizer, to be trained from nothing.
 
     new_model.py OUT [--seed 0] [--width 128] [--layers 4] [--vision-width 64] [--vision-depth 3]
 
-An ordinary Hugging Face folder in the published layout: patch 14, merge 2, windows, M-RoPE, grouped
-queries, the published special tokens. The tokenizer knows the words of the small world
-(synthesize.py --world micro), spells digits apart, and the system prompt and what surrounds a call
-in one token each, so that an episode is short.
-
-It begins other than a large model does, so that a few hundred updates on a CPU teach it something
-(docs/log.md has what each of these is worth):
-- matrices keep the size of what they transform, in place of a fixed 0.02;
-- the final norm begins large and the vocabulary at nothing, so that the head learns at once and
-  the layers below it slowly: at one speed, learning the format of a reply silences the picture;
-- patches are seen through waves of many directions and lengths and through plain colour.
+OUT is an ordinary Hugging Face folder in the published layout: patches of 14 pixels merged 2 x 2,
+windows, M-RoPE, grouped queries, the published special tokens. The tokenizer knows the words of the
+small world (synthesize.py --world micro) and spells every digit as a token. The system prompt and
+the text around a call take one token each, so that episodes are short. The parameters are those of
+`lfpc_jax/model/beginning.py`.
 """
 
 import argparse
-import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Float
 from transformers import Qwen2_5_VLConfig
 
 from lfpc_jax.checkpoint import huggingface
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.data import scene
-from lfpc_jax.model import config, spec
+from lfpc_jax.model import beginning, config
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
 from lfpc_jax.rollout.tools import Toolbox, system_prompt
@@ -43,7 +33,6 @@ HEAD = 32
 """Numbers of an attention head."""
 CROP_TOKENS = 12
 _SPOKEN = 300
-_LOUD, _SEEN = 8.0, 0.15
 _ZOOM = Zoom.within(CROP_TOKENS, PROCESSOR, "percent")
 _WHOLE = (
     system_prompt(Toolbox((_ZOOM,))),
@@ -98,7 +87,7 @@ def write(args: argparse.Namespace) -> None:
         ids = write_tokenizer(Path(assets), _texts(), VOCABULARY, PROCESSOR, whole=_WHOLE)
         _hf_config(args, ids).save_pretrained(assets)
         cfg = config.from_folder(assets)
-        params = beginning(cfg, args.seed)
+        params = beginning.first_parameters(cfg, args.seed)
         huggingface.save(
             params,
             args.out,
@@ -158,40 +147,3 @@ def _texts() -> Iterator[str]:
         yield f"<|im_start|>system\nuser\nassistant\n{planned.question}"
         yield f", {planned.answer}"
         yield planned.answer
-
-
-def beginning(cfg: config.ModelConfig, seed: int) -> spec.Tree:
-    """The first parameters, in float32."""
-    params = spec.init(jax.random.key(seed), cfg, dtype="float32")
-    params = jax.tree.map(_kept_size, spec.spec_tree(cfg), params, is_leaf=spec.is_param)
-    params["norm"] *= _LOUD
-    params["unembed"] *= 0
-    params["vision"]["patch"] = jnp.asarray(_waves(cfg.vision.patch, cfg.vision.width, seed))
-    return params
-
-
-def _kept_size(param: spec.Param, value: jax.Array) -> jax.Array:
-    if not param.inputs:
-        return value
-    return value / (0.02 * math.sqrt(math.prod(param.shape[: param.inputs])))
-
-
-def _waves(side: int, count: int, seed: int) -> Float[np.ndarray, "pixels count"]:
-    """Filters of a patch: of four, one sees a colour and three a wave; all fade to the edges."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    fading = np.exp(-(x**2 + y**2) / (2 * (0.43 * side) ** 2))
-    filters = []
-    for number in range(count):
-        if number % 4 == 0:
-            colour, wave = rng.standard_normal(3), np.ones_like(x)
-        else:
-            colour = 1 + 0.3 * rng.standard_normal(3)
-            period = math.exp(rng.uniform(math.log(0.32 * side), math.log(1.3 * side)))
-            turn, phase = rng.uniform(0, math.pi), rng.uniform(0, 2 * math.pi)
-            along = x * math.cos(turn) + y * math.sin(turn)
-            wave = np.cos(2 * math.pi * along / period + phase)
-        both_frames = np.broadcast_to(wave * fading, (2, side, side))
-        whole = (colour[:, None, None, None] * both_frames).reshape(-1)
-        filters.append(_SEEN * whole / np.linalg.norm(whole))
-    return np.stack(filters, axis=1).astype(np.float32)

@@ -99,6 +99,16 @@ class Change:
     after: str
     times: float = 1.0
 
+    @classmethod
+    def parse(cls, measure: str, before: str, after: str) -> "Change":
+        """From the words that follow --change; `before` may be `3*baseline`."""
+        factor, star, name = before.rpartition("*")
+        try:
+            times = float(factor) if star else 1.0
+        except ValueError:
+            raise ValueError(f"--change {measure} {before}: {factor!r} is no number") from None
+        return cls(measure, name, after, times)
+
     def __str__(self) -> str:
         factor = "" if self.times == 1 else f"{self.times:g} x "
         return f"{self.measure}, {factor}{self.before} to {self.after}"

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from lfpc_jax.cli import ask, convert, demo, steps, synthesize, train
+from lfpc_jax.cli import ask, convert, demo, synthesize, train
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.data import layout
+from lfpc_jax.run import steps
 from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import load_config
+from lfpc_jax.run.demo_plan import ARMS
 from lfpc_jax.run.overrides import override
 from support import small
 
 
 def planned(*words):
-    return [*demo.plan(demo._parser().parse_args(list(words)))]
+    return demo.demo_of(demo._parser().parse_args(list(words))).plan()
 
 
 def test_every_command_is_one_that_its_program_takes(monkeypatch):
@@ -41,7 +43,7 @@ def test_every_command_is_one_that_its_program_takes(monkeypatch):
     assert [args.longest_side for args in drawn] == [None, None, 56]
     assert all(args.size == (224, 224) for args in drawn)
     trained = [step.name for step in every if step.name.startswith("train")]
-    assert trained == [f"train {arm}-{seed}" for seed in (0, 1) for arm in demo.ARMS]
+    assert trained == [f"train {arm}-{seed}" for seed in (0, 1) for arm in ARMS]
 
 
 def test_an_arm_comes_after_the_one_it_begins_from():
@@ -182,53 +184,6 @@ def test_no_command_begins_before_what_it_reads_is_made():
         if step.words[0] in PLACE:
             made[step.words[PLACE[step.words[0]]]] = step.name
     assert len(made) == sum(step.words[0] in PLACE for step in every)
-
-
-@pytest.fixture
-def pair(tmp_path, monkeypatch):
-    """Two commands that end only if they run together, then one that fails, then a last one."""
-    launch = tmp_path / "launch"
-    launch.mkdir()
-    (launch / "meet.py").write_text(
-        "import pathlib, sys, time\n"
-        "mine, other = map(pathlib.Path, sys.argv[1:])\n"
-        "mine.touch()\n"
-        "print('waiting', flush=True)\n"
-        "end = time.monotonic() + 60\n"
-        "while not other.exists():\n"
-        "    assert time.monotonic() < end\n"
-        "    time.sleep(0.01)\n"
-        "print('met')\n"
-    )
-    (launch / "fail.py").write_text("import sys; sys.exit(3)\n")
-    (launch / "note.py").write_text("import pathlib, sys; pathlib.Path(sys.argv[1]).touch()\n")
-    monkeypatch.setattr(steps, "LAUNCH", launch)
-    here, there = str(tmp_path / "here"), str(tmp_path / "there")
-    return [
-        steps.Step("one", ("meet.py", here, there)),
-        steps.Step("other", ("meet.py", there, here)),
-        steps.Step("fails", ("fail.py",), after=("one", "other")),
-        steps.Step("last", ("note.py", str(tmp_path / "noted")), after=("fails",)),
-    ]
-
-
-def test_two_run_at_once_and_each_line_has_its_command(pair, tmp_path, capfd):
-    assert steps.run(pair[:2], tmp_path / "out", {}, jobs=2) == 0
-    lines = capfd.readouterr().out.splitlines()
-    for name in ("one", "other"):
-        assert [line for line in lines if line.startswith(f"{name} | ")] == [
-            f"{name} | waiting", f"{name} | met"
-        ]  # fmt: skip
-
-
-def test_nothing_begins_after_one_that_failed(pair, tmp_path, capfd):
-    assert steps.run(pair, tmp_path / "out", {}, jobs=2) == 3
-    assert not (tmp_path / "noted").exists()
-    assert "`python launch/fail.py` exited with 3" in capfd.readouterr().out
-    (tmp_path / "launch/fail.py").write_text("")
-    assert steps.run(pair, tmp_path / "out", {}, jobs=2) == 0
-    assert (tmp_path / "noted").exists()
-    assert capfd.readouterr().out.count("done before") == 2
 
 
 def test_results_are_published(folder):

@@ -10,7 +10,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from lfpc_jax.cli import new_model
 from lfpc_jax.data import scene
-from lfpc_jax.model import config
+from lfpc_jax.model import beginning, config
 from lfpc_jax.processing.tokenizer import Tokenizer
 
 
@@ -45,7 +45,7 @@ def test_seeds(folder, tmp_path):
 
 def test_matrices_keep_the_size_of_what_they_transform(folder):
     cfg = config.from_folder(folder)
-    params = new_model.beginning(cfg, seed=0)
+    params = beginning.first_parameters(cfg, seed=0)
     x = jax.random.normal(jax.random.key(1), (512, cfg.text.width))
     out = np.asarray(x @ params["text"]["gate"]["w"][0])
     assert np.std(out) == pytest.approx(1, abs=0.1)
