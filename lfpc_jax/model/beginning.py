@@ -42,7 +42,7 @@ def _scaled(param: spec.Param, value: jax.Array) -> jax.Array:
 
 
 def _waves(side: int, count: int, seed: int) -> Float[np.ndarray, "pixels count"]:
-    """Filters of a patch. Every fourth is a plain colour, the others are waves; all fade towards the
+    """Filters of a patch. Every fourth is a plain colour, the others are waves. All fade to the
     edges."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
