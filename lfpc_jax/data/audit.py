@@ -1,9 +1,9 @@
-"""From what a reader yields to the records that may be used.
+"""Checks what a reader yields, and keeps the records that may be used.
 
-The audit finds missing files, files that are cut short, boxes outside and empty texts before a run
-starts, the same ones in every process. It does not decode a JPEG, which most originals are: what
-only that can find, the pipeline finds later. A JPEG that lacks a piece of its middle but has its
-end is decoded by Pillow without complaint, and nothing finds that.
+Before a run starts, the audit finds missing files, truncated files, boxes outside their picture and
+empty texts; it finds the same ones in every process. It does not decode JPEGs, which most originals
+are. Faults that only decoding shows are found later, by the pipeline. Pillow decodes a JPEG that
+lacks a piece of its middle without complaint, so nothing finds such a file.
 """
 
 import itertools
@@ -20,7 +20,7 @@ _EMBEDDED_LIMIT = 2**30
 
 @dataclass(frozen=True)
 class Audited:
-    """A set's usable records in their order, and what was left out."""
+    """A set's usable records in their order, and the records that were left out."""
 
     name: str
     records: tuple[Record, ...]
@@ -30,11 +30,11 @@ class Audited:
 def audit(
     entries: Iterable[Record | Rejected], *, name: str, max_share: float = MAX_SHARE
 ) -> Audited:
-    """Keeps what is sound; stops with the list when more than `max_share` is not. Rows that are
-    unsuited (`rejected.UNSUITED`) are among the rejected, and count neither way.
+    """Keeps the sound records, and raises `TooManyLost` if more than `max_share` are not sound.
+    Unsuited rows (`rejected.UNSUITED`) are among the rejected and count neither way.
 
-    Pictures that are files stay files. Embedded ones are kept in memory, so large sets of them are
-    refused: write those to the layout once, which streams, and audit that.
+    Pictures that are files stay files. Embedded pictures are kept in memory, so a large set of them
+    is refused: write it to the layout once, which streams, and audit that.
     """
     records: list[Record] = []
     rejected: list[Rejected] = []
@@ -69,8 +69,8 @@ def audit(
 
 
 def check(record: Record) -> None:
-    """Raises `Unusable` for a record that cannot be asked, scored or shown. One without a picture,
-    a question in text alone, can be."""
+    """Raises `Unusable` for a record that cannot be asked, scored or shown. A record without a
+    picture is a question in text alone, and is sound."""
     if not record.question.strip():
         raise Unusable("empty question", repr(record.question))
     if not record.answer.strip():

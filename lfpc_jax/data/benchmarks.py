@@ -1,8 +1,8 @@
-"""Records written as the benchmarks' own files, so that what reads those can read ours.
+"""Writes records in the benchmarks' own formats, so that readers of the benchmarks can read them.
 
-HR-Bench is a table with a base64 image in every row and four rows a sample, the options rotated by
-one from row to row. V* is a folder a category, with an image and a JSON file of the same name a
-sample; there option 0 is the right one and boxes are (x, y, width, height).
+HR-Bench is a table with four rows a sample, each with the image in base64, and the options rotated
+by one from row to row. V* has a folder a category, and in it an image and a JSON file of the same
+name for each sample. There option 0 is the right one, and boxes are (x, y, width, height).
 """
 
 import base64
@@ -23,7 +23,7 @@ _LETTERS = "ABCD"
 
 
 def write_hr_bench(path: Path, records: Iterable[Record]) -> None:
-    """The table; records need embedded JPEG or PNG bytes and four options."""
+    """Writes the table. Records need embedded JPEG or PNG bytes and four options."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(HR_BENCH_COLUMNS)
@@ -40,7 +40,8 @@ def write_hr_bench(path: Path, records: Iterable[Record]) -> None:
 
 
 def write_v_star(folder: Path, samples: Iterable[tuple[Record, tuple[str, ...]]]) -> None:
-    """The folders; each record comes with the names of its targets. Boxes are the smallest ones."""
+    """Writes the folders. Each record comes with the names of its targets; of nested boxes the
+    smallest are written."""
     for name in V_STAR_FOLDERS.values():
         (folder / name).mkdir(parents=True, exist_ok=True)
     for place, (record, names) in enumerate(samples):

@@ -1,7 +1,7 @@
-"""A planned scene as a picture: background, clutter, objects, marks.
+"""Paints a planned scene: background, clutter, objects and their marks.
 
-Everything large is drawn by Pillow on one RGB canvas, so that an 8K scene takes little more memory
-than the picture itself; numpy only makes patches of an object's size and the small grids that a
+Pillow draws everything large on one RGB canvas, so that an 8K scene takes little more memory than
+the picture itself. numpy only makes patches of an object's size, and the small grids that a
 procedural background is enlarged from.
 """
 
@@ -25,7 +25,7 @@ _PAINTING = 1
 
 
 def paint(scene: Scene) -> PIL.Image.Image:
-    """The scene's picture; the same every time."""
+    """The scene's picture, which is the same every time."""
     settings = scene.settings
     rng = np.random.default_rng((*scene.entropy, _PAINTING))
     if settings.photographs:
@@ -84,10 +84,10 @@ def _photograph(folder: str, size: Size, rng: np.random.Generator) -> PIL.Image.
 @lru_cache(maxsize=8)
 def photographs_in(folder: str) -> tuple[Path, ...]:
     """All photographs under a folder, in the order of their names."""
-    found = (path for path in Path(folder).rglob("*") if path.suffix.lower() in _PHOTOGRAPHS)
-    paths = tuple(sorted(found))
+    files = Path(folder).rglob("*")
+    paths = tuple(sorted(path for path in files if path.suffix.lower() in _PHOTOGRAPHS))
     if not paths:
-        raise ValueError(f"{folder}: no photograph here; need files {', '.join(_PHOTOGRAPHS)}")
+        raise ValueError(f"{folder}: no photographs; put files of {', '.join(_PHOTOGRAPHS)} there")
     return paths
 
 

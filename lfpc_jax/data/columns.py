@@ -1,4 +1,4 @@
-"""What a table must have, and what it has beside that, by name."""
+"""Checks the columns of a table by name."""
 
 import logging
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ log = logging.getLogger(__name__)
 _warn_once = cache(log.warning)
 
 
-def check_columns(path: Path, found: Iterable[str], needed: Iterable[str]) -> None:
-    """Raises for missing columns, with the unknown ones beside them: one may be the other
-    misspelt. Unknown ones alone are only logged, once for all rows of a path."""
-    found, needed = list(found), list(needed)
-    missing = [name for name in needed if name not in found]
-    unknown = [name for name in found if name not in needed]
+def check_columns(path: Path, present: Iterable[str], needed: Iterable[str]) -> None:
+    """Raises ValueError for missing columns. The message lists the unknown ones as well, since they
+    may be the missing ones misspelt. Unknown columns alone are only logged, once a path."""
+    present, needed = list(present), list(needed)
+    missing = [name for name in needed if name not in present]
+    unknown = [name for name in present if name not in needed]
     if missing:
         raise ValueError(
             f"{path}: lacks the columns {missing} and has {unknown or 'none'} that are not known; "

@@ -1,4 +1,4 @@
-"""A contact sheet of scenes: what there is, what the downsampled view leaves, what a crop shows."""
+"""A contact sheet of scenes: the scene, what its downsampled view keeps, and what a crop shows."""
 
 from collections.abc import Sequence
 
@@ -21,8 +21,8 @@ _SHARP = PIL.Image.Resampling.NEAREST
 
 
 def sheet(scenes: Sequence[Scene], targets: Sequence[Nests], *, shown_side: int) -> PIL.Image.Image:
-    """A row of pictures a scene: the scene with its `targets`, its view at `shown_side` pixels,
-    and each object asked about as it is in the original and in that view."""
+    """One row of pictures a scene: the scene with its `targets`, its view at `shown_side` pixels,
+    and each object asked about, cut from the original and from that view."""
     tiles = 2 + 2 * max(scene.asked for scene in scenes)
     strips = [_strip(scene, nests, shown_side, tiles) for scene, nests in zip(scenes, targets)]
     width, height = strips[0].size
@@ -63,7 +63,7 @@ def _with_boxes(image: PIL.Image.Image, nests: Nests) -> PIL.Image.Image:
 
 
 def _tile(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Made smaller smoothly, or larger with its pixels left visible."""
+    """The picture made smaller smoothly, or larger with its pixels left visible."""
     small = shrink(image, _TILE)
     scale = _TILE / max(small.size)
     width, height = (max(1, round(side * scale)) for side in small.size)

@@ -1,11 +1,11 @@
-"""What a set of records is, in one line: so that a run or an evaluation that goes on notices when
-its data is no longer what it began with.
+"""One line that identifies a set of records, so that a run or an evaluation that resumes notices
+when its data has changed.
 
-Covered is all that training or an answer depends on: every field of every record, in their order.
-A picture that is a file counts by its name and its length in bytes, which costs one look at the
-folder each; to read them would cost minutes for thousands of large originals. So a set may be moved
-whole, and a picture that is exchanged for another of the very same length is not noticed. Embedded
-pictures count by their bytes.
+The digest covers all that training or an answer depends on: every field of every record, in their
+order. A picture that is a file counts by its name and its length in bytes. That costs one look at
+the folder a picture, where reading thousands of large originals would take minutes. So a set may be
+moved as a whole, but a picture that is replaced by another of exactly the same length goes
+unnoticed. Embedded pictures count by their bytes.
 """
 
 import hashlib
@@ -29,7 +29,8 @@ def digest(records: Iterable[Record]) -> str:
 
 
 def digest_by_place(records: Iterable[Record]) -> str:
-    """As evaluations begun before `digest` had it: pictures by their path alone."""
+    """The digest of evaluations that began before `digest` was there: pictures by their path
+    alone."""
     return _sha256(
         json.dumps(asdict(replace(record, picture=Picture(path=record.picture.path))))
         for record in records

@@ -1,12 +1,12 @@
 """HR-Bench as published: a TSV, or a parquet file with the same columns.
 
-Each sample is four rows, its options rotated, told apart by `cycle_category`. A record is a row;
-its id is `<file>/<index>@<cycle>`, and `cycle_of` and `sample_of` read records apart again. The
-answer is a letter already. No boxes are published.
+Each sample is four rows with its options rotated; `cycle_category` distinguishes them. A record is
+a row. Its id is `<file>/<index>@<cycle>`, from which `cycle_of` and `sample_of` find the cycle and
+the sample. The answer is a letter already. No boxes are published.
 
-Images are base64, megabytes a row and four times the same. Each goes once into a folder, as the
-file it was, and records carry its path. As in the public tools, an `image` of at most 64 characters
-is the index of the row that has it. Rows are read one at a time.
+Images are base64, megabytes a row, and the same in all four. Each is written once into a folder,
+unchanged, and records carry its path. As in the public tools, an `image` of at most 64 characters
+is the index of the row that has the image. Rows are read one at a time.
 """
 
 import base64
@@ -32,7 +32,7 @@ _LONGEST_FIELD = 2**31 - 1  # the most that csv can be told on every platform
 
 
 def read(path: Path, pictures: Path) -> Iterator[Record | Rejected]:
-    """The rows in their order; images go into the folder `pictures`."""
+    """The rows in their order. Images are written into the folder `pictures`."""
     rows = _parquet(path) if path.suffix == ".parquet" else _tsv(path)
     placed: dict[str, Picture] = {}
     for place, row in enumerate(rows):
@@ -51,14 +51,14 @@ def cycle_of(record: Record) -> str:
 
 
 def sample_of(record: Record) -> str:
-    """The same for the four cycles of a sample, and otherwise the record's own id. Of the picture
-    only the file's name counts, which is its content's: an evaluation may go on in another place.
-    """
+    """An id that the four cycles of a sample share; of other sets the record's id. Of the picture
+    only the file's name counts, which is a digest of its content, so that an evaluation may resume
+    in another folder."""
     if record.dataset != DATASET:
         return record.id
     options = "\0".join(sorted(record.options))
-    said = f"{os.path.basename(record.picture.path or '')}\0{record.question}\0{options}"
-    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+    identity = f"{os.path.basename(record.picture.path or '')}\0{record.question}\0{options}"
+    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _record(name: str, row: dict[str, Any], placed: dict[str, Picture], pictures: Path) -> Record:

@@ -1,13 +1,13 @@
-"""Our own layout: a table of records beside a folder of images.
+"""The project's own layout: a table of records beside a folder of images.
 
-    FOLDER/meta.json        what this is, its version, how many records, where they came from, and
-                            what was left out when it was written
+    FOLDER/meta.json        format, version, number of records, where they came from, and which
+                            records were left out when the set was written
     FOLDER/records.jsonl    or records.parquet, with the same columns
     FOLDER/images/00000/00000123.jpg
 
-`image` is relative to the folder, or absolute for a picture that stays where it is, or null for a
-question in text alone. `targets` holds for each target its boxes, the smallest first, in pixels of
-the upright original.
+`image` is a path, relative to the folder or, for a picture that stays where it is, absolute. It is
+null for a question in text alone. `targets` holds the boxes of each target, the smallest first, in
+pixels of the upright original.
 """
 
 import json
@@ -52,11 +52,11 @@ def write(
     max_share: float = MAX_SHARE,
     about: dict[str, Any] | None = None,
 ) -> tuple[int, tuple[Rejected, ...]]:
-    """Writes a new layout as its records come, and returns how many it has and what was lost.
+    """Writes a new set while its records come. Returns the number of records and the rejected ones.
 
-    Embedded pictures always become files. Pictures that are files are copied, or with `copy_files`
-    off named by their absolute path. `about` goes into the meta file, and so do the rejected; where
-    they are more than `max_share` there will be no meta file, and so no set.
+    Embedded pictures always become files. Pictures that are files are copied or, with `copy_files`
+    off, named by their absolute path. `about` and the rejected records go into the meta file. If
+    more than `max_share` are rejected, no meta file is written, and so there is no set.
     """
     if (folder / "meta.json").exists():
         raise ValueError(f"{folder}: holds a set already; choose another folder")
@@ -91,35 +91,36 @@ def write(
         "records": path.name,
         "count": count,
         "about": about or {},
-        "losses": [str(one) for one in rejected],
+        "losses": [str(entry) for entry in rejected],
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
     return count, tuple(rejected)
 
 
 def read(folder: Path) -> Iterator[Record | Rejected]:
-    """The records in their order, pictures as paths. A table that is cut short is refused."""
+    """The records in their order, with pictures as paths. Raises ValueError at the end of a table
+    that does not have as many records as its meta file counts."""
     meta = read_meta(folder)
     path = folder / meta["records"]
-    found = 0
+    number = 0
     lines = parquet.rows(path, tuple(_SCHEMA.names)) if path.suffix == ".parquet" else _jsonl(path)
-    for found, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             yield _from_line(line, folder)
         except (KeyError, TypeError, ValueError) as error:
             detail = f"{type(error).__name__}: {error}"
-            yield Rejected(f"{path}:{found}", "malformed row", detail)
-    if found != meta["count"]:
+            yield Rejected(f"{path}:{number}", "malformed row", detail)
+    if number != meta["count"]:
         raise ValueError(
-            f"{path}: has {found} records where meta.json counts {meta['count']}; "
-            "the file is cut short or was edited: write the set again"
+            f"{path}: has {number} records where meta.json counts {meta['count']}; "
+            "the file is truncated or was edited: write the set again"
         )
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
     path = folder / "meta.json"
     if not path.exists():
-        raise ValueError(f"{path}: missing; is {folder} a set in our layout?")
+        raise ValueError(f"{path}: missing; is {folder} a set in the project's layout?")
     meta = json.loads(path.read_text())
     if meta.get("format") != FORMAT or meta.get("version") != VERSION:
         raise ValueError(
@@ -130,7 +131,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _jsonl(path: Path) -> Iterator[Any]:
-    """A line that is no JSON comes as its bytes, which no record can be made of."""
+    """The values of the lines. A line that is not JSON comes as its bytes, from which no record can
+    be made."""
     with path.open("rb") as file:
         for line in file:
             try:
@@ -140,7 +142,7 @@ def _jsonl(path: Path) -> Iterator[Any]:
 
 
 def _place_picture(folder: Path, picture: Picture, place: int, copy_files: bool) -> str | None:
-    """Puts the picture where it belongs and returns its name in the table."""
+    """Writes the picture into the folder if it belongs there, and returns its name in the table."""
     if picture == Picture():
         return None
     if picture.data is None and not copy_files:

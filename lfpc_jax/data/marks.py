@@ -1,19 +1,19 @@
 """The fine details of the synthetic world: what a mark can say, and how it is drawn.
 
 A mark is one patch, or two side by side, on a grey plate. Two kinds vanish in a downsampled view
-by construction: stripes are sine waves of mean zero under a window that falls smoothly to nothing,
-so that once a period falls on less than a pixel only the grey of the plate is left, whichever way
-they run; the colours of a coloured wave are complements and average to that grey too. What little
-the window lets through drowns in the mottling of the plate, which varies over lengths of a period
-and is far weaker than the waves: without it a classifier still reads half of the directions from
-residues of two grey levels.
+by construction. Stripes are sine waves of mean zero under a window that falls smoothly to nothing,
+so that only the grey of the plate is left once a period takes less than a pixel, in any direction.
+The colours of a coloured wave are complements and average to that grey too. The little that the
+window lets through is hidden by the mottling of the plate, which varies over lengths of a period
+and is far weaker than the waves. Without the mottling a classifier still reads half of the
+directions from residues of two grey levels.
 
-A spot is a disc in a halo of its complement, and their mean is the plate's grey too: it dies where
-the whole mark falls on little more than a pixel, and in a crop it is one large patch of a colour,
-the easiest thing that there is to read. Signs have equal areas and letters similar ones; they die
-of their size.
+A spot is a disc in a halo of its complement, whose mean is the plate's grey too. It is lost where
+the whole mark takes little more than a pixel, and in a crop it is one large patch of a colour,
+which is very easy to read. Signs have equal areas, and letters similar ones; they are lost where
+they are too small.
 
-Periods are measured along the axes, for slanted stripes too.
+Periods are measured along the axes, also those of slanted stripes.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Vocabulary:
     compare: str
 
     def first(self, classes: int) -> "Vocabulary":
-        """The same with no more values than this."""
+        """The vocabulary with no more values than this."""
         return replace(self, values=self.values[:classes])
 
 
@@ -123,9 +123,9 @@ def draw_plate(
 def _mottle(
     side: int, cells: int, coloured: bool, rng: np.random.Generator
 ) -> Float[np.ndarray, "side side 3"]:
-    """Noise of so many cells a side: as smooth as a view of one pixel a period can be.
+    """Noise of so many cells a side, as smooth as a view of one pixel a period can be.
 
-    Coloured marks swing in all three channels at once, so there the noise has colours as well.
+    Coloured marks vary in all three channels at once, so their noise has colours as well.
     """
     grids = rng.uniform(-_MOTTLE, _MOTTLE, (3 if coloured else 1, cells, cells))
     grids = grids.astype(np.float32) * np.sqrt(len(grids))
@@ -165,7 +165,7 @@ def _wave(
 
 
 def _windowed(pattern: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:
-    """The pattern falling to nothing at the edges, moved to a mean of zero."""
+    """The pattern, falling to nothing at the edges and shifted to a mean of zero."""
     height, width = pattern.shape
     window = _window((width, height))
     return window * (pattern - (window * pattern).sum() / window.sum())

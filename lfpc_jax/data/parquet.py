@@ -1,8 +1,8 @@
-"""Parquet files row by row, in memory that does not grow with the file.
+"""Parquet files read row by row, in memory that does not grow with the file.
 
-Sets with embedded images are often one row group of gigabytes, so columns are read through a small
-buffer and never a row group at once. What is held is a page or two; as pyarrow writes them, a page
-has up to 1,024 rows.
+Sets with embedded images are often a single row group of gigabytes. So columns are read through a
+small buffer, and never a whole row group at once. A page or two are held in memory; a page that
+pyarrow writes has up to 1,024 rows.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ _GROUP = 4096
 
 
 def rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """The rows in their order, each with the columns asked for."""
+    """The rows in their order, each with the given columns."""
     with _opened(path) as file:
         missing = set(columns) - set(file.schema_arrow.names)
         if missing:
@@ -31,7 +31,7 @@ def rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 
 def names(path: Path) -> list[str]:
-    """The names of its columns."""
+    """The names of the file's columns."""
     with _opened(path) as file:
         return list(file.schema_arrow.names)
 
@@ -52,4 +52,4 @@ def _opened(path: Path) -> pyarrow.parquet.ParquetFile:
     try:
         return pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a parquet file, or cut short: {error}") from error
+        raise ValueError(f"{path}: not a parquet file, or truncated: {error}") from error

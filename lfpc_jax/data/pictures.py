@@ -1,7 +1,7 @@
-"""Original pictures opened: as little as each purpose needs.
+"""Opens original pictures, and reads no more of each file than the purpose needs.
 
-Every fault of a file becomes `Unusable` with the file's name, whatever Pillow or the file system
-made of it. Sizes and pixels are those of the upright picture, as everywhere.
+Every fault of a file raises `Unusable` with the file's name, whatever Pillow or the file system
+raised. Sizes and pixels are always those of the upright picture.
 """
 
 import io
@@ -26,14 +26,14 @@ _FAULTS = (OSError, ValueError, SyntaxError, struct.error, PIL.Image.Decompressi
 
 
 def original(picture: Picture) -> PIL.Image.Image:
-    """The whole picture, decoded, upright, RGB: what crops are cut from."""
+    """The whole picture, decoded, upright and RGB. Crops are cut from it."""
     with _reading(picture) as image:
         return to_rgb(image)
 
 
 def measured(picture: Picture) -> Size:
-    """The size. Of a JPEG only the head and the last bytes are read; where those do not end it,
-    and for every other format, decoding decides whether the file is whole."""
+    """The size of a picture that is checked to be whole. Of a JPEG only the head and the last bytes
+    are read. If these do not end it, and for other formats, the file is decoded."""
     with _reading(picture) as image:
         width, height = _upright(image)
         if image.format != "JPEG" or _JPEG_END not in _tail(picture):
@@ -47,19 +47,19 @@ def measured(picture: Picture) -> Size:
 
 
 def size(picture: Picture) -> Size:
-    """The same of a sound picture, from its head alone."""
+    """The size of a picture that is known to be sound, read from its head alone."""
     with _reading(picture) as image:
         return _upright(image)
 
 
 def shrink(image: PIL.Image.Image, longest_side: int) -> PIL.Image.Image:
-    """The information gap: a picture downsampled until its longest side is no longer than this."""
+    """The picture downsampled so that its longest side is at most this: the information gap."""
     size = shrunk(image.size, longest_side)
     return image if size == image.size else image.resize(size, PIL.Image.Resampling.BICUBIC)
 
 
 def shrunk(size: Size, longest_side: int | None) -> Size:
-    """The size that `shrink` gives."""
+    """The size of what `shrink` returns."""
     scale = 1.0 if longest_side is None else longest_side / max(size)
     if scale >= 1:
         return size

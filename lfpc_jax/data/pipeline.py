@@ -1,17 +1,18 @@
 """A mixture of sets as one endless stream of batches: shuffled, sharded, resumable.
 
-The stream is an infinite row of places. Grain says which record stands at each: sets interleaved by
-weight, each shuffled anew every epoch. Batch `k` holds the places from `k * batch` on, and each
-process takes its own run of consecutive places from every batch, `share`. So:
-- the batches of all processes, put together in the order of the processes, are the batch of one;
-- the state is the number of batches taken: the same in every process, and good for another number
-  of processes;
-- a restored stream gives the batches that the saved one would have given.
+The stream is an infinite sequence of places. Grain decides which record stands at each: sets are
+interleaved by weight, and each is shuffled anew every epoch. Batch `k` holds the places from
+`k * batch` on. Each process takes consecutive places of every batch (`share`). So:
+- the batches of all processes, concatenated in the order of the processes, are the batch of a
+  single process;
+- the state is the number of batches taken, which is the same in every process and valid for another
+  number of processes;
+- a restored stream gives the batches that the saved stream would have given.
 
-`prepare` runs in Grain's threads, where Pillow decodes and resizes without holding Python's lock:
-once a batch is taken, they prepare the next. Nothing is opened before its turn. A record that fails
-there is counted, and the next sound one of its set stands in, so that batches stay full and places
-keep their meaning.
+`prepare` runs in Grain's threads, where Pillow decodes and resizes without holding Python's lock.
+Once a batch is taken, the threads prepare the next one. Nothing is opened earlier than that. A
+record that fails there is counted, and the next sound record of its set takes its place, so that
+batches stay full and places keep their meaning.
 """
 
 import itertools
@@ -35,7 +36,8 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Part:
-    """A set in a mixture. `weight` is its share of the records drawn, by the sum of weights."""
+    """A set in a mixture. `weight` over the sum of weights is its share of the records drawn, and
+    `max_share` is the share of its records that may fail to open."""
 
     name: str
     records: Sequence[Record]
@@ -44,7 +46,9 @@ class Part:
 
 
 class Stream(Generic[T]):
-    """Endless batches of prepared records, with a state that can be saved and restored."""
+    """Endless batches of prepared records, with a state that can be saved and restored.
+
+    `prepare` raises `Unusable` for a record that it cannot prepare."""
 
     def __init__(
         self,
@@ -60,11 +64,11 @@ class Stream(Generic[T]):
         if not 0 <= process < processes <= batch:
             raise ValueError(
                 f"batch of {batch} for process {process} of {processes}: processes count from 0, "
-                "and every one needs a place in the batch"
+                "and each needs at least one place in the batch"
             )
         names = [part.name for part in parts]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"a mixture of {names}: give it at least one set, each its own name")
+            raise ValueError(f"a mixture of {names}: give at least one set, and each another name")
         for part in parts:
             if part.weight <= 0 or not len(part.records):
                 raise ValueError(
@@ -77,9 +81,9 @@ class Stream(Generic[T]):
             "batch": batch,
             "parts": [[part.name, len(part.records), part.weight] for part in parts],
         }
-        own = share(batch, process, processes)
-        self._own = len(own)
-        self._rows = _Rows(parts, prepare, seed, batch, own)
+        places = share(batch, process, processes)
+        self._local_batch = len(places)
+        self._rows = _Rows(parts, prepare, seed, batch, places)
         self._threads = threads
         self._taken = 0
         self._open()
@@ -88,7 +92,7 @@ class Stream(Generic[T]):
         return self
 
     def __next__(self) -> tuple[T, ...]:
-        batch = tuple(itertools.islice(self._items, self._own))
+        batch = tuple(itertools.islice(self._items, self._local_batch))
         self._taken += 1
         return batch
 
@@ -119,27 +123,28 @@ class Stream(Generic[T]):
 
     def _open(self) -> None:
         ahead = grain.ReadOptions(
-            num_threads=self._threads, prefetch_buffer_size=max(self._own, 2 * self._threads)
+            num_threads=self._threads,
+            prefetch_buffer_size=max(self._local_batch, 2 * self._threads),
         )
-        rows = grain.MapDataset.source(self._rows)[self._taken * self._own :]
+        rows = grain.MapDataset.source(self._rows)[self._taken * self._local_batch :]
         self._items = iter(rows.to_iter_dataset(ahead))
 
 
 def in_turn(sets: Sequence[Sequence[Record]], most: int) -> list[Record]:
-    """The first `most` records, taken from the sets in turn, so that none hides behind another;
-    where one has no more, the others go on."""
+    """The first `most` records, taken from the sets in turn, so that a large set does not hide a
+    small one. When a set has no more, the others go on."""
     rounds = itertools.zip_longest(*sets)
-    every = (record for one in rounds for record in one if record is not None)
-    return list(itertools.islice(every, most))
+    records = (record for taken in rounds for record in taken if record is not None)
+    return list(itertools.islice(records, most))
 
 
 def share(batch: int, process: int, processes: int) -> range:
-    """The places in every batch that are this process's, as many as others have or one more."""
+    """The places of every batch that belong to a process. Processes differ by at most one place."""
     return range(batch * process // processes, batch * (process + 1) // processes)
 
 
 class _Rows(Generic[T]):
-    """This process's places of the stream, one after the other, as Grain's random-access source."""
+    """This process's places of the stream in their order, as a random-access source for Grain."""
 
     def __init__(
         self,
@@ -147,20 +152,20 @@ class _Rows(Generic[T]):
         prepare: Callable[[Record], T],
         seed: int,
         batch: int,
-        own: range,
+        local: range,
     ) -> None:
         self._parts, self._prepare = tuple(parts), prepare
-        self._batch, self._own = batch, own
+        self._batch, self._local = batch, local
         self._places = _places(parts, seed)
-        self._lost: tuple[dict[int, Rejected], ...] = tuple({} for _ in parts)
+        self._rejected: tuple[dict[int, Rejected], ...] = tuple({} for _ in parts)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return sys.maxsize // self._batch * len(self._own)
+        return sys.maxsize // self._batch * len(self._local)
 
     def __getitem__(self, index: int) -> T:
-        number, place = divmod(index, len(self._own))
-        part, row = self._places[number * self._batch + self._own[place]]
+        number, place = divmod(index, len(self._local))
+        part, row = self._places[number * self._batch + self._local[place]]
         length = len(self._parts[part].records)
         for candidate in range(row, row + length):
             prepared = self._prepared(part, candidate % length)
@@ -171,29 +176,29 @@ class _Rows(Generic[T]):
     @property
     def rejected(self) -> tuple[Rejected, ...]:
         with self._lock:
-            return tuple(loss for lost in self._lost for loss in lost.values())
+            return tuple(entry for of_part in self._rejected for entry in of_part.values())
 
     def _prepared(self, part: int, row: int) -> T | None:
-        """None for a record that is lost, now or already."""
-        if row in self._lost[part]:
+        """None for a record that is rejected, now or earlier."""
+        if row in self._rejected[part]:
             return None
         record = self._parts[part].records[row]
         try:
             return self._prepare(record)
         except Unusable as error:
             with self._lock:
-                lost = self._lost[part]
-                lost[row] = Rejected.of(record.id, error)
+                rejected = self._rejected[part]
+                rejected[row] = Rejected.of(record.id, error)
                 name, limit = self._parts[part].name, self._parts[part].max_share
-                check_share(name, tuple(lost.values()), len(self._parts[part].records), limit)
+                check_share(name, tuple(rejected.values()), len(self._parts[part].records), limit)
             return None
 
 
 def _places(parts: Sequence[Part], seed: int) -> grain.MapDataset:
-    """The endless row of (part, row in it)."""
+    """The endless sequence of (number of the part, row in it)."""
     seeds = np.random.SeedSequence(seed).generate_state(len(parts))
     orders = []
-    for number, (part, own_seed) in enumerate(zip(parts, seeds)):
-        order = grain.MapDataset.range(len(part.records)).shuffle(seed=int(own_seed)).repeat()
+    for number, (part, shuffled_by) in enumerate(zip(parts, seeds)):
+        order = grain.MapDataset.range(len(part.records)).shuffle(seed=int(shuffled_by)).repeat()
         orders.append(order.map(lambda row, number=number: (number, row)))
     return grain.MapDataset.mix(orders, weights=[part.weight for part in parts])

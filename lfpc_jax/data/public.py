@@ -1,12 +1,11 @@
 """The public training sets, each from files exactly as they are published.
 
-Every reader streams: it yields a `Record`, or a `Rejected` for a row that cannot become one, in the
-file's order. Ids are the file's name and the row, which are unique where published ids need not
-be. Questions lose their `<image>` placeholder and nothing else: choices that are written
-into a question stay there, and answers are free text. A record has one picture; rows with several,
-and videos, are left out as unsuited, which counts apart from rejected. Pictures embedded in a table
-or in an archive come as bytes: to train on such a set, write it to the layout once.
-"""
+Every reader streams: in the file's order it yields a `Record`, or a `Rejected` for a row that
+cannot become one. An id is made of the file's name and the row, because published ids need not be
+unique. Questions lose their `<image>` placeholder and nothing else: choices that are written into a
+question stay there, and answers are free text. A record has one picture. Videos and rows with
+several pictures are left out as unsuited, which are counted separately. Pictures that are embedded
+in a table or an archive come as bytes: to train on such a set, write it to the layout once."""
 
 import json
 import re
@@ -29,9 +28,8 @@ Row = Any
 def deep_eyes(folder: Path) -> Iterator[Record | Rejected]:
     """DeepEyes-47k: every parquet file of the folder, in the order of their names.
 
-    The question is `extra_info`'s, which the prompt wraps in instructions of its own, or the
-    prompt's where there is none; the answer is the one that its reward is given.
-    """
+    The question is `extra_info`'s or, without one, the prompt's, which wraps it in instructions.
+    The answer is the reference that the set's own reward uses."""
     columns = ("prompt", "images", "reward_model", "extra_info", "data_source")
 
     def record(name: str, row: Row) -> Record:
@@ -88,22 +86,22 @@ def pixel_reasoner(path: Path) -> Iterator[Record | Rejected]:
 
 
 def chain_of_focus(path: Path, images: Path) -> Iterator[Record | Rejected]:
-    """Chain-of-Focus, the JSON list of conversations; `images` is what its paths are relative to.
+    """Chain-of-Focus, the JSON list of conversations, whose paths are relative to `images`.
 
-    Only the first question, its picture and the last answer are used. Pictures that the answering
-    turns brought in are theirs and not the question's.
+    Only the first question, its picture and the last answer are used. Pictures that belong to the
+    answering turns are not the question's.
     """
 
     def record(name: str, row: Row) -> Record:
         turns = row["messages"]
         question = next(turn["content"] for turn in turns if turn["role"] == "user")
         answer = [turn["content"] for turn in turns if turn["role"] == "assistant"][-1]
-        own = question.count(PLACEHOLDER) or len(row["images"])
+        asked_about = question.count(PLACEHOLDER) or len(row["images"])
         return Record(
             id=name,
             question=_clean(question),
             answer=_tagged_answer(answer),
-            picture=_file(_only(row["images"][:own]), images),
+            picture=_file(_only(row["images"][:asked_about]), images),
             dataset="chain_of_focus",
         )
 
@@ -130,7 +128,7 @@ def think_lite(folder: Path) -> Iterator[Record | Rejected]:
 def _records(
     file: str, rows: Iterable[Row], record: Callable[[str, Row], Record]
 ) -> Iterator[Record | Rejected]:
-    """Each row as a record of its name, or as the loss of it."""
+    """Each row as a record, or as a rejected one, by the name of the file and the row's place."""
     for place, row in enumerate(rows):
         name = f"{file}/{place}"
         try:
@@ -152,9 +150,9 @@ def _json_list(path: Path) -> list[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: no JSON, or cut short: {error}; download it again") from error
+        raise ValueError(f"{path}: not JSON, or truncated: {error}; download it again") from error
     if not isinstance(rows, list):
-        raise ValueError(f"{path}: holds a {type(rows).__name__}, where a list is read")
+        raise ValueError(f"{path}: holds a {type(rows).__name__} where a list is expected")
     return rows
 
 
@@ -167,7 +165,8 @@ def _only(pictures: list[Any] | None) -> Any:
 
 
 def _embedded(value: Any, folder: Path) -> Picture:
-    """Bytes, or the usual struct of `bytes` and `path` with one of them filled."""
+    """A picture given as bytes, or as the usual struct of `bytes` and `path` with one of the
+    two."""
     if isinstance(value, bytes):
         return Picture(data=value)
     if value is None or not (value["bytes"] or value["path"]):
@@ -180,7 +179,7 @@ def _file(name: str, folder: Path) -> Picture:
 
 
 def _opened(path: Path) -> "zipfile.ZipFile | nullcontext[None]":
-    """The archive, or None in its place where there is none."""
+    """The archive, or None if there is none."""
     try:
         return zipfile.ZipFile(path) if path.exists() else nullcontext()
     except zipfile.BadZipFile as error:
@@ -188,7 +187,8 @@ def _opened(path: Path) -> "zipfile.ZipFile | nullcontext[None]":
 
 
 def _file_or_member(name: str, folder: Path, archive: zipfile.ZipFile | None) -> Picture:
-    """The unpacked file; else the archive's, whose names may or may not begin with its own."""
+    """The unpacked file or else the archive's member, whose name may begin with `images/` or
+    not."""
     if archive is None or (folder / name).is_file():
         return _file(name, folder)
     for member in (name, f"images/{name}", name.removeprefix("images/")):
@@ -202,23 +202,23 @@ def _file_or_member(name: str, folder: Path, archive: zipfile.ZipFile | None) ->
 
 
 def _text(value: Any) -> str:
-    """Nothing is empty text, which the audit names, and not the word None."""
+    """None becomes an empty text, which the audit rejects by name, and not the word "None"."""
     return "" if value is None else str(value).strip()
 
 
 def _clean(question: str | None) -> str:
-    """Without placeholders and the space that they leave."""
+    """The question without placeholders and without the space that they leave."""
     return re.sub(r"[ \t]{2,}", " ", _text(question).replace(PLACEHOLDER, " ")).strip()
 
 
 def _tagged_answer(text: str) -> str:
-    """What the last pair of answer tags holds, or all of a text without them."""
-    found = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
-    return (found[-1] if found else text).strip()
+    """The content of the last pair of answer tags, or the whole text without any."""
+    tagged = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    return (tagged[-1] if tagged else text).strip()
 
 
 def _unboxed(answer: str) -> str:
-    r"""What the last `\boxed{...}` holds, braces within it matched; all of a text without one."""
+    r"""The content of the last `\boxed{...}`, with its inner braces; the whole text without one."""
     _, opening, rest = answer.rpartition(r"\boxed{")
     if not opening:
         return answer.strip()

@@ -1,12 +1,13 @@
-"""Questions about marks, whose options cannot be told apart by looking at a part of them.
+"""Questions about marks whose options no single part of the marks can distinguish.
 
-A question concerns two parts wherever it can: the halves of one mark, or the marks of two objects.
-With two options it asks whether they are the same, which either part alone leaves open. With more
-it asks for both in order, and the options are corners of a square: two candidates for the first
-part times two for the second. Which corner is right, and which is dropped for three options, is
-uniform, so no option is likelier for what it shares with the others.
+Wherever possible a question concerns two parts: the halves of one mark, or the marks of two
+objects. With two options it asks whether the parts are the same, which neither part alone can
+answer. With more it asks for both in order, and the options are the corners of a square: two
+candidates for the first part times two for the second. The right corner is drawn uniformly, and so
+is the corner that is dropped for three options, so that no option is more likely because of what it
+shares with others.
 
-A mark of a single patch asked for by itself has no parts: there a fragment may do.
+A question about a mark of a single patch has no parts, so that a fragment may answer it.
 """
 
 from dataclasses import dataclass
@@ -57,10 +58,10 @@ def about_two(
         second = first if rng.random() < 0.5 else _changed(words, first, rng)
         return Question(f"{words.compare} {objects}?", *_verdict(first == second), (first, second))
     second = tuple(_value(words, rng) for _ in range(patches))
-    one = _text(first), _text(_changed(words, first, rng))
-    other = _text(second), _text(_changed(words, second, rng))
+    of_first = _text(first), _text(_changed(words, first, rng))
+    of_second = _text(second), _text(_changed(words, second, rng))
     text = f"{words.ask} {objects}, in this order?"
-    return Question(text, *_square(one, other, options, rng), (first, second))
+    return Question(text, *_square(of_first, of_second, options, rng), (first, second))
 
 
 def any_mark(words: Vocabulary, patches: int, rng: np.random.Generator) -> Mark:
@@ -71,7 +72,7 @@ def _square(
     first: tuple[str, str], second: tuple[str, str], options: int, rng: np.random.Generator
 ) -> tuple[str, tuple[str, ...]]:
     """The right option, (first[0], second[0]), and `options` - 1 other corners."""
-    right, *corners = (f"{one}, {other}" for one in first for other in second)
+    right, *corners = (f"{a}, {b}" for a in first for b in second)
     wrong = rng.permutation(corners)[: options - 1]
     return right, tuple(str(corner) for corner in wrong)
 
@@ -89,12 +90,12 @@ def _value(words: Vocabulary, rng: np.random.Generator) -> str:
 
 
 def _another(words: Vocabulary, value: str, rng: np.random.Generator) -> str:
-    """Any but this one."""
+    """Any other value."""
     step = int(rng.integers(1, len(words.values)))
     return words.values[(words.values.index(value) + step) % len(words.values)]
 
 
 def _changed(words: Vocabulary, mark: Mark, rng: np.random.Generator) -> Mark:
-    """The mark with one of its patches, any, showing something else."""
+    """The mark with one of its patches changed, which is drawn at random."""
     place = int(rng.integers(len(mark)))
     return (*mark[:place], _another(words, mark[place], rng), *mark[place + 1 :])

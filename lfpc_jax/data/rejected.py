@@ -1,7 +1,7 @@
-"""Records that cannot be used: why, which, and how many are too many.
+"""Records that cannot be used: which, why, and how many are too many.
 
-A bad record never stops a run by itself. It is left out, kept here with its reason, and only when
-a set has lost more than its share does the run stop, with the list.
+A bad record never stops a run by itself. It is left out and listed with its reason. A run stops,
+with that list, only when a set has more rejected records than its share allows.
 """
 
 from collections import Counter
@@ -26,16 +26,16 @@ Reason = Literal[
 ]
 
 UNSUITED: frozenset[Reason] = frozenset({"video", "several pictures"})
-"""Sound rows of a kind that is not for this system. They are left out by design: counted and said
-apart, and no part of the share that a set may lose."""
+"""Reasons of sound rows that this system does not train on. Such rows are left out by design. They
+are counted and reported separately, and are no part of the share that a set may lose."""
 
 MAX_SHARE = 0.02
-"""The share of its records that a set may lose, unless it is given another."""
+"""The share of its records that a set may lose by default."""
 _LISTED = 50
 
 
 class Unusable(Exception):
-    """Raised while a record is read or opened; what catches it knows which record it was."""
+    """A record cannot be read or opened. The caller that catches this knows which record it was."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -60,13 +60,13 @@ class Rejected:
 
 
 class TooManyLost(ValueError):
-    """A set lost more than its share of `total` records; `rejected` is the whole list, the message
-    its beginning."""
+    """A set lost more than its share of `total` records. The message lists the first of them, the
+    attribute `rejected` all."""
 
     def __init__(
         self, name: str, rejected: Sequence[Rejected], total: int, max_share: float
     ) -> None:
-        listed = [f"  {loss}" for loss in rejected[:_LISTED]]
+        listed = [f"  {entry}" for entry in rejected[:_LISTED]]
         if len(rejected) > _LISTED:
             listed.append(f"  and {len(rejected) - _LISTED} more")
         super().__init__(
@@ -78,21 +78,22 @@ class TooManyLost(ValueError):
 
 
 def check_share(name: str, rejected: Sequence[Rejected], total: int, max_share: float) -> None:
-    """Of `total` rows, those that are unsuited count neither way."""
-    lost, unsuited = parted(rejected)
-    if len(lost) > max_share * (total - len(unsuited)):
-        raise TooManyLost(name, lost, total - len(unsuited), max_share)
+    """Raises `TooManyLost` if too many of `total` rows were rejected. Unsuited rows count neither
+    as rejected nor in the total."""
+    unusable, unsuited = parted(rejected)
+    if len(unusable) > max_share * (total - len(unsuited)):
+        raise TooManyLost(name, unusable, total - len(unsuited), max_share)
 
 
 def parted(rejected: Sequence[Rejected]) -> tuple[tuple[Rejected, ...], tuple[Rejected, ...]]:
-    """Those that should not be, and those that are unsuited."""
+    """The records that should have been usable, and those that are unsuited."""
     return (
-        tuple(loss for loss in rejected if loss.reason not in UNSUITED),
-        tuple(loss for loss in rejected if loss.reason in UNSUITED),
+        tuple(entry for entry in rejected if entry.reason not in UNSUITED),
+        tuple(entry for entry in rejected if entry.reason in UNSUITED),
     )
 
 
 def summary(rejected: Sequence[Rejected]) -> str:
     """How often each reason occurred, the most frequent first."""
-    counts = Counter(loss.reason for loss in rejected).most_common()
+    counts = Counter(entry.reason for entry in rejected).most_common()
     return ", ".join(f"{count} {reason}" for reason, count in counts) or "none"

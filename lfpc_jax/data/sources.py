@@ -1,6 +1,6 @@
-"""Sets by one text, as commands and configs name them: `FOLDER` of our layout, or `READER:PATH`.
+"""Data sets by the text that commands and configs name them with: `FOLDER` or `READER:PATH`.
 
-data/scenes                                our own layout
+data/scenes                                the project's own layout
 deep_eyes:FOLDER   think_lite:FOLDER       a folder of parquet files
 visual_probe:FILE  pixel_reasoner:FILE     a JSON list, a parquet file
 chain_of_focus:FILE:IMAGES                 a JSON list, and what its paths are relative to
@@ -25,13 +25,16 @@ _PATHS = {"chain_of_focus": 2}
 
 
 def read(source: str) -> Iterator[Record | Rejected]:
-    """Refuses what does not exist before the first record."""
+    """The records of a set. Raises ValueError for an unknown reader or a path that does not
+    exist."""
     name, rest = _parted(source)
     if name not in READERS:
         raise ValueError(f"set {source!r}: unknown reader {name!r}; known are {sorted(READERS)}")
     paths = [Path(part) for part in rest.split(":")] if name in _PATHS else [Path(rest)]
     if len(paths) != _PATHS.get(name, 1):
-        raise ValueError(f"set {source!r}: {name} needs {_PATHS[name]} paths, parted by a colon")
+        raise ValueError(
+            f"set {source!r}: {name} needs {_PATHS[name]} paths with a colon between them"
+        )
     for path in paths:
         if not path.exists():
             raise ValueError(f"set {source!r}: {path} does not exist")
@@ -39,12 +42,12 @@ def read(source: str) -> Iterator[Record | Rejected]:
 
 
 def own_folder(source: str) -> Path | None:
-    """Where a set in our layout lies, however it is named; None of any other."""
+    """The folder of a set in the project's layout, however it is named; None for other sets."""
     name, rest = _parted(source)
     return Path(rest) if name == "layout" else None
 
 
 def _parted(source: str) -> tuple[str, str]:
-    """The reader's name, and what it reads."""
+    """The reader's name and the path or paths that it reads."""
     name, colon, rest = source.partition(":")
     return (name, rest) if colon and not Path(source).exists() else ("layout", source)

@@ -1,16 +1,19 @@
 """V* as published, in both forms.
 
-Folders: `direct_attributes` and `relative_position`, an image and a JSON file of the same name a
-sample. The right option comes first there, so options are shuffled, by seed and sample. Boxes are
-(x, y, width, height) in pixels of the original; what reaches out of the image is cut off.
+Folders: `direct_attributes` and `relative_position` hold an image and a JSON file of the same name
+for each sample. The right option comes first there, so options are shuffled by seed and sample.
+Boxes are (x, y, width, height) in pixels of the original and are clipped to the image.
 
-The newer list, `test_questions.jsonl`: options are lines of the text, "(A) rubber", in an order
-that stays; no boxes. What follows the options there tells how to answer, which our prompt does. A
-text without such lines is asked as it is, and its answer is the label.
+The newer list, `test_questions.jsonl`: options are lines of the text such as "(A) rubber", and keep
+their order. There are no boxes. What follows the options says how to answer. It is left out, since
+the project's own prompt says that, and counted in the log. A text with a line between its options,
+which would be part of one, is rejected. A text without options is asked unchanged, and its answer
+is the label.
 """
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +26,8 @@ from lfpc_jax.data.rejected import Rejected, Unusable
 from lfpc_jax.processing.geometry import Box, area, clamp
 from lfpc_jax.trajectory import Nests, Picture, Record
 
+log = logging.getLogger(__name__)
+
 DATASET = "v_star"
 FOLDERS = tuple(V_STAR_FOLDERS.values())
 FOLDER_KEYS = ("target_object", "bbox", "question", "options")
@@ -33,7 +38,7 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 def read_folders(folder: Path, *, seed: int) -> Iterator[Record | Rejected]:
-    """Both categories, each in the order of its names."""
+    """The samples of both categories, each in the order of its file names."""
     for category in FOLDERS:
         if not (folder / category).is_dir():
             raise ValueError(f"{folder}: has no folder {category}; is this V*?")
@@ -48,16 +53,24 @@ def read_folders(folder: Path, *, seed: int) -> Iterator[Record | Rejected]:
 
 
 def read_list(path: Path) -> Iterator[Record | Rejected]:
-    """The list's lines in their order; images lie beside it."""
+    """The list's lines in their order. Images lie beside it."""
+    left_out: list[str] = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             name = f"{path.stem}/{number}"
             try:
-                yield _entry(json.loads(line), path)
+                yield _entry(json.loads(line), path, left_out)
+            except Unusable as error:
+                yield Rejected.of(name, error)
             except _MALFORMED as error:
                 yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
+    if left_out:
+        log.info(
+            "%s: %d questions go on after their options, and are asked without that; the first "
+            "says %r", path, len(left_out), left_out[0],
+        )  # fmt: skip
 
 
 def _sample(name: str, category: str, path: Path, seed: int) -> Record:
@@ -78,9 +91,10 @@ def _sample(name: str, category: str, path: Path, seed: int) -> Record:
     )
 
 
-def _entry(entry: dict[str, Any], path: Path) -> Record:
+def _entry(entry: dict[str, Any], path: Path, left_out: list[str]) -> Record:
     check_columns(path, entry, LIST_KEYS)
-    question, options = _question(str(entry["text"]))
+    question, options, rest = _question(str(entry["text"]))
+    left_out += [rest] if rest else []
     return Record(
         id=f"{path.stem}/{entry['question_id']}",
         question=question,
@@ -92,16 +106,23 @@ def _entry(entry: dict[str, Any], path: Path) -> Record:
     )
 
 
-def _question(text: str) -> tuple[str, tuple[str, ...]]:
-    """The question and its options, if lines (A), (B) and so on in their order are among it."""
+def _question(text: str) -> tuple[str, tuple[str, ...], str]:
+    """The question, its options and what follows them, if there are lines (A), (B) and so on in
+    their order; else the whole text."""
     lines = text.strip().splitlines()
-    found = [
+    options = [
         (place, match) for place, line in enumerate(lines) if (match := _OPTION.fullmatch(line))
     ]
-    letters = "".join(match[1] for _, match in found)
-    if len(found) < 2 or letters != "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(found)]:
-        return text.strip(), ()
-    return "\n".join(lines[: found[0][0]]).strip(), tuple(match[2] for _, match in found)
+    letters = "".join(match[1] for _, match in options)
+    if len(options) < 2 or letters != "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(options)]:
+        return text.strip(), (), ""
+    places = [place for place, _ in options]
+    first, last = places[0], places[-1]
+    between = [lines[place].strip() for place in range(first, last) if place not in places]
+    if any(between):
+        raise Unusable("wrong options", f"{' '.join(between)!r} stands between the options")
+    question, rest = "\n".join(lines[:first]), "\n".join(lines[last + 1 :])
+    return question.strip(), tuple(match[2] for _, match in options), rest.strip()
 
 
 def _beside(path: Path) -> Picture:

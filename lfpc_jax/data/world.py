@@ -1,9 +1,9 @@
-"""The synthetic world as a set of records, made as they are asked for.
+"""The synthetic world as a set of records, each made when it is asked for.
 
-What the paper names as future work: scenes whose answer is in the original and not in the
-downsampled view, with nested boxes for everything that must be seen. Records carry their picture
-as JPEG bytes without chroma subsampling, at a quality that keeps waves of three pixels; a scene
-that is wanted as pixels comes from `scene.plan` and `canvas.paint`.
+The paper names this as future work: scenes whose answer is in the original and not in the
+downsampled view, with nested boxes around everything that must be seen. Records carry their picture
+as JPEG bytes without chroma subsampling, at a quality that keeps waves of three pixels. For a scene
+as pixels, use `scene.plan` and `canvas.paint`.
 """
 
 import io
@@ -23,7 +23,7 @@ DATASET = "world"
 
 @dataclass(frozen=True)
 class World(Sequence[Record]):
-    """The first `length` scenes of a split; nothing is kept, each is drawn when it is asked for."""
+    """The first `length` scenes of a split. Nothing is kept: each is drawn when it is asked for."""
 
     settings: WorldSettings
     seed: int
@@ -66,10 +66,10 @@ def record_of(scene: Scene, image: PIL.Image.Image) -> Record:
 
 
 def for_hr_bench(settings: WorldSettings) -> WorldSettings:
-    """HR-Bench has four options throughout."""
+    """The settings with the options that HR-Bench has: always four."""
     return replace(settings, single_options=(4, 4), cross_options=(4, 4), choices=True)
 
 
 def for_v_star(settings: WorldSettings) -> WorldSettings:
-    """V* has four options for attributes and two for relations."""
+    """The settings with the options that V* has: four for attributes and two for relations."""
     return replace(settings, single_options=(4, 4), cross_options=(2, 2), choices=True)

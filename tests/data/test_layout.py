@@ -1,4 +1,4 @@
-"""Our own layout: what is written is what is read, and what is cut short is refused."""
+"""The project's layout: what is written is what is read, and a truncated file is refused."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_pictures_that_are_files_are_copied_or_named(tmp_path):
     ]
     with pytest.raises(TooManyLost, match="2 of 3 records cannot be used"):
         layout.write(tmp_path / "stopped", entries)
-    with pytest.raises(ValueError, match=r"missing; is .* a set in our layout"):
+    with pytest.raises(ValueError, match=r"missing; is .* a set in the project's layout"):
         list(layout.read(tmp_path / "stopped"))
     count, rejected = layout.write(tmp_path / "copied", entries, max_share=0.7)
     assert count == 1
@@ -92,7 +92,7 @@ def test_a_malformed_line_is_a_loss_and_a_missing_one_an_error(tmp_path):
 
 
 def test_another_version_or_an_unfinished_set_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"missing; is .* a set in our layout"):
+    with pytest.raises(ValueError, match=r"missing; is .* a set in the project's layout"):
         list(layout.read(tmp_path))
     layout.write(tmp_path, records())
     with pytest.raises(ValueError, match="holds a set already"):

@@ -149,7 +149,7 @@ def test_impossible_settings_are_refused():
     with pytest.raises(ValueError, match=r"a: weight 1.0, 0 records"):
         Stream([part("a", 0)], name_of, batch=1, seed=0)
     for parts in ([], [part("a", 3), part("a", 4)]):
-        with pytest.raises(ValueError, match="at least one set, each its own name"):
+        with pytest.raises(ValueError, match="at least one set, and each another name"):
             Stream(parts, name_of, batch=1, seed=0)
 
 
@@ -257,5 +257,5 @@ def test_memory_stays_flat_over_large_originals(tmp_path):
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
     stream.close()
-    one_original = 3840 * 2160 * 4
-    assert max(resident[6:]) - resident[5] < 3 * one_original
+    original, in_flight = 3840 * 2160 * 3, 4 + 2 + 1  # read ahead, in the threads, taken
+    assert max(resident[6:]) - resident[5] < in_flight * original < 14 * original

@@ -231,13 +231,13 @@ def test_the_wrong_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"other.parquet: has columns \['id'\] and lacks"):
         list(public.think_lite(tmp_path))
     (tmp_path / "other.parquet").write_bytes(b"PAR1 but no more")
-    with pytest.raises(ValueError, match="not a parquet file, or cut short"):
+    with pytest.raises(ValueError, match="not a parquet file, or truncated"):
         list(public.think_lite(tmp_path))
     (tmp_path / "list.json").write_text("{}")
     with pytest.raises(ValueError, match="holds a dict"):
         list(public.visual_probe(tmp_path / "list.json"))
     (tmp_path / "list.json").write_text('[{"images": [')
-    with pytest.raises(ValueError, match=r"list.json: no JSON, or cut short"):
+    with pytest.raises(ValueError, match=r"list.json: not JSON, or truncated"):
         list(public.visual_probe(tmp_path / "list.json"))
 
 

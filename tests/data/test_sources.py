@@ -41,7 +41,7 @@ def test_public_sets_by_their_reader(tmp_path, picture):
         ("nowhere", "nowhere does not exist"),
         ("deep_eyes:nowhere", "nowhere does not exist"),
         ("deepeyes:nowhere", "unknown reader 'deepeyes'; known are"),
-        ("chain_of_focus:file.json", "needs 2 paths, parted by a colon"),
+        ("chain_of_focus:file.json", "needs 2 paths with a colon between them"),
     ],
 )
 def test_what_cannot_be_read_is_refused_at_once(source, message):

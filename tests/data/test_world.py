@@ -277,7 +277,7 @@ def test_photographs_lie_behind_the_scene(photographs):
     assert real.shape == drawn.shape == (224, 224, 3)
     assert np.abs(real - drawn).mean() > 10
     empty = replace(settings, photographs=str(photographs / "none"))
-    with pytest.raises(ValueError, match="no photograph here"):
+    with pytest.raises(ValueError, match="no photographs; put files of"):
         canvas.paint(plan(empty, 0, "train", 5))
 
 

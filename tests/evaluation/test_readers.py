@@ -1,6 +1,7 @@
 """HR-Bench and V* from files of their exact published formats, made here."""
 
 import json
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,26 @@ def test_v_star_list(tmp_path):
     )  # fmt: skip
     assert [one.record for one in found[2:]] == ["test_questions/4", "test_questions/5"]
     assert "lacks the columns ['image', 'category', 'question_id', 'label']" in found[3].detail
+
+
+def test_lines_beside_the_options_of_v_stars_list_are_not_lost_silently(tmp_path, caplog):
+    """An option that goes on in a second line must not be asked without it."""
+    entry = {"image": "x.jpg", "category": "c", "label": "A"}
+    tail = "\nAnswer with the option's letter."
+    texts = ["Which?\n(A) red\n\n(B) blue" + tail, "Which?\n(A) red and\nblue\n(B) green" + tail,
+             "Which?\n(A) red\n(B) blue"]  # fmt: skip
+    lines = [json.dumps(entry | {"text": t, "question_id": n}) for n, t in enumerate(texts)]
+    path = tmp_path / "test_questions.jsonl"
+    path.write_text("\n".join(lines))
+    with caplog.at_level(logging.INFO):
+        first, second, third = v_star.read_list(path)
+    assert first.options == third.options == ("red", "blue")
+    assert (second.record, second.reason) == ("test_questions/2", "wrong options")
+    assert second.detail == "'blue' stands between the options"
+    assert caplog.messages == [
+        f"{path}: 1 questions go on after their options, and are asked without that; the first "
+        'says "Answer with the option\'s letter."'
+    ]
 
 
 def test_our_own_benchmark_files_are_read_back(tmp_path):
