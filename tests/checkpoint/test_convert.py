@@ -13,6 +13,8 @@ from lfpc_jax.checkpoint import huggingface, parity
 from lfpc_jax.cli import convert
 from support import hf_folders, qwen_vocabulary, reference
 
+pytestmark = pytest.mark.compiles
+
 NEW_TOKENS = 32
 
 

@@ -15,6 +15,8 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config, spec
 from support import hf_folders
 
+pytestmark = pytest.mark.compiles
+
 MESHES = {"one device": None, "2x2x2": (2, 2, 2), "fsdp": (1, 8, 1), "tensor": (1, 1, 8)}
 
 

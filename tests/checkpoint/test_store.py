@@ -13,6 +13,8 @@ from lfpc_jax.checkpoint import folder, huggingface, manifest, store
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config, spec
 
+pytestmark = pytest.mark.compiles
+
 MESHES = {"one device": None, "2x2x2": (2, 2, 2), "fsdp": (1, 8, 1), "tensor": (1, 1, 8)}
 
 

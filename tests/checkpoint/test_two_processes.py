@@ -3,8 +3,12 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from support import hf_folders
 from support.processes import run_both
+
+pytestmark = pytest.mark.compiles
 
 
 def test_two_processes_are_as_one(kept, tmp_path):

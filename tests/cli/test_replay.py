@@ -28,6 +28,8 @@ from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.run.folder import RunFolder
 from support import micro, small
 
+pytestmark = pytest.mark.compiles
+
 TARGET = ((20.0, 20.0, 60.0, 60.0),)
 ROLLOUTS = 4
 

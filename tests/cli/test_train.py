@@ -35,6 +35,8 @@ from support.judge_server import JudgeServer, status
 from support.left import arrays, facts, metrics, near, same
 from support.processes import ROOT, coordinator_flags, environment
 
+pytestmark = pytest.mark.compiles
+
 HERE = Path(__file__).parent
 CONFIG = micro.__file__
 TARGET = ((20.0, 20.0, 60.0, 60.0),)

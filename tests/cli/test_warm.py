@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lfpc_jax.cli import synthesize
+
+pytestmark = pytest.mark.compiles
 
 ROOT = Path(__file__).parents[2]
 WARM = ROOT / "configs/micro/warm"

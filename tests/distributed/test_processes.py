@@ -11,6 +11,8 @@ import pytest
 
 from support.processes import free_port
 
+pytestmark = pytest.mark.compiles
+
 SCRIPT = Path(__file__).with_name("member.py")
 LOST = 75
 # Import and start-up of four processes on busy cores, then a verdict: SILENCE in member.py is 6 s.

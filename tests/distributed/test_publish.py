@@ -17,6 +17,8 @@ from lfpc_jax.model.config import published
 from support import small, tpu_slices
 from support.processes import run_both
 
+pytestmark = pytest.mark.compiles
+
 ORDERS = {
     "as they come": (0, 1, 2, 3, 4, 5, 6, 7),
     "0, 2, 1, 3": (0, 2, 1, 3, 4, 6, 5, 7),

@@ -15,6 +15,8 @@ from lfpc_jax.model import config, qwen, spec
 from lfpc_jax.trajectory import Images, Tokens
 from support import ported, reference
 
+pytestmark = pytest.mark.compiles
+
 TOLERANCE = 2e-5
 LENGTH, WINDOWS = 64, 6
 

@@ -19,6 +19,8 @@ from support import micro, small
 from support.left import facts, metrics, near
 from support.processes import ROOT, environment, free_port
 
+pytestmark = pytest.mark.compiles
+
 TARGET = ((20.0, 20.0, 60.0, 60.0),)
 PROMPTS, STEPS = 5, 3
 LOST = 75

@@ -20,6 +20,8 @@ from lfpc_jax.model.parameters import PROJECTIONS, LoRA, Trainable, join, merged
 from lfpc_jax.shapes import Buckets, TrainShapes
 from support import ported, random_groups, reference
 
+pytestmark = pytest.mark.compiles
+
 REWARDS = {3: (1.0, 0.0, 2.0), 4: (0.0, 1.0, None, 1.0), 2: (1.0, 0.0)}
 PACKED = TrainShapes(96, 2, Buckets((24,)), span=8)
 SHARED = replace(PACKED, shared=True)

@@ -12,6 +12,8 @@ from lfpc_jax.grpo.advantage import group_advantages
 from lfpc_jax.grpo.objective import Objective, loss_of
 from lfpc_jax.trajectory import Batch, Tokens
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.mark.parametrize(
     ("rewards", "expected"),

@@ -25,6 +25,8 @@ from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.shapes import TrainShapes
 from support import small
 
+pytestmark = pytest.mark.compiles
+
 
 def noisy(tree, deviation):
     def one(x):

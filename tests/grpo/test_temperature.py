@@ -17,6 +17,8 @@ from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
 from lfpc_jax.rollout.sampling import Sampling, logprobs
 from lfpc_jax.trajectory import Batch, Tokens
 
+pytestmark = pytest.mark.compiles
+
 LOGITS = np.array([1.3, 9.0, -0.4, 0.2, 0.9, -2.0], np.float32)
 ALLOWED = np.arange(6) != 1
 CFG = config.published("7b", dtype="float32", kernel="xla")

@@ -22,6 +22,8 @@ from lfpc_jax.report.figures import FIGURES
 from lfpc_jax.shapes import Buckets, TrainShapes
 from support import ported, random_groups, reference
 
+pytestmark = pytest.mark.compiles
+
 SHAPES = TrainShapes(128, 4, Buckets((48,)))  # one micro-batch holds all
 
 

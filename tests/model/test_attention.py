@@ -10,6 +10,8 @@ from lfpc_jax.model import attention
 from lfpc_jax.model.config import published
 from support import ported  # noqa: F401  (puts the package's modules under the type checks first)
 
+pytestmark = pytest.mark.compiles
+
 
 def exact(q, k, v, visible):
     """Plain attention in float64; `visible` is `[B, T, S]`."""

@@ -12,6 +12,8 @@ from lfpc_jax.model import layers, qwen
 from lfpc_jax.trajectory import Tokens
 from support import ported, reference
 
+pytestmark = pytest.mark.compiles
+
 TOLERANCE = 2e-5
 LENGTH, WINDOWS = 96, 6
 

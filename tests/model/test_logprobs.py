@@ -13,6 +13,8 @@ from lfpc_jax.distributed.sharding import sharding
 from lfpc_jax.model import config
 from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
 
+pytestmark = pytest.mark.compiles
+
 B, T, D, V = 4, 50, 16, 64
 
 

@@ -12,6 +12,8 @@ from lfpc_jax.model import layers, qwen, rotary, text, vision
 from lfpc_jax.processing.positions import mrope_positions
 from support import ported, reference
 
+pytestmark = pytest.mark.compiles
+
 LENGTH, WINDOWS = 256, 25
 TOLERANCE = 1e-4
 SEEDS = range(12)

@@ -11,6 +11,8 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.plan import slices
 from lfpc_jax.plan.collectives import Collective, collectives, sent
 
+pytestmark = pytest.mark.compiles
+
 FLOAT = 4
 WHOLE = PartitionSpec()
 

@@ -7,6 +7,8 @@ import pytest
 from lfpc_jax.cli import plan
 from support import small_plan
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture
 def figures(tmp_path):

@@ -9,6 +9,8 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
 from lfpc_jax.plan import programs, slices
 
+pytestmark = pytest.mark.compiles
+
 
 def test_a_slice_is_described_or_refused_with_the_remedy():
     found = slices.find("v5e:2x4")

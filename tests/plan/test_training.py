@@ -31,6 +31,8 @@ from lfpc_jax.run.overrides import override
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 from support import small_plan
 
+pytestmark = pytest.mark.compiles
+
 PROGRAMS = ["encode", "prefill", "place", "extend", "decode", "reshard", "score", "update"]
 
 

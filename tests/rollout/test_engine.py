@@ -27,6 +27,8 @@ from lfpc_jax.trajectory import Picture
 from support import small
 from support.processes import run_both
 
+pytestmark = pytest.mark.compiles
+
 RULES = Rules(episode_tokens=80)
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from lfpc_jax.rollout.sampling import Sampling, draw, sample
 
+pytestmark = pytest.mark.compiles
+
 ALL = np.ones(1000, bool)
 
 

@@ -16,6 +16,8 @@ from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.trajectory import Picture
 from support import reference, small
 
+pytestmark = pytest.mark.compiles
+
 
 @functools.cache
 def theirs(seed: int, push: float) -> Qwen2_5_VLForConditionalGeneration:
