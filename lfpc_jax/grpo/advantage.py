@@ -5,11 +5,11 @@
 in float64. The deviation has one of two forms, of G rewards:
 
     population   sqrt(sum (r_i - mean)^2 / G)
-    unbiased     sqrt(sum (r_i - mean)^2 / (G - 1)) + 1e-6, as verl has it: of 16 rollouts the
+    unbiased     sqrt(sum (r_i - mean)^2 / (G - 1)) + 1e-6, as verl has it; with 16 rollouts the
                  advantages are 3 % smaller
 
-A group whose rewards are all equal has nothing to learn from: its advantages are 0. A rollout whose
-reward could not be found out is in neither mean nor deviation, and has no advantage.
+If all rewards of a group are equal, its advantages are 0 and there is nothing to learn from it. A
+rollout whose reward is unknown enters neither mean nor deviation, and has no advantage.
 """
 
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ _EPSILON = 1e-6
 """verl's, under the unbiased deviation."""
 
 _EQUAL = 1e-8
-"""Rewards are sums of a few weights: what differs by less differs by rounding."""
+"""Rewards that differ by less are equal but for rounding: they are sums of a few weights."""
 
 
 def group_advantages(
     rewards: Sequence[float | None], deviation: Deviation = "population"
 ) -> Float64[np.ndarray, "G"]:
-    """NaN where a reward is None."""
+    """The advantage of each rollout; NaN where its reward is None."""
     known = np.array([np.nan if reward is None else reward for reward in rewards], np.float64)
     if np.isnan(known).all():
         return known

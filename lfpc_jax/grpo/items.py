@@ -1,20 +1,21 @@
-"""From finished groups and their rewards to what an update learns from.
+"""The episodes that an update learns from, made from groups with advantages.
 
-How much a sampled token counts in the loss:
+The weight of a sampled token in the loss:
 
     token      1 / (sampled tokens of the mini-batch)
     sequence   1 / (episodes of the mini-batch x sampled tokens of its episode)
 
-over all processes. With micro-batches of `micro_batch` episodes, as verl has it, that is the mean
-over each one's own tokens (or episodes), and then over those that hold anything:
+where the mini-batch is that of all processes. With micro-batches of `micro_batch` episodes, as verl
+has it, the mean is taken over the tokens (or episodes) of each micro-batch, and then over the
+micro-batches that hold anything:
 
     token      1 / (micro-batches x sampled tokens of its micro-batch)
     sequence   1 / (micro-batches x episodes of its micro-batch x sampled tokens of its episode)
 
-They are runs of a group's rollouts in their order, so how episodes are packed, and into which rows,
-changes none of it. Episodes without a reward count nowhere. Those without an advantage count, but
-have no gradient (unless a KL or entropy term gives them one), so they are left out of the arrays,
-and of all that is watched but the loss.
+These micro-batches are runs of a group's rollouts in their order, so they do not depend on how
+episodes are packed. Episodes without a reward count nowhere. Episodes whose advantage is 0 count in
+the means, but have no gradient (unless a KL or entropy term gives them one). So they are left out
+of the arrays, and of all metrics of the update but the loss.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from lfpc_jax.grpo.packing import Item, Shown
+from lfpc_jax.grpo.packing import Item, SeenPicture
 from lfpc_jax.trajectory import Group, Trajectory
 
 Aggregate = Literal["token", "sequence"]
@@ -36,7 +37,7 @@ def counts(group: Group) -> tuple[int, int]:
 
 
 def counts_by(group: Group, size: int) -> list[tuple[int, int]]:
-    """The same of each run of `size` rollouts."""
+    """As `counts`, for each run of `size` rollouts."""
     known = ~np.isnan(_advantages(group))
     tokens = known * [int(t.sampled.sum()) for t in group.trajectories]
     runs = [slice(first, first + size) for first in range(0, len(known), size)]
@@ -53,8 +54,11 @@ def items_of(
     micro_batches: int = 1,
     all_of_them: bool = False,
 ) -> list[Item]:
-    """`episodes`, `tokens` and, where `micro_batch` is not 0, `micro_batches` are the whole
-    mini-batch's; `all_of_them` keeps those without an advantage."""
+    """One item for each episode with a gradient, or for each with a reward if `all_of_them`.
+
+    `episodes` and `tokens` count the whole mini-batch. If `micro_batch` is not 0, `micro_batches`
+    counts its micro-batches that hold anything.
+    """
     items = []
     for group in groups:
         prompt = _in_common(group.trajectories)
@@ -76,12 +80,12 @@ def items_of(
 
 def _pictures(
     group: Group, trajectory: Trajectory, crops: Sequence[UInt8[np.ndarray, "_ _ 3"]]
-) -> tuple[Shown, ...]:
+) -> tuple[SeenPicture, ...]:
     """An episode's pictures: the image that its group shares, then its own crops."""
     record = group.record.id
-    image = [] if group.image is None else [Shown(record, group.image)]
+    image = [] if group.image is None else [SeenPicture(record, group.image)]
     cropped = [
-        Shown((record, trajectory.rollout, number), crop) for number, crop in enumerate(crops)
+        SeenPicture((record, trajectory.rollout, number), crop) for number, crop in enumerate(crops)
     ]
     return (*image, *cropped)
 
@@ -92,7 +96,7 @@ def _advantages(group: Group) -> Float64[np.ndarray, "G"]:
 
 
 def _in_common(trajectories: Sequence[Trajectory]) -> int:
-    """How many ids all of them begin with before anything was sampled."""
+    """How many ids all trajectories share at their beginning, before anything was sampled."""
     first, *others = trajectories
     least = min(int(np.cumsum(t.sampled).searchsorted(1)) for t in trajectories)
     for other in others:

@@ -1,4 +1,4 @@
-"""What an update maximises, token by token. Pure.
+"""The loss of an update, token by token. Pure functions.
 
     ratio_t = exp(log p(t) - log p_old(t))
     gain_t  = min(ratio_t A, clip(ratio_t, 1 - low, 1 + high) A)
@@ -7,17 +7,17 @@
               + kl  sum_t w_t (exp(d_t) - d_t - 1),  d_t = log p_ref(t) - log p(t)
               - entropy sum_t w_t H_t
 
-The weights `w` are the batch's own (see items): they sum to 1 over a mini-batch, by tokens or by
-sequences and with what was left out for want of a gradient, so micro-batches and shards simply add
-up. `c` truncates the importance of a token whose probability differed between sampler and trainer:
-min(p_old / p_sampler, cap), 1 without.
+The weights `w` come with the batch (see `items`). They sum to 1 over a mini-batch, by tokens or by
+sequences, including the episodes that were left out because they have no gradient. So the losses of
+micro-batches and shards simply add up. `c` corrects for tokens whose probability differs between
+sampler and trainer: min(p_old / p_sampler, cap), or 1 without a cap.
 
-Deviation from the formulas: what is exponentiated is at most 20, as verl has it, and has no
-gradient beyond. An unbounded ratio of a token with A < 0 would overflow, in the loss or in the
-gradient's norm, and cost the whole update; this costs that token's gradient, and counts it
-(`clipped_dual`). Up to there every value is the formula's.
+Deviation from the formulas: exponents are at most 20, as in verl, and have no gradient beyond. An
+unbounded ratio of a token with A < 0 would overflow in the loss or in the gradient's norm, and the
+whole update would be refused. With the bound only that token loses its gradient; `clipped_dual`
+counts it. Below the bound every value is the formula's.
 
-Supervised fine-tuning is `- sum_t w_t log p(t)`.
+Supervised fine-tuning has the loss `- sum_t w_t log p(t)`.
 """
 
 import math
@@ -33,16 +33,16 @@ from lfpc_jax.trajectory import Batch
 Scalars = dict[str, Float[Array, ""]]
 
 FROM_DRAWN = "from_drawn"
-"""Of what is watched: `apart_from_sampler` of the parameters as an update finds them."""
+"""The metric that is `apart_from_sampler` of the parameters before the update."""
 
 MOST = 20.0
-"""A probability that has changed by more, in logarithm, says that something is wrong."""
+"""The largest exponent. A log-probability that changed by more is a sign of an error."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """`kl` and `entropy` are coefficients. `dual_clip` bounds the ratio of tokens with a negative
-    advantage, and `importance_cap` what lies between sampler and trainer; None is off."""
+    """The loss and its coefficients. `dual_clip` bounds the ratio of tokens with a negative
+    advantage, `importance_cap` the ratio between trainer and sampler; None turns either off."""
 
     kind: Literal["grpo", "sft"] = "grpo"
     clip_low: float = 0.2
@@ -74,7 +74,7 @@ def loss_of(
     batch: Batch,
     objective: Objective,
 ) -> tuple[Float[Array, ""], Scalars]:
-    """This micro-batch's part of the loss, and of the weighted sums that are worth watching."""
+    """This micro-batch's part of the loss, and of the weighted sums that become metrics."""
     w, A = batch.weights, batch.advantages
 
     def weighed(x: Array) -> Array:
@@ -118,10 +118,10 @@ def loss_of(
 
 
 def apart_from_sampler(logprobs: Float[Array, "*M B T"], batch: Batch) -> Float[Array, ""]:
-    """The weighted sum of how far these lie from what the tokens were drawn with: one more time
-    the same weights' log-probability of the same token, where nothing was trained in between.
-    Tokens for which these are no number are left out, since an update with one is refused as not
-    finite; those for which the sampler gave none lie infinitely far."""
+    """The weighted sum of the distances between these log-probabilities and the sampler's. If
+    nothing was trained in between, both come from the same weights and differ by rounding only.
+    Tokens whose log-probability here is NaN are left out, since their update is refused as not
+    finite. Tokens whose log-probability is NaN in the sampler count as infinitely far."""
     distance = jnp.abs(logprobs - batch.sampler)
     distance = jnp.where(jnp.isnan(distance), jnp.inf, distance)
     w = judged_weights(logprobs, batch)
@@ -129,7 +129,7 @@ def apart_from_sampler(logprobs: Float[Array, "*M B T"], batch: Batch) -> Float[
 
 
 def judged_weights(logprobs: Float[Array, "*M B T"], batch: Batch) -> Float[Array, "*M B T"]:
-    """Those of the tokens that `apart_from_sampler` counts."""
+    """The weights of the tokens that `apart_from_sampler` counts; 0 for the others."""
     return jnp.where(jnp.isnan(logprobs), 0.0, batch.weights)
 
 
@@ -138,6 +138,6 @@ def _bounded(log_ratio: Array) -> Array:
 
 
 def _divergence(log_ratio: Array) -> Array:
-    """exp(x) - x - 1, without loss where x is close to 0."""
+    """exp(x) - x - 1, without loss of precision near 0."""
     x = _bounded(log_ratio)
     return jnp.expm1(x) - x

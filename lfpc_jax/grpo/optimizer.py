@@ -8,9 +8,10 @@ import optax
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """`warmup` updates up to the rate, then constant, or down to `final` times it at the end of the
-    run by a line or a cosine. `weight_decay` is AdamW's, on everything that is trained: at a rate
-    of 1e-6, verl's 0.01 takes 6e-6 of a weight in 640 updates, which no bfloat16 would show."""
+    """The learning rate rises over `warmup` updates. Then it stays constant, or falls linearly or
+    as a cosine to `final` times its value at the end of the run. `weight_decay` is AdamW's, on all
+    trained parameters. At a rate of 1e-6, verl's 0.01 shrinks a weight by 6e-6 of its value in 640
+    updates, which bfloat16 cannot show."""
 
     learning_rate: float = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"

@@ -1,12 +1,13 @@
 """Episodes packed into the fixed rows of micro-batches.
 
-An episode is a segment of a row: it attends to itself alone, and nothing is cut. With shared
-prompts, those of one record that lie in a row go on from one copy of what they all begin with, a
-segment of its own: all of the prompt but its last id, from which the first sampled one is
-predicted. That is the same computation, done once, and so are its gradients. On each shard of
-a micro-batch lie some rows of tokens and some spans of windows; a picture that several of its
-episodes show, as the shown image of a group, lies there once, and within one span. Which episode
-goes where depends on lengths and order alone, and changes no result but by rounding.
+An episode is a segment of a row. It attends to itself alone, and nothing is cut. With shared
+prompts, a record's prompt lies in a row once, without its last id, as one more segment that all of
+the record's episodes there attend to. Each episode starts with that last id, from which its first
+sampled id is predicted. Results and gradients are the same, and the prompt is computed once.
+
+Each shard of a micro-batch has some rows of tokens and some spans of windows. A picture that
+several episodes there saw, as the image of a group, lies there once, within one span. Where an
+episode goes depends on lengths and order alone, and changes results by rounding only.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -25,8 +26,8 @@ from lfpc_jax.trajectory import Batch, PackedImages, Trajectory
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
-    """A picture as the model saw it; the same `key` in one batch means the same picture."""
+class SeenPicture:
+    """A picture as the model saw it. Within a batch, equal keys mean the same picture."""
 
     key: Hashable
     pixels: UInt8[np.ndarray, "height width 3"]
@@ -34,30 +35,30 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """An episode to learn from, its pictures in the order of its ids, and each id's weight in the
-    loss. Its first `prompt` ids are those of every other episode of its record."""
+    """An episode to learn from: its pictures in the order of its ids, and the weight of each id in
+    the loss. The first `prompt` ids are the same in every episode of its record."""
 
     trajectory: Trajectory
-    pictures: tuple[Shown, ...]
+    pictures: tuple[SeenPicture, ...]
     advantage: float
     weights: Float32[np.ndarray, "T"]
     prompt: int = 0
 
     @property
     def begins(self) -> int:
-        """How many ids a shared beginning has."""
+        """How many ids of the prompt can be shared."""
         return max(0, self.prompt - 1)
 
     def length(self, row: Sequence["Item"]) -> int:
-        """Of what it adds to a row with shared prompts."""
+        """Tokens that this episode would add to `row`, not counting a prompt already there."""
         known = any(other.trajectory.record == self.trajectory.record for other in row)
         return len(self.trajectory.ids) - (self.begins if known else 0)
 
 
 @dataclass(eq=False)
 class Bin:
-    """What lies on one shard of one micro-batch: room left in rows and in spans, and the first
-    window of each picture."""
+    """What lies on one shard of one micro-batch: the episodes of each row and the first window of
+    each picture. `room` is what is left in each row, `free` what is left in each span."""
 
     shared: bool
     room: list[int]
@@ -65,7 +66,7 @@ class Bin:
     span: int
     rows: list[list[Item]]
     first: dict[Hashable, int] = field(default_factory=dict)
-    shown: dict[Hashable, Shown] = field(default_factory=dict)
+    pictures: dict[Hashable, SeenPicture] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, shapes: TrainShapes, windows: int) -> "Bin":
@@ -75,7 +76,7 @@ class Bin:
 
     @property
     def windows(self) -> int:
-        """Of its bucket; none, if it shows nothing."""
+        """How many windows its bucket has; 0 if it holds no pictures."""
         return self.span * len(self.free) if self.first else 0
 
 
@@ -88,11 +89,11 @@ def pack(
     image_token: int,
     agree: Callable[[Sequence[int]], Sequence[int]] = lambda sizes: sizes,
 ) -> tuple[Batch, Bool[np.ndarray, "M"]]:
-    """A mini-batch, and which of its micro-batches hold anything. `shards` are this process's own;
-    with several processes, `agree` gives the largest of each size that any of them needs."""
+    """A mini-batch, and which of its micro-batches hold anything. This process fills `shards`
+    shards of each. `agree` returns the largest of each size that any process needs."""
     bins = fill(items, shapes, processor)
-    own = -(-len(bins) // shards), max((one.windows for one in bins), default=0)
-    micro_batches, windows = agree(own)
+    needed = -(-len(bins) // shards), max((bin_.windows for bin_ in bins), default=0)
+    micro_batches, windows = agree(needed)
     count = micro_batches_for(max(micro_batches, 1))
     batch = lay_out(
         bins,
@@ -107,7 +108,7 @@ def pack(
 
 
 def fill(items: Sequence[Item], shapes: TrainShapes, processor: ImageProcessor) -> tuple[Bin, ...]:
-    """Every item into the first bin that has room for it, the longest of a group first."""
+    """Puts every item into the first bin that has room for it, the longest of a group first."""
     bins: list[Bin] = []
     shared: list[Bin] = []
     for item in sorted(items, key=_by_group_and_length(items)):
@@ -128,12 +129,12 @@ def fill(items: Sequence[Item], shapes: TrainShapes, processor: ImageProcessor) 
 
 
 def _alone(item: Item, shapes: TrainShapes, processor: ImageProcessor) -> Bin:
-    """In the smallest bucket that holds it."""
+    """A bin with this item, of the smallest bucket that holds it."""
     for windows in shapes.windows.sizes:
-        made = Bin.empty(shapes, windows)
-        if _put(item, made, processor):
-            return made
-    needed = sum(_windows(one, processor) for one in item.pictures)
+        new = Bin.empty(shapes, windows)
+        if _put(item, new, processor):
+            return new
+    needed = sum(_windows(picture, processor) for picture in item.pictures)
     raise ValueError(
         f"record {item.trajectory.record!r}: the pictures of an episode take {needed} windows, the "
         f"largest bucket has {shapes.windows.sizes[-1]}; add a larger bucket, or lower the "
@@ -155,10 +156,10 @@ def _put(item: Item, into: Bin, processor: ImageProcessor) -> bool:
     if not fits:
         return False
     row = min(fits, key=adds.__getitem__)
-    new = {one.key: one for one in item.pictures if one.key not in into.first}
+    new = {picture.key: picture for picture in item.pictures if picture.key not in into.first}
     free, first = [*into.free], {}
-    for key, one in new.items():
-        windows = _windows(one, processor)
+    for key, picture in new.items():
+        windows = _windows(picture, processor)
         at = next((at for at, left in enumerate(free) if left >= windows), None)
         if at is None:
             return False
@@ -166,19 +167,19 @@ def _put(item: Item, into: Bin, processor: ImageProcessor) -> bool:
         free[at] -= windows
     into.free = free
     into.first |= first
-    into.shown |= new
+    into.pictures |= new
     into.rows[row].append(item)
     into.room[row] -= adds[row]
     return True
 
 
-def _lacks(item: Item, one: Bin) -> bool:
-    """Whether no other of its record lies there."""
-    return all(item.length(row) == len(item.trajectory.ids) for row in one.rows)
+def _lacks(item: Item, bin_: Bin) -> bool:
+    """Whether the bin holds no other episode of the item's record."""
+    return all(item.length(row) == len(item.trajectory.ids) for row in bin_.rows)
 
 
-def _windows(one: Shown, processor: ImageProcessor) -> int:
-    return windows_for(*processor.grid_of(one.pixels), processor.window)
+def _windows(picture: SeenPicture, processor: ImageProcessor) -> int:
+    return windows_for(*processor.grid_of(picture.pixels), processor.window)
 
 
 def lay_out(
@@ -191,18 +192,18 @@ def lay_out(
     windows: int,
     image_token: int,
 ) -> Batch:
-    """The bins as arrays `[micro_batches, ...]`, one after the other over `shards`; without any
-    `windows` there are no images."""
+    """The bins as arrays `[micro_batches, ...]`. The bins fill the shards of a micro-batch, then
+    those of the next. With 0 `windows` there are no images."""
     assert len(bins) <= shards * micro_batches
     batch = empty_batch(
         shapes, processor, shards=shards, micro_batches=micro_batches, windows=windows
     )
-    for number, one in enumerate(bins):
+    for number, bin_ in enumerate(bins):
         micro, shard = divmod(number, shards)
-        for row, items in enumerate(one.rows):
-            _write_row(batch, micro, shard * shapes.rows + row, items, one, processor, image_token)
-        for picture, (key, first) in enumerate(one.first.items(), start=1):
-            _write_picture(batch, (micro, shard), picture, first, one.shown[key], processor)
+        for row, items in enumerate(bin_.rows):
+            _write_row(batch, micro, shard * shapes.rows + row, items, bin_, processor, image_token)
+        for at, (key, first) in enumerate(bin_.first.items(), start=1):
+            _write_picture(batch, (micro, shard), at, first, bin_.pictures[key], processor)
     return batch
 
 
@@ -211,7 +212,7 @@ def _write_row(
     micro: int,
     row: int,
     items: Sequence[Item],
-    one: Bin,
+    bin_: Bin,
     processor: ImageProcessor,
     image_token: int,
 ) -> None:
@@ -219,16 +220,16 @@ def _write_row(
     beginnings: dict[str, int] = {}
     for item in items:
         ids = np.asarray(item.trajectory.ids)
-        grids = [processor.grid_of(shown.pixels) for shown in item.pictures]
+        grids = [processor.grid_of(picture.pixels) for picture in item.pictures]
         positions, _ = mrope_positions(ids, grids, image_token)
         places = np.full(len(ids), -1, np.int32)
         if grids:
-            seen = [
-                one.first[shown.key] * processor.window**2 + processor.places(grid)
-                for shown, grid in zip(item.pictures, grids)
+            of_pictures = [
+                bin_.first[picture.key] * processor.window**2 + processor.places(grid)
+                for picture, grid in zip(item.pictures, grids)
             ]
-            places[ids == image_token] = np.concatenate(seen)
-        begins, record = item.begins if one.shared else 0, item.trajectory.record
+            places[ids == image_token] = np.concatenate(of_pictures)
+        begins, record = item.begins if bin_.shared else 0, item.trajectory.record
         parts = [slice(begins, len(ids))]
         if begins and record not in beginnings:
             beginnings[record] = segment + 1
@@ -251,19 +252,19 @@ def _write_row(
 
 def _write_picture(
     batch: Batch,
-    at: tuple[int, int],
-    picture: int,
+    shard: tuple[int, int],
+    number: int,
     first: int,
-    shown: Shown,
+    picture: SeenPicture,
     processor: ImageProcessor,
 ) -> None:
-    count = _windows(shown, processor)
+    count = _windows(picture, processor)
     assert batch.images is not None
     span, start = divmod(first, batch.images.picture.shape[-1])
-    place = (*at, span, slice(start, start + count))
-    batch.images.pixels[place] = processor.patchify(shown.pixels, count)
-    batch.images.picture[place] = picture
-    batch.images.grid[place] = processor.grid_of(shown.pixels)
+    place = (*shard, span, slice(start, start + count))
+    batch.images.pixels[place] = processor.patchify(picture.pixels, count)
+    batch.images.picture[place] = number
+    batch.images.grid[place] = processor.grid_of(picture.pixels)
     batch.images.window[place] = np.arange(count)
 
 

@@ -1,18 +1,18 @@
-"""One command at a time writes into a folder. A second is refused by the name of the first.
+"""Only one command at a time writes into a folder. A second one is refused, and told of the first.
 
     FOLDER/lock/TOKEN.json     who it is, where, since when, and a count that grows
 
-A claim is a file of its owner's own, which nobody else writes: so nothing depends on locks, on what
-a rename does, or on the order of writes, and bucket and network file systems will do. Whoever comes
-writes its claim, and then looks at the others':
+A claim is a file that only its owner writes. So nothing depends on locks, on renames or on the
+order of writes, and file systems over a network or a bucket can be used. A command writes its
+claim, and then looks at the other claims there:
 
-- of the same folder, host and boot, the process itself says whether it lives;
-- of any other, its count is watched by the reader's own clock (hosts' clocks are never compared):
-  it has grown, or the owner is dead after `PATIENCE` and its claim is removed.
+- If a claim is of the same folder, host and boot, the process table says whether its owner lives.
+- For any other claim its count is watched by the reader's clock (clocks of hosts are never
+  compared). If it does not grow for `PATIENCE` seconds, the owner is dead and its claim is removed.
 
-It holds the folder once no other claim is left. Of two that come at once both see the other, and
+A command holds the folder once no other claim is left. Two that come at once see each other, and
 the one whose token sorts first stays. An owner that was frozen or cut off for so long that it was
-taken for dead finds its claim gone before the next write, and stops.
+taken for dead finds its claim gone before its next write, and stops.
 """
 
 import json
@@ -41,15 +41,15 @@ _POLL = 1.0
 _TRIES = 100
 _LONGEST_COMMAND = 500
 _LENGTH = 2048
-"""Of a claim's file in bytes: written over in place, so that one that was removed stays so."""
+"""Bytes of a claim's file. It is overwritten in place, so that a removed one is not made again."""
 
 
 @contextmanager
 def held(
     folder: Path, *, beat: float = BEAT, patience: float = PATIENCE
 ) -> Iterator["FolderClaim"]:
-    """The folder is this command's within; the first of several processes claims it for all. Raises
-    ValueError, in all, if another command has it."""
+    """Within the context the folder is this command's. The first of several processes claims it for
+    all. Raises ValueError in all of them if another command has it."""
     claim = FolderClaim(folder, beat, patience)
     in_the_first_process(claim.take)
     try:
@@ -60,9 +60,9 @@ def held(
 
 @dataclass(frozen=True)
 class Owner:
-    """`place` is where process ids mean something: a host since it booted, or a container of it;
-    `started` tells a process from another that had its id before, and `folder` a claim from one
-    that came here with the copy of another folder."""
+    """Who made a claim. `place` is where its process id is valid: a host since its boot, or a
+    container there. `started` distinguishes a process from an earlier one with the same id.
+    `folder` distinguishes a claim from one that was copied here with another folder."""
 
     folder: str
     host: str
@@ -83,14 +83,14 @@ class Owner:
 
     @classmethod
     def of(cls, text: str) -> "Owner | None":
-        """None of a claim that is only half written."""
+        """The owner that a claim's text describes; None if it is half written."""
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError):
             return None
 
     def lives(self, folder: Path) -> bool | None:
-        """None if only its count can tell."""
+        """Whether its process lives; None if only the claim's count can tell."""
         if not self.place or self.place != _place() or self.folder != str(folder.resolve()):
             return None
         try:
@@ -131,7 +131,7 @@ class FolderClaim:
         self._write(holds=True)
 
     def check(self) -> None:
-        """Before a write: raises ValueError if the folder is another's by now."""
+        """Raises ValueError if another command has taken the folder. Call it before writing."""
         if self._beating is not None and self.file not in self._claims():
             others = [str(Owner.of(path.read_text()) or path) for path in self._claims()]
             raise ValueError(
@@ -152,10 +152,10 @@ class FolderClaim:
             if self._made_folder:
                 self.folder.rmdir()
 
-    # ------------------------------------------------------------------ the own claim
+    # ------------------------------------------------------------------ this command's claim
 
     def _create(self) -> None:
-        """Again where another is just going, and its folder with it."""
+        """Writes the claim. Tries again if another command is just removing the lock's folder."""
         for tries_left in range(_TRIES, -1, -1):
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -186,10 +186,10 @@ class FolderClaim:
                     "%s: the claim on the folder could not be renewed: %s", self.file, error
                 )
 
-    # ------------------------------------------------------------------ the others'
+    # ------------------------------------------------------------------ other commands' claims
 
     def _claims(self) -> list[Path]:
-        """All there are: by listing, which file systems that remember files for a while do anew."""
+        """All claims there. It lists the folder, since some file systems cache single files."""
         return sorted(self.file.parent.glob("*.json"))
 
     def _outlast_others(self) -> None:
@@ -226,8 +226,8 @@ class FolderClaim:
 
 @dataclass
 class _Watched:
-    """A claim as it was read last. A pause in which nothing was read, as when the file system
-    stood still for all, counts as a short one."""
+    """A claim as it was read last. A long pause between two readings counts as a short one, since
+    the file system may have been stuck for all."""
 
     text: str
     changes: int = 0
@@ -236,7 +236,7 @@ class _Watched:
     _last: float = field(default_factory=time.monotonic)
 
     def silent(self, text: str) -> float:
-        """Seconds without a change."""
+        """Seconds for which the claim's text has not changed."""
         now = time.monotonic()
         passed, self._last = min(now - self._last, 2 * _POLL), now
         self.waited += passed
@@ -257,7 +257,7 @@ def _refused(folder: Path, who: str) -> ValueError:
 
 
 def _place() -> str:
-    """Empty where it cannot be told."""
+    """Where process ids are valid; empty if that cannot be told."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -266,8 +266,8 @@ def _place() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in ticks since its host did; empty of one that is dead and not yet
-    buried, None if that cannot be told."""
+    """When a process started, in ticks since its host booted. Empty for a zombie; None if that
+    cannot be told."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

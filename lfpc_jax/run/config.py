@@ -51,17 +51,17 @@ __all__ = [
     "UpdateSettings",
     "View",
 ]
-"""All that a config file needs, in one import."""
+"""Everything that a config file needs can be imported from here."""
 
 Reader = Callable[[str], Iterator[Record | Rejected]]
 Demonstrate = Callable[[Record, View | None, np.random.Generator], tuple[str, ...]]
-"""What a model should write for a record, turn by turn; crops come from the tool as ever."""
+"""Writes the turns that a model should imitate for a record; crops come from the tool as usual."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A set of a mixture, named as in `data/sources.py` or for a reader of one's own; its weight is
-    its share of the records drawn."""
+    """A set of a mixture. `path` is named as in `data/sources.py`, or is what a custom `reader`
+    takes. The set's share of the records drawn is its weight over the sum of weights."""
 
     path: str
     reader: Reader = sources.read
@@ -70,8 +70,9 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """`path` is a Hugging Face folder, one of `to-orbax`, or a training run, whose last checkpoint
-    is taken. `dtype` auto is float32 on a CPU and bfloat16 elsewhere."""
+    """`path` is a Hugging Face folder, a folder that `convert.py to-orbax` wrote, or a training
+    run, of which the newest checkpoint is taken. `dtype` auto is float32 on a CPU and bfloat16
+    elsewhere."""
 
     path: str = ""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -83,9 +84,9 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """`validation_records` are taken from the sets of `validation` in turn, from each in its order,
-    and are the same each time; a set that has no more leaves its turns to the others. A set may
-    lose the share `max_lost`."""
+    """The sets to train and to validate on. `validation_records` records are taken from the sets of
+    `validation` in turn, in their order, the same every time; when a set has no more, the others
+    are taken. At most the share `max_lost` of a set may be rejected."""
 
     train: tuple[Source, ...] = ()
     validation: tuple[Source, ...] = ()
@@ -96,9 +97,9 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """`prompts` a step and `rollouts` of each; `slots` run at once in every process. `convention`
-    is of the boxes that the model writes. The rest is as in `RolloutShapes`, `Rules` and
-    `Sampling`; `tensor` devices hold one copy of the model."""
+    """A step has `prompts` prompts with `rollouts` episodes each, of which `slots` run at once in
+    every process. `convention` says how the model writes boxes. `tensor` devices hold one copy of
+    the model. The other settings are explained in `RolloutShapes`, `Rules` and `Sampling`."""
 
     prompts: int = 256
     rollouts: int = 16
@@ -124,7 +125,7 @@ class RolloutSettings:
 
 @dataclass(frozen=True)
 class MeshSettings:
-    """Sides of the mesh; one may be -1 and takes what is left."""
+    """Sides of the mesh; one of them may be -1, which means all devices that are left."""
 
     data: int = 1
     fsdp: int = -1
@@ -133,13 +134,17 @@ class MeshSettings:
 
 @dataclass(frozen=True)
 class Health:
-    """When the crops are in trouble: an alarm after `patience` steps in a row outside a limit, and
-    with `stop` the end of the run. `from_step` lets a young policy find its feet.
+    """Limits outside of which a run is in trouble.
 
-    The other two are another matter: such a step is never trained on, and the run stops before it.
-    `most_masked` is the share of its episodes without a reward; 1 never stops. `most_apart` is how
-    far its tokens' log-probabilities may lie apart by sampler and by trainer, in the mean, where
-    both have the same weights; inf never stops, none is what rounding explains (`ROUNDING`)."""
+    The first limits are on crops. After `patience` steps in a row outside one of them there is an
+    alarm, and with `stop` the run ends. Steps before `from_step` do not count.
+
+    The last two limits are on the data of the updates. A step outside of them is not trained on,
+    and the run stops before it. `most_masked` limits the share of episodes without a reward; 1
+    never stops. `most_apart` limits the mean distance between the sampler's and the trainer's
+    log-probabilities of the step's tokens, since both have the same weights; inf never stops, and
+    none stands for what rounding explains (`ROUNDING`).
+    """
 
     least_tool_rate: float = 0.05
     most_invalid: float = 0.9
@@ -152,15 +157,16 @@ class Health:
 
 
 ROUNDING: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.1}
-"""By dtype, for `Health.most_apart`. Measured were 6e-6 and 0.006 at most, of small models of up to
-28 layers; exchanged halves of a text's matrix came to 0.1 and more (docs/log.md, 2026-11-29)."""
+"""The default of `Health.most_apart` by dtype. Small models of up to 28 layers had at most 6e-6 and
+0.006; a weight matrix with its halves exchanged gave 0.1 and more (docs/log.md, 2026-11-29)."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """`stage` grpo samples and reinforces; sft imitates what `demonstrate` writes. The share
-    `without_tool` of demonstrations without a call is asked without the tool, as selection asks.
-    `validation_temperature` none is that of the rollouts, 0 greedy."""
+    """All settings of a training run. Stage `grpo` samples episodes and reinforces; stage `sft`
+    imitates what `demonstrate` writes. `without_tool` is the share of the demonstrations without a
+    call that are asked without the tool, as selection asks. A `validation_temperature` of none is
+    that of the rollouts; 0 is greedy."""
 
     stage: Literal["grpo", "sft"] = "grpo"
     steps: int = 80
@@ -192,16 +198,17 @@ class TrainConfig:
 
     @property
     def policy_temperature(self) -> float:
-        """Of the policy that updates improve: what rollouts are sampled at; imitation has none."""
+        """The temperature of the policy that updates improve: the rollouts', or 1 in imitation."""
         return self.rollout.temperature if self.stage == "grpo" else 1.0
 
     @property
     def validation_sampling(self) -> Sampling:
-        sampling, own = self.rules.sampling, self.validation_temperature
-        return sampling if own is None else replace(sampling, temperature=own)
+        sampling, temperature = self.rules.sampling, self.validation_temperature
+        return sampling if temperature is None else replace(sampling, temperature=temperature)
 
     def most_apart(self, dtype: str) -> float:
-        """Of a model that computes in it. Demonstrations have no sampler."""
+        """The limit for a model that computes in `dtype`. Demonstrations have no sampler to compare
+        with."""
         if self.stage != "grpo":
             return math.inf
         limit = self.health.most_apart
@@ -215,12 +222,12 @@ class TrainConfig:
 
     @property
     def asking(self) -> Asking:
-        """How the model is asked that it trains."""
+        """How the model that is trained is to be asked."""
         rollout = dataclasses.asdict(self.rollout)
         return Asking.of_settings(rollout, prompt=prompt_text(self.rollout.convention))
 
     def rollout_shapes(self, window: int, groups: int = 1) -> RolloutShapes:
-        """`groups` of devices hold a copy of the model each."""
+        """Shapes for `groups` groups of devices, each of which holds a copy of the model."""
         r = self.rollout
         return RolloutShapes(
             slots=r.slots,
@@ -248,22 +255,22 @@ class TrainConfig:
 
 
 def updates_of(config: TrainConfig) -> int:
-    """Optimizer steps of a whole run."""
+    """The number of optimizer steps of a whole run."""
     u = config.update
     return config.steps * u.epochs * (config.rollout.prompts // u.mini_batch)
 
 
 def described(value: Any) -> Any:
-    """A config as JSON; functions by their name, and by their arguments where some are given."""
+    """A config as JSON. Functions are written by name; partial ones also by their arguments."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):
-        return [described(one) for one in value]
+        return [described(item) for item in value]
     if isinstance(value, partial):
-        given = {name: described(one) for name, one in value.keywords.items()}
+        given = {name: described(argument) for name, argument in value.keywords.items()}
         return {
             "function": described(value.func),
-            "arguments": [described(one) for one in value.args],
+            "arguments": [described(argument) for argument in value.args],
             "named": given,
         }
     if callable(value):

@@ -116,15 +116,15 @@ def _check_numbers(config: TrainConfig) -> None:
 
 
 def _floats(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Of all settings, by their names."""
+    """All numbers among the settings that are not whole, with their names."""
     if isinstance(value, float):
         yield name, value
     elif isinstance(value, tuple):
-        for number, one in enumerate(value):
-            yield from _floats(one, f"{name}[{number}]")
+        for number, item in enumerate(value):
+            yield from _floats(item, f"{name}[{number}]")
     elif dataclasses.is_dataclass(value):
-        for one in dataclasses.fields(value):
-            yield from _floats(getattr(value, one.name), f"{name}.{one.name}".lstrip("."))
+        for field in dataclasses.fields(value):
+            yield from _floats(getattr(value, field.name), f"{name}.{field.name}".lstrip("."))
 
 
 def _check_sources(config: TrainConfig) -> None:
@@ -156,11 +156,11 @@ def _check_validation(config: TrainConfig) -> None:
 
 def _check_sampling(config: TrainConfig) -> None:
     u, sampling = config.update, config.rules.sampling  # rules raise for what cannot be drawn from
-    own = config.validation_temperature
-    if own is not None and not (own == 0 or own >= COLDEST):
+    temperature = config.validation_temperature
+    if temperature is not None and not (temperature == 0 or temperature >= COLDEST):
         raise ValueError(
-            f"validation_temperature is {own}; take none (the rollouts'), 0 (greedy) or at least "
-            f"{COLDEST}"
+            f"validation_temperature is {temperature}; take none (the rollouts'), 0 (greedy) or at "
+            f"least {COLDEST}"
         )
     if config.stage != "grpo":
         return
@@ -183,15 +183,16 @@ def _check_sampling(config: TrainConfig) -> None:
 
 
 def _processor_of(model: Path) -> ImageProcessor:
-    """The model's own, of its folder or its assets; if it is not here, the published models'."""
+    """The image processor of the model's folder or assets. If the model is not here, the one of the
+    published models."""
     run = model.parent.parent if model.parent.name == "checkpoints" else model
     folders = run / "assets", store.assets_of(model), model
-    folder = next((one for one in folders if has_processor(one)), None)
+    folder = next((folder for folder in folders if has_processor(folder)), None)
     return ImageProcessor() if folder is None else ImageProcessor.from_folder(folder)
 
 
 def _check_pictures(r: RolloutSettings, processor: ImageProcessor) -> None:
-    """That the processor can keep to the budgets, of which `min_pixels` may ask more."""
+    """Checks that the processor can keep to the budgets; its `min_pixels` may be above them."""
     try:
         name = f"rollout.image_tokens {r.image_tokens}"
         processor.with_tokens(r.image_tokens)

@@ -28,14 +28,14 @@ def sizes(dialogue: Dialogue, records: Sequence[Record]) -> Iterator[tuple[Grid,
 
 
 def text_buckets(lengths: Collection[int]) -> Buckets:
-    """For the shortest to the longest of them."""
+    """Buckets from the shortest of the lengths to the longest."""
     ends = (min(lengths, default=1), max(lengths, default=1))
     return geometric(*(-(-length // _STEP) * _STEP for length in ends))
 
 
 def together(slots: int, groups: int) -> int:
-    """Prompts, or observations, that go through a program at once. One by one they would not keep
-    `slots` rows busy that draw short answers; all at once they would take the memory of many."""
+    """How many prompts, or observations, go through a program at once. One at a time could not keep
+    `slots` rows busy if answers are short; all at once would need too much memory."""
     return groups * max(1, min(_TOGETHER, slots // groups))
 
 

@@ -68,8 +68,8 @@ class Engines:
     def keep_assets(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         assets.copy(self.model.assets, folder)
-        if own := asking_of(self.args.model):
-            (folder / asking.FILE).write_text(own.text, encoding="utf-8")
+        if asked := asking_of(self.args.model):
+            (folder / asking.FILE).write_text(asked.text, encoding="utf-8")
 
     def engine(self, tokens: int, records: Sequence[Record]) -> Asks:
         """Compiled for prompts as those of the records, with and without the tool."""

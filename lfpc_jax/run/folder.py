@@ -110,7 +110,7 @@ class RunFolder:
     def begin(
         self, settings: TrainConfig, model_assets: Path, origin: Origin, step: int | None
     ) -> None:
-        """Writes what a run starts with, over what one left that never came to a checkpoint."""
+        """Writes what a run starts with. It overwrites what a run without a checkpoint left."""
         in_the_first_process(partial(self._begin, settings, model_assets, origin, step))
 
     def _begin(
@@ -125,7 +125,7 @@ class RunFolder:
         _write(self.settings, described(settings))
 
     def go_on(self, settings: TrainConfig) -> None:
-        """A run with a checkpoint goes on as it was."""
+        """Resumes a run with a checkpoint. Raises if its settings changed in a way they may not."""
         in_the_first_process(partial(self._go_on, settings))
 
     def _go_on(self, settings: TrainConfig) -> None:
@@ -159,12 +159,12 @@ _MAY_CHANGE = {"steps", "mesh", "wandb_project", "keep_checkpoints", "keep_best"
 
 
 def shown_judge(settings: Mapping[str, Any] | None) -> str:
-    """What a verdict depends on, and where it comes from."""
+    """A judge's model and address, on which verdicts depend; empty without a judge."""
     return f"{settings['model']} at {settings['base_url']}" if settings else ""
 
 
 def in_the_first_process(write: Callable[[], None]) -> None:
-    """While the others wait; all raise what it finds wrong."""
+    """Runs `write` in the first process, while the others wait. If it fails, all of them raise."""
     fault = ""
     if jax.process_index() == 0:
         try:
@@ -178,7 +178,7 @@ def in_the_first_process(write: Callable[[], None]) -> None:
 
 
 def _write(file: Path, value: Any) -> None:
-    """Nobody, at any time, reads half of it."""
+    """Writes a file in such a way that nobody ever reads half of it."""
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     partial.rename(file)
@@ -213,7 +213,7 @@ def _differences(
 ) -> set[str]:
     """Names of settings that differ and may not. One that the run does not know came after it, and
     its default is what the run did."""
-    found: set[str] = set()
+    names: set[str] = set()
     for key in before.keys() | now.keys():
         name = within + key
         old, new, usual = before.get(key, default.get(key)), now.get(key), default.get(key)
@@ -221,10 +221,10 @@ def _differences(
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             usual = usual if isinstance(usual, dict) else {}
-            found |= _differences(old, new, usual, f"{name}.")
+            names |= _differences(old, new, usual, f"{name}.")
         else:
-            found.add(name)
-    return found
+            names.add(name)
+    return names
 
 
 def run_of(path: Path) -> RunFolder | None:

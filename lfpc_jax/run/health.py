@@ -1,5 +1,8 @@
-"""The watch over crops: whether a policy has stopped to look, or looks for show. And over what
-feeds the updates: whether most of a step's rewards are unknown, or its tokens another policy's.
+"""When a training run is in trouble.
+
+The alarm over crops tells that a policy no longer crops, or that its crops have become useless. Two
+checks keep a step from being trained on: most of its rewards are unknown, or its tokens were
+sampled from another policy than the trainer's.
 """
 
 import logging
@@ -12,13 +15,13 @@ log = logging.getLogger(__name__)
 
 
 class CropAlarm:
-    """Called after every step. `count` is of steps in a row outside a limit."""
+    """Called after every step. `count` is how many steps in a row were outside a limit."""
 
     def __init__(self, limits: Health) -> None:
         self.limits, self.count = limits, 0
 
     def __call__(self, step: int, values: Mapping[str, float]) -> str:
-        """What is wrong, once it has been so for long enough; else nothing."""
+        """What is wrong, if it has been so for `patience` steps; else an empty string."""
         limits = self.limits
         fault = ""
         if values.get("crop/rate", 1.0) < limits.least_tool_rate:
@@ -37,8 +40,9 @@ class CropAlarm:
 def too_many_masked(
     step: int, values: Mapping[str, float], limits: Health, faults: Sequence[Fault]
 ) -> str:
-    """Why not to train on this step, whose episodes mostly have no reward; else nothing. Those that
-    have one are no fair sample: what a judge alone can tell is missing, so accuracy looks high."""
+    """Why not to train on a step most of whose episodes have no reward; empty if they have. The
+    episodes with a reward are no fair sample: the answers that only a judge can tell are missing,
+    so accuracy looks high."""
     share = values.get("reward/masked", 0.0)
     if share <= limits.most_masked:
         return ""
@@ -55,8 +59,8 @@ def too_many_masked(
 
 
 def too_far_apart(step: int, mean: float, limit: float, dtype: str) -> str:
-    """Why a step is not trained on whose tokens were drawn from another policy than the trainer's,
-    as far as their log-probabilities tell."""
+    """Why a step is not trained on whose tokens, by their log-probabilities, were sampled from
+    another policy than the trainer's."""
     return (
         f"the log-probabilities of step {step}'s tokens by sampler and by trainer lie {mean:.3g} "
         f"apart in the mean, more than health.most_apart {limit:g}, though both should have the "

@@ -1,8 +1,8 @@
-"""Functions of one's own among a run's settings: what they were, when it goes on.
+"""The user's functions among a run's settings: whether they changed before a run was resumed.
 
-Settings name a function; what it does is its source. So a checkpoint keeps a digest of that, and of
-the functions in the same file that it calls. What it takes from other files is not looked at, and
-neither are this package's own functions, which change with its version.
+Settings hold a function by name, but what it does is its source. So a checkpoint keeps a digest of
+the source, and of the functions in the same file that it calls. Functions of other files do not
+count, and neither do this package's functions, which change with its version.
 """
 
 import dataclasses
@@ -16,26 +16,29 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def functions_of(settings: Any, name: str = "") -> dict[str, str]:
-    """The digest of each, by the name of its setting; without those whose source is not a file."""
-    found: dict[str, str] = {}
+    """The digest of every function, by the name of its setting. Functions whose source is not in a
+    file are left out."""
+    digests: dict[str, str] = {}
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         for field in dataclasses.fields(settings):
-            found |= functions_of(getattr(settings, field.name), f"{name}.{field.name}".lstrip("."))
+            digests |= functions_of(
+                getattr(settings, field.name), f"{name}.{field.name}".lstrip(".")
+            )
     elif isinstance(settings, tuple):
-        for number, one in enumerate(settings):
-            found |= functions_of(one, f"{name}[{number}]")
+        for number, item in enumerate(settings):
+            digests |= functions_of(item, f"{name}[{number}]")
     elif isinstance(settings, FunctionType) and not _of_package(settings):
         try:
             whole = "".join(_sources(settings, set()))
         except (OSError, TypeError):
             return {}
-        found[name] = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return found
+        digests[name] = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return digests
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The settings whose function is known to have been another."""
-    return sorted(name for name, one in now.items() if before.get(name, one) != one)
+    """The names of the settings whose function is known to have changed."""
+    return sorted(name for name, source in now.items() if before.get(name, source) != source)
 
 
 def _of_package(function: FunctionType) -> bool:
@@ -43,7 +46,7 @@ def _of_package(function: FunctionType) -> bool:
 
 
 def _sources(function: FunctionType, seen: set[FunctionType]) -> Iterator[str]:
-    """Its own, and that of every function which it names and its file holds."""
+    """The source of a function, and of every function in its file that it names."""
     if function in seen:
         return
     seen.add(function)
@@ -56,7 +59,7 @@ def _sources(function: FunctionType, seen: set[FunctionType]) -> Iterator[str]:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """In the order in which it has them, functions within it included."""
+    """The names that code uses, in their order, including those of functions inside it."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

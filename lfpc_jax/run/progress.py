@@ -26,8 +26,8 @@ _DAY = 86400.0
 def bar(
     what: str, total: int, *, of_bytes: bool = False, every: float = 0.0
 ) -> Iterator[Callable[[int], None]]:
-    """Yields the function that is told how much more is done. Lines come `every` so many seconds
-    at most, so that short work that is often repeated prints none."""
+    """Yields a function to call with the amount of work done since the last call. There are at
+    least `every` seconds between two lines, so that short work prints none."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield _lines(what, total, of_bytes, every)
@@ -42,9 +42,12 @@ def bar(
 
 
 class Steps:
-    """A loop of few and long steps. On a terminal a bar of them stays below all that is printed,
-    from the first `phase` on, with the phase, the time left and what the last step came to; and
-    beneath it the `bar` of a phase's own work. Elsewhere that alone has lines."""
+    """The display of a loop with few and long steps.
+
+    On a terminal, from the first `phase` on, a bar of the steps stays below everything that is
+    printed. It shows the phase, the time left and the result of the last step. The `bar` of a
+    phase's work is below it. Elsewhere only the latter prints lines.
+    """
 
     def __init__(self, total: int) -> None:
         console = Console(file=sys.stderr)
@@ -71,7 +74,7 @@ class Steps:
         self._note()
 
     def done(self, came_to: str) -> None:
-        """Another step is."""
+        """Another step is done; `came_to` is its result."""
         self._last = came_to
         self._live.advance(self._task)
         self._note()
@@ -98,7 +101,7 @@ class Steps:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """For work that does not say how far it is."""
+    """Shows that work is going on which cannot say how far it is."""
     console, start = Console(file=sys.stderr), time.monotonic()
     if console.is_terminal:
         with Progress(
