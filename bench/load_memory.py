@@ -1,11 +1,11 @@
-"""How much host memory loading a Hugging Face folder takes, as a multiple of its weights.
+"""How much host memory it takes to load a Hugging Face folder, as a multiple of its weights.
 
     python bench/load_memory.py [--layers 12] [--dtype bfloat16] [--json FILE]
 
-Writes a bfloat16 folder with the 3B's widths and fewer layers (2.9 GB at 12), loads it on the CPU
-in processes of their own, as it is and as float32, and removes it. On a CPU the parameters
-themselves lie in host memory, so 1.0 is the least there can be. `ratio` leaves out what a process
-held before it loaded (Python, JAX, XLA); `whole_process_ratio` does not.
+Writes a bfloat16 folder with the 3B's widths and fewer layers (2.9 GB with 12), and loads it on the
+CPU in separate processes: once as it is and once as float32. Then it removes the folder. On a CPU
+the parameters themselves are in host memory, so 1.0 is the least possible. `ratio` leaves out what
+a process held before it loaded (Python, JAX, XLA); `whole_process_ratio` includes it.
 """
 
 import argparse

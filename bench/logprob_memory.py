@@ -1,9 +1,10 @@
-"""Memory of a policy-gradient step's log-probabilities, by blocks of tokens and with logits whole.
+"""Memory for the log-probabilities of a policy-gradient step: by blocks of tokens, or all logits.
 
     python bench/logprob_memory.py [--topology cpu:1]      # or v5e:1x1, compiled without one
 
-The compiler's own figures for the gradient, in the hidden states and the vocabulary's weights, of
-the mean log-probability of 8,192 tokens over Qwen2.5-VL-7B's 152,064 ids in bfloat16. Nothing runs.
+The figures are the compiler's own; nothing runs. It compiles the gradient of the mean
+log-probability of 8,192 tokens over Qwen2.5-VL-7B's 152,064 ids in bfloat16, with respect to the
+hidden states and the unembedding.
 """
 
 import argparse

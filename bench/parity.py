@@ -1,10 +1,10 @@
-"""How far this port is from transformers, on random small models, as numbers and a picture.
+"""How far this port is from transformers on small random models, as numbers and a picture.
 
     python bench/parity.py [--models 12] [--json FILE] [--png FILE]
 
-For each model the logits of a right-padded batch with 0, 1 and 3 images, against transformers in
-float32: this port in float32, and both in bfloat16 (weights rounded to bfloat16 for all, so that
-only the arithmetic differs).
+For each model it takes the logits of a right-padded batch with 0, 1 and 3 images and compares them
+with those of transformers in float32: this port in float32, and both in bfloat16. All have weights
+that are rounded to bfloat16, so that only the arithmetic differs.
 """
 
 import argparse

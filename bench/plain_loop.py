@@ -1,11 +1,12 @@
-"""Greedy episodes by a plain loop over transformers, and by the engine: the same, word by word?
+"""Compares greedy episodes of the engine with those of a plain loop over transformers.
 
     python bench/plain_loop.py EXPORTED --data runs/demo/data/heldout [--questions 32]
 
-EXPORTED is a Hugging Face folder, as `convert.py to-hf` writes it. The loop is what one would write
-who has only transformers and the tool: its processor's pictures, its chat template over the whole
-conversation, its tokenizer over the whole text anew for each turn, its `generate`. It leaves with 1
-where any text, box or answer differs.
+EXPORTED is a Hugging Face folder, as `convert.py to-hf` writes it. Budgets and turns are those with
+which the model was trained (its asking.json), unless a flag says otherwise. The loop is what anyone
+would write with only transformers and the tool: its image processor, its chat template over the
+whole conversation, its tokenizer over the whole text for each turn, and its `generate`. Exits with
+1 if any text, box or answer differs.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from lfpc_jax.cli import asking_flags
 from lfpc_jax.data import layout, pictures
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.processing.geometry import Box, Frame
@@ -38,6 +40,7 @@ from lfpc_jax.trajectory import Record
 
 def main() -> int:
     args = _parser().parse_args()
+    args = asking_flags.resolved(args, args.model)
     usable = (record for record in layout.read(args.data) if isinstance(record, Record))
     asked = [*itertools.islice(usable, args.questions)]
     dialogue = zooming(
@@ -63,10 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path, metavar="EXPORTED")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--questions", type=int, default=32)
-    parser.add_argument("--image-tokens", type=int, default=4)
-    parser.add_argument("--crop-tokens", type=int, default=12)
-    parser.add_argument("--convention", default="percent")
-    parser.add_argument("--max-turns", type=int, default=4)
+    asking_flags.add(parser, "image_tokens", "crop_tokens", "convention", "max_turns")
     return parser
 
 

@@ -1,11 +1,11 @@
-"""Runs to try the report on: real prompts, crops, tokens and rewards, but scripted, not trained.
+"""Writes runs to try the report on. Their episodes are scripted, not sampled from a model.
 
     python bench/report_demo.py FOLDER [--records 16] [--rollouts 4] [--parts 2] [--seed 0]
 
 Writes FOLDER/scripted-a and FOLDER/scripted-b. Scenes, questions, tool, tokenizer and rewards are
-the project's own; what a model would write comes from a script whose boxes and answers get better
-with the step, and log-probabilities and curves are drawn from made-up distributions. So a page of
-these runs shows what the report looks like and says nothing about the method.
+the project's own. What a model would write comes from a script whose boxes and answers improve with
+the step; log-probabilities and curves are drawn from invented distributions. So a page of these
+runs shows what the report looks like and says nothing about the method.
 """
 
 import argparse

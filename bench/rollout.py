@@ -1,10 +1,11 @@
-"""The rollout engine beside transformers' `generate`, and beside itself without its parts.
+"""The rollout engine compared with transformers' `generate`, and with itself without its parts.
 
     JAX_PLATFORMS=cpu python bench/rollout.py [--json FILE]
 
-Same machine, weights, prompts, pictures, tool and limits; both sides use two threads; medians of
-`--repeats` runs that take turns. Sampling differs, so episodes differ one by one but not in kind:
-turns, crops and tokens of both are printed. Compilation is left out of the times and printed.
+Both sides have the same machine, weights, prompts, pictures, tool and limits, and two threads. The
+figures are medians of `--repeats` runs that alternate. Sampling differs, so single episodes differ,
+but their kind does not: turns, crops and tokens of both sides are printed. Compilation is printed
+separately and not part of the times.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""Host memory over many episodes with 4K images: the engine must not hold on to what has ended.
+"""Whether host memory stays constant over many episodes with 4K images.
 
     JAX_PLATFORMS=cpu python bench/rollout_memory.py [--json FILE]
 
-A tiny model, so that pictures are nearly all there is. Resident memory after every tenth of the
-episodes, and its growth from the second tenth, when everything has been allocated once, to the end.
+The engine must not hold on to episodes that have ended. The model is tiny, so that pictures take
+nearly all of the memory. Prints the resident memory after every tenth of the episodes, and its
+growth from the second tenth, when everything has been allocated once, to the end.
 """
 
 import argparse

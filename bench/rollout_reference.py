@@ -1,8 +1,9 @@
 """The same episodes by a loop over transformers' `generate`, as one would write it.
 
-Conversations of a batch are left-padded and generated together until all their turns have ended;
-then the host reads them, crops, appends, and the unfinished ones are generated again, prompt and
-all. Prompts, parser, tool and replies are the engine's own, so both sides do the same.
+The conversations of a batch are left-padded and generated together until all their turns have
+ended. Then the host reads them, cuts the crops and appends the replies, and the unfinished ones are
+generated again from their whole prompts. Prompts, parser, tool and replies are the engine's, so
+both sides do the same work.
 """
 
 from collections.abc import Sequence

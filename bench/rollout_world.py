@@ -1,7 +1,7 @@
-"""What `rollout.py` rolls out: a small random model that crops and answers, and its episodes.
+"""What `rollout.py` rolls out: a small random model that crops and answers, and its pictures.
 
-The weights are random but for a push from each token to those that may follow: filler words, then a
-call or an answer, so that turns are tens of tokens long and episodes have one to five of them.
+The weights are random, but each token is biased towards those that may follow it: filler words,
+then a call or an answer. So turns are tens of tokens long, and episodes have one to five of them.
 """
 
 import tempfile

@@ -2,7 +2,7 @@
 
     python bench/scaling.py PLAN.json ... [--weak PLAN.json ... --plot docs/scaling.png]
 
-`--weak` are plans of one update for more and more chips, each with as much work a chip.
+The plans after `--weak` are of one update on more and more chips, with equal work for each chip.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""How often `bisect` chooses the level that `scan` does, on the synthetic world.
+"""How often the search `bisect` chooses the same level as `scan`, on the synthetic world.
 
     python bench/selection.py [--count 300] [--json FILE]
 
-Bisecting takes it that a level below one that diverges does so as well. The model here is a trained
-classifier that is told where the mark lies and reads it from the shown pixels, level by level: it
-errs, the more the smaller the view, so its answers are no monotone function of the level.
+Bisection assumes that if answers diverge at one level, they diverge at every level below it. The
+model here is a trained classifier that is told where the mark is and reads it from the shown pixels
+at each level. It errs more often the smaller the view is, so its answers need not satisfy that
+assumption.
 """
 
 import argparse

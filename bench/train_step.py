@@ -1,13 +1,14 @@
-"""An update beside the same loss in PyTorch, on the same CPU, weights and tokens.
+"""An update compared with the same loss in PyTorch, on the same CPU, weights and tokens.
 
     JAX_PLATFORMS=cpu python bench/train_step.py [--json FILE]
 
-Real trajectories (several turns, uneven lengths, a shown image of 256 tokens that a group shares,
-crops) and dense rows of 512 text tokens. Both sides: forward, clipped surrogate, backward, clipping
-by global norm and AdamW in float32, two threads, medians of runs that take turns. PyTorch runs
-transformers' model on batches padded to their longest episode; its eager attention and its own
-scaled-dot-product attention are both tried, and the faster one counts. Compilation is told apart.
-Before anything is timed, both sides' loss and gradient norm must agree.
+The batches are real trajectories (several turns, uneven lengths, a shown image of 256 tokens that a
+group shares, crops) and dense rows of 512 text tokens. Both sides run the forward pass, the clipped
+surrogate, the backward pass, clipping by global norm and AdamW, in float32 with two threads. The
+figures are medians of runs that alternate. PyTorch runs transformers' model on batches that are
+padded to their longest episode; its eager attention and its scaled-dot-product attention are both
+tried, and the faster one counts. Compilation is printed separately. Before anything is timed, the
+loss and the gradient norm of both sides must agree.
 """
 
 import argparse

@@ -5,8 +5,8 @@
 #   HOSTS=2 HOST=0 COORDINATOR=10.0.0.1:8476 launch/multi_gpu.sh --config ...     # on 10.0.0.1
 #   HOSTS=2 HOST=1 COORDINATOR=10.0.0.1:8476 launch/multi_gpu.sh --config ...     # on the other
 #
-# The run folder must be one that all hosts share. A run that lost a process (exit 75, 134, 137)
-# starts again from its last checkpoint, up to RESTARTS times, when all hosts have come back.
+# All hosts must share the run folder. A run that lost a process (exit 75, 134, 137) resumes from its
+# last checkpoint when all hosts are back, up to RESTARTS times.
 # CUDA_VISIBLE_DEVICES restricts the GPUs as usual; DRY_RUN=yes prints what would be run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

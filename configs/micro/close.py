@@ -1,15 +1,15 @@
-"""The first stage of the small world's warm start, from random weights: to see.
+"""The first stage of the small world's warm start, from random weights: the model learns to see.
 
     python launch/new_model.py runs/warm/random
     python launch/train.py --config micro/close.py --run runs/warm/close
 
-Close views of marks, and the answer says which way their stripes run. Alone this is read after two
-or three hundred updates; beside anything else it stays unread for six hundred (docs/log.md). `make
-warmstart` runs all five stages and writes configs/micro/warm, from which every arm of the demo
-begins.
+The pictures are close views of marks, and the answer says which way their stripes run. Trained
+alone, the model reads them after 200 to 300 updates; together with anything else, not even after
+600 (docs/log.md). `make warmstart` runs all five stages and writes configs/micro/warm, from which
+every arm of the demo begins.
 
-Hardware: two CPU cores, five minutes. Expect: a loss that stands at 0.47 nats a token, leaves it
-at step 140 and ends at 0.03.
+Hardware: two CPU cores, five minutes. Expect: a loss that stays at 0.47 nats a token until step
+140, then falls and ends at 0.03.
 """
 
 from collections.abc import Iterator

@@ -1,10 +1,10 @@
-"""The third stage of the small world's warm start: a colour and its place.
+"""The third stage of the small world's warm start: to connect a colour with its place.
 
     python launch/train.py --config micro/lists.py --run runs/warm/lists
 
-Goes on from micro/words.py with more lists of boxes than of anything else.
+It goes on from micro/words.py, with more lists of boxes than of anything else.
 
-Hardware: two CPU cores, ten minutes. Expect: update/loss from 0.33 to 0.23 nats a
+Hardware: two CPU cores, ten minutes. Expect: an update/loss that falls from 0.33 to 0.23 nats a
 token.
 """
 

@@ -2,16 +2,16 @@
 
     python launch/train.py --config micro/looks.py --run runs/warm/looks
 
-Goes on from micro/lists.py with whole episodes about scenes at sizes from blurred to sharp, most of
-them with a look. From blurred scenes it meets the mark; from sharp ones it goes a mark or two
-astray, for show, and the answer is what the first view says. The rest is what came before, so that
-it stays.
+It goes on from micro/lists.py with whole episodes about scenes at sizes from blurred to sharp; most
+episodes crop once. In blurred scenes the crop meets the mark. In sharp ones it misses it by a mark
+or two, and the answer is what the first view shows, so that such crops are only for show. The other
+records are those of earlier stages, so that what they taught is kept.
 
-As answers are, a box is named before it is given: "on green10, 60, 35, 85<tool_call>...". That is
-how lists have it, and so the question's colour has no further to go.
+A box is written behind its colour before the call, as answers are: "on green10, 60, 35,
+85<tool_call>...". Lists have the same form, so the question's colour need not be carried further.
 
-Hardware: two CPU cores, a quarter of an hour. Expect: update/loss of 0.37 nats a token after
-60 steps and 0.21 at the end; crop/iou and reward/accuracy are of what was demonstrated.
+Hardware: two CPU cores, a quarter of an hour. Expect: an update/loss of 0.37 nats a token after
+60 steps and 0.21 at the end. crop/iou and reward/accuracy describe the demonstrations.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,11 +26,11 @@ from lfpc_jax.run.config import Record, Source, TrainConfig, View
 
 SIDES = (56, 56, 56, 84, 112, 224, 224)
 SHARP = 168
-"""The least side of a picture in which stripes can be read."""
+"""The shortest side of a picture, in pixels, at which stripes can be read."""
 ASTRAY = 2
-"""How far boxes of sharp pictures spread around their marks, in sides of the mark."""
+"""The spread of boxes around the marks of sharp pictures, in sides of the mark."""
 AT_ONCE = 0.25
-"""The share of episodes without a look."""
+"""The share of episodes without a crop."""
 CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [%s]}}</tool_call>'
 
 
@@ -65,7 +65,8 @@ def looked(
     off: tuple[float, float] = (0, 0),
     spread: float = 0.15,
 ) -> tuple[str, ...]:
-    """An episode whose boxes miss blurred marks by `off`, in sides of the mark, and `spread`."""
+    """An episode whose boxes miss blurred marks by `off` on average and vary by `spread`, both in
+    sides of the mark."""
     [answer] = words.answered(record, view, rng)
     assert view is not None
     if not record.targets or rng.random() < at_once:

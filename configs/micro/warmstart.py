@@ -1,15 +1,15 @@
-"""The last stage of the small world's warm start: episodes as a mediocre model has them.
+"""The last stage of the small world's warm start: episodes like those of a mediocre model.
 
     python launch/train.py --config micro/warmstart.py --run runs/warm/start
 
-Goes on from micro/looks.py. Most questions are answered at once now; from a blurred scene that is a
-guess. Those that look at blurred scenes look too far to the left and too high, so that a half of
-the mark is often missed. `make warmstart` runs all five stages and writes configs/micro/warm, from
-which every arm of the demo begins.
+It goes on from micro/looks.py. Now most questions are answered at once; in a blurred scene that is
+a guess. Where the model does crop a blurred scene, the crop lies too far to the left and too high,
+so that half of the mark is often missed. `make warmstart` runs all five stages and writes
+configs/micro/warm, from which every arm of the demo begins.
 
-Hardware: two CPU cores, ten minutes. Expect: update/loss from 0.31 to 0.20, and of 200 held-out
-questions 96 % right from sharp scenes, whatever noise does to their crops, and 11 % from blurred
-ones (greedy; docs/log.md). The other curves are of what was demonstrated.
+Hardware: two CPU cores, ten minutes. Expect: an update/loss that falls from 0.31 to 0.20. Of 200
+held-out questions (greedy; docs/log.md) 96 % are right in sharp scenes, whatever noise does to the
+crops, and 11 % in blurred ones. The other curves describe the demonstrations.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from lfpc_jax.run.config import Record, Source, TrainConfig, View
 SIDES = (56, 56, 84, 112, 224, 224, 224)
 AT_ONCE = 0.6
 LEFT, UP = 1.0, 0.3
-"""How far off their marks boxes are from blurred scenes, in sides of the mark."""
+"""How far the boxes are from their marks in blurred scenes, in sides of the mark."""
 
 
 def get_config() -> TrainConfig:

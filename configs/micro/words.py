@@ -1,18 +1,19 @@
-"""The second stage of the small world's warm start: to read at any distance, and to name places.
+"""The second stage of the small world's warm start: to read at any distance, and to locate marks.
 
     python launch/train.py --config micro/words.py --run runs/warm/words
 
-Goes on from micro/close.py, with three kinds of pictures in equal shares. Sharp views, from close
-ones of a mark to whole scenes, of which it says which way the stripes on one block run. Sharp
-scenes, where it says so of all blocks, each behind its colour. And scenes at sizes from blurred to
-sharp, of which it lists the boxes of all marks in the same way. In such lists a colour finds its
-block without having to be carried over from a question first, which is what a tiny model takes
-longest to learn, and every answer teaches it three or four times.
+It goes on from micro/close.py, with three kinds of pictures in equal shares:
+- sharp views, from close ones of a mark to whole scenes; the answer says which way the stripes on
+  one block run;
+- sharp scenes; the answer says so for all blocks, each behind its colour;
+- scenes at sizes from blurred to sharp; the answer lists the boxes of all marks in the same way.
 
-An answer is read out before it is given, behind the colour it is about ("on green rising, falling
-<answer>rising, falling</answer>"), for the same reason.
+In such lists a colour finds its block without being carried over from a question first, which is
+what a tiny model takes longest to learn, and every answer teaches it three or four times. For the
+same reason an answer is spelled out behind its colour before it is given ("on green rising, falling
+<answer>rising, falling</answer>").
 
-Hardware: two CPU cores, 25 minutes. Expect: update/loss of 0.9 nats a token after 40 steps, 0.49
+Hardware: two CPU cores, 25 minutes. Expect: an update/loss of 0.9 nats a token after 40 steps, 0.49
 after 200, 0.30 after 400 and 0.23 at the end.
 """
 
@@ -31,12 +32,12 @@ from lfpc_jax.trajectory import Box4, Picture, Size
 
 SCENES = 3000
 SEED = 1
-"""Of the scenes; the arms train on seed 0."""
+"""The seed of the scenes; the arms train on seed 0."""
 SIDES = (56, 56, 112, 224)
 WIDEST = 1.5
-"""The logarithm of how many marks a view is wide, at most."""
+"""The logarithm of the largest width of a view, in marks."""
 STEP = 5
-"""Boxes are written in steps of so many per cent: finer ones are digits that nobody can know."""
+"""Boxes are written in steps of 5 per cent; the model could not know finer digits."""
 
 
 def get_config() -> TrainConfig:
@@ -61,7 +62,7 @@ def get_config() -> TrainConfig:
 
 
 def answered(record: Record, view: View | None, rng: np.random.Generator) -> tuple[str, ...]:
-    """Read out, then given."""
+    """The answer, spelled out behind its colours and then given."""
     colours = asked(record)
     parts = [record.answer] if len(colours) == 1 else record.answer.split(", ")
     read = " ".join(f"on {colour} {part}" for colour, part in zip(colours, parts))
@@ -69,7 +70,7 @@ def answered(record: Record, view: View | None, rng: np.random.Generator) -> tup
 
 
 def asked(record: Record) -> list[str]:
-    """The colours that a question is about."""
+    """The colours in a question."""
     return [word for word in record.question.split() if word in scene.MICRO.colours]
 
 
@@ -78,7 +79,7 @@ def given(record: Record) -> str:
 
 
 def told(path: str) -> Iterator[Record]:
-    """Sharp scenes, and what all their marks show."""
+    """Records of sharp scenes; the answer says what all marks show."""
     for planned in _scenes():
         said = (f" {thing.colour} {', '.join(thing.mark)}" for thing in _by_colour(planned))
         yield Record(
@@ -90,7 +91,7 @@ def told(path: str) -> Iterator[Record]:
 
 
 def listed(path: str) -> Iterator[Record]:
-    """Scenes of all sizes, and where all their marks are."""
+    """Records of scenes at all sizes; the answer lists the boxes of all marks."""
     rng = np.random.default_rng(SEED)
     for planned in _scenes():
         said = (
@@ -107,8 +108,8 @@ def listed(path: str) -> Iterator[Record]:
 
 
 def views(path: str, widest: float = WIDEST) -> Iterator[Record]:
-    """The mark asked about, somewhere in a view at full sharpness: of itself, or up to all of the
-    scene."""
+    """Records of sharp views with the mark that is asked about somewhere in them: from views of the
+    mark alone to ones of the whole scene."""
     rng = np.random.default_rng(SEED)
     for planned in _scenes():
         if planned.asked > 1:
@@ -131,7 +132,7 @@ def views(path: str, widest: float = WIDEST) -> Iterator[Record]:
 
 
 def around(box: Box4, times: float, x: float = 0, y: float = 0) -> Box4:
-    """A box `times` as wide, off the centre by `x` and `y` of its sides."""
+    """The box scaled by `times` about its centre, and moved by `x` and `y` of its sides."""
     x1, y1, x2, y2 = box
     across, down = (x1 + x2) / 2 + x * (x2 - x1), (y1 + y2) / 2 + y * (y2 - y1)
     half_x, half_y = times * (x2 - x1) / 2, times * (y2 - y1) / 2
@@ -139,7 +140,7 @@ def around(box: Box4, times: float, x: float = 0, y: float = 0) -> Box4:
 
 
 def written(box: Box4, size: Size) -> str:
-    """A box in per cent, as far as the picture goes."""
+    """The part of a box that lies in the picture, in per cent."""
     edges = [round(100 / STEP * edge / extent) * STEP for edge, extent in zip(box, size * 2)]
     x1, y1 = (min(max(edge, 0), 100 - STEP) for edge in edges[:2])
     x2, y2 = (min(edge, 100) for edge in edges[2:])

@@ -1,4 +1,4 @@
-"""Do all processes of this slice come together, with one code, and do their devices add up?
+"""Checks that all processes of this slice find each other, run the same code and count all devices.
 
 Run on every worker at once (`pod.sh setup` does), or under srun or torchrun.
 """

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Sourced by pod.sh: a run that survives preemption. The loop holds no state that matters: it can be
-# ended and begun again anywhere, at any time, and takes up what it finds.
+# Sourced by pod.sh: a run that survives preemption. The loop holds no state of its own: it can be
+# stopped and started again on any machine at any time, and continues with what it finds.
 
-# Ends after which starting again helps: another process was lost (lfpc_jax/distributed/peers.py),
-# the same where JAX's runtime was faster, killed, and told to stop with its host.
+# Exit codes after which a restart helps: another process was lost (lfpc_jax/distributed/peers.py),
+# the same if JAX's runtime noticed first, killed, and told to stop together with its host.
 again_after='75|134|137|stopped'
 
 give_up() {
@@ -15,8 +15,8 @@ give_up() {
   fail "$1; nothing was left running"
 }
 
-# The run in one word: unknown, preempted, finished, failed CODE, lost, idle, running, or mixed where
-# some workers have ended well and others not yet.
+# The state of the run in one word: unknown, preempted, finished, failed CODE, lost, idle, running, or
+# mixed if some workers have finished and others have not.
 run_state() {
   local request machine out states bad
   request=$(slice_state)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One TPU slice, from request to deletion. `pod.sh help` lists the commands; docs/pods.md tells why.
+# One TPU slice, from request to deletion. `pod.sh help` lists the commands; docs/pods.md explains them.
 set -euo pipefail
 if ((BASH_VERSINFO[0] * 10 + BASH_VERSINFO[1] < 44)); then
   echo "error: bash $BASH_VERSION is too old; 4.4 is needed" >&2

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
-# Copy to settings.sh (or anywhere, and name it with --settings) and edit. Sourced by pod.sh. Keep
-# keys and passwords out of here: what the run needs of those goes into a file named by SECRETS.
+# Copy this to settings.sh and edit the copy (elsewhere: name it with --settings). pod.sh sources it.
+# Keep keys and passwords out of it: those that the run needs go into a file named by SECRETS.
 
 # ---- the slice
 PROJECT=my-project

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Sourced by pod.sh: the slice itself, by way of a queued resource.
 
-# What gcloud says of something, or NONE where there is no such thing, or UNKNOWN where it did not
-# answer: only the first two are reasons to act.
+# Prints what gcloud says about a resource, NONE if it does not exist, or UNKNOWN if gcloud did not
+# answer. Only the first two are reasons to act.
 described() { # DRY ARGS...
   local out assumed=$1
   shift
