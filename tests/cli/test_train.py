@@ -1,12 +1,7 @@
 """Training runs as a user starts them: exact resume, SIGTERM, two processes, export, refusals."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +14,10 @@ from safetensors.numpy import load_file, save_file
 from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.cli import convert, replay, train
-from lfpc_jax.data import layout
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.engine import LogitsNotFinite
 from lfpc_jax.run import resuming
-from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig
-from lfpc_jax.run.config_checks import check_devices
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import LoadedModel
@@ -33,51 +25,12 @@ from lfpc_jax.run.overrides import override
 from support import metrics_page, micro, small
 from support.judge_server import JudgeServer, status
 from support.left import arrays, facts, metrics, near, same
-from support.processes import ROOT, coordinator_flags, environment
+from support.processes import coordinator_flags
+from support.training_runs import CONFIG, finished, start
 
 pytestmark = pytest.mark.compiles
 
 HERE = Path(__file__).parent
-CONFIG = micro.__file__
-TARGET = ((20.0, 20.0, 60.0, 60.0),)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The model, the data, and a cache of compiled programs that all runs share."""
-    path = tmp_path_factory.mktemp("train")
-    small.hf_folder(path / "hf")
-    records = [small.record(i, targets=(TARGET,)) for i in range(6)]
-    made = {"strategy": "answer", "image_tokens": 24, "weights": "another's"}
-    layout.write(path / "set", records, about={"selected from": ["some"], "selection": made})
-    return path
-
-
-def start(folder, run, *more, config=CONFIG):
-    env = environment(MICRO=str(folder))
-    script = str(ROOT / "launch" / "train.py")
-    cache = ["--cache", str(folder / "compiled")]
-    command = [sys.executable, script, "--config", config, "--run", str(run), *cache, *more]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
-
-
-def finished(process, code=0):
-    _, errors = process.communicate(timeout=900)
-    assert process.returncode == code, errors.decode()[-3000:]
-    return errors.decode()
-
-
-@pytest.fixture(scope="module")
-def timed(folder):
-    """Three steps without an interruption, and their seconds."""
-    run, begun = folder / "whole", time.monotonic()
-    finished(start(folder, run))
-    return run, time.monotonic() - begun
-
-
-@pytest.fixture(scope="module")
-def whole(timed):
-    return timed[0]
 
 
 def test_a_run_leaves_what_it_says(whole):
@@ -146,101 +99,6 @@ def test_imitates_what_is_demonstrated(folder):
             assert found.turns[0].crop.box == pytest.approx(wanted)
             looked += 1
     assert looked >= 2
-
-
-def killed(process, after):
-    """Whether it still ran after so many seconds, when it is killed."""
-    try:
-        _, errors = process.communicate(timeout=after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return True
-    assert process.returncode == 0, errors.decode()[-3000:]
-    return False
-
-
-def test_killed_at_any_two_moments_and_resumed_is_as_if_it_never_was(folder, timed):
-    (whole, seconds), run = timed, folder / "killed"
-    seed = time.time_ns()
-    first, second = np.random.default_rng(seed).uniform(0, 1, 2)
-    print(f"seed {seed}: killed after {first:.3f} and {second:.3f} of a run's time")
-    while True:
-        begun = time.monotonic()
-        if killed(start(folder, run), first * seconds):
-            break
-        seconds = time.monotonic() - begun  # the first run of all compiles, and takes longer
-        shutil.rmtree(run)
-    killed(start(folder, run), second * seconds)
-    finished(start(folder, run))
-    same(run, whole)
-
-
-def cut_short(run, step):
-    """What there is of a step's checkpoint, Orbax's temporary folder or one without a manifest."""
-    found = (run / "checkpoints").glob(f"{step:08d}*")
-    return [path for path in found if not (path / "manifest.json").exists()]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [1, 3])
-def test_killed_while_it_saves_and_resumed_is_as_if_it_never_was(folder, whole, step):
-    run = folder / f"saving-{step}"
-    process = start(folder, run)
-    while True:
-        assert process.poll() is None, "no save was seen before the run was over"
-        if cut_short(run, step):
-            process.send_signal(signal.SIGSTOP)  # so that it cannot be done before it is killed
-            if cut_short(run, step):
-                break
-            process.send_signal(signal.SIGCONT)
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
-    assert cut_short(run, step)
-    found = training.latest(RunFolder(run).checkpoints)
-    assert (found.step if found else 0) == step - 1
-    finished(start(folder, run))
-    same(run, whole)
-
-
-def test_sigterm_saves_and_exits_with_0_and_resumes_exactly_without_its_first_model(folder, whole):
-    run, model = folder / "terminated", folder / "lent"
-    shutil.copytree(folder / "hf", model)
-    flags = ["--model.path", str(model)]
-    process = start(folder, run, "--checkpoint_every", "100", *flags)
-    while not (run / "metrics.jsonl").exists() or not metrics(run):
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    finished(process)
-    assert facts(run)["step"] < 3, "it stopped before its end"
-    shutil.rmtree(model)
-    finished(start(folder, run, *flags))
-    same(run, whole)
-
-
-def test_a_second_run_in_the_folder_is_refused_and_one_that_lost_it_writes_no_more(
-    folder, monkeypatch, capsys
-):
-    """What another host's run does to one that was frozen for long is to remove its claim."""
-    run = folder / "claimed"
-    process = start(folder, run, "--checkpoint_every", "100", "--keep_best", "0")
-    while not (run / "metrics.jsonl").exists() or not metrics(run):
-        assert process.poll() is None
-        time.sleep(0.005)
-    monkeypatch.setenv("MICRO", str(folder))
-    assert train.main(["--config", CONFIG, "--run", str(run)]) == 1
-    said = capsys.readouterr().err
-    assert f"error: {run}: is in use by `train.py --config {CONFIG} --run {run}" in said
-    assert f"(process {process.pid} on " in said
-    [claim] = (run / "lock").iterdir()
-    claim.unlink()
-    assert "that its claim was removed, and the folder is now that of nobody" in finished(
-        process, 1
-    )
-    assert not (run / "checkpoints").exists()
-    assert ("train", 3) not in metrics(run)
 
 
 def test_rollouts_from_scrambled_weights_stop_the_run_before_they_are_trained_on(folder, whole):
@@ -332,20 +190,6 @@ def test_a_judge_that_gives_no_verdicts_is_named_before_anything_is_loaded(
     assert "check the API key in the environment variable JUDGE_KEY" in said
     assert "wrong-ke" not in said
     assert not (tmp_path / "run").exists()
-
-
-def test_a_checkpoint_that_was_cut_short_is_not_taken(folder, whole):
-    run = folder / "damaged"
-    shutil.copytree(whole, run)
-    newest = run / "checkpoints" / "00000003"
-    biggest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    os.truncate(biggest, biggest.stat().st_size - 1)
-    errors = finished(start(folder, run))
-    assert "passed over" in errors
-    assert "goes on after step 2" in errors
-    same(run, whole)
-    (run / "checkpoints" / "00000003" / "manifest.json").unlink()
-    assert facts(run)["step"] == 2
 
 
 @pytest.fixture(scope="module")
@@ -501,128 +345,6 @@ def test_factors_start_from_a_run_stay_near_it_however_far_it_comes_and_are_expo
     key = base["frozen/text/k/w"][0]
     kept = ours["model.layers.0.self_attn.k_proj.weight"].T
     assert kept.tobytes() == key.reshape(kept.shape).tobytes()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--rollout.slot", "3"], "did you mean 'slots'"),
-        (["--rollout.slots", "many"], "must be a whole number"),
-        (["--rollout.capacity", "60"], "raise capacity"),
-        (["--update.mini_batch", "3"], "no multiple of update.mini_batch"),
-        (["--rollout.temperature", "0"], "all rollouts would be the same"),
-        (["--rollout.rollouts", "1"], "a group of at least 2"),
-        (["--stage", "sft"], "needs `demonstrate`"),
-        (["--stage", "dpo"], "must be one of grpo, sft"),
-        (["--update.row_tokens", "100"], "raise row_tokens"),
-        (
-            ["--update.old", "sampler", "--update.objective.importance_cap", "2"],
-            "set update.old trainer, or importance_cap none",
-        ),
-        (["--model.path", "nowhere"], "nowhere"),
-        (["--data.train", "nowhere"], "nowhere"),
-        (["--mesh.fsdp", "3"], "needs 3 devices"),
-        (["--optimizer.learning_rate", "-1"], "must be positive"),
-        (["--model.lora.rank", "4"], "--model.lora on"),
-        (
-            ["--model.lora", "on", "--model.lora.layers", "1,9"],
-            "model.lora.layers [9]: the text has",
-        ),
-        (
-            ["--judge.base_url", "http://h/v1"],
-            "--judge: JudgeSettings needs base_url, model, cache",
-        ),
-        (["--judge", "on"], "--judge: JudgeSettings needs base_url, model, cache"),
-        (["--rewards.boxes.tau", "2"], "share of the target"),
-        (["steps", "3"], "expected an override"),
-        (["--steps"], "has no value"),
-    ],
-)
-def test_what_cannot_work_is_refused_with_the_remedy(folder, monkeypatch, capsys, flags, message):
-    monkeypatch.setenv("MICRO", str(folder))
-    run = folder / "refused"
-    assert train.main(["--config", CONFIG, "--run", str(run), *flags]) == 1
-    assert message in capsys.readouterr().err
-    assert not (run / "checkpoints").exists()
-
-
-@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--mesh.fsdp", "3"], "needs 3 devices, there are 8"),
-        (["--rollout.slots", "12"], "no multiple of the 8 copies"),
-        (["--rollout.tensor", "3"], "rollout.tensor 3 does not divide the 8 devices"),
-        (["--wandb_project", "lfpc"], "'lfpc', but Weights & Biases is not installed"),
-    ],
-)
-def test_what_cannot_work_here_is_refused_before_anything_is_loaded(
-    folder, monkeypatch, capsys, flags, message, dry
-):
-    monkeypatch.setenv("MICRO", str(folder))
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    run = folder / "refused-here"
-    assert train.main(["--config", CONFIG, "--run", str(run), *flags, *dry]) == 1
-    assert message in capsys.readouterr().err
-    assert not run.exists()
-
-
-@pytest.mark.parametrize(
-    ("counts", "mesh", "rollout", "message"),
-    [
-        ((2, 1, 2), {"tensor": 2}, {}, "1 shards for 2 processes.*divides the 1 devices"),
-        ((12, 3, 4), {"tensor": 2}, {}, "6 shards for 4 processes.*divides the 3 devices"),
-        ((16, 4, 4), {}, {"tensor": 8}, "rollout.tensor 8 does not divide the 4 devices"),
-        ((16, 4, 4), {}, {"slots": 30}, "rollout.slots 30.*4 copies.*set it to 28 or 32"),
-        ((16, 4, 4), {}, {"slots": 3}, "rollout.slots 3.*set it to 4"),
-        ((16, 4, 4), {"tensor": 2}, {"slots": 32}, None),
-        ((32, 4, 8), {}, {"tensor": 2, "slots": 16}, None),
-    ],
-)
-def test_devices_must_share_a_mesh_and_slots_evenly(counts, mesh, rollout, message):
-    """Of all, of a process, and processes; the last two are docs/scaling.md's own."""
-    config = TrainConfig(mesh=MeshSettings(**mesh), rollout=RolloutSettings(**rollout))
-    named = dict(zip(("devices", "local", "processes"), counts))
-    if message is None:
-        check_devices(config, **named)
-        return
-    with pytest.raises(ValueError, match=message):
-        check_devices(config, **named)
-
-
-def test_another_config_in_the_same_run_is_refused(folder, whole, monkeypatch, capsys):
-    monkeypatch.setenv("MICRO", str(folder))
-    flags = ["--config", CONFIG, "--run", str(whole), "--optimizer.learning_rate", "3e-2"]
-    assert train.main(flags) == 1
-    assert "begun with other settings of ['optimizer.learning_rate']" in capsys.readouterr().err
-
-
-def test_data_that_changed_under_its_name_is_refused_on_resume(folder, whole, monkeypatch, capsys):
-    """One answer of six, with the same names and number."""
-    monkeypatch.setenv("MICRO", str(folder))
-    shutil.move(folder / "set", folder / "kept")
-    try:
-        records = list(layout.read(folder / "kept"))
-        changed = [*records[:-1], replace(records[-1], answer="another")]
-        layout.write(folder / "set", changed)
-        assert train.main(["--config", CONFIG, "--run", str(whole)]) == 1
-    finally:
-        shutil.rmtree(folder / "set")
-        shutil.move(folder / "kept", folder / "set")
-    said = capsys.readouterr().err
-    assert f"00000003: was trained on other records of data.train {folder / 'set'}, under" in said
-    assert "go on with these by --changed-data" in said
-
-
-def test_changed_data_is_taken_on_purpose_and_old_checkpoints_do_not_know(tmp_path):
-    before = {"data.train a": "1", "data.validation": "2"}
-    now = before | {"data.validation": "3"}
-    saved = training.Saved(tmp_path, 4, {"digests": before})
-    with pytest.raises(ValueError, match=r"other records of data\.validation, "):
-        resuming.check_same_data(saved, now, changed_data=False)
-    resuming.check_same_data(saved, now, changed_data=True)
-    resuming.check_same_data(saved, before, changed_data=False)
-    resuming.check_same_data(training.Saved(tmp_path, 4, {}), now, changed_data=False)
 
 
 def test_a_kl_term_measures_from_the_weights_it_began_with_or_not_at_all(

@@ -5,16 +5,12 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.model import cache, spec
 from lfpc_jax.processing import positions
-from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine, LogitsNotFinite
 from lfpc_jax.rollout.episode import Rules
@@ -25,37 +21,9 @@ from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture
 from support import small
-from support.processes import run_both
+from support.engines import RULES, engine, run, same
 
 pytestmark = pytest.mark.compiles
-
-RULES = Rules(episode_tokens=80)
-
-
-def engine(shapes=small.SHAPES, rules=RULES, *, params=None, unstacked=False, **options) -> Engine:
-    """Layers stacked, unless said otherwise: that compiles in half the time."""
-    made = Engine(small.config(), small.dialogue(), shapes, rules, unstacked=unstacked, **options)
-    made.load(small.params() if params is None else params)
-    return made
-
-
-def run(made, records, rollouts, seed=0, **options):
-    """Every trajectory by record and rollout."""
-    groups = made.run(records, rollouts=rollouts, seed=seed, **options)
-    return {(t.record, t.rollout): t for group in groups for t in group.trajectories}
-
-
-@pytest.fixture(scope="module")
-def shared() -> Engine:
-    """One engine, warmed up, for tests that need no other settings."""
-    made = engine()
-    made.warm_up()
-    return made
-
-
-@pytest.fixture(scope="module")
-def episodes(shared):
-    return run(shared, [small.record(i) for i in range(12)], 4)
 
 
 def test_a_prompts_positions_are_computed_once(shared, monkeypatch):
@@ -173,84 +141,6 @@ def test_a_replay_names_what_was_changed(episodes):
     [found] = replayer.replay(small.params(), record, [replace(t, logprobs=logprobs)])
     assert found.sampler["after_crop"] == pytest.approx(0.01, abs=1e-4)
     assert found.sampler["text"] <= 1e-4
-
-
-def same(found, wanted) -> None:
-    assert found.keys() == wanted.keys()
-    for name, trajectory in found.items():
-        np.testing.assert_array_equal(trajectory.ids, wanted[name].ids, str(name))
-        assert trajectory.end == wanted[name].end
-        assert trajectory.turns == wanted[name].turns
-        np.testing.assert_allclose(trajectory.logprobs, wanted[name].logprobs, atol=1e-4)
-
-
-@pytest.mark.parametrize(("slots", "chunk"), [(1, 8), (3, 1), (8, 64), (32, 8), (4, 64)])
-def test_slots_and_chunks_change_nothing(episodes, slots, chunk):
-    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
-    made = engine(replace(small.SHAPES, slots=slots, chunk=chunk))
-    same(run(made, [small.record(i) for i in range(3)], 4), wanted)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"refill": False},
-        {"share_prefix": False},
-        {"unstacked": True},
-        {"workers": 1},
-    ],
-    ids=str,
-)
-def test_how_it_is_run_changes_nothing(episodes, options):
-    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
-    same(run(engine(**options), [small.record(i) for i in range(3)], 4), wanted)
-
-
-@pytest.mark.parametrize("unstacked", [False, True], ids=["stacked", "unstacked"])
-def test_the_layout_of_accelerators_changes_nothing(episodes, unstacked, monkeypatch):
-    monkeypatch.setattr(cache, "places_last", lambda cfg: False)
-    made = engine(unstacked=unstacked)
-    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
-    same(run(made, [small.record(i) for i in range(3)], 4), wanted)
-
-
-def test_batched_prefills_and_extends_change_nothing(episodes):
-    shapes = replace(small.SHAPES, slots=8, prefill_rows=2, extend_rows=3)
-    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
-    same(run(engine(shapes), [small.record(i) for i in range(3)], 4), wanted)
-
-
-def test_observations_in_pieces_change_nothing(episodes):
-    """A piece of 8 tokens where the observations have dozens."""
-    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1")}
-    made = engine(replace(small.SHAPES, observation_text=8))
-    same(run(made, [small.record(i) for i in range(2)], 4), wanted)
-
-
-def test_alone_as_in_a_crowd(shared, episodes):
-    for number in (0, 3):
-        alone = run(shared, [small.record(5)], number + 1)
-        same({("r5", number): alone["r5", number]}, {("r5", number): episodes["r5", number]})
-
-
-def test_order_and_seed(shared, episodes):
-    records = [small.record(i) for i in (2, 0, 1)]
-    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
-    same(run(shared, records, 4), wanted)
-    other = run(shared, records, 4, seed=1)
-    assert sum(np.array_equal(other[name].ids, wanted[name].ids) for name in wanted) <= 2
-
-
-@pytest.mark.parametrize("sides", [(2, 2, 2), (4, 1, 2)], ids=str)
-def test_a_mesh_changes_nothing(episodes, sides):
-    mesh = make_mesh(*sides)
-    shapes = replace(small.SHAPES, slots=8, prefill_rows=2, extend_rows=4)
-    made = Engine(small.config(), small.dialogue(), shapes, RULES, mesh=mesh, unstacked=False)
-    made.load(jax.device_put(small.params(), spec.shardings(small.config(), mesh)))
-    made.warm_up()
-    wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1")}
-    same(run(made, [small.record(i) for i in range(2)], 4), wanted)
-    assert made.slots.programs.late == []
 
 
 def test_prompts_run_once_a_group(shared):
@@ -514,18 +404,3 @@ def test_settings_that_cannot_work_are_refused():
     odd = replace(small.SHAPES, window=2, image_buckets=None, crop_buckets=None)
     with pytest.raises(ValueError, match="must be the same"):
         Engine(small.config(), small.dialogue(), odd, RULES)
-
-
-def test_two_processes_serve_what_one_does(episodes, tmp_path):
-    run_both(Path(__file__).with_name("two_processes.py"), tmp_path, devices=2)
-    archive = Archive(tmp_path)
-    shares = [list(archive.read(f"process-{index}")) for index in range(2)]
-    assert [{group.record.id for group in share} for share in shares] == [
-        {"r0", "r2", "r4"},
-        {"r1", "r3"},
-    ]
-    found = {(t.record, t.rollout): t for share in shares for g in share for t in g.trajectories}
-    same(
-        found,
-        {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2", "r3", "r4")},
-    )

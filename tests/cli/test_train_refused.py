@@ -1,0 +1,139 @@
+"""Training runs that are refused before they begin, with the remedy."""
+
+import shutil
+import sys
+from dataclasses import replace
+
+import pytest
+
+from lfpc_jax.checkpoint import training
+from lfpc_jax.cli import train
+from lfpc_jax.data import layout
+from lfpc_jax.run import resuming
+from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig
+from lfpc_jax.run.config_checks import check_devices
+from support.training_runs import CONFIG
+
+pytestmark = pytest.mark.compiles
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rollout.slot", "3"], "did you mean 'slots'"),
+        (["--rollout.slots", "many"], "must be a whole number"),
+        (["--rollout.capacity", "60"], "raise capacity"),
+        (["--update.mini_batch", "3"], "no multiple of update.mini_batch"),
+        (["--rollout.temperature", "0"], "all rollouts would be the same"),
+        (["--rollout.rollouts", "1"], "a group of at least 2"),
+        (["--stage", "sft"], "needs `demonstrate`"),
+        (["--stage", "dpo"], "must be one of grpo, sft"),
+        (["--update.row_tokens", "100"], "raise row_tokens"),
+        (
+            ["--update.old", "sampler", "--update.objective.importance_cap", "2"],
+            "set update.old trainer, or importance_cap none",
+        ),
+        (["--model.path", "nowhere"], "nowhere"),
+        (["--data.train", "nowhere"], "nowhere"),
+        (["--mesh.fsdp", "3"], "needs 3 devices"),
+        (["--optimizer.learning_rate", "-1"], "must be positive"),
+        (["--model.lora.rank", "4"], "--model.lora on"),
+        (
+            ["--model.lora", "on", "--model.lora.layers", "1,9"],
+            "model.lora.layers [9]: the text has",
+        ),
+        (
+            ["--judge.base_url", "http://h/v1"],
+            "--judge: JudgeSettings needs base_url, model, cache",
+        ),
+        (["--judge", "on"], "--judge: JudgeSettings needs base_url, model, cache"),
+        (["--rewards.boxes.tau", "2"], "share of the target"),
+        (["steps", "3"], "expected an override"),
+        (["--steps"], "has no value"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_remedy(folder, monkeypatch, capsys, flags, message):
+    monkeypatch.setenv("MICRO", str(folder))
+    run = folder / "refused"
+    assert train.main(["--config", CONFIG, "--run", str(run), *flags]) == 1
+    assert message in capsys.readouterr().err
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mesh.fsdp", "3"], "needs 3 devices, there are 8"),
+        (["--rollout.slots", "12"], "no multiple of the 8 copies"),
+        (["--rollout.tensor", "3"], "rollout.tensor 3 does not divide the 8 devices"),
+        (["--wandb_project", "lfpc"], "'lfpc', but Weights & Biases is not installed"),
+    ],
+)
+def test_what_cannot_work_here_is_refused_before_anything_is_loaded(
+    folder, monkeypatch, capsys, flags, message, dry
+):
+    monkeypatch.setenv("MICRO", str(folder))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    run = folder / "refused-here"
+    assert train.main(["--config", CONFIG, "--run", str(run), *flags, *dry]) == 1
+    assert message in capsys.readouterr().err
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "mesh", "rollout", "message"),
+    [
+        ((2, 1, 2), {"tensor": 2}, {}, "1 shards for 2 processes.*divides the 1 devices"),
+        ((12, 3, 4), {"tensor": 2}, {}, "6 shards for 4 processes.*divides the 3 devices"),
+        ((16, 4, 4), {}, {"tensor": 8}, "rollout.tensor 8 does not divide the 4 devices"),
+        ((16, 4, 4), {}, {"slots": 30}, "rollout.slots 30.*4 copies.*set it to 28 or 32"),
+        ((16, 4, 4), {}, {"slots": 3}, "rollout.slots 3.*set it to 4"),
+        ((16, 4, 4), {"tensor": 2}, {"slots": 32}, None),
+        ((32, 4, 8), {}, {"tensor": 2, "slots": 16}, None),
+    ],
+)
+def test_devices_must_share_a_mesh_and_slots_evenly(counts, mesh, rollout, message):
+    """Of all, of a process, and processes; the last two are docs/scaling.md's own."""
+    config = TrainConfig(mesh=MeshSettings(**mesh), rollout=RolloutSettings(**rollout))
+    named = dict(zip(("devices", "local", "processes"), counts))
+    if message is None:
+        check_devices(config, **named)
+        return
+    with pytest.raises(ValueError, match=message):
+        check_devices(config, **named)
+
+
+def test_another_config_in_the_same_run_is_refused(folder, whole, monkeypatch, capsys):
+    monkeypatch.setenv("MICRO", str(folder))
+    flags = ["--config", CONFIG, "--run", str(whole), "--optimizer.learning_rate", "3e-2"]
+    assert train.main(flags) == 1
+    assert "begun with other settings of ['optimizer.learning_rate']" in capsys.readouterr().err
+
+
+def test_data_that_changed_under_its_name_is_refused_on_resume(folder, whole, monkeypatch, capsys):
+    """One answer of six, with the same names and number."""
+    monkeypatch.setenv("MICRO", str(folder))
+    shutil.move(folder / "set", folder / "kept")
+    try:
+        records = list(layout.read(folder / "kept"))
+        changed = [*records[:-1], replace(records[-1], answer="another")]
+        layout.write(folder / "set", changed)
+        assert train.main(["--config", CONFIG, "--run", str(whole)]) == 1
+    finally:
+        shutil.rmtree(folder / "set")
+        shutil.move(folder / "kept", folder / "set")
+    said = capsys.readouterr().err
+    assert f"00000003: was trained on other records of data.train {folder / 'set'}, under" in said
+    assert "go on with these by --changed-data" in said
+
+
+def test_changed_data_is_taken_on_purpose_and_old_checkpoints_do_not_know(tmp_path):
+    before = {"data.train a": "1", "data.validation": "2"}
+    now = before | {"data.validation": "3"}
+    saved = training.Saved(tmp_path, 4, {"digests": before})
+    with pytest.raises(ValueError, match=r"other records of data\.validation, "):
+        resuming.check_same_data(saved, now, changed_data=False)
+    resuming.check_same_data(saved, now, changed_data=True)
+    resuming.check_same_data(saved, before, changed_data=False)
+    resuming.check_same_data(training.Saved(tmp_path, 4, {}), now, changed_data=False)
