@@ -9,7 +9,9 @@ import PIL.ImageDraw
 import PIL.ImageFont
 from jaxtyping import UInt8
 
+from lfpc_jax.data import pictures
 from lfpc_jax.processing.geometry import Box
+from lfpc_jax.trajectory import Group
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4")
 _GREY = "#4a4f57"
@@ -17,6 +19,19 @@ _HEIGHT = 720
 _CROP = 320
 _GAP = 12
 _LABEL = 22
+
+
+def draw(group: Group, number: int = 0) -> PIL.Image.Image:
+    """One episode of a group that was rolled out here; those of an archive lack what was seen."""
+    if group.image is None or not group.crops:
+        raise ValueError(
+            f"record {group.record.id!r}: the group does not hold the pictures that the model saw; "
+            "roll it out again, or write a report of the archive by launch/report.py"
+        )
+    turns = group.trajectories[number].turns
+    boxes = [Box(*turn.crop.box) for turn in turns if turn.crop is not None]
+    crops = list(zip(boxes, group.crops[number], strict=True))
+    return sketch(pictures.original(group.record.picture), group.image, crops)
 
 
 def sketch(

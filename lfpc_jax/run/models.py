@@ -42,7 +42,7 @@ class LoadedModel:
             return model_identity(self.folder, self.assets)
 
 
-def load_model(path: Path, *, dtype: str | None, mesh: Mesh | None) -> LoadedModel:
+def load_model(path: Path, *, dtype: str | None = None, mesh: Mesh | None = None) -> LoadedModel:
     """A Hugging Face folder, one that `convert.py to-orbax` wrote, or a training run's: RUN (its
     newest checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. By default float32 on a CPU,
     bfloat16 elsewhere. Weights that are not finite are refused."""

@@ -1,0 +1,289 @@
+"""A model in a session of Python: ask it, roll it out, reward its episodes, and update it.
+
+    session = Session.load("configs/micro/warm")
+    group = session.ask("scene.png", "Which way do the stripes run on the red disc?")
+    groups = session.reward(session.roll_out(records, rollouts=8))
+    metrics = session.update(groups)
+
+A session takes the steps of `cli/train.py` with the same parts, in one process, on all of its
+devices. Data sets, checkpoints and metrics on disk are left to the commands.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import PIL.Image
+
+from lfpc_jax.arrays import Tree
+from lfpc_jax.data import sources
+from lfpc_jax.data.audit import audit
+from lfpc_jax.distributed.mesh import check_rows, make_mesh, rollout_mesh
+from lfpc_jax.distributed.publish import Publisher
+from lfpc_jax.grpo.advantage import with_advantages
+from lfpc_jax.grpo.items import items_of
+from lfpc_jax.grpo.learner import Learner, TrainState
+from lfpc_jax.grpo.optimizer import make_optimizer
+from lfpc_jax.grpo.packing import pack
+from lfpc_jax.grpo.updater import Apart, Updater
+from lfpc_jax.model import parameters
+from lfpc_jax.model.attention import continues
+from lfpc_jax.rewards.judge import Judge
+from lfpc_jax.rewards.total import compute_rewards
+from lfpc_jax.rollout.asking import Asking
+from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.rollout.episode import Rules
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.vocabulary import allowed_ids
+from lfpc_jax.run.config import ModelSettings, RolloutSettings, TrainConfig, updates_of
+from lfpc_jax.run.dialogues import zooming
+from lfpc_jax.run.models import asking_of, default_dtype, load_model
+from lfpc_jax.trajectory import Group, Picture, Record
+
+Image = str | Path | bytes | PIL.Image.Image
+
+_PROMPT_TEXT = (64, 256, 1024)
+"""Buckets for the tokens of a prompt beside its image; each is compiled when it is first used."""
+_OBSERVATION = 256
+_EPISODE = 4096
+"""Tokens that an episode may sample where the model does not say how many."""
+
+
+def read_records(source: str, most: int | None = None) -> list[Record]:
+    """The usable records of a set, named as on the command line (docs/data.md): all, or the first
+    `most`. Raises ValueError if more than 2 % of its records cannot be used."""
+    return list(audit(sources.read(source), name=source).records[:most])
+
+
+class Session:
+    """One model, its rollout engine and its optimizer, with the settings of a training run.
+
+    Programs are compiled when they are first needed. The first call of `update` or `logprobs` reads
+    the weights a second time, in float32, and makes room for the optimizer.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        """The config's data, checkpoints and schedule of validations are not used."""
+        self.config = config
+        r = config.rollout
+        dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
+        self._copies = rollout_mesh(r.tensor)
+        self.model = load_model(Path(config.model.path), dtype=dtype, mesh=self._copies)
+        self.cfg = replace(self.model.cfg, remat=config.model.remat, kernel=config.model.kernel)
+        self.dialogue = zooming(
+            self.model.assets,
+            image_tokens=r.image_tokens,
+            crop_tokens=r.crop_tokens,
+            convention=r.convention,
+        )
+        self.engine = Engine(
+            replace(self.cfg, remat="none"),
+            self.dialogue,
+            config.rollout_shapes(self.cfg.vision.window, self._copies.shape["data"]),
+            config.rules,
+            mesh=self._copies,
+            workers=r.workers,
+        )
+        self.engine.load(self.model.params)
+        self._stale = False
+        self._judge = Judge(config.judge) if config.judge is not None else None
+
+    @classmethod
+    def load(cls, path: str | Path, **settings: Any) -> "Session":
+        """The model that a folder or a run holds. `settings` are fields of `TrainConfig`, such as
+        `rewards` or `optimizer`. Without `rollout`, the model is asked as it was trained to be."""
+        asking = asking_of(Path(path)) or Asking()
+        config = TrainConfig(model=ModelSettings(str(path)), rollout=_settings_of(asking))
+        return cls(replace(config, **settings))
+
+    # ------------------------------------------------------------------ rollouts
+
+    def ask(
+        self,
+        image: Image,
+        question: str,
+        options: Sequence[str] = (),
+        *,
+        longest_side: int | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Group:
+        """One episode about one image, greedy unless a temperature is given. With `options` the
+        answer is a letter. `longest_side` downsamples what the model is first shown."""
+        record = Record(
+            id="asked",
+            question=question,
+            answer="",
+            picture=_picture(image),
+            options=tuple(options),
+            longest_side=longest_side,
+        )
+        sampling = Sampling(temperature)
+        [group] = self._run([record], rollouts=1, seed=seed, sampling=sampling)
+        return group
+
+    def roll_out(self, records: Sequence[Record], *, rollouts: int, seed: int = 0) -> list[Group]:
+        """A group of episodes for each record, in their order, sampled as the config says."""
+        return self._run(records, rollouts=rollouts, seed=seed, sampling=None)
+
+    def _run(
+        self, records: Sequence[Record], *, rollouts: int, seed: int, sampling: Sampling | None
+    ) -> list[Group]:
+        names = [record.id for record in records]
+        if len(set(names)) < len(names):
+            raise ValueError(f"records {names}: two have the same id; give each its own")
+        if self._stale:
+            self.engine.load(self._publish(self.params))
+            self._stale = False
+        skipped = len(self.engine.stats.skipped)
+        groups = {
+            group.record.id: group
+            for group in self.engine.run(records, rollouts=rollouts, seed=seed, sampling=sampling)
+        }
+        for name, reason in self.engine.stats.skipped[skipped:]:
+            raise ValueError(f"record {name!r} cannot be asked: {reason}")
+        return [groups[name] for name in names]
+
+    # ------------------------------------------------------------------ training
+
+    def reward(self, groups: Sequence[Group]) -> list[Group]:
+        """The same groups with the rewards of all episodes, and their advantages."""
+        records = {group.record.id: group.record for group in groups}
+        episodes = [trajectory for group in groups for trajectory in group.trajectories]
+        found = compute_rewards(episodes, records, self.config.rewards, self._judge)
+        parts = iter([reward.parts for reward in found])
+        rewarded = [
+            replace(group, rewards=tuple(next(parts) for _ in group.trajectories))
+            for group in groups
+        ]
+        return [with_advantages(group, self.config.update.deviation) for group in rewarded]
+
+    def update(self, groups: Sequence[Group]) -> dict[str, float]:
+        """One optimizer step on rewarded groups, `update.epochs` times; the update's metrics."""
+        for group in groups:
+            if group.advantages is None:
+                raise ValueError(
+                    f"record {group.record.id!r}: the group has no advantages; pass it through "
+                    "reward() first"
+                )
+        with self._taken() as state:
+            try:
+                self._state, metrics = self._updater(state, [groups])
+            except Apart as error:
+                self._state = error.state
+                raise ValueError(
+                    f"{error}: these groups were sampled with other weights than the session has "
+                    "now; roll out again"
+                ) from error
+        return metrics
+
+    def logprobs(self, group: Group) -> list[np.ndarray]:
+        """For each episode, the log-probabilities of its sampled tokens with the weights of now."""
+        count = len(group.trajectories)
+        # Each episode's number stands in place of its advantage, to find its tokens in the rows.
+        numbered = replace(group, rewards=(), advantages=np.arange(1.0, count + 1))
+        batch, real = pack(
+            items_of([numbered], aggregate="token", episodes=1, tokens=1),
+            self._updater.shapes,
+            self.dialogue.processor,
+            shards=self._updater.shards,
+            image_token=self.cfg.image_token,
+        )
+        params = self._learner.computing(self._state)
+        logprobs, _ = self._learner.scores(params, self._learner.place(batch), real)
+        values, sampled = np.asarray(logprobs), batch.weights > 0
+        return [values[sampled & (batch.advantages == number + 1)] for number in range(count)]
+
+    @contextmanager
+    def _taken(self) -> Iterator[TrainState]:
+        """The state for an update, which consumes it, without any other copy of the weights."""
+        state = self._state
+        self.engine.unload()
+        self._stale = True
+        self.model = replace(self.model, params=None)
+        yield state
+
+    @cached_property
+    def _state(self) -> TrainState:
+        """What is trained; assigned anew by every update."""
+        dtype = self.cfg.dtype if self.config.model.lora else "float32"
+        loaded = load_model(Path(self.config.model.path), dtype=dtype, mesh=self._mesh)
+        return self._learner.start(loaded.params, jax.random.key(self.config.seed))
+
+    @cached_property
+    def _mesh(self) -> jax.sharding.Mesh:
+        m = self.config.mesh
+        mesh = make_mesh(m.data, m.fsdp, m.tensor)
+        check_rows(mesh)
+        return mesh
+
+    @cached_property
+    def _learner(self) -> Learner:
+        config = self.config
+        return Learner(
+            self.cfg,
+            make_optimizer(config.optimizer, updates_of(config)),
+            objective=config.update.objective,
+            trainable=config.trainable,
+            allowed=allowed_ids(self.dialogue.tokenizer, self.cfg.text.vocab),
+            mesh=self._mesh,
+            temperature=config.policy_temperature,
+            unstacked=jax.default_backend() == "cpu",
+        )
+
+    @cached_property
+    def _updater(self) -> Updater:
+        platform, cfg = jax.default_backend(), self.cfg
+        goes_on = continues(cfg.kernel, platform=platform, dtype=cfg.dtype)
+        return Updater(
+            self._learner,
+            self.config.update,
+            self.config.train_shapes(cfg.vision.window, continues=goes_on),
+            self.dialogue.processor,
+            self._mesh.shape["data"] * self._mesh.shape["fsdp"],
+            most_apart=self.config.most_apart(cfg.dtype),
+        )
+
+    @cached_property
+    def _publish(self) -> Publisher:
+        place = partial(parameters.whole, self.cfg, self.config.trainable)
+        return Publisher(place, self._mesh, self._copies)
+
+    @property
+    def params(self) -> Tree:
+        """The weights of now: those that were loaded, until the first update."""
+        loaded = self.model.params
+        return self._learner.computing(self._state) if loaded is None else loaded
+
+
+def _settings_of(asking: Asking) -> RolloutSettings:
+    """With room for every episode that the model may be asked for."""
+    episode = asking.episode_tokens or _EPISODE
+    rules = Rules(asking.max_turns, asking.turn_tokens, episode)
+    replies = (asking.max_turns - 1) * (asking.crop_tokens + _OBSERVATION)
+    return RolloutSettings(
+        slots=8,
+        chunk=8,
+        capacity=asking.image_tokens + _PROMPT_TEXT[-1] + replies + rules.most_sampled,
+        image_tokens=asking.image_tokens,
+        crop_tokens=asking.crop_tokens,
+        convention=asking.convention,
+        prompt_text=_PROMPT_TEXT,
+        max_turns=asking.max_turns,
+        turn_tokens=asking.turn_tokens,
+        episode_tokens=episode,
+    )
+
+
+def _picture(image: Image) -> Picture:
+    if isinstance(image, PIL.Image.Image):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        return Picture(data=file.getvalue())
+    return Picture(data=image) if isinstance(image, bytes) else Picture(path=str(image))
