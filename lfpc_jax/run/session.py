@@ -34,8 +34,8 @@ from lfpc_jax.grpo.packing import pack
 from lfpc_jax.grpo.updater import Apart, Updater
 from lfpc_jax.model import parameters
 from lfpc_jax.model.attention import continues
-from lfpc_jax.rewards.judge import Judge
-from lfpc_jax.rewards.total import compute_rewards
+from lfpc_jax.model.tuning import tuning
+from lfpc_jax.rewards.judge import Judge, no_bar
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
@@ -43,7 +43,9 @@ from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.run.config import ModelSettings, RolloutSettings, TrainConfig, updates_of
 from lfpc_jax.run.dialogues import zooming
-from lfpc_jax.run.models import asking_of, default_dtype, load_model
+from lfpc_jax.run.episodes import sample
+from lfpc_jax.run.metrics import reward
+from lfpc_jax.run.models import asking_of, load_model
 from lfpc_jax.trajectory import Group, Picture, Record
 
 Image = str | Path | bytes | PIL.Image.Image
@@ -55,10 +57,10 @@ _EPISODE = 4096
 """Tokens that an episode may sample where the model does not say how many."""
 
 
-def read_records(source: str, most: int | None = None) -> list[Record]:
+def read_records(source: str | Path, most: int | None = None) -> list[Record]:
     """The usable records of a set, named as on the command line (docs/data.md): all, or the first
     `most`. Raises ValueError if more than 2 % of its records cannot be used."""
-    return list(audit(sources.read(source), name=source).records[:most])
+    return list(audit(sources.read(str(source)), name=str(source)).records[:most])
 
 
 class Session:
@@ -72,7 +74,7 @@ class Session:
         """The config's data, checkpoints and schedule of validations are not used."""
         self.config = config
         r = config.rollout
-        dtype = default_dtype() if config.model.dtype == "auto" else config.model.dtype
+        dtype = None if config.model.dtype == "auto" else config.model.dtype
         self._copies = rollout_mesh(r.tensor)
         self.model = load_model(Path(config.model.path), dtype=dtype, mesh=self._copies)
         self.cfg = replace(self.model.cfg, remat=config.model.remat, kernel=config.model.kernel)
@@ -91,7 +93,6 @@ class Session:
             workers=r.workers,
         )
         self.engine.load(self.model.params)
-        self._stale = False
         self._judge = Judge(config.judge) if config.judge is not None else None
 
     @classmethod
@@ -138,30 +139,21 @@ class Session:
         names = [record.id for record in records]
         if len(set(names)) < len(names):
             raise ValueError(f"records {names}: two have the same id; give each its own")
-        if self._stale:
+        if not self.engine.loaded:
             self.engine.load(self._publish(self.params))
-            self._stale = False
         skipped = len(self.engine.stats.skipped)
-        groups = {
-            group.record.id: group
-            for group in self.engine.run(records, rollouts=rollouts, seed=seed, sampling=sampling)
-        }
+        groups = sample(
+            self.engine, records, rollouts=rollouts, seed=seed, bar=no_bar, sampling=sampling
+        )
         for name, reason in self.engine.stats.skipped[skipped:]:
             raise ValueError(f"record {name!r} cannot be asked: {reason}")
-        return [groups[name] for name in names]
+        return groups
 
     # ------------------------------------------------------------------ training
 
     def reward(self, groups: Sequence[Group]) -> list[Group]:
         """The same groups with the rewards of all episodes, and their advantages."""
-        records = {group.record.id: group.record for group in groups}
-        episodes = [trajectory for group in groups for trajectory in group.trajectories]
-        found = compute_rewards(episodes, records, self.config.rewards, self._judge)
-        parts = iter([reward.parts for reward in found])
-        rewarded = [
-            replace(group, rewards=tuple(next(parts) for _ in group.trajectories))
-            for group in groups
-        ]
+        rewarded, _ = reward(groups, self.config.rewards, self._judge)
         return [with_advantages(group, self.config.update.deviation) for group in rewarded]
 
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
@@ -192,11 +184,11 @@ class Session:
             items_of([numbered], aggregate="token", episodes=1, tokens=1),
             self._updater.shapes,
             self.dialogue.processor,
-            shards=self._updater.shards,
+            shards=self._learner.shards,
             image_token=self.cfg.image_token,
         )
         params = self._learner.computing(self._state)
-        logprobs, _ = self._learner.scores(params, self._learner.place(batch), real)
+        logprobs, _ = self._learner.logprobs(params, self._learner.place(batch), real)
         values, sampled = np.asarray(logprobs), batch.weights > 0
         return [values[sampled & (batch.advantages == number + 1)] for number in range(count)]
 
@@ -205,7 +197,6 @@ class Session:
         """The state for an update, which consumes it, without any other copy of the weights."""
         state = self._state
         self.engine.unload()
-        self._stale = True
         self.model = replace(self.model, params=None)
         yield state
 
@@ -234,19 +225,17 @@ class Session:
             allowed=allowed_ids(self.dialogue.tokenizer, self.cfg.text.vocab),
             mesh=self._mesh,
             temperature=config.policy_temperature,
-            unstacked=jax.default_backend() == "cpu",
+            unstacked=tuning().unstacked,
         )
 
     @cached_property
     def _updater(self) -> Updater:
-        platform, cfg = jax.default_backend(), self.cfg
-        goes_on = continues(cfg.kernel, platform=platform, dtype=cfg.dtype)
+        cfg = self.cfg
         return Updater(
             self._learner,
             self.config.update,
-            self.config.train_shapes(cfg.vision.window, continues=goes_on),
+            self.config.train_shapes(cfg.vision.window, continues=continues(cfg.kernel, dtype=cfg.dtype)),
             self.dialogue.processor,
-            self._mesh.shape["data"] * self._mesh.shape["fsdp"],
             most_apart=self.config.most_apart(cfg.dtype),
         )
 
@@ -268,7 +257,7 @@ def _settings_of(asking: Asking) -> RolloutSettings:
     rules = Rules(asking.max_turns, asking.turn_tokens, episode)
     replies = (asking.max_turns - 1) * (asking.crop_tokens + _OBSERVATION)
     return RolloutSettings(
-        slots=8,
+        slots=8 * jax.local_device_count(),
         chunk=8,
         capacity=asking.image_tokens + _PROMPT_TEXT[-1] + replies + rules.most_sampled,
         image_tokens=asking.image_tokens,
