@@ -10,8 +10,7 @@ devices. Data sets, checkpoints and metrics on disk are left to the commands.
 """
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -164,15 +163,17 @@ class Session:
                     f"record {group.record.id!r}: the group has no advantages; pass it through "
                     "reward() first"
                 )
-        with self._taken() as state:
-            try:
-                self._state, metrics = self._updater(state, [groups])
-            except Apart as error:
-                self._state = error.state
-                raise ValueError(
-                    f"{error}: these groups were sampled with other weights than the session has "
-                    "now; roll out again"
-                ) from error
+        state = self._state
+        self.engine.unload()  # the update needs the memory
+        self.model = replace(self.model, params=None)
+        try:
+            self._state, metrics = self._updater(state, [groups])
+        except Apart as error:
+            self._state = error.state
+            raise ValueError(
+                f"{error}: these groups were sampled with other weights than the session has now; "
+                "roll out again"
+            ) from error
         return metrics
 
     def logprobs(self, group: Group) -> list[np.ndarray]:
@@ -191,14 +192,6 @@ class Session:
         logprobs, _ = self._learner.logprobs(params, self._learner.place(batch), real)
         values, sampled = np.asarray(logprobs), batch.weights > 0
         return [values[sampled & (batch.advantages == number + 1)] for number in range(count)]
-
-    @contextmanager
-    def _taken(self) -> Iterator[TrainState]:
-        """The state for an update, which consumes it, without any other copy of the weights."""
-        state = self._state
-        self.engine.unload()
-        self.model = replace(self.model, params=None)
-        yield state
 
     @cached_property
     def _state(self) -> TrainState:
@@ -234,7 +227,9 @@ class Session:
         return Updater(
             self._learner,
             self.config.update,
-            self.config.train_shapes(cfg.vision.window, continues=continues(cfg.kernel, dtype=cfg.dtype)),
+            self.config.train_shapes(
+                cfg.vision.window, continues=continues(cfg.kernel, dtype=cfg.dtype)
+            ),
             self.dialogue.processor,
             most_apart=self.config.most_apart(cfg.dtype),
         )
