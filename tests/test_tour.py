@@ -28,8 +28,8 @@ def test_all_cells_run_in_a_fresh_process(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=one_device | runtime)
     assert done.returncode == 0, done.stdout + done.stderr
     before, after = done.stdout.strip().splitlines()
-    assert "over 128 episodes" in before
-    assert "over 128 episodes" in after
+    assert "over 64 episodes" in before
+    assert "over 64 episodes" in after
 
 
 def test_its_outputs_are_stored_small_and_without_places_of_a_machine():
