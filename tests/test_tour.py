@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 
 ROOT = Path(__file__).parents[1]
 TOUR = ROOT / "docs/tour.ipynb"
@@ -21,6 +22,7 @@ print(said)
 """
 
 
+@pytest.mark.compiles
 def test_all_cells_run_in_a_fresh_process(tmp_path):
     one_device = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     runtime = {"JUPYTER_RUNTIME_DIR": str(tmp_path), "IPYTHONDIR": str(tmp_path)}

@@ -11,6 +11,8 @@ from lfpc_jax import OptimizerSettings, Session, UpdateSettings, read_records
 from lfpc_jax.cli import synthesize
 from lfpc_jax.rewards.total import compute_rewards
 
+pytestmark = pytest.mark.compiles
+
 WARM = Path(lfpc_jax.__file__).parents[1] / "configs/micro/warm"
 
 
