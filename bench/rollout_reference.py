@@ -6,20 +6,26 @@ generated again from their whole prompts. Prompts, parser, tool and replies are 
 both sides do the same work.
 """
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import torch
 from rollout_world import World
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from lfpc_jax.model import spec
 from lfpc_jax.rollout.episode import Episode, Rules
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.trajectory import Record
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.small import hf_config
 
 
 class Reference:
@@ -104,42 +110,8 @@ class Reference:
 
 
 def _model(world: World) -> Qwen2_5_VLForConditionalGeneration:
-    cfg, ids = world.cfg, world.dialogue.tokenizer
-    text, vision = cfg.text, cfg.vision
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": text.vocab,
-            "hidden_size": text.width,
-            "intermediate_size": text.mlp,
-            "num_hidden_layers": text.layers,
-            "num_attention_heads": text.heads,
-            "num_key_value_heads": text.kv_heads,
-            "rms_norm_eps": text.eps,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": text.rope_theta,
-                "mrope_section": list(text.mrope_section),
-            },
-            "bos_token_id": None,
-            "eos_token_id": ids.im_end,
-            "pad_token_id": ids.endoftext,
-        },
-        vision_config={
-            "depth": vision.depth,
-            "hidden_size": vision.width,
-            "intermediate_size": vision.mlp,
-            "num_heads": vision.heads,
-            "out_hidden_size": vision.out,
-            "fullatt_block_indexes": list(vision.full_layers),
-            "tokens_per_second": 2,
-        },
-        image_token_id=ids.image_pad,
-        video_token_id=ids.video_pad,
-        vision_start_token_id=ids.vision_start,
-        vision_end_token_id=ids.vision_end,
-        tie_word_embeddings=cfg.tied,
-    )
+    cfg = world.cfg
+    config = hf_config(cfg, world.dialogue.tokenizer)
     model = Qwen2_5_VLForConditionalGeneration(config).eval()
     state = {
         name.removeprefix("model.").replace("language_model.", "model."): tensor

@@ -124,9 +124,9 @@ def params(seed: int = 0, push: float = 12.0):
     return tree | {"embed": jax.numpy.asarray(embed), "unembed": jax.numpy.asarray(unembed)}
 
 
-def hf_config() -> Qwen2_5_VLConfig:
-    """The same model to transformers."""
-    cfg, ids = config(), dialogue().tokenizer
+def hf_config(cfg: ModelConfig | None = None, ids: Tokenizer | None = None) -> Qwen2_5_VLConfig:
+    """The same model to transformers, or another one with its tokenizer."""
+    cfg, ids = cfg or config(), ids or dialogue().tokenizer
     text, vision = cfg.text, cfg.vision
     return Qwen2_5_VLConfig(
         text_config={
