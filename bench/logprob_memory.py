@@ -58,12 +58,12 @@ def main() -> None:
     for name, way in ways.items():
         lower = partial(_lowered, mesh, jax.jit(jax.grad(way, argnums=(0, 1))), *arrays)
         try:
-            found = compiled(Source(name, lower, {}))
+            program = compiled(Source(name, lower, {}))
         except OutOfMemory as error:
             print(f"{name}: does not fit: {error}")
             continue
-        print(f"{name}: temporary {found.temporary_bytes / slices.GIB:.2f} GiB, "
-              f"all {found.bytes_per_chip / slices.GIB:.2f}")  # fmt: skip
+        print(f"{name}: temporary {program.temporary_bytes / slices.GIB:.2f} GiB, "
+              f"all {program.bytes_per_chip / slices.GIB:.2f}")  # fmt: skip
 
 
 def _lowered(mesh: Mesh, jitted: Any, *arrays: jax.ShapeDtypeStruct) -> Any:

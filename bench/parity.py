@@ -67,8 +67,8 @@ def measure(seed: int) -> dict[str, float]:
         used = replace(cfg, dtype=dtype)
         return np.asarray(ported.forward(cast, tokens, images, cfg=used))[real]
 
-    found = (ours("float32"), ours("bfloat16"), theirs)
-    return {name: float(np.abs(x - exact).max()) for name, x in zip(SERIES, found)}
+    logits = (ours("float32"), ours("bfloat16"), theirs)
+    return {name: float(np.abs(x - exact).max()) for name, x in zip(SERIES, logits)}
 
 
 def draw(rows: list[dict[str, float]], file: Path) -> None:

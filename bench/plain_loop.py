@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass
 class Played:
-    """The replies, the boxes that were cut, in pixels of the original, and the answer."""
+    """The replies, the boxes of the crops in pixels of the original, and the answer."""
 
     texts: list[str] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
@@ -98,14 +98,14 @@ def by_the_engine(
     rules = Rules(max_turns=args.max_turns, episode_tokens=256, sampling=Sampling(temperature=0.0))
     engine = Engine(model.cfg, dialogue, shapes, rules, mesh=mesh)
     engine.load(model.params)
-    found = {}
+    played = {}
     for group in engine.run(records, rollouts=1, seed=0):
         [episode] = group.trajectories
         boxes = [turn.crop.box for turn in episode.turns if turn.crop is not None]
-        found[group.record.id] = Played(
+        played[group.record.id] = Played(
             [turn.text for turn in episode.turns], boxes, episode.answer
         )
-    return [found[record.id] for record in records]
+    return [played[record.id] for record in records]
 
 
 class Plain:
@@ -168,7 +168,7 @@ class Plain:
             "<|image_pad|>" * n + part for n, part in zip(tokens, parts[1:], strict=True)
         )
         ids = self.tokenizer(whole, return_tensors="pt")["input_ids"]
-        made = self.model.generate(
+        generated = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             mm_token_type_ids=(ids == self.model.config.image_token_id).int(),
@@ -179,7 +179,7 @@ class Plain:
             stop_strings=["</tool_call>"],
             tokenizer=self.tokenizer,
         )
-        said = self.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=False)
+        said = self.tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=False)
         return said.removesuffix(self.tokenizer.eos_token).removesuffix("<|im_end|>")
 
 

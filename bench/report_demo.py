@@ -95,7 +95,7 @@ def play(dialogue: Dialogue, opening: Opening, rollout: int, script: Script) -> 
     for text in script.turns(opening.record, opening.view.frame):
         ids = tokenizer.encode(text).tolist()
         ids += [] if text.endswith("</tool_call>") else [tokenizer.im_end]
-        pieces = [tokenizer.decode(np.array([one], np.int32)) for one in ids]
+        pieces = [tokenizer.decode(np.array([token], np.int32)) for token in ids]
         likely = [0.9 if any(c.isdigit() for c in piece) else 0.16 for piece in pieces]
         logprobs = (-script.rng.gamma(0.5, likely)).tolist()
         episode.drew(ids, logprobs, logprobs)
@@ -135,7 +135,7 @@ def _dialogue(folder: Path, records: Sequence[Record]) -> Dialogue:
     toolbox = Toolbox((Zoom(crops),))
     texts = [system_prompt(toolbox), *_THOUGHTS, *_SEEN, _GUESS, "<think></think><answer></answer>"]
     write_tokenizer(
-        folder, [*texts, *(one.question for one in records)] * 4, 1200, ImageProcessor()
+        folder, [*texts, *(record.question for record in records)] * 4, 1200, ImageProcessor()
     )
     tokenizer = Tokenizer.from_folder(folder)
     chat = ChatTemplate.from_folder(folder, tokenizer)

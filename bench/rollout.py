@@ -102,9 +102,9 @@ def _episodes(
         for name, engine in engines.items():
             start = time.perf_counter()
             groups = list(engine.run(asked, rollouts=args.rollouts, seed=repeat))
-            found = [t for group in groups for t in group.trajectories]
-            speeds[name].append(len(found) / (time.perf_counter() - start))
-            done[name] += found
+            trajectories = [t for group in groups for t in group.trajectories]
+            speeds[name].append(len(trajectories) / (time.perf_counter() - start))
+            done[name] += trajectories
         torch.manual_seed(repeat)
         start = time.perf_counter()
         episodes = reference.run(asked, args.rollouts, rules, args.slots)
@@ -127,16 +127,16 @@ def _episodes(
     }
 
 
-def _kind(found: Sequence[Trajectory]) -> dict[str, float]:
-    """What an episode was made of, on average, and its ends."""
-    n = len(found)
-    turns = sum(len(t.turns) for t in found)
+def _kind(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """The mean turns, crops and tokens of an episode, and the share of each end."""
+    n, ends = len(trajectories), Counter(t.end for t in trajectories)
+    turns = sum(len(t.turns) for t in trajectories)
     return {
         "turns": turns / n,
-        "crops": sum(turn.crop is not None for t in found for turn in t.turns) / n,
-        "sampled": sum(int(t.sampled.sum()) for t in found) / n,
-        "ids": sum(len(t.ids) for t in found) / n,
-        **{f"ended {end}": count / n for end, count in Counter(t.end for t in found).items()},
+        "crops": sum(turn.crop is not None for t in trajectories for turn in t.turns) / n,
+        "sampled": sum(int(t.sampled.sum()) for t in trajectories) / n,
+        "ids": sum(len(t.ids) for t in trajectories) / n,
+        **{f"ended {end}": count / n for end, count in ends.items()},
     }
 
 
@@ -144,7 +144,7 @@ def _kind(found: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def _decode(world: World, reference: Reference, rows: int, args: argparse.Namespace) -> dict:
-    """Tokens a second after a prompt of 320, nothing stopping either side."""
+    """Tokens a second after a prompt of 320, where no turn of either side stops."""
     n, shapes = args.decode_steps, replace(world.shapes, slots=rows, chunk=args.decode_steps)
     unstacked = tuning().unstacked
     programs = Programs(world.cfg, shapes, unstacked=unstacked)
@@ -168,11 +168,11 @@ def _decode(world: World, reference: Reference, rows: int, args: argparse.Namesp
         )
         jax.block_until_ready(drawn)
         mine = time.perf_counter() - start
-        many = _timed(reference, ids, none, n + 1)
-        one = _timed(reference, ids, none, 1)
+        long = _timed(reference, ids, none, n + 1)
+        short = _timed(reference, ids, none, 1)
         if repeat:  # the first compiles
             ours.append(rows * n / mine)
-            theirs.append(rows * n / (many - one))
+            theirs.append(rows * n / (long - short))
     return {
         "rows": rows,
         "tokens_per_second": statistics.median(ours),

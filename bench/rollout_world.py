@@ -56,8 +56,8 @@ def make_world(text: TextConfig, vision: VisionConfig, *, slots: int, chunk: int
     write_tokenizer(folder, texts, text.vocab, ImageProcessor(min_pixels=784), whole=whole)
     tokenizer = Tokenizer.from_folder(folder)
     cfg = ModelConfig(text, vision, tied=False, image_token=tokenizer.image_pad, dtype="float32")
-    shown = ImageProcessor(min_pixels=784).with_tokens(256)
-    dialogue = Dialogue(tokenizer, ChatTemplate.from_folder(folder, tokenizer), shown, toolbox)
+    processor = ImageProcessor(min_pixels=784).with_tokens(256)
+    dialogue = Dialogue(tokenizer, ChatTemplate.from_folder(folder, tokenizer), processor, toolbox)
     shapes = RolloutShapes(
         slots=slots,
         chunk=chunk,
@@ -78,13 +78,13 @@ def records(count: int, seed: int = 0) -> list[Record]:
     """Questions about pictures of 448 x 448, which are 256 tokens."""
     rng = np.random.default_rng(seed)
     folder = Path(tempfile.mkdtemp(prefix="rollout-bench-pictures-"))
-    made = []
+    asked = []
     for number in range(count):
         path = folder / f"{number}.png"
         PIL.Image.fromarray(rng.integers(0, 256, (448, 448, 3), np.uint8)).save(path)
         question = "Which colour is the small mark?"
-        made.append(Record(f"r{number}", question, "red", Picture(path=str(path))))
-    return made
+        asked.append(Record(f"r{number}", question, "red", Picture(path=str(path))))
+    return asked
 
 
 def _pushed(cfg: ModelConfig, tokenizer: Tokenizer) -> Any:

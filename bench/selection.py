@@ -57,7 +57,7 @@ def main() -> None:
         "agreement": float(same),
         "levels_apart": float(apart),
         "asked": asked,
-        "never_diverges": float(np.mean([not one.diverged for one in chosen["scan"]])),
+        "never_diverges": float(np.mean([not decision.diverged for decision in chosen["scan"]])),
     }
     print(json.dumps(figures, indent=2))
     if args.json:

@@ -163,15 +163,15 @@ def _measure(world: World, case: Case, args: argparse.Namespace) -> dict[str, An
     sides = {"jax": _ours(world, case, args)}
     for attention in ("eager", "sdpa"):  # each with weights and moments of its own
         sides[f"torch, {attention}"] = _theirs(Reference(world), world, case, attention)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     firsts = {"jax": sides["jax"]()}
-    compiled_within = time.perf_counter() - begun
+    compiled_within = time.perf_counter() - start
     firsts |= {name: run() for name, run in sides.items() if name != "jax"}
     _agree(case, firsts)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(args.repeats):
         for name, run in sides.items():
-            time.sleep(1)  # threads of the one before still spin for a while
+            time.sleep(1)  # threads of the previous run still spin for a while
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
@@ -185,7 +185,9 @@ def _measure(world: World, case: Case, args: argparse.Namespace) -> dict[str, An
         "tokens": case.tokens,
         "episodes": len(case.items),
         "compile_seconds": compiled_within - medians["jax"],
-        "first_update": {name: {"loss": one[0], "norm": one[1]} for name, one in firsts.items()},
+        "first_update": {
+            name: {"loss": loss, "norm": norm} for name, (loss, norm) in firsts.items()
+        },
     }
 
 
@@ -255,7 +257,7 @@ def _loss(reference: Reference, items: Sequence[Item], allowed: torch.Tensor) ->
         mask[row, :n] = 1
         weights[row, :n] = torch.tensor(item.weights)
         advantages[row] = item.advantage
-    pictures = [[shown.pixels for shown in item.pictures] for item in items]
+    pictures = [[picture.pixels for picture in item.pictures] for item in items]
     logits = reference.model(**reference.inputs(ids, mask, pictures), use_cache=False).logits
     logits = logits[:, :-1].masked_fill(~allowed, -1e30)
     logprobs = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]

@@ -67,7 +67,7 @@ def _read(kind: Any, value: str, name: str) -> Any:
             return value
         raise ValueError(f"--{name} {value!r}: must be one of {', '.join(get_args(kind))}")
     if origin is tuple:
-        return tuple(_read(get_args(kind)[0], one, name) for one in value.split(",") if one)
+        return tuple(_read(get_args(kind)[0], item, name) for item in value.split(",") if item)
     if kind is bool:
         if value.lower() in _TRUE + _FALSE:
             return value.lower() in _TRUE
@@ -87,8 +87,8 @@ def _read(kind: Any, value: str, name: str) -> Any:
 
 
 def _present(kind: Any) -> Any:
-    """Of an optional type, what it is when it is there."""
-    return next((one for one in get_args(kind) if one is not type(None)), kind)
+    """The type without its `None`, if it is optional."""
+    return next((option for option in get_args(kind) if option is not type(None)), kind)
 
 
 def _needs_file(kind: Any, name: str, most: int = 0) -> None:
