@@ -1,4 +1,4 @@
-"""Whether answers are right: by rule first, and by the judge, if there is one, for the rest."""
+"""Grades answers: by rule first, and the rest by the judge if there is one."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from lfpc_jax.trajectory import Record
 
 
 def grade(answers: Sequence[tuple[str | None, Record]], judge: Judges | None) -> list[Verdict]:
-    """A verdict an answer. Without a judge, what the rules cannot tell is wrong.
+    """The verdict on each answer. Without a judge, an answer that the rules cannot tell is wrong.
 
-    A record whose reference makes no sense, and a judge that fails, leave the verdict open.
+    If a record's reference makes no sense, or the judge fails, the verdict is a fault.
     """
     verdicts: list[Verdict] = []
     open_claims: dict[int, Claim] = {}

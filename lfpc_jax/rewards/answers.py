@@ -1,6 +1,6 @@
 """Answer matching by rule: sure of a yes, sure of a no, or unable to tell.
 
-What is compared is what a text says (`wording`), never a part of it: "B" is not in "Black".
+Whole texts are compared, by what they say (`wording`), never parts of them: "B" is not in "Black".
 
 With options, the reference is a letter.
 - Yes: its letter in any dress (B, "B", (b), B., "Option B", "The answer is **B**", "\\boxed{B}",
@@ -23,8 +23,8 @@ Free answers.
 Where the text as a whole leaves it open, what it announces decides ("It is by the gate, so the
 answer is C."), if all that it announces is right, or all of it wrong.
 
-No answer at all is a no. Everything else is None: denials ("not red"), hedges, paraphrases, and
-texts of 1,000 characters or more, which the rules do not read.
+No answer at all is a no. Everything else is None, for "cannot tell": denials ("not red"), hedges,
+paraphrases, and texts of 1,000 characters or more, which the rules do not read.
 """
 
 import re
@@ -67,8 +67,8 @@ def match(answer: str | None, record: Record) -> bool | None:
     if len(answer) >= LONGEST_ANSWER:
         return None
     rules = _match_option if record.options else _match_free
-    said = [_unquoted(answer), *_announced(answer)]
-    whole, *parts = (rules(claim(text), record) for text in said)
+    texts = [_unquoted(answer), *_announced(answer)]
+    whole, *parts = (rules(claim(text), record) for text in texts)
     return parts[0] if whole is None and len(set(parts)) == 1 else whole
 
 
@@ -79,13 +79,13 @@ def options_by_letter(record: Record) -> dict[str, str]:
 def right_letter(record: Record) -> str:
     """The reference of a record with options."""
     letters = "".join(options_by_letter(record))
-    found = _ALONE.fullmatch(claim(record.answer))
-    if not found or found[1].upper() not in letters:
+    letter = _ALONE.fullmatch(claim(record.answer))
+    if not letter or letter[1].upper() not in letters:
         raise ValueError(
             f"record {record.id!r}: answer {record.answer!r:.80} is not one of the letters "
             f"{letters} of its {len(record.options)} options; correct or drop the record"
         )
-    return found[1].upper()
+    return letter[1].upper()
 
 
 def _unquoted(answer: str) -> str:
@@ -128,21 +128,21 @@ def _match_free(answer: str, record: Record) -> bool | None:
     if answer == wanted:
         return True
     listed = listed_options(question)
-    alone, one = _ALONE.fullmatch(wanted), letter_and_text(wanted)
-    right = alone[1].upper() if alone else one[0] if one else ""
-    text = one[1] if one else wanted
+    alone, labelled = _ALONE.fullmatch(wanted), letter_and_text(wanted)
+    right = alone[1].upper() if alone else labelled[0] if labelled else ""
+    text = labelled[1] if labelled else wanted
     others = [other for letter, other in listed.items() if letter != right]
     if right and any(_same(other, text, question) for other in others):
         return None  # the reference is one option by its letter and another by its text
     if right in listed:
-        return _among(answer, right, listed | ({right: text} if one else {}), question)
+        return _among(answer, right, listed | ({right: text} if labelled else {}), question)
     same = _same(answer, wanted, question)
     if same is not None:
         return same
     if alone:
         return _lone(answer, right)
-    if one:
-        return _only(answer, *one, question)
+    if labelled:
+        return _only(answer, *labelled, question)
     named = [letter for letter, text in listed.items() if _same(text, wanted, question)]
     return _among(answer, named[0], listed, question) if len(named) == 1 else None
 
@@ -173,18 +173,18 @@ def _same(answer: str, reference: str, question: str) -> bool | None:
         return True
     if (given := parse(answer)) and (wanted := parse(reference)):
         return equal(given, wanted, question)
-    if normal(reference) in ("yes", "no") and (said := _yes_or_no(answer)):
-        return said == normal(reference)
+    if normal(reference) in ("yes", "no") and (reply := _yes_or_no(answer)):
+        return reply == normal(reference)
     return None
 
 
 def _yes_or_no(answer: str) -> str | None:
     """What a reply begins with, unless it also says the opposite."""
-    found = re.match(r"(yes|no)\s*(?:[.,;:!]|-\s|$)", answer, re.IGNORECASE)
-    if not found:
+    begins = re.match(r"(yes|no)\s*(?:[.,;:!]|-\s|$)", answer, re.IGNORECASE)
+    if not begins:
         return None
-    said = found[1].casefold()
-    return None if {"yes": "no", "no": "yes"}[said] in normal(answer).split() else said
+    reply = begins[1].casefold()
+    return None if {"yes": "no", "no": "yes"}[reply] in normal(answer).split() else reply
 
 
 def _names_several(answer: str, letters: str) -> bool:
@@ -205,13 +205,13 @@ def _letter_and_remark(answer: str, texts: dict[str, str], question: str) -> tup
     Set apart is "A. red" or "(A) red". "A.red" and "A red" are so only if the rest is the text of
     that option: "D.C." and "A dog" name no option.
     """
-    if found := _BEFORE.fullmatch(answer):
-        letter, remark = next(filter(None, found.groups()[:4])).upper(), found[5]
+    if parts := _BEFORE.fullmatch(answer):
+        letter, remark = next(filter(None, parts.groups()[:4])).upper(), parts[5]
         loose = not _TIGHT.match(answer)
-    elif found := _BESIDE.fullmatch(answer):
-        letter, remark, loose = found[1], found[2], False
-    elif found := _AFTER.fullmatch(answer):
-        letter, remark, loose = found[2], found[1], True
+    elif parts := _BESIDE.fullmatch(answer):
+        letter, remark, loose = parts[1], parts[2], False
+    elif parts := _AFTER.fullmatch(answer):
+        letter, remark, loose = parts[2], parts[1], True
     else:
         return None
     if texts and letter not in texts:
@@ -226,12 +226,12 @@ def _supports(remark: str, letter: str, texts: dict[str, str], question: str) ->
     others = {other: text for other, text in texts.items() if other != letter}
     if any(_same(remark, text, question) for text in others.values()):
         return False
-    words, own = f" {normal(remark)} ", f" {normal(texts[letter])} "
-    rest = words.replace(own, " ")
+    words, option = f" {normal(remark)} ", f" {normal(texts[letter])} "
+    rest = words.replace(option, " ")
     if rest == words or _DENIALS.search(rest):
         return None
     for other in (f" {normal(text)} " for text in others.values()):
-        if other in rest or (other in words and other not in own):
+        if other in rest or (other in words and other not in option):
             return None
     named = re.findall(r"(?<![\w'’])[A-Z](?![\w'’])", remark)
     return None if set(named) & set(others) else True

@@ -1,9 +1,9 @@
-"""One HTTP request that ends when it should.
+"""One HTTP request with a limit on its whole duration.
 
-A socket's own timeout starts anew with every byte, so that a server which drips can hold a caller
-for hours; here the limit is for the whole request. Redirects and proxies are not followed. What a
-failure says is made of our words and the system's: the server's may hold what it was sent.
-"""
+A socket's timeout starts anew with every byte, so a server that sends single bytes slowly can hold
+a caller for hours. Here the limit is for the whole request. Redirects and proxies are not followed.
+The text of a failure consists of this module's words and the system's, since the server's words may
+repeat what it was sent. """
 
 import os
 import socket
@@ -28,7 +28,7 @@ class Reply:
 
 
 class NoReply(Exception):
-    """Nothing usable came back. `cause` is what such failures have in common."""
+    """Nothing usable came back. `cause` is the kind of failure, `detail` what happened."""
 
     def __init__(self, cause: str, detail: str) -> None:
         super().__init__(f"{cause}{detail}")
@@ -36,16 +36,17 @@ class NoReply(Exception):
 
 
 def check_url(url: str) -> None:
-    """Refuses what is no plain address, and passwords without repeating them."""
+    """Raises ValueError for a URL that is not a plain address, without repeating a password in
+    it."""
     try:
         parts = urlsplit(url)
         plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         plain = False
     if not plain or "@" in url or parts.query or parts.fragment:
-        shown = repr(url) if "@" not in url else "(not shown: it may hold a password)"
+        quoted = repr(url) if "@" not in url else "(not shown: it may hold a password)"
         raise ValueError(
-            f"judge: base_url {shown} is not an address like 'http://host:8000/v1'; give one, and "
+            f"judge: base_url {quoted} is not an address like 'http://host:8000/v1'; give one, and "
             "keys only through the environment"
         )
 

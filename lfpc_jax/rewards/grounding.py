@@ -7,15 +7,15 @@ For one target with nested boxes B1 (the smallest that answers) to Bn, and a cro
     r_l1    = 1 - min_i d(Bp, Bi),  d the mean absolute difference of corners, in sides of the image
     r_geo   = w r_iou + (1 - w) r_l1
 
-The paper does not say which crop is Bp, nor how d is scaled; those are ours, and settings say which
-crop is rewarded. What is measured depends on no setting: a target takes the episode's crop of the
-highest overlap with it, of several such the one of the highest IoU; `overlap` and `iou` are that
-crop's, and with several targets means over them. Crops and targets are in pixels of the original,
-and a crop is the box that was cut, grown or clamped as it may be. Without a crop all is 0.
+The paper does not say which crop is Bp, nor how d is scaled. Both are choices of this project;
+settings say which crop is rewarded. What is measured depends on no setting: of the episode's crops
+a target takes the one with the highest overlap, and of several such the one with the highest IoU.
+`overlap` and `iou` are that crop's; with several targets they are means. Crops and targets are in
+pixels of the original. A crop is the box that was cut, after growing and clamping. Without a crop
+all values are 0.
 
-"overlap > tau" is strict in spite of rounding: a box that covers tau exactly may come out of a
-change of convention at tau + 1e-16, and still earns nothing. Targets are clamped to the image,
-outside of which there is nothing to see.
+"overlap > tau" is strict in spite of rounding: a box that covers exactly tau may come out of a
+change of convention at tau + 1e-16, and still earns nothing. Targets are clamped to the image.
 """
 
 from collections.abc import Sequence
@@ -83,15 +83,15 @@ def ground_boxes(
     """The same for boxes in any one convention, of an image of that extent."""
     if not crops:
         return Grounded(0.0, 0.0, 0.0, 0.0, 0.0)
-    found = []
+    of_targets = []
     for target in targets:
-        scores = [_fit(crop, target, extent, settings) for crop in crops]
-        highest = max(score.overlap for score in scores) - _ROUNDING
-        fullest = [score for score in scores if score.overlap >= highest]
-        measured = max(fullest, key=lambda score: score.iou)
-        rewarded = _choose(fullest if len(targets) > 1 else scores, settings)
-        found.append(replace(rewarded, overlap=measured.overlap, iou=measured.iou))
-    return _mean(found)
+        fits = [_fit(crop, target, extent, settings) for crop in crops]
+        highest = max(fit.overlap for fit in fits) - _ROUNDING
+        fullest = [fit for fit in fits if fit.overlap >= highest]
+        measured = max(fullest, key=lambda fit: fit.iou)
+        rewarded = _choose(fullest if len(targets) > 1 else fits, settings)
+        of_targets.append(replace(rewarded, overlap=measured.overlap, iou=measured.iou))
+    return _mean(of_targets)
 
 
 def _fit(crop: Box, target: Target, extent: Size, settings: Grounding) -> Grounded:
@@ -108,20 +108,20 @@ def _distance(a: Box, b: Box, extent: Size) -> float:
     return fmean(abs(p - q) / side for p, q, side in zip(a, b, (width, height, width, height)))
 
 
-def _choose(scores: list[Grounded], settings: Grounding) -> Grounded:
+def _choose(fits: list[Grounded], settings: Grounding) -> Grounded:
     match settings.crop:
         case "last":
-            return scores[-1]
+            return fits[-1]
         case "first":
-            return scores[0]
+            return fits[0]
         case "best":
-            return max(scores, key=lambda score: score.r_geo)
+            return max(fits, key=lambda fit: fit.r_geo)
         case "mean":
-            return _mean(scores)
+            return _mean(fits)
 
 
-def _mean(scores: list[Grounded]) -> Grounded:
-    return Grounded(*map(fmean, zip(*map(astuple, scores))))
+def _mean(fits: list[Grounded]) -> Grounded:
+    return Grounded(*map(fmean, zip(*map(astuple, fits))))
 
 
 def _target(boxes: tuple[Box4, ...], size: Size, record: str) -> list[Box]:

@@ -1,16 +1,16 @@
 """A language model that decides what the rules cannot, behind an OpenAI-compatible server.
 
-Its verdict is one word. Whatever else comes back, or nothing, is a failure and not a no: the
-verdict is then None, with a fault that names the cause. Failures are asked again, after a wait
-that doubles, varies at random and is never shorter than the server's Retry-After; refusals (any
-other 4xx, a redirect) are not. Nothing waits past the limit of its batch, and what is left of a
-batch is not asked while claim after claim comes to nothing. Verdicts are cached, failures never: by
-the server's address and the model's name, since another server's `default` is another model. A
-server that moves is asked again.
+Its verdict is one word. Any other reply, and no reply, is a failure and not a no: the verdict is
+then None, with a fault that names the cause. Failed requests are repeated after a wait that
+doubles, varies at random, and is never shorter than the server's Retry-After. Refusals (any other
+4xx, a redirect) are not repeated. No request waits past the limit of its batch, and the rest of a
+batch is not asked once many claims in a row have failed. Verdicts are cached, failures never. The
+cache goes by the server's address and the model's name, since another server's `default` is another
+model; a server that moves is asked again.
 
-`verdicts` never raises for what the server does; `check`, to be called before anything depends on
-the judge, does. The API key is read from the environment and appears in no message, fault or file:
-nothing that a server wrote does (see `reply`).
+`verdicts` never raises for what the server does. `check` does; call it before anything depends on
+the judge. The API key is read from the environment and appears in no message, fault or file, and
+neither does any text that a server wrote (see `reply`).
 """
 
 import hashlib
@@ -42,9 +42,9 @@ _INSTRUCTIONS = (
     "Reply with one word, without an explanation: yes if the answer is right, no if it is wrong."
 )
 _IN_A_ROW = 16
-"""So many claims that came to nothing, one after the other, are taken for a judge that is gone."""
+"""After so many failed claims in a row the judge is taken to be gone."""
 NOT_ASKED = "not asked"
-"""The cause of the faults of those that were left then."""
+"""The cause of the faults of the claims that were left then."""
 _REMEDIES = {
     "HTTP 401": "check the API key {key}",
     "HTTP 403": "check the API key {key}, and what it may use",
@@ -56,7 +56,7 @@ _REMEDIES = {
 }
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Shows how far something with so many steps is; gives what is told of more of them."""
+"""A progress bar: takes a name and a number of steps, and yields what is called with more steps."""
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +102,14 @@ class Claim:
 
 @runtime_checkable
 class Judges(Protocol):
-    """Whoever gives a verdict on each claim, in order."""
+    """Anything that gives a verdict on each claim, in order."""
 
     def verdicts(self, claims: Sequence[Claim]) -> Sequence[Verdict]: ...
 
 
 class JudgeFailed(ValueError):
-    """It gives no verdicts, or hardly any. Says where it is, why, and what to do."""
+    """The judge gives no verdicts, or hardly any. The message says where it is, why, and what to
+    do."""
 
 
 # What every judge knows, and whether it is right.
@@ -124,8 +125,8 @@ def no_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 class _Batch:
-    """What the requests of one call share: when it is over, and how many claims in a row have come
-    to nothing, of what. A `check` has no patience with a server that is not there."""
+    """What the requests of one call share: its deadline, and how many claims in a row have failed
+    and why. A `check` is not patient: it does not wait for a server that is not there."""
 
     def __init__(self, seconds: float, *, patient: bool = True) -> None:
         self.deadline, self.patient = time.monotonic() + seconds, patient
@@ -139,7 +140,8 @@ class _Batch:
 
     @property
     def gone(self) -> str:
-        """What the last of them came to, once that is enough to give up; or nothing."""
+        """The cause of the last failure once so many failed that the rest is given up; else
+        empty."""
         with self._lock:
             return self._last if self._failed >= _IN_A_ROW else ""
 
@@ -154,7 +156,7 @@ class _Batch:
 
 
 class Judge:
-    """Asks and remembers. `bar` shows how far the batches are."""
+    """Asks the judge and caches its verdicts. `bar` shows the progress of a batch."""
 
     def __init__(self, settings: JudgeSettings, bar: Bar = no_bar) -> None:
         self._settings, self._bar = settings, bar
@@ -170,8 +172,8 @@ class Judge:
         return f"{self._url}, model {self._settings.model}"
 
     def check(self) -> None:
-        """Asks what every judge knows, in `reply_seconds` altogether and never out of the cache.
-        Raises `JudgeFailed`."""
+        """Asks what every judge must know, within `reply_seconds` altogether and never from the
+        cache. Raises `JudgeFailed` if it fails."""
         batch = _Batch(self._settings.reply_seconds, patient=False)
         for claim, right in _KNOWN.items():
             verdict = self._ask(claim, batch)
@@ -185,7 +187,8 @@ class Judge:
                 )
 
     def verdicts(self, claims: Sequence[Claim]) -> list[Verdict]:
-        """A verdict a claim, in order; claims in the cache, or given twice, cost no request."""
+        """The verdict on each claim, in order. A claim in the cache, or given twice, costs no
+        request."""
         keys = [_identity(self._settings.model, claim, self._url) for claim in claims]
         new = {key: claim for key, claim in zip(keys, claims) if self._store.get(key) is None}
         asked = self._ask_all(new)
@@ -224,7 +227,7 @@ class Judge:
         return verdict
 
     def _ask(self, claim: Claim, batch: _Batch) -> Verdict:
-        """One claim, as often as it takes."""
+        """The verdict on one claim, after repeated attempts if needed."""
         pause = self._settings.first_wait
         failure, attempt = Failed("out of time", " before its turn", alike=False), 0
         while attempt < self._settings.attempts and batch.left > 0 and not batch.over.is_set():
@@ -288,8 +291,8 @@ class Judge:
 
 
 class Remembered:
-    """What the judge at `server` said before, out of its cache; nobody is asked. Verdicts of before
-    servers were told apart have none."""
+    """The cached verdicts of the judge at `server`; nobody is asked. The server is empty for
+    verdicts of the time before the cache went by servers."""
 
     def __init__(self, cache: Path, model: str, server: str = "") -> None:
         self._cache, self._model, self._server = cache, model, server
@@ -299,16 +302,16 @@ class Remembered:
         name = f"{self._model}{' at ' if self._server else ''}{self._server}"
         missing = Fault("judge", f"{self._cache}: holds no verdict of {name}", "no verdict")
         keys = [_identity(self._model, claim, self._server) for claim in claims]
-        found = [self._store.get(key) for key in keys]
-        return [Verdict(one, missing if one is None else None, judged=True) for one in found]
+        stored = [self._store.get(key) for key in keys]
+        return [Verdict(right, missing if right is None else None, judged=True) for right in stored]
 
 
 def _identity(model: str, claim: Claim, server: str) -> str:
-    """What a verdict depends on; another wording of the instructions is another judge, and so is
-    another server's model of that name."""
-    said = [_INSTRUCTIONS, model, claim.question, claim.reference, claim.answer]
-    said += [server] if server else []
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    """A digest of all that a verdict depends on. Other instructions make another judge, and so does
+    another server's model of the same name."""
+    parts = [_INSTRUCTIONS, model, claim.question, claim.reference, claim.answer]
+    parts += [server] if server else []
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _read_key(variable: str) -> str:

@@ -25,12 +25,12 @@ _OTHER = re.compile(r"[A-Za-z]\W*|.*(?<![\w.])(?:\(\s*[A-Za-z]\s*\)|[A-Za-z]\s*[
 def listed_options(question: str) -> dict[str, str]:
     """The options by letter; empty where the question does not surely list any."""
     text = "\n".join(map(clean, question.splitlines()))
-    lists = [found for dress in _DRESSES for found in _runs(text, list(dress.finditer(text)))]
+    lists = [run for dress in _DRESSES for run in _runs(text, list(dress.finditer(text)))]
     return max(lists, key=len, default={})
 
 
 def _runs(text: str, markers: list[re.Match[str]]) -> list[dict[str, str]]:
-    found = []
+    lists = []
     for start, first in enumerate(markers):
         run = [first]
         for marker in markers[start + 1 :]:
@@ -38,24 +38,24 @@ def _runs(text: str, markers: list[re.Match[str]]) -> list[dict[str, str]]:
                 break
             run.append(marker)
         if first[1] == "A" and len(run) > 1:
-            found.append(_texts(text, run))
-    return [options for options in found if all(options.values())]
+            lists.append(_texts(text, run))
+    return [options for options in lists if all(options.values())]
 
 
 def _texts(text: str, run: list[re.Match[str]]) -> dict[str, str]:
     ends = [marker.start() for marker in run[1:]]
     texts = [text[marker.end() : end] for marker, end in zip(run, [*ends, len(text)])]
     last = texts.pop().lstrip().split("\n")[0]
-    if not any(_SENTENCE.search(one.strip()) for one in texts):
+    if not any(_SENTENCE.search(option.strip()) for option in texts):
         last = _SENTENCE.split(last)[0]
-    texts = [_BETWEEN.sub("", one) for one in (*texts, last)]
-    return {marker[1]: claim(one) for marker, one in zip(run, texts)}
+    texts = [_BETWEEN.sub("", option) for option in (*texts, last)]
+    return {marker[1]: claim(option) for marker, option in zip(run, texts)}
 
 
 def letter_and_text(reference: str) -> tuple[str, str] | None:
     """Of a reference such as "B. Blue". Neither a list of letters or of answers ("A. C", "A: 5, B:
     3") nor a name with initials ("J. K. Rowling") is one."""
-    found = _ONE.fullmatch(reference)
-    if not found or _OTHER.fullmatch(found[4]):
+    parts = _ONE.fullmatch(reference)
+    if not parts or _OTHER.fullmatch(parts[4]):
         return None
-    return next(filter(None, found.groups()[:3])).upper(), found[4]
+    return next(filter(None, parts.groups()[:3])).upper(), parts[4]

@@ -68,9 +68,9 @@ class Quantity:
 def parse(text: str) -> Quantity | None:
     """The quantity that the whole text is, or None."""
     text = normal(text)
-    if found := _NUMERAL.match(text):
-        money = found["money"] or found["money2"] or ""
-        value, words = _numeral(found), text[found.end() :].split()
+    if numeral := _NUMERAL.match(text):
+        money = numeral["money"] or numeral["money2"] or ""
+        value, words = _numeral(numeral), text[numeral.end() :].split()
         if value is not None and words and words[0] in _SCALES:
             value, words = value * _SCALES[words[0]], words[1:]
     else:
@@ -117,21 +117,21 @@ def _unit(word: str) -> str:
     return _UNITS.get(word) or _UNITS.get(singular) or singular
 
 
-def _numeral(found: re.Match[str]) -> Fraction | None:
+def _numeral(numeral: re.Match[str]) -> Fraction | None:
     """The value of a match of `_NUMERAL`; None for codes and for divisions by zero."""
-    parts = [found[name] for name in ("whole", "top", "bottom", "number") if found[name]]
+    parts = [numeral[name] for name in ("whole", "top", "bottom", "number") if numeral[name]]
     if any(re.match(r"0\d", part) for part in parts):
         return None
-    if found["number"]:
-        value = Fraction(found["number"].replace(",", ""))
+    if numeral["number"]:
+        value = Fraction(numeral["number"].replace(",", ""))
     else:
         whole, top, bottom = (
-            Fraction((found[name] or "0").replace(",", "")) for name in ("whole", "top", "bottom")
+            Fraction((numeral[name] or "0").replace(",", "")) for name in ("whole", "top", "bottom")
         )
         if not bottom:
             return None
         value = whole + top / bottom
-    return -value if "-" in (found["sign"], found["sign2"]) else value
+    return -value if "-" in (numeral["sign"], numeral["sign2"]) else value
 
 
 def _spelled(words: list[str]) -> tuple[Fraction | None, list[str]]:

@@ -49,15 +49,17 @@ def read_verdict(reply: Reply) -> bool:
     """Yes or no, the only word of the reply; anything else raises `Failed`."""
     if reply.status != 200:
         raise _refused(reply)
-    found: Any = None
+    completion: Any = None
     with suppress(ValueError, RecursionError):
-        found = json.loads(reply.body)
+        completion = json.loads(reply.body)
     try:
-        choice = found["choices"][0]
+        choice = completion["choices"][0]
         content = choice["message"]["content"]
         word = content.strip().strip("*.\"'!").casefold()
     except (KeyError, IndexError, TypeError, AttributeError):
-        what = "no JSON" if found is None else "JSON without choices[0].message.content as a text"
+        what = (
+            "no JSON" if completion is None else "JSON without choices[0].message.content as a text"
+        )
         raise Failed("no chat completion", f": {len(reply.body)} bytes, {what}") from None
     if word not in _WORDS:
         raise Failed("neither yes nor no", _instead(content, choice), alike=False)
@@ -82,7 +84,7 @@ def _refused(reply: Reply) -> Failed:
 
 def _instead(content: str, choice: Any) -> str:
     """What came in place of the word."""
-    said = f", but {len(content)} characters"
+    length = f", but {len(content)} characters"
     if "<think>" in content:
-        return f"{said} that begin to think aloud"
-    return f"{said}, cut off" if choice.get("finish_reason") == "length" else said
+        return f"{length} that begin to think aloud"
+    return f"{length}, cut off" if choice.get("finish_reason") == "length" else length

@@ -1,12 +1,12 @@
-"""What an episode earns, and of what that is made.
+"""The reward of an episode and its parts.
 
     Stage I:  0.8 acc + 0.2 format + 1.2 tool [acc > 0]
     Stage II: the same + g r_geo
 
 Stage I is `Rewards()`, Stage II `Rewards(grounding=1.0)`. Records without targets have no r_geo, so
-both kinds may be mixed. A sample of which any part could not be found out is masked: its total is
-None, never a number, and its faults say why. That includes a reward of one's own that raises, or
-returns None or what is no finite number.
+both kinds may be mixed. An episode of which any part is unknown is masked: its total is None, never
+a number, and its faults say why. That includes a user's own reward that raises, or returns None or
+a value that is not a finite number.
 """
 
 import math
@@ -23,8 +23,8 @@ from lfpc_jax.trajectory import Record, Trajectory
 
 @dataclass(frozen=True)
 class OwnReward:
-    """A reward of one's own: any function of an episode and its record, and its weight. None says
-    that the function cannot tell."""
+    """A user's own reward: any function of an episode and its record, and its weight. The function
+    returns None if it cannot tell."""
 
     name: str
     weight: float
@@ -32,9 +32,9 @@ class OwnReward:
 
 
 _TAKEN = {"judge", "record", "total", "masked", "unjudged", "undecided", "flat"} | {
-    one.name for one in fields(Grounded)
+    part.name for part in fields(Grounded)
 }
-"""By other parts, beside those with a weight, and by what is reported of them."""
+"""Names of metrics and parts that a user's own reward may not have, beside those with a weight."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class Rewards:
 class EpisodeReward:
     """The parts of one episode's reward, unweighted, and their weighted total.
 
-    A part is None where a fault kept it from being known; `boxes` is None without targets, too.
+    A part is None if a fault kept it from being known. `boxes` is also None without targets.
+    `judged` says that a judge was asked, `undecided` that only a judge could tell and none was
+    there.
     """
 
     record: str
@@ -91,7 +93,7 @@ class EpisodeReward:
 
     @property
     def parts(self) -> dict[str, float | None]:
-        """Every number by name, for metrics and archives."""
+        """Every part by its name, for metrics and archives."""
         boxes = {} if self.boxes is None else asdict(self.boxes)
         plain = {name: getattr(self, name) for name in ("total", "accuracy", "format", "tool")}
         return plain | boxes | self.own
@@ -103,12 +105,12 @@ def compute_rewards(
     settings: Rewards,
     judge: Judges | None = None,
 ) -> list[EpisodeReward]:
-    """The reward of each trajectory, in order; `records` holds the record of each by its id."""
+    """The reward of each trajectory, in order. `records` maps the ids of their records to these."""
     for trajectory in trajectories:
         if trajectory.record not in records:
             raise ValueError(
                 f"trajectory of record {trajectory.record!r}, rollout {trajectory.rollout}: that "
-                f"record is not among the {len(records)} given; give every trajectory its own"
+                f"record is not among the {len(records)} given; pass the record of every trajectory"
             )
     paired = [(trajectory, records[trajectory.record]) for trajectory in trajectories]
     verdicts = grade([(trajectory.answer, record) for trajectory, record in paired], judge)
@@ -159,7 +161,7 @@ def _compute(
 
 
 def _call(reward: OwnReward, trajectory: Trajectory, record: Record) -> float | Fault:
-    """The value of a foreign function, of which anything may come."""
+    """The value of a user's function, or the fault that it raised or returned."""
     where = f"record {record.id!r}, rollout {trajectory.rollout}"
     try:
         returned = reward.function(trajectory, record)
@@ -170,6 +172,6 @@ def _call(reward: OwnReward, trajectory: Trajectory, record: Record) -> float | 
         cause = type(error).__name__
         return Fault(reward.name, f"{where}: {cause}: {error}", cause)
     if not math.isfinite(value):
-        why = f"{where}: returned {value}, which is no finite number"
+        why = f"{where}: returned {value}, which is not a finite number"
         return Fault(reward.name, why, "not finite")
     return value

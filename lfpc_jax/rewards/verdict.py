@@ -1,12 +1,12 @@
-"""Whether an answer is right, where a failure to find out is not an answer of its own."""
+"""Whether an answer is right. A failure to find out is neither right nor wrong, but a fault."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a sample cannot be scored: the part that failed, what happened, and in a word or two what
-    caused it, which many faults have in common."""
+    """Why an episode has no reward: the part that failed, what happened, and the cause in a word or
+    two, which many faults have in common."""
 
     part: str
     reason: str
@@ -14,14 +14,14 @@ class Fault:
 
     @property
     def kind(self) -> str:
-        """What faults are counted by; the first of each is told in full."""
+        """Faults are counted by this. The first of each kind is logged in full."""
         return f"{self.part}: {self.cause}" if self.cause else self.part
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Right, wrong, or None with the fault that kept it from being known. `undecided` says that
-    nothing but a judge could tell, and that there was none: then it counts as wrong."""
+    only a judge could tell and that there was none; the answer then counts as wrong."""
 
     right: bool | None
     fault: Fault | None = None

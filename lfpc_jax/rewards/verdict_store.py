@@ -17,7 +17,7 @@ from pathlib import Path
 class VerdictStore:
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
-        self._own = self._folder / f"{time.time_ns():020d}-{uuid.uuid4().hex}.jsonl"
+        self._file = self._folder / f"{time.time_ns():020d}-{uuid.uuid4().hex}.jsonl"
         self._lock = threading.Lock()
         self._known: dict[str, bool] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ class VerdictStore:
         line = json.dumps({"key": key, "right": right, **claim}) + "\n"
         with self._lock:
             self._known.setdefault(key, right)
-            with self._own.open("ab") as file:
+            with self._file.open("ab") as file:
                 file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())

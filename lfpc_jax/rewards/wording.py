@@ -95,7 +95,7 @@ def normal(text: str) -> str:
 
 def _boxes(text: str) -> list[str]:
     """The contents of the closed boxes, in order; braces inside them balance."""
-    found: list[str] = []
+    contents: list[str] = []
     end = 0
     while box := _BOXED.search(text, end):
         end, depth = box.end(), 1
@@ -103,8 +103,8 @@ def _boxes(text: str) -> list[str]:
             depth += {"{": 1, "}": -1}.get(text[end], 0)
             end += 1
         if not depth:
-            found.append(text[box.end() : end - 1])
-    return found
+            contents.append(text[box.end() : end - 1])
+    return contents
 
 
 def _until_still(pattern: re.Pattern[str], written: str, text: str) -> str:
