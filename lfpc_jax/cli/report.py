@@ -3,8 +3,8 @@
     report.py RUN... [--out FILE] [--model DIR] [--episodes N] [--parts PATTERN]
 
 RUN is a folder of train.py or evaluate.py. The page needs no network and no server. By default it
-is RUN/report.html, or report.html here for several runs; the plots lie beside it. What cannot be
-read is said, on the page too, and left out.
+is RUN/report.html, or ./report.html for several runs; the plots lie beside it. What cannot be read
+is left out and listed, on the page and in the terminal.
 """
 
 import argparse
@@ -95,22 +95,22 @@ def report(args: argparse.Namespace) -> int:
 
 
 def _sheets(run: Run) -> list[dict[str, Any]]:
-    """What an evaluation came to, in its own tables; none and a problem where that is damaged."""
+    """The tables of an evaluation's results; none, and a problem, if its files are damaged."""
     if not run.is_evaluation:
         return []
     try:
-        found, seconds = (
+        results, seconds = (
             json.loads((run.folder / name).read_bytes()) for name in ("results.json", "timing.json")
         )
-        return [asdict(sheet) for sheet in sheets(found, seconds)]
+        return [asdict(sheet) for sheet in sheets(results, seconds)]
     except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
-        said = f"results cannot be shown: {error!r:.200}; `evaluate.py {run.folder} --rescore`"
-        run.problems.append(Problem(str(run.folder / "results.json"), said))
+        reason = f"results cannot be shown: {error!r:.200}; `evaluate.py {run.folder} --rescore`"
+        run.problems.append(Problem(str(run.folder / "results.json"), reason))
         return []
 
 
 def _replaced(run: Run, part: str) -> Replaced | None:
-    """What the crops of an evaluation's part were replaced by."""
+    """What replaced the crops in a part of an evaluation, if they were altered."""
     if not run.is_evaluation:
         return None
     try:
@@ -118,21 +118,21 @@ def _replaced(run: Run, part: str) -> Replaced | None:
         asked = Trial.of(part.rpartition("-p")[0])
         show = shown_crops(journal, asked)
     except (ValueError, LookupError, TypeError, OSError) as error:
-        said = f"crops are shown as they were cut, which is not how the model saw them: {error}"
-        run.problems.append(Problem(f"{run.folder}, {part}", said))
+        reason = f"crops are shown as they were cut, which is not how the model saw them: {error}"
+        run.problems.append(Problem(f"{run.folder}, {part}", reason))
         return None
     return None if show is None else Replaced(asked.condition, show)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The folders' names, with a number behind those that occur twice."""
-    found: list[str] = []
+    """The folders' names, with a number after those that occur twice."""
+    names: list[str] = []
     for run in runs:
         name, number = run.name, 2
-        while name in found:
+        while name in names:
             name, number = f"{run.name} ({number})", number + 1
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
 def _say_problems(problems: Sequence[Problem]) -> None:

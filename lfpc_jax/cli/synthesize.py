@@ -1,15 +1,15 @@
-"""The synthetic world as a data set in our layout, and as benchmark files.
+"""Draws the synthetic world as a data set in the project's layout, or as benchmark files.
 
     synthesize.py OUT --count 10000
     synthesize.py OUT --count 2000 --world easy
     synthesize.py OUT --count 200 --size 7680x4320 --object-side 120 320 --mark-side 36 72 \\
         --photographs PHOTOS --split heldout --format layout hrbench vstar
 
-OUT gets the layout (meta.json, records, images), `hrbench.tsv`, `vstar/`, the settings in
-`world.json` and a contact sheet, `contact.png`: look at it. Each benchmark has scenes of its own,
-because it prescribes how many options a question has. Nothing appears at OUT before it is whole.
-`--world` names the settings of `scene.WORLDS` to begin from; every knob still turns.
-"""
+OUT gets the layout (meta.json, records, images), `hrbench.tsv` or `vstar/`, the settings in
+`world.json`, and `contact.png`, a contact sheet to look at. Each benchmark has other scenes,
+because it prescribes how many options a question has. Nothing appears at OUT before all of it is
+written. `--world` chooses the settings of `scene.WORLDS` to begin from; the other flags change
+them. """
 
 import argparse
 import json
@@ -154,7 +154,7 @@ def synthesize(args: argparse.Namespace) -> None:
             for index in range(min(args.count, _ON_THE_SHEET))
         ]
         shown_side = settings.longest_side or max(settings.size) // 4
-        targets = [_targets(one, nested) for one in scenes]
+        targets = [_targets(planned, nested) for planned in scenes]
         contact.sheet(scenes, targets, shown_side=shown_side).save(folder / "contact.png")
     seconds = time.monotonic() - start
     drawn = args.count * len(dict.fromkeys(args.format))

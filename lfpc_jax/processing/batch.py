@@ -49,14 +49,14 @@ def collate(
     padded with empty ones to `images` where that is given. Without either, no images."""
     tokens = empty_tokens(len(ids), length)
     done = 0
-    for row, (prompt, shown) in enumerate(zip(ids, pictures, strict=True)):
+    for row, (prompt, of_prompt) in enumerate(zip(ids, pictures, strict=True)):
         n = len(prompt)
         if n > length:
             raise ValueError(
                 f"prompt {row} has {n} tokens, its row {length}: take a longer bucket or a "
                 "smaller visual-token budget; prompts are never cut"
             )
-        grids = [processor.grid_of(picture) for picture in shown]
+        grids = [processor.grid_of(picture) for picture in of_prompt]
         tokens.ids[row, :n] = prompt
         tokens.segments[row, :n] = 1
         tokens.positions[:, row, :n], _ = mrope_positions(prompt, grids, image_token)
@@ -67,8 +67,8 @@ def collate(
         ]
         if places:
             tokens.places[row, :n][prompt == image_token] = np.concatenate(places)
-        done += len(shown)
-    flat = [picture for shown in pictures for picture in shown]
+        done += len(of_prompt)
+    flat = [picture for of_prompt in pictures for picture in of_prompt]
     return tokens, stack_images(flat, processor=processor, windows=windows, images=images)
 
 

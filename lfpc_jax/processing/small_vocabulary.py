@@ -49,13 +49,13 @@ def write_tokenizer(
 ) -> dict[str, int]:
     """Writes the files of a tokenizer of at most `size` ids and of the image processor. Texts in
     `whole` become one id each. Gives the ids of these and of the special tokens."""
-    own = (*SPECIAL, *ORDINARY, *whole)
-    if size < 256 + len(own):
+    added = (*SPECIAL, *ORDINARY, *whole)
+    if size < 256 + len(added):
         raise ValueError(
-            f"a vocabulary of {size}: bytes and special tokens alone need {256 + len(own)}"
+            f"a vocabulary of {size}: bytes and special tokens alone need {256 + len(added)}"
         )
-    vocabulary, merges = _train(texts, size - len(own))
-    ids = {token: len(vocabulary) + place for place, token in enumerate(own)}
+    vocabulary, merges = _train(texts, size - len(added))
+    ids = {token: len(vocabulary) + place for place, token in enumerate(added)}
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "vocab.json", vocabulary)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]

@@ -1,10 +1,10 @@
 """The pictures of a page, each once, small enough to carry along.
 
-Originals and crops are scaled down to a longest side for the page; boxes never are, they stay in
-pixels of the original. What the model saw is made as the rollout made it: the original through its
-information gap and the resize to the size that the trajectory states, and crops cut from the
-original by their box. Pictures that are small already are kept without loss, so that a view of few
-pixels looks as poor as it was.
+Originals and crops are scaled down to a longest side for the page. Boxes are not scaled: they stay
+in pixels of the original. What the model saw is made again as the rollout made it: the original is
+downsampled to its `longest_side` and resized to the size that the trajectory states, and crops are
+cut from the original by their box. Pictures that are small already are kept without loss, so that a
+view of few pixels looks as poor as it was.
 """
 
 import base64
@@ -27,7 +27,7 @@ _QUALITY = 82
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """An original, decoded, and what tells it from others."""
+    """A decoded original, and the digest that identifies it."""
 
     digest: str
     image: PIL.Image.Image
@@ -35,8 +35,8 @@ class Opened:
 
 @dataclass(eq=False)
 class Album:
-    """`side` bounds the originals and shown images on the page, `crop_side` the crops. The place
-    of a picture in `urls` is its number."""
+    """`side` bounds the originals and shown images on the page, `crop_side` the crops. Methods
+    return a picture's number, which is its index in `urls`."""
 
     side: int = 1024
     crop_side: int = 512
@@ -45,7 +45,7 @@ class Album:
     _known: dict[tuple[object, ...], int] = field(default_factory=dict)
 
     def open(self, picture: Picture, size: Size) -> Opened:
-        """Raises `Unusable` for a picture that is not there or no longer what it was."""
+        """Raises `Unusable` for a picture that is missing or has another size than it had."""
         data = _bytes(picture)
         image = pictures.original(Picture(data=data))
         if image.size != tuple(size):
@@ -79,9 +79,9 @@ class Album:
             cut = cut.resize(seen, PIL.Image.Resampling.BICUBIC)
         return self._add(key, cut, self.crop_side)
 
-    def made(self, image: PIL.Image.Image) -> int:
-        """Of a crop's kind, and cut out of nothing."""
-        key = (hashlib.sha256(image.tobytes()).hexdigest(), "made", image.size)
+    def artificial(self, image: PIL.Image.Image) -> int:
+        """A picture shown in place of a crop that was not cut from an original."""
+        key = (hashlib.sha256(image.tobytes()).hexdigest(), "artificial", image.size)
         return self._add(key, image, self.crop_side)
 
     def _add(self, key: tuple[object, ...], image: PIL.Image.Image, side: int) -> int:

@@ -1,5 +1,5 @@
-"""A trajectory's ids as blocks to read: what the model sampled, token by token, apart from what it
-was given.
+"""A trajectory's ids as readable blocks, which separate what the model sampled, token by token,
+from what it was given.
 
 A block is `{"role", "sampled", "turn", ...}`. A sampled one has `tokens`, each
 `[text, [[id, logprob, policy_logprob], ...]]`: more than one id where only several together are
@@ -27,7 +27,7 @@ Block = dict[str, Any]
 
 
 class Decoder:
-    """Decodes with one tokenizer; None reads turns only."""
+    """Decodes trajectories. Without a tokenizer it gives the recorded text of turns alone."""
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:
         self.tokenizer = tokenizer
@@ -72,7 +72,7 @@ class Decoder:
             start += end
 
     def _character(self, ids: Int32[np.ndarray, "T"]) -> tuple[int, str]:
-        """How many of the ids make a text without half characters, and that text; or the first."""
+        """The number of ids that make whole characters, and their text; else the first id alone."""
         first = self._piece(int(ids[0]))
         if _BROKEN not in first:
             return 1, first
@@ -83,7 +83,7 @@ class Decoder:
         return 1, first
 
     def _given(self, ids: Int32[np.ndarray, "T"], turn: int, images: int) -> Iterator[Block]:
-        """Split into messages; what comes before the first has no role."""
+        """The given ids split into messages. What precedes the first message has no role."""
         assert self.tokenizer is not None
         cuts = np.flatnonzero(ids == self.tokenizer.im_start)
         edges = sorted({0, len(ids), *(int(cut) for cut in cuts)})
@@ -109,24 +109,24 @@ class Decoder:
                 parts.append(self._decode(ids[start:stop]))
         return parts
 
-    def _piece(self, one: int) -> str:
-        if one not in self._pieces:
-            self._pieces[one] = self._decode(np.array([one], np.int32))
-        return self._pieces[one]
+    def _piece(self, token: int) -> str:
+        if token not in self._pieces:
+            self._pieces[token] = self._decode(np.array([token], np.int32))
+        return self._pieces[token]
 
     def _decode(self, ids: Int32[np.ndarray, "T"]) -> str:
         assert self.tokenizer is not None
         if ids.min() < 0 or ids.max() >= self.tokenizer.size:
             raise ValueError(
                 f"id {int(ids.max())} is outside the tokenizer's {self.tokenizer.size}; "
-                "the run's tokenizer is another one"
+                "the run had another tokenizer"
             )
         return self.tokenizer.decode(ids)
 
 
 def seen_size(tokens: int, cut: Size, side: int) -> Size | None:
-    """The size at which a cut of so many tokens was seen, of those that give this count the one
-    nearest its shape; `side` is that of a token in pixels."""
+    """The size at which the model saw a crop: of the sizes with that many tokens the one nearest to
+    the crop's shape. `side` is a token's side in pixels."""
     if tokens < 1 or side < 1:
         return None
     wanted = math.log(cut[0] / cut[1])
@@ -136,13 +136,15 @@ def seen_size(tokens: int, cut: Size, side: int) -> Size | None:
 
 
 def token_side(tokens: int, shown: Size) -> int:
-    """The side of a token in pixels, told from an image's size and tokens; 0 where it is not."""
+    """The side of a token in pixels, computed from an image's size and tokens; 0 if they do not
+    fit."""
     side = math.isqrt(shown[0] * shown[1] // tokens) if tokens else 0
     return side if side * side * tokens == shown[0] * shown[1] else 0
 
 
 def _stretches(trajectory: Trajectory) -> Iterator[tuple[int, int, int, bool]]:
-    """Start, stop, turn and whether sampled, of runs that lie in one turn or between two."""
+    """Start, stop, turn and whether sampled, of each stretch of ids within a turn or between
+    two."""
     sampled = np.asarray(trajectory.sampled, bool)
     turn_of = np.full(len(sampled), -1)
     starts = [turn.start for turn in trajectory.turns]
@@ -163,5 +165,5 @@ def _sampled(turn: int, tokens: list[Any]) -> Block:
 
 
 def _number(value: Any) -> float | None:
-    """Rounded to what can be read; None for what is no number."""
+    """The value with four decimals; None if it is not finite."""
     return round(float(value), 4) if math.isfinite(value) else None

@@ -1,9 +1,9 @@
-"""The page: one HTML file that needs nothing else and may fetch nothing.
+"""The page: one HTML file that needs no other file and may fetch nothing.
 
-Data lies in blocks that no browser runs: an index, and a block an episode and a picture, each read
-only when it is shown. In them `<` is always written as an escape, so that no text can end a block;
-the page puts every text into the document as text. Its policy allows the page's own script by
-digest, inline style, pictures from `data:`, and no connection at all.
+The data lies in blocks that no browser runs: an index, and one block for each episode and each
+picture, which is read only when it is shown. In them `<` is always written as an escape, so that no
+text can end a block, and the page inserts every text as text. Its policy allows the page's own
+script by digest, inline style, pictures from `data:`, and no connection at all.
 """
 
 import base64
@@ -28,7 +28,7 @@ _LISTED = 200
 
 
 def write(file: Path, runs: Sequence[Run], names: Sequence[str], episodes: Episodes) -> None:
-    """Written beside its name and then renamed, so that a page is whole or as it was."""
+    """Writes the page beside its name and renames it, so that a page is complete or as it was."""
     beside = file.with_name(f".{file.name}.part")
     with beside.open("w", encoding="utf-8") as out:
         for piece in _pieces(_index(runs, names, episodes), episodes, episodes.album):

@@ -1,8 +1,8 @@
-"""Trajectories as the page's data: a line for the list, and all that is shown when it is chosen.
+"""Trajectories as the page's data: a line for the list, and the details of the chosen episode.
 
-Whatever an archive holds, a trajectory comes out whole or as a `Problem`: spans, boxes and sizes
-are checked before anything is drawn from them. A picture that cannot be opened is a problem of its
-own; its episodes stay, with their boxes in an empty frame.
+Whatever an archive holds, a trajectory becomes complete data or a `Problem`: spans, boxes and sizes
+are checked before anything is drawn from them. A picture that cannot be opened is a separate
+problem; its episodes stay, with their boxes in an empty frame.
 """
 
 import json
@@ -34,8 +34,8 @@ _FARTHEST = 1e9
 
 @dataclass(frozen=True)
 class Replaced:
-    """Crops that were altered before the model saw them: how, and what it saw of one, given its
-    episode, its number there and the original."""
+    """Crops that were altered before the model saw them: the alteration's name, and a function from
+    an episode, the number of a crop in it and the original to what the model saw."""
 
     name: str
     show: Callable[[Record, Trajectory, int, PIL.Image.Image], UInt8[np.ndarray, "_ _ 3"]]
@@ -43,7 +43,7 @@ class Replaced:
 
 @dataclass(eq=False)
 class Episodes:
-    """Grows group by group. `lines` and `details` belong together by place, the latter as JSON;
+    """Grows group by group. `lines[i]` and `details[i]`, which is JSON, are of the same episode.
     `records` are shared by all runs, so that the same question can be compared."""
 
     album: Album
@@ -62,7 +62,7 @@ class Episodes:
         decoder: Decoder,
         replaced: Replaced | None = None,
     ) -> None:
-        """`replaced` tells what was shown in place of crops, if they were altered."""
+        """Adds a group's episodes. `replaced` is given if their crops were altered."""
         try:
             record = self._record(group.record, where)
         except _EXPECTED as error:
@@ -82,8 +82,8 @@ class Episodes:
                     raise ValueError(
                         f"its original is {trajectory.original}, its group's {opened.image.size}"
                     )
-                shown = self._detail(group.record, trajectory, rewards, opened, decoder, replaced)
-                detail = json.dumps(shown, allow_nan=False, separators=(",", ":"))
+                content = self._detail(group.record, trajectory, rewards, opened, decoder, replaced)
+                detail = json.dumps(content, allow_nan=False, separators=(",", ":"))
                 line = _line(run, part, record, trajectory, rewards)
             except _EXPECTED as error:
                 self._skip(name, error)
@@ -92,7 +92,7 @@ class Episodes:
             self.details.append(detail)
 
     def arrange(self) -> None:
-        """By run and part, and within these as they came."""
+        """Sorts the episodes by run and part, and leaves their order within a part."""
         order = sorted(
             range(len(self.lines)), key=lambda at: (self.lines[at]["run"], self.lines[at]["part"])
         )
@@ -100,8 +100,8 @@ class Episodes:
         self.details = [self.details[at] for at in order]
 
     def _skip(self, name: str, error: Exception) -> None:
-        said = f"{error!s:.200}" or type(error).__name__
-        self.problems.append(Problem(name, f"skipped: {said}"))
+        reason = f"{error!s:.200}" or type(error).__name__
+        self.problems.append(Problem(name, f"skipped: {reason}"))
 
     def _record(self, record: Record, where: str) -> int:
         key = (record.id, record.question, record.options, record.answer)
@@ -180,11 +180,11 @@ class Episodes:
         box = Box(*turn.crop.box)
         x1, y1, x2, y2 = pixels = crop_box(box, trajectory.original)
         seen = seen_size(tokens, (x2 - x1, y2 - y1), side)
-        shown = Frame(trajectory.original, trajectory.shown).to(box, "original", "shown")
+        in_shown = Frame(trajectory.original, trajectory.shown).to(box, "original", "shown")
         entry["crop"] = {
             "written": [float(value) for value in turn.crop.written],
             "box": [float(value) for value in box],
-            "shown": [round(value, 4) for value in shown],
+            "shown": [round(value, 4) for value in in_shown],
             "pixels": pixels,
             "seen": seen,
             "tokens": tokens,
@@ -200,17 +200,17 @@ class Episodes:
         opened: Opened,
         replaced: Replaced,
     ) -> None:
-        """Puts what was shown into the turns' crops."""
+        """Puts what the model was shown into the turns' crops."""
         cropped = [entry for entry in turns if entry["crop"] is not None]
         for number, entry in enumerate(cropped):
             pixels = replaced.show(record, trajectory, number, opened.image)
             height, width = pixels.shape[:2]
-            image = self.album.made(PIL.Image.fromarray(pixels))
+            image = self.album.artificial(PIL.Image.fromarray(pixels))
             entry["crop"] |= {"image": image, "seen": (width, height), "by": replaced.name}
 
 
 def check(trajectory: Trajectory) -> None:
-    """Raises ValueError or TypeError, saying what cannot be drawn or read."""
+    """Raises ValueError or TypeError that says what cannot be drawn or read."""
     lengths = {
         name: len(getattr(trajectory, name))
         for name in ("ids", "sampled", "logprobs", "policy_logprobs")
@@ -250,7 +250,7 @@ def check(trajectory: Trajectory) -> None:
 def _line(
     run: int, part: str, record: int, trajectory: Trajectory, rewards: Mapping[str, float | None]
 ) -> Line:
-    """What the list shows and filters by."""
+    """What the list of episodes shows and filters by."""
     accuracy = rewards.get("accuracy")
     turns: Sequence[Turn] = trajectory.turns
     return {
@@ -271,12 +271,12 @@ def _line(
 
 
 def _rewards(given: Any) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+    rewards: dict[str, float | None] = {}
     for name, value in dict(given).items():
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
             raise ValueError(f"its reward {name!r:.40} is {value!r:.40}, not a number")
-        found[str(name)] = None if value is None else float(value)
-    return found
+        rewards[str(name)] = None if value is None else float(value)
+    return rewards
 
 
 def _targets(record: Record) -> tuple[list[list[list[float]]], int]:

@@ -1,7 +1,7 @@
-"""Which metrics are drawn together, and what they are called: one table for page and plots.
+"""Which metrics are drawn together, and under which titles, on the page and in the plots.
 
-The first two figures are the paper's Figures 5 and 6. Metrics that no panel names are drawn under
-"Other", one panel each, by their own names.
+The first two figures are the paper's Figures 5 and 6. Metrics that no panel names are drawn in the
+figure of their group or, without one, under "Other". docs/metrics.md defines every metric.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """`key` names the figure's file, `groups` whose further metrics are drawn in it as well."""
+    """`key` names the figure's file. Metrics of `groups` that no panel names are drawn in it as
+    well."""
 
     key: str
     title: str
@@ -119,27 +120,27 @@ OTHER = Figure("other", "Other", "metrics of other names", ())
 
 
 def arrange(names: Iterable[str]) -> list[Figure]:
-    """The figures with the panels that some run has; figures without any are left out."""
+    """The figures with the panels that some run has. Figures without panels are left out."""
     known = dict.fromkeys(names)
     placed: set[str] = set()
-    found = []
+    figures = []
     for figure in FIGURES:
         panels = [panel for panel in figure.panels if panel.name in known]
         listed = {panel.name for other in FIGURES for panel in other.panels}
         for name in sorted(known):
-            group, _, own = name.partition("/")
-            if name not in listed and own and group in figure.groups:
-                panels.append(Panel(name, _words(group, own)))
+            group, _, rest = name.partition("/")
+            if name not in listed and rest and group in figure.groups:
+                panels.append(Panel(name, _words(group, rest)))
         placed |= {panel.name for panel in panels}
         if panels:
-            found.append(Figure(figure.key, figure.title, figure.note, tuple(panels)))
-    rest = tuple(Panel(name, name) for name in sorted(known) if name not in placed)
-    return [*found, Figure(OTHER.key, OTHER.title, OTHER.note, rest)] if rest else found
+            figures.append(Figure(figure.key, figure.title, figure.note, tuple(panels)))
+    others = tuple(Panel(name, name) for name in sorted(known) if name not in placed)
+    return [*figures, Figure(OTHER.key, OTHER.title, OTHER.note, others)] if others else figures
 
 
 _PREFIXES = {"end": "Ended: ", "fault": "Refused: "}
 
 
-def _words(group: str, own: str) -> str:
-    text = own.replace("_", " ")
+def _words(group: str, name: str) -> str:
+    text = name.replace("_", " ")
     return _PREFIXES[group] + text if group in _PREFIXES else text[:1].upper() + text[1:]

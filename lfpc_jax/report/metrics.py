@@ -1,11 +1,10 @@
 """A run's `metrics.jsonl` as curves.
 
-A line is `{"step": int, "kind": "train" | "validation", "<group>/<name>": number, ...}`; any other
-kind is taken as well. A resumed run repeats steps: the last line of a step and kind stands for it
-whole. A line or a value that cannot be read is left out and reported; null is a value that the run
-did not know, and is left out in silence. Zeros and names are never made up: a curve has the steps
-at which it was written.
-"""
+A line is `{"step": int, "kind": "train" | "validation", "<group>/<name>": number, ...}`; other
+kinds are accepted as well. A resumed run repeats steps: the last line of a step and kind counts,
+and the earlier ones are ignored. A line or value that cannot be read is left out and reported. null
+is a value that the run did not know, and is left out without a report. Nothing is filled in: a
+curve has only the steps at which it was written."""
 
 import json
 import math
@@ -53,8 +52,8 @@ def read(file: Path) -> tuple[list[Curve], list[Problem]]:
                 continue
             points.setdefault((kind, name), []).append((step, float(value)))
     curves = [
-        Curve(kind, name, *(tuple(column) for column in zip(*found)))
-        for (kind, name), found in sorted(points.items())
+        Curve(kind, name, *(tuple(column) for column in zip(*pairs)))
+        for (kind, name), pairs in sorted(points.items())
     ]
     return curves, problems
 

@@ -1,4 +1,4 @@
-"""Training curves as PNG files, one a figure, several runs over one another."""
+"""Training curves as PNG files: one file a figure, with all runs in the same panels."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ def _draw(figure: Figure, curves: Mapping[str, Sequence[Curve]], stem: Path) -> 
     lines: dict[str, Any] = {}
     for place, panel in enumerate(figure.panels):
         ax = axes[place // columns][place % columns]
-        for number, (run, own) in enumerate(curves.items()):
-            for curve in own:
+        for number, (run, of_run) in enumerate(curves.items()):
+            for curve in of_run:
                 if curve.name == panel.name:
                     lines.setdefault(run, _line(ax, curve, number))
         _dress(ax, panel.title)
@@ -59,9 +59,9 @@ def _draw(figure: Figure, curves: Mapping[str, Sequence[Curve]], stem: Path) -> 
 
 
 def _line(ax: Any, curve: Curve, number: int) -> Any:
-    """Training as a line; what is measured now and then as a dashed one with its points."""
-    apart = curve.kind != "train"
-    style = {"linestyle": "--", "marker": "o", "markersize": 3} if apart else {"linestyle": "-"}
+    """Training as a line; what is measured only at some steps as a dashed line with its points."""
+    seldom = curve.kind != "train"
+    style = {"linestyle": "--", "marker": "o", "markersize": 3} if seldom else {"linestyle": "-"}
     if len(curve.steps) == 1:
         style["marker"] = "o"
     [line] = ax.plot(

@@ -1,4 +1,4 @@
-"""What a report had to leave out, and why: shown on the page and in the terminal, never fatal."""
+"""What a report left out, and why. Problems are listed on the page and in the terminal."""
 
 from dataclasses import dataclass
 

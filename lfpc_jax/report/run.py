@@ -2,10 +2,9 @@
 
     RUN/config.json  metrics.jsonl  trajectories/  assets/
 
-None of them must exist, but what is missing is a `Problem`. Evaluation folders have the same shape,
-with `evaluation.json` for the settings, no metrics, and `scores.jsonl`, whose verdicts stand for
-those that were known when an answer came.
-"""
+None of them has to exist, but what is missing becomes a `Problem`. Evaluation folders look alike,
+but have `evaluation.json` for the settings and no metrics. The verdicts in their `scores.jsonl`
+replace those that were stored when an answer came."""
 
 import fnmatch
 import json
@@ -52,8 +51,8 @@ class Run:
     def groups(self, pattern: str, limit: int) -> Iterator[tuple[str, Group]]:
         """Groups of the parts whose names match, with their part, until `limit` trajectories.
 
-        A limit takes from parts that are spread evenly over the run, the last and the first ones
-        before those between, a group of each in turn.
+        A limit takes a group of each part in turn, from parts that are spread evenly over the run:
+        the last and the first part come before those between.
         """
         parts = self._parts(pattern)
         open_parts = [(part, self._read(part)) for part in _spread(parts)]
@@ -71,11 +70,11 @@ class Run:
                 going.append((part, groups))
             open_parts = going
         if unscored:
-            said = (
+            lacking = (
                 f"has no verdicts on {unscored} of the questions here, which are shown by rule, as "
                 f"of when an answer came; `evaluate.py {self.folder} --rescore`"
             )
-            self.problems.append(Problem(str(self.folder / "scores.jsonl"), said))
+            self.problems.append(Problem(str(self.folder / "scores.jsonl"), lacking))
         if taken >= limit:
             self.problems.append(
                 Problem(
@@ -86,7 +85,7 @@ class Run:
             )
 
     def _verdicts_on(self, part: str, group: Group) -> list[float | None] | None:
-        """Those that count, where they are known and belong to it."""
+        """The verdicts on a group's answers from `scores.jsonl`, if they are there and as many."""
         rights = self.verdicts.get((part.rpartition("-p")[0], str(group.record.id)))
         return rights if rights is not None and len(rights) == len(group.rewards) else None
 
@@ -98,8 +97,10 @@ class Run:
         every = Archive(folder).parts()
         parts = [part for part in every if fnmatch.fnmatchcase(part, pattern)]
         if not parts:
-            said = f"no part matches {pattern!r}; there are {', '.join(every[:20]) or 'none'}"
-            self.problems.append(Problem(str(folder), said))
+            names = ", ".join(every[:20]) or "none"
+            self.problems.append(
+                Problem(str(folder), f"no part matches {pattern!r}; there are {names}")
+            )
         return parts
 
     def _read(self, part: str) -> Iterator[Group]:
@@ -112,8 +113,8 @@ class Run:
                     group = next(groups, None)
                 except Exception as error:  # whatever a damaged file raises, the rest is shown
                     where = str(folder / f"{part}.jsonl")
-                    said = f"not read to its end: {type(error).__name__}: {error!s:.300}"
-                    self.problems.append(Problem(where, said))
+                    reason = f"not read to its end: {type(error).__name__}: {error!s:.300}"
+                    self.problems.append(Problem(where, reason))
                     return
             if group is None:
                 return
@@ -128,7 +129,7 @@ def _scored(group: Group, verdicts: list[float | None] | None) -> Group:
 
 
 def open_run(folder: Path, model: Path | None) -> Run:
-    """`model` is where the tokenizer is taken from if the run has none."""
+    """Opens a run or an evaluation. The tokenizer comes from `model` if the run has none."""
     if not folder.is_dir():
         raise ValueError(
             f"{folder}: no folder of a run; give one that train.py or evaluate.py made"
@@ -140,8 +141,8 @@ def open_run(folder: Path, model: Path | None) -> Run:
         config = _config(evaluation, problems)
         verdicts = _verdicts(folder / "scores.jsonl", problems)
     else:
-        curves, found = metrics.read(folder / "metrics.jsonl")
-        problems += found
+        curves, unread = metrics.read(folder / "metrics.jsonl")
+        problems += unread
         config = _config(folder / "config.json", problems)
     tokenizer = _tokenizer(folder, model, problems)
     return Run(folder, folder.resolve().name, config, curves, tokenizer, problems, verdicts)
@@ -152,20 +153,20 @@ def _evaluation(folder: Path) -> Path:
 
 
 def _verdicts(file: Path, problems: list[Problem]) -> Verdicts:
-    found: Verdicts = {}
+    verdicts: Verdicts = {}
     if not file.is_file():
-        said = "missing; verdicts are by rule, as of when an answer came"
-        problems.append(Problem(str(file), said))
-        return found
+        reason = "missing; verdicts are by rule, as of when an answer came"
+        problems.append(Problem(str(file), reason))
+        return verdicts
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
             entry = json.loads(line)
-            rights = [None if one is None else float(one) for one in entry["right"]]
-            found[str(entry["part"]), str(entry["record"])] = rights
+            rights = [None if right is None else float(right) for right in entry["right"]]
+            verdicts[str(entry["part"]), str(entry["record"])] = rights
         except (ValueError, TypeError, LookupError, RecursionError) as error:
             where = f"{file}, line {number}"
             problems.append(Problem(where, f"no line of scores, skipped ({error!r:.160})"))
-    return found
+    return verdicts
 
 
 def _config(file: Path, problems: list[Problem]) -> Any:
@@ -183,8 +184,8 @@ def _finite(number: str) -> float | str:
 
 
 def _tokenizer(folder: Path, model: Path | None, problems: list[Problem]) -> Tokenizer | None:
-    own = folder / "assets"
-    tried = [own] if own.is_dir() else []
+    assets = folder / "assets"
+    tried = [assets] if assets.is_dir() else []
     if model is not None:
         tried += [model / _STORED_ASSETS if (model / _STORED_ASSETS).is_dir() else model]
     for place in tried:
@@ -192,9 +193,9 @@ def _tokenizer(folder: Path, model: Path | None, problems: list[Problem]) -> Tok
             return Tokenizer.from_folder(place)
         except Exception as error:  # of transformers and its parsers anything may come
             problems.append(Problem(str(place), f"no tokenizer: {error!s:.300}"))
-    said = "no tokenizer; conversations show the text of turns, without tokens and prompts"
+    reason = "no tokenizer; conversations show the text of turns, without tokens and prompts"
     hint = "" if model is not None else ": give --model DIR"
-    problems.append(Problem(str(own), said + hint))
+    problems.append(Problem(str(assets), reason + hint))
     return None
 
 

@@ -38,7 +38,7 @@ def _plot_answers(summary: Summary, panel: Any) -> None:
     names = [f"{level}" for level in summary.answers]
     height = [0] * len(names)
     for kind, colour in _ANSWERS.items():
-        counts = [getattr(one, kind) for one in summary.answers.values()]
+        counts = [getattr(level, kind) for level in summary.answers.values()]
         panel.bar(names, counts, bottom=height, color=colour, label=kind)
         height = [under + count for under, count in zip(height, counts)]
     panel.set_xlabel("level asked")

@@ -1,12 +1,11 @@
-"""What a run says of itself as it goes: `metrics.jsonl`, TensorBoard, and W&B if asked for.
+"""Writes a run's metrics while it trains: `metrics.jsonl`, TensorBoard, and W&B if configured.
 
-One line a step and kind, flushed: `{"step": 3, "kind": "train", "reward/total": 1.2, ...}`. A run
-that goes on after a kill may write a step again; the last line counts. A run of several processes
-has one writer, in the first.
+Each step and kind is one flushed line: `{"step": 3, "kind": "train", "reward/total": 1.2, ...}`. A
+run that is interrupted and resumed may write a step again; the last line counts. A run of several
+processes has one writer, in the first process.
 
-A run's folder keeps the id that it has at W&B (`wandb_id`): what goes on goes on there, and two
-folders of one name, or one that was made anew, are two runs.
-"""
+A run's folder keeps its id at W&B (`wandb_id`). So a resumed run continues there, and two folders
+of the same name, or a folder that was made anew, are two runs."""
 
 import json
 import logging
@@ -24,7 +23,7 @@ Kind = Literal["train", "validation"]
 
 
 def check_wandb(project: str) -> None:
-    """Raises ValueError where a project is named and Weights & Biases is not there."""
+    """Raises ValueError if a project is named and Weights & Biases is not installed."""
     if project:
         _wandb(project)
 
@@ -33,23 +32,23 @@ class MetricsWriter:
     def __init__(self, run: Path, *, wandb_project: str = "", config: Any = None) -> None:
         run.mkdir(parents=True, exist_ok=True)
         path = run / "metrics.jsonl"
-        said = path.read_bytes() if path.exists() else b""
+        earlier = path.read_bytes() if path.exists() else b""
         self._wandb = None
         if wandb_project:
             self._wandb = _wandb(wandb_project).init(
                 project=wandb_project,
                 name=run.name,
-                id=_wandb_id(run, begun=bool(said)),
+                id=_wandb_id(run, begun=bool(earlier)),
                 resume="allow",
                 config=config,
             )
         self._lines = path.open("a", encoding="utf-8")
-        if said and not said.endswith(b"\n"):  # by a kill
+        if earlier and not earlier.endswith(b"\n"):  # the run was killed
             self._lines.write("\n")
         self._board = SummaryWriter(str(run / "tensorboard"))
 
     def write(self, step: int, kind: Kind, values: Mapping[str, float]) -> None:
-        """Numbers that are not finite are written as null: JSON has none of them."""
+        """Numbers that are not finite are written as null, since JSON does not have them."""
         plain = {k: v if math.isfinite(v) else None for k, v in values.items()}
         self._lines.write(json.dumps({"step": step, "kind": kind} | plain) + "\n")
         self._lines.flush()
@@ -67,7 +66,7 @@ class MetricsWriter:
 
 
 def _wandb_id(run: Path, *, begun: bool) -> str:
-    """The run's own, drawn once."""
+    """The run's id, which is drawn once."""
     file = run / "wandb_id"
     if file.is_file():
         if drawn := file.read_text().strip():

@@ -3,7 +3,7 @@
 A socket's timeout starts anew with every byte, so a server that sends single bytes slowly can hold
 a caller for hours. Here the limit is for the whole request. Redirects and proxies are not followed.
 The text of a failure consists of this module's words and the system's, since the server's words may
-repeat what it was sent. """
+repeat what it was sent."""
 
 import os
 import socket
