@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument("--image", type=Path, required=True, metavar="FILE")
     parser.add_argument("--question", required=True)
-    parser.add_argument("--options", nargs="+", default=[], help="then the answer is a letter")
+    parser.add_argument(
+        "--options", nargs="+", default=[], help="texts of A, B, ...; then the answer is a letter"
+    )
     parser.add_argument("--out", type=Path, default=Path("ask.png"), metavar="FILE")
     asking_flags.add(parser)
     parser.add_argument(
@@ -56,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-    parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
+    parser.add_argument(
+        "--tensor", type=int, default=1, help="devices that share one copy of the model"
+    )
     return parser
 
 

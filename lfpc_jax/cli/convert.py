@@ -57,14 +57,22 @@ def _parser() -> argparse.ArgumentParser:
     hf = command("to-hf", to_hf, "DIR", "Orbax folder or training run -> Hugging Face folder")
     for made in (orbax, hf):
         made.add_argument("out", type=Path, metavar="OUT")
-        made.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: as stored")
+        made.add_argument(
+            "--dtype",
+            choices=("float32", "bfloat16"),
+            help="of the weights that are written; default: as stored",
+        )
         made.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
     proof = command("check", check, "HF_DIR", "compare logits and vision with transformers")
     proof.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     proof.add_argument("--prompts", type=positive, default=8)
     proof.add_argument("--seed", type=int, default=0)
-    proof.add_argument("--tolerance", type=float, help="default: 1e-4 in float32, else none")
+    proof.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest difference that passes; default: 1e-4 in float32, none in bfloat16",
+    )
     proof.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     return parser
 

@@ -63,20 +63,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--arms", nargs="+", default=["baseline", "stage1", "stage2"],
                         choices=("all", *ARMS))  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--temperatures", nargs="+", type=int, default=[0], help="of evaluations")
-    parser.add_argument("--steps", type=int, help="of every arm, in place of the configs'")
-    parser.add_argument("--scenes", type=int, default=480, help="to train on")
-    parser.add_argument("--questions", type=int, default=200, help="held out")
+    parser.add_argument(
+        "--temperatures", nargs="+", type=int, default=[0], help="of the evaluations"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="training steps of every arm; default: the configs'"
+    )
+    parser.add_argument("--scenes", type=int, default=480, help="scenes to train on")
+    parser.add_argument(
+        "--questions", type=int, default=200, help="held-out questions to evaluate on"
+    )
     parser.add_argument(
         "--jobs",
         type=positive,
         default=2 if os.environ.get("JAX_PLATFORMS") == "cpu" else 1,
-        help="commands at once; 2 with JAX_PLATFORMS=cpu, an accelerator has room for one",
+        help="commands to run at the same time; an accelerator has room for one",
     )
     parser.add_argument(
-        "--warm", default="configs/micro/warm", metavar="DIR", help="where every arm begins"
+        "--warm",
+        default="configs/micro/warm",
+        metavar="DIR",
+        help="the model that every arm begins from",
     )
-    parser.add_argument("--write", type=Path, metavar="DIR", help="results for a document")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="DIR",
+        help="also write results.md, results.json and pictures to DIR",
+    )
     return parser
 
 

@@ -8,9 +8,13 @@ from lfpc_jax.run import progress
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--judge-url", default="", help="an OpenAI-compatible server, with its /v1")
-    parser.add_argument("--judge-model", default="")
-    parser.add_argument("--judge-key-variable", default="", help="environment variable of its key")
+    parser.add_argument(
+        "--judge-url", default="", help="an OpenAI-compatible server, as http://HOST:PORT/v1"
+    )
+    parser.add_argument("--judge-model", default="", help="its name on that server")
+    parser.add_argument(
+        "--judge-key-variable", default="", help="environment variable that holds its key"
+    )
 
 
 def judge_of(

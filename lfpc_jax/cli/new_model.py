@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--width", type=int, default=128, help="of the text model")
+    parser.add_argument("--width", type=int, default=128, help="width of the text model")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vision-width", type=int, default=64)
     parser.add_argument("--vision-depth", type=int, default=3)

@@ -7,13 +7,15 @@ from lfpc_jax.distributed.launched import ProcessSettings
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", default="", metavar="DIR", help="keep compiled programs there")
-    many = parser.add_argument_group(
-        "processes", "found out by torchrun's variables, SLURM or a TPU's metadata, or given:"
+    parser.add_argument(
+        "--cache", default="", metavar="DIR", help="folder that keeps compiled programs"
     )
-    many.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0")
-    many.add_argument("--processes", type=int, default=0, metavar="N")
-    many.add_argument("--process", type=int, default=-1, metavar="I")
+    many = parser.add_argument_group(
+        "processes", "found by torchrun's variables, SLURM or a TPU's metadata, or given here:"
+    )
+    many.add_argument("--coordinator", default="", metavar="HOST:PORT", help="address of process 0")
+    many.add_argument("--processes", type=int, default=0, metavar="N", help="how many")
+    many.add_argument("--process", type=int, default=-1, metavar="I", help="number of this one")
 
 
 def start(args: argparse.Namespace) -> None:
