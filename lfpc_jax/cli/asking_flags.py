@@ -1,5 +1,5 @@
-"""Flags that say how a model is asked. What they leave open the model's folder says, or, where it
-says nothing, `USUAL`."""
+"""Flags for how a model is asked. What they leave open is taken from the model's folder, or from
+`USUAL` if the folder says nothing."""
 
 import argparse
 import dataclasses
@@ -38,16 +38,16 @@ def add(
     usual: Asking = USUAL,
     several: Sequence[str] = (),
 ) -> None:
-    """Flags of these names, or of all; those of `several` take a list."""
+    """Adds the flags of these names, or all; those of `several` take a list."""
     for name in names or _FLAGS:
-        text, how = _FLAGS[name]
+        text, options = _FLAGS[name]
         default = f"default: the model's own, else {getattr(usual, name)}"
         listed = {"nargs": "+"} if name in several else {}
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             default=argparse.SUPPRESS,
             help=f"{text}; {default}",
-            **how | listed,
+            **options | listed,
         )
     parser.add_argument("--max-tokens", action=_OldName, help=argparse.SUPPRESS)
 
@@ -60,28 +60,28 @@ def resolved(
     several: Sequence[str] = (),
     turns: bool = True,
 ) -> argparse.Namespace:
-    """The flags with what they left open, and the `prompt` that this code asks with. What differs
-    from how the model was trained to be asked is said, of the limit of all turns only where there
-    are `turns` for it to limit."""
-    own = None if model is None else asking_of(model)
+    """The flags, completed by what the model's folder says, and the `prompt` that this code asks
+    with. Differences from how the model was trained to be asked are printed; the limit over all
+    turns is among them only if there are several `turns`."""
+    of_model = None if model is None else asking_of(model)
     given = {name: value for name, value in vars(args).items() if name in _FLAGS}
-    one = {name: value for name, value in given.items() if name not in several}
-    start = usual if own is None else own
+    single = {name: value for name, value in given.items() if name not in several}
+    start = usual if of_model is None else of_model
     if not start.episode_tokens:
         start = replace(start, episode_tokens=usual.episode_tokens)
-    asking = replace(start, **one)
+    asking = replace(start, **single)
     asking = replace(asking, prompt=prompt_text(asking.convention))
-    found = {field.name: getattr(asking, field.name) for field in dataclasses.fields(asking)}
+    values = {field.name: getattr(asking, field.name) for field in dataclasses.fields(asking)}
     for name in several:
-        found[name] = given.get(name, [found[name]])
-        for value in found[name]:
+        values[name] = given.get(name, [values[name]])
+        for value in values[name]:
             replace(asking, **{name: value})  # refuses what cannot be
-    if own is not None:
-        others = {n: found[n][0] for n in several if getattr(own, n) not in found[n]}
+    if of_model is not None:
+        others = {n: values[n][0] for n in several if getattr(of_model, n) not in values[n]}
         if turns and asking.max_turns * asking.turn_tokens > asking.episode_tokens > 0:
             others["episode_tokens"] = asking.episode_tokens
-        _say(model, own.changed(replace(own, **one | others, prompt=asking.prompt)))
-    return argparse.Namespace(**vars(args) | found)
+        _say(model, of_model.changed(replace(of_model, **single | others, prompt=asking.prompt)))
+    return argparse.Namespace(**vars(args) | values)
 
 
 def _say(model: Path | None, changed: str) -> None:
@@ -90,7 +90,7 @@ def _say(model: Path | None, changed: str) -> None:
 
 
 class _OldName(argparse.Action):
-    """A flag that meant something else is refused, never read."""
+    """Refuses a flag that used to mean something else."""
 
     def __call__(
         self,

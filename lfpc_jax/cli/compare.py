@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lfpc_jax.evaluation import comparable
-from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, Found
+from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, SeededEstimate
 from lfpc_jax.evaluation.plots import plot_arms
 from lfpc_jax.evaluation.tables import Sheet, arm_sheets, markdown, printed
 
@@ -58,7 +58,7 @@ def compare(args: argparse.Namespace) -> None:
     comparable.check_judges(arms)
     unknown = tuple(comparable.unjudged(arms))
     sheets: list[Sheet] = []
-    found, shown = {}, {}
+    encoded, by_title = {}, {}
     for benchmark, tokens in budgets:
         comparison = Comparison(arms, benchmark, tokens)
         known = (*unknown, *comparable.unanswered(arms, benchmark, tokens), *comparison.notes)
@@ -69,15 +69,15 @@ def compare(args: argparse.Namespace) -> None:
         }
         changed = {str(change): comparison.changed(change) for change in changes}
         sheets += arm_sheets(title, measured, changed, known)
-        shown[title] = measured
-        found[f"{benchmark}-{tokens}"] = {
+        by_title[title] = measured
+        encoded[f"{benchmark}-{tokens}"] = {
             "arms": {arm: _encoded(row) for arm, row in measured.items()},
             "changes": _encoded(changed),
         }
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
+    (args.out / "comparison.json").write_text(json.dumps(encoded, indent=2) + "\n")
     (args.out / "comparison.md").write_text("\n".join(map(markdown, sheets)))
-    plot_arms(shown, args.out / "comparison.png")
+    plot_arms(by_title, args.out / "comparison.png")
     Console(width=None if sys.stdout.isatty() else 150).print(printed(sheets))
     print(f"wrote {args.out / 'comparison.json'}, comparison.md and comparison.png")
 
@@ -97,5 +97,5 @@ def _check(arms: Sequence[Arm], changes: Sequence[Change]) -> None:
             raise ValueError(f"--change {change}: the factor must be positive")
 
 
-def _encoded(found: dict[str, Found | None]) -> dict[str, object]:
-    return {name: None if value is None else asdict(value) for name, value in found.items()}
+def _encoded(values: dict[str, SeededEstimate | None]) -> dict[str, object]:
+    return {name: None if value is None else asdict(value) for name, value in values.items()}

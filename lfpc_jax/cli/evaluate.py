@@ -9,12 +9,12 @@ checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. --data takes HR-Bench
 V* (its folder, or its JSON list) and sets in our layout, each also as NAME=PATH. Crops are always
 cut from the original, whatever budget the shown image has.
 
-Answers go into OUT as they come: after a kill the same command goes on where it was, and more
-benchmarks, budgets and diagnostics may be added later. --rescore counts again what is there,
+Answers are written to OUT as they come. If interrupted, rerun the same command to resume; more
+benchmarks, budgets and diagnostics may be added later. --rescore counts the stored answers again,
 without the model. OUT gets results.json, results.png, scores.jsonl (a line a question),
-timing.json, and trajectories/ that the report shows. A grading that fails, because the judge does,
-leaves those of before as they are. Several processes ask a share each; SIGTERM to any of them ends
-all, with 0, and the same command goes on.
+timing.json, and trajectories/ that the report shows. If grading fails because the judge does, the
+earlier results stay. Each of several processes asks its share; SIGTERM to any of them ends all with
+exit code 0, and the same command resumes.
 """
 
 import argparse
@@ -128,16 +128,16 @@ def evaluate(args: argparse.Namespace, claim: FolderClaim) -> int:
         answers = _graded(args, journal, judge)
         claim.check()
         server = judge.server if judge is not None else ""
-        found = results(journal.settings(), answers, args.judge_model, server)
+        counted = results(journal.settings(), answers, args.judge_model, server)
         seconds = timing(journal)
-        write_results(journal, answers, found, seconds)
-        Console(width=None if sys.stdout.isatty() else 100).print(printed(sheets(found, seconds)))
+        write_results(journal, answers, counted, seconds)
+        Console(width=None if sys.stdout.isatty() else 100).print(printed(sheets(counted, seconds)))
         print(f"wrote {args.out / 'results.json'}")
     return 0
 
 
 def _graded(args: argparse.Namespace, journal: Journal, judge: Judge | None) -> Answers:
-    """All answers, most of which could be judged. What keeps others from it is named."""
+    """All answers, graded. Raises, with a remedy, if most could not be judged."""
     try:
         if judge is not None and not args.rescore:
             judge.check()  # once more: hours may have passed
@@ -179,7 +179,7 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
         "convention": args.convention,
         "prompt": digest(args.prompt),
     }
-    about = {one.name: about_benchmark(one) for one in benchmarks}
+    about = {benchmark.name: about_benchmark(benchmark) for benchmark in benchmarks}
     processes.agree({"questions": json.dumps([asked, about, conditions, args.image_tokens])})
     journal.begin(asked, about)
     if journal.process == 0:
@@ -202,13 +202,13 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
 
 
 def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:
-    made: list[Benchmark] = []
+    benchmarks: list[Benchmark] = []
     for given in args.data:
         name, equals, path = given.partition("=")
         if not equals:
             name, path = "", given
         with progress.waiting(f"checking {path}"):
-            one = open_benchmark(
+            benchmark = open_benchmark(
                 Path(path),
                 pictures=args.out / "pictures",
                 seed=args.seed,
@@ -216,9 +216,11 @@ def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:
                 limit=args.limit,
                 max_share=args.max_lost,
             )
-        if one.name in [other.name for other in made]:
-            raise ValueError(f"two benchmarks are called {one.name!r}; give one as NAME={path}")
-        for loss in one.rejected:
-            print(f"{one.name}: left out {loss}", file=sys.stderr)
-        made.append(one)
-    return made
+        if benchmark.name in [other.name for other in benchmarks]:
+            raise ValueError(
+                f"two benchmarks are called {benchmark.name!r}; give one as NAME={path}"
+            )
+        for loss in benchmark.rejected:
+            print(f"{benchmark.name}: left out {loss}", file=sys.stderr)
+        benchmarks.append(benchmark)
+    return benchmarks

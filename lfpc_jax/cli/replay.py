@@ -89,10 +89,10 @@ def replay(args: argparse.Namespace) -> int:
                 params = None  # its memory is needed for the next
                 params = replayer.load(weights) if weights else None
                 loaded = weights
-            found = replayer.replay(
+            result = replayer.replay(
                 part, params, tolerance=tolerance, limit=args.limit, advance=advance
             )
-            replays.append((_name_of(weights, replayer.demonstrated(part)), found))
+            replays.append((_name_of(weights, replayer.demonstrated(part)), result))
     # ------------------------------------------------------------------ what differs
     Console(width=None if sys.stdout.isatty() else 110).print(_table(replays))
     for line in _told(replays, left_out, args.show):

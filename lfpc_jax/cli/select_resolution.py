@@ -7,10 +7,9 @@
 DATA are sets in our layout or public ones, such as `deep_eyes:FOLDER` (see
 lfpc_jax/data/sources.py). OUT becomes one set in our layout, which training reads: the same records
 with `longest_side`; pictures that are files are left where they are. Beside it are
-`levels.jsonl` (what each level answered), `report.json` and `report.png`. A run that was killed
-goes on where it was with the same command, and with no other: it is refused where the model, its
-weights, a budget, the prompt or the records are not what it began with. Several processes share
-the work.
+`levels.jsonl` (what each level answered), `report.json` and `report.png`. If
+interrupted, rerun the same command to resume. A command whose model, weights, budget, prompt or
+records differ from those that it began with is refused. Several processes share the work.
 
 Only a sure difference of answers counts. Where options or numbers are asked for the rules are sure;
 free answers need a judge, or --exact if they come from a fixed vocabulary.
@@ -160,7 +159,7 @@ def _processor(args: argparse.Namespace) -> ImageProcessor:
 
 
 def _resizing(processor: ImageProcessor) -> str:
-    """All that a size depends on, beside the budget."""
+    """Everything that a size depends on, except the budget."""
     p = processor
     return f"patches of {p.patch}, {p.merge} x {p.merge} a token, from {p.min_pixels} pixels"
 
@@ -184,7 +183,7 @@ def _temperature(args: argparse.Namespace) -> float:
 
 
 def _asked(args: argparse.Namespace, model: LoadedModel) -> dict[str, Any]:
-    """Who is asked and how: all that answers, and verdicts on them, depend on."""
+    """Everything about the model and the judge that answers and verdicts depend on."""
     probe = Record("", "?", "A", Picture(), ("1", "2"))
     prompt = json.dumps(toolless(model.assets, _processor(args)).messages(probe))
     return {

@@ -1,4 +1,4 @@
-"""Crops replaced before the model sees them, to find out whether it reads them.
+"""Replaces crops before the model sees them, to find out whether it reads them.
 
     noise         random pixels
     blank         the mean grey of the processor's normalisation
@@ -6,11 +6,11 @@
     downsampled   the same part of the shown image: what the model has seen already, no more
     truth         the target's smallest box; of several targets see `true_box`
 
-An alteration takes the call, what it gave, the episode's opening and its crops before, and returns
-what is shown in its place. The first four keep the picture's size; `truth` goes through the tool
-itself. So every picture stays within the crops' budget and the same compiled programs serve. The
-crop on record remains the one that the model asked for. All depend on record, seed and the boxes
-that were asked for alone.
+An alteration takes the call, what it gave, the episode's opening and its earlier crops, and returns
+what is shown instead. The first four keep the picture's size, and `truth` goes through the tool
+itself, so every picture stays within the crops' budget and the same compiled programs serve. The
+recorded crop remains the one that the model asked for. An alteration depends only on the record,
+the seed and the boxes that were asked for.
 """
 
 import hashlib
@@ -40,13 +40,13 @@ ALTERATIONS: tuple[Alteration, ...] = get_args(Alteration)
 
 @runtime_checkable
 class HasDialogue(Protocol):
-    """An engine, as far as crops go."""
+    """An engine, as far as this file needs it."""
 
     dialogue: Dialogue
 
 
 def alteration(name: str, records: Sequence[Record] = (), *, seed: int = 0) -> Alter:
-    """An alteration by its name; `other` takes its pictures from `records`."""
+    """The alteration of this name. `other` takes its pictures from `records`."""
     match name:
         case "noise":
             return Noise(seed)
@@ -72,7 +72,7 @@ def shows(record: Record) -> bool:
 
 @contextmanager
 def altered(engine: HasDialogue, alter: Alter | None) -> Iterator[None]:
-    """Alters all crops of the runs that begin and end in the block; nothing is compiled anew."""
+    """Alters all crops of the runs that begin and end in the block. Nothing is compiled again."""
     before = engine.dialogue
     engine.dialogue = replace(before, alter=alter)
     try:
@@ -95,7 +95,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Blank:
-    """Grey that normalises to about zero, for Qwen's means."""
+    """A grey that is about zero after normalisation with Qwen's means."""
 
     grey: tuple[int, int, int] = (123, 117, 104)
 
@@ -107,7 +107,7 @@ class Blank:
 
 @dataclass(frozen=True, eq=False)
 class Downsampled:
-    """Cut from the shown image and enlarged, as if the tool had never had the original."""
+    """Cuts from the shown image and enlarges it, as if the tool did not have the original."""
 
     def __call__(
         self, request: Ready, seen: Observation, opening: Opening, earlier: Sequence[Crop]
@@ -115,14 +115,14 @@ class Downsampled:
         assert opening.view is not None, "a crop without a picture"
         frame = opening.view.frame
         box = frame.to(Box(*_crop(request, seen).box), "original", "shown")
-        shown = PIL.Image.fromarray(opening.view.shown)
-        return replace(seen, picture=_cut(shown, box, like=seen.picture))
+        picture = PIL.Image.fromarray(opening.view.shown)
+        return replace(seen, picture=_cut(picture, box, like=seen.picture))
 
 
 class Other:
-    """The seed draws all records into one circle, and each is shown the next one's, its own picture
-    left out: the four cycles of an HR-Bench sample share one. What cannot be opened is passed over.
-    """
+    """The seed arranges all records in a circle, and each is shown the picture of the next one
+    whose picture is different: the four cycles of an HR-Bench sample share one. Pictures that
+    cannot be opened are skipped."""
 
     def __init__(self, records: Sequence[Record], seed: int = 0) -> None:
         drawn = sorted(records, key=lambda record: _digest(f"other\0{seed}\0{record.id}"))
@@ -164,8 +164,8 @@ TRUTH = "all, then each"
 
 @dataclass(frozen=True)
 class Truth:
-    """`together` False makes again what evaluations showed before `true_box`: with every call the
-    target that is nearest."""
+    """With `together` off, every call shows the nearest target, as evaluations did before
+    `true_box`."""
 
     together: bool = True
 
@@ -189,11 +189,11 @@ class Truth:
 
 
 def true_box(targets: Sequence[Box], asked: Sequence[Box]) -> Box:
-    """What the last of an episode's calls is shown, each of which asked for a box.
+    """What the last of an episode's calls is shown; each call asked for a box.
 
-    The first shows the smallest box around all targets: there may be no second, and then every
-    target must have been in sight. From the second on each shows a target alone, the nearest to its
-    box of those not shown yet; after the last of them they begin anew.
+    The first call shows the smallest box around all targets, since there may be no second call and
+    every target must have been visible. From the second on, each call shows one target: the nearest
+    to its box among those not shown yet. After the last target they begin again.
     """
     if len(asked) == 1:
         x1, y1, x2, y2 = zip(*targets)
@@ -201,9 +201,9 @@ def true_box(targets: Sequence[Box], asked: Sequence[Box]) -> Box:
     left: list[Box] = []
     for box in asked[1:]:
         left = left or list(targets)
-        shown = _nearest(left, box)
-        left.remove(shown)
-    return shown
+        nearest = _nearest(left, box)
+        left.remove(nearest)
+    return nearest
 
 
 def _nearest(targets: Sequence[Box], box: Box) -> Box:
@@ -211,7 +211,7 @@ def _nearest(targets: Sequence[Box], box: Box) -> Box:
 
 
 def fitting(tool: Zoom, box: Box, frame: Frame) -> Box:
-    """A box as the tool would cut it; a narrow one grows until the tool would take it."""
+    """A box as the tool would cut it. A narrow box grows until the tool accepts it."""
     region = grow(box, tool.minimum_side, frame.original)
     side = max(region.x2 - region.x1, region.y2 - region.y1)
     touched = side + 2  # no side touches more whole pixels

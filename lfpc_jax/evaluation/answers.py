@@ -17,7 +17,8 @@ from lfpc_jax.trajectory import Group, Record
 
 @dataclass(frozen=True)
 class Answered:
-    """A question's episodes, their answers, and whether each stands before the first call."""
+    """One question's episodes and their answers. `stated` says of each episode whether its answer
+    stands before its first call."""
 
     record: Record
     answers: tuple[str | None, ...]
@@ -32,17 +33,17 @@ class Answered:
 
     @property
     def right(self) -> float | None:
-        known = [one.right for one in self.episodes if one.right is not None]
+        known = [episode.right for episode in self.episodes if episode.right is not None]
         return fmean(known) if known else None
 
     @property
     def crops(self) -> float:
-        return fmean(one.crops for one in self.episodes)
+        return fmean(episode.crops for episode in self.episodes)
 
     @property
     def cropped(self) -> float:
-        """The share of its episodes with a crop."""
-        return fmean(one.crops > 0 for one in self.episodes)
+        """The share of its episodes that have a crop."""
+        return fmean(episode.crops > 0 for episode in self.episodes)
 
     @property
     def outcome(self) -> Outcome:
@@ -50,23 +51,23 @@ class Answered:
 
 
 def graded(groups: Iterable[Group], image_token: int, judge: Judges | None) -> list[Answered]:
-    """By the id of the record. A judge that fails leaves an answer open."""
-    found = sorted(
-        (_ungraded(group, image_token) for group in groups), key=lambda one: one.record.id
+    """The graded answers, by the record's id. An answer that the judge fails on stays open."""
+    ungraded = sorted(
+        (_ungraded(group, image_token) for group in groups), key=lambda answered: answered.record.id
     )
-    claims = [(answer, one.record) for one in found for answer in one.answers]
+    claims = [(answer, answered.record) for answered in ungraded for answer in answered.answers]
     verdicts = iter(grade(claims, judge))
-    made = []
-    for one in found:
-        own = [next(verdicts) for _ in one.answers]
+    all_graded = []
+    for answered in ungraded:
+        its_verdicts = [next(verdicts) for _ in answered.answers]
         episodes = tuple(
             replace(measures, right=None if verdict.right is None else float(verdict.right))
-            for measures, verdict in zip(one.episodes, own)
+            for measures, verdict in zip(answered.episodes, its_verdicts)
         )
-        faults = tuple(verdict.fault for verdict in own if verdict.fault is not None)
-        judged = sum(verdict.judged for verdict in own)
-        made.append(replace(one, episodes=episodes, judged=judged, faults=faults))
-    return made
+        faults = tuple(verdict.fault for verdict in its_verdicts if verdict.fault is not None)
+        judged = sum(verdict.judged for verdict in its_verdicts)
+        all_graded.append(replace(answered, episodes=episodes, judged=judged, faults=faults))
+    return all_graded
 
 
 def _ungraded(group: Group, image_token: int) -> Answered:
@@ -75,9 +76,13 @@ def _ungraded(group: Group, image_token: int) -> Answered:
     return Answered(
         record=record,
         answers=answers,
-        episodes=tuple(measure(one, record, None, image_token=image_token) for one in trajectories),
+        episodes=tuple(
+            measure(trajectory, record, None, image_token=image_token)
+            for trajectory in trajectories
+        ),
         stated=tuple(
-            states_answer_first(one, record, answer) for one, answer in zip(trajectories, answers)
+            states_answer_first(trajectory, record, answer)
+            for trajectory, answer in zip(trajectories, answers)
         ),
         undecided=sum(_undecided(answer, record) for answer in answers),
     )
@@ -91,4 +96,4 @@ def _undecided(answer: str | None, record: Record) -> bool:
 
 
 def episodes_of(answered: Sequence[Answered]) -> list[Measures]:
-    return [episode for one in answered for episode in one.episodes]
+    return [episode for question in answered for episode in question.episodes]

@@ -1,9 +1,9 @@
 """Several models on the same questions: arms of a comparison, each evaluated once for every seed.
 
-Every measure is made by question, as the mean over a question's rollouts and an arm's seeds, and so
-is the change between two arms; then each sample is the mean over its questions. Their 95% intervals
-count samples, as `evaluate.py` counts them: the four cycles of an HR-Bench sample are one. Seeds
-are too few for an interval of their own: each seed's value stands beside.
+Every measure, and every change between two arms, is first a value of each question: the mean over
+its rollouts and the arm's seeds. A sample's value is then the mean over its questions. The 95%
+intervals count samples, as those of `evaluate.py` do: the four cycles of an HR-Bench sample are one
+sample. There are too few seeds for an interval over seeds, so each seed's value is given instead.
 """
 
 import json
@@ -29,11 +29,11 @@ from lfpc_jax.trajectory import Record
 
 ACCURACY, NOISE, DROP = "accuracy", "noise", "drop"
 _OF_EPISODES: dict[str, Callable[[Measures], float | None]] = {
-    ACCURACY: lambda one: one.right,
-    "calls": lambda one: float(one.crops > 0),
-    "overlap": lambda one: one.overlap,
-    "iou": lambda one: one.iou,
-    "area": lambda one: fmean(one.areas) if one.areas else None,
+    ACCURACY: lambda episode: episode.right,
+    "calls": lambda episode: float(episode.crops > 0),
+    "overlap": lambda episode: episode.overlap,
+    "iou": lambda episode: episode.iou,
+    "area": lambda episode: fmean(episode.areas) if episode.areas else None,
 }
 MEASURES = {
     ACCURACY: "answers that are right",
@@ -50,15 +50,15 @@ _ENDS = dict.fromkeys(MEASURES, (0.0, 1.0)) | {DROP: (-1.0, 1.0)}
 
 @dataclass(frozen=True)
 class Arm:
-    """A name and the folders of its evaluations, one a seed."""
+    """A name, and the folders of its evaluations, one for each seed."""
 
     name: str
     folders: tuple[Path, ...]
 
     @cached_property
     def answers(self) -> tuple[Answers, ...]:
-        """Graded once, for all benchmarks and budgets; one a folder. By the verdicts of the judge
-        that `evaluate.py` graded it with, if it did."""
+        """The graded answers of each folder, for all benchmarks and budgets. If `evaluate.py`
+        graded a folder with a judge, that judge's verdicts count."""
         return tuple(
             grade_all(
                 Journal(folder), Remembered(folder / "verdicts", *judge) if judge[0] else None
@@ -68,7 +68,8 @@ class Arm:
 
     @property
     def judges(self) -> tuple[str, ...]:
-        """The name of each folder's judge, empty if it was graded by rule alone, or not yet."""
+        """The name of each folder's judge; empty if the folder was graded by rule alone, or not
+        yet."""
         return tuple(name for name, _ in self._judges)
 
     @cached_property
@@ -77,12 +78,12 @@ class Arm:
 
 
 def _judge_of(results: Path) -> tuple[str, str]:
-    """Its name, and its server, which results of an earlier version do not say."""
+    """The judge's name, and its server; results of an earlier version do not have the server."""
     if not results.is_file():
         return "", ""
     try:
-        found = json.loads(results.read_bytes())
-        return str(found["judge"]), str(found.get("judge_server", ""))
+        said = json.loads(results.read_bytes())
+        return str(said["judge"]), str(said.get("judge_server", ""))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{results}: is damaged ({error!r:.200}); make it again with evaluate.py "
@@ -92,7 +93,7 @@ def _judge_of(results: Path) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Change:
-    """What `measure` is in the arm `after`, less `times` what it is in the arm `before`."""
+    """What `measure` is in the arm `after`, minus `times` what it is in the arm `before`."""
 
     measure: str
     before: str
@@ -115,9 +116,9 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A value over all seeds, and each seed's; of a change between arms that have not the same
-    number of seeds only the first."""
+class SeededEstimate:
+    """A value over all seeds, and the value of each seed. A change between arms with different
+    numbers of seeds has only the former."""
 
     estimate: Estimate
     seeds: tuple[float, ...]
@@ -126,8 +127,8 @@ class Found:
 class Comparison:
     """All arms on one benchmark at one budget of visual tokens.
 
-    They must have been asked the same questions. One that could not be judged in every evaluation
-    counts in no accuracy. `notes` say what to know before believing a number.
+    All arms must have been asked the same questions. A question that could not be judged in every
+    evaluation counts in no accuracy. `notes` are warnings about the numbers.
     """
 
     def __init__(self, arms: Sequence[Arm], benchmark: str, tokens: int) -> None:
@@ -140,13 +141,13 @@ class Comparison:
         }
         part = Trial(benchmark, tokens, TOOL)
         self._samples = {
-            one.record.id: sample_of(one.record)
+            answered.record.id: sample_of(answered.record)
             for arm in arms
             for answers in arm.answers
-            for one in answers[part]
+            for answered in answers[part]
         }
         asked = [
-            (arm.name, folder, {one.record.id: one.record for one in answers[part]})
+            (arm.name, folder, {answered.record.id: answered.record for answered in answers[part]})
             for arm in arms
             for answers, folder in zip(arm.answers, arm.folders)
         ]
@@ -156,12 +157,13 @@ class Comparison:
         self.notes += self._leave_out_unjudged(where, asked[0][2])
 
     def _leave_out_unjudged(self, where: str, records: Mapping[str, Record]) -> list[str]:
-        """Takes from every evaluation what is not known of every one; says of how many."""
+        """Takes out of every evaluation the questions that are not known in all of them, and notes
+        how many there are."""
         seeds = [seed for seeds in self._seeds.values() for seed in seeds]
         lacking: set[str] = set()
         for measure, asked in (
             (ACCURACY, set(records)),
-            (NOISE, {one for one in records if applies(NOISE, records[one])}),
+            (NOISE, {record for record in records if applies(NOISE, records[record])}),
         ):
             known = [seed[measure].keys() for seed in seeds if measure in seed]
             lacking |= asked - asked.intersection(*known)
@@ -176,21 +178,22 @@ class Comparison:
             "evaluation, and count in no accuracy"
         ]
 
-    def measured(self, arm: str, measure: str) -> Found | None:
-        """None where nothing was measured."""
+    def measured(self, arm: str, measure: str) -> SeededEstimate | None:
+        """A measure of an arm; None if nothing was measured."""
         values = self._over_samples(self._pooled(arm, measure))
         estimate = change(values) if measure == DROP else share(_mean(values), len(values))
-        return None if estimate is None else Found(estimate, self._each(arm, measure))
+        return None if estimate is None else SeededEstimate(estimate, self._each(arm, measure))
 
-    def changed(self, asked: Change) -> Found | None:
-        """Paired by question, each seed's as well; None where no question has both."""
+    def changed(self, asked: Change) -> SeededEstimate | None:
+        """A change, paired by question, over all seeds and for each seed; None if no question has
+        both."""
         least, most = _ENDS[asked.measure]
         before, after = (self._pooled(arm, asked.measure) for arm in (asked.before, asked.after))
-        found = change(
+        estimate = change(
             self._differences(before, after, asked.times),
             ends=(least - asked.times * most, most - asked.times * least),
         )
-        if found is None:
+        if estimate is None:
             return None
         then, now = (self._seeds[arm] for arm in (asked.before, asked.after))
         if len(then) == 1:  # what all seeds began from
@@ -200,31 +203,37 @@ class Comparison:
             self._differences(a.get(asked.measure, {}), b.get(asked.measure, {}), asked.times)
             for a, b in pairs
         )
-        return Found(found, tuple(fmean(values) for values in seeds if values))
+        return SeededEstimate(estimate, tuple(fmean(values) for values in seeds if values))
 
     def _differences(
         self, before: Mapping[str, float], after: Mapping[str, float], times: float
     ) -> list[float]:
-        """By sample, of the questions that have both."""
+        """The differences by sample, over the questions that have both values."""
         return self._over_samples(
-            {one: value - times * before[one] for one, value in after.items() if one in before}
+            {
+                question: value - times * before[question]
+                for question, value in after.items()
+                if question in before
+            }
         )
 
     def _pooled(self, arm: str, measure: str) -> dict[str, float]:
-        """By question, over seeds."""
-        found: dict[str, list[float]] = {}
+        """The values by question, as means over seeds."""
+        pooled: dict[str, list[float]] = {}
         for seed in self._seeds[arm]:
             for question, value in seed.get(measure, {}).items():
-                found.setdefault(question, []).append(value)
-        return {question: fmean(values) for question, values in found.items()}
+                pooled.setdefault(question, []).append(value)
+        return {question: fmean(values) for question, values in pooled.items()}
 
     def _each(self, arm: str, measure: str) -> tuple[float, ...]:
-        """By seed, over samples."""
+        """The value of each seed, over samples."""
         seeds = (self._over_samples(seed.get(measure, {})) for seed in self._seeds[arm])
         return tuple(fmean(values) for values in seeds if values)
 
     def _over_samples(self, by_question: Mapping[str, float]) -> list[float]:
-        return over_samples((self._samples[one], value) for one, value in by_question.items())
+        return over_samples(
+            (self._samples[question], value) for question, value in by_question.items()
+        )
 
 
 _Asked = Sequence[tuple[str, Path, Mapping[str, Record]]]
@@ -232,17 +241,18 @@ _Asked = Sequence[tuple[str, Path, Mapping[str, Record]]]
 
 
 def _check_same(where: str, asked: _Asked) -> None:
-    """Refuses questions that differ, but for where pictures lie and the order of options."""
+    """Raises for arms whose questions differ; where pictures lie and the order of options may
+    differ."""
     _, first, records = asked[0]
-    if len({frozenset(found) for _, _, found in asked}) > 1:
+    if len({frozenset(questions) for _, _, questions in asked}) > 1:
         counts: dict[str, list[int]] = {}
-        for arm, _, found in asked:
-            counts.setdefault(arm, []).append(len(found))
+        for arm, _, questions in asked:
+            counts.setdefault(arm, []).append(len(questions))
         raise ValueError(
             f"{where}: arms were not asked the same questions ({counts}); evaluate them alike"
         )
-    for _, folder, found in asked[1:]:
-        for name, record in found.items():
+    for _, folder, questions in asked[1:]:
+        for name, record in questions.items():
             if _essence(record) != _essence(records[name]):
                 raise ValueError(
                     f"{where}: record {name!r} is another question in {folder} than in {first}: "
@@ -260,8 +270,8 @@ def _downsampled_otherwise(where: str, asked: _Asked) -> list[str]:
     _, _, records = asked[0]
     others = {
         name
-        for _, _, found in asked[1:]
-        for name, record in found.items()
+        for _, _, questions in asked[1:]
+        for name, record in questions.items()
         if record.longest_side != records[name].longest_side
     }
     if not others:
@@ -275,42 +285,53 @@ def _downsampled_otherwise(where: str, asked: _Asked) -> list[str]:
 def _by_question(
     answers: Answers, folder: Path, benchmark: str, tokens: int
 ) -> dict[str, dict[str, float]]:
-    """Of one evaluation: measure, question, value."""
+    """The values of one evaluation, by measure and question."""
     tool = answers.get(Trial(benchmark, tokens, TOOL))
     if tool is None:
         raise ValueError(
             f"{folder}: no answers to {benchmark} at {tokens} tokens with the tool; there are "
             f"{sorted(part.name for part in answers)}"
         )
-    found = {name: _means(tool, value) for name, value in _OF_EPISODES.items()}
+    measured = {name: _means(tool, value) for name, value in _OF_EPISODES.items()}
     noise = Trial(benchmark, tokens, NOISE)
     if (altered := answers.get(noise)) is not None:
-        left = {record.id for record in to_ask(NOISE, [one.record for one in tool], tool)}
-        left -= {one.record.id for one in altered}
+        left = {record.id for record in to_ask(NOISE, [answered.record for answered in tool], tool)}
+        left -= {answered.record.id for answered in altered}
         if left:
             raise ValueError(
                 f"{folder}: of {len(tool)} questions {len(left)} have no answer yet to "
                 f"{noise.name}; the command that evaluated it goes on there"
             )
-        right, again = found[ACCURACY], _means(altered, _OF_EPISODES[ACCURACY])
-        uncropped = {one.record.id for one in tool if not one.crops and applies(NOISE, one.record)}
-        found[NOISE] = again | {one: value for one, value in right.items() if one in uncropped}
-        found[DROP] = {
-            one: right[one] - value for one, value in found[NOISE].items() if one in right
+        right, again = measured[ACCURACY], _means(altered, _OF_EPISODES[ACCURACY])
+        uncropped = {
+            answered.record.id
+            for answered in tool
+            if not answered.crops and applies(NOISE, answered.record)
         }
-    return found
+        measured[NOISE] = again | {
+            question: value for question, value in right.items() if question in uncropped
+        }
+        measured[DROP] = {
+            question: right[question] - value
+            for question, value in measured[NOISE].items()
+            if question in right
+        }
+    return measured
 
 
 def _means(
     answered: Sequence[Answered], value_of: Callable[[Measures], float | None]
 ) -> dict[str, float]:
-    """By question, over rollouts; without questions of which nothing was measured."""
-    found = {}
-    for one in answered:
-        values = [value for episode in one.episodes if (value := value_of(episode)) is not None]
+    """The values by question, as means over rollouts. Questions of which nothing was measured are
+    left out."""
+    means = {}
+    for question in answered:
+        values = [
+            value for episode in question.episodes if (value := value_of(episode)) is not None
+        ]
         if values:
-            found[one.record.id] = fmean(values)
-    return found
+            means[question.record.id] = fmean(values)
+    return means
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -15,8 +15,8 @@ _SETTINGS = ("rollouts", "temperature", "crop_tokens", "convention", "max_turns"
 
 
 def asked_otherwise(arms: Sequence[Arm]) -> Iterator[str]:
-    """A line for each setting in which the evaluations are not alike; an arm's own difference from
-    the others is as much part of what they show as its weights are."""
+    """A line for each setting in which the evaluations differ. Such a difference is as much a cause
+    of different results as the weights are."""
     every = [(arm.name, Journal(folder).settings()["asked"]) for arm in arms
              for folder in arm.folders]  # fmt: skip
     for name in _SETTINGS:
@@ -41,13 +41,14 @@ def check_judges(arms: Sequence[Arm]) -> None:
 
 
 def unjudged(arms: Sequence[Arm]) -> Iterator[str]:
-    """A line for each evaluation with answers that could not be judged; most of them raise."""
+    """A line for each evaluation with answers that could not be judged. Raises if most of them
+    could not."""
     for arm in arms:
         for folder, answers in zip(arm.folders, arm.answers):
             check_judged(answers, _MOST_UNJUDGED)
-            every = [one for part in answers.values() for one in part]
+            every = [answered for part in answers.values() for answered in part]
             if count := sum(1 for _ in faults_of(every)):
-                of = sum(len(one.answers) for one in every)
+                of = sum(len(answered.answers) for answered in every)
                 yield (
                     f"{arm.name}, {folder}: {count} of {of} answers could not be judged, "
                     "which do not count"
@@ -55,7 +56,7 @@ def unjudged(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def unanswered(arms: Sequence[Arm], benchmark: str, tokens: int) -> Iterator[str]:
-    """A line for each evaluation that was not finished, or left questions out."""
+    """A line for each evaluation that was not finished, or that left questions out."""
     for arm in arms:
         for folder, answers in zip(arm.folders, arm.answers):
             wanted = Journal(folder).settings()["benchmarks"][benchmark]["questions"]
@@ -68,7 +69,7 @@ def unanswered(arms: Sequence[Arm], benchmark: str, tokens: int) -> Iterator[str
 
 
 def budgets_of(arms: Sequence[Arm]) -> list[tuple[str, int]]:
-    """Benchmarks and budgets at which every arm was asked."""
+    """The benchmarks and budgets at which every arm was asked."""
     asked = [
         {(part.benchmark, part.tokens) for part in Journal(folder).parts()}
         for arm in arms

@@ -1,4 +1,4 @@
-"""Do the crops matter? One benchmark at one budget, under all conditions.
+"""Whether the crops matter, on one benchmark at one budget, under all conditions.
 
     tool over direct     what having the tool is worth
     noise, blank, other, downsampled, truth
@@ -9,10 +9,10 @@
                          and with it there are crops and the answer is right
     answer first         how many episodes with a call state their answer before it
 
-An episode without a crop cannot change, up to its first crop it depends on nothing altered: such
-questions are not asked again, and count as unchanged. `truth` leaves out records without boxes.
-Of several rollouts a question is right, or has crops, if at least half of them are, or have.
-Where a filter looks at the tool's own answers, "before" is what the filter made it.
+An episode depends on nothing altered before its first crop, so one without a crop cannot change:
+such questions are not asked again and count as unchanged. `truth` leaves out records without boxes.
+With several rollouts, a question is right (or has crops) if at least half of them are (or have).
+Where a filter selects by the tool's own answers, "before" is what the filter makes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What changed; None where no question was left to compare."""
+    """The change that a test found; None if no question was left to compare."""
 
     test: str
     questions: str
@@ -42,8 +42,8 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class AnswerFirst:
-    """Of the episodes with a call and an answer, the share that stated it first, its interval over
-    samples; how often those and the others were right."""
+    """Of the `episodes` that have a call and an answer: the share that stated the answer first,
+    with its interval over samples, and how often those and the others were right."""
 
     share: Estimate | None
     right_first: float | None
@@ -52,48 +52,54 @@ class AnswerFirst:
 
 
 def to_ask(condition: str, records: Sequence[Record], tool: Sequence[Answered]) -> list[Record]:
-    """The records to ask under a condition, given the answers with the tool as it is."""
+    """The records to ask under a condition, given the answers with the unaltered tool."""
     if condition not in ALTERATIONS:
         return list(records)
-    cropped = {one.record.id for one in tool if one.crops}
+    cropped = {answered.record.id for answered in tool if answered.crops}
     return [record for record in records if record.id in cropped and applies(condition, record)]
 
 
 def diagnose(conditions: Mapping[str, Sequence[Answered]]) -> list[Diagnosis]:
-    """`conditions` holds the answers under each that was asked."""
+    """All tests; `conditions` holds the answers under each condition that was asked."""
     tool = conditions.get(TOOL, ())
-    made = []
+    diagnoses = []
     if direct := conditions.get(DIRECT):
-        gain = paired([one.outcome for one in direct], [one.outcome for one in tool])
-        made.append(Diagnosis("tool over direct", "all", gain))
+        gain = paired(
+            [answered.outcome for answered in direct], [answered.outcome for answered in tool]
+        )
+        diagnoses.append(Diagnosis("tool over direct", "all", gain))
     for name in ALTERATIONS:
         if name not in conditions:
             continue
         altered = conditions[name]
-        made.append(_changed(name, "with boxes" if name == "truth" else "all", tool, altered))
+        diagnoses.append(_changed(name, "with boxes" if name == "truth" else "all", tool, altered))
         if name == "truth":
-            missed = [one for one in tool if _missed(one)]
+            missed = [answered for answered in tool if _missed(answered)]
             which = f"cropped, overlap at most {MISSED}"
-            made.append(_changed("truth, missed", which, missed, altered))
+            diagnoses.append(_changed("truth, missed", which, missed, altered))
         if name == "noise" and direct:
-            wrong = {one.record.id for one in direct if one.right is not None and one.right < _HALF}
+            wrong = {
+                answered.record.id
+                for answered in direct
+                if answered.right is not None and answered.right < _HALF
+            }
             needed = [
-                one
-                for one in tool
-                if one.record.id in wrong
-                and one.right is not None
-                and one.right >= _HALF
-                and one.cropped >= _HALF
+                answered
+                for answered in tool
+                if answered.record.id in wrong
+                and answered.right is not None
+                and answered.right >= _HALF
+                and answered.cropped >= _HALF
             ]
             which = "wrong direct, cropped, right with it"
-            made.append(_changed("noise, needed", which, needed, altered))
-    return made
+            diagnoses.append(_changed("noise, needed", which, needed, altered))
+    return diagnoses
 
 
-def _missed(one: Answered) -> bool:
-    """Whether there are crops, and no rollout's held the target."""
-    held = [episode.overlap for episode in one.episodes if episode.crops]
-    return one.cropped >= _HALF and all(
+def _missed(answered: Answered) -> bool:
+    """Whether there are crops, none of which held the target."""
+    held = [episode.overlap for episode in answered.episodes if episode.crops]
+    return answered.cropped >= _HALF and all(
         overlap is not None and overlap <= MISSED + _ROUNDING for overlap in held
     )
 
@@ -102,18 +108,18 @@ def _changed(
     test: str, questions: str, tool: Sequence[Answered], altered: Sequence[Answered]
 ) -> Diagnosis:
     alteration = test.split(",")[0]
-    again = {one.record.id: one.outcome for one in altered}
-    before = [one.outcome for one in tool if applies(alteration, one.record)]
-    unchanged = {one.record.id: one.outcome for one in tool if not one.crops}
-    after = [found for one in before if (found := (unchanged | again).get(one.id))]
+    again = {answered.record.id: answered.outcome for answered in altered}
+    before = [answered.outcome for answered in tool if applies(alteration, answered.record)]
+    unchanged = {answered.record.id: answered.outcome for answered in tool if not answered.crops}
+    after = [outcome for answered in before if (outcome := (unchanged | again).get(answered.id))]
     return Diagnosis(test, questions, paired(before, after))
 
 
 def answer_first(tool: Sequence[Answered]) -> AnswerFirst:
     told = [
-        (stated, episode.right, one.outcome.sample)
-        for one in tool
-        for stated, episode in zip(one.stated, one.episodes)
+        (stated, episode.right, answered.outcome.sample)
+        for answered in tool
+        for stated, episode in zip(answered.stated, answered.episodes)
         if stated is not None
     ]
     first = [right for stated, right, _ in told if stated]

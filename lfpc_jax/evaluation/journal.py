@@ -1,4 +1,4 @@
-"""Answers on disk, as they come. After a kill the same evaluation goes on where it was.
+"""Answers on disk, as they come. If interrupted, rerun the same evaluation to resume.
 
     OUT/evaluation.json           what was asked, of whom and how
     OUT/trajectories/             an archive, a part for each benchmark, budget and condition
@@ -7,9 +7,9 @@
     OUT/scores.jsonl              a line a question of every part: the verdicts that results.json
                                  counts, a judge's where there was one
 
-A question counts as answered once its whole group is in the archive. A line of either kind that is
-damaged is logged and skipped: the question is asked again, and its first whole group is believed.
-Several processes write a file of a part each, and read all.
+A question counts as answered once its whole group is in the archive. A damaged line of either kind
+is logged and skipped: the question is asked again, and its first whole group counts. Each of
+several processes writes its own file of a part, and all read every file.
 """
 
 import json
@@ -57,7 +57,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Journal:
-    """`still_ours` raises, before answers are added, if the folder is another command's by now."""
+    """The folder of one evaluation. `still_ours` raises, before answers are added, if the folder
+    now belongs to another command."""
 
     folder: Path
     process: int = 0
@@ -68,8 +69,8 @@ class Journal:
         return Archive(self.folder / "trajectories")
 
     def begin(self, asked: dict[str, Any], benchmarks: dict[str, dict[str, Any]]) -> None:
-        """Says what is asked. A folder that was begun may only go on as it was, with more
-        benchmarks, budgets and conditions."""
+        """Records what is asked. A folder that was begun before may only be resumed with the same
+        settings; benchmarks, budgets and conditions may be added."""
         path = self.folder / "evaluation.json"
         known: dict[str, Any] = {}
         if path.exists():
@@ -90,7 +91,7 @@ class Journal:
                 )
         if self.process != 0:
             return
-        made = {
+        settings = {
             "format": FORMAT,
             "truth": TRUTH,
             "asked": asked,
@@ -98,7 +99,7 @@ class Journal:
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".new")
-        beside.write_text(json.dumps(made, indent=2) + "\n")
+        beside.write_text(json.dumps(settings, indent=2) + "\n")
         beside.replace(path)
 
     def settings(self) -> dict[str, Any]:
@@ -106,17 +107,18 @@ class Journal:
         if not path.is_file():
             raise ValueError(f"{path}: missing; is {self.folder} an evaluation's folder?")
         try:
-            made = json.loads(path.read_text())
-            version = made["format"]
-            made["asked"] = with_limits(made["asked"])
+            settings = json.loads(path.read_text())
+            version = settings["format"]
+            settings["asked"] = with_limits(settings["asked"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: is damaged ({error!r:.200}); restore it") from error
         if version != FORMAT:
             raise ValueError(f"{path}: format {version!r}, where {FORMAT} is read; evaluate anew")
-        return made
+        return settings
 
     def _check_truth(self, old: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-        """Folders of before `alter.true_box` go on where it makes no difference."""
+        """A folder that is older than `alter.true_box` may be resumed if the rule makes no
+        difference there."""
         if old.get("truth") == TRUTH:
             return
         for part in self.parts():
@@ -130,9 +132,9 @@ class Journal:
                 )
 
     def _changed(self, old: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-        """What is asked otherwise. Folders of before identities were kept go on, with a warning;
-        those of before prompts were noted, without one. Where a model lies does not matter if its
-        identity tells which it is."""
+        """The settings that differ. A folder without the model's identity is resumed with a
+        warning, and one without the prompt is resumed without. Where a model lies does not matter
+        if its identity is known."""
         old = {"prompt": asked.get("prompt")} | dict(old)
         known = {IDENTITY, "model"} if IDENTITY in asked and IDENTITY in old else {IDENTITY}
         changed = [name for name in asked if name not in known and old.get(name) != asked[name]]
@@ -149,21 +151,21 @@ class Journal:
         return changed + [f"model ({part})" for part in now if now[part] != before.get(part)]
 
     def parts(self) -> list[Trial]:
-        """Every part that has answers, by name."""
+        """Every part that has answers, sorted by name."""
         return [Trial.of(name) for name in sorted({n.rpartition("-p")[0] for n in self._files()})]
 
     def add(self, part: Trial, group: Group, seconds: float) -> None:
-        """Keeps a group, through whatever ends the process after this."""
-        answers = [said(one) for one in group.trajectories]
+        """Keeps a group: once this returns, no interruption loses it."""
+        answers = [said(trajectory) for trajectory in group.trajectories]
         verdicts = grade([(answer, group.record) for answer in answers], judge=None)
-        right = [None if one.right is None else float(one.right) for one in verdicts]
+        right = [None if verdict.right is None else float(verdict.right) for verdict in verdicts]
         records = {group.record.id: group.record}
         computed = compute_rewards(group.trajectories, records, Rewards(grounding=1.0))
         # An untaught model's answer has no tags, and no reward: only whether it is right.
         rewards = tuple(
-            {name: value for name, value in one.parts.items() if name != "total"}
+            {name: value for name, value in reward.parts.items() if name != "total"}
             | {"accuracy": hit}
-            for one, hit in zip(computed, right)
+            for reward, hit in zip(computed, right)
         )
         name = f"{part.name}-p{self.process}"
         self.still_ours()
@@ -172,17 +174,18 @@ class Journal:
             "record": group.record.id,
             "answers": answers,
             "right": right,
-            "ends": [one.end for one in group.trajectories],
+            "ends": [trajectory.end for trajectory in group.trajectories],
             "crops": [
-                sum(turn.crop is not None for turn in one.turns) for one in group.trajectories
+                sum(turn.crop is not None for turn in trajectory.turns)
+                for trajectory in group.trajectories
             ],
-            "tokens": [int(one.sampled.sum()) for one in group.trajectories],
+            "tokens": [int(trajectory.sampled.sum()) for trajectory in group.trajectories],
             "seconds": round(seconds, 3),
         }
         self._write_line(self.folder / "answers" / f"{name}.jsonl", line)
 
     def read(self, part: Trial, rollouts: int) -> Iterator[Group]:
-        """The whole groups, one of each record."""
+        """The whole groups of a part, one for each record."""
         seen = set()
         for name in self._files(part):
             for group in self.archive.read(name):
@@ -192,30 +195,34 @@ class Journal:
                 yield group
 
     def seconds(self, part: Trial) -> float | None:
-        """Wall seconds a question, over all sessions; None without any on record. Processes ask at
-        once: the one that took longest took them all."""
+        """Wall seconds for each question, over all sessions; None if no time was recorded.
+        Processes ask at the same time, so the longest process's seconds count."""
         answered, longest = 0, 0.0
         for name in self._files(part):
-            found: list[float] = []
+            seconds: list[float] = []
             path = self.folder / "answers" / f"{name}.jsonl"
             for number, line in enumerate(
                 path.read_bytes().splitlines() if path.exists() else (), 1
             ):
                 try:
-                    found.append(float(json.loads(line)["seconds"]))
+                    seconds.append(float(json.loads(line)["seconds"]))
                 except (ValueError, TypeError, KeyError) as error:
                     log.warning("%s, line %d: no whole line, skipped (%r)", path, number, error)
-            answered, longest = answered + len(found), max(longest, sum(found))
+            answered, longest = answered + len(seconds), max(longest, sum(seconds))
         return longest / answered if answered else None
 
     def write_scores(self, answers: Mapping[Trial, Sequence[Answered]]) -> None:
-        """By part and record, whatever order they came in."""
+        """Writes scores.jsonl, sorted by part and record, whatever order the answers came in."""
         beside = self.folder / "scores.jsonl.new"
         with beside.open("w") as out:
-            for part, found in sorted(answers.items(), key=lambda one: one[0].name):
-                for one in found:
-                    right = [episode.right for episode in one.episodes]
-                    line = {"part": part.name, "record": one.record.id, "answers": one.answers}
+            for part, answered in sorted(answers.items(), key=lambda pair: pair[0].name):
+                for question in answered:
+                    right = [episode.right for episode in question.episodes]
+                    line = {
+                        "part": part.name,
+                        "record": question.record.id,
+                        "answers": question.answers,
+                    }
                     out.write(json.dumps(line | {"right": right}) + "\n")
         beside.replace(self.folder / "scores.jsonl")
 

@@ -64,14 +64,15 @@ def measure(
     *,
     image_token: int,
 ) -> Measures:
-    """`scored` is the episode's scores, or its accuracy alone, by which boxes are compared here.
+    """The numbers of an episode. `scored` is its reward, or only its accuracy; in the latter case
+    boxes are compared here.
 
-    `image_token` is the model's placeholder: visual tokens are counted among the ids themselves.
+    `image_token` is the model's placeholder: visual tokens are counted among the ids.
     """
     if isinstance(scored, EpisodeReward):
-        right, found = scored.accuracy, scored.boxes
+        right, boxes = scored.accuracy, scored.boxes
     else:
-        right, found = scored, _ground(trajectory, record)
+        right, boxes = scored, _ground(trajectory, record)
     cut = [turn.crop.box for turn in trajectory.turns if turn.crop is not None]
     whole = trajectory.original[0] * trajectory.original[1]
     return Measures(
@@ -85,35 +86,38 @@ def measure(
         crop_tokens=tuple(_crop_tokens(trajectory, image_token)),
         faults=dict(Counter(turn.fault for turn in trajectory.turns if turn.fault)),
         end=trajectory.end,
-        iou=None if found is None else found.iou,
-        overlap=None if found is None else found.overlap,
+        iou=None if boxes is None else boxes.iou,
+        overlap=None if boxes is None else boxes.overlap,
     )
 
 
 def gather(episodes: Iterable[Measures]) -> dict[str, float]:
-    """The table at the top, as flat names; see there for what is left out."""
-    found = list(episodes)
-    if not found:
+    """The means over many episodes, by the names at the top of this file, where it says what is
+    left out."""
+    measured = list(episodes)
+    if not measured:
         return {}
-    cropped = [one for one in found if one.crops]
-    calls = sum(one.calls for one in found)
+    cropped = [episode for episode in measured if episode.crops]
+    calls = sum(episode.calls for episode in measured)
     faults: Counter[str] = Counter()
-    for one in found:
-        faults.update(one.faults)
+    for episode in measured:
+        faults.update(episode.faults)
     means = {
-        "crop/rate": _mean(float(one.crops > 0) for one in found),
-        "crop/count": _mean(one.crops for one in found),
-        "crop/iou": _mean(one.iou for one in found),
-        "crop/overlap": _mean(one.overlap for one in found),
-        "crop/iou_cropped": _mean(one.iou for one in cropped),
-        "crop/overlap_cropped": _mean(one.overlap for one in cropped),
-        "crop/area_ratio": _mean(ratio for one in found for ratio in one.areas),
-        "crop/tokens": _mean(tokens for one in found for tokens in one.crop_tokens),
+        "crop/rate": _mean(float(episode.crops > 0) for episode in measured),
+        "crop/count": _mean(episode.crops for episode in measured),
+        "crop/iou": _mean(episode.iou for episode in measured),
+        "crop/overlap": _mean(episode.overlap for episode in measured),
+        "crop/iou_cropped": _mean(episode.iou for episode in cropped),
+        "crop/overlap_cropped": _mean(episode.overlap for episode in cropped),
+        "crop/area_ratio": _mean(ratio for episode in measured for ratio in episode.areas),
+        "crop/tokens": _mean(tokens for episode in measured for tokens in episode.crop_tokens),
         "crop/invalid": sum(faults.values()) / calls if calls else None,
-        "episode/turns": _mean(one.turns for one in found),
-        "episode/tokens": _mean(one.tokens for one in found),
+        "episode/turns": _mean(episode.turns for episode in measured),
+        "episode/tokens": _mean(episode.tokens for episode in measured),
     }
-    means |= {f"end/{end}": _mean(float(one.end == end) for one in found) for end in ENDS}
+    means |= {
+        f"end/{end}": _mean(float(episode.end == end) for episode in measured) for end in ENDS
+    }
     means |= {f"fault/{cause}": count / calls for cause, count in sorted(faults.items())}
     return {name: value for name, value in means.items() if value is not None}
 
@@ -124,7 +128,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _ground(trajectory: Trajectory, record: Record) -> Grounded | None:
-    """None for targets that make no sense, too: those are the audit's affair, by name."""
+    """None also for targets that make no sense; the audit of the set names those."""
     try:
         return ground(trajectory, record, Grounding())
     except ValueError:
@@ -132,7 +136,7 @@ def _ground(trajectory: Trajectory, record: Record) -> Grounded | None:
 
 
 def _crop_tokens(trajectory: Trajectory, image_token: int) -> Iterator[int]:
-    """Placeholders in what came back after each turn with a crop."""
+    """The number of placeholders in what came back after each turn with a crop."""
     ids = np.asarray(trajectory.ids)
     following = [turn.start for turn in trajectory.turns[1:]]
     for turn, begins in zip(trajectory.turns, [*following, len(ids)]):

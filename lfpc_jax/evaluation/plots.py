@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lfpc_jax.evaluation.arms import MEASURES, Found
+from lfpc_jax.evaluation.arms import MEASURES, SeededEstimate
 from lfpc_jax.evaluation.conditions import DIRECT, TOOL
 from lfpc_jax.evaluation.published import COLUMNS, OVERALL
 from lfpc_jax.evaluation.results import Results
@@ -15,18 +15,18 @@ from lfpc_jax.evaluation.tables import each
 _BLUE, _GREY, _RED, _GREEN = "#3a5fcd", "#9aa3ad", "#c8412f", "#2f8f4e"
 
 
-def plot(found: Results, file: Path) -> None:
+def plot(results: Results, file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     scored = [
-        row for row in each(found) if any(mode in row[3]["conditions"] for mode in (TOOL, DIRECT))
+        row for row in each(results) if any(mode in row[3]["conditions"] for mode in (TOOL, DIRECT))
     ]
     changes = [
-        (f"{name}, {tokens}: {one['test']}", one["found"]["change"])
+        (f"{name}, {tokens}: {diagnosis['test']}", diagnosis["found"]["change"])
         for name, tokens, _, budget in scored
-        for one in budget["diagnostics"]
-        if one["found"]
+        for diagnosis in budget["diagnostics"]
+        if diagnosis["found"]
     ]
     heights = [0.9 + 0.62 * max(1, len(scored)), 0.9 + 0.3 * len(changes)]
     rows = 2 if changes else 1
@@ -39,15 +39,18 @@ def plot(found: Results, file: Path) -> None:
     figure.savefig(file, dpi=140)
 
 
-def plot_arms(found: Mapping[str, Mapping[str, Mapping[str, Found | None]]], file: Path) -> None:
-    """`found`: by title, arm and measure. Bars of all seeds with their intervals, a dot a seed."""
+def plot_arms(
+    measured: Mapping[str, Mapping[str, Mapping[str, SeededEstimate | None]]], file: Path
+) -> None:
+    """Bars over all seeds with their intervals, a dot for each seed; `measured` is by title, arm
+    and measure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 0.4 + 2.8 * len(found)), layout="constrained")
+    figure = Figure(figsize=(10, 0.4 + 2.8 * len(measured)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, arms) in zip(
-        figure.subplots(len(found), 1, squeeze=False)[:, 0], found.items()
+        figure.subplots(len(measured), 1, squeeze=False)[:, 0], measured.items()
     ):
         measures = [
             name for name in next(iter(arms.values())) if any(a[name] for a in arms.values())
@@ -55,9 +58,9 @@ def plot_arms(found: Mapping[str, Mapping[str, Mapping[str, Found | None]]], fil
         width = 0.8 / len(arms)
         for number, (arm, row) in enumerate(arms.items()):
             for place, measure in enumerate(measures):
-                if (one := row[measure]) is not None:
+                if (value := row[measure]) is not None:
                     x = place + (number - (len(arms) - 1) / 2) * width
-                    _bar(axes, x, width, one, f"C{number}", _once(axes, arm))
+                    _bar(axes, x, width, value, f"C{number}", _once(axes, arm))
         told = ["\n".join((name, *textwrap.wrap(MEASURES[name], 18))) for name in measures]
         axes.set_xticks(range(len(measures)), told, fontsize=8)
         axes.axhline(0, color="#20242a", lw=0.8)
@@ -68,16 +71,21 @@ def plot_arms(found: Mapping[str, Mapping[str, Mapping[str, Found | None]]], fil
     figure.savefig(file, dpi=140)
 
 
-def _bar(axes: Any, x: float, width: float, one: Found, colour: str, label: str | None) -> None:
+def _bar(
+    axes: Any, x: float, width: float, measured: SeededEstimate, colour: str, label: str | None
+) -> None:
     centre, low, high = (
-        100 * value for value in (one.estimate.value, one.estimate.low, one.estimate.high)
+        100 * value
+        for value in (measured.estimate.value, measured.estimate.low, measured.estimate.high)
     )
     axes.bar(x, centre, 0.92 * width, color=colour, label=label)
     axes.errorbar(
         x, centre, yerr=[[centre - low], [high - centre]], color="#20242a", capsize=2, lw=1
     )
-    if len(one.seeds) > 1:
-        axes.plot([x] * len(one.seeds), [100 * v for v in one.seeds], "o", color="#20242a", ms=2)
+    if len(measured.seeds) > 1:
+        axes.plot(
+            [x] * len(measured.seeds), [100 * v for v in measured.seeds], "o", color="#20242a", ms=2
+        )
 
 
 def _accuracies(axes: Any, scored: list[Any]) -> None:

@@ -1,14 +1,13 @@
-"""Does an episode state its answer before it looks? Then the crop is for show.
+"""Whether an episode states its answer before it looks, in which case the crop is for show.
 
-What is read is all that was written before the first call, without the tags. It states the final
-answer if
+All that was written before the first call is read, without the tags. It states the final answer if
 
 - it announces it ("the answer is red", "Answer: (B)", "so I would answer B", "option B"), or
 - it says it in full ("a red bag", for the answer "red"), while it names no other option.
 
-A guess counts, as does "it seems to be red, but let me look": the crop comes after the answer. What
-says nothing by itself is found only where it is announced: letters, numbers, yes and no, and words
-that the question has already.
+A guess counts, and so does "it seems to be red, but let me look": the crop comes after the answer.
+Answers that are ambiguous by themselves count only if they are announced: letters, numbers, yes and
+no, and words that are in the question.
 """
 
 import re

@@ -51,8 +51,8 @@ _V_STAR_CATEGORIES = dict(zip(FOLDERS, (115, 76)))
 
 
 def column_of(benchmark: Benchmark) -> str | None:
-    """The paper's column that a benchmark can stand beside: what is called 4K or 8K and has all of
-    HR-Bench's rows, or all of V*."""
+    """The paper's column that a benchmark can be compared with: a benchmark called 4K or 8K that
+    has all rows of HR-Bench, or all of V*. None for others."""
     rows = len(benchmark.records) + len(benchmark.rejected)
     if rows != _ROWS.get(benchmark.kind):
         return None

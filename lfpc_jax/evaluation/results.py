@@ -1,7 +1,7 @@
 """All that an evaluation's folder says, as one JSON value. Needs no model.
 
-The same answers give the same bytes, in whatever order and in how many sessions they came; what
-depends on the clock is apart (`timing`).
+The same answers give the same bytes, in whatever order and in however many sessions they came.
+What depends on the clock is kept separately (`timing`).
 """
 
 import json
@@ -27,33 +27,34 @@ Answers = Mapping[Trial, Sequence[Answered]]
 
 
 def grade_all(journal: Journal, judge: Judges | None = None) -> Answers:
-    """Everything that was answered, by part. A judge that is gone before it is done raises
-    `JudgeFailed`, as half a grading is none."""
+    """All answers, graded, by part. Raises `JudgeFailed` if the judge stops answering before the
+    end, since half a grading would be misleading."""
     asked = journal.settings()["asked"]
     answers = {}
     for part in journal.parts():
-        found = graded(journal.read(part, asked["rollouts"]), asked["image_token"], judge)
-        for fault in faults_of(found):
+        answered = graded(journal.read(part, asked["rollouts"]), asked["image_token"], judge)
+        for fault in faults_of(answered):
             if fault.cause == NOT_ASKED:
                 raise JudgeFailed(f"the judge gives no more verdicts: {fault.reason}")
-        answers[part] = found
+        answers[part] = answered
     return answers
 
 
 def faults_of(answered: Iterable[Answered]) -> Iterator[Fault]:
-    for one in answered:
-        yield from one.faults
+    for question in answered:
+        yield from question.faults
 
 
 def check_judged(answers: Answers, most: float) -> None:
-    """Raises `JudgeFailed` if more than the share `most` of the answers put to the judge, or of all
-    answers, could not be judged: the rest, which the rules can tell, are no fair sample."""
-    every = [one for found in answers.values() for one in found]
+    """Raises `JudgeFailed` if a greater share than `most` could not be judged, either of the
+    answers put to the judge or of all answers. The others, which the rules can tell, would be no
+    fair sample."""
+    every = [question for answered in answers.values() for question in answered]
     faults = list(faults_of(every))
     failed = [fault for fault in faults if fault.part == "judge"]
     for missing, whole, of in (
-        (failed, sum(one.judged for one in every), "answers put to the judge"),
-        (faults, sum(len(one.answers) for one in every), "answers"),
+        (failed, sum(question.judged for question in every), "answers put to the judge"),
+        (faults, sum(len(question.answers) for question in every), "answers"),
     ):
         if len(missing) > most * whole:
             raise JudgeFailed(
@@ -65,10 +66,10 @@ def check_judged(answers: Answers, most: float) -> None:
 def results(
     settings: Mapping[str, Any], answers: Answers, judge: str = "", server: str = ""
 ) -> Results:
-    """All benchmarks, budgets and conditions; `settings` are the journal's, `judge` is the name of
-    the judge who graded, `server` where it was asked."""
-    every = [one for part in answers.values() for one in part]
-    found: Results = {
+    """The results of all benchmarks, budgets and conditions. `settings` are the journal's, `judge`
+    names the judge who graded and `server` where it was asked."""
+    every = [question for part in answers.values() for question in part]
+    everything: Results = {
         "asked": settings["asked"],
         "judge": judge,
         "judge_server": server,
@@ -85,17 +86,17 @@ def results(
             }
             budgets[str(tokens)] = _budget(of_each, about["questions"])
             if truth := of_each.get("truth"):
-                several = sum(len(one.record.targets) > 1 for one in truth)
-                made = budgets[str(tokens)]["conditions"]["truth"]
-                made["one_target_alone"] = 0 if settings.get("truth") == TRUTH else several
-        found["benchmarks"][name] = about | {"budgets": budgets}
-    return found
+                several = sum(len(question.record.targets) > 1 for question in truth)
+                condition = budgets[str(tokens)]["conditions"]["truth"]
+                condition["one_target_alone"] = 0 if settings.get("truth") == TRUTH else several
+        everything["benchmarks"][name] = about | {"budgets": budgets}
+    return everything
 
 
 def timing(journal: Journal) -> dict[str, float]:
-    """Wall seconds a question, by part; many are asked at once."""
-    found = {part.name: journal.seconds(part) for part in journal.parts()}
-    return {name: seconds for name, seconds in found.items() if seconds is not None}
+    """Wall seconds for each question, by part. Many questions are asked at once."""
+    seconds = {part.name: journal.seconds(part) for part in journal.parts()}
+    return {name: value for name, value in seconds.items() if value is not None}
 
 
 def encoded(value: Any) -> bytes:
@@ -105,41 +106,43 @@ def encoded(value: Any) -> bytes:
 def _budget(answered: Mapping[str, Sequence[Answered]], questions: int) -> Results:
     tool = answered.get(TOOL, ())
     conditions = {}
-    for name, found in answered.items():
+    for name, answers in answered.items():
         wanted = questions
         if name in ALTERATIONS:
-            wanted = len(to_ask(name, [one.record for one in tool], tool))
-        conditions[name] = _condition(found, wanted)
+            wanted = len(to_ask(name, [question.record for question in tool], tool))
+        conditions[name] = _condition(answers, wanted)
     return {
         "conditions": conditions,
-        "diagnostics": [asdict(one) for one in diagnose(answered)],
+        "diagnostics": [asdict(diagnosis) for diagnosis in diagnose(answered)],
         "answer_first": asdict(answer_first(tool)) if tool else None,
     }
 
 
 def _condition(answered: Sequence[Answered], wanted: int) -> Results:
-    outcomes = [one.outcome for one in answered]
-    categories = sorted({one.category for one in outcomes if one.category})
+    outcomes = [question.outcome for question in answered]
+    categories = sorted({outcome.category for outcome in outcomes if outcome.category})
     by_category = {
-        category: gather(episodes_of([one for one in answered if one.record.category == category]))
+        category: gather(
+            episodes_of([question for question in answered if question.record.category == category])
+        )
         for category in categories
     }
     return {
         "questions": wanted,
         "answered": len(answered),
         "missing": wanted - len(answered),
-        "unscored": sum(one.right is None for one in outcomes),
+        "unscored": sum(outcome.right is None for outcome in outcomes),
         "unjudged": _unjudged(answered),
-        "undecided_by_rule": sum(one.undecided for one in answered),
-        "accuracy": {name: asdict(found) for name, found in accuracies(outcomes).items()},
+        "undecided_by_rule": sum(question.undecided for question in answered),
+        "accuracy": {name: asdict(estimate) for name, estimate in accuracies(outcomes).items()},
         "measures": gather(episodes_of(answered)),
         "measures_by_category": by_category if len(categories) > 1 else {},
     }
 
 
 def _unjudged(answered: Sequence[Answered]) -> Results:
-    """How many answers could not be judged, which are in no accuracy, and by what cause."""
-    whole = sum(len(one.answers) for one in answered)
+    """How many answers could not be judged, and why. They count in no accuracy."""
+    whole = sum(len(question.answers) for question in answered)
     causes = Counter(fault.kind for fault in faults_of(answered))
     count = causes.total()
     share = count / whole if whole else 0.0

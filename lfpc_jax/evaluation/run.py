@@ -14,7 +14,8 @@ from lfpc_jax.rollout.engine import own_share
 
 
 def in_order(conditions: Sequence[str]) -> tuple[str, ...]:
-    """Each once, the tool first: alterations need to know who cropped."""
+    """Every condition once, with the tool first, since alterations need to know which questions had
+    crops."""
     wanted = set(conditions)
     if wanted & set(ALTERATIONS):
         wanted |= {TOOL, DIRECT}
@@ -33,28 +34,29 @@ def ask(
     bar: Bar = no_bar,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """`tokens` is the budget that the engine's dialogue shows images at; the engine is made only
-    where a question is left. Comes back early once `stop` says so."""
-    own = list(own_share(benchmark.records))
+    """Asks what has no stored answer yet. `tokens` is the budget at which the engine's dialogue
+    shows images. The engine is made only if a question is left. Returns early once `stop` says so.
+    """
+    share = list(own_share(benchmark.records))
     tool: list[Answered] = []
     for condition in in_order(conditions):
         if stop():
             return
         if condition in ALTERATIONS and not tool:
             tool = graded(journal.read(Trial(benchmark.name, tokens, TOOL), rollouts), 0, None)
-        records = to_ask(condition, own, tool)
+        records = to_ask(condition, share, tool)
         part = Trial(benchmark.name, tokens, condition)
         done = {group.record.id for group in journal.read(part, rollouts)}
         left = [record for record in records if record.id not in done]
         if not left:
             continue
-        made = engine()
+        asks = engine()
         before = time.perf_counter()
         with (
             bar(part.name, len(left)) as advance,
-            under(made, condition, benchmark.records, seed=seed),
+            under(asks, condition, benchmark.records, seed=seed),
         ):
-            for group in made.run(left, rollouts=rollouts, seed=seed):
+            for group in asks.run(left, rollouts=rollouts, seed=seed):
                 now = time.perf_counter()
                 journal.add(part, group, now - before)
                 before = now

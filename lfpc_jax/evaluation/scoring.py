@@ -1,7 +1,8 @@
 """Accuracy as each benchmark's publishers count it.
 
-HR-Bench: plain accuracy in each cycle of options, of all its rows and of each category; then the
-mean over cycles. Everything else has one cycle: the mean over samples, of all and of each category.
+For HR-Bench, accuracy is computed in each cycle of options, over all its rows and over each
+category, and then averaged over cycles. Everything else has one cycle: the mean over samples, of
+all and of each category.
 
 An answer that could not be judged counts neither as right nor as wrong. Intervals count samples,
 not rows: the four cycles of a sample share an image and a question, and are one observation.
@@ -21,8 +22,8 @@ OVERALL = "overall"
 
 @dataclass(frozen=True)
 class Outcome:
-    """A question and whether it was answered right: the mean over its rollouts, if it had several;
-    None where that could not be found out."""
+    """A question and whether it was answered right: the mean over its rollouts, or None if that
+    could not be found out."""
 
     id: str
     sample: str
@@ -36,25 +37,26 @@ class Outcome:
 
 
 def accuracies(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
-    """Overall and by category; a category of which nothing was scored is left out."""
-    categories = sorted({one.category for one in outcomes if one.category})
+    """Accuracy overall and by category. A category without any score is left out."""
+    categories = sorted({outcome.category for outcome in outcomes if outcome.category})
     named = {OVERALL: list(outcomes)} | {
-        category: [one for one in outcomes if one.category == category] for category in categories
+        category: [outcome for outcome in outcomes if outcome.category == category]
+        for category in categories
     }
     if len(categories) < 2:
         named = {OVERALL: named[OVERALL]}
-    found = {name: accuracy(group) for name, group in named.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    estimates = {name: accuracy(group) for name, group in named.items()}
+    return {name: value for name, value in estimates.items() if value is not None}
 
 
 def accuracy(outcomes: Iterable[Outcome]) -> Estimate | None:
-    """The mean over cycles of the mean over a cycle's rows."""
+    """The mean over cycles of the mean over each cycle's rows."""
     cycles: dict[str, list[float]] = defaultdict(list)
     samples = set()
-    for one in outcomes:
-        if one.right is not None:
-            cycles[one.cycle].append(one.right)
-            samples.add(one.sample)
+    for outcome in outcomes:
+        if outcome.right is not None:
+            cycles[outcome.cycle].append(outcome.right)
+            samples.add(outcome.sample)
     if not cycles:
         return None
     return share(fmean(map(fmean, cycles.values())), len(samples))
@@ -62,7 +64,7 @@ def accuracy(outcomes: Iterable[Outcome]) -> Estimate | None:
 
 @dataclass(frozen=True)
 class Paired:
-    """Two accuracies on the same questions and the change from the first to the second, as means
+    """Two accuracies on the same questions, and the change from the first to the second, as means
     over samples."""
 
     before: float
@@ -72,12 +74,12 @@ class Paired:
 
 
 def paired(before: Sequence[Outcome], after: Sequence[Outcome]) -> Paired | None:
-    """Over the questions that were scored both times; None without any."""
-    then = {one.id: one.right for one in after}
+    """Over the questions that were scored both times; None if there are none."""
+    then = {outcome.id: outcome.right for outcome in after}
     pairs = [
-        (one.sample, one.right, second)
-        for one in before
-        if one.right is not None and (second := then.get(one.id)) is not None
+        (outcome.sample, outcome.right, second)
+        for outcome in before
+        if outcome.right is not None and (second := then.get(outcome.id)) is not None
     ]
     moved = change(over_samples((sample, second - first) for sample, first, second in pairs))
     if moved is None:
@@ -91,8 +93,8 @@ def paired(before: Sequence[Outcome], after: Sequence[Outcome]) -> Paired | None
 
 
 def over_samples(values: Iterable[tuple[str, float]]) -> list[float]:
-    """Each sample's mean over its rows; pairs of a sample and a row's value."""
+    """The mean of each sample over its rows, from pairs of a sample and a row's value."""
     rows: dict[str, list[float]] = defaultdict(list)
     for sample, value in values:
         rows[sample].append(value)
-    return [fmean(own) for own in rows.values()]
+    return [fmean(values_of_rows) for values_of_rows in rows.values()]

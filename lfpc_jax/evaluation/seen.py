@@ -1,4 +1,4 @@
-"""Crops as an evaluation showed them, made again for a report: what is on disk are the boxes."""
+"""Crops as an evaluation showed them, made again for a report, since only boxes are on disk."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,8 @@ from lfpc_jax.trajectory import Record, Trajectory
 
 @dataclass(frozen=True)
 class ShownCrops:
-    """What was shown in place of a crop, given its episode, its number there and the original."""
+    """Makes again the picture that was shown in place of a crop, from the episode, the crop's
+    number in it and the original."""
 
     zoom: Zoom
     processor: ImageProcessor
@@ -30,12 +31,12 @@ class ShownCrops:
     def __call__(
         self, record: Record, trajectory: Trajectory, number: int, original: PIL.Image.Image
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """The `number`-th of the episode's crops."""
+        """The picture in place of the episode's crop `number`."""
         crops = [turn.crop for turn in trajectory.turns if turn.crop is not None]
         crop = crops[number]
         size = pictures.shrunk(original.size, record.longest_side)
-        shown = self.processor.resize(original.resize(size, PIL.Image.Resampling.BICUBIC))
-        view = View(shown, original)
+        resized = self.processor.resize(original.resize(size, PIL.Image.Resampling.BICUBIC))
+        view = View(resized, original)
         if view.frame != Frame(trajectory.original, trajectory.shown):
             raise ValueError(f"its image was shown at {trajectory.shown}, now it is {view.frame}")
         region = self.zoom.validate({"bbox_2d": list(crop.written)}, view.frame)
@@ -47,7 +48,7 @@ class ShownCrops:
 
 
 def shown_crops(journal: Journal, part: Trial) -> ShownCrops | None:
-    """For the episodes of a part; None if its crops were shown as they are."""
+    """For the episodes of a part; None if its crops were not altered."""
     if part.condition not in ALTERATIONS:
         return None
     settings = journal.settings()

@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lfpc_jax.evaluation.arms import MEASURES, Found
+from lfpc_jax.evaluation.arms import MEASURES, SeededEstimate
 from lfpc_jax.evaluation.conditions import CONDITIONS, DIRECT, TOOL
 from lfpc_jax.evaluation.diagnostics import MISSED
 from lfpc_jax.evaluation.published import (
@@ -37,8 +37,8 @@ _CATEGORIES = tuple(LABELS)
 
 @dataclass
 class Sheet:
-    """A table: its headings, those of numbers apart, which stand at the right; its parts, each some
-    rows; what its words mean, and what to know before believing it."""
+    """A table. `texts` and `numbers` are its headings, and numbers are aligned to the right;
+    `parts` are groups of rows; `meaning` explains its words, and `warnings` stand below it."""
 
     title: str
     texts: tuple[str, ...]
@@ -51,22 +51,22 @@ class Sheet:
         self.parts[-1].append(cells)
 
     def part(self) -> None:
-        """What is added from here on is set apart."""
+        """Begins another group of rows."""
         self.parts.append([])
 
 
-def sheets(found: Results, seconds: dict[str, float]) -> list[Sheet]:
+def sheets(results: Results, seconds: dict[str, float]) -> list[Sheet]:
     return [
-        _accuracies(found),
-        _crops(found),
-        _episodes(found, seconds),
-        *_papers(found),
-        *_diagnostics(found),
+        _accuracies(results),
+        _crops(results),
+        _episodes(results, seconds),
+        *_papers(results),
+        *_diagnostics(results),
     ]
 
 
 def printed(all_sheets: list[Sheet]) -> RenderableType:
-    """For the terminal."""
+    """All tables, for the terminal."""
     parts: list[RenderableType] = []
     for sheet in all_sheets:
         parts += [_table(sheet), *(Text(line, "yellow") for line in sheet.warnings)]
@@ -74,7 +74,7 @@ def printed(all_sheets: list[Sheet]) -> RenderableType:
 
 
 def markdown(sheet: Sheet) -> str:
-    """For a document: a table as GitHub shows it."""
+    """A table as GitHub's Markdown."""
     headings = (*sheet.texts, *sheet.numbers)
     rule = [":--"] * len(sheet.texts) + ["--:"] * len(sheet.numbers)
     rows = [headings, rule, *(row for part in sheet.parts for row in part)]
@@ -106,15 +106,16 @@ def _table(sheet: Sheet) -> Table:
     return table
 
 
-def each(found: Results) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
-    """Benchmark, budget, what is known of the benchmark, and what was found at that budget."""
-    for name, about in found["benchmarks"].items():
-        for tokens, budget in sorted(about["budgets"].items(), key=lambda one: int(one[0])):
+def each(results: Results) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+    """Every benchmark and budget, with what is known of the benchmark and the results at that
+    budget."""
+    for name, about in results["benchmarks"].items():
+        for tokens, budget in sorted(about["budgets"].items(), key=lambda pair: int(pair[0])):
             yield name, tokens, about, budget
 
 
 def estimate(value: dict[str, Any] | None, *, signed: bool = False) -> str:
-    """A share with its interval, in per cent."""
+    """A share and its interval, in per cent."""
     if value is None:
         return _NONE
     form = "{:+.1f} [{:+.1f}, {:+.1f}]" if signed else "{:.1f} [{:.1f}, {:.1f}]"
@@ -122,27 +123,28 @@ def estimate(value: dict[str, Any] | None, *, signed: bool = False) -> str:
 
 
 def _in_order(categories: Iterable[str]) -> list[str]:
-    """As the publishers list them, then by name."""
+    """In the publishers' order, then by name."""
     places = {name: place for place, name in enumerate(_CATEGORIES)}
     return sorted(categories, key=lambda name: (places.get(name, len(places)), name))
 
 
-def _modes(found: Results) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Benchmark, budget and mode of all that was asked with crops as they are, or without."""
-    for name, tokens, _, budget in each(found):
+def _modes(results: Results) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Benchmark, budget, mode and results of everything that was asked with unaltered crops or
+    without the tool."""
+    for name, tokens, _, budget in each(results):
         for mode in (TOOL, DIRECT):
             if mode in budget["conditions"]:
                 yield name, tokens, mode, budget["conditions"][mode]
 
 
-def _accuracies(found: Results) -> Sheet:
+def _accuracies(results: Results) -> Sheet:
     sheet = Sheet(
-        "Accuracy, % [95% interval over samples]" + _unknown(found),
+        "Accuracy, % [95% interval over samples]" + _unknown(results),
         ("benchmark", "tokens", "mode", "of"),
         ("accuracy", "judged"),
-        warnings=tuple(_warnings(found)),
+        warnings=tuple(_warnings(results)),
     )
-    for name, tokens, mode, condition in _modes(found):
+    for name, tokens, mode, condition in _modes(results):
         judged = f"{condition['answered'] - condition['unscored']} of {condition['questions']}"
         accuracy = {"overall": None} | condition["accuracy"]
         for category in _in_order(accuracy):
@@ -152,25 +154,28 @@ def _accuracies(found: Results) -> Sheet:
     return sheet
 
 
-def _unknown(found: Results) -> str:
-    """The share that is in no accuracy, where everyone reads it. Older results do not have it."""
-    share = found.get("unjudged", {}).get("share", 0.0)
+def _unknown(results: Results) -> str:
+    """The share of answers that is in no accuracy, for the table's title. Older results do not have
+    it."""
+    share = results.get("unjudged", {}).get("share", 0.0)
     return f"; {100 * share:.1f}% of the answers could not be judged" if share else ""
 
 
-def _warnings(found: Results) -> Iterator[str]:
+def _warnings(results: Results) -> Iterator[str]:
     says = {
         "missing": "questions without an answer, which do not count",
         "unscored": "questions that could not be judged, which do not count",
     }
-    if not found["judge"]:
+    if not results["judge"]:
         says["undecided_by_rule"] = "answers that no rule can tell, wrong without a judge"
-    for name, about in found["benchmarks"].items():
+    for name, about in results["benchmarks"].items():
         if lost := len(about.get("losses", ())):
             yield f"{name}: {lost} questions cannot be used and were left out; results.json has why"
-    for name, tokens, _, budget in each(found):
+    for name, tokens, _, budget in each(results):
         for key, what in says.items():
-            counts = {mode: one[key] for mode, one in budget["conditions"].items() if one[key]}
+            counts = {
+                mode: counted[key] for mode, counted in budget["conditions"].items() if counted[key]
+            }
             if counts:
                 listed = ", ".join(f"{m} {counts[m]}" for m in CONDITIONS if m in counts)
                 yield f"{name}, {tokens}: {what}: {listed}"
@@ -184,7 +189,7 @@ def _warnings(found: Results) -> Iterator[str]:
                 )
 
 
-def _crops(found: Results) -> Sheet:
+def _crops(results: Results) -> Sheet:
     sheet = Sheet(
         "Crops",
         ("benchmark", "tokens", "of"),
@@ -193,7 +198,7 @@ def _crops(found: Results) -> Sheet:
         "of episodes with a crop alone. area: % of the image. crops: a question. visual: tokens a "
         "crop. refused: % of the calls.",
     )
-    shown = (
+    columns = (
         ("crop/iou", "{:.3f}", 1),
         ("crop/iou_cropped", "{:.3f}", 1),
         ("crop/overlap", "{:.3f}", 1),
@@ -202,7 +207,7 @@ def _crops(found: Results) -> Sheet:
         ("crop/tokens", "{:.0f}", 1),
         ("crop/invalid", "{:.1f}", 100),
     )
-    for name, tokens, mode, condition in _modes(found):
+    for name, tokens, mode, condition in _modes(results):
         if mode != TOOL:
             continue
         rows = {"overall": condition["measures"]} | condition["measures_by_category"]
@@ -213,13 +218,13 @@ def _crops(found: Results) -> Sheet:
             )
         for category in _in_order(rows):
             measured = rows[category]
-            cells = (_number(measured.get(key), form, times) for key, form, times in shown)
+            cells = (_number(measured.get(key), form, times) for key, form, times in columns)
             sheet.add(name, tokens, LABELS.get(category, category), *cells)
             name, tokens = "", ""
     return sheet
 
 
-def _episodes(found: Results, seconds: dict[str, float]) -> Sheet:
+def _episodes(results: Results, seconds: dict[str, float]) -> Sheet:
     sheet = Sheet(
         "Episodes",
         ("benchmark", "tokens", "mode", "ended"),
@@ -227,7 +232,7 @@ def _episodes(found: Results, seconds: dict[str, float]) -> Sheet:
         meaning="sampled: tokens a question. seconds: of the wall, a question, while many are "
         "asked.",
     )
-    for name, tokens, mode, condition in _modes(found):
+    for name, tokens, mode, condition in _modes(results):
         measured = condition["measures"]
         ends = {key[4:]: share for key, share in measured.items() if key.startswith("end/")}
         often = sorted(((share, end) for end, share in ends.items() if share), reverse=True)
@@ -247,10 +252,10 @@ def _number(value: float | None, form: str, times: int = 1) -> str:
     return _NONE if value is None else form.format(times * value)
 
 
-def _papers(found: Results) -> Iterator[Sheet]:
-    """The paper's rows over ours; nothing where no benchmark is one of the paper's."""
+def _papers(results: Results) -> Iterator[Sheet]:
+    """The paper's rows above ours; nothing if no benchmark is one of the paper's."""
     ours: dict[tuple[str, int], dict[str, tuple[str, dict[str, Any]]]] = defaultdict(dict)
-    for name, tokens, about, budget in each(found):
+    for name, tokens, about, budget in each(results):
         if (column := about["column"]) and TOOL in budget["conditions"]:
             rows = (ours[tokens, number] for number in itertools.count())
             row = next(row for row in rows if column not in row)  # two may be of one column
@@ -266,8 +271,8 @@ def _papers(found: Results) -> Iterator[Sheet]:
     for category in _CATEGORIES:
         cells = [LFPC_BY_CATEGORY[column].get(category) for column in columns]
         if any(cell is not None for cell in cells):
-            shown = (_NONE if cell is None else f"{cell:.1f}" for cell in cells)
-            sheet.add(f"LFPC, {LABELS[category]}", "1024", *shown)
+            published = (_NONE if cell is None else f"{cell:.1f}" for cell in cells)
+            sheet.add(f"LFPC, {LABELS[category]}", "1024", *published)
     sheet.part()
     for (tokens, _), row in ours.items():
         model = "this model"
@@ -281,8 +286,8 @@ def _papers(found: Results) -> Iterator[Sheet]:
     yield sheet
 
 
-def _diagnostics(found: Results) -> Iterator[Sheet]:
-    wanted = [row for row in each(found) if row[3]["diagnostics"]]
+def _diagnostics(results: Results) -> Iterator[Sheet]:
+    wanted = [row for row in each(results) if row[3]["diagnostics"]]
     if not wanted:
         return
     sheet = Sheet(
@@ -290,7 +295,7 @@ def _diagnostics(found: Results) -> Iterator[Sheet]:
         ("benchmark", "test"),
         ("n", "before", "after", "change"),
         parts=[],
-        warnings=tuple(_of_before(found)),
+        warnings=tuple(_of_before(results)),
         meaning="needed: only what is wrong without the tool, right with it, and cropped for. "
         f"missed: only where there are crops and none has over {MISSED} of the target (of several: "
         "their mean). answer first: episodes that state their answer before their first call, of "
@@ -304,8 +309,8 @@ def _diagnostics(found: Results) -> Iterator[Sheet]:
     yield sheet
 
 
-def _of_before(found: Results) -> Iterator[str]:
-    for name, tokens, _, budget in each(found):
+def _of_before(results: Results) -> Iterator[str]:
+    for name, tokens, _, budget in each(results):
         alone = budget["conditions"].get("truth", {}).get("one_target_alone", 0)
         if alone:
             yield (
@@ -315,9 +320,9 @@ def _of_before(found: Results) -> Iterator[str]:
 
 
 def _tests(budget: dict[str, Any], column: str | None, tokens: str) -> Iterator[tuple[str, ...]]:
-    for one in budget["diagnostics"]:
-        yield one["test"], *_changed(one["found"])
-        if one["test"] == "noise":
+    for diagnosis in budget["diagnostics"]:
+        yield diagnosis["test"], *_changed(diagnosis["found"])
+        if diagnosis["test"] == "noise":
             for whose, lost in _papers_lost(column, tokens):
                 yield f"  {whose}", "", "", "", f"{-lost:+.1f}"
     first = budget["answer_first"]
@@ -328,37 +333,37 @@ def _tests(budget: dict[str, Any], column: str | None, tokens: str) -> Iterator[
 
 
 def _papers_lost(column: str | None, tokens: str) -> Iterator[tuple[str, float]]:
-    """What the paper's models lose to noise at the same budget."""
+    """What noise takes from the paper's models at the same budget."""
     if column and tokens == str(LOST_AT):
         for name, lost in LOST_TO_NOISE.items():
             yield f"paper, {name}", lost[COLUMNS.index(column)]
 
 
-def _changed(found: dict[str, Any] | None) -> tuple[str, ...]:
-    if found is None:
+def _changed(paired: dict[str, Any] | None) -> tuple[str, ...]:
+    if paired is None:
         return ("0", _NONE, _NONE, _NONE)
-    before, after = (f"{100 * found[key]:.1f}" for key in ("before", "after"))
-    return str(found["questions"]), before, after, estimate(found["change"], signed=True)
+    before, after = (f"{100 * paired[key]:.1f}" for key in ("before", "after"))
+    return str(paired["questions"]), before, after, estimate(paired["change"], signed=True)
 
 
 def arm_sheets(
     title: str,
-    measured: dict[str, dict[str, Found | None]],
-    changed: dict[str, Found | None],
+    measured: dict[str, dict[str, SeededEstimate | None]],
+    changed: dict[str, SeededEstimate | None],
     known: tuple[str, ...],
 ) -> Iterator[Sheet]:
     """A comparison's tables: the measures of every arm, and the changes between arms if there are
     some. `known` are warnings, which stand below the first table."""
-    shown = [name for name in MEASURES if any(row[name] for row in measured.values())]
+    measures = [name for name in MEASURES if any(row[name] for row in measured.values())]
     table = Sheet(
         f"{title}: % [95% interval over samples]",
         ("arm",),
-        tuple(shown),
-        meaning=". ".join(f"{name}: {MEASURES[name]}" for name in shown) + ".",
+        tuple(measures),
+        meaning=". ".join(f"{name}: {MEASURES[name]}" for name in measures) + ".",
         warnings=known,
     )
     for arm, row in measured.items():
-        table.add(arm, *(_cell(row[name], signed=False) for name in shown))
+        table.add(arm, *(_cell(row[name], signed=False) for name in measures))
     yield table
     if changed:
         table = Sheet(
@@ -366,11 +371,11 @@ def arm_sheets(
             ("change",),
             ("all seeds", "each seed"),
         )
-        for name, found in changed.items():
-            seeds = ", ".join(f"{100 * value:+.1f}" for value in found.seeds) if found else ""
-            table.add(name, _cell(found, signed=True), seeds or _NONE)
+        for name, value in changed.items():
+            seeds = ", ".join(f"{100 * seed:+.1f}" for seed in value.seeds) if value else ""
+            table.add(name, _cell(value, signed=True), seeds or _NONE)
         yield table
 
 
-def _cell(found: Found | None, *, signed: bool) -> str:
-    return estimate(None if found is None else asdict(found.estimate), signed=signed)
+def _cell(value: SeededEstimate | None, *, signed: bool) -> str:
+    return estimate(None if value is None else asdict(value.estimate), signed=signed)

@@ -1,11 +1,12 @@
-"""Do two answers of a model say the same? Yes, no, or cannot tell; whichever of them comes first.
+"""Whether two answers of a model say the same: yes, no, or cannot tell. Their order is irrelevant.
 
-By rule (see `rewards.answers`), read both ways: where a record has options by the ones that each
-names, else as if either were the other's reference. A rule that is sure of one thing one way and of
-the opposite the other way cannot tell. Who does not answer says nothing that could be compared.
+The rules of `rewards.answers` are applied both ways. If a record has options, the options that the
+two answers name are compared; otherwise each answer is matched with the other as its reference. If
+a rule is sure of opposite things in the two directions, it cannot tell. A missing answer cannot be
+compared.
 
-What the rules leave open a judge may decide. Where it fails now and then, that stays open; where it
-fails most of the time, `JudgeFailed` stops before anything is written.
+A judge may decide what the rules leave open. What it fails on stays open; if it fails on most
+pairs, `JudgeFailed` is raised before anything is written.
 """
 
 import itertools
@@ -29,27 +30,31 @@ log = logging.getLogger(__name__)
 
 
 def agree(answer: Answer, other: Answer, record: Record, *, exact: bool = False) -> bool | None:
-    """By rule alone. `exact` is a promise that answers are words of a fixed vocabulary, so that two
-    which the rules cannot tell to be the same are different."""
-    one, two = ((text or "").strip() for text in (answer, other))
-    if not one or not two:
+    """Whether two answers say the same, by rule alone; None if that cannot be told. `exact`
+    promises that answers are words of a fixed vocabulary, so that two answers that the rules cannot
+    tell to be the same are different."""
+    first, second = ((text or "").strip() for text in (answer, other))
+    if not first or not second:
         return None
-    if one == two:
+    if first == second:
         return True
-    same = _by_options(one, two, record)
+    same = _by_options(first, second, record)
     if same is None:
         free = replace(record, options=())
-        ways = {match(one, replace(free, answer=two)), match(two, replace(free, answer=one))}
+        ways = {
+            match(first, replace(free, answer=second)),
+            match(second, replace(free, answer=first)),
+        }
         sure = ways - {None}
         same = sure.pop() if len(sure) == 1 else None
     return False if same is None and exact else same
 
 
-def _by_options(one: str, two: str, record: Record) -> bool | None:
+def _by_options(first: str, second: str, record: Record) -> bool | None:
     letters = options_by_letter(record)
     verdicts = [
         {letter: match(text, replace(record, answer=letter)) for letter in letters}
-        for text in (one, two)
+        for text in (first, second)
     ]
     named, others = ({x for x in letters if said[x] is True} for said in verdicts)
     if named and others:
@@ -59,8 +64,8 @@ def _by_options(one: str, two: str, record: Record) -> bool | None:
 
 
 class Agreement:
-    """Answers compared, by rule and, if there is one, by a judge, which is asked about a pair of a
-    record's answers once and about many pairs together."""
+    """Compares answers by rule, and by a judge if there is one. The judge is asked about each pair
+    of a record's answers once, and about many pairs together."""
 
     def __init__(self, judge: Judges | None = None, *, exact: bool = False) -> None:
         self._judge, self._exact = judge, exact
@@ -70,7 +75,7 @@ class Agreement:
         return partial(self._same, record)
 
     def settle(self, pairs: Iterable[tuple[Record, Answer, Answer]]) -> None:
-        """Asks the judge about those that the rules leave open."""
+        """Asks the judge about the pairs that the rules leave open."""
         if self._judge is None:
             return
         claims: dict[tuple[str, frozenset[str]], Claim] = {}
@@ -86,8 +91,8 @@ class Agreement:
         if len(faults) > max(_FEW, len(claims) / 2):
             raise JudgeFailed(
                 f"{len(faults)} of {len(claims)} pairs of answers could not be judged, the first "
-                f"because of {faults[0].reason}; mend that and run the same command again: it goes "
-                "on behind the records that are decided"
+                f"because of {faults[0].reason}; mend that and run the same command again: it "
+                "resumes after the records that are decided"
             )
         if faults:
             log.warning(

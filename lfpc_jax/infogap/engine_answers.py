@@ -20,9 +20,9 @@ class EngineAnswers:
     def __call__(self, questions: Sequence[Record]) -> list[Sequence[Answer] | Rejected]:
         self.asked += len(questions)
         before = len(self.engine.stats.skipped)
-        found: dict[str, Sequence[Answer] | Rejected] = {}
+        answers: dict[str, Sequence[Answer] | Rejected] = {}
         for group in self.engine.run(questions, rollouts=self.n_answers, seed=self.seed):
-            found[group.record.id] = tuple(map(said, group.trajectories))
+            answers[group.record.id] = tuple(map(said, group.trajectories))
         for name, reason in self.engine.stats.skipped[before:]:
-            found[name] = Rejected(name, "cannot be asked", reason)
-        return [found[question.id] for question in questions]
+            answers[name] = Rejected(name, "cannot be asked", reason)
+        return [answers[question.id] for question in questions]

@@ -3,16 +3,16 @@
 Level 0 is what the token budget shows of the original. Each next one has a longest side 1/sqrt(2)
 times the one before, down to the harshest.
 
-Answers are compared with the usual one at level 0: of the answers there the one that most of them
-surely agree with, of equals the first. Of `n` answers at a level those that surely disagree with it
-are `no`, and the level diverges if `n - no < threshold * n`. Only a sure no counts: what cannot be
-told, and an answer that is missing, never make a level diverge. The first level that diverges is
+Answers are compared with the usual answer at level 0: the one that most answers there surely agree
+with, and among equals the first. If `no` of a level's `n` answers surely disagree with it, the
+level diverges if `n - no < threshold * n`. Only a sure disagreement counts: an answer that cannot
+be compared, or that is missing, never makes a level diverge. The first level that diverges is
 chosen.
 
-`scan` asks every level. `bisect` takes it that a level below one that diverges does so as well, and
-asks about log2 as many. If no level diverges, both choose the harshest and mark it. A record
-without any answer at level 0 has nothing to compare with, so its gap is not measured: it gets the
-harshest, too, and is marked as unanswered.
+`scan` asks every level. `bisect` assumes that all levels below one that diverges diverge as well,
+and asks about log2 as many. If no level diverges, both choose the harshest level and mark the
+record. A record without any answer at level 0 has nothing to compare with, so its gap is not
+measured: it gets the harshest level, too, and is marked as unanswered.
 """
 
 import itertools
@@ -39,7 +39,8 @@ class Decision:
 
 
 def pyramid(original: Size, processor: ImageProcessor, harshest: int = HARSHEST) -> tuple[int, ...]:
-    """The longest sides of all levels, descending. Only level 0 if that is not over `harshest`."""
+    """The longest sides of all levels, descending. There is only level 0 if its side is at most
+    `harshest`."""
     top = max(processor.resized_size(*original))
     sides = [top]
     while sides[-1] > harshest:
@@ -51,7 +52,7 @@ def pyramid(original: Size, processor: ImageProcessor, harshest: int = HARSHEST)
 def needed(
     answers: Answers, levels: int, search: Search, same: Same, threshold: float
 ) -> tuple[int, ...] | Decision:
-    """The levels to ask next, or the decision that the answers allow."""
+    """The levels to ask next, or the decision if the answers suffice for one."""
     if levels == 1:
         return Decision(0, diverged=False)
     if search == "scan" and (missing := tuple(n for n in range(levels) if n not in answers)):
@@ -85,25 +86,27 @@ def diverges(answers: Answers, level: int, same: Same, threshold: float) -> bool
 
 
 def compared(answers: Answers, same: Same) -> dict[int, tuple[bool | None, ...]]:
-    """Of every answer whether it says what the usual one at level 0 says."""
+    """For every answer, whether it says the same as the usual answer at level 0."""
     first = usual(answers[0], same)
-    return {level: tuple(same(one, first) for one in given) for level, given in answers.items()}
+    return {
+        level: tuple(same(answer, first) for answer in given) for level, given in answers.items()
+    }
 
 
 def usual(answers: Sequence[Answer], same: Same) -> Answer:
-    """The answer that most of them agree with; of equals the first. None if nobody answers."""
-    given = [one for one in answers if one is not None and one.strip()]
-    votes = [sum(same(other, one) is True for other in given) for one in given]
+    """The answer that most others agree with, among equals the first; None without any."""
+    given = [answer for answer in answers if answer is not None and answer.strip()]
+    votes = [sum(same(other, answer) is True for other in given) for answer in given]
     return given[votes.index(max(votes))] if given else None
 
 
 def pairs_at_first(answers: Answers) -> Iterator[tuple[Answer, Answer]]:
-    """What `usual` compares."""
+    """The pairs of answers that `usual` compares."""
     return itertools.combinations(dict.fromkeys(answers.get(0, ())), 2)
 
 
 def pairs_with_usual(answers: Answers, same: Same) -> Iterator[tuple[Answer, Answer]]:
-    """What `compared` compares."""
+    """The pairs of answers that `compared` compares."""
     first = usual(answers.get(0, ()), same)
-    others = dict.fromkeys(one for given in answers.values() for one in given)
+    others = dict.fromkeys(answer for given in answers.values() for answer in given)
     return ((first, other) for other in others if first is not None)

@@ -1,7 +1,7 @@
 """How a set was selected, for whoever trains on it.
 
-A gap is one against what a budget of visual tokens shows: at another budget the view that was
-chosen may be all that is shown anyway, and it is one of the model that was asked.
+A gap is relative to what a budget of visual tokens shows. At another budget the chosen size may be
+all that is shown anyway. A gap is also that of the model that was asked.
 """
 
 import math
@@ -17,8 +17,8 @@ FROM, SELECTION = "selected from", "selection"
 
 
 def selection_of(source: str) -> Mapping[str, Any] | None:
-    """All that the choices of a set in our layout depended on, if they were made by selection;
-    empty for one of an earlier version, which did not say."""
+    """Everything that the choices of a set in our layout depended on, or None if no selection made
+    it. It is empty for a set of an earlier version, which did not record it."""
     folder = sources.own_folder(source)
     if folder is None or not (folder / "meta.json").is_file():
         return None
@@ -29,9 +29,9 @@ def selection_of(source: str) -> Mapping[str, Any] | None:
 def check_budget(named: Iterable[str], image_tokens: int) -> None:
     """Raises ValueError for a set whose gaps were chosen at another budget."""
     for source in named:
-        found = selection_of(source) or {}
-        before = found.get("image_tokens", image_tokens)
-        if before != image_tokens and found["strategy"] != "none":
+        selection = selection_of(source) or {}
+        before = selection.get("image_tokens", image_tokens)
+        if before != image_tokens and selection["strategy"] != "none":
             raise ValueError(
                 f"{source}: was selected at an image budget of {before} tokens, and "
                 f"rollout.image_tokens is {image_tokens}: what is a gap at one may be none at the "
@@ -46,10 +46,10 @@ def doubts(
     processor: ImageProcessor,
     weights: Callable[[], str],
 ) -> Iterator[str]:
-    """What of a set's gaps is not as it seems to a model of these weights, at the processor's
-    budget."""
-    made = selection_of(source) or {}
-    if "weights" in made and made["weights"] != weights():
+    """A line for each way in which a set's gaps may not hold for a model of these weights at the
+    processor's budget."""
+    selection = selection_of(source) or {}
+    if "weights" in selection and selection["weights"] != weights():
         yield (
             "was selected by another model than the one that is trained, whose answers may be lost "
             "sooner or later; to have its own gaps select again"
@@ -66,5 +66,5 @@ def doubts(
 def _has_gap(record: Record, processor: ImageProcessor) -> bool:
     whole = pictures.size(record.picture)
     seen = pictures.shrunk(whole, record.longest_side)
-    shown, all_of_it = (processor.resized_size(*size) for size in (seen, whole))
-    return math.prod(shown) < math.prod(all_of_it)
+    resized, all_of_it = (processor.resized_size(*size) for size in (seen, whole))
+    return math.prod(resized) < math.prod(all_of_it)

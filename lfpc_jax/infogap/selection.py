@@ -5,13 +5,13 @@
     random   any level but the original, drawn by seed and record
     none     the original: no gap, the baseline
 
-A question in text alone, which has no picture, has no sizes either: it passes as it is.
+A question without a picture has no sizes and passes unchanged.
 
-Records go through in chunks. In a chunk all open questions of all records are asked at once, in as
-many rounds as the search needs. Each decided record is one line of a journal, written before the
-next chunk begins: after a kill the same command goes on behind the last whole line, and what it
-writes in the end is the same to the byte. Several processes keep a journal each, of their share. A
-journal's first line holds all that a choice depends on, and no other selection goes on with it.
+Records are processed in chunks. All open questions of a chunk are asked together, in as many rounds
+as the search needs. Every decided record is a line of a journal, written before the next chunk
+begins. If interrupted, rerun the same command: it resumes after the last whole line, and its output
+is the same to the byte. Each of several processes keeps a journal of its share. The first line of a
+journal holds everything that a choice depends on; a selection that differs in it is refused.
 """
 
 import hashlib
@@ -51,7 +51,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """How sizes are selected; `n_answers` and `threshold` as in levels, `exact` as in agreement."""
+    """How sizes are selected. `n_answers` and `threshold` are explained in `levels`, `exact` in
+    `agreement`."""
 
     strategy: Strategy = "answer"
     search: Search = "scan"
@@ -73,10 +74,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Selected:
-    """A record's choice. `sides` are its pyramid's longest sides, none without a picture; `answers`
-    what each level that was asked gave, by its number as text, and `agree` whether that says what
-    the `usual` answer of level 0 says: so a choice can be made again without the model and the
-    judge. An `unanswered` record has no answer at level 0, and so no gap that was measured."""
+    """The choice for one record. `sides` are the longest sides of its pyramid, none without a
+    picture. `answers` are those of each level that was asked, by the level's number as text, and
+    `agree` says of each whether it says the same as the `usual` answer of level 0. With these a
+    choice can be made again without the model or the judge. An `unanswered` record has no answer at
+    level 0, so its gap was not measured."""
 
     id: str
     longest_side: int | None
@@ -101,9 +103,9 @@ def select(
     about: Mapping[str, Any] | None = None,
     still_ours: Callable[[], None] = lambda: None,
 ) -> list[Selected | Rejected]:
-    """The choice for every record, in order, from the journal as far as it goes. `about` says what
-    else than the settings it depends on: who is asked, how, and about what. `still_ours` raises,
-    before a write, if the journal is another command's by now."""
+    """The choice for every record, in order. What the journal holds already is not asked again.
+    `about` names everything else that a choice depends on: who is asked, how, and about which
+    records. `still_ours` raises, before a write, if the journal now belongs to another command."""
     done = list(_read_journal(journal, _head(settings, about or {})))
     advance(len(done))
     ahead = iter(records)
@@ -118,18 +120,18 @@ def select(
             )
     with journal.open("ab") as file:
         while chunk := [record for _, record in zip(range(settings.chunk), ahead)]:
-            made = _chunk(chunk, ask, processor, settings, judge)
+            choices = _chunk(chunk, ask, processor, settings, judge)
             still_ours()
-            file.write(b"".join(_line(one) for one in made))
+            file.write(b"".join(_line(choice) for choice in choices))
             file.flush()
             os.fsync(file.fileno())
-            done += made
-            advance(len(made))
+            done += choices
+            advance(len(choices))
     return done
 
 
 def check_journal(journal: Path, settings: Settings, about: Mapping[str, Any]) -> None:
-    """Raises ValueError for one that another selection has begun, as `select` does."""
+    """Raises ValueError for a journal that another selection has begun, as `select` does."""
     head, *_ = (journal.read_bytes() if journal.exists() else b"").partition(b"\n")
     if head:
         _check_begun(journal, head, _head(settings, about))
@@ -143,55 +145,63 @@ def _chunk(
     judge: Judges | None,
 ) -> list[Selected | Rejected]:
     agreement = Agreement(judge, exact=settings.exact)
-    made: dict[int, Selected | Rejected] = {}
+    choices: dict[int, Selected | Rejected] = {}
     open_: dict[int, _Open] = {}
     for place, record in enumerate(records):
         if record.picture == Picture():
-            made[place] = Selected(record.id, None, 0, diverged=False, sides=(), answers={})
+            choices[place] = Selected(record.id, None, 0, diverged=False, sides=(), answers={})
             continue
         try:
             sides = pyramid(measured(record.picture), processor, settings.harshest)
         except Unusable as error:
-            made[place] = Rejected.of(record.id, error)
+            choices[place] = Rejected.of(record.id, error)
             continue
         if settings.strategy == "answer":
             open_[place] = _Open(record, sides, {}, agreement.of(record))
         else:
-            made[place] = _without_asking(record, sides, settings)
+            choices[place] = _without_asking(record, sides, settings)
     while open_:
         wanted = []
-        for place, one in list(open_.items()):
+        for place, searched in list(open_.items()):
             step = needed(
-                one.answers, len(one.sides), settings.search, one.same, settings.threshold
+                searched.answers,
+                len(searched.sides),
+                settings.search,
+                searched.same,
+                settings.threshold,
             )
             if isinstance(step, Decision):
-                made[place] = one.selected(step)
+                choices[place] = searched.selected(step)
                 del open_[place]
             else:
                 wanted += [(place, level) for level in step]
         questions = [open_[place].question(level) for place, level in wanted]
-        for (place, level), found in zip(wanted, ask(questions) if questions else (), strict=True):
-            if isinstance(found, Rejected):
-                made[place] = replace(found, record=records[place].id)
+        for (place, level), given in zip(wanted, ask(questions) if questions else (), strict=True):
+            if isinstance(given, Rejected):
+                choices[place] = replace(given, record=records[place].id)
                 open_.pop(place, None)
             elif place in open_:
-                open_[place].answers[level] = tuple(found)
+                open_[place].answers[level] = tuple(given)
         _settle(agreement, open_.values())
-    return [made[place] for place in range(len(records))]
+    return [choices[place] for place in range(len(records))]
 
 
 def _settle(agreement: Agreement, records: Iterable["_Open"]) -> None:
-    """First what the usual answer at level 0 is, then what agrees with it."""
-    found = list(records)
-    agreement.settle((one.record, *pair) for one in found for pair in pairs_at_first(one.answers))
+    """Asks first what decides the usual answer at level 0, then what agrees with it."""
+    searched = list(records)
     agreement.settle(
-        (one.record, *pair) for one in found for pair in pairs_with_usual(one.answers, one.same)
+        (search.record, *pair) for search in searched for pair in pairs_at_first(search.answers)
+    )
+    agreement.settle(
+        (search.record, *pair)
+        for search in searched
+        for pair in pairs_with_usual(search.answers, search.same)
     )
 
 
 @dataclass(frozen=True)
 class _Open:
-    """A record whose level is being looked for."""
+    """A record whose level is still being searched."""
 
     record: Record
     sides: tuple[int, ...]
@@ -233,9 +243,9 @@ def _selected(record: Record, sides: tuple[int, ...], decision: Decision) -> Sel
     )
 
 
-def _line(one: Selected | Rejected) -> bytes:
-    kind = "lost" if isinstance(one, Rejected) else "selected"
-    return json.dumps({kind: asdict(one)}, ensure_ascii=True).encode() + b"\n"
+def _line(choice: Selected | Rejected) -> bytes:
+    kind = "lost" if isinstance(choice, Rejected) else "selected"
+    return json.dumps({kind: asdict(choice)}, ensure_ascii=True).encode() + b"\n"
 
 
 def _head(settings: Settings, about: Mapping[str, Any]) -> bytes:
@@ -243,7 +253,7 @@ def _head(settings: Settings, about: Mapping[str, Any]) -> bytes:
 
 
 def _read_journal(path: Path, head: bytes) -> Iterator[Selected | Rejected]:
-    """The whole lines, once the rest of a line that a kill cut short has been removed."""
+    """The whole lines, after removing the rest of a line that an interruption cut short."""
     path.parent.mkdir(parents=True, exist_ok=True)
     old = path.read_bytes() if path.exists() else b""
     whole = old[: old.rfind(b"\n") + 1]
@@ -260,9 +270,9 @@ def _read_journal(path: Path, head: bytes) -> Iterator[Selected | Rejected]:
         if "lost" in entry:
             yield Rejected(**entry["lost"])
         else:
-            found = entry["selected"]
-            lists = {name: _tuples(found[name]) for name in ("answers", "agree")}
-            yield Selected(**found | lists | {"sides": tuple(found["sides"])})
+            fields = entry["selected"]
+            lists = {name: _tuples(fields[name]) for name in ("answers", "agree")}
+            yield Selected(**fields | lists | {"sides": tuple(fields["sides"])})
 
 
 def _check_begun(path: Path, first: bytes, head: bytes) -> None:
@@ -285,5 +295,5 @@ def _check_begun(path: Path, first: bytes, head: bytes) -> None:
         )
 
 
-def _tuples(found: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
-    return {level: tuple(given) for level, given in found.items()}
+def _tuples(lists: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
+    return {level: tuple(given) for level, given in lists.items()}

@@ -14,8 +14,8 @@ _MANY = 0.1
 
 @dataclass(frozen=True)
 class AnswerCounts:
-    """Answers at a level: those that say what the usual one at level 0 says, those that say
-    something else, those that could not be compared, and those that are none."""
+    """Counts of the answers at a level: those that say the same as the usual answer at level 0,
+    those that say something else, those that could not be compared, and missing ones."""
 
     same: int
     different: int
@@ -29,11 +29,11 @@ class AnswerCounts:
 
 @dataclass(frozen=True)
 class Summary:
-    """Of `records`, `without_picture` are questions in text alone. `levels` counts the others by
-    how many steps they are under the original, `sides` by the longest side shown; `asked` counts
-    questions, `scan` those that a scan would have asked. `unanswered` records have no answer at
-    level 0; of the others that were asked the share `never_diverged` kept their answer, as far as
-    could be told. `answers` are of all levels."""
+    """What a selection came to. Of `records`, `without_picture` have only text. `levels` counts the
+    others by how many steps they lie below the original, `sides` by the longest side that is shown.
+    `asked` counts questions, and `scan` those that a scan would have asked. `unanswered` records
+    have no answer at level 0; of the other records that were asked, the share `never_diverged` kept
+    their answer at every level, as far as could be told. `answers` are counted by level."""
 
     records: int
     without_picture: int
@@ -48,37 +48,39 @@ class Summary:
 
 
 def summarise(selected: Sequence[Selected | Rejected]) -> Summary:
-    chosen = [one for one in selected if isinstance(one, Selected)]
-    shown = [one for one in chosen if one.sides]
-    asked = [one for one in shown if one.answers]
-    compared = [one for one in asked if not one.unanswered]
-    never = sum(not one.diverged for one in compared)
+    chosen = [choice for choice in selected if isinstance(choice, Selected)]
+    pictured = [choice for choice in chosen if choice.sides]
+    asked = [choice for choice in pictured if choice.answers]
+    compared = [choice for choice in asked if not choice.unanswered]
+    never = sum(not choice.diverged for choice in compared)
     return Summary(
         records=len(chosen),
-        without_picture=len(chosen) - len(shown),
-        lost=dict(Counter(one.reason for one in selected if isinstance(one, Rejected))),
-        levels=dict(sorted(Counter(one.level for one in shown).items())),
-        sides=dict(sorted(Counter(one.sides[one.level] for one in shown).items())),
+        without_picture=len(chosen) - len(pictured),
+        lost=dict(Counter(choice.reason for choice in selected if isinstance(choice, Rejected))),
+        levels=dict(sorted(Counter(choice.level for choice in pictured).items())),
+        sides=dict(sorted(Counter(choice.sides[choice.level] for choice in pictured).items())),
         never_diverged=never / len(compared) if compared else 0.0,
         unanswered=len(asked) - len(compared),
         answers=_by_level(asked),
-        asked=sum(len(one.answers) for one in asked),
-        scan=sum(len(one.sides) for one in asked),
+        asked=sum(len(choice.answers) for choice in asked),
+        scan=sum(len(choice.sides) for choice in asked),
     )
 
 
 def _by_level(asked: Sequence[Selected]) -> dict[int, AnswerCounts]:
-    found = {}
-    for level in sorted({int(level) for one in asked for level in one.answers}):
+    by_level = {}
+    for level in sorted({int(level) for choice in asked for level in choice.answers}):
         told = [
             (answer, same)
-            for one in asked
-            for answer, same in zip(one.answers.get(f"{level}", ()), one.agree.get(f"{level}", ()))
+            for choice in asked
+            for answer, same in zip(
+                choice.answers.get(f"{level}", ()), choice.agree.get(f"{level}", ())
+            )
         ]
         verdicts = Counter(same for answer, same in told if _is_answer(answer))
         none = len(told) - verdicts.total()
-        found[level] = AnswerCounts(verdicts[True], verdicts[False], verdicts[None], none)
-    return found
+        by_level[level] = AnswerCounts(verdicts[True], verdicts[False], verdicts[None], none)
+    return by_level
 
 
 def _is_answer(answer: Answer) -> bool:

@@ -1,20 +1,20 @@
 """Trajectories on disk: a folder of append-only files, and beside them the pictures, each once.
 
-    <folder>/<part>.jsonl           a line a group: the record, and all that was rolled out for it
+    <folder>/<part>.jsonl           a line for each group: its record, and all that was rolled out
     <folder>/pictures/<sha256>      the pictures that came as bytes, still encoded
 
-A part has one writer at a time, so nothing needs a lock; what a part stands for (a step, a process)
-is the writer's affair. A line is whole by itself: parts may be split and joined between lines. A
-line that a crash cut short is logged and skipped, and the next append begins a new one.
+A part has one writer at a time, so no lock is needed. The writer decides what a part stands for (a
+step, a process). Every line is complete by itself, so parts may be split and joined between lines.
+A line that a crash cut short is logged and skipped, and the next append begins a new line.
 
-Everything comes back as it was, floats by their bits, but for this: a picture that came as bytes
-comes back as the path of its file, to be opened where it is used, and arrays come back as NumPy's.
+Everything is read back as it was written, floats to the bit, with two exceptions: a picture that
+came as bytes comes back as the path of its file, and arrays come back as NumPy's.
 
-A trajectory's arrays are one string, base64 of compressed bytes: ids, sampled, logprobs, and
-policy_logprobs as the bits that differ from logprobs, which is none without top-k and top-p and
-then costs nothing. Each array is laid out by bytes of like significance, which compress better.
-Before policy_logprobs had the temperature of sampling they were those of temperature 1: such an
-archive reads as ever, and a replay of it names how far the two lie apart.
+A trajectory's arrays are one string, the base64 of compressed bytes: ids, sampled, logprobs, and
+policy_logprobs as the bits in which they differ from logprobs. Without top-k and top-p these are
+zero and cost nothing. Each array is laid out by bytes of like significance, which compress better.
+In archives of early versions, policy_logprobs are those at temperature 1. They are read all the
+same, and a replay names how far they lie from those at the temperature of sampling.
 """
 
 import base64
@@ -51,9 +51,9 @@ class Archive:
     folder: Path
 
     def append(self, part: str, groups: Iterable[Group]) -> None:
-        """Adds groups to a part, new or not; a process killed after this loses none. (A host that
-        dies may lose the last seconds: to wait for its disk each time would take longer than a
-        small model's answers.)"""
+        """Adds groups to a part, which need not exist yet. If the process is killed after this, no
+        group is lost. If the host dies, the last seconds may be: waiting for its disk each time
+        would take longer than a small model takes to answer."""
         file = self._file(part)
         self.folder.mkdir(parents=True, exist_ok=True)
         with file.open("a+b") as out:
@@ -63,17 +63,19 @@ class Archive:
                 line = {
                     "version": VERSION,
                     "record": self._record_entry(group.record),
-                    "trajectories": [_entry(group.record, one) for one in group.trajectories],
+                    "trajectories": [
+                        _entry(group.record, trajectory) for trajectory in group.trajectories
+                    ],
                     "rewards": group.rewards,
                 }
                 out.write(json.dumps(line, allow_nan=False).encode() + b"\n")
 
     def remove(self, part: str) -> None:
-        """Forgets a part, if there is one; its pictures stay."""
+        """Deletes a part, if it exists; its pictures stay."""
         self._file(part).unlink(missing_ok=True)
 
     def read(self, part: str) -> Iterator[Group]:
-        """The groups of a part in the order they were written, one in memory at a time."""
+        """The groups of a part in the order in which they were written, one in memory at a time."""
         file = self._file(part)
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
@@ -211,5 +213,5 @@ def _planes(array: np.ndarray) -> bytes:
 
 
 def _differing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The bits in which floats differ, themselves as floats; applied twice it gives `a` back."""
+    """The bits in which floats differ, as floats. Applied twice it gives `a` back."""
     return (a.view(np.uint32) ^ b.view(np.uint32)).view(np.float32)

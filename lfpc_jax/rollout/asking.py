@@ -1,8 +1,8 @@
 """How a model is to be asked, in a file that travels with it.
 
 `asking.json` lies among a model's assets (config, tokenizer, processor files). A training run
-writes it, and whatever copies assets takes it along: what begins from the run, exports, stores,
-evaluations. Commands take from it what their flags leave open.
+writes it, and everything that copies assets copies it as well: runs that begin from this one,
+exports, stores and evaluations. Commands take from it what their flags leave open.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Asking:
-    """`convention` is of the boxes that the model writes; budgets and limits are as in
-    `RolloutShapes` and `Rules`. `prompt` is all that the dialogue says around questions and
-    pictures (`prompt_text`), empty where nobody noted it."""
+    """How a model is to be asked. `convention` is that of the boxes that the model writes; budgets
+    and limits are those of `RolloutShapes` and `Rules`. `prompt` is all the text around questions
+    and pictures (`prompt_text`); it is empty if nobody noted it."""
 
     convention: Convention = "shown"
     image_tokens: int = 1024
@@ -61,14 +61,14 @@ class Asking:
 
     @classmethod
     def of_settings(cls, rollout: Mapping[str, Any], *, prompt: str = "") -> "Asking":
-        """From a run's settings of rollouts, of any age."""
+        """Read from the rollout settings of a run, of any version."""
         named = with_limits(rollout)
         kept = {field.name for field in dataclasses.fields(cls)} & set(named)
         return cls(**{name: named[name] for name in kept}, prompt=prompt)
 
     @classmethod
     def read(cls, assets: Path) -> "Asking | None":
-        """What a folder of assets says; None where it says nothing."""
+        """What a folder of assets says, or None if it says nothing."""
         file = assets / FILE
         if not file.is_file():
             return None
@@ -87,11 +87,11 @@ class Asking:
 
     @property
     def text(self) -> str:
-        """As a file has it."""
+        """The text of `asking.json`."""
         return json.dumps({"format": FORMAT} | dataclasses.asdict(self), indent=2) + "\n"
 
     def changed(self, now: "Asking") -> str:
-        """Everything in which `now` differs, in one line; empty where nothing does."""
+        """Everything in which `now` differs, in one line; empty if nothing does."""
         told = [
             f"{name} {getattr(now, name)}, not {getattr(self, name)}"
             for name in (field.name for field in dataclasses.fields(self))
@@ -112,8 +112,8 @@ def toolbox(processor: ImageProcessor, crop_tokens: int, convention: Convention)
 
 
 def prompt_text(convention: Convention) -> str:
-    """All that a dialogue with the tools says around questions and pictures, as this code has
-    it; what differs from one record to the next stands in capitals."""
+    """All the text that a dialogue with the tools puts around questions and pictures, as this code
+    has it. What differs between records stands in capitals."""
     tools = toolbox(ImageProcessor(), Asking.crop_tokens, convention)
     record = Record("", "QUESTION", "", Picture(), options=("FIRST", "SECOND"))
     seen = Observation(np.zeros((1, 1, 3), np.uint8), None)

@@ -1,7 +1,7 @@
-"""An episode in which the model's turns are given, as an engine would have left it.
+"""Episodes whose turns are written and not sampled, in the form that an engine leaves.
 
-For supervised fine-tuning: prompt, crops and replies come from the same dialogue as in a rollout,
-and only what the model should write is made from text. It counts as sampled.
+They serve supervised fine-tuning. The prompt, crops and replies come from the same dialogue as in a
+rollout; only what the model should write is encoded from text. It counts as sampled.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from lfpc_jax.trajectory import Group
 def demonstrated(
     opening: Opening, turns: Sequence[str], dialogue: Dialogue, rules: Rules, capacity: int
 ) -> Group:
-    """Raises ValueError for turns that do not make a whole episode within the rules."""
+    """The episode in which the model writes `turns`. Raises ValueError for turns that do not make a
+    whole episode within the rules."""
     record = opening.record
     episode = Episode(opening, 0, rules, dialogue, capacity)
     for number, text in enumerate(turns):

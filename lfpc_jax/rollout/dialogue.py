@@ -1,7 +1,7 @@
-"""How an episode is written: its prompt, and what comes back after a turn. Ids are only appended.
+"""The text of an episode: its prompt, and what comes back after a turn. Ids are only appended.
 
-Everything here runs on the host, in any thread: it opens, cuts and resizes pictures and encodes
-text, but never what was sampled.
+Everything here runs on the host and in any thread. Pictures are opened, cut and resized, and text
+is encoded, but sampled tokens are never encoded again.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ NO_IMAGE = "no_image"
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A picture as the model is shown it, and the original that its crops are cut from."""
+    """A picture as it is shown to the model, and the original that its crops are cut from."""
 
     shown: UInt8[np.ndarray, "height width 3"]
     original: PIL.Image.Image
@@ -42,7 +42,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """A record's prompt, where its ids stand, and what it shows, if anything."""
+    """A record's prompt: its ids, their positions, and the picture that it shows, if it has one."""
 
     record: Record
     ids: Int32[np.ndarray, "T"]
@@ -51,15 +51,17 @@ class Opening:
 
     @property
     def position(self) -> int:
-        """Of the last id, which is text."""
+        """The position of the last id, which is text."""
         return int(self.positions[0, -1])
 
 
 @dataclass(frozen=True, eq=False)
 class ToolReply:
-    """What follows a turn: ids up to the cue of the next one, and the picture among them, if any.
+    """What follows a turn of the model: ids up to the cue of the next turn, and the picture among
+    them, if there is one.
 
-    `ids` begin after the turn's <|im_end|>, which the turn may have left unwritten."""
+    `ids` begin after the turn's <|im_end|>, which the turn may have left unwritten.
+    """
 
     ids: Int32[np.ndarray, "T"]
     grids: tuple[Grid, ...] = ()
@@ -68,13 +70,14 @@ class ToolReply:
 
 
 Alter = Callable[[Ready, Observation, Opening, Sequence[Crop]], Observation]
-"""What is shown in place of what a call gave; the crops are the episode's before, as asked for."""
+"""Returns what is shown instead of what a call gave; the crops are the episode's earlier ones, as
+the model asked for them."""
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """`processor` has the shown image's token budget; a tool brings its own. `alter` replaces
-    what calls give, to see what that changes; its pictures must keep to the crops' budget."""
+    """`processor` has the budget of the shown image; every tool brings its own for what it gives.
+    `alter`, if given, replaces what calls give; its pictures must keep to the crops' budget."""
 
     tokenizer: Tokenizer
     chat: ChatTemplate
@@ -83,8 +86,8 @@ class Dialogue:
     alter: Alter | None = None
 
     def open(self, record: Record) -> Opening:
-        """Raises `Unusable` for a picture that cannot be read, ValueError for a text or a shape
-        that cannot be shown."""
+        """Makes a record's prompt. Raises `Unusable` for a picture that cannot be read, and
+        ValueError for a text or a shape that cannot be shown."""
         view = None if record.picture == Picture() else self.look(record)
         grids = [] if view is None else [self.processor.grid_of(view.shown)]
         ids = self.chat.encode(self.messages(record), grids, True)
@@ -92,8 +95,8 @@ class Dialogue:
         return Opening(record, ids, positions, view)
 
     def size(self, record: Record) -> tuple[Grid, int]:
-        """The grid that `open` shows, (0, 0) without a picture, and the tokens of text beside it;
-        of the picture only the head is read."""
+        """The grid of the picture that `open` shows, (0, 0) without one, and the number of text
+        tokens beside it. Only the head of the picture's file is read."""
         if record.picture == Picture():
             return (0, 0), len(self.chat.encode(self.messages(record), [], True))
         size = pictures.shrunk(pictures.size(record.picture), record.longest_side)
@@ -101,12 +104,12 @@ class Dialogue:
         return self.processor.grid(*size), text
 
     def look(self, record: Record) -> View:
-        """The record's picture, seen through its information gap and the token budget."""
+        """The record's picture at the size that its information gap and the token budget leave."""
         original = pictures.original(record.picture)
-        shown = original
+        seen = original
         if record.longest_side is not None:
-            shown = pictures.shrink(original, record.longest_side)
-        return View(self.processor.resize(shown), original)
+            seen = pictures.shrink(original, record.longest_side)
+        return View(self.processor.resize(seen), original)
 
     def messages(self, record: Record) -> list[Message]:
         image = [] if record.picture == Picture() else [{"type": "image"}]
@@ -123,8 +126,8 @@ class Dialogue:
     def reply(
         self, request: Ready | Refusal, opening: Opening, earlier: Sequence[Crop]
     ) -> ToolReply:
-        """Carries out a call, or says what was wrong with it; `earlier` are the episode's crops so
-        far."""
+        """Carries out a call, or tells the model what was wrong with it; `earlier` are the
+        episode's crops so far."""
         if isinstance(request, Refusal):
             return ToolReply(self.chat.encode_after_reply(refuse(request), []))
         assert opening.view is not None, "a valid call without a picture"
@@ -137,7 +140,7 @@ class Dialogue:
 
 
 def question(record: Record) -> str:
-    """The question as it is put, with its options by letter where there are some."""
+    """The question as the model reads it, with its options by letter if it has some."""
     if not record.options:
         return record.question
     options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, record.options))

@@ -48,8 +48,8 @@ _Opened = tuple[Opening, Visual | None]
 
 
 class LogitsNotFinite(ValueError):
-    """The model's own probability of a token it drew is no number: a weight, a key in the cache or
-    an activation is NaN or infinite, and whatever comes out is noise."""
+    """The model's own probability of a token that it drew is NaN or infinite. A weight, a key in
+    the cache or an activation is not finite, and whatever the model writes is noise."""
 
 
 @dataclass
@@ -74,12 +74,13 @@ class Stats:
 
 
 def own_share(records: Iterable[Record]) -> Iterator[Record]:
-    """Every process's own records, of those that all of them list alike."""
+    """The records of this process, out of a list that all processes have in the same order."""
     return itertools.islice(records, jax.process_index(), None, jax.process_count())
 
 
 class Engine:
-    """`refill` and `share_prefix` off are there to measure what they are worth."""
+    """Rolls out records on a fixed number of slots. `refill` and `share_prefix` are turned off only
+    to measure what they are worth."""
 
     def __init__(
         self,
@@ -119,7 +120,7 @@ class Engine:
         )
 
     def load(self, params: Tree) -> None:
-        """The parameters to sample from, stacked, until others are loaded."""
+        """Sets the parameters to sample from, with layers stacked."""
         self.slots.load(params)
 
     @property
@@ -128,7 +129,7 @@ class Engine:
         return self.slots.loaded
 
     def unload(self) -> None:
-        """Lets go of the parameters, so that others can have their memory."""
+        """Lets go of the parameters, so that their memory is free."""
         self.slots.unload()
 
     def warm_up(
@@ -137,9 +138,9 @@ class Engine:
         *,
         also: Collection[Sampling] = (),
     ) -> int:
-        """Compiles everything, so that nothing compiles later, or for prompts of these windows and
-        text tokens (`Dialogue.size`, in their buckets) only, and for runs that sample as `also`
-        says; how many programs there are."""
+        """Compiles every program, so that none compiles during a run, and returns how many there
+        are. `prompts`, pairs of windows and text tokens (`Dialogue.size`, in their buckets), limits
+        the programs for prompts to these. Runs that sample as `also` says are prepared too."""
         return self.slots.warm_up(prompts, replies=self.rules.max_turns > 1, also=also)
 
     def run(
@@ -151,8 +152,9 @@ class Engine:
         on_episode: OnEpisode | None = None,
         sampling: Sampling | None = None,
     ) -> Iterator[Group]:
-        """`on_episode` is called with each episode that has sampled, been replied to, or ended.
-        Without `sampling` tokens are drawn as the rules say."""
+        """Rolls out every record `rollouts` times, and yields groups as they end. `on_episode` is
+        called with every episode that has sampled, has been replied to, or has ended. `sampling`
+        replaces that of the rules."""
         start = time.perf_counter()
         with ThreadPoolExecutor(self.workers, "rollout") as pool, self.slots.allocated():
             told = on_episode or (lambda _: None)
@@ -161,8 +163,8 @@ class Engine:
 
 
 def _check_finite(policy: np.ndarray, episode: Episode) -> None:
-    """A row's log-probabilities of what it drew; they are no numbers where one of its logits of an
-    allowed token is NaN or plus infinity."""
+    """Raises where a row's log-probabilities of the tokens that it drew are not finite, which they
+    are if a logit of any allowed token is NaN or plus infinity."""
     sound = np.isfinite(policy)
     if not sound.all():
         drawn = sum(episode.sampled) + int(np.argmin(sound)) + 1
@@ -176,7 +178,7 @@ def _check_finite(policy: np.ndarray, episode: Episode) -> None:
 
 @dataclass(eq=False)
 class _Pending:
-    """A record's episodes, those to come included."""
+    """A record's episodes, those that have not begun included."""
 
     opening: Opening
     visual: Visual | None
@@ -189,7 +191,7 @@ class _Pending:
 
 @dataclass(eq=False)
 class _Prompt:
-    """What is prefilled once, and the episodes that begin from it."""
+    """A prompt that is prefilled once, and the episodes that begin from it."""
 
     group: _Pending
     episodes: deque[Episode]
@@ -266,7 +268,7 @@ class _Run:
             self._open_ahead()
 
     def _open_ahead(self) -> None:
-        """Keeps as many records opened, or being opened, as may be wanted next."""
+        """Keeps as many records opened, or being opened, as may be needed next."""
         ahead = self.engine.workers + self.engine.shapes.prefill_rows
         wanted = ahead - len(self.openings)
         for record in itertools.islice(self.records, max(wanted, 0)):
@@ -287,8 +289,8 @@ class _Run:
         return opening, visual
 
     def _prompt_ready(self) -> bool:
-        """Moves opened records, in order, among the prompts, no more than the next prefill takes:
-        each holds its original. Whether there is a prompt."""
+        """Moves opened records to the prompts, in order, and no more than the next prefill takes,
+        since each holds its original. Returns whether there is a prompt."""
         most = self.engine.shapes.prefill_rows
         while len(self.prompts) < most and self.openings and self.openings[0][1].done():
             record, future = self.openings.popleft()
@@ -314,7 +316,7 @@ class _Run:
         self.prompts += [_Prompt(group, deque(share)) for share in shares]
 
     def _prefill(self) -> None:
-        """The first prompt, and those right behind it that fit the same program."""
+        """Prefills the first prompt, and those right behind it that fit the same program."""
 
         def bucket(prompt: _Prompt) -> tuple[int, int]:
             return self.slots.prompt_buckets(len(prompt.group.opening.ids), prompt.group.visual)
@@ -382,7 +384,7 @@ class _Run:
         return reply, Visual.of(reply.picture, self.slots.processor, windows)
 
     def _reply(self) -> None:
-        """Replies that are ready onto their rows, those of one bucket together."""
+        """Writes the replies that are ready onto their rows, those of one bucket together."""
         batches: dict[int, list[Extension]] = defaultdict(list)
         for future in [future for future in self.replies if future.done()]:
             row = self.replies.pop(future)

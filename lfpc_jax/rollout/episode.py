@@ -30,10 +30,10 @@ OLD_LIMIT = (
 
 @dataclass(frozen=True)
 class Rules:
-    """What an episode may do. It samples at most `turn_tokens` in one turn and `episode_tokens`
-    over all of them (0: what its context holds); cut off by either it ends with `max_tokens`.
-    Turns also end at `stops`, beside `</tool_call>` and <|im_end|>; `banned` names tokens that may
-    not be sampled, beside vision's placeholders."""
+    """What an episode may do. It samples at most `turn_tokens` in a turn and `episode_tokens` over
+    all turns (0: as many as its context holds). An episode that either limit cuts off ends with
+    `max_tokens`. A turn ends at `</tool_call>`, at <|im_end|> and at any of `stops`. `banned` names
+    tokens that may not be sampled, in addition to the placeholders of vision."""
 
     max_turns: int = 5
     turn_tokens: int = 2048
@@ -51,13 +51,13 @@ class Rules:
 
     @property
     def most_sampled(self) -> int:
-        """By any episode, if its context holds them."""
+        """The most tokens that any episode samples, if its context holds them."""
         return min(self.max_turns * self.turn_tokens, self.episode_tokens or sys.maxsize)
 
 
 def with_limits(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings on disk by today's names: to limit every turn to `max_tokens` as well changes
-    nothing where an episode was limited to them."""
+    """Settings on disk under today's names. The former `max_tokens` limited an episode; limiting
+    every turn to as many changes nothing."""
     now = dict(settings)
     if "max_tokens" in now:
         limit = now.pop("max_tokens")
@@ -66,14 +66,15 @@ def with_limits(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rollout_key(seed: int, record: str, rollout: int) -> UInt32[np.ndarray, "2"]:
-    """A random key of its own for every rollout, whatever runs beside it."""
+    """A random key for each rollout, which depends on nothing that runs beside it."""
     name = f"{seed}\0{record}\0{rollout}".encode("utf-8", "surrogatepass")
     return np.frombuffer(hashlib.blake2b(name, digest_size=8).digest(), np.uint32)
 
 
 @dataclass(eq=False)
 class Episode:
-    """A rollout in progress. `position` is that of its newest id, `spent` what it has sampled."""
+    """A rollout in progress. `position` is that of its newest id; `spent` counts the tokens that it
+    has sampled."""
 
     opening: Opening
     rollout: int
@@ -101,12 +102,12 @@ class Episode:
 
     @property
     def budget(self) -> int:
-        """How many tokens its turn may still sample."""
+        """How many tokens the current turn may still sample."""
         return min(self._tokens_left, self.capacity - len(self.ids))
 
     @property
     def _tokens_left(self) -> int:
-        """By the rules, wherever they fit."""
+        """How many the rules still allow, whether or not they fit."""
         in_turn = len(self.ids) - self._turn_start
         return min(self.rules.turn_tokens - in_turn, self._episode_left)
 
@@ -116,7 +117,7 @@ class Episode:
 
     @property
     def cut(self) -> tuple[Crop, ...]:
-        """The crops so far, as they were asked for."""
+        """The crops so far, as the model asked for them."""
         return tuple(turn.crop for turn in self.turns if turn.crop is not None)
 
     def drew(self, ids: list[int], logprobs: list[float], policy: list[float]) -> None:
@@ -128,8 +129,8 @@ class Episode:
         self.position += len(ids)
 
     def close_turn(self, *, stopped: bool) -> Ready | Refusal | None:
-        """Reads the turn that has just ended, `stopped` or cut off by its budget. Gives what must
-        be replied to, or None where the episode has ended."""
+        """Reads the turn that has just ended; `stopped` is false if its budget cut it off. Returns
+        what must be replied to, or None if the episode has ended."""
         action = read_turn(self._turn_text())
         request: Ready | Action = action
         if isinstance(action, Call):
@@ -158,8 +159,9 @@ class Episode:
     def take(
         self, reply: ToolReply
     ) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "3 T"]] | None:
-        """Begins the next turn after a reply: the ids to write, the newest one first, and their
-        positions. None where they do not fit, and the episode has ended without any of it."""
+        """Begins the next turn with a reply. Returns the ids to write, the pending one first, and
+        their positions; or None if they do not fit, in which case the episode has ended without any
+        of them."""
         assert self._request is not None, "nothing was requested"
         end = self.dialogue.tokenizer.im_end
         forced = [*([] if self.ids[-1] == end else [end]), *reply.ids.tolist()]

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """B rows. `position` is the pending token's; `stop` is a state of the stop table."""
+    """B rows. `position` is that of the pending token; `stop` is a state of the stop table."""
 
     cache: kv.Cache
     pending: Array  # int32 [B]
@@ -54,7 +54,8 @@ class State:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Turns:
-    """Where turns begin: R of the state's rows (past its last: padding) and their next tokens."""
+    """Turns that begin: R rows of the state and their pending tokens. A row past the state's last
+    is padding."""
 
     rows: Array  # int32 [R]
     pending: Array  # int32 [R]
@@ -65,8 +66,8 @@ class Turns:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Beginnings:
-    """Rollouts that begin: `turns.rows` of the state from `sources`, rows of the prefix. Only the
-    first `number` count."""
+    """Rollouts that begin: rows `turns.rows` of the state from rows `sources` of the prefix. Only
+    the first `number` count."""
 
     turns: Turns
     sources: Array  # int32 [R]
@@ -77,7 +78,7 @@ class Beginnings:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Drawn:
-    """What a decode drew: the first `numbers[b]` of each column count, in `steps` steps."""
+    """What a decode drew in `steps` steps: of each column the first `numbers[b]` count."""
 
     ids: Array  # int32 [steps, B]
     logprobs: Array  # float32 [steps, B], of the distribution drawn from
@@ -102,13 +103,14 @@ def empty_state(cfg: ModelConfig, shapes: RolloutShapes, *, unstacked: bool) -> 
 
 
 def prefill(params: Tree, tokens: Tokens, embeddings: Array, *, cfg: ModelConfig) -> kv.Cache:
-    """The cache of all tokens of each prompt but its last, which is left to be pending."""
+    """The cache of every prompt's tokens except its last, which becomes the pending token."""
     _, prefix = qwen.prefill(params, tokens, embeddings, cfg=cfg, capacity=tokens.ids.shape[1])
     return prefix
 
 
 def place(state: State, prefix: kv.Cache, beginnings: Beginnings) -> State:
-    """Copies rows of the prefix over rows of the cache; what these held is not read again."""
+    """Copies rows of the prefix over rows of the cache. What those rows held before is never read
+    again."""
     turns = beginnings.turns
 
     def copy(cache: Array, part: Array, place: Any) -> Array:
@@ -153,9 +155,10 @@ def decode(
     cfg: ModelConfig,
     steps: int,
 ) -> tuple[State, Drawn]:
-    """Draws until all turns have stopped or their budgets are spent, `steps` tokens at most.
+    """Draws at most `steps` tokens a row, until every turn has stopped or spent its budget.
 
-    The cache is read up to `span` places, which no live row may outgrow."""
+    The cache is read up to `span` places, which no live row may outgrow.
+    """
     B = len(state.pending)
     before = state.count
     drawn = (
@@ -192,7 +195,7 @@ def _step(
     sampling: Sampling,
     span: int,
 ) -> tuple[State, tuple[Array, Array, Array]]:
-    """One token for every live row; the others stay as they are."""
+    """Draws one token for every live row; other rows stay as they are."""
     live = _live(state)
     column = state.pending[:, None]
     tokens = Tokens(
@@ -208,15 +211,15 @@ def _step(
     logits = constrain(logits, "batch", None)
     uniform = jax.vmap(_uniform)(state.key, state.count)
     token, logprob, policy = sample(logits, uniform, allowed=allowed, sampling=sampling)
-    one = live.astype(jnp.int32)
+    counted = live.astype(jnp.int32)
     state = replace(
         state,
         cache=cache,
         pending=jnp.where(live, token, state.pending),
-        position=state.position + one,
+        position=state.position + counted,
         stop=jnp.where(live, stops[state.stop.astype(jnp.int32), token], state.stop),
-        budget=state.budget - one,
-        count=state.count + one,
+        budget=state.budget - counted,
+        count=state.count + counted,
     )
     return state, (token, logprob, policy)
 
@@ -246,7 +249,7 @@ def _put(x: Array, rows: Array, values: Array) -> Array:
 def state_shardings(
     cfg: ModelConfig, shapes: RolloutShapes, mesh: Mesh, *, unstacked: bool
 ) -> State:
-    """The cache by the table, all else on every device."""
+    """The cache is split by the table of rules; everything else is on every device."""
     state = jax.eval_shape(partial(empty_state, cfg, shapes, unstacked=unstacked))
 
     def of(x: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -259,10 +262,10 @@ def state_shardings(
 
 
 class Programs:
-    """The programs of one engine, compiled once a shape, under `mesh` if there is one.
+    """The programs of one engine, compiled once for each shape, under `mesh` if there is one.
 
-    `traces` counts them by name and shapes. After `seal` a further one is logged with the shapes
-    that caused it, and kept in `late`.
+    `traces` counts them by name and shapes. After `seal` any further trace is logged with the
+    shapes that caused it, and kept in `late`.
     """
 
     def __init__(
@@ -293,7 +296,7 @@ class Programs:
         )
 
     def seal(self) -> None:
-        """Says that everything has been compiled."""
+        """Declares that everything has been compiled."""
         self._sealed = True
 
     def _program(
@@ -314,8 +317,8 @@ class Programs:
 
     def _count(self, name: str, args: tuple[Any, ...]) -> None:
         """The parameters and the state have always the same shapes, and too many to name."""
-        own = [x for x in args if not isinstance(x, State | dict)]
-        shapes = (getattr(x, "shape", x) for x in jax.tree.leaves(own))
+        arrays = [x for x in args if not isinstance(x, State | dict)]
+        shapes = (getattr(x, "shape", x) for x in jax.tree.leaves(arrays))
         what = " ".join((name, *map(str, shapes)))
         self.traces[what] += 1
         if self._sealed:

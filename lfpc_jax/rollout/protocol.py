@@ -148,10 +148,10 @@ def _read_json(body: str) -> Call | Refusal:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         raise _Refused(Refusal("duplicate_key", "the tool call gives one key twice"))
-    return found
+    return values
 
 
 def _finite(number: str) -> float:

@@ -1,6 +1,6 @@
-"""What an episode answered, read alike wherever answers are counted or compared.
+"""What an episode answered, for all rooms that count or compare answers.
 
-Only the training reward is stricter: it takes nothing but a tagged answer.
+Only the training reward is stricter: it accepts nothing but a tagged answer.
 """
 
 import re
@@ -26,9 +26,10 @@ class Ended(Protocol):
 
 
 def said(episode: Ended) -> str | None:
-    """A model that was never taught our tags answers without them: then its answer is all that it
-    wrote in its last turn, but for its thoughts, closed or not. Without tags, an episode that was
-    cut off or ended on a call has no answer."""
+    """The answer of an episode, or None if it has none. A model that was never taught the tags
+    answers without them: its answer is then all that it wrote in its last turn, except for its
+    thoughts, whether their tag is closed or not. An untagged episode that was cut off, or that
+    ended on a call, has no answer."""
     if episode.answer is not None:
         return episode.answer
     if episode.end != "no_action" or not episode.turns:

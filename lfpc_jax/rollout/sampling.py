@@ -27,7 +27,7 @@ COLDEST = 1e-3
 
 @dataclass(frozen=True)
 class Sampling:
-    """Top-k 0 and top-p 1 are off; temperature 0 is greedy."""
+    """How tokens are drawn. Top-k 0 and top-p 1 are off; temperature 0 is greedy."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -57,7 +57,8 @@ def sample(
     allowed: Bool[Array, "V"],
     sampling: Sampling,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"], Float[Array, "B"]]:
-    """Tokens, their log-probability in the distribution sampled from, and in the policy's own."""
+    """The tokens drawn, their log-probabilities in the distribution that was sampled from, and
+    those in the policy."""
     policy, weights = _distributions(logits, allowed, sampling)
     if sampling.temperature == 0:
         token = policy.argmax(axis=-1).astype(jnp.int32)
@@ -73,7 +74,7 @@ def logprobs(
     allowed: Bool[Array, "V"],
     sampling: Sampling,
 ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
-    """The two log-probabilities that `sample` would give with these tokens, had it drawn them."""
+    """The two log-probabilities that `sample` would return if it drew these tokens."""
     return _logprobs(*_distributions(logits, allowed, sampling), token, sampling)
 
 
@@ -90,16 +91,16 @@ def _distributions(logits: Array, allowed: Array, sampling: Sampling) -> tuple[A
 def _logprobs(
     policy: Array, weights: Array, token: Array, sampling: Sampling
 ) -> tuple[Array, Array]:
-    own = _at(policy, token)
+    of_policy = _at(policy, token)
     if sampling.temperature == 0:
-        return jnp.zeros_like(own), own
+        return jnp.zeros_like(of_policy), of_policy
     if not sampling.truncates:
-        return own, own
-    return jnp.log(_at(weights, token)) - jnp.log(weights.sum(axis=-1)), own
+        return of_policy, of_policy
+    return jnp.log(_at(weights, token)) - jnp.log(weights.sum(axis=-1)), of_policy
 
 
 def keep_likely(weights: Float[Array, "B V"], sampling: Sampling) -> Float[Array, "B V"]:
-    """Unnormalised probabilities with those outside top-k, then outside top-p, set to 0."""
+    """Unnormalised probabilities; those outside top-k, and then those outside top-p, become 0."""
     if sampling.top_k and sampling.top_k < weights.shape[-1]:
         enough = lambda kept: (kept > 0).sum(axis=-1) >= sampling.top_k  # noqa: E731
         weights = _keep(weights, enough)
@@ -110,8 +111,8 @@ def keep_likely(weights: Float[Array, "B V"], sampling: Sampling) -> Float[Array
 
 
 def draw(weights: Float[Array, "B V"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
-    """The first token at which the running sum exceeds `uniform` times the whole, found first by
-    block and then within it. Never one of weight 0."""
+    """The first token at which the running sum exceeds `uniform` times the total. Its block is
+    found first, then its place in the block. A token of weight 0 is never drawn."""
     B, V = weights.shape
     blocks = jnp.pad(weights, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
     sums = blocks.sum(axis=-1)
@@ -122,8 +123,8 @@ def draw(weights: Float[Array, "B V"], uniform: Float[Array, "B"]) -> Int[Array,
 
 
 def _first_above(weights: Array, goal: Array) -> tuple[Array, Array]:
-    """Where the running sum first exceeds `goal`, and the sum before it; if rounding lets it
-    exceed nowhere, the last place of any weight."""
+    """The place where the running sum first exceeds `goal`, and the sum before it. If rounding lets
+    it exceed nowhere, the last place with any weight."""
     running = jnp.cumsum(weights, axis=-1)
     last = weights.shape[-1] - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=-1)
     above = (running > goal[:, None]) & (weights > 0)
@@ -132,8 +133,9 @@ def _first_above(weights: Array, goal: Array) -> tuple[Array, Array]:
 
 
 def _keep(weights: Array, enough: Callable[[Array], Array]) -> Array:
-    """Keeps the largest weights that are `enough`: bisects the least one over the bits of a
-    float, which are ordered as the floats are, so 31 passes find it exactly."""
+    """Keeps the fewest largest weights that are `enough`. The smallest weight to keep is found by
+    bisection over the bits of a float, which have the order of the floats, so 31 passes find it
+    exactly."""
     bits = jax.lax.bitcast_convert_type(weights, jnp.int32)
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:

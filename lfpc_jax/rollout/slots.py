@@ -30,7 +30,7 @@ from lfpc_jax.trajectory import Tokens
 
 @dataclass(frozen=True, eq=False)
 class Visual:
-    """A picture in the patches of its bucket."""
+    """A picture as the patches of its bucket."""
 
     grid: tuple[int, int]
     patches: UInt8[np.ndarray, "W P C"]
@@ -47,7 +47,7 @@ class Visual:
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """Prompts, but for their last tokens, as rows of a cache."""
+    """Prompts without their last tokens, as rows of a cache."""
 
     cache: Cache
     prompts: int
@@ -79,7 +79,7 @@ class Extension:
 
 
 class Slots:
-    """`load` parameters first; `warm_up` compiles everything."""
+    """The slots and what runs on them. Call `load` first; `warm_up` compiles everything."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Slots:
 
     @contextmanager
     def allocated(self) -> Iterator[None]:
-        """The cache exists only in here, all slots free."""
+        """The cache exists only inside this block, and all slots are free at its start."""
         assert self._state is None, "a run at a time"
         self._state = self.programs.empty()
         try:
@@ -119,7 +119,7 @@ class Slots:
             self._state = None
 
     def load(self, params: Tree) -> None:
-        """Takes parameters, stacked, as they are: no copy but to unstack them."""
+        """Takes stacked parameters without a copy, unless they must be unstacked."""
         self._params = params if self._unstack is None else self._unstack(params)
 
     def unload(self) -> None:
@@ -130,16 +130,16 @@ class Slots:
         return self._params is not None
 
     def prompt_buckets(self, ids: int, visual: Visual | None) -> tuple[int, int]:
-        """Windows and text tokens, for a prompt of so many ids, its image among them. Without an
-        image it runs beside an empty one of the smallest bucket."""
+        """The buckets of windows and text tokens for a prompt of so many ids, its image included. A
+        prompt without an image runs beside an empty one of the smallest bucket."""
         seen = 0 if visual is None else visual.grid[0] * visual.grid[1]
         text = self.shapes.prompt_text.fit(ids - seen, "text tokens of a prompt")
         windows = self.shapes.image_windows.sizes[0] if visual is None else len(visual.patches)
         return windows, text
 
     def prefill(self, prompts: Sequence[tuple[np.ndarray, np.ndarray, Visual | None]]) -> Prefix:
-        """Prompts, by ids and positions, encoded and run: they share both buckets, and are at most
-        `prefill_rows`."""
+        """Encodes and prefills prompts, given by ids and positions. They share both buckets, and
+        there are at most `prefill_rows`."""
         rows = self.shapes.prefill_rows
         assert 1 <= len(prompts) <= rows, (len(prompts), rows)
         windows, text = self.prompt_buckets(len(prompts[0][0]), prompts[0][2])
@@ -155,7 +155,8 @@ class Slots:
         self._state = self.programs.place(self._state, prefix.cache, padded)
 
     def extend(self, extensions: Sequence[Extension]) -> None:
-        """Extensions whose pictures share a bucket, or have none; at most `extend_rows`."""
+        """Writes at most `extend_rows` extensions, whose pictures share a bucket or which have
+        none."""
         R = self.shapes.extend_rows
         assert 1 <= len(extensions) <= R, (len(extensions), R)
         visuals = [e.visual for e in extensions if e.visual is not None]
@@ -183,8 +184,8 @@ class Slots:
             self._state = self.programs.extend(self._params, self._state, tokens, embeddings, turns)
 
     def decode(self, longest: int, sampling: Sampling | None = None) -> Drawn:
-        """One chunk for all live rows, of which none has more than `longest` ids; sampled as ever,
-        unless `sampling` is given."""
+        """Decodes one chunk for all live rows, none of which has more than `longest` ids.
+        `sampling` replaces the usual one."""
         span = self.shapes.spans.fit(
             min(longest + self.shapes.chunk, self.shapes.capacity), "ids of an episode"
         )
@@ -200,9 +201,9 @@ class Slots:
         replies: bool = True,
         also: Collection[Sampling] = (),
     ) -> int:
-        """Runs every program once on nothing at all, of those for prompts only the ones for these
-        windows and text tokens, if they are given, and without `replies` none for what follows a
-        turn; decodes `also` sample so. How many there are."""
+        """Runs every program once on empty inputs, and returns how many there are. `prompts` limits
+        those for prompts to these windows and text tokens; without `replies` none for what follows
+        a turn are run; decodes are also run for each sampling of `also`."""
         with self.allocated():
             self._warm_up(prompts, replies, {self.sampling, *also})
         self.programs.seal()

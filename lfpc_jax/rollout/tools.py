@@ -1,4 +1,4 @@
-"""Tools: what one must do, and the box that holds those of a run.
+"""Tools: what a tool must do, and the box that holds the tools of a run.
 
 A tool is one file with a subclass of `Tool`. A call goes through four steps, of which the first two
 are cheap and the third may run in any thread while the device decodes:
@@ -43,14 +43,16 @@ Parsed = TypeVar("Parsed")
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What a call gives: a picture as the model will see it, and the crop that it is, if it is."""
+    """What a call gives: a picture as the model will see it, and the crop that it shows, if it is
+    one."""
 
     picture: UInt8[np.ndarray, "height width 3"]
     crop: Crop | None
 
 
 class Tool(ABC, Generic[Parsed]):
-    """A tool, stateless; `causes` are its own reasons to refuse, beside those of this module."""
+    """A tool without state. `causes` are its own reasons to refuse a call, in addition to those of
+    this module."""
 
     name: ClassVar[str]
     description: ClassVar[str]
@@ -63,9 +65,9 @@ class Tool(ABC, Generic[Parsed]):
 
     @abstractmethod
     def validate(self, arguments: Mapping[str, Any], frame: Frame) -> Parsed | Refusal:
-        """The arguments of a call, understood, or what is wrong with them.
+        """The arguments of a call as this tool needs them, or what is wrong with them.
 
-        Never raises, whatever JSON has to offer; numbers come as finite floats. `frame` is of the
+        Never raises, whatever the JSON holds; numbers are finite floats. `frame` is that of the
         image that the episode began with.
         """
 
@@ -104,7 +106,7 @@ class Ready(Generic[Parsed]):
 
 @dataclass(frozen=True)
 class Toolbox:
-    """The tools of a run, by name; there may be none, and then every call is refused."""
+    """The tools of a run, by name. Without any, every call is refused."""
 
     tools: tuple[Tool[Any], ...]
 
@@ -115,9 +117,9 @@ class Toolbox:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """Every cause for which any turn can be at fault, each once: what metrics count."""
-        own = (cause for tool in self.tools for cause in tool.causes)
-        return tuple(dict.fromkeys((*protocol.CAUSES, *CAUSES, *own)))
+        """Every cause for which a call can be refused, each once. Metrics count them."""
+        tools_causes = (cause for tool in self.tools for cause in tool.causes)
+        return tuple(dict.fromkeys((*protocol.CAUSES, *CAUSES, *tools_causes)))
 
     def validate(self, call: Call, frame: Frame) -> Ready[Any] | Refusal:
         """The call, ready to be carried out, or why it cannot be."""

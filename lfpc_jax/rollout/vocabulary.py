@@ -14,8 +14,8 @@ _PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|imag
 def allowed_ids(
     tokenizer: Tokenizer, vocabulary: int, *, banned: Sequence[str] = ()
 ) -> Bool[np.ndarray, "V"]:
-    """Which of the model's ids may be sampled: those of the tokenizer, without the placeholders of
-    vision, and without the `banned` tokens."""
+    """A mask over the model's ids of those that may be sampled: all that the tokenizer has, except
+    the placeholders of vision and the `banned` tokens."""
     ids = tokenizer.backend.get_vocab()
     if tokenizer.size > vocabulary:
         raise ValueError(

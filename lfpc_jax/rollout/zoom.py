@@ -1,4 +1,4 @@
-"""The tool that looks closer: cuts a box out of the original and shows it at a budget of its own.
+"""The zoom tool: cuts a box out of the original and shows it with its own budget of tokens.
 
 A box goes through these steps, and is refused where one fails:
 - four finite numbers, corners in order, in the convention of the settings;
@@ -43,7 +43,7 @@ _COORDINATES: dict[Convention, str] = {
 
 @dataclass(frozen=True)
 class Region:
-    """A valid box, as written and as it will be cut, in pixels of the frame's original."""
+    """A valid box: as it was written, and as it will be cut, in pixels of the frame's original."""
 
     written: Box
     box: Box
@@ -102,7 +102,8 @@ class Zoom(Tool[Region]):
     def within(
         cls, tokens: int, processor: ImageProcessor, convention: Convention = "shown"
     ) -> "Zoom":
-        """With a budget of so many tokens a crop, and the widest limit that keeps it."""
+        """The tool with a budget of so many tokens for a crop, and the largest `aspect_limit` that
+        keeps to it."""
         return cls(processor.with_tokens(tokens), convention, aspect_limit=float(min(100, tokens)))
 
     @property

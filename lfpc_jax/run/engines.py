@@ -44,9 +44,9 @@ class Engines:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What of the model decides how answers are read, and which they are. A training run that
-        has gone on is another model, and so is a folder whose weights or tokenizer were replaced.
-        """
+        """What of the model decides which answers there are and how they are read. A training run
+        that has advanced is another model, and so is a folder whose weights or tokenizer were
+        replaced."""
         cfg = self.model.cfg
         return {
             "image_token": cfg.image_token,
@@ -72,7 +72,7 @@ class Engines:
             (folder / asking.FILE).write_text(asked.text, encoding="utf-8")
 
     def engine(self, tokens: int, records: Sequence[Record]) -> Asks:
-        """Compiled for prompts as those of the records, with and without the tool."""
+        """An engine compiled for the records' prompts, with and without the tool."""
         args = self.args
         dialogue = zooming(
             self.model.assets,
@@ -98,7 +98,7 @@ class Engines:
         return engine
 
     def shapes(self, tokens: int, texts: Buckets) -> RolloutShapes:
-        """With room for every episode that the rules allow."""
+        """Shapes with room for every episode that the rules allow."""
         args = self.args
         groups = self.mesh.shape["data"]
         replies = (args.max_turns - 1) * (args.crop_tokens + _OBSERVATION)
