@@ -21,7 +21,7 @@ from lfpc_jax.model import config, qwen
 from lfpc_jax.model.logprobs import token_logprobs
 from lfpc_jax.plan import slices
 from lfpc_jax.plan.compiling import OutOfMemory, compiled
-from lfpc_jax.plan.programs import Source
+from lfpc_jax.plan.programs import Uncompiled
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     for name, way in ways.items():
         lower = partial(_lowered, mesh, jax.jit(jax.grad(way, argnums=(0, 1))), *arrays)
         try:
-            program = compiled(Source(name, lower, {}))
+            program = compiled(Uncompiled(name, lower, {}))
         except OutOfMemory as error:
             print(f"{name}: does not fit: {error}")
             continue

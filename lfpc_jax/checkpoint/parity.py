@@ -22,7 +22,6 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config, qwen
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.processing.batch import collate
-from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.shapes import windows_for
 from lfpc_jax.trajectory import Images, Tokens
 
@@ -113,15 +112,7 @@ def _difference(prompt: Prompt, theirs: Result, ours: Result) -> Difference:
 
 def _ours(opened: folder.HFFolder, cfg: ModelConfig, prompts: Sequence[Prompt]) -> Iterator[Result]:
     """One shape for all prompts, so one program; weights are spread over all devices."""
-    vision = cfg.vision
-    processor = ImageProcessor(
-        patch=vision.patch,
-        merge=vision.merge,
-        temporal_patch=vision.temporal_patch,
-        mean=vision.mean,
-        std=vision.std,
-        window=vision.window,
-    )
+    processor = cfg.vision.processor
     grids = [processor.grid_of(picture) for prompt in prompts for picture in prompt.pictures]
 
     mesh = make_mesh(fsdp=-1)

@@ -3,72 +3,80 @@
     plan.py --config stage1.py --topology v5p:2x2x4 [--rollout.tensor 4 ...] [--json FILE]
 
 compiles every program of the run for the slice (or for cpu:8, or for this machine's gpu): a host's
-rollouts at their largest, the resharding, the scoring and the update of the whole slice. Prints
-memory a chip by kind, FLOPs, bytes and what goes over the wire, the least seconds that a step can
-take, and compile times. A model folder that is not here is taken by the size in its name. Exits
-with 1, and says which setting to change, if a program does not fit.
+rollouts at their largest, the resharding, the log-probabilities and the update of the whole slice.
+Prints memory a chip by kind, FLOPs, bytes and what goes over the wire, the least seconds that a
+step can take, and compile times. If a model folder is not here, the published model of the size in
+its name is planned. If a program does not fit, the command says which setting to change and exits
+with 1.
 
     plan.py --config stage1.py --topology v5e:4x8 --search
 
-proposes mesh, remat, rows and slots, compiled and found to fit.
+proposes a mesh, remat, rows and slots whose programs were compiled and fit.
 
     plan.py --model 3b 7b --topology v5e:2x4 v5p:2x2x2
 
-compiles only the forward and the forward-backward (lfpc_jax/plan/programs.py) of published sizes;
-with `--program rollout --tensor 4 --slots 128 --capacity 8192` the rollout engine's programs.
+compiles only the forward and its gradient (lfpc_jax/plan/programs.py) of published sizes; with
+`--program rollout --tensor 4 --slots 128 --capacity 8192` the rollout engine's programs.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from lfpc_jax.distributed.mesh import make_mesh, rollout_mesh
-from lfpc_jax.model import config
-from lfpc_jax.plan import programs, slices
+from lfpc_jax.plan import slices
 from lfpc_jax.plan.compiling import Compiled, assigned, compile_into, compiled
-from lfpc_jax.plan.rollout import rollout_programs
+from lfpc_jax.plan.phases import model_phase, phases, rollout_phase
+from lfpc_jax.plan.planned import PlannedProgram, advice, plan, step_figures
+from lfpc_jax.plan.programs import PROGRAMS, Uncompiled
+from lfpc_jax.plan.run import PlannedRun, check_there
 from lfpc_jax.plan.search import proposals
-from lfpc_jax.plan.table import print_step, print_tables
-from lfpc_jax.plan.training import (
-    Phase,
-    Planned,
-    Run,
-    advice,
-    check_there,
-    phases,
-    plan,
-    workload,
-)
-from lfpc_jax.plan.work import Workload
-from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.plan.tables import print_step, print_tables
+from lfpc_jax.plan.work import PlannedEpisode, planned_episode
 from lfpc_jax.run import progress
 from lfpc_jax.run.config import TrainConfig
-from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import CONFIGS, load_config
 from lfpc_jax.run.overrides import override
 from lfpc_jax.shapes import RolloutShapes
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a slice was planned for, its programs, and a run's figures."""
+
+    title: str
+    programs: Sequence[PlannedProgram]
+    run: dict[str, Any] = field(default_factory=dict)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    args, words = _parser().parse_known_args(argv)
+    args, overrides = _parser().parse_known_args(argv)
     try:
+        if not args.config and (overrides or not args.model):
+            raise ValueError(
+                f"unknown {overrides}; give --model SIZES, or --config and its overrides"
+            )
+        if args.dump:
+            _compile_into(args, overrides, *args.dump)
+            return 0
         if args.config:
-            made = [_config(args, words, name) for name in args.topology]
-        elif words or not args.model:
-            raise ValueError(f"unknown {words}; give --model SIZES, or --config and its overrides")
+            plans = [_plan_run(args, overrides, name) for name in args.topology]
         else:
-            made = [_models(args, model, name) for model in args.model for name in args.topology]
+            plans = [_plan_model(args, size, name) for size in args.model for name in args.topology]
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if args.json:
-        rows = [row for _, rows in made for row in rows]
-        whole = {"runs": [run for run, _ in made if run], "programs": rows}
+        programs = [
+            {"what": each.title, **program.figures} for each in plans for program in each.programs
+        ]
+        whole = {"runs": [each.run for each in plans if each.run], "programs": programs}
         args.json.write_text(json.dumps(whole, indent=2) + "\n")
-    return 0 if all(row["fits"] for _, rows in made for row in rows) else 1
+    return 0 if all(program.fits for each in plans for program in each.programs) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
                         "the compiler's own FLOPs, in a tenth of the time (TPUs)")  # fmt: skip
     parser.add_argument("--dump", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    usual = Workload()
+    usual = PlannedEpisode()
     episode = parser.add_argument_group("an episode, assumed for the seconds of a step")
     episode.add_argument("--sampled", type=int, metavar="TOKENS", help="over all turns; default: "
                          f"{usual.sampled}, or all that the config's limits allow")  # fmt: skip
@@ -103,109 +111,92 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _config(args: argparse.Namespace, words: Sequence[str], topology: str) -> tuple[dict, list]:
-    """The run on one slice, printed; its figures, and those of its programs."""
-    settings = override(load_config(args.config, CONFIGS), words)
-    where, load = slices.find(topology), workload(settings, args.sampled, args.crops)
-    if args.dump:
-        _dump(settings, where, *args.dump)
-        raise SystemExit
-    tried = proposals(settings, where, load) if args.search else iter([((), settings)])
-    for flags, proposed in tried:
-        _check(proposed, where)
-        own = ("--config", args.config, "--topology", topology, *words, *flags)
-        rows = list(_planned(args, Run.of(proposed, where), load, own))
-        title = " ".join((args.config, "on", topology, *words, *flags))
-        print_tables(title, rows)
-        if all(row.fits for row in rows) or not args.search:
-            figures = print_step(proposed, where, rows, load)
-            _refuse(rows, title, where, proposed)
-            return {"config": args.config, "topology": topology, **figures}, _json(rows, title)
+def _plan_run(args: argparse.Namespace, overrides: Sequence[str], topology: str) -> Plan:
+    """The run on one slice: as it is configured, or with the first proposal that fits."""
+    given = override(load_config(args.config, CONFIGS), overrides)
+    where = slices.find(topology)
+    episode = planned_episode(given, args.sampled, args.crops)
+    tried = proposals(given, where, episode) if args.search else [((), given)]
+    for flags, config in tried:
+        check_there(config, where)
+        run = PlannedRun.of(config, where)
+        words = (*overrides, *flags)
+        again = ("--config", args.config, "--topology", topology, *words) if args.quick else None
+        compile_ = partial(_compile, f"{args.config} for {topology}", again)
+        programs = list(plan(phases(run, args.program), where.chip, run.loads(episode), compile_))
+        if not programs:
+            known = dict.fromkeys(program.name for each in phases(run) for program in each.programs)
+            raise ValueError(f"program {', '.join(args.program)!r}: the run has {', '.join(known)}")
+        title = " ".join((args.config, "on", topology, *words))
+        print_tables(title, programs)
+        if all(program.fits for program in programs) or not args.search:
+            figures = step_figures(config, where, programs)
+            print_step(figures, episode)
+            _print_shortages(programs, title, where, config)
+            return Plan(title, programs, {"config": args.config, "topology": topology, **figures})
     raise ValueError(
         f"{args.config}: nothing found that fits {topology} and that train.py would start there; "
         "take a larger slice"
     )
 
 
-def _check(settings: TrainConfig, where: slices.Slice) -> None:
-    """As `train.py` would there, with one process a host."""
-    check(settings, processes=where.hosts)
-    check_there(settings, where)
+def _plan_model(args: argparse.Namespace, model: str, topology: str) -> Plan:
+    """Programs of a published model on one slice, without a run."""
+    where, title = slices.find(topology), f"{model} on {topology}"
+    chosen = []
+    for program in args.program or PROGRAMS:
+        if program == "rollout":
+            shapes = RolloutShapes(
+                slots=args.slots, capacity=args.capacity, chunk=64, prefill_rows=4, extend_rows=8
+            )
+            chosen.append(rollout_phase(model, where, args.tensor, shapes))
+        elif program in PROGRAMS:
+            phase = model_phase(model, where, args.tensor, program, args.length, args.windows)
+            chosen.append(phase)
+        else:
+            known = ", ".join((*PROGRAMS, "rollout"))
+            raise ValueError(f"program {program!r}: of a model there are {known}")
+    compile_ = partial(_compile, f"{model} for {topology}", None)
+    programs = list(plan(chosen, where.chip, {}, compile_))
+    print_tables(title, programs)
+    _print_shortages(programs, title, where)
+    return Plan(title, programs)
 
 
-def _planned(
-    args: argparse.Namespace, run: Run, load: Workload, own: Sequence[str]
-) -> Iterator[Planned]:
-    for phase in phases(run, args.program):
-        what = f"{phase.name} of {args.config} for {run.slice.name}"
-        how = partial(_compile, what, own if args.quick else None)
-        yield from plan(phase, run.slice.chip, run.loads(load), how)
+def _compile(what: str, again: Sequence[str] | None, program: Uncompiled) -> Compiled:
+    """To the end; or, with the flags that plan the run `again`, until memory is assigned."""
+    with progress.waiting(f"compiling {program.name}, {what}"):
+        if again is None:
+            return compiled(program)
+        command = (sys.executable, "-m", __name__, *again, "--dump", program.name)
+        return assigned(program, command)
 
 
-def _models(args: argparse.Namespace, model: str, topology: str) -> tuple[dict, list]:
-    where = slices.find(topology)
-    rows = [
-        one
-        for program in args.program or programs.PROGRAMS
-        for one in plan(
-            _of_model(args, model, where, program),
-            where.chip,
-            {},
-            partial(_compile, f"{model} for {topology}", None),
-        )
-    ]
-    print_tables(f"{model} on {topology}", rows)
-    _refuse(rows, f"{model} on {topology}", where)
-    return {}, _json(rows, f"{model} on {topology}")
-
-
-def _of_model(args: argparse.Namespace, model: str, where: slices.Slice, program: str) -> Phase:
-    cfg = config.published(model, kernel="splash", remat="full")
-    if program not in (known := (*programs.PROGRAMS, "rollout")):
-        raise ValueError(f"program {program!r}: of a model there are {', '.join(known)}")
-    if program == "rollout":
-        mesh = rollout_mesh(args.tensor, devices=where.devices)
-        shapes = RolloutShapes(
-            slots=args.slots, capacity=args.capacity, chunk=64, prefill_rows=4, extend_rows=8
-        )
-        return Phase("rollout", mesh, rollout_programs(cfg, mesh, shapes, Sampling(top_p=0.95)))
-    mesh = make_mesh(fsdp=-1, tensor=args.tensor, devices=where.devices)
-    rows = mesh.shape["fsdp"]
-    sizes = programs.Sizes(rows, args.length, images=rows, windows=args.windows)
-    return Phase("model", mesh, iter([programs.PROGRAMS[program](cfg, mesh, sizes)]))
-
-
-def _compile(what: str, own: Sequence[str] | None, source: programs.Source) -> Compiled:
-    """With the flags of the run, only until memory is assigned."""
-    with progress.waiting(f"compiling {source.name}, {what}"):
-        if own is None:
-            return compiled(source)
-        return assigned(source, (sys.executable, "-m", __name__, *own, "--dump", source.name))
-
-
-def _dump(settings: TrainConfig, where: slices.Slice, name: str, folder: str) -> None:
-    """The process that `assigned` starts and ends."""
-    for phase in phases(Run.of(settings, where)):
-        for source in phase.programs:
-            if source.name == name:
-                compile_into(source, Path(folder))
-                return
-
-
-def _refuse(
-    rows: Sequence[Planned], what: str, where: slices.Slice, settings: TrainConfig | None = None
+def _compile_into(
+    args: argparse.Namespace, overrides: Sequence[str], name: str, folder: str
 ) -> None:
-    for row in rows:
-        if not row.fits:
-            remedy = advice(row.phase, where, settings)
+    """What the process does that `assigned` starts, and ends when it has read enough."""
+    config = override(load_config(args.config, CONFIGS), overrides)
+    run = PlannedRun.of(config, slices.find(args.topology[0]))
+    for phase in phases(run, [name]):
+        for program in phase.programs:
+            compile_into(program, Path(folder))
+            return
+
+
+def _print_shortages(
+    programs: Iterable[PlannedProgram],
+    title: str,
+    where: slices.Slice,
+    config: TrainConfig | None = None,
+) -> None:
+    for program in programs:
+        if not program.fits:
+            remedy = advice(program.phase, where, config)
             print(
-                f"error: {row.program} does not fit, {what} ({row.shortage}): {remedy}",
+                f"error: {program.program} does not fit, {title} ({program.shortage}): {remedy}",
                 file=sys.stderr,
             )
-
-
-def _json(rows: Sequence[Planned], what: str) -> list[dict]:
-    return [{"what": what, **row.figures} for row in rows]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.preprocessor_config import has_processor, processor_fields
 
 Kernel = Literal["auto", "xla", "cudnn", "splash"]
@@ -38,6 +39,18 @@ class VisionConfig:
     def window(self) -> int:
         """Side of an attention window in merged tokens."""
         return self.window_px // (self.patch * self.merge)
+
+    @property
+    def processor(self) -> ImageProcessor:
+        """One that lays pictures out as this tower takes them; its limits are the defaults."""
+        return ImageProcessor(
+            patch=self.patch,
+            merge=self.merge,
+            temporal_patch=self.temporal_patch,
+            mean=self.mean,
+            std=self.std,
+            window=self.window,
+        )
 
     @property
     def window_tokens(self) -> int:

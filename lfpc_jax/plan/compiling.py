@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from lfpc_jax.plan.collectives import collectives, sent
-from lfpc_jax.plan.programs import Source
+from lfpc_jax.plan.programs import Uncompiled
 
 _ASSIGNMENT = "*after_optimizations-buffer-assignment.txt"
 _LAST = "*after_optimizations_after_buffer_assignment.txt"
@@ -57,20 +57,20 @@ class OutOfMemory(Exception):
     """The compiler found no way to fit the program; its text says what was used of what."""
 
 
-def compiled(source: Source) -> Compiled:
+def compiled(program: Uncompiled) -> Compiled:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         try:
-            made = compile_into(source, Path(name))
+            made = compile_into(program, Path(name))
         except jax.errors.JaxRuntimeError as error:
             raise _refused(str(error)) from error
         # Nothing is written of what a cache of compiled programs holds.
         cached = not any(Path(name).glob(_ASSIGNMENT))
         memory = _reported(made) if cached else _assignment(Path(name))
-    return _compiled(source, memory, made.as_text(), made.cost_analysis() or {}, start)
+    return _compiled(program, memory, made.as_text(), made.cost_analysis() or {}, start)
 
 
-def assigned(source: Source, command: Sequence[str]) -> Compiled:
+def assigned(program: Uncompiled, command: Sequence[str]) -> Compiled:
     """`command`, with a folder as its last word, runs `compile_into` for this program."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile("w+") as errors:
@@ -85,13 +85,13 @@ def assigned(source: Source, command: Sequence[str]) -> Compiled:
         finally:
             process.kill()
             process.wait()
-        program = next(folder.glob("*after_optimizations.txt")).read_text()
-        return _compiled(source, _assignment(folder), program, {}, start)
+        text = next(folder.glob("*after_optimizations.txt")).read_text()
+        return _compiled(program, _assignment(folder), text, {}, start)
 
 
-def compile_into(source: Source, folder: Path) -> Any:
+def compile_into(program: Uncompiled, folder: Path) -> Any:
     options = {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
-    return source.lower().compile(compiler_options=options)
+    return program.lower().compile(compiler_options=options)
 
 
 def _assignment(folder: Path) -> dict[str, Any]:
@@ -131,16 +131,16 @@ def _reported(made: Any) -> dict[str, Any]:
 
 
 def _compiled(
-    source: Source,
+    program: Uncompiled,
     memory: Mapping[str, Any],
     text: str,
     cost: Mapping[str, float],
     start: float,
 ) -> Compiled:
     return Compiled(
-        program=source.name,
+        program=program.name,
         **memory,
-        held=source.held,
+        held=program.held,
         sent=sent(collectives(text)),
         compiler_flops=cost.get("flops", 0.0),
         compiler_bytes=cost.get("bytes accessed", 0.0),

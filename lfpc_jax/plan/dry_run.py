@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from pathlib import Path
 
 import jax
@@ -11,15 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.checkpoint import store
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.model import config as model_config
 from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import is_param, spec_tree
-from lfpc_jax.model.tuning import tuning
+from lfpc_jax.plan.run import model_of
 from lfpc_jax.run.config import TrainConfig, described, updates_of
-from lfpc_jax.run.folder import run_of
 from lfpc_jax.shapes import RolloutShapes
 
 _GiB = 2**30
@@ -66,26 +62,6 @@ def sampled_at_most(config: TrainConfig, shapes: RolloutShapes) -> list[int]:
         max(0, min(config.rules.most_sampled, left - crops * observed))
         for crops in range(config.rollout.max_turns)
     ]
-
-
-def model_of(config: TrainConfig) -> ModelConfig:
-    """Its numbers; of a folder that is not here, those published for the size in its name."""
-    path = Path(config.model.path)
-    dtype = tuning().dtype if config.model.dtype == "auto" else config.model.dtype
-    size = re.search(r"\d+b", path.name.lower())
-    if not path.exists():
-        if size is None:
-            raise ValueError(
-                f"model.path {path} is not here, and its name says no size to plan with; a run "
-                "that is still to come is planned by its first model, as --model.path "
-                "Qwen2.5-VL-7B-Instruct"
-            )
-        return model_config.published(size[0], dtype=dtype)
-    if run := run_of(path):
-        folder = run.assets
-    else:
-        folder = store.open_store(path).assets if store.is_store(path) else path
-    return model_config.from_folder(folder, dtype=dtype)
 
 
 def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:

@@ -1,8 +1,8 @@
-"""Programs before they are compiled, and the model's own: its forward and its gradient."""
+"""Programs before they are compiled, and two of a model alone: its forward and its gradient."""
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,23 @@ from lfpc_jax.distributed.sharding import sharding
 from lfpc_jax.model import qwen, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.logprobs import token_logprobs
+from lfpc_jax.processing.batch import empty_images, empty_tokens
 from lfpc_jax.trajectory import Images, Tokens
+
+
+@dataclass(frozen=True)
+class Uncompiled:
+    """A program before it is compiled: `lower` lowers it, and `kinds` are its arguments by kind
+    (parameters, moments, cache, inputs)."""
+
+    name: str
+    lower: Callable[[], Any]
+    kinds: Mapping[str, Tree]
+
+    @property
+    def held(self) -> dict[str, int]:
+        """Bytes that its arguments hold on a chip, by kind."""
+        return {kind: bytes_per_chip(tree) for kind, tree in self.kinds.items()}
 
 
 @dataclass(frozen=True)
@@ -28,21 +44,7 @@ class Sizes:
     windows: int
 
 
-@dataclass(frozen=True)
-class Source:
-    """A program before it is compiled: `lower` lowers it, and `kinds` are its arguments by kind
-    (parameters, moments, cache, inputs)."""
-
-    name: str
-    lower: Callable[[], Any]
-    kinds: Mapping[str, Any]
-
-    @property
-    def held(self) -> dict[str, int]:
-        return {kind: bytes_per_chip(tree) for kind, tree in self.kinds.items()}
-
-
-def forward_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Source:
+def forward_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Uncompiled:
     """Vision tower and decoder to hidden states, from bfloat16 weights."""
 
     def forward(params: Tree, tokens: Tokens, images: Images) -> jax.Array:
@@ -50,12 +52,12 @@ def forward_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Source:
         return qwen.hidden_states(params, tokens, embeddings, cfg=cfg)
 
     params = spec.abstract(cfg, jnp.bfloat16, mesh)
-    batch = abstract_batch(cfg, mesh, sizes)
-    lower = partial(_lowered, mesh, jax.jit(forward), params, *batch)
-    return Source("forward", lower, {"parameters": params, "inputs": batch})
+    prompts = abstract_prompts(cfg, mesh, sizes)
+    lower = partial(_lowered, mesh, jax.jit(forward), params, *prompts)
+    return Uncompiled("forward", lower, {"parameters": params, "inputs": prompts})
 
 
-def gradient_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Source:
+def gradient_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Uncompiled:
     """The mean log-probability of every next token and its gradient in float32 masters, vision
     tower included, logits by blocks: a training step without its optimizer."""
 
@@ -66,47 +68,56 @@ def gradient_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Source:
         return -token_logprobs(params, hidden, targets, cfg=cfg).mean()
 
     params = spec.abstract(cfg, jnp.float32, mesh)
-    batch = abstract_batch(cfg, mesh, sizes)
+    prompts = abstract_prompts(cfg, mesh, sizes)
     placed = (None, spec.shardings(cfg, mesh))
     jitted = jax.jit(jax.value_and_grad(loss), out_shardings=placed)
-    lower = partial(_lowered, mesh, jitted, params, *batch)
-    return Source("gradient", lower, {"parameters": params, "inputs": batch})
+    lower = partial(_lowered, mesh, jitted, params, *prompts)
+    return Uncompiled("gradient", lower, {"parameters": params, "inputs": prompts})
 
 
-def _lowered(mesh: Mesh, jitted: Any, *args: Any) -> Any:
+def _lowered(mesh: Mesh, jitted: Any, *args: Tree) -> Any:
     with jax.set_mesh(mesh):
         return jitted.lower(*args)
 
 
-PROGRAMS: Mapping[str, Callable[[ModelConfig, Mesh, Sizes], Source]] = {
+PROGRAMS: Mapping[str, Callable[[ModelConfig, Mesh, Sizes], Uncompiled]] = {
     "forward": forward_program,
     "gradient": gradient_program,
 }
 
 
-def abstract_batch(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> tuple[Tokens, Images]:
-    def array(shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: Any) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding(axes, shape, mesh))
+def abstract_prompts(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> tuple[Tokens, Images]:
+    """What `processing.batch.collate` makes, with its rows and images split over the mesh."""
+    prompts = jax.eval_shape(
+        lambda: (
+            empty_tokens(sizes.rows, sizes.length, xp=jnp),
+            empty_images(sizes.images, sizes.windows, cfg.vision.processor, xp=jnp),
+        )
+    )
 
-    rows, images = (sizes.rows, sizes.length), sizes.images
-    row = array(rows, ("batch", None), jnp.int32)
-    positions = array((3, *rows), (None, "batch", None), jnp.int32)
-    c = cfg.vision
-    pixels = (images, sizes.windows, c.window_patches, 3 * c.patch**2)
-    return (
-        Tokens(ids=row, positions=positions, segments=row, places=row),
-        Images(
-            pixels=array(pixels, ("batch", None, None, None), jnp.uint8),
-            grid=array((images, 2), ("batch", None), jnp.int32),
-        ),
+    def split(x: jax.ShapeDtypeStruct, lead: int = 0) -> jax.sharding.Sharding:
+        axes = (*(None,) * lead, "batch", *(None,) * (x.ndim - lead - 1))
+        return sharding(axes, x.shape, mesh)
+
+    tokens, images = jax.tree.map(split, prompts)
+    tokens = replace(tokens, positions=split(prompts[0].positions, lead=1))
+    return placed(prompts, (tokens, images))
+
+
+def placed(shapes: Tree, shardings: Tree) -> Tree:
+    """Abstract arrays as they lie on a mesh: `shardings` are a tree of them, or one for all."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, shapes)
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings
     )
 
 
-def bytes_per_chip(tree: Any) -> int:
+def bytes_per_chip(tree: Tree) -> int:
     """Of abstract arrays as they are sharded; of what has no sharding, whole."""
 
-    def one(x: Any) -> int:
+    def held(x: jax.ShapeDtypeStruct) -> int:
         shape = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape
         return math.prod(shape) * x.dtype.itemsize
 
-    return sum(one(leaf) for leaf in jax.tree.leaves(tree))
+    return sum(held(leaf) for leaf in jax.tree.leaves(tree))

@@ -1,6 +1,6 @@
-"""The rollout engine's programs for a slice: the largest of each, for so many slots and places."""
+"""The rollout engine's programs for a slice, each at its largest."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import Trainable
-from lfpc_jax.plan.programs import Source
-from lfpc_jax.rollout.programs import Beginnings, Programs, Turns, empty_state, state_shardings
+from lfpc_jax.plan.programs import Uncompiled, placed
+from lfpc_jax.processing.batch import empty_images, empty_tokens
+from lfpc_jax.rollout.programs import Programs, empty_state, state_shardings
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.slots import no_turns, pad_beginnings
 from lfpc_jax.shapes import RolloutShapes
-from lfpc_jax.trajectory import Images, Tokens
 
 _STOP_STATES = 16
 _ALL = Trainable()
@@ -27,65 +29,52 @@ def rollout_programs(
     mesh: Mesh,
     shapes: RolloutShapes,
     sampling: Sampling,
-    trains: Trainable = _ALL,
-) -> Iterator[Source]:
-    """Encode, prefill, place, extend and decode, weights in the compute dtype, with the factors
-    that a run `trains`. Layers are stacked, on a CPU too, where the engine has them apart."""
+    trainable: Trainable = _ALL,
+) -> Iterator[Uncompiled]:
+    """Encode, prefill, place, extend and decode. Parameters are in the compute dtype, with a run's
+    LoRA factors beside them. Layers are stacked, which on a CPU the engine's are not."""
     programs = Programs(cfg, shapes, unstacked=False, mesh=mesh)
-    whole = NamedSharding(mesh, PartitionSpec())
-
-    def array(shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
-
-    params = parameters.whole(cfg, trains, mesh)
-    state = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    params = parameters.whole(cfg, trainable, mesh)
+    state = placed(
         jax.eval_shape(partial(empty_state, cfg, shapes, unstacked=False)),
         state_shardings(cfg, shapes, mesh, unstacked=False),
     )
 
-    def tokens(rows: int, length: int) -> Tokens:
-        row = array((rows, length))
-        return Tokens(row, array((3, rows, length)), row, row)
+    def whole(make: Callable[..., Tree], *args: Any, **kwargs: Any) -> Tree:
+        """What the engine hands to its programs: on every device."""
+        made = jax.eval_shape(partial(make, *args, **kwargs))
+        return placed(made, NamedSharding(mesh, PartitionSpec()))
 
-    def images(rows: int, windows: int) -> Images:
-        c = cfg.vision
-        pixels = array((rows, windows, c.window_patches, 3 * c.patch**2), jnp.uint8)
-        return Images(pixels, array((rows, 2)))
-
-    def slots(rows: int, windows: int) -> jax.ShapeDtypeStruct:
-        return jax.eval_shape(
-            lambda: jnp.zeros((rows * windows * shapes.window**2, cfg.text.width), cfg.dtype)
-        )
-
-    def turns(rows: int) -> Turns:
-        return Turns(*[array((rows,))] * 4)
-
-    P, R, B = shapes.prefill_rows, shapes.extend_rows, shapes.slots
+    rows, more_rows = shapes.prefill_rows, shapes.extend_rows
     shown, crop = shapes.image_windows.sizes[-1], shapes.crop_windows.sizes[-1]
-    prompt = tokens(P, shapes.prompt_length(shown, shapes.prompt_text.sizes[-1]))
-    prefilled = (params, prompt, slots(P, shown))
+    length = shapes.prompt_length(shown, shapes.prompt_text.sizes[-1])
+    prompts = whole(empty_tokens, rows, length, xp=jnp)
+    images = whole(empty_images, rows, shown, cfg.vision.processor, xp=jnp)
+    observed = whole(empty_tokens, more_rows, shapes.observation_length(crop), xp=jnp)
+    crops = whole(empty_images, more_rows, crop, cfg.vision.processor, xp=jnp)
+    stops = whole(np.ones, (_STOP_STATES, cfg.text.vocab), np.uint8)
+    allowed = whole(np.ones, cfg.text.vocab, np.bool_)
     with jax.set_mesh(mesh):
-        prefix = jax.eval_shape(programs.prefill.jitted, *prefilled)
-    beginnings = Beginnings(turns(B), array((B,)), array(()), array((B, 2), jnp.uint32))
-    observed = tokens(R, shapes.observation_length(crop))
-    stops = array((_STOP_STATES, cfg.text.vocab), jnp.uint8)
-    allowed = array((cfg.text.vocab,), np.bool_)
-    added = (observed, slots(R, crop), turns(R))
-    jobs: dict[str, tuple[Any, ...]] = {
-        "encode": (params, images(P, shown)),
-        "prefill": prefilled,
+        encoded, encoded_crops = (
+            jax.eval_shape(programs.encode.jitted, params, each) for each in (images, crops)
+        )
+        prefix = jax.eval_shape(programs.prefill.jitted, params, prompts, encoded)
+    beginnings = whole(pad_beginnings, [], shapes.slots)
+    turns = whole(no_turns, more_rows, shapes.slots)
+    arguments: dict[str, tuple[Any, ...]] = {
+        "encode": (params, images),
+        "prefill": (params, prompts, encoded),
         "place": (state, prefix, beginnings),
-        "extend": (params, state, *added),
+        "extend": (params, state, observed, encoded_crops, turns),
         "decode": (params, state, stops, allowed, shapes.capacity, sampling),
     }
     read = {name: part for name, part in params.items() if name not in ("vision", "unembed")}
-    kinds: dict[str, dict[str, Any]] = {
+    kinds: dict[str, dict[str, Tree]] = {
         "encode": {"parameters": params["vision"]},
         "prefill": {"parameters": read},
         "place": {"cache": state},
         "extend": {"parameters": read, "cache": state},
         "decode": {"parameters": {**params, "vision": {}}, "cache": state},
     }
-    for name, args in jobs.items():
-        yield Source(name, partial(getattr(programs, name).lower, *args), kinds[name])
+    for name, args in arguments.items():
+        yield Uncompiled(name, partial(getattr(programs, name).lower, *args), kinds[name])

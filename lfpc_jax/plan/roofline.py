@@ -12,14 +12,14 @@ from lfpc_jax.plan.work import Load
 
 
 @dataclass(frozen=True)
-class Estimate:
+class LeastTime:
     """Of one call; `bound` is compute, memory or wire."""
 
     seconds: float
     bound: str
 
 
-def estimate(load: Load, sent: float, chip: Chip) -> Estimate | None:
+def least_time(load: Load, sent: float, chip: Chip) -> LeastTime | None:
     """None for chips whose peaks nobody publishes."""
     if not chip.flops:
         return None
@@ -29,4 +29,4 @@ def estimate(load: Load, sent: float, chip: Chip) -> Estimate | None:
         "wire": sent / chip.wire,
     }
     bound = max(times, key=lambda name: times[name])
-    return Estimate(times[bound], bound)
+    return LeastTime(times[bound], bound)

@@ -51,6 +51,10 @@ class Slice:
         return "tpu" if self.name.split(":")[0] in TPUS else self.name.split(":")[0]
 
     @property
+    def chips_a_host(self) -> int:
+        return len(self.devices) // self.hosts
+
+    @property
     def hosts(self) -> int:
         return len({device.process_index for device in self.devices})
 

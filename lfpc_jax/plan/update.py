@@ -1,26 +1,27 @@
-"""An update's programs for a slice: scoring a mini-batch, and the step itself, at their largest."""
+"""An update's programs for a slice, at their largest: the log-probabilities of a mini-batch before
+its updates, and the update itself."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.distributed.sharding import RULES
 from lfpc_jax.grpo.learner import Learner, TrainState
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
+from lfpc_jax.grpo.packing import empty_batch
 from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import Trainable
-from lfpc_jax.plan.programs import Source
+from lfpc_jax.plan.programs import Uncompiled, placed
 from lfpc_jax.shapes import TrainShapes
-from lfpc_jax.trajectory import Batch, PackedImages, Tokens
+from lfpc_jax.trajectory import Batch
 
 
 def update_programs(
@@ -33,23 +34,23 @@ def update_programs(
     objective: Objective,
     trainable: Trainable,
     temperature: float = 1.0,
-) -> Iterator[Source]:
+) -> Iterator[Uncompiled]:
     """For each bucket of windows of a shard's pictures, the usual one first."""
     learner = _learner(cfg, mesh, trainable, objective, temperature)
     state = learner.abstract_state()
+    usual = shapes.windows.sizes[0]
     for windows in shapes.windows.sizes:
-        batch = abstract_batch(cfg, mesh, shapes, micro_batches=micro_batches, windows=windows)
+        batch = _abstract_batch(learner, shapes, micro_batches=micro_batches, windows=windows)
         if name == "update" and objective.kl:
             batch = replace(batch, reference=batch.sampler)
-        kinds: dict[str, Any] = {"inputs": batch}
-        if name == "score":
-            kinds["parameters"] = parameters.whole(cfg, trainable, mesh)
-        else:
+        kinds: dict[str, Tree] = {"inputs": batch}
+        if name == "update":
             kinds |= {"parameters": (state.trained, state.frozen), "moments": state.moments}
-        usual = windows == shapes.windows.sizes[0]
-        shown = name if usual else f"{name}, {windows} windows"
+        else:
+            kinds["parameters"] = parameters.whole(cfg, trainable, mesh)
+        title = name if windows == usual else f"{name}, {windows} windows"
         program: Literal["logprobs", "update"] = "logprobs" if name == "score" else name
-        yield Source(shown, partial(learner.lowered, program, batch), kinds)
+        yield Uncompiled(title, partial(learner.lowered, program, batch), kinds)
 
 
 def abstract_state(cfg: ModelConfig, mesh: Mesh, trainable: Trainable) -> TrainState:
@@ -58,8 +59,8 @@ def abstract_state(cfg: ModelConfig, mesh: Mesh, trainable: Trainable) -> TrainS
 
 
 def abstract_reference(cfg: ModelConfig, mesh: Mesh, trainable: Trainable) -> Tree:
-    """What training holds beside it, with a KL term: a whole copy to stay near, frozen parts and
-    all, since the state that they come from is donated."""
+    """What training with a KL term holds beside its state: a whole copy of the parameters to stay
+    near. Frozen parts are copied too, since the state that they come from is donated."""
     return parameters.whole(cfg, trainable, mesh)
 
 
@@ -70,40 +71,31 @@ def _learner(
     objective: Objective,
     temperature: float = 1.0,
 ) -> Learner:
-    optimizer = make_optimizer(OptimizerSettings(), updates=1)
-    allowed = np.ones(cfg.text.vocab, bool)
     return Learner(
         cfg,
-        optimizer,
+        make_optimizer(OptimizerSettings(), updates=1),
         objective=objective,
         trainable=trainable,
-        allowed=allowed,
+        allowed=np.ones(cfg.text.vocab, bool),
         mesh=mesh,
         temperature=temperature,
     )
 
 
-def abstract_batch(
-    cfg: ModelConfig, mesh: Mesh, shapes: TrainShapes, *, micro_batches: int, windows: int
+def _abstract_batch(
+    learner: Learner, shapes: TrainShapes, *, micro_batches: int, windows: int
 ) -> Batch:
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    M, B = micro_batches, shards * shapes.rows
-
-    def array(shape: tuple[int, ...], dtype: Any, rows: int = 1) -> jax.ShapeDtypeStruct:
-        placed = NamedSharding(mesh, PartitionSpec(*(None,) * rows, RULES["batch"]))
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
-
-    row = array((M, B, shapes.row_tokens), jnp.int32)
-    number = array((M, B, shapes.row_tokens), jnp.float32)
-    c = cfg.vision
-    span = shapes.span_of(windows)
-    packed = (M, shards, windows // span, span)
-    images = PackedImages(
-        pixels=array((*packed, c.window_patches, 3 * c.patch**2), jnp.uint8),
-        picture=array(packed, jnp.int32),
-        grid=array((*packed, 2), jnp.int32),
-        window=array(packed, jnp.int32),
+    """What `grpo.packing` makes of all processes' episodes, as the learner places it."""
+    sides = learner.mesh.shape
+    make = partial(
+        empty_batch,
+        shapes,
+        learner.cfg.vision.processor,
+        shards=sides["data"] * sides["fsdp"],
+        micro_batches=micro_batches,
+        windows=windows,
+        xp=jnp,
     )
-    positions = array((M, 3, B, shapes.row_tokens), jnp.int32, rows=2)
-    tokens = Tokens(row, positions, row, row, prefix=row if shapes.shared else None)
-    return Batch(tokens, images, number, number, number, old=number)
+    batch = jax.eval_shape(make)
+    batch = replace(batch, old=batch.sampler)
+    return placed(batch, learner.batch_shardings(batch))

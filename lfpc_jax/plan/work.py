@@ -1,9 +1,9 @@
 """How much each compiled program has to do in a training step: FLOPs, bytes and calls.
 
-Lengths of episodes are an assumption (`Workload`). Bytes are the least that must pass a chip's
-memory: weights once a pass, the cache once a token, gradients and optimizer state once; activations
-are left out. A step's work is given in calls of the compiled size, so that what is compiled for the
-longest prompt counts in part where prompts are shorter.
+How long episodes are is an assumption: `PlannedEpisode`. Bytes are the least that must pass a
+chip's memory: weights once a pass, the cache once a token, gradients and optimizer state once;
+activations are left out. A step's work is given in calls of the compiled size. So a program that is
+compiled for the longest prompt counts as a part of a call where prompts are shorter.
 """
 
 import math
@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.plan import counts
+from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 
 @dataclass(frozen=True)
-class Workload:
-    """An episode as planned for: tokens that it samples, crops that it looks at, text of its
-    prompt. Pictures are of full size and no strips."""
+class PlannedEpisode:
+    """An episode as planned for: the tokens that it samples, the crops that it looks at, and the
+    text tokens of its prompt. Its pictures have full size and are no strips."""
 
     sampled: int = 400
     crops: int = 1
@@ -36,6 +37,37 @@ class Workload:
         return shapes.image_tokens + self.prompt_text
 
 
+def planned_episode(config: TrainConfig, sampled: int | None, crops: int | None) -> PlannedEpisode:
+    """The episode to plan for, which the config's rules and context must allow; None is the usual
+    one's, as far as the rules do."""
+    rules, usual = config.rules, PlannedEpisode()
+    limits = (
+        ("--sampled", sampled, rules.most_sampled, "turn_tokens, episode_tokens and max_turns"),
+        ("--crops", crops, rules.max_turns - 1, "max_turns"),
+    )
+    for flag, given, most, settings in limits:
+        if given is not None and not 0 <= given <= most:
+            raise ValueError(
+                f"{flag} {given}: an episode has at most {most}, by rollout.{settings}; plan for "
+                "what can be, or raise them"
+            )
+    episode = PlannedEpisode(
+        min(usual.sampled, rules.most_sampled) if sampled is None else sampled,
+        min(usual.crops, rules.max_turns - 1) if crops is None else crops,
+    )
+    r = config.rollout
+    observed = episode.crops * (r.crop_tokens + r.observation_text)
+    left = r.capacity - r.image_tokens - episode.prompt_text - observed
+    if episode.sampled > left and (sampled, crops) != (None, None):
+        raise ValueError(
+            f"--sampled {episode.sampled} with --crops {episode.crops}: rollout.capacity "
+            f"{r.capacity} holds {max(left, 0)} beside the prompt's "
+            f"{r.image_tokens + episode.prompt_text} ids and the crops' {observed}; plan for what "
+            "can be, or raise it"
+        )
+    return episode
+
+
 @dataclass(frozen=True)
 class Load:
     """One call on one chip, and how many calls a step has."""
@@ -48,7 +80,7 @@ class Load:
 def rollout_loads(
     cfg: ModelConfig,
     shapes: RolloutShapes,
-    load: Workload,
+    episode: PlannedEpisode,
     *,
     episodes: int,
     prompts: int,
@@ -62,11 +94,11 @@ def rollout_loads(
     widest = shapes.image_windows.sizes[-1]
     length = shapes.prompt_length(widest, shapes.prompt_text.sizes[-1])
     observed = shapes.observation_length(shapes.crop_windows.sizes[-1])
-    usual = load.tokens(shapes)
-    context = (load.prompt(shapes) + usual) / 2
+    usual = episode.tokens(shapes)
+    context = (episode.prompt(shapes) + usual) / 2
     weights = counts.text_bytes(cfg) / tensor
     place = counts.cache_bytes(cfg)
-    windows = prompts * shown + episodes * load.crops * crop
+    windows = prompts * shown + episodes * episode.crops * crop
 
     def text(tokens: int, context: float, logits: int) -> float:
         return counts.text_forward(cfg, tokens, context, logits=logits) / chips
@@ -78,16 +110,20 @@ def rollout_loads(
             windows / (P * widest),
         ),
         "prefill": Load(
-            text(P * length, length / 2, 0), weights, prompts * load.prompt(shapes) / (P * length)
+            text(P * length, length / 2, 0),
+            weights,
+            prompts * episode.prompt(shapes) / (P * length),
         ),
         "place": Load(0.0, 2 * B * length * place / chips, episodes / B),
         "extend": Load(
             text(R * observed, context, 0),
             weights + R * context * place / chips,
-            episodes * load.crops / R,
+            episodes * episode.crops / R,
         ),
         "decode": Load(
-            text(B, context, B), weights + B * context * place / chips, episodes * load.sampled / B
+            text(B, context, B),
+            weights + B * context * place / chips,
+            episodes * episode.sampled / B,
         ),
     }
 
@@ -100,12 +136,17 @@ def reshard_load(cfg: ModelConfig, tensor: int) -> Load:
 
 
 def micro_batches(
-    shapes: TrainShapes, rollout: RolloutShapes, load: Workload, *, episodes: int, shards: int
+    shapes: TrainShapes,
+    rollout: RolloutShapes,
+    episode: PlannedEpisode,
+    *,
+    episodes: int,
+    shards: int,
 ) -> float:
     """That hold anything, of one mini-batch of so many episodes. What fills a shard first is its
     rows of tokens or its windows; the shown image lies there once."""
-    by_tokens = shapes.rows * (shapes.row_tokens // load.tokens(rollout))
-    crops = load.crops * _usual(rollout.crop_windows.sizes)
+    by_tokens = shapes.rows * (shapes.row_tokens // episode.tokens(rollout))
+    crops = episode.crops * _usual(rollout.crop_windows.sizes)
     room = shapes.windows.sizes[0] - _usual(rollout.image_windows.sizes)
     by_windows = room // crops if crops else by_tokens
     return max(1.0, episodes / (shards * max(1, min(by_tokens, by_windows))))

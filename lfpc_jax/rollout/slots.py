@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -265,20 +264,17 @@ def no_turns(count: int, slots: int) -> Turns:
 
 def pad_beginnings(beginnings: Sequence[Beginning], slots: int) -> Beginnings:
     """As arrays, padded with rows past the last slot."""
-    zero = np.zeros(2, np.uint32)
-    many = [*beginnings, *[None] * (slots - len(beginnings))]
-    return Beginnings(
-        turns=Turns(
-            rows=_ints(slots if b is None else b.row for b in many),
-            pending=_ints(0 if b is None else b.pending for b in many),
-            position=_ints(0 if b is None else b.position for b in many),
-            budget=_ints(0 if b is None else b.budget for b in many),
-        ),
-        sources=_ints(0 if b is None else b.source for b in many),
+    padded = Beginnings(
+        turns=no_turns(slots, slots),
+        sources=np.zeros(slots, np.int32),
         number=np.int32(len(beginnings)),
-        key=np.stack([zero if b is None else b.key for b in many]),
+        key=np.zeros((slots, 2), np.uint32),
     )
-
-
-def _ints(values: Any) -> Int32[np.ndarray, "n"]:
-    return np.fromiter(values, np.int32)
+    for place, beginning in enumerate(beginnings):
+        padded.turns.rows[place] = beginning.row
+        padded.turns.pending[place] = beginning.pending
+        padded.turns.position[place] = beginning.position
+        padded.turns.budget[place] = beginning.budget
+        padded.sources[place] = beginning.source
+        padded.key[place] = beginning.key
+    return padded

@@ -62,7 +62,7 @@ def test_splash_is_in_the_program_and_scores_are_not():
     mesh = make_mesh(fsdp=-1, devices=slices.find("v5e:2x2").devices)
     cfg = config.published("3b", kernel="splash")
     sizes = programs.Sizes(rows=4, length=1536, images=4, windows=40)
-    tokens, images = programs.abstract_batch(cfg, mesh, sizes)
+    tokens, images = programs.abstract_prompts(cfg, mesh, sizes)
     with jax.set_mesh(mesh):
         text = (
             jax.jit(lambda *args: qwen.forward(*args, cfg=cfg))

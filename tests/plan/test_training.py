@@ -16,14 +16,14 @@ from lfpc_jax.model import spec
 from lfpc_jax.model.config import published
 from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.plan import compiling, counts, slices
-from lfpc_jax.plan.dry_run import model_of
 from lfpc_jax.plan.guess import update_bytes
+from lfpc_jax.plan.planned import advice
 from lfpc_jax.plan.programs import bytes_per_chip
-from lfpc_jax.plan.roofline import estimate
+from lfpc_jax.plan.roofline import least_time
+from lfpc_jax.plan.run import PlannedRun, model_of
 from lfpc_jax.plan.search import proposals
-from lfpc_jax.plan.training import Run, advice, workload
 from lfpc_jax.plan.update import abstract_reference
-from lfpc_jax.plan.work import Load, Workload, micro_batches
+from lfpc_jax.plan.work import Load, PlannedEpisode, micro_batches, planned_episode
 from lfpc_jax.run.config import RolloutSettings, TrainConfig
 from lfpc_jax.run.config_checks import check_devices
 from lfpc_jax.run.config_files import load_config
@@ -58,23 +58,23 @@ def test_every_program_of_the_run_is_there(planned):
 def test_only_an_episode_that_can_be_is_planned_for():
     """Of two turns of 64 tokens, at most one of which a crop follows."""
     config = TrainConfig(rollout=RolloutSettings(max_turns=2, turn_tokens=64))
-    assert workload(config, None, None) == Workload(sampled=128, crops=1)
-    assert workload(config, 100, 0) == Workload(sampled=100, crops=0)
+    assert planned_episode(config, None, None) == PlannedEpisode(sampled=128, crops=1)
+    assert planned_episode(config, 100, 0) == PlannedEpisode(sampled=100, crops=0)
     for sampled, crops, message in ((129, None, "--sampled 129.*at most 128"), (1, 2, "--crops 2")):
         with pytest.raises(ValueError, match=message):
-            workload(config, sampled, crops)
-    assert workload(TrainConfig(), None, None) == Workload()
+            planned_episode(config, sampled, crops)
+    assert planned_episode(TrainConfig(), None, None) == PlannedEpisode()
 
 
 def test_no_episode_is_planned_for_that_its_context_cannot_hold():
     """Of 8,192 ids the image and the prompt's text take 1,424, each crop and its text 1,088."""
     config = load_config("stage1.py", CONFIGS)
-    assert workload(config, 6768, 0).sampled == 6768
-    assert workload(config, 2416, 4).sampled == 2416
+    assert planned_episode(config, 6768, 0).sampled == 6768
+    assert planned_episode(config, 2416, 4).sampled == 2416
     for sampled, crops in ((6769, 0), (2417, 4), (10240, None)):
         with pytest.raises(ValueError, match=f"--sampled {sampled} .*rollout.capacity 8192"):
-            workload(config, sampled, crops)
-    assert workload(load_config("authors_stage1.py", CONFIGS), 10240, 4).sampled == 10240
+            planned_episode(config, sampled, crops)
+    assert planned_episode(load_config("authors_stage1.py", CONFIGS), 10240, 4).sampled == 10240
 
 
 def test_a_run_that_is_still_to_come_is_planned_by_its_first_model():
@@ -90,7 +90,7 @@ def test_search_says_what_it_does_not_choose():
     config = load_config("stage1.py", CONFIGS)
     with pytest.raises(ValueError, match=r"mesh\.data 2: --search .* set it to 1"):
         next(proposals(replace(config, mesh=replace(config.mesh, data=2)),
-                       slices.find("v5p:2x2x4"), Workload()))  # fmt: skip
+                       slices.find("v5p:2x2x4"), PlannedEpisode()))  # fmt: skip
 
 
 def test_memory_by_kind_is_what_one_counts(planned):
@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_refused_with_the_settings_to_change(tmp_path, caps
     chip = slices.Chip(hbm_bytes=2**20)
     found = slices.find("cpu:2")
     monkeypatch.setattr(slices, "find", lambda _: replace(found, chip=chip))
-    monkeypatch.setattr("lfpc_jax.plan.training._update", lambda *_: iter(()))
+    monkeypatch.setattr("lfpc_jax.plan.phases._update", lambda *_: iter(()))
     config = str(small_plan.config_file(tmp_path))
     assert plan.main(["--config", config, "--topology", "cpu:2"]) == 1
     error = capsys.readouterr().err
@@ -234,16 +234,18 @@ def test_an_unknown_flag_without_a_config_is_refused(capsys):
 
 def test_the_longest_of_three_times_bounds_a_call():
     chip = slices.Chip(1, flops=100.0, hbm=10.0, wire=1.0)
-    assert estimate(Load(200.0, 10.0, 1.0), 1.5, chip).bound == "compute"
-    assert estimate(Load(200.0, 30.0, 1.0), 1.5, chip) == estimate(Load(0.0, 30.0, 1.0), 0.0, chip)
-    assert estimate(Load(200.0, 30.0, 1.0), 4.0, chip).seconds == 4.0
-    assert estimate(Load(200.0, 30.0, 1.0), 4.0, slices.Chip(1)) is None
+    assert least_time(Load(200.0, 10.0, 1.0), 1.5, chip).bound == "compute"
+    assert least_time(Load(200.0, 30.0, 1.0), 1.5, chip) == least_time(
+        Load(0.0, 30.0, 1.0), 0.0, chip
+    )
+    assert least_time(Load(200.0, 30.0, 1.0), 4.0, chip).seconds == 4.0
+    assert least_time(Load(200.0, 30.0, 1.0), 4.0, slices.Chip(1)) is None
 
 
 def test_micro_batches_are_as_many_as_tokens_or_windows_ask_for():
     """Episodes of 1,424 + 400 + 1,088 tokens: two in a row of 8,192. Pictures of 72 windows: 144
     hold the shown one and one crop."""
-    rollout, load = RolloutShapes(capacity=8192), Workload(sampled=400, crops=1)
+    rollout, load = RolloutShapes(capacity=8192), PlannedEpisode(sampled=400, crops=1)
     assert load.tokens(rollout) == 2912
 
     def count(rows, windows):
@@ -266,7 +268,7 @@ def test_the_guess_of_the_7b_update_is_near_the_compiler_s(shards, tensor, windo
 
 def test_search_proposes_what_a_slice_can_hold():
     """16 GB chips cannot hold a whole copy of the 7B beside the trainer's state; 95 GB can."""
-    config, load = load_config("stage1.py", CONFIGS), Workload()
+    config, load = load_config("stage1.py", CONFIGS), PlannedEpisode()
     flags, proposed = next(proposals(config, slices.find("v5e:4x8"), load))
     assert proposed.rollout.tensor > 1
     assert proposed.update.rows < 4
@@ -282,7 +284,7 @@ def test_search_proposes_nothing_that_train_would_refuse(name):
     where = slices.find(name)
     there = {"devices": len(where.devices), "local": 4, "processes": where.hosts}
     for config in ("stage1.py", "stage1.py:3b"):
-        found = list(proposals(load_config(config, CONFIGS), where, Workload()))
+        found = list(proposals(load_config(config, CONFIGS), where, PlannedEpisode()))
         assert found
         for _, proposed in found:
             check_devices(proposed, **there)
@@ -306,8 +308,8 @@ def test_a_plan_has_the_meshes_that_the_run_would_have():
     """Copies of one host each, and groups of an update, too."""
     config = load_config("stage1.py", CONFIGS)
     rollout, mesh = replace(config.rollout, tensor=2), replace(config.mesh, tensor=4)
-    run = Run.of(replace(config, rollout=rollout, mesh=mesh), slices.find("v5e:4x4"))
-    for whole, ways in ((run.rollout, 2), (run.train, 4)):
+    run = PlannedRun.of(replace(config, rollout=rollout, mesh=mesh), slices.find("v5e:4x4"))
+    for whole, ways in ((run.rollout_mesh, 2), (run.train_mesh, 4)):
         assert whole.shape["tensor"] == ways
         for group in whole.devices.reshape(-1, ways):
             assert len({device.process_index for device in group}) == 1

@@ -1,22 +1,21 @@
 """A plan as tables for people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lfpc_jax.plan.slices import GIB, Slice
-from lfpc_jax.plan.training import Planned
-from lfpc_jax.plan.work import Workload
-from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.plan.planned import PlannedProgram
+from lfpc_jax.plan.slices import GIB
+from lfpc_jax.plan.work import PlannedEpisode
 
 KINDS = ("parameters", "moments", "cache", "inputs", "activations")
 _WIDTH = 132
 
 
-def print_tables(title: str, rows: Sequence[Planned]) -> None:
+def print_tables(title: str, rows: Sequence[PlannedProgram]) -> None:
     console = Console()
     console.width = max(console.width, _WIDTH)  # a narrow pipe would cut the figures
     console.print(f"\n{title}", style="bold", markup=False)
@@ -28,7 +27,7 @@ def print_tables(title: str, rows: Sequence[Planned]) -> None:
         console.print(f"largest temporaries of {most.program}, GiB: {', '.join(arrays)}")
 
 
-def _memory(rows: Sequence[Planned]) -> Table:
+def _memory(rows: Sequence[PlannedProgram]) -> Table:
     """All but what others hold is the compiler's own."""
     names = ("mesh", *KINDS, "others", "all", "of", "fits", "compiled")
     table = _table("program", names, "GiB a chip, the compiler's")
@@ -46,7 +45,7 @@ def _memory(rows: Sequence[Planned]) -> Table:
     return table
 
 
-def _work(rows: Sequence[Planned]) -> Table:
+def _work(rows: Sequence[PlannedProgram]) -> Table:
     names = ("TFLOP", "compiler's", "GB moved", "compiler's", "GB sent", "by", "ms at least")
     title = "One call on a chip (the compiler counts a loop once), and a step"
     table = _table("program", (*names, "calls", "s a step"), title)
@@ -69,32 +68,18 @@ def _work(rows: Sequence[Planned]) -> Table:
     return table
 
 
-def print_step(
-    config: TrainConfig, where: Slice, rows: Sequence[Planned], load: Workload
-) -> dict[str, Any]:
+def print_step(figures: Mapping[str, Any], episode: PlannedEpisode) -> None:
     """The least seconds of a step and chip-hours of the run, where the chip's peaks are known."""
-    seconds = {"rollout": 0.0, "update": 0.0}
-    for row in rows:
-        phase = "rollout" if row.phase == "rollout" else "update"
-        seconds[phase] += row.seconds_a_step or 0.0
-    chips, compiled = len(where.devices), sum(row.compile_seconds for row in rows)
-    step = sum(seconds.values())
-    hours = config.steps * step * chips / 3600
-    print(f"compiled in {compiled:.0f} s")
-    if step:
+    seconds = figures["seconds_a_step"]
+    print(f"compiled in {figures['compile_seconds']:.0f} s")
+    if step := sum(seconds.values()):
         print(
-            f"a step on {chips} chips takes {step:,.1f} s at least: rollout "
-            f"{seconds['rollout']:,.1f}, update {seconds['update']:,.1f}; {config.steps} steps "
-            f"{hours:,.0f} chip-hours\n(peaks of compute, memory and wire; episodes of "
-            f"{load.sampled} sampled tokens and {load.crops} crops, all slots always busy)"
+            f"a step on {figures['chips']} chips takes {step:,.1f} s at least: rollout "
+            f"{seconds['rollout']:,.1f}, update {seconds['update']:,.1f}; {figures['steps']} steps "
+            f"{figures['chip_hours']:,.0f} chip-hours\n(peaks of compute, memory and wire; "
+            f"episodes of {episode.sampled} sampled tokens and {episode.crops} crops, all slots "
+            "always busy)"
         )
-    return {
-        "chips": chips,
-        "steps": config.steps,
-        "seconds_a_step": seconds,
-        "chip_hours": hours,
-        "compile_seconds": compiled,
-    }
 
 
 def _table(first: str, names: Sequence[str], title: str) -> Table:

@@ -1,0 +1,110 @@
+"""The programs of a run by phase: rollouts, resharding, log-probabilities and updates."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import jax
+from jax.sharding import Mesh
+
+from lfpc_jax.distributed.mesh import make_mesh, rollout_mesh
+from lfpc_jax.distributed.publish import Publisher
+from lfpc_jax.model import config
+from lfpc_jax.plan.programs import PROGRAMS, Sizes, Uncompiled, bytes_per_chip
+from lfpc_jax.plan.rollout import rollout_programs
+from lfpc_jax.plan.run import PlannedRun
+from lfpc_jax.plan.slices import Slice
+from lfpc_jax.plan.update import update_programs
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.shapes import RolloutShapes
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Programs that run on one mesh while a chip holds `beside` bytes for others."""
+
+    name: str
+    mesh: Mesh
+    programs: Iterator[Uncompiled]
+    beside: int = 0
+
+
+def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase]:
+    """All phases of a run, or those of their programs that `only` names. A program of an update
+    has the usual windows, unless its name says how many.
+
+    Resharding goes array by array, so beside it a chip holds the old layout of all parameters and
+    the new one. Without the policy's own log-probabilities, the reference's alone are computed.
+    """
+    state, reference = run.state_bytes, run.reference_bytes
+    held = state + reference
+    rollouts = rollout_programs(
+        replace(run.cfg, remat="none"),
+        run.rollout_mesh,
+        run.rollout_shapes,
+        run.config.rules.sampling,
+        run.config.trainable,
+    )
+
+    def wanted(programs: Iterator[Uncompiled]) -> Iterator[Uncompiled]:
+        return (program for program in programs if only is None or program.name in only)
+
+    yield Phase("rollout", run.rollout_mesh, wanted(rollouts), held)
+    yield Phase("reshard", run.train_mesh, wanted(_reshard(run)), held + _laid_out_beside(run))
+    if run.scored:
+        beside = held if run.recomputes_logprobs else state
+        yield Phase("score", run.train_mesh, wanted(_update(run, "score")), beside)
+    yield Phase("update", run.train_mesh, wanted(_update(run, "update")), reference)
+
+
+def rollout_phase(model: str, where: Slice, tensor: int, shapes: RolloutShapes) -> Phase:
+    """A published model's rollout engine alone."""
+    mesh = rollout_mesh(tensor, devices=where.devices)
+    programs = rollout_programs(_published(model), mesh, shapes, Sampling(top_p=0.95))
+    return Phase("rollout", mesh, programs)
+
+
+def model_phase(
+    model: str, where: Slice, tensor: int, program: str, length: int, windows: int
+) -> Phase:
+    """A published model's forward or gradient alone: a row and an image for each `fsdp` group."""
+    mesh = make_mesh(fsdp=-1, tensor=tensor, devices=where.devices)
+    rows = mesh.shape["fsdp"]
+    sizes = Sizes(rows, length, images=rows, windows=windows)
+    return Phase("model", mesh, iter([PROGRAMS[program](_published(model), mesh, sizes)]))
+
+
+def _published(model: str) -> config.ModelConfig:
+    return config.published(model, kernel="splash", remat="full")
+
+
+def _reshard(run: PlannedRun) -> Iterator[Uncompiled]:
+    """The largest of the parameters, from the trainer's layout to the rollouts'. Each of its parts
+    is by then on the device at its place among those of the rollouts."""
+    publisher = Publisher(run.place, run.train_mesh, run.rollout_mesh)
+    moved, lay_out = (jax.tree.leaves(tree) for tree in (publisher.moved, publisher.lay_out))
+    largest, jitted = max(zip(moved, lay_out), key=lambda pair: pair[0].size)
+    yield Uncompiled("reshard", partial(jitted.lower, largest), {"parameters": largest})
+
+
+def _laid_out_beside(run: PlannedRun) -> int:
+    """All parameters as the updates have them, and all but the largest as the rollouts do."""
+    before, after = (
+        jax.tree.leaves(run.place(mesh)) for mesh in (run.train_mesh, run.rollout_mesh)
+    )
+    largest = max(after, key=lambda x: x.size)
+    return bytes_per_chip(before) + bytes_per_chip(after) - bytes_per_chip(largest)
+
+
+def _update(run: PlannedRun, name: Literal["score", "update"]) -> Iterator[Uncompiled]:
+    return update_programs(
+        run.cfg,
+        run.train_mesh,
+        run.train_shapes,
+        name,
+        micro_batches=run.micro_batches,
+        objective=run.config.update.objective,
+        trainable=run.config.trainable,
+        temperature=run.config.policy_temperature,
+    )

@@ -1,0 +1,128 @@
+"""Programs as planned: what each takes on a chip, and what to change where it does not fit."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lfpc_jax.plan.compiling import Compiled, OutOfMemory
+from lfpc_jax.plan.phases import Phase
+from lfpc_jax.plan.programs import Uncompiled
+from lfpc_jax.plan.roofline import LeastTime, least_time
+from lfpc_jax.plan.slices import GIB, Chip, Slice
+from lfpc_jax.plan.work import Load
+from lfpc_jax.run.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class PlannedProgram:
+    """A program on a slice. `beside` are the bytes that a chip holds for others while it runs.
+    Without `compiled` the compiler found no way to fit it, and `refusal` is what it said."""
+
+    program: str
+    phase: str
+    mesh: tuple[int, ...]
+    hbm_bytes: int
+    beside: int
+    compiled: Compiled | None = None
+    refusal: str = ""
+    load: Load | None = None
+    estimate: LeastTime | None = None
+
+    @property
+    def bytes_per_chip(self) -> int | None:
+        return None if self.compiled is None else self.compiled.bytes_per_chip + self.beside
+
+    @property
+    def fits(self) -> bool:
+        return self.bytes_per_chip is not None and self.bytes_per_chip <= self.hbm_bytes
+
+    @property
+    def kinds(self) -> Mapping[str, int]:
+        return self.compiled.kinds if self.compiled else {}
+
+    @property
+    def shortage(self) -> str:
+        if self.bytes_per_chip is None:
+            return self.refusal
+        return f"{self.bytes_per_chip / GIB:.2f} GiB of {self.hbm_bytes / GIB:.2f}"
+
+    @property
+    def compile_seconds(self) -> float:
+        return self.compiled.compile_seconds if self.compiled else 0.0
+
+    @property
+    def seconds_a_step(self) -> float | None:
+        if self.load is None or self.estimate is None:
+            return None
+        return self.load.calls * self.estimate.seconds
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """For a file."""
+        derived = ("bytes_per_chip", "fits", "kinds", "shortage", "seconds_a_step")
+        return asdict(self) | {name: getattr(self, name) for name in derived}
+
+
+def plan(
+    phases: Iterable[Phase],
+    chip: Chip,
+    loads: Mapping[str, Load],
+    compile_: Callable[[Uncompiled], Compiled],
+) -> Iterator[PlannedProgram]:
+    """Program by program, as they are compiled."""
+    for phase in phases:
+        where = (phase.name, tuple(phase.mesh.shape.values()), chip.hbm_bytes, phase.beside)
+        for program in phase.programs:
+            try:
+                compiled = compile_(program)
+            except OutOfMemory as error:
+                yield PlannedProgram(program.name, *where, refusal=str(error))
+                continue
+            load = loads.get(program.name)
+            least = least_time(load, float(sum(compiled.sent.values())), chip) if load else None
+            yield PlannedProgram(program.name, *where, compiled=compiled, load=load, estimate=least)
+
+
+def step_figures(
+    config: TrainConfig, where: Slice, programs: Sequence[PlannedProgram]
+) -> dict[str, Any]:
+    """The least seconds of a step by phase and chip-hours of the run, 0 where no peaks of the chip
+    are known; for a file."""
+    seconds = {"rollout": 0.0, "update": 0.0}
+    for program in programs:
+        phase = "rollout" if program.phase == "rollout" else "update"
+        seconds[phase] += program.seconds_a_step or 0.0
+    chips = len(where.devices)
+    return {
+        "chips": chips,
+        "steps": config.steps,
+        "seconds_a_step": seconds,
+        "chip_hours": config.steps * sum(seconds.values()) * chips / 3600,
+        "compile_seconds": sum(program.compile_seconds for program in programs),
+    }
+
+
+_TRAINING = (
+    "lower update.rows or rollout.capacity, set model.remat full, {mesh}"
+    "freeze the tower (model.train_vision false), use model.lora, or take a larger slice"
+)
+_ADVICE = {
+    "rollout": "lower rollout.slots or rollout.capacity, {rollout}or take a larger slice",
+    "reshard": "{rollout}or take a larger slice",
+    "score": _TRAINING,
+    "update": _TRAINING,
+    "model": "lower --length, raise --tensor, or take a larger slice",
+}
+
+
+def advice(phase: str, where: Slice, config: TrainConfig | None) -> str:
+    """What to change where a phase does not fit; nothing that `train.py` would then refuse."""
+    most = where.chips_a_host
+    ways = {}
+    if config is not None:
+        ways = {"rollout": config.rollout.tensor, "mesh": config.mesh.tensor}
+    raised = {
+        name: f"raise {name}.tensor (at most {most}, the chips of a host), " if now < most else ""
+        for name, now in ways.items()
+    }
+    return _ADVICE[phase].format(**raised)

@@ -1,0 +1,184 @@
+"""A training run as it would be on a slice: its model, meshes and shapes, and what a chip holds."""
+
+import re
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from lfpc_jax.checkpoint import store
+from lfpc_jax.distributed.mesh import check_rows, make_mesh, rollout_mesh
+from lfpc_jax.distributed.publish import Place
+from lfpc_jax.grpo.updater import recomputes_logprobs
+from lfpc_jax.model import config as model_config
+from lfpc_jax.model import parameters
+from lfpc_jax.model.attention import continues
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.tuning import tuning
+from lfpc_jax.plan.programs import bytes_per_chip
+from lfpc_jax.plan.slices import Slice
+from lfpc_jax.plan.update import abstract_reference, abstract_state
+from lfpc_jax.plan.work import (
+    Load,
+    PlannedEpisode,
+    micro_batches,
+    reshard_load,
+    rollout_loads,
+    update_loads,
+)
+from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.run.config_checks import check, check_devices
+from lfpc_jax.run.folder import run_of
+from lfpc_jax.shapes import RolloutShapes, TrainShapes, micro_batches_for
+
+
+def check_there(config: TrainConfig, where: Slice) -> None:
+    """Raises ValueError where `train.py` would refuse to start there, with one process a host."""
+    devices, local, hosts = len(where.devices), where.chips_a_host, where.hosts
+    check(config, processes=hosts)
+    check_devices(config, devices=devices, local=local, processes=hosts)
+
+
+def model_of(config: TrainConfig, platform: str | None = None) -> ModelConfig:
+    """The numbers of a run's model. A folder that is not here is taken for the published model of
+    the size in its name. `platform` decides what a dtype of "auto" is."""
+    path, dtype = Path(config.model.path), config.model.dtype
+    dtype = tuning(platform).dtype if dtype == "auto" else dtype
+    if not path.exists():
+        size = re.search(r"\d+b", path.name.lower())
+        if size is None:
+            raise ValueError(
+                f"model.path {path} is not here, and its name says no size to plan with; a run "
+                "that is still to come is planned by its first model, as --model.path "
+                "Qwen2.5-VL-7B-Instruct"
+            )
+        return model_config.published(size[0], dtype=dtype)
+    if run := run_of(path):
+        folder = run.assets
+    else:
+        folder = store.open_store(path).assets if store.is_store(path) else path
+    return model_config.from_folder(folder, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A config on a slice, with what its programs are compiled from."""
+
+    config: TrainConfig
+    slice: Slice
+    cfg: ModelConfig
+    train_mesh: Mesh
+    rollout_mesh: Mesh
+    train_shapes: TrainShapes
+    rollout_shapes: RolloutShapes
+
+    @classmethod
+    def of(cls, config: TrainConfig, where: Slice) -> "PlannedRun":
+        """Every host rolls out alone. But slices without free routing are compiled for as a whole,
+        so `rollout_shapes` are those of all hosts side by side: each chip needs as much."""
+        kernel = config.model.kernel
+        cfg = replace(
+            model_of(config, where.platform),
+            remat=config.model.remat,
+            kernel=tuning(where.platform).kernel if kernel == "auto" else kernel,
+        )
+        sides, hosts = config.mesh, where.hosts
+        train_mesh = make_mesh(sides.data, sides.fsdp, sides.tensor, devices=where.devices)
+        check_rows(train_mesh)
+        rollouts = rollout_mesh(config.rollout.tensor, devices=where.devices)
+        host = config.rollout_shapes(cfg.vision.window, max(1, rollouts.shape["data"] // hosts))
+        all_hosts = replace(
+            host,
+            slots=host.slots * hosts,
+            prefill_rows=host.prefill_rows * hosts,
+            extend_rows=host.extend_rows * hosts,
+        )
+        goes_on = continues(cfg.kernel, platform=where.platform, dtype=cfg.dtype)
+        train_shapes = config.train_shapes(cfg.vision.window, continues=goes_on)
+        return cls(config, where, cfg, train_mesh, rollouts, train_shapes, all_hosts)
+
+    # ------------------------------------------------------------ how many of what
+
+    @property
+    def shards(self) -> int:
+        """Groups of chips that each take a part of a micro-batch's rows."""
+        return self.train_mesh.shape["data"] * self.train_mesh.shape["fsdp"]
+
+    @property
+    def episodes(self) -> int:
+        """Of one mini-batch."""
+        return self.config.update.mini_batch * self.config.rollout.rollouts
+
+    @property
+    def mini_batches(self) -> int:
+        """Of one step."""
+        return self.config.rollout.prompts // self.config.update.mini_batch
+
+    @property
+    def micro_batches(self) -> int:
+        """As many as a program is compiled for, should every episode need a row."""
+        return micro_batches_for(-(-self.episodes // (self.shards * self.train_shapes.rows)))
+
+    @property
+    def recomputes_logprobs(self) -> bool:
+        """Whether the trainer's log-probabilities are computed before a step's updates."""
+        return recomputes_logprobs(self.config.update, self.mini_batches)
+
+    @property
+    def scored(self) -> int:
+        """How many times a mini-batch is before its updates: by the policy, by the reference."""
+        return self.recomputes_logprobs + (self.config.update.objective.kl > 0)
+
+    # ------------------------------------------------------------ what a chip holds
+
+    @property
+    def place(self) -> Place:
+        """All parameters in the compute dtype, on any mesh."""
+        return partial(parameters.whole, self.cfg, self.config.trainable)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of parameters and moments, on each chip at all times."""
+        return bytes_per_chip(abstract_state(self.cfg, self.train_mesh, self.config.trainable))
+
+    @property
+    def reference_bytes(self) -> int:
+        """Of the parameters that a KL term stays near, on each chip at all times."""
+        if not self.config.update.objective.kl:
+            return 0
+        return bytes_per_chip(abstract_reference(self.cfg, self.train_mesh, self.config.trainable))
+
+    # ------------------------------------------------------------ how much there is to do
+
+    def loads(self, episode: PlannedEpisode) -> dict[str, Load]:
+        """Of every program, at the size that it is compiled for."""
+        r, copies = self.config.rollout, self.rollout_mesh.shape
+        real = micro_batches(
+            self.train_shapes,
+            self.rollout_shapes,
+            episode,
+            episodes=self.episodes,
+            shards=self.shards,
+        )
+        rollout = rollout_loads(
+            self.cfg,
+            self.rollout_shapes,
+            episode,
+            prompts=r.prompts,
+            episodes=r.prompts * r.rollouts,
+            groups=copies["data"],
+            tensor=copies["tensor"],
+        )
+        update = update_loads(
+            self.cfg,
+            self.train_shapes,
+            compiled=self.micro_batches,
+            real=real,
+            mini_batches=self.mini_batches,
+            epochs=self.config.update.epochs,
+            scored=self.scored,
+            shards=self.shards,
+            tensor=self.train_mesh.shape["tensor"],
+        )
+        return rollout | {"reshard": reshard_load(self.cfg, copies["tensor"])} | update
