@@ -126,6 +126,14 @@ def test_a_kl_term_is_planned_with_its_reference(planned, tmp_path):
     assert rows["update"]["load"] == planned[1]["update"]["load"]
 
 
+def test_no_log_probabilities_are_planned_where_none_are_computed(tmp_path, capsys):
+    """One mini-batch and one epoch: the update's own forward has them."""
+    args = ["--config", str(small_plan.config_file(tmp_path)), "--topology", "cpu:2"]
+    args += ["--update.mini_batch", "8", "--program", "score"]
+    assert plan.main(args) == 1
+    assert "'score': the run has encode, prefill" in capsys.readouterr().err
+
+
 def test_the_reference_is_whole_with_lora_too():
     """Factors and all that they are of, in the model's dtype."""
     cfg, how = published("3b", dtype="bfloat16"), Trainable(lora=LoRA(rank=4, projections=("q",)))
