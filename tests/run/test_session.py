@@ -27,7 +27,13 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def session():
-    return Session.load(WARM, optimizer=OptimizerSettings(learning_rate=1e-4))
+    config = lfpc_jax.load_config("stage1.py:micro")
+    return Session.load(
+        WARM,
+        rollout=config.rollout,
+        update=config.update,
+        optimizer=OptimizerSettings(learning_rate=1e-4),
+    )
 
 
 def test_it_answers_questions_greedily(session, records):
