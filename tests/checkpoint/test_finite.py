@@ -23,6 +23,8 @@ from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.run.models import load_model
 from support import hf_folders, small
 
+pytestmark = pytest.mark.compiles
+
 DOWN, BIAS = "model.layers.1.mlp.down_proj.weight", "visual.blocks.1.mlp.up_proj.bias"
 
 

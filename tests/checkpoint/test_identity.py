@@ -56,6 +56,7 @@ def test_a_folder_without_weights_is_refused(tmp_path):
         of(tmp_path)
 
 
+@pytest.mark.compiles
 def test_an_orbax_folder_is_its_parameters(tmp_path):
     hf = hf_folders.write(tmp_path / "hf")
 

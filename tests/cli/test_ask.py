@@ -9,6 +9,8 @@ import pytest
 from lfpc_jax.cli import ask, convert
 from support import small
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(scope="module")
 def hf(tmp_path_factory):

@@ -25,6 +25,8 @@ from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import asking_of
 from support import rigged, small
 
+pytestmark = pytest.mark.compiles
+
 ROLLOUT = RolloutSettings(
     convention="percent", image_tokens=32, crop_tokens=16, max_turns=3, turn_tokens=40,
     episode_tokens=80,

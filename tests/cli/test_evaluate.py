@@ -40,6 +40,7 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.mark.compiles
 def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monkeypatch):
     one = jax.local_devices()[:1]  # eight only compile for longer
     monkeypatch.setattr(jax, "local_devices", lambda: one)
@@ -77,6 +78,7 @@ def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monke
     assert (out / "results.json").read_bytes() == before
 
 
+@pytest.mark.compiles
 def test_a_folder_goes_on_only_with_the_model_that_is_in_it(hf, tmp_path, monkeypatch, caplog):
     """One weight of the folder, or its chat template, becomes another: sizes and names are kept."""
     one = jax.local_devices()[:1]

@@ -13,6 +13,8 @@ from lfpc_jax.data import scene
 from lfpc_jax.model import beginning, config
 from lfpc_jax.processing.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

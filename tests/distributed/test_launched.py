@@ -207,6 +207,7 @@ def _call_and_be_refused(address: str) -> None:
         roll_call(address, 3, 1, 3)
 
 
+@pytest.mark.compiles
 def test_compiled_programs_are_kept(tmp_path):
     folder = tmp_path / "programs"
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")

@@ -180,6 +180,7 @@ def engine():
     return made
 
 
+@pytest.mark.compiles
 def test_the_same_programs_serve_every_alteration(engine):
     """Up to its first crop an episode is as it was; without one it is all the same."""
     records = [small.record(i, targets=(((10.0, 10.0, 50.0, 40.0),),)) for i in range(8)]

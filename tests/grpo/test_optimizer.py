@@ -8,6 +8,8 @@ import pytest
 
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer, schedule
 
+pytestmark = pytest.mark.compiles
+
 HALF = 0.5**0.5
 
 

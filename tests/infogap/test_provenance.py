@@ -41,6 +41,7 @@ def test_sets_without_a_gap_and_those_that_were_not_selected_are_trained_at_any_
     assert [selection_of(name) for name in names[1:]] == [None, {}, None, None]
 
 
+@pytest.mark.compiles
 def test_train_refuses_it_before_anything_is_loaded_and_may_be_told_not_to(
     tmp_path, monkeypatch, capsys
 ):

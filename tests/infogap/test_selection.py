@@ -381,6 +381,7 @@ def test_a_finished_selection_and_a_missing_model_are_refused(uninterrupted, tmp
     assert "give --model" in capsys.readouterr().err
 
 
+@pytest.mark.compiles
 def test_the_engine_answers(tmp_path, capsys):
     """A small model that calls the tool, which it has not, at every level: no answer, no gap."""
     model = small.hf_folder(tmp_path / "hf")

@@ -5,6 +5,8 @@ import pytest
 
 from lfpc_jax.model.parameters import rounded_away
 
+pytestmark = pytest.mark.compiles
+
 
 def params(*added: float):
     """One layer of a weight of ones, each with its own number added to it."""

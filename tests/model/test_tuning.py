@@ -25,6 +25,7 @@ def test_by_default_it_is_the_devices_own():
     assert tuning() == tuning(jax.default_backend())
 
 
+@pytest.mark.compiles
 def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
     assert update_options("tpu") is None
     monkeypatch.setitem(tuning("cpu").update_options, "xla_no_such_option", 1)

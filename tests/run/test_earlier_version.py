@@ -26,6 +26,8 @@ from lfpc_jax.run.models import identity_of, load_model
 from support import xla
 from support.left import metrics
 
+pytestmark = pytest.mark.compiles
+
 ROOT = Path(__file__).parents[2]
 ASKED = [
     *("--model", "run", "--data", "set", "--image-tokens", "16", "--crop-tokens", "16"),

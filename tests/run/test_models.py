@@ -14,6 +14,8 @@ from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import load_model
 from support import small
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
