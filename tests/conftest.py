@@ -16,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jax
 from jaxtyping import install_import_hook
 
+pytest_plugins = ["support.compilations"]
 install_import_hook("lfpc_jax", "beartype.beartype")
 jax.devices()  # all eight, before a plan for two of them could be the first to ask
 

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCH = Path(__file__).parents[2] / "bench" / "load_memory.py"
 LIMIT = 1.25
 
 
+@pytest.mark.compiles
 def test_the_peak_is_within_a_quarter_of_the_weights(tmp_path):
     out = tmp_path / "figures.json"
     command = [sys.executable, str(BENCH), "--dtype", "bfloat16", "--json", str(out)]

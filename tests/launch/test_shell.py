@@ -189,6 +189,7 @@ def test_a_job_does_not_queue_for_ever(slurm):
 # -------------------------------------------------------------------- the check of a slice
 
 
+@pytest.mark.compiles
 def test_the_check_counts_all_processes_and_devices():
     env = environment(
         devices=4, MASTER_ADDR="localhost", MASTER_PORT=str(free_port()), WORLD_SIZE="2"
