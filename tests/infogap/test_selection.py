@@ -310,6 +310,7 @@ def test_killed_and_run_again_gives_the_same_bytes(uninterrupted, tmp_path):
         assert plot.width > 500
 
 
+@pytest.mark.compiles
 def test_two_processes_give_what_one_gives(uninterrupted, tmp_path):
     data, expected = uninterrupted
     out = tmp_path / "out"
