@@ -25,8 +25,12 @@ def anchors(page: Path) -> set[str]:
 
 def commands(page: Path) -> list[list[str]]:
     """`launch/NAME.py ...`, of the blocks that hold commands; a backslash joins lines."""
-    blocks = re.findall(r"^```\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
+    lines = (
+        "\n".join(text for language, text in blocks if not language)
+        .replace("\\\n", " ")
+        .splitlines()
+    )
     found = [re.search(r"launch/(\w+\.py.*)", line.split("  # ")[0]) for line in lines]
     return [shlex.split(line[1].split(" && ")[0], comments=True) for line in found if line]
 

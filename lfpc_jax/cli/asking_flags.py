@@ -86,7 +86,7 @@ def resolved(
 
 def _say(model: Path | None, changed: str) -> None:
     if changed and jax.process_index() == 0:
-        print(f"{model}: asked otherwise than it was trained: {changed}", file=sys.stderr)
+        print(f"{model}: is asked differently than it was trained: {changed}", file=sys.stderr)
 
 
 class _OldName(argparse.Action):

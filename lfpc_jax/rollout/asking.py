@@ -101,7 +101,9 @@ class Asking:
         if known and self.prompt != now.prompt:
             lines = itertools.zip_longest(self.prompt.splitlines(), now.prompt.splitlines())
             before, after = next(pair for pair in lines if pair[0] != pair[1])
-            told.append(f"another prompt, first {after!r:.60}, not {before!r:.60}")
+            told.append(
+                f"the prompt, whose first changed line is {after!r:.60}, not {before!r:.60}"
+            )
         return "; ".join(told)
 
 

@@ -132,7 +132,9 @@ class Slots:
         """The buckets of windows and text tokens for a prompt of so many ids, its image included. A
         prompt without an image runs beside an empty one of the smallest bucket."""
         seen = 0 if visual is None else visual.grid[0] * visual.grid[1]
-        text = self.shapes.prompt_text.fit(ids - seen, "text tokens of a prompt")
+        text = self.shapes.prompt_text.fit(
+            ids - seen, "text tokens of a prompt (rollout.prompt_text)"
+        )
         windows = self.shapes.image_windows.sizes[0] if visual is None else len(visual.patches)
         return windows, text
 

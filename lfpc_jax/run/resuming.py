@@ -89,11 +89,11 @@ def reference_digest(config: TrainConfig, model: LoadedModel, saved: Saved | Non
 
 
 def warn_of_other_asking(config: TrainConfig, first: Path) -> None:
-    """Warns if the model that a run begins from, or the run that is resumed, was asked otherwise.
+    """Warns if the model that a run begins from, or the run that is resumed, was asked differently.
     For a resumed run only the prompt can differ, since that is part of this code."""
     before = asking_of(first)
     if before is not None and (changed := before.changed(config.asking)):
-        log.warning("%s was trained to be asked otherwise; here %s", first, changed)
+        log.warning("%s is asked differently than it was trained: %s", first, changed)
 
 
 def warn_of_other_judge(run: RunFolder, before: str, config: TrainConfig) -> None:

@@ -128,7 +128,7 @@ def test_a_flag_that_is_given_counts_and_is_said(run, capsys):
     assert (args.convention, args.crop_tokens, args.image_tokens) == ("shown", 1024, 32)
     assert args.prompt == prompt_text("shown")
     assert capsys.readouterr().err == (
-        f"{run.path}: asked otherwise than it was trained: convention shown, not percent; "
+        f"{run.path}: is asked differently than it was trained: convention shown, not percent; "
         "crop_tokens 1024, not 16\n"
     )
     for budgets, said in (["8", "32"], ""), (["8", "64"], "image_tokens 8, not 32"):
@@ -168,7 +168,7 @@ def test_the_code_s_prompt_is_said_if_it_is_another(run, tmp_path, capsys):
     other = replace(ASKED, prompt=ASKED.prompt.replace("Answer the question", "Look"))
     (tmp_path / FILE).write_text(other.text)
     asking_flags.resolved(parsed(ask), tmp_path)
-    assert "another prompt, first 'Answer the question" in capsys.readouterr().err
+    assert "the prompt, whose first changed line is 'Answer the question" in capsys.readouterr().err
 
 
 def test_a_folder_that_says_nothing_is_asked_as_the_paper_has_it(tmp_path, capsys):
@@ -215,7 +215,7 @@ def test_a_run_that_goes_on_says_that_the_code_s_prompt_is_another(run, monkeypa
     )
     with caplog.at_level(logging.WARNING):
         resuming.warn_of_other_asking(config, run.path)
-    assert "another prompt, first 'Answer the question" in caplog.text
+    assert "the prompt, whose first changed line is 'Answer the question" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.rollout.asking import FILE, Asking, prompt_text, toolbox
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.tools import Observation, Toolbox, refuse
@@ -53,7 +54,8 @@ def test_differences_are_named_with_both_values():
     assert PERCENT.changed(now) == "convention shown, not percent; crop_tokens 1024, not 12"
     other = PERCENT.prompt.replace("Answer the question", "Look")
     assert PERCENT.changed(replace(PERCENT, prompt=other)) == (
-        "another prompt, first 'Look about the image. You can look closer before you do.', "
+        "the prompt, whose first changed line is "
+        "'Look about the image. You can look closer before you do.', "
         "not 'Answer the question about the image. You can look closer be"
     )
     assert replace(PERCENT, prompt="").changed(PERCENT) == "", "nobody noted it"
@@ -63,8 +65,8 @@ def test_the_prompt_is_what_dialogues_say():
     """Of a real dialogue: its messages about a record, and what follows a crop and a refusal."""
     made = small.dialogue()
     zoom = Zoom(small.CROPS, "percent", aspect_limit=8.0)
-    for toolbox in (Toolbox((zoom,)), Toolbox(())):
-        talk = Dialogue(made.tokenizer, made.chat, made.processor, toolbox)
+    for tools in (toolbox(ImageProcessor(), Asking.crop_tokens, "percent"), Toolbox(())):
+        talk = Dialogue(made.tokenizer, made.chat, made.processor, tools)
         options = ("FIRST", "SECOND")
         system, user = talk.messages(small.record(0, question="QUESTION", options=options))
         assert f"]\n{system['content']}\n" in PERCENT.prompt
