@@ -11,6 +11,7 @@ named by the environment variable CHROMIUM.
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -26,21 +27,31 @@ def find_chromium() -> str | None:
     return named or next(filter(None, map(shutil.which, NAMES)), None)
 
 
-def shot(browser: Browser, page: Path, place: str, out: Path, **how: object) -> None:
-    """`how`: size, dark, keys to press, a script to run before, full for the whole page."""
-    width, height = how.get("size", DESKTOP)  # type: ignore[misc]
+def shot(
+    browser: Browser,
+    page: Path,
+    place: str,
+    out: Path,
+    *,
+    size: tuple[int, int] = DESKTOP,
+    dark: bool = False,
+    keys: Sequence[str] = (),
+    script: str = "",
+) -> None:
+    """Presses `keys` and runs `script` before it takes the picture."""
+    width, height = size
     view = browser.new_page(
         viewport={"width": width, "height": height},
         device_scale_factor=2 if width < 500 else 1.25,
-        color_scheme="dark" if how.get("dark") else "light",
+        color_scheme="dark" if dark else "light",
     )
     view.goto(f"{page.resolve().as_uri()}#{place}")
-    for key in how.get("keys", ()):  # type: ignore[attr-defined]
+    for key in keys:
         view.keyboard.press(key)
-    if script := how.get("script"):
-        view.evaluate(str(script))
+    if script:
+        view.evaluate(script)
     _settle(view)
-    view.screenshot(path=str(out), full_page=bool(how.get("full")))
+    view.screenshot(path=str(out))
     view.close()
     print(f"wrote {out}")
 

@@ -109,7 +109,10 @@ def test_settings_are_those_of_the_files_that_each_size_had(name):
         for gone in expected.pop("without", ()):
             del whole[gone]
         expected = whole | expected
-    assert flat(described(load_config(name, CONFIGS))) == expected
+    config = load_config(name, CONFIGS)
+    check(config)
+    check(config, processes=4)
+    assert flat(described(config)) == expected
 
 
 def flat(settings, within=""):

@@ -26,7 +26,6 @@ from lfpc_jax.grpo.objective import FROM_DRAWN, Objective, loss_of
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.report.figures import FIGURES
 from lfpc_jax.rewards.total import OwnReward, Rewards, compute_rewards
-from lfpc_jax.rollout.dialogue import NO_IMAGE
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.trajectory import Batch, Picture, Record, Tokens
@@ -70,8 +69,7 @@ def test_the_report_draws_what_has_an_entry():
 
 def test_what_is_measured_of_episodes():
     zoom = Zoom(ImageProcessor())
-    causes = {*Toolbox((zoom,)).causes, NO_IMAGE}
-    written = gather([measures(*causes)])
+    written = gather([measures(*Toolbox((zoom,)).causes)])
     groups = ("crop", "episode", "end", "fault")
     assert set(written) == {f"{group}/{name}" for group in groups for name in of_group(group)}
     assert of_group("end") == set(ENDS)

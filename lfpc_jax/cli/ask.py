@@ -9,7 +9,6 @@ original. Greedy, unless a temperature is given.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -25,12 +24,13 @@ from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run import progress
-from lfpc_jax.run.dialogues import zooming
+from lfpc_jax.run.dialogues import after_prompt, zooming
 from lfpc_jax.run.models import load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Group, Picture, Record
 
-_OBSERVATION = 256
+_PROMPT_TEXT = (512, 2048)
+"""Buckets for the tokens of a question."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,16 +111,15 @@ def ask(args: argparse.Namespace) -> int:
 
 def _shapes(args: argparse.Namespace, rules: Rules, window: int) -> RolloutShapes:
     """One slot with room for the longest conversation."""
-    shapes = RolloutShapes(
+    replies = after_prompt(rules, args.crop_tokens)
+    return RolloutShapes(
         slots=1,
         image_tokens=args.image_tokens,
         crop_tokens=args.crop_tokens,
-        prompt_text=Buckets((512, 2048)),
-        capacity=args.image_tokens + 2048,
+        prompt_text=Buckets(_PROMPT_TEXT),
+        capacity=args.image_tokens + _PROMPT_TEXT[-1] + replies,
         window=window,
     )
-    replies = (rules.max_turns - 1) * (args.crop_tokens + _OBSERVATION)
-    return replace(shapes, capacity=shapes.capacity + replies + rules.most_sampled)
 
 
 def _draw(group: Group, out: Path) -> None:

@@ -21,6 +21,7 @@ from lfpc_jax.processing.geometry import Box, Frame, crop_box
 from lfpc_jax.report.album import Album, Opened
 from lfpc_jax.report.conversation import Decoder, seen_size, token_side
 from lfpc_jax.report.problems import Problem
+from lfpc_jax.rollout.said import said
 from lfpc_jax.trajectory import Group, Picture, Record, Trajectory, Turn
 
 Line = dict[str, Any]
@@ -250,7 +251,8 @@ def check(trajectory: Trajectory) -> None:
 def _line(
     run: int, part: str, record: int, trajectory: Trajectory, rewards: Mapping[str, float | None]
 ) -> Line:
-    """What the list of episodes shows and filters by."""
+    """What the list of episodes shows and filters by. `answer` is what was graded: training, which
+    has a total, grades a tagged answer alone, and an evaluation whatever was said."""
     accuracy = rewards.get("accuracy")
     turns: Sequence[Turn] = trajectory.turns
     return {
@@ -259,7 +261,7 @@ def _line(
         "record": record,
         "rollout": trajectory.rollout,
         "right": None if accuracy is None else accuracy > 0,
-        "answer": trajectory.answer,
+        "answer": trajectory.answer if "total" in rewards else said(trajectory),
         "end": trajectory.end,
         "turns": len(turns),
         "crops": sum(turn.crop is not None for turn in turns),

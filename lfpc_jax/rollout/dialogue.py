@@ -18,13 +18,10 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.protocol import Call, Refusal
-from lfpc_jax.rollout.tools import Observation, Ready, Toolbox, refuse, system_prompt
+from lfpc_jax.rollout.tools import NO_IMAGE, Observation, Ready, Toolbox, refuse, system_prompt
 from lfpc_jax.trajectory import Crop, Picture, Record
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-NO_IMAGE = "no_image"
-"""The cause of a call's refusal where the record has no picture."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,6 +33,7 @@ from lfpc_jax.trajectory import Crop
 CAUSES = (
     "unknown_tool",
     "bad_arguments",  # a name missing or unknown, or a value of the wrong type
+    NO_IMAGE := "no_image",  # a question in text alone
 )
 """Why a call that is well-formed may be refused whatever the tool."""
 

@@ -12,12 +12,15 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.asking import toolbox
 from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.shapes import Buckets, geometric
 from lfpc_jax.trajectory import Record
 
 _STEP = 64
 _TOGETHER = 8
+_OBSERVATION = 256
+"""Tokens of text in which a crop comes back, or a refusal, at most."""
 
 
 def sizes(dialogue: Dialogue, records: Sequence[Record]) -> Iterator[tuple[Grid, int]]:
@@ -37,6 +40,11 @@ def together(slots: int, groups: int) -> int:
     """How many prompts, or observations, go through a program at once. One at a time could not keep
     `slots` rows busy if answers are short; all at once would need too much memory."""
     return groups * max(1, min(_TOGETHER, slots // groups))
+
+
+def after_prompt(rules: Rules, crop_tokens: int) -> int:
+    """The most tokens that follow a prompt: all that may be sampled, and what comes back for it."""
+    return rules.most_sampled + (rules.max_turns - 1) * (crop_tokens + _OBSERVATION)
 
 
 def zooming(

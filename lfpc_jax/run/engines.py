@@ -19,13 +19,11 @@ from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run import progress
-from lfpc_jax.run.dialogues import sizes, text_buckets, together, toolless, zooming
+from lfpc_jax.run.dialogues import after_prompt, sizes, text_buckets, together, toolless, zooming
 from lfpc_jax.run.models import LoadedModel, asking_of, load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes, windows_for
 from lfpc_jax.trajectory import Record
 
-_OBSERVATION = 256
-"""Tokens of text in which a crop comes back, or a refusal, at most."""
 _CHUNK = 8
 """Tokens that are drawn between two looks at what has ended: with one answer to a question turns
 end all the time, and a row that waits draws nothing."""
@@ -101,14 +99,13 @@ class Engines:
         """Shapes with room for every episode that the rules allow."""
         args = self.args
         groups = self.mesh.shape["data"]
-        replies = (args.max_turns - 1) * (args.crop_tokens + _OBSERVATION)
         return RolloutShapes(
             slots=args.slots,
             chunk=_CHUNK,
             image_tokens=tokens,
             crop_tokens=args.crop_tokens,
             prompt_text=texts,
-            capacity=tokens + texts.sizes[-1] + replies + self.rules.most_sampled,
+            capacity=tokens + texts.sizes[-1] + after_prompt(self.rules, args.crop_tokens),
             prefill_rows=together(args.slots, groups),
             extend_rows=together(args.slots, groups),
             window=self.model.cfg.vision.window,

@@ -41,7 +41,7 @@ from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.run.config import ModelSettings, RolloutSettings, TrainConfig, updates_of
-from lfpc_jax.run.dialogues import zooming
+from lfpc_jax.run.dialogues import after_prompt, zooming
 from lfpc_jax.run.episodes import sample
 from lfpc_jax.run.metrics import reward
 from lfpc_jax.run.models import asking_of, load_model
@@ -51,7 +51,6 @@ Image = str | Path | bytes | PIL.Image.Image
 
 _PROMPT_TEXT = (64, 256, 1024)
 """Buckets for the tokens of a prompt beside its image; each is compiled when it is first used."""
-_OBSERVATION = 256
 _EPISODE = 4096
 """Tokens that an episode may sample where the model does not say how many."""
 
@@ -250,11 +249,11 @@ def _settings_of(asking: Asking) -> RolloutSettings:
     """With room for every episode that the model may be asked for."""
     episode = asking.episode_tokens or _EPISODE
     rules = Rules(asking.max_turns, asking.turn_tokens, episode)
-    replies = (asking.max_turns - 1) * (asking.crop_tokens + _OBSERVATION)
+    replies = after_prompt(rules, asking.crop_tokens)
     return RolloutSettings(
         slots=8 * jax.local_device_count(),
         chunk=8,
-        capacity=asking.image_tokens + _PROMPT_TEXT[-1] + replies + rules.most_sampled,
+        capacity=asking.image_tokens + _PROMPT_TEXT[-1] + replies,
         image_tokens=asking.image_tokens,
         crop_tokens=asking.crop_tokens,
         convention=asking.convention,

@@ -62,7 +62,8 @@ def test_two_tools_of_one_name_are_refused():
 def test_causes_are_distinct_and_hold_those_of_every_stage():
     causes = BOTH.causes
     assert len(set(causes)) == len(causes)
-    assert {*CAUSES, "unknown_tool", "bad_arguments", *ZOOM.causes, *ROTATE.causes} == set(causes)
+    general = {"unknown_tool", "bad_arguments", "no_image"}
+    assert {*CAUSES, *general, *ZOOM.causes, *ROTATE.causes} == set(causes)
 
 
 def test_the_system_prompt_holds_one_schema_a_line():
