@@ -250,6 +250,24 @@ def test_a_config_of_an_earlier_version_is_read_with_one_warning(tmp_path, caplo
     assert not hasattr(lfpc_jax, "config")
 
 
+def test_what_a_function_imports_later_is_told_when_the_config_is_loaded(tmp_path, caplog):
+    """For then the former names are gone."""
+    (tmp_path / "own.py").write_text(
+        "from lfpc_jax.run.config import DataSettings, Source, TrainConfig\n\n\n"
+        "def reader(path):\n"
+        "    from lfpc_jax.data.losses import Loss\n"
+        "    yield Loss('a', 'missing picture', '')\n\n\n"
+        "def get_config():\n"
+        "    return TrainConfig(data=DataSettings(train=(Source('a', reader),)))\n"
+    )
+    config = load_config(str(tmp_path / "own.py"))
+    [warning] = caplog.messages
+    assert "lfpc_jax.data.losses is now lfpc_jax.data.rejected" in warning
+    assert "called after loading cannot import lfpc_jax.data.losses" in warning
+    with pytest.raises(ModuleNotFoundError, match="losses"):
+        next(config.data.train[0].reader("a"))
+
+
 def test_a_module_that_never_was_is_not_found(tmp_path):
     (tmp_path / "own.py").write_text("from configs import stage7_3b\n")
     with pytest.raises(ImportError, match="stage7_3b"):

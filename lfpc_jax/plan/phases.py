@@ -52,7 +52,7 @@ def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase
 
     yield Phase("rollout", run.rollout_mesh, wanted(rollouts), held)
     yield Phase("reshard", run.train_mesh, wanted(_reshard(run)), held + _laid_out_beside(run))
-    if run.scored:
+    if run.logprob_passes:
         beside = held if run.recomputes_logprobs else state
         yield Phase("score", run.train_mesh, wanted(_update(run, "score")), beside)
     yield Phase("update", run.train_mesh, wanted(_update(run, "update")), reference)

@@ -126,8 +126,9 @@ class PlannedRun:
         return recomputes_logprobs(self.config.update, self.mini_batches)
 
     @property
-    def scored(self) -> int:
-        """How many times a mini-batch is before its updates: by the policy, by the reference."""
+    def logprob_passes(self) -> int:
+        """How often a mini-batch's log-probabilities are computed before its updates: by the
+        policy, by the reference."""
         return self.recomputes_logprobs + (self.config.update.objective.kl > 0)
 
     # ------------------------------------------------------------ what a chip holds
@@ -177,7 +178,7 @@ class PlannedRun:
             real=real,
             mini_batches=self.mini_batches,
             epochs=self.config.update.epochs,
-            scored=self.scored,
+            logprob_passes=self.logprob_passes,
             shards=self.shards,
             tensor=self.train_mesh.shape["tensor"],
         )

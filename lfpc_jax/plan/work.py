@@ -160,13 +160,13 @@ def update_loads(
     real: float,
     mini_batches: int,
     epochs: int,
-    scored: int,
+    logprob_passes: int,
     shards: int,
     tensor: int,
 ) -> dict[str, Load]:
     """Of programs compiled for so many micro-batches, of which `real` hold anything; the windows
-    counted are those of the usual bucket, and rows are taken as full. Each is `scored` so often
-    before its updates."""
+    counted are those of the usual bucket, and rows are taken as full. The log-probabilities
+    of each are computed `logprob_passes` times before its updates."""
     windows = shapes.windows.sizes[0]
     tokens, context = shapes.rows * shapes.row_tokens, shapes.row_tokens / 2
     text = counts.text_forward(cfg, tokens, context)
@@ -178,7 +178,7 @@ def update_loads(
     passes = 4 if cfg.remat == "full" else 3
     calls = mini_batches * real / compiled
     return {
-        "score": Load(compiled * (text + seen) / tensor, compiled * narrow, calls * scored),
+        "score": Load(compiled * (text + seen) / tensor, compiled * narrow, calls * logprob_passes),
         "update": Load(
             compiled * backward / tensor,
             compiled * (passes * narrow + 3 * own) + 7 * own,

@@ -1,9 +1,11 @@
 """Config files of earlier versions import modules by names that those no longer have.
 
 While a config file is loaded, such an import gives the module's new place, and one warning says
-where to import from. Nothing else can import the former names.
+where to import from. Nothing else can import the former names, nor can a function of the file that
+is called later; the warning names what such functions import.
 """
 
+import ast
 import importlib
 import logging
 import sys
@@ -50,9 +52,12 @@ def importable(file: Path) -> Iterator[None]:
             sys.modules.pop(name, None)
             parent, _, child = name.rpartition(".")
             vars(sys.modules[parent]).pop(child, None)
-    if finder.used:
-        moves = ", ".join(f"{name} is now {home}" for name, home in finder.used.items())
-        log.warning("%s imports modules by former names: %s", file, moves)
+    late = _imported_by_functions(file)
+    if moves := finder.used | late:
+        told = ", ".join(f"{name} is now {home}" for name, home in moves.items())
+        if late:
+            told += f"; a function that is called after loading cannot import {', '.join(late)}"
+        log.warning("%s imports modules by former names: %s", file, told)
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -76,8 +81,7 @@ class _Finder(MetaPathFinder, Loader):
         if former:
             held["get_config"] = partial(home.get_config, former[1])
         vars(module).update(held)
-        call = f" with get_config({former[1]!r})" if former else ""
-        self.used[name] = home.__name__ + call
+        self.used[name] = _home(name)
 
 
 def sized(name: str) -> tuple[str, str] | None:
@@ -85,3 +89,30 @@ def sized(name: str) -> tuple[str, str] | None:
     if name.startswith("configs.") and name.endswith("_3b"):
         return name.removesuffix("_3b"), "3b"
     return _SIZED.get(name)
+
+
+def _home(name: str) -> str:
+    """What is to be imported in place of a former name, in words."""
+    former = sized(name)
+    return f"{former[0]} with get_config({former[1]!r})" if former else _MOVED[name]
+
+
+def _imported_by_functions(file: Path) -> dict[str, str]:
+    """The former names, and their homes, that functions of the file import when they are called;
+    `get_config` is called while the file is loaded."""
+    homes = {}
+    for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(function, ast.FunctionDef) and function.name != "get_config":
+            for node in ast.walk(function):
+                for name in _imports(node):
+                    if name in _MOVED or sized(name):
+                        homes[name] = _home(name)
+    return homes
+
+
+def _imports(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []

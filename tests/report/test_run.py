@@ -155,6 +155,20 @@ def test_a_record_without_a_picture_and_empty_arrays(tmp_path):
     assert json.loads(episodes.details[0])["tokens"] == []
 
 
+def test_an_untagged_answer_is_told_where_it_was_graded(tmp_path):
+    """An evaluation grades it as right; training, whose rewards have a total, takes no such."""
+    of = runs.record("wide", runs.WIDE, runs.WIDE_GREEN)
+    one = runs.trajectory(of, runs.WIDE, runs.WIDE_SHOWN)
+    untagged = replace(one.turns[0], text="<think>hm</think>a door")
+    one = replace(one, turns=(untagged,), answer=None, end="no_action")
+    for rewards, answer in (({"accuracy": 1.0}, "a door"), (runs.rewards(False), None)):
+        folder = runs.write(
+            tmp_path / f"run-{answer}", {PART: [Group(of, (one,), rewards=(rewards,))]}
+        )
+        _, episodes = gather(folder)
+        assert [line["answer"] for line in episodes.lines] == [answer]
+
+
 def test_missing_parts_of_a_run_are_said(tmp_path):
     (tmp_path / "run").mkdir()
     run, episodes = gather(tmp_path / "run")
