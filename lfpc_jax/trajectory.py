@@ -5,8 +5,8 @@ Records are trees: JAX also rebuilds them around shardings, shapes and tracers, 
 shapes are stated and not checked.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -96,6 +96,11 @@ End = Literal["answered", "no_action", "max_turns", "max_tokens", "context_full"
 """Why an episode ended."""
 
 
+Metric = Literal["rules", "vqa", "anls", "anls_half"]
+"""How an answer is scored: right or wrong by `rewards.answers` (and a judge), or a number in 0..1
+by one of the formulas of `rewards.graded`."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """An original image, still encoded: a file, or the file's bytes; neither where there is none.
@@ -111,7 +116,8 @@ class Record:
 
     With `options` (texts, in the order A, B, ...) the answer is a letter. `longest_side` is the
     image gap: the shown image is first downsampled to it; None shows all that the token budget
-    allows.
+    allows. `metric` says how answers are scored. "rules" compare with `answer` alone; the other
+    metrics compare with all `references`, of which `answer` is then the one that stands for all.
     """
 
     id: str
@@ -123,6 +129,24 @@ class Record:
     longest_side: int | None = None
     dataset: str = ""
     category: str = ""
+    references: tuple[str, ...] = ()
+    metric: Metric = "rules"
+
+    @property
+    def graded(self) -> bool:
+        """Whether an answer may be partly right."""
+        return self.metric != "rules"
+
+    def entry(self) -> dict[str, Any]:
+        """All fields but the picture, which is empty, as files and digests hold them. `references`
+        and `metric` are left out where they have their defaults, so that what was written before
+        they were there stays as it was."""
+        entry = asdict(replace(self, picture=Picture()))
+        if not self.references:
+            del entry["references"]
+        if not self.graded:
+            del entry["metric"]
+        return entry
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from lfpc_jax.data.rejected import MAX_SHARE, Rejected, Unusable, check_share, s
 from lfpc_jax.trajectory import Box4, Picture, Record, Size
 
 _EMBEDDED_LIMIT = 2**30
+_VQA_LEAST = 4
+"""With fewer references no answer has a VQA accuracy of 1."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def check(record: Record) -> None:
         raise Unusable("empty answer", repr(record.answer))
     if record.options:
         _check_options(record)
+    if record.graded:
+        _check_references(record)
     if record.picture == Picture():
         if record.targets:
             raise Unusable("box outside picture", "there is no picture")
@@ -94,6 +98,14 @@ def _check_options(record: Record) -> None:
         )
     if not all(text.strip() for text in record.options):
         raise Unusable("wrong options", f"an option of {list(record.options)} is empty")
+
+
+def _check_references(record: Record) -> None:
+    count = len(record.references)
+    if record.options:
+        raise Unusable("wrong options", f"options are scored by rules, not by {record.metric}")
+    if count < (_VQA_LEAST if record.metric == "vqa" else 1):
+        raise Unusable("too few references", f"{count}, for an answer scored by {record.metric}")
 
 
 def _check_nest(nest: tuple[Box4, ...], size: Size) -> None:

@@ -12,27 +12,22 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from lfpc_jax.trajectory import Picture, Record
 
-_NO_PICTURE = Picture()
-
 
 def digest(records: Iterable[Record]) -> str:
     """The same for the same records in the same order, on any host."""
-    return _sha256(
-        json.dumps([asdict(replace(record, picture=_NO_PICTURE)), _look(record.picture)])
-        for record in records
-    )
+    return _sha256(json.dumps([record.entry(), _look(record.picture)]) for record in records)
 
 
 def digest_by_place(records: Iterable[Record]) -> str:
     """The digest of evaluations that began before `digest` was there: pictures by their path
     alone."""
     return _sha256(
-        json.dumps(asdict(replace(record, picture=Picture(path=record.picture.path))))
+        json.dumps(record.entry() | {"picture": asdict(Picture(path=record.picture.path))})
         for record in records
     )
 

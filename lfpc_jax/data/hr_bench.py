@@ -14,7 +14,6 @@ import binascii
 import csv
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from lfpc_jax.data import parquet
 from lfpc_jax.data.benchmarks import HR_BENCH_COLUMNS
 from lfpc_jax.data.columns import check_columns
+from lfpc_jax.data.pictures import to_file
 from lfpc_jax.data.rejected import Rejected, Unusable
 from lfpc_jax.trajectory import Picture, Record
 
@@ -88,13 +88,7 @@ def _place(image: str, folder: Path) -> Picture:
         data = base64.b64decode(image, validate=True)
     except binascii.Error as error:
         raise Unusable("unreadable picture", f"not base64: {error}") from error
-    file = folder / hashlib.sha256(data).hexdigest()
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
-        beside.write_bytes(data)
-        os.replace(beside, file)
-    return Picture(path=str(file))
+    return to_file(data, folder)
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:

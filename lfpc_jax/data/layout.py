@@ -7,20 +7,21 @@
 
 `image` is a path, relative to the folder or, for a picture that stays where it is, absolute. It is
 null for a question in text alone. `targets` holds the boxes of each target, the smallest first, in
-pixels of the upright original.
+pixels of the upright original. `references` and `metric` are there only for records that have them:
+in a JSONL file by line, in a parquet file as columns if any record does.
 """
 
 import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow
 
 from lfpc_jax.data import parquet
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected, Unusable, check_share
-from lfpc_jax.trajectory import Picture, Record
+from lfpc_jax.trajectory import Metric, Picture, Record
 
 Table = Literal["jsonl", "parquet"]
 
@@ -41,6 +42,7 @@ _SCHEMA = pyarrow.schema(
         "category": pyarrow.string(),
     }
 )
+_GRADED = {"references": pyarrow.list_(pyarrow.string()), "metric": pyarrow.string()}
 
 
 def write(
@@ -78,12 +80,15 @@ def write(
             yield _to_line(entry, image)
 
     path = folder / f"records.{table}"
+    jsonl = folder / "records.jsonl"
+    columns: set[str] = set()
+    with jsonl.open("w", encoding="utf-8") as file:
+        for line in lines():
+            columns |= line.keys()
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
     if table == "parquet":
-        parquet.write(path, lines(), _SCHEMA)
-    else:
-        with path.open("w", encoding="utf-8") as file:
-            for line in lines():
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        parquet.write(path, _jsonl(jsonl), _schema(columns))
+        jsonl.unlink()
     check_share(str(folder), rejected, count + len(rejected), max_share)
     meta = {
         "format": FORMAT,
@@ -103,7 +108,10 @@ def read(folder: Path) -> Iterator[Record | Rejected]:
     meta = read_meta(folder)
     path = folder / meta["records"]
     number = 0
-    lines = parquet.rows(path, tuple(_SCHEMA.names)) if path.suffix == ".parquet" else _jsonl(path)
+    if path.suffix == ".parquet":
+        lines = parquet.rows(path, tuple(_schema(parquet.names(path)).names))
+    else:
+        lines = _jsonl(path)
     for number, line in enumerate(lines, start=1):
         try:
             yield _from_line(line, folder)
@@ -128,6 +136,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
             f"{FORMAT!r} version {VERSION} is read; write the set again with this code"
         )
     return meta
+
+
+def _schema(columns: Iterable[str]) -> pyarrow.Schema:
+    """The columns that every set has, and those of the others that this one has."""
+    present = set(columns)
+    graded = [pyarrow.field(name, kind) for name, kind in _GRADED.items() if name in present]
+    return pyarrow.schema([*_SCHEMA, *graded])
 
 
 def _jsonl(path: Path) -> Iterator[Any]:
@@ -175,7 +190,7 @@ def _to_line(record: Record, image: str | None) -> dict[str, Any]:
         "longest_side": record.longest_side,
         "dataset": record.dataset,
         "category": record.category,
-    }
+    } | {name: value for name, value in record.entry().items() if name in _GRADED}
 
 
 def _from_line(line: dict[str, Any], folder: Path) -> Record:
@@ -186,6 +201,9 @@ def _from_line(line: dict[str, Any], folder: Path) -> Record:
             raise ValueError(f"target {nest}: each box needs four numbers")
         targets.append(tuple(boxes))
     image, side = line["image"], line["longest_side"]
+    metric = line.get("metric") or "rules"
+    if metric not in get_args(Metric):
+        raise ValueError(f"metric {metric!r}: must be one of {get_args(Metric)}")
     if side is not None and not (isinstance(side, int) and side > 0):
         raise ValueError(f"longest_side {side!r}: must be null or a positive whole number")
     return Record(
@@ -198,6 +216,8 @@ def _from_line(line: dict[str, Any], folder: Path) -> Record:
         longest_side=side,
         dataset=_text(line, "dataset"),
         category=_text(line, "category"),
+        references=tuple(str(reference) for reference in line.get("references") or ()),
+        metric=metric,  # type: ignore[arg-type]
     )
 
 

@@ -4,11 +4,14 @@ Every fault of a file raises `Unusable` with the file's name, whatever Pillow or
 raised. Sizes and pixels are always those of the upright picture.
 """
 
+import hashlib
 import io
 import os
 import struct
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import PIL.Image
 from PIL.ExifTags import Base as Exif
@@ -50,6 +53,18 @@ def size(picture: Picture) -> Size:
     """The size of a picture that is known to be sound, read from its head alone."""
     with _reading(picture) as image:
         return _upright(image)
+
+
+def to_file(data: bytes, folder: Path) -> Picture:
+    """An embedded picture as a file of the folder, which is named by its content and written
+    once."""
+    file = folder / hashlib.sha256(data).hexdigest()
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
+        beside.write_bytes(data)
+        os.replace(beside, file)
+    return Picture(path=str(file))
 
 
 def shrink(image: PIL.Image.Image, longest_side: int) -> PIL.Image.Image:

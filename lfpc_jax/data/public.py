@@ -7,22 +7,28 @@ question stay there, and answers are free text. A record has one picture. Videos
 several pictures are left out as unsuited, which are counted separately. Pictures that are embedded
 in a table or an archive come as bytes: to train on such a set, write it to the layout once."""
 
-import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from lfpc_jax.data import parquet
 from lfpc_jax.data.rejected import Rejected, Unusable
+from lfpc_jax.data.rows import (
+    Row,
+    embedded,
+    json_list,
+    parquet_files,
+    picture_file,
+    records,
+    text,
+)
 from lfpc_jax.trajectory import Picture, Record
 
 PLACEHOLDER = "<image>"
-Row = Any
-"""A dict, where the file is what it should be."""
 
 
 def deep_eyes(folder: Path) -> Iterator[Record | Rejected]:
@@ -38,15 +44,15 @@ def deep_eyes(folder: Path) -> Iterator[Record | Rejected]:
         return Record(
             id=name,
             question=_clean(extra.get("question") or turns[-1]),
-            answer=_text(row["reward_model"]["ground_truth"]),
-            picture=_embedded(_only(row["images"]), folder),
+            answer=text(row["reward_model"]["ground_truth"]),
+            picture=embedded(_only(row["images"]), folder),
             dataset="deep_eyes",
             category=str(row["data_source"]),
         )
 
-    for path in _parquet_files(folder):
+    for path in parquet_files(folder):
         name = f"deep_eyes/{path.relative_to(folder).with_suffix('')}"
-        yield from _records(name, parquet.rows(path, columns), record)
+        yield from records(name, parquet.rows(path, columns), record)
 
 
 def visual_probe(path: Path) -> Iterator[Record | Rejected]:
@@ -56,13 +62,13 @@ def visual_probe(path: Path) -> Iterator[Record | Rejected]:
         return Record(
             id=name,
             question=_clean(row["problem"]),
-            answer=_text(row["solution"]),
-            picture=_file(_only(row["images"]), path.parent),
+            answer=text(row["solution"]),
+            picture=picture_file(_only(row["images"]), path.parent),
             dataset="visual_probe",
             category=str(row["data_source"]),
         )
 
-    yield from _records(f"visual_probe/{path.stem}", _json_list(path), record)
+    yield from records(f"visual_probe/{path.stem}", json_list(path), record)
 
 
 def pixel_reasoner(path: Path) -> Iterator[Record | Rejected]:
@@ -82,7 +88,7 @@ def pixel_reasoner(path: Path) -> Iterator[Record | Rejected]:
             )
 
         columns = ("question", "answer", "image", "is_video")
-        yield from _records(f"pixel_reasoner/{path.stem}", parquet.rows(path, columns), record)
+        yield from records(f"pixel_reasoner/{path.stem}", parquet.rows(path, columns), record)
 
 
 def chain_of_focus(path: Path, images: Path) -> Iterator[Record | Rejected]:
@@ -101,11 +107,11 @@ def chain_of_focus(path: Path, images: Path) -> Iterator[Record | Rejected]:
             id=name,
             question=_clean(question),
             answer=_tagged_answer(answer),
-            picture=_file(_only(row["images"][:asked_about]), images),
+            picture=picture_file(_only(row["images"][:asked_about]), images),
             dataset="chain_of_focus",
         )
 
-    yield from _records(f"chain_of_focus/{path.stem}", _json_list(path), record)
+    yield from records(f"chain_of_focus/{path.stem}", json_list(path), record)
 
 
 def think_lite(folder: Path) -> Iterator[Record | Rejected]:
@@ -115,45 +121,14 @@ def think_lite(folder: Path) -> Iterator[Record | Rejected]:
         return Record(
             id=name,
             question=_clean(row["problem"]),
-            answer=_text(row["answer"]),
-            picture=_embedded(row["image"], folder),
+            answer=text(row["answer"]),
+            picture=embedded(row["image"], folder),
             dataset="think_lite",
         )
 
-    for path in _parquet_files(folder):
+    for path in parquet_files(folder):
         name = f"think_lite/{path.relative_to(folder).with_suffix('')}"
-        yield from _records(name, parquet.rows(path, ("problem", "answer", "image")), record)
-
-
-def _records(
-    file: str, rows: Iterable[Row], record: Callable[[str, Row], Record]
-) -> Iterator[Record | Rejected]:
-    """Each row as a record, or as a rejected one, by the name of the file and the row's place."""
-    for place, row in enumerate(rows):
-        name = f"{file}/{place}"
-        try:
-            yield record(name, row)
-        except Unusable as error:
-            yield Rejected.of(name, error)
-        except (KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
-            yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
-
-
-def _parquet_files(folder: Path) -> list[Path]:
-    paths = sorted(folder.rglob("*.parquet"))
-    if not paths:
-        raise ValueError(f"{folder}: no parquet file here; is this the set's folder?")
-    return paths
-
-
-def _json_list(path: Path) -> list[Row]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON, or truncated: {error}; download it again") from error
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: holds a {type(rows).__name__} where a list is expected")
-    return rows
+        yield from records(name, parquet.rows(path, ("problem", "answer", "image")), record)
 
 
 def _only(pictures: list[Any] | None) -> Any:
@@ -162,20 +137,6 @@ def _only(pictures: list[Any] | None) -> Any:
     if len(pictures) > 1:
         raise Unusable("several pictures", f"{len(pictures)} of them")
     return pictures[0]
-
-
-def _embedded(value: Any, folder: Path) -> Picture:
-    """A picture given as bytes, or as the usual struct of `bytes` and `path` with one of the
-    two."""
-    if isinstance(value, bytes):
-        return Picture(data=value)
-    if value is None or not (value["bytes"] or value["path"]):
-        raise Unusable("missing picture", "neither bytes nor a path")
-    return Picture(data=value["bytes"]) if value["bytes"] else _file(value["path"], folder)
-
-
-def _file(name: str, folder: Path) -> Picture:
-    return Picture(path=str(folder / name))
 
 
 def _opened(path: Path) -> "zipfile.ZipFile | nullcontext[None]":
@@ -190,7 +151,7 @@ def _file_or_member(name: str, folder: Path, archive: zipfile.ZipFile | None) ->
     """The unpacked file or else the archive's member, whose name may begin with `images/` or
     not."""
     if archive is None or (folder / name).is_file():
-        return _file(name, folder)
+        return picture_file(name, folder)
     for member in (name, f"images/{name}", name.removeprefix("images/")):
         try:
             return Picture(data=archive.read(member))
@@ -201,14 +162,9 @@ def _file_or_member(name: str, folder: Path, archive: zipfile.ZipFile | None) ->
     raise Unusable("missing picture", f"{name} is neither in {folder} nor in {archive.filename}")
 
 
-def _text(value: Any) -> str:
-    """None becomes an empty text, which the audit rejects by name, and not the word "None"."""
-    return "" if value is None else str(value).strip()
-
-
 def _clean(question: str | None) -> str:
     """The question without placeholders and without the space that they leave."""
-    return re.sub(r"[ \t]{2,}", " ", _text(question).replace(PLACEHOLDER, " ")).strip()
+    return re.sub(r"[ \t]{2,}", " ", text(question).replace(PLACEHOLDER, " ")).strip()
 
 
 def _tagged_answer(text: str) -> str:

@@ -61,7 +61,7 @@ def graded(groups: Iterable[Group], image_token: int, judge: Judges | None) -> l
     for answered in ungraded:
         its_verdicts = [next(verdicts) for _ in answered.answers]
         episodes = tuple(
-            replace(measures, right=None if verdict.right is None else float(verdict.right))
+            replace(measures, right=verdict.accuracy)
             for measures, verdict in zip(answered.episodes, its_verdicts)
         )
         faults = tuple(verdict.fault for verdict in its_verdicts if verdict.fault is not None)
@@ -90,7 +90,7 @@ def _ungraded(group: Group, image_token: int) -> Answered:
 
 def _undecided(answer: str | None, record: Record) -> bool:
     try:
-        return match(answer, record) is None
+        return not record.graded and match(answer, record) is None
     except ValueError:
         return False
 

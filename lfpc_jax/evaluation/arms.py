@@ -18,7 +18,7 @@ from lfpc_jax.evaluation.alter import applies
 from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.evaluation.conditions import TOOL
 from lfpc_jax.evaluation.diagnostics import to_ask
-from lfpc_jax.evaluation.intervals import Estimate, change, share
+from lfpc_jax.evaluation.intervals import Estimate, change, mean, share
 from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.measures import Measures
 from lfpc_jax.evaluation.results import Answers, grade_all
@@ -153,6 +153,7 @@ class Comparison:
         ]
         where = f"{benchmark} at {tokens} tokens"
         _check_same(where, asked)
+        self._graded = any(record.graded for record in asked[0][2].values())
         self.notes = _downsampled_otherwise(where, asked)
         self.notes += self._leave_out_unjudged(where, asked[0][2])
 
@@ -181,7 +182,12 @@ class Comparison:
     def measured(self, arm: str, measure: str) -> SeededEstimate | None:
         """A measure of an arm; None if nothing was measured."""
         values = self._over_samples(self._pooled(arm, measure))
-        estimate = change(values) if measure == DROP else share(_mean(values), len(values))
+        if measure == DROP:
+            estimate = change(values)
+        elif self._graded and measure in (ACCURACY, NOISE):
+            estimate = mean(values)
+        else:
+            estimate = share(_mean(values), len(values))
         return None if estimate is None else SeededEstimate(estimate, self._each(arm, measure))
 
     def changed(self, asked: Change) -> SeededEstimate | None:
@@ -263,7 +269,8 @@ def _check_same(where: str, asked: _Asked) -> None:
 
 def _essence(record: Record) -> tuple[object, ...]:
     right = options_by_letter(record).get(record.answer, record.answer)
-    return record.question, sorted(record.options), right, record.targets
+    scored = right, record.references, record.metric
+    return record.question, sorted(record.options), *scored, record.targets
 
 
 def _downsampled_otherwise(where: str, asked: _Asked) -> list[str]:

@@ -2,17 +2,19 @@
 
 import itertools
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lfpc_jax.data import hr_bench, layout, v_star
+from lfpc_jax.data import hr_bench, layout, sources, v_star
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.digest import digest
+from lfpc_jax.data.pictures import to_file
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected
 from lfpc_jax.trajectory import Record
 
-Kind = Literal["hr_bench", "v_star", "layout"]
+Kind = Literal["hr_bench", "v_star", "layout", "set"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,10 @@ class Benchmark:
 
 
 def kind_of(path: Path) -> Kind:
-    """What a file or folder is, by what it is called and what is in it."""
+    """What a file or folder is, by what it is called and what is in it; "set" for one that is named
+    by its reader, as in `data.sources`."""
+    if not path.exists() and sources.names_reader(str(path)):
+        return "set"
     if path.is_dir():
         if (path / "meta.json").is_file():
             return "layout"
@@ -42,7 +47,8 @@ def kind_of(path: Path) -> Kind:
             return "v_star"
     raise ValueError(
         f"{path}: no benchmark is known by this; give HR-Bench's .tsv or .parquet, V*'s folder of "
-        f"{' and '.join(v_star.FOLDERS)} or its .jsonl, or a folder of our own layout"
+        f"{' and '.join(v_star.FOLDERS)} or its .jsonl, a folder of our own layout, or READER:PATH "
+        f"with a reader of {sorted(sources.READERS)}"
     )
 
 
@@ -67,6 +73,9 @@ def open_benchmark(
             entries = v_star.read_list(path)
         case "layout":
             entries = layout.read(path)
+        case "set":
+            entries = _as_files(sources.read(str(path)), pictures)
+            path = sources.Named.parse(str(path)).paths[0]
     name = name or re.sub(r"[^\w.+]", "_", path.name if path.is_dir() else path.stem)
     if not re.fullmatch(r"[\w.+]+", name):
         raise ValueError(
@@ -75,3 +84,11 @@ def open_benchmark(
         )
     sound = audit(itertools.islice(entries, limit), name=str(path), max_share=max_share)
     return Benchmark(name, kind, sound.records, sound.rejected)
+
+
+def _as_files(entries: Iterable[Record | Rejected], folder: Path) -> Iterator[Record | Rejected]:
+    """The entries with embedded pictures written to files, so that none stays in memory."""
+    for entry in entries:
+        if isinstance(entry, Record) and entry.picture.data is not None:
+            entry = replace(entry, picture=to_file(entry.picture.data, folder))
+        yield entry

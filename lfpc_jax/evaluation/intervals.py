@@ -4,6 +4,7 @@ Closed forms, with nothing drawn, so that they are the same everywhere and never
 bootstrap over samples that all agree gives an interval of no width.
 
 - `share`: Wilson's score interval.
+- `mean`: the mean of scores that lie between 0 and 1, by Agresti and Coull's interval.
 - `change`: paired differences by Bonett and Price's adjusted interval (Adjusted Wald confidence
   interval for a difference of binomial proportions based on paired data, Journal of Educational and
   Behavioral Statistics 37, 2012), which adds two samples, one that changed for better and one for
@@ -44,6 +45,25 @@ def share(value: float, samples: int) -> Estimate | None:
     # The value lies within but for rounding, which must not show at 0 and 1.
     low, high = min(centre - half, value), max(centre + half, value)
     return Estimate(value, max(0.0, low), min(1.0, high), samples)
+
+
+def mean(values: Sequence[float]) -> Estimate | None:
+    """The mean of scores in 0..1 over independent samples; None without any.
+
+    Agresti and Coull's interval: of the scores with Z^2 / 2 zeros and as many ones added, it is the
+    normal one. For zeros and ones it is theirs, and its centre is Wilson's.
+    """
+    n = len(values)
+    if n == 0:
+        return None
+    assert -1e-9 <= min(values) <= max(values) <= 1 + 1e-9, values
+    total, squares = math.fsum(values), math.fsum(value * value for value in values)
+    centre = (total + Z**2 / 2) / (n + Z**2)
+    spread = max(0.0, (squares + Z**2 / 2) / (n + Z**2) - centre**2)
+    half = Z * math.sqrt(spread / (n + Z**2))
+    value = total / n
+    low, high = min(centre - half, value), max(centre + half, value)
+    return Estimate(value, max(0.0, low), min(1.0, high), n)
 
 
 def change(

@@ -158,7 +158,7 @@ class Journal:
         """Keeps a group: once this returns, no interruption loses it."""
         answers = [said(trajectory) for trajectory in group.trajectories]
         verdicts = grade([(answer, group.record) for answer in answers], judge=None)
-        right = [None if verdict.right is None else float(verdict.right) for verdict in verdicts]
+        right = [verdict.accuracy for verdict in verdicts]
         records = {group.record.id: group.record}
         computed = compute_rewards(group.trajectories, records, Rewards(grounding=1.0))
         # An untaught model's answer has no tags, and no reward: only whether it is right.

@@ -69,7 +69,8 @@ def column_of(benchmark: Benchmark) -> str | None:
 
 
 def about_benchmark(benchmark: Benchmark) -> dict[str, Any]:
-    """What evaluation.json says of it."""
+    """What evaluation.json says of it. How answers are scored is said only if not by rule."""
+    metrics = sorted({record.metric for record in benchmark.records} - {"rules"})
     return {
         "kind": benchmark.kind,
         "column": column_of(benchmark),
@@ -77,4 +78,4 @@ def about_benchmark(benchmark: Benchmark) -> dict[str, Any]:
         "digest": benchmark.digest,
         "digest_by_place": digest_by_place(benchmark.records),
         "losses": [str(loss) for loss in benchmark.rejected],
-    }
+    } | ({"metrics": metrics} if metrics else {})

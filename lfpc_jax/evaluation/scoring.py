@@ -4,7 +4,8 @@ For HR-Bench, accuracy is computed in each cycle of options, over all its rows a
 category, and then averaged over cycles. Everything else has one cycle: the mean over samples, of
 all and of each category.
 
-An answer that could not be judged counts neither as right nor as wrong. Intervals count samples,
+An answer that could not be judged counts neither as right nor as wrong. Where answers may be partly
+right (VQA accuracy, ANLS), the accuracy is the mean of their scores. Intervals count samples,
 not rows: the four cycles of a sample share an image and a question, and are one observation.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from lfpc_jax.data.hr_bench import cycle_of, sample_of
-from lfpc_jax.evaluation.intervals import Estimate, change, share
+from lfpc_jax.evaluation.intervals import Estimate, change, mean, share
 from lfpc_jax.trajectory import Record
 
 OVERALL = "overall"
@@ -22,18 +23,20 @@ OVERALL = "overall"
 
 @dataclass(frozen=True)
 class Outcome:
-    """A question and whether it was answered right: the mean over its rollouts, or None if that
-    could not be found out."""
+    """A question and how far it was answered right: the mean over its rollouts, or None if that
+    could not be found out. `graded` says that a single answer may be partly right."""
 
     id: str
     sample: str
     category: str
     cycle: str
     right: float | None
+    graded: bool = False
 
     @classmethod
     def of(cls, record: Record, right: float | None) -> "Outcome":
-        return cls(record.id, sample_of(record), record.category, cycle_of(record), right)
+        sample, cycle = sample_of(record), cycle_of(record)
+        return cls(record.id, sample, record.category, cycle, right, record.graded)
 
 
 def accuracies(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
@@ -50,13 +53,18 @@ def accuracies(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
 
 
 def accuracy(outcomes: Iterable[Outcome]) -> Estimate | None:
-    """The mean over cycles of the mean over each cycle's rows."""
+    """The mean over cycles of the mean over each cycle's rows, or over the samples if answers are
+    graded."""
     cycles: dict[str, list[float]] = defaultdict(list)
-    samples = set()
+    samples: dict[str, list[float]] = defaultdict(list)
+    graded = False
     for outcome in outcomes:
         if outcome.right is not None:
             cycles[outcome.cycle].append(outcome.right)
-            samples.add(outcome.sample)
+            samples[outcome.sample].append(outcome.right)
+            graded |= outcome.graded
+    if graded:
+        return mean([fmean(values) for values in samples.values()])
     if not cycles:
         return None
     return share(fmean(map(fmean, cycles.values())), len(samples))

@@ -142,6 +142,7 @@ def _accuracies(results: Results) -> Sheet:
         "Accuracy, % [95% interval over samples]" + _unknown(results),
         ("benchmark", "tokens", "mode", "of"),
         ("accuracy", "judged"),
+        meaning="; ".join(_partly(results)),
         warnings=tuple(_warnings(results)),
     )
     for name, tokens, mode, condition in _modes(results):
@@ -152,6 +153,13 @@ def _accuracies(results: Results) -> Sheet:
             sheet.add(name, tokens, mode, label, estimate(accuracy[category]), judged)
             name, tokens, mode, judged = "", "", "", ""
     return sheet
+
+
+def _partly(results: Results) -> Iterator[str]:
+    """How answers were scored that may be partly right."""
+    for name, about in results["benchmarks"].items():
+        if metrics := about.get("metrics"):
+            yield f"{name}: the mean of {' and '.join(metrics)}, by Agresti and Coull's interval"
 
 
 def _unknown(results: Results) -> str:

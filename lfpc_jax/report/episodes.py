@@ -105,7 +105,7 @@ class Episodes:
         self.problems.append(Problem(name, f"skipped: {reason}"))
 
     def _record(self, record: Record, where: str) -> int:
-        key = (record.id, record.question, record.options, record.answer)
+        key = (record.id, record.question, record.options, record.answer, record.references)
         if not all(isinstance(text, str) for text in (record.id, record.question, record.answer)):
             raise TypeError("id, question and answer must be texts")
         side = record.longest_side
@@ -127,6 +127,7 @@ class Episodes:
                     "dataset": str(record.dataset),
                     "category": str(record.category),
                 }
+                | _scored(record)
             )
         return self._known[key]
 
@@ -210,6 +211,14 @@ class Episodes:
             entry["crop"] |= {"image": image, "seen": (width, height), "by": replaced.name}
 
 
+def _scored(record: Record) -> dict[str, Any]:
+    """How answers are scored, where an answer may be partly right."""
+    if not record.graded:
+        return {}
+    references = [str(reference) for reference in record.references]
+    return {"metric": str(record.metric), "references": references}
+
+
 def check(trajectory: Trajectory) -> None:
     """Raises ValueError or TypeError that says what cannot be drawn or read."""
     lengths = {
@@ -254,13 +263,14 @@ def _line(
     """What the list of episodes shows and filters by. `answer` is what was graded: training, which
     has a total, grades a tagged answer alone, and an evaluation whatever was said."""
     accuracy = rewards.get("accuracy")
+    verdict = None if accuracy is None else accuracy > 0
     turns: Sequence[Turn] = trajectory.turns
     return {
         "run": run,
         "part": part,
         "record": record,
         "rollout": trajectory.rollout,
-        "right": None if accuracy is None else accuracy > 0,
+        "right": accuracy if accuracy is not None and 0 < accuracy < 1 else verdict,
         "answer": trajectory.answer if "total" in rewards else said(trajectory),
         "end": trajectory.end,
         "turns": len(turns),

@@ -1,7 +1,8 @@
-"""Grades answers: by rule first, and the rest by the judge if there is one."""
+"""Grades answers: by their record's metric, or by rule and then by the judge if there is one."""
 
 from collections.abc import Sequence
 
+from lfpc_jax.rewards import graded
 from lfpc_jax.rewards.answers import match, options_by_letter, right_letter
 from lfpc_jax.rewards.judge import Claim, Judges
 from lfpc_jax.rewards.verdict import Fault, Verdict
@@ -17,6 +18,10 @@ def grade(answers: Sequence[tuple[str | None, Record]], judge: Judges | None) ->
     open_claims: dict[int, Claim] = {}
     for index, (answer, record) in enumerate(answers):
         try:
+            if record.graded:
+                score = graded.score(answer, record)
+                verdicts.append(Verdict(score > 0, score=score))
+                continue
             right = match(answer, record)
         except ValueError as error:
             verdicts.append(Verdict(None, Fault("record", str(error))))

@@ -132,7 +132,7 @@ def _compute(
     called = {reward.name: _call(reward, trajectory, record) for reward in settings.own}
     known = {name: value for name, value in called.items() if not isinstance(value, Fault)}
     faults += [value for value in called.values() if isinstance(value, Fault)]
-    accuracy = None if verdict.right is None else float(verdict.right)
+    accuracy = verdict.accuracy
     form, tool = format_reward(trajectory), tool_reward(trajectory)
     total = None
     if accuracy is not None and not faults:

@@ -27,6 +27,15 @@ class Verdict:
     fault: Fault | None = None
     judged: bool = False
     undecided: bool = False
+    score: float | None = None
+    """What a graded metric gives; `right` is then whether that is above 0."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """1 for a right answer, 0 for a wrong one, or the score between; None with a fault."""
+        if self.score is not None:
+            return self.score
+        return None if self.right is None else float(self.right)
 
     def __post_init__(self) -> None:
         assert (self.right is None) == (self.fault is not None), self

@@ -25,7 +25,7 @@ import os
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ class Archive:
                 "of its data set"
             )
         picture = {"path": path} if data is None else {"sha256": self._keep(data)}
-        return asdict(replace(record, picture=Picture())) | {"picture": picture}
+        return record.entry() | {"picture": picture}
 
     def _keep(self, data: bytes) -> str:
         """Stores a picture unless it is there already; its digest."""

@@ -1,9 +1,10 @@
 """What a model is worth on the validation records, with crops as they are and with blank ones."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lfpc_jax.distributed.exchange import total
+from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.evaluation.alter import alteration, altered
 from lfpc_jax.rewards.judge import Bar, Judge
 from lfpc_jax.rollout.engine import Engine, own_share
@@ -67,8 +68,8 @@ def validate(
                 if name.startswith("crop/")
             }
     both = accuracies[0].keys() & accuracies[1].keys()
-    right = [round(sum(known[name] for name in both)) for known in accuracies]
-    count, as_they_are, blank = total([len(both), *right])
+    sums = [math.fsum(known[name] for name in both) for known in accuracies]
+    count, as_they_are, blank = map(sum, zip(*everyones([len(both), *sums])))
     if count:
         values["validation/gap"] = as_they_are / count - blank / count
     return values, episodes

@@ -24,6 +24,8 @@ BOX = ((1.0, 2.0, 30.0, 40.0),)
         {"picture": Picture(data=jpeg(seed=1))},
         {"picture": Picture()},
         {"category": "other"},
+        {"references": ("b",)},
+        {"metric": "anls"},
         {"id": "r9"},
     ],
 )

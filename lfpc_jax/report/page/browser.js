@@ -27,7 +27,7 @@ const haystacks = [];
 function haystack(number) {
   if (haystacks[number] === undefined) {
     const line = INDEX.episodes[number], record = INDEX.records[line.record];
-    haystacks[number] = [record.question, record.id, record.category, record.answer, line.answer || "", ...record.options].join("\n").toLowerCase();
+    haystacks[number] = [record.question, record.id, record.category, record.answer, line.answer || "", ...record.options, ...(record.references || [])].join("\n").toLowerCase();
   }
   return haystacks[number];
 }
@@ -62,6 +62,7 @@ function distinct(name) {
 function filters(changed) {
   const runs = INDEX.runs.map((run, number) => [String(number), run.name]);
   const iou = INDEX.episodes.some((line) => line.iou !== null);
+  const partly = INDEX.episodes.some((line) => verdictOf(line) === "partly");
   const said = h("output", {});
   const say = () => { said.textContent = `IoU ${wanted.low.toFixed(2)} – ${wanted.high.toFixed(2)}`; };
   const end = (key, label) => h("input", { type: "range", min: 0, max: 1, step: 0.05, value: wanted[key], "aria-label": label, "data-filter": key,
@@ -71,7 +72,7 @@ function filters(changed) {
     h("input", { type: "search", class: "wide", placeholder: "Search questions and answers", "aria-label": "Search", "data-filter": "text", value: wanted.text, oninput: (event) => { wanted.text = event.target.value; changed(); } }),
     INDEX.runs.length > 1 && select("Run", "run", [["", "All runs"], ...runs], changed),
     select("Part", "part", [["", "All parts"], ...distinct("part").map((part) => [part, part])], changed, INDEX.runs.length > 1 ? {} : { class: "wide" }),
-    select("Verdict", "verdict", [["", "Right or wrong"], ["right", "✓ Right"], ["wrong", "✗ Wrong"], ["open", "○ Not scored"]], changed),
+    select("Verdict", "verdict", [["", "Right or wrong"], ["right", "✓ Right"], partly && ["partly", "◐ Partly right"], ["wrong", "✗ Wrong"], ["open", "○ Not scored"]].filter(Boolean), changed),
     select("Tool use", "tool", [["", "Any tool use"], ["none", "No call"], ["cropped", "With a crop"], ["several", "Several crops"], ["refused", "A refused call"]], changed),
     select("End", "end", [["", "Any end"], ...distinct("end").map((end) => [end, end.replaceAll("_", " ")])], changed),
     select("Order", "order", Object.keys(ORDER).map((name) => [name, name === "recorded" ? "As recorded" : name[0].toUpperCase() + name.slice(1)]), changed),

@@ -5,12 +5,16 @@ const ENDS = { answered: "it answered", no_action: "a turn with neither call nor
 const REPLACED = { noise: "noise in place of what was cut", blank: "a blank in place of what was cut", other: "the same part of another picture", downsampled: "cut from the shown image", truth: "the true box in its place" };
 const reading = { shade: true };
 
+const MARKS = { right: "✓", partly: "◐", wrong: "✗", open: "○" };
+
+// An answer that is partly right has its score, between 0 and 1.
 function verdictOf(line) {
-  return line.right === null ? "open" : line.right ? "right" : "wrong";
+  return line.right === null ? "open" : line.right === true ? "right" : line.right === false ? "wrong" : "partly";
 }
 function markOf(line) {
   const verdict = verdictOf(line);
-  return h("span", { class: "mark " + verdict, title: { right: "right", wrong: "wrong", open: "not scored" }[verdict] }, { right: "✓", wrong: "✗", open: "○" }[verdict]);
+  const title = { right: "right", partly: `partly right: ${line.right}`, wrong: "wrong", open: "not scored" }[verdict];
+  return h("span", { class: "mark " + verdict, title }, MARKS[verdict]);
 }
 
 // `go` is called with the rollout that is chosen instead; `bare` leaves out the question.
@@ -34,6 +38,13 @@ function question(record) {
   return [h("h2", { dir: "auto" }, readable(record.question)), options.length > 0 && h("ol", { class: "options" }, options)];
 }
 
+// Each reference once, with how many gave it.
+function counted(references) {
+  const counts = new Map();
+  references.forEach((text) => counts.set(text, (counts.get(text) || 0) + 1));
+  return [...counts].map(([text, count]) => (count > 1 ? `${text} ×${count}` : text)).join(", ");
+}
+
 // What came of it, and which episode this is.
 function came(line, record, bare) {
   const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
@@ -42,6 +53,7 @@ function came(line, record, bare) {
     h("dl", { class: "verdict" },
       fact("Answer", [markOf(line), " ", line.answer === null ? "none" : h("bdi", {}, readable(line.answer.slice(0, 300)))]),
       fact("Right answer", h("bdi", {}, readable(record.answer))),
+      record.references && fact("References, by " + record.metric, h("bdi", {}, readable(counted(record.references)))),
       line.total !== null && fact("Reward", format(line.total)),
       line.iou !== null && fact("IoU", format(line.iou)),
       fact("Ended because", ENDS[line.end] || readable(line.end))),
@@ -62,7 +74,7 @@ function siblings(number, line, go) {
   return h("nav", { class: "group", "aria-label": "Rollouts of this question" }, "Rollouts", group.map((at) => {
     const other = INDEX.episodes[at];
     return h("a", { href: "#episodes/" + at, class: verdictOf(other), "aria-current": at === number ? "true" : null, title: `rollout ${other.rollout}: ${verdictOf(other)}, ${other.crops} crops`,
-      onclick: (event) => { event.preventDefault(); go(at); } }, h("span", {}, other.rollout + " " + { right: "✓", wrong: "✗", open: "○" }[verdictOf(other)]));
+      onclick: (event) => { event.preventDefault(); go(at); } }, h("span", {}, other.rollout + " " + MARKS[verdictOf(other)]));
   }));
 }
 

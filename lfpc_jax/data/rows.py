@@ -1,0 +1,66 @@
+"""What the readers of public sets share: rows from files, and a row's parts from its values."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lfpc_jax.data.rejected import Rejected, Unusable
+from lfpc_jax.trajectory import Picture, Record
+
+Row = Any
+"""A dict, where the file is what it should be."""
+
+
+def records(
+    file: str, rows: Iterable[Row], record: Callable[[str, Row], Record]
+) -> Iterator[Record | Rejected]:
+    """Each row as a record, or as a rejected one, by the name of the file and the row's place."""
+    for place, row in enumerate(rows):
+        name = f"{file}/{place}"
+        try:
+            yield record(name, row)
+        except Unusable as error:
+            yield Rejected.of(name, error)
+        except (KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
+            yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    paths = sorted(folder.rglob("*.parquet"))
+    if not paths:
+        raise ValueError(f"{folder}: no parquet file here; is this the set's folder?")
+    return paths
+
+
+def json_list(path: Path, key: str = "") -> list[Row]:
+    """The list that a JSON file holds, itself or under `key`."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON, or truncated: {error}; download it again") from error
+    if key and isinstance(value, dict):
+        value = value.get(key)
+    if not isinstance(value, list):
+        kind, where = type(value).__name__, f" under {key!r}" if key else ""
+        raise ValueError(f"{path}: holds a {kind} where a list is expected{where}")
+    return value
+
+
+def embedded(value: Any, folder: Path) -> Picture:
+    """A picture given as bytes, or as the usual struct of `bytes` and `path` with one of the
+    two."""
+    if isinstance(value, bytes):
+        return Picture(data=value)
+    if value is None or not (value["bytes"] or value["path"]):
+        raise Unusable("missing picture", "neither bytes nor a path")
+    return Picture(data=value["bytes"]) if value["bytes"] else picture_file(value["path"], folder)
+
+
+def picture_file(name: str, folder: Path) -> Picture:
+    return Picture(path=str(folder / name))
+
+
+def text(value: Any) -> str:
+    """None becomes an empty text, which the audit rejects by name, and not the word "None"."""
+    return "" if value is None else str(value).strip()
