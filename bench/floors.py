@@ -110,7 +110,14 @@ def draw(found: Mapping[str, Room], file: Path) -> None:
     for level in range(len(FLOORS)):
         middle = level * _STEP + _HEIGHT / 2
         axes.plot([-0.35, right + 0.3], [middle, middle], color=_LINE, lw=0.8, zorder=0)
-        axes.text(-0.5, middle, str(level), color=_QUIET, va="center", ha="right")
+        axes.text(
+            -0.5,
+            middle,
+            f"floor {level}" if level in (0, len(FLOORS) - 1) else str(level),
+            color=_QUIET,
+            va="center",
+            ha="right",
+        )
     arrows = needed(found)
     for room, used in arrows:
         _arrow(axes, corners[room], corners[used])
@@ -131,9 +138,9 @@ def _legend(
         sum(len(room.uses) for room in found.values()),
     )
     said = (
-        "A box is a room, a folder or a file of lfpc_jax, with its lines of code. An arrow\n"
-        "is an import. All imports point to lower floors, and a test keeps it so. Of the\n"
-        f"{imports} between rooms, {arrows} are drawn: those that do not follow from others."
+        "Each box is a room: a folder or a file of lfpc_jax, with its lines of code. Each\n"
+        "arrow is an import, and all point to a lower floor. An import that a path of\n"
+        f"other arrows already shows is left out: {arrows} of {imports} are drawn."
     )
     patch = axes.text(
         x, y, f"{len(found)} rooms, {lines:,} lines", color=_INK, size=13, weight="bold", va="top"

@@ -92,7 +92,7 @@ def weak(path: Path) -> dict[str, Any]:
 
 def weak_table(points: Sequence[dict[str, Any]]) -> Iterator[str]:
     kinds = sorted({kind for point in points for kind in point["GB"]})
-    names = ("chips", *kinds, "GB sent", "s of wire", "of compute", "of memory")
+    names = ("chips", *kinds, "GB sent", "s of network", "s of compute", "s of memory")
     yield "| slice | " + " | ".join(names) + " |"
     yield "|---|" + "---:|" * len(names)
     for point in points:
