@@ -20,9 +20,9 @@ from lfpc_jax.arrays import Array
 class Images:
     """Images of one bucket of windows, window-major, as bytes.
 
-    `grid` counts rows and columns of merged tokens; a padding image is (0, 0). Window `w` of an
-    image is the `w`-th in raster order, and its patches lie in it where they lie in the picture,
-    so the places of an image's edge that hold no patch can be told from `grid` alone.
+    `grid` counts rows and columns of merged tokens; a padding image is (0, 0). Windows are in
+    raster order, and patches lie in a window where they lie in the picture. So `grid` alone tells
+    which patches of a window at the edge are padding.
     """
 
     pixels: Array  # uint8 [I, W, P, C]
@@ -32,10 +32,10 @@ class Images:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PackedImages:
-    """Rows of spans of windows, several pictures of any sizes in each span.
+    """Rows of windows, cut into spans. A span may hold several pictures of any sizes.
 
-    Each window says of which picture of its row it is (from 1; 0 is padding), that picture's grid,
-    and its own number in it.
+    For each window, `picture` is the number of its picture in the row (from 1; 0 is padding),
+    `grid` is that picture's grid, and `window` is the window's number in the picture.
     """
 
     pixels: Array  # uint8 [R, S, W, P, C]
@@ -47,12 +47,16 @@ class PackedImages:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Tokens:
-    """Rows of tokens: several episodes may share a row as segments; segment 0 is padding.
+    """Rows of tokens. Several episodes may share a row, each as a segment; segment 0 is padding.
 
-    `places` is -1 at text, and at an image placeholder the index of its embedding among those that
-    `encode_images` returns: of a bucket, all of them; of packed images, those of the row of
-    windows that serves this row of tokens (equal runs of rows, in order). `prefix` is the segment
-    that a token's own goes on from and sees as well, or its own; without it none sees another.
+    `places` is -1 at text. At an image placeholder it is the index of the embedding that belongs
+    there, among those that `encode_images` returns: all of a bucket, or, of packed images, those of
+    the row of windows that serves this row of tokens (each row of windows serves an equal run of
+    rows of tokens, in order).
+
+    `prefix` names the segment that a token attends to beside its own, such as a shared prompt.
+    Where there is none, it is the token's own segment. Without `prefix`, no segment attends to
+    another.
     """
 
     ids: Array  # int32 [B, T]
@@ -65,13 +69,16 @@ class Tokens:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Packed episodes, and for every token what the loss needs of it; a micro-batch, or with one
-    more leading axis several.
+    """Packed episodes, and what the loss needs for every token. A batch is one micro-batch, or
+    several with one more leading axis.
 
-    `weights` says how much a sampled token counts, 0 everywhere else; over a whole mini-batch they
-    sum to 1, less what groups without variance have, which are left out. `sampler` are
-    log-probabilities in the distribution drawn from, `old` in the policy that is improved on,
-    `reference` in the one to stay near; without `old` that is the policy itself.
+    `weights` says how much a sampled token counts; it is 0 at all other tokens. Weights sum to 1
+    over the mini-batch; groups without variance are left out but keep their share, so the sum may
+    be below 1.
+
+    `sampler` are log-probabilities of the distribution that tokens were drawn from, `old` of the
+    policy before the step, `reference` of the policy that a KL term stays near. Without `old`, the
+    policy itself takes its place.
     """
 
     tokens: Tokens
@@ -103,8 +110,8 @@ by one of the formulas of `rewards.graded`."""
 
 @dataclass(frozen=True)
 class Picture:
-    """An original image, still encoded: a file, or the file's bytes; neither where there is none.
-    Opened only where used."""
+    """An original image, still encoded: a file, or the file's bytes. A record without a picture has
+    neither. It is opened only where it is used."""
 
     path: str | None = None
     data: bytes | None = field(default=None, repr=False)
@@ -162,9 +169,10 @@ class Crop:
 class Turn:
     """One turn of the model, `ids[start:stop]` of its trajectory.
 
-    `text` is without the token that ended the turn, if that is a special one. `call` says that
-    it asked for the tool; then there is either a `crop` or a `fault`, the cause for which the call
-    was refused, or neither, if the episode ended before the crop came back.
+    `text` leaves out the token that ended the turn, if that is a special token. `call` says that
+    the turn asked for a tool. A call has a `crop` if one came back, and a `fault` if it was
+    refused: the cause. It has neither if the tool gives no crops, or if the episode ended before
+    the crop came back.
     """
 
     start: int
@@ -177,13 +185,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A whole episode, exact: every id that the model saw or sampled, in order.
+    """A whole episode: every id that the model saw or sampled, in order.
 
-    `logprobs` are of the distribution that was sampled from, `policy_logprobs` of the policy: at
-    the same temperature, without top-k and top-p (see rollout/sampling.py). Both are 0 where
-    nothing was sampled. `answer` is the last turn's answer, None without. Sizes are (0, 0) where
-    the record has no picture. Nobody who is handed one can write into its arrays by mistake: they
-    are read-only views of those given.
+    `logprobs` are of the distribution that was sampled from. `policy_logprobs` are of the policy,
+    at the same temperature but without top-k and top-p (see rollout/sampling.py). Both are 0 where
+    nothing was sampled. `answer` is the answer of the last turn, or None. Sizes are (0, 0) if the
+    record has no picture. The arrays are read-only views of those given.
     """
 
     record: str
@@ -209,10 +216,11 @@ class Trajectory:
 class Group:
     """The episodes of one record, and what is known of them so far.
 
-    `image` is the record's picture as the model saw it, `crops` are those of each trajectory. A
-    group that was read from an archive has neither. `rewards` holds every trajectory's rewards by
-    name, unweighted, and their weighted sum as `total`; None where a reward could not be found out.
-    `advantages` are NaN where the total is None. Both are added with `dataclasses.replace`.
+    `image` is the record's picture as the model saw it, and `crops` are the crops of each
+    trajectory. A group that was read from an archive has neither. `rewards` holds every
+    trajectory's rewards by name, unweighted, and their weighted sum as `total`; a reward that could
+    not be computed is None. `advantages` are NaN where the total is None. Both are added with
+    `dataclasses.replace`.
     """
 
     record: Record

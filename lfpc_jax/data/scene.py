@@ -1,9 +1,9 @@
 """A scene of the synthetic world, as a plan: what stands where, and what is asked.
 
-A scene is a pure function of (settings, seed, split, index): anyone can make any one of them, and
-the splits never share a stream of random numbers. Objects stand in the cells of a coarse grid, so
-they never overlap and placing them never fails. Each has a name of its own (colour and shape) and
-carries a mark; all marks of a scene are of one kind, so that the right object must be found.
+A scene is a pure function of settings, seed, split and index. So any process can make any scene,
+and splits never share a stream of random numbers. Objects stand in the cells of a coarse grid, so
+they never overlap and placing them never fails. Each object has a name of its own (colour and
+shape) and carries a mark. All marks of a scene are of one kind, so the right object must be found.
 """
 
 import hashlib
@@ -47,19 +47,20 @@ _CONTEXT = 1.6
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """The knobs; lengths are pixels of the original.
+    """The settings of a world. Lengths are in pixels of the original.
 
-    Stripes have a period of `mark_side / cycles`. A view begins to lose them where a period falls
-    under two of its pixels and has lost them at one, so a range of mark sides makes the view that a
-    question needs differ from scene to scene. Spots and signs are lost where the mark itself is a
-    pixel or two.
+    Stripes have a period of `mark_side / cycles`. A view begins to lose them when a period is under
+    two of its pixels, and has lost them when it is one pixel. So a range of mark sides makes the
+    necessary view differ between scenes. Spots and signs are lost when the whole mark is a pixel or
+    two.
 
-    `classes` limits how many values of a kind occur. `roughness` is of drawn backgrounds; at 0 they
-    are plain. `slope` makes them redder to the right and greener to the bottom, by up to so much
-    of 255, so that a place can be told by the colour around it. `tint` is how much of its object's
-    colour a mark's plate takes, for the grey. `longest_side` is the records' image gap; None leaves
-    it to resolution selection. Without `choices` there are no options, and the answer is the right
-    one's text. `cross_patches` are of the marks where a question is about two; None: as everywhere.
+    `classes` limits how many values of a kind occur. `roughness` is that of drawn backgrounds; at 0
+    they are plain. `slope` makes backgrounds redder to the right and greener to the bottom, by up
+    to this much of 255, so that a place can be recognised by the colour around it. `tint` is the
+    share of its object's colour in a mark's plate; the rest is grey. `longest_side` is the records'
+    image gap; None leaves it to resolution selection. Without `choices` there are no options, and
+    the answer is the text of the right one. `cross_patches` replaces `patches` for the marks of
+    questions about two marks, unless it is None.
     """
 
     size: Size = (448, 448)
@@ -125,13 +126,13 @@ class WorldSettings:
 
     @property
     def largest_side(self) -> int:
-        """The largest that an object can be: a mark makes its object grow to hold it."""
+        """The largest side of an object, which is made larger if its mark needs it."""
         fit = max(FIT[shape] for shape in self.shapes)
         return max(self.object_side[1], math.ceil(fit * self.mark_side[1]))
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Columns and rows of places for objects."""
+        """Columns and rows of the grid that objects stand in."""
         cell = self.largest_side + _GAP
         return self.size[0] // cell, self.size[1] // cell
 
@@ -198,7 +199,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """The plan. The things that the question is about come first."""
+    """The plan. The objects that the question is about come first."""
 
     settings: WorldSettings
     id: str
@@ -221,14 +222,16 @@ class Scene:
 
     @property
     def targets(self) -> Nests:
-        """For each thing asked about: its mark, itself, itself with some surroundings."""
+        """For each object asked about, three boxes: its mark, the object, and the object with some
+        surroundings."""
         return tuple(
             (thing.mark_box, thing.box, _grown(thing.box, _CONTEXT, self.settings.size))
             for thing in self.things[: self.asked]
         )
 
     def around_marks(self, times: Sequence[float]) -> Nests:
-        """For each thing asked about: boxes so many times as wide as its mark."""
+        """For each object asked about: boxes that are the given numbers of times as wide as its
+        mark."""
         return tuple(
             tuple(_grown(thing.mark_box, factor, self.settings.size) for factor in times)
             for thing in self.things[: self.asked]
@@ -270,7 +273,7 @@ def plan(settings: WorldSettings, seed: int, split: Split, index: int) -> Scene:
 
 @lru_cache(maxsize=64)
 def _digest(settings: WorldSettings) -> str:
-    """Tells worlds apart by their settings, wherever the photographs lie."""
+    """Distinguishes worlds by their settings, wherever their photographs lie."""
     knobs = asdict(settings) | {"photographs": Path(settings.photographs).name}
     return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -317,7 +320,7 @@ def _square_box(x: int, y: int, side: int) -> Box4:
 
 
 def _grown(box: Box4, times: float, size: Size) -> Box4:
-    """The box with a margin, as far as the picture goes, in whole pixels."""
+    """The box with a margin, clamped to the picture, in whole pixels."""
     margin = (times - 1) / 2 * (box[2] - box[0])
     x1, y1, x2, y2 = box
     grown = geometry.Box(x1 - margin, y1 - margin, x2 + margin, y2 + margin)

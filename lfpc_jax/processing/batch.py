@@ -12,11 +12,11 @@ from lfpc_jax.trajectory import Images, Tokens
 
 
 def empty_tokens(*shape: int, prefix: bool = False, xp: Any = np) -> Tokens:
-    """Rows of nothing but padding: [B, T], or of several micro-batches [M, B, T]. With `prefix`,
-    rows in which segments share a prompt.
+    """Rows that hold only padding: [B, T], or [M, B, T] for several micro-batches. With `prefix`,
+    segments of the rows may share a prompt.
 
-    `xp` makes the arrays, here as below: NumPy to write into; `jax.numpy`, under `jax.eval_shape`,
-    to learn their shapes and allocate nothing.
+    `xp` makes the arrays, here and in the functions below. With NumPy they can be written into.
+    With `jax.numpy`, under `jax.eval_shape`, only their shapes are computed.
     """
     return Tokens(
         ids=xp.zeros(shape, np.int32),
@@ -45,8 +45,9 @@ def collate(
     windows: int,
     images: int | None = None,
 ) -> tuple[Tokens, Images | None]:
-    """One prompt a row, padded at its end to `length`; all pictures in one bucket of `windows`,
-    padded with empty ones to `images` where that is given. Without either, no images."""
+    """One prompt in each row, padded at its end to `length`. All pictures go into one bucket of
+    `windows`. If `images` is given, empty pictures are added up to that number. Without pictures
+    and without `images`, no images are returned."""
     tokens = empty_tokens(len(ids), length)
     done = 0
     for row, (prompt, of_prompt) in enumerate(zip(ids, pictures, strict=True)):

@@ -1,13 +1,13 @@
-"""Conversations into ids: the folder's own template, then one placeholder an image token.
+"""Conversations to ids: the folder's own template, then one placeholder for each image token.
 
-A message is `{"role": ..., "content": ...}` whose content is a string or a list of parts,
-`{"type": "text", "text": ...}` and `{"type": "image"}`; the pictures themselves travel beside it as
-merged grids, in order of appearance. The template writes one `<|image_pad|>` an image, and each
-is repeated rows x columns times as an id, which equals transformers' repetition in the text.
+A message is `{"role": ..., "content": ...}`. Its content is a string or a list of parts, `{"type":
+"text", "text": ...}` and `{"type": "image"}`. The pictures are given separately, as merged grids in
+order of appearance. The template writes one `<|image_pad|>` for each image. Its id is then repeated
+rows x columns times, which gives the same ids as transformers' repetition in the text.
 
-Deviation from transformers: text that spells a special token is refused, not obeyed. There a
-question that says `<|im_end|>` ends the user's turn, and one that says `<|image_pad|>` shifts
-every image after it.
+Deviation from transformers: text that spells a special token is refused, not obeyed. In
+transformers a question that contains `<|im_end|>` ends the user's turn, and one that contains
+`<|image_pad|>` shifts every image after it.
 """
 
 import json
@@ -34,26 +34,29 @@ class ChatTemplate:
 
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Tokenizer) -> "ChatTemplate":
-        """The first of chat_template.jinja, chat_template.json, tokenizer_config.json."""
+        """Reads the first file that is there: chat_template.jinja, chat_template.json, or
+        tokenizer_config.json."""
         return cls(_read_source(folder), tokenizer)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """The conversation as text, with one placeholder an image; untrusted text is checked."""
+        """The conversation as text, with one placeholder for each image. Text that spells a special
+        token is refused."""
         self._check(messages)
         return self._render(messages, add_generation_prompt)
 
     def encode(
         self, messages: Sequence[Message], grids: Sequence[Grid], add_generation_prompt: bool
     ) -> Int32[np.ndarray, "T"]:
-        """The conversation as ids, with one placeholder an image token."""
+        """The conversation as ids, with one placeholder for each image token."""
         return self._expand(self.render(messages, add_generation_prompt), messages, grids)
 
     def encode_after_reply(
         self, messages: Sequence[Message], grids: Sequence[Grid]
     ) -> Int32[np.ndarray, "T"]:
-        """The ids that follow a sampled reply and its <|im_end|>: `messages`, then the next cue.
+        """The ids that follow a sampled reply and its <|im_end|>: those of `messages`, then the
+        prompt for the next reply.
 
-        Appended to what was sampled they make the ids of the whole conversation, so nothing
+        Appended to the sampled ids they give the ids of the whole conversation. So nothing that was
         sampled is ever decoded and encoded again.
         """
         self._check(messages)
@@ -148,7 +151,7 @@ def _read_source(folder: Path) -> str:
 
 
 def _from_json(file: Path) -> str | None:
-    """The `chat_template` of a JSON file; of several named ones, the default."""
+    """The `chat_template` of a JSON file. If the file names several, the default one."""
     source = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
     if isinstance(source, list):
         return {entry["name"]: entry["template"] for entry in source}.get("default")

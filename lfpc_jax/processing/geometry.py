@@ -1,9 +1,10 @@
 """Boxes and the frames they are measured in.
 
-A picture exists twice: as it was (`original`) and as the model sees it (`shown`, after the
-resize). A box means nothing without saying which, so every conversion goes through a `Frame`.
-Sizes are (width, height) and boxes (x1, y1, x2, y2), along the edges of pixels: the whole picture
-is (0, 0, width, height). The functions below take boxes in pixels of the size they are given.
+A picture has two sizes: that of the file (`original`), and that which the model sees after the
+resize (`shown`). A box has a meaning only in one of them, so every conversion goes through a
+`Frame`. Sizes are (width, height). Boxes are (x1, y1, x2, y2) along the edges of pixels: the whole
+picture is (0, 0, width, height). The functions below take boxes in pixels of the size they are
+given.
 """
 
 import math
@@ -64,12 +65,12 @@ class Frame:
 
 
 def area(box: Box) -> float:
-    """0 for a box that is turned inside out."""
+    """The area of a box; 0 if its corners are out of order."""
     return float(max(box.x2 - box.x1, 0) * max(box.y2 - box.y1, 0))
 
 
 def intersection(a: Box, b: Box) -> Box:
-    """What two boxes share; of area 0 where they do not meet."""
+    """The box that two boxes share. Its area is 0 if they do not meet."""
     return Box(max(a.x1, b.x1), max(a.y1, b.y1), min(a.x2, b.x2), min(a.y2, b.y2))
 
 
@@ -90,10 +91,11 @@ def clamp(box: Box, bounds: Size) -> Box:
 
 
 def grow(box: Box, minimum_side: int, bounds: Size) -> Box:
-    """The box, clamped, with sides of at least `minimum_side` and still inside the picture.
+    """The box, clamped to the picture, with sides of at least `minimum_side`.
 
-    A short side grows about its centre and is then shifted inside; where the picture itself is
-    shorter, it becomes the whole side. Long sides stay as they are.
+    A short side grows about its centre and is then shifted inside the picture. If the picture
+    itself is shorter than `minimum_side`, the box takes the picture's whole side. Long sides stay
+    as they are.
     """
     inside = clamp(box, bounds)
     x1, x2 = _grow_side(inside.x1, inside.x2, minimum_side, bounds[0])

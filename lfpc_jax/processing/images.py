@@ -26,15 +26,17 @@ from lfpc_jax.shapes import ASPECT_LIMIT, windows_for
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Any picture as RGB, upright by its EXIF orientation, transparency laid on white.
+    """Any picture as RGB, upright by its EXIF orientation, with transparency laid on white.
 
-    Measure sizes and boxes on the result, not on the file. Equal to transformers, but for:
-    - orientation, which there is the loader's affair and not the processor's;
-    - 16-bit grey (I;16 in any byte order, and I with values over 255) is scaled to 8 bits, where
-      Pillow clips at 255 and so turns nearly every 16-bit photograph white;
-    - premultiplied alpha (La, RGBa) and a palette's own are laid on white too, where transformers
-      refuses La and ignores the others;
-    - float pictures with a value that is not finite, and I outside 0..65535, are refused.
+    Measure sizes and boxes on the result, not on the file. The result equals transformers' with
+    these exceptions:
+
+    - Orientation: in transformers the loader applies it, not the processor.
+    - 16-bit grey (I;16 in any byte order, and I with values over 255) is scaled to 8 bits. Pillow
+      clips it at 255, which turns nearly every 16-bit photograph white.
+    - Premultiplied alpha (La, RGBa) and a palette's transparency are laid on white too, where
+      transformers refuses La and ignores the others.
+    - Float pictures with a value that is not finite, and I outside 0..65535, are refused.
     """
     image.load()
     if image.getexif().get(Exif.Orientation, 1) != 1:
@@ -53,7 +55,8 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """Qwen2-VL's resize rule and the layout of its patches; defaults are the checkpoints'."""
+    """Qwen2-VL's resize rule and the layout of its patches. The defaults are those of the published
+    checkpoints."""
 
     patch: int = 14
     merge: int = 2
@@ -77,7 +80,8 @@ class ImageProcessor:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ImageProcessor":
-        """As a model folder's own files say; see `preprocessor_config` for what is refused."""
+        """The processor that a model folder's files describe; see `preprocessor_config` for what is
+        refused."""
         return cls(**processor_fields(folder))
 
     @property
@@ -91,14 +95,14 @@ class ImageProcessor:
         return (self.window * self.merge) ** 2, 3 * self.patch**2
 
     def with_tokens(self, max_tokens: int) -> "ImageProcessor":
-        """The same processor with a budget of `max_tokens` merged tokens a picture."""
+        """The same processor with a budget of `max_tokens` merged tokens for each picture."""
         return dataclasses.replace(self, max_pixels=max_tokens * self.factor**2)
 
     def resized_size(self, width: int, height: int) -> tuple[int, int]:
-        """Qwen's rule: sides that are multiples of `factor`, an area within the limits.
+        """Qwen's rule: sides that are multiples of `factor`, and an area within the limits.
 
-        The rule breaks its own budget of T tokens for strips of a ratio over T, since the short
-        side stays at least one token.
+        With a budget of T tokens, the rule exceeds it for strips whose sides differ by more than a
+        factor of T, because the short side keeps at least one token.
         """
         if min(width, height) < 1 or max(width, height) > ASPECT_LIMIT * min(width, height):
             raise ValueError(
@@ -118,7 +122,8 @@ class ImageProcessor:
         return columns * self.factor, rows * self.factor
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
-        """Merged (rows, columns) of a picture that measures width x height before its resize."""
+        """Rows and columns of merged tokens of a picture that measures width x height before its
+        resize."""
         shown_width, shown_height = self.resized_size(width, height)
         return shown_height // self.factor, shown_width // self.factor
 
@@ -131,7 +136,7 @@ class ImageProcessor:
     def patchify(
         self, pixels: UInt8[np.ndarray, "height width 3"], windows: int
     ) -> UInt8[np.ndarray, "W P C"]:
-        """A resized picture in the layout above, zero-padded to `windows` windows."""
+        """A resized picture in the layout above, padded with zeros to `windows` windows."""
         rows, cols = self.grid_of(pixels)
         down, across = -(-rows // self.window), -(-cols // self.window)
         needed = windows_for(rows, cols, self.window)
@@ -169,7 +174,8 @@ class ImageProcessor:
 
 
 def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Grey of 16 bits (or of 32 that hold 16) as 8; I of 8-bit values as it is."""
+    """Grey of 16 bits (or of 32 that hold 16) scaled to 8. A picture of mode I whose values fit 8
+    bits keeps them."""
     values = np.asarray(image)
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low < 0 or high > 65535:

@@ -1,11 +1,11 @@
 """Positions for Qwen2.5-VL's multimodal rotary embedding: time, row and column of every token.
 
-A text token stands at one position on all three axes and moves on by 1. The tokens of an image
-that begins at p share the time p, lie at p + row and p + column, and together move on by the
-longer side of the grid.
+A text token has the same position on all three axes, and the next token's is 1 higher. The tokens
+of an image that begins at p have the time p and lie at p + row and p + column. The token after the
+image continues at p plus the longer side of the grid.
 
-Deviation from transformers: images are told apart by their counts, not by runs of placeholders,
-so two images without text between them keep their own positions.
+Deviation from transformers: images are separated by their token counts, not by runs of
+placeholders. So two images without text between them keep their own positions.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ def mrope_positions(
     image_token_id: int,
     start: int = 0,
 ) -> tuple[Int32[np.ndarray, "3 T"], int]:
-    """The positions of one unpadded row of ids, and the position that follows it.
+    """The positions of one unpadded row of ids, and the position that follows the row.
 
     `grids` holds the merged (rows, columns) of each image in order of appearance. A row may be
-    taken in pieces, each begun at the position that followed the one before; an image must lie
-    whole in one piece.
+    given in pieces: each piece begins at the position that followed the one before. An image must
+    lie whole in one piece.
     """
     firsts = _image_starts(ids, grids, image_token_id)
     step = np.ones(len(ids), np.int64)
@@ -45,7 +45,8 @@ def mrope_positions(
 def _image_starts(
     ids: np.ndarray, grids: Sequence[tuple[int, int]], image_token_id: int
 ) -> list[int]:
-    """Where each image's placeholders begin, once it is sure that every block is whole."""
+    """Where each image's placeholders begin. Raises ValueError if a block of placeholders is not
+    whole."""
     places = np.flatnonzero(ids == image_token_id)
     starts, used = [], 0
     for index, (rows, cols) in enumerate(grids):

@@ -1,8 +1,9 @@
-"""What a model folder says of its image processor.
+"""Reads what a model folder says about its image processor.
 
-Reads `processor_config.json` where it nests an image processor (transformers 5), else
-`preprocessor_config.json`. Settings that this package could only get wrong in silence are refused.
-There are no defaults: those of transformers' classes are not those of the checkpoints.
+If `processor_config.json` holds an image processor (transformers 5), that is read, otherwise
+`preprocessor_config.json`. Settings that this package would silently compute differently are
+refused. There are no defaults, because those of transformers' classes differ from those of the
+checkpoints.
 """
 
 import json
@@ -53,7 +54,7 @@ def processor_fields(folder: Path) -> dict[str, Any]:
 
 
 def has_processor(folder: Path) -> bool:
-    """Whether the folder says anything of an image processor; models made for text do not."""
+    """Whether the folder describes an image processor. Folders of text-only models do not."""
     return any(
         (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
     )

@@ -1,7 +1,7 @@
-"""A small tokenizer in Qwen's layout, trained on given texts: for models trained from scratch.
+"""A small tokenizer in Qwen's layout, trained on given texts, for models trained from scratch.
 
-Byte-level BPE with Qwen's special tokens and chat template, so that everything which reads a
-published folder reads this one. The special tokens take the ids after the trained ones.
+It is a byte-level BPE with Qwen's special tokens and chat template, so whatever reads a published
+folder reads this one too. The ids of special tokens follow those of the trained tokens.
 """
 
 import json
@@ -47,8 +47,8 @@ def write_tokenizer(
     *,
     whole: Sequence[str] = (),
 ) -> dict[str, int]:
-    """Writes the files of a tokenizer of at most `size` ids and of the image processor. Texts in
-    `whole` become one id each. Gives the ids of these and of the special tokens."""
+    """Writes the files of a tokenizer of at most `size` ids, and those of the image processor. Each
+    text in `whole` becomes one id. Returns the ids of these texts and of the special tokens."""
     added = (*SPECIAL, *ORDINARY, *whole)
     if size < 256 + len(added):
         raise ValueError(

@@ -1,8 +1,9 @@
-"""A model folder's own tokenizer, as arrays of ids.
+"""A model folder's own tokenizer, which gives arrays of ids.
 
-Wraps transformers' fast tokenizers, never the network. Text is encoded as it stands: nothing is
-added, but the text of a special token becomes its id, which only a trusted template may do. What
-is untrusted goes through `ChatTemplate`, or is checked with `reserved_in` first.
+It wraps transformers' fast tokenizers and never uses the network. Text is encoded as it is: no
+tokens are added. Text that spells a special token becomes that token's id, which only a trusted
+template may cause. Untrusted text goes through `ChatTemplate`, or is checked with `reserved_in`
+first.
 """
 
 from dataclasses import dataclass, field
@@ -71,7 +72,8 @@ class Tokenizer:
         return np.asarray(self.backend.encode(text, add_special_tokens=False), np.int32)
 
     def decode(self, ids: Int[np.ndarray, "T"]) -> str:
-        """The text of ids, special tokens written out, bytes that are no UTF-8 as U+FFFD."""
+        """The text of ids. Special tokens are written out, and bytes that are not UTF-8 become
+        U+FFFD."""
         text = self.backend.decode(
             ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
@@ -80,15 +82,16 @@ class Tokenizer:
 
     @cached_property
     def reserved(self) -> tuple[str, ...]:
-        """The tokens whose text must not come from outside: special ones, and all <|...|>.
+        """The tokens that untrusted text must not spell: special tokens, and all of the form
+        <|...|>.
 
-        `<tool_call>` and its end are neither: a conversation may rightly contain them.
+        `<tool_call>` and its end are not reserved: a conversation may rightly contain them.
         """
         added = self.backend.added_tokens_decoder.values()
         return tuple(t.content for t in added if t.special or t.content.startswith("<|"))
 
     def reserved_in(self, text: str) -> str | None:
-        """The first reserved token that `text` would smuggle in, or None."""
+        """The first reserved token that `text` spells, or None."""
         return next((token for token in self.reserved if token in text), None)
 
 

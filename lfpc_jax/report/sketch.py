@@ -1,5 +1,5 @@
-"""An episode as one picture: the original with its boxes, and beside it what the model saw: the
-whole, as it was shown, and the crops."""
+"""An episode as one picture: the original with its boxes, and beside it what the model saw, which
+is the shown image and the crops."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,8 @@ _LABEL = 22
 
 
 def draw(group: Group, number: int = 0) -> PIL.Image.Image:
-    """One episode of a group that was rolled out here; those of an archive lack what was seen."""
+    """Draws one episode of a group that was rolled out in this process. Groups from an archive lack
+    the pictures that the model saw."""
     if group.image is None or not group.crops:
         raise ValueError(
             f"record {group.record.id!r}: the group does not hold the pictures that the model saw; "
@@ -80,7 +81,8 @@ def _outline(
 
 
 def _card(pixels: UInt8[np.ndarray, "_ _ 3"], what: str, colour: str) -> PIL.Image.Image:
-    """These pixels, every one left visible, under a label with their size."""
+    """A picture under a label with its size. It is resized without smoothing, so that its pixels
+    stay visible."""
     picture = PIL.Image.fromarray(pixels)
     scale = min(_CROP / picture.width, _CROP / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
