@@ -3,6 +3,7 @@ where the picture has what the box is around."""
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -130,6 +131,24 @@ def test_a_curve_is_where_its_numbers_are_and_tells_them(browser, page):
 
 def count(view):
     return int(view.locator(".count [role=status]").inner_text().split()[0])
+
+
+def test_an_answer_that_is_partly_right_has_its_mark_and_its_references(browser, tmp_path):
+    groups = runs.groups()
+    references = ("a door", "<b>door", "a door")
+    graded = replace(groups[0].record, references=references, metric="vqa")
+    rewards = tuple(one | {"accuracy": score} for one, score in zip(groups[0].rewards, (0.3, 1.0)))
+    groups[0] = replace(groups[0], record=graded, rewards=rewards)
+    folder, out = runs.write(tmp_path / "run", {PART: groups}), tmp_path / "report.html"
+    assert command.main([str(folder), "--out", str(out)]) == 0
+    with opened(browser, out, "episodes") as view:
+        view.select_option("[data-filter=verdict]", "partly")
+        assert count(view) == 1
+        go(view, f"episodes/{number_of(view, right=0.3)}")
+        assert view.locator(".came .mark, .verdict .mark").first.inner_text() == "◐"
+        facts = view.locator("dl.verdict").inner_text()
+        assert "References, by vqa" in facts
+        assert "a door ×2, <b>door" in facts
 
 
 def test_filters(browser, page):

@@ -34,6 +34,20 @@ def test_a_sound_run_has_no_problems(tmp_path):
     assert len(episodes.album.urls) == 9
 
 
+def test_an_answer_that_is_partly_right_keeps_its_score(tmp_path):
+    groups = runs.groups()
+    references = ("a door", "door", "a door")
+    graded = replace(groups[0].record, references=references, metric="vqa")
+    rewards = tuple(one | {"accuracy": score} for one, score in zip(groups[0].rewards, (0.3, 1.0)))
+    groups[0] = replace(groups[0], record=graded, rewards=rewards)
+    _, episodes = gather(runs.write(tmp_path / "run", {PART: groups}))
+    assert [line["right"] for line in episodes.lines] == [0.3, True, *[True, False] * 2]
+    assert (episodes.records[0]["metric"], episodes.records[0]["references"]) == (
+        "vqa", [*references],
+    )  # fmt: skip
+    assert "references" not in episodes.records[1]
+
+
 def damage(folder, change):
     """Rewrites the second line of the part."""
     file = folder / "trajectories" / f"{PART}.jsonl"

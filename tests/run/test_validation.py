@@ -65,6 +65,31 @@ def test_validation_blanks_crops_and_finds_who_reads_them():
     assert values["validation/gap"] == 0
 
 
+def test_validation_of_answers_that_may_be_partly_right():
+    """Half of the records are answered with a score of 0.6 and half with 1, and all with 0 by
+    whoever sees blank crops."""
+
+    def says(episode):
+        if rigged.can_call(episode):
+            return rigged.call(rigged.shown_box(episode))
+        return f"<answer>{rigged.named(episode.crops[-1]) or 'nothing'}</answer>"
+
+    records = []
+    for number, record in enumerate(rigged.world(8)):
+        colour = record.options["ABCD".index(record.answer)]
+        matches = (2, 4)[number % 2]
+        references = (colour,) * matches + ("purple",) * (10 - matches)
+        changes = {"answer": colour, "options": (), "references": references, "metric": "vqa"}
+        records.append(replace(record, **changes))
+    values, seen = validated(says, records)
+    assert values["validation/accuracy"] == pytest.approx(0.8)
+    assert values["validation/gap"] == pytest.approx(0.8)
+    assert (values["validation/blank_accuracy"], values["validation/undecided"]) == (0, 0)
+    assert [group.rewards[0]["total"] for group in seen] == pytest.approx(
+        [0.8 * score + 1.2 for score in (0.6, 1.0) * 4]
+    )
+
+
 def test_validation_may_be_greedy_whatever_rollouts_are():
     sampled = RolloutSettings(temperature=0.7)
     for own, temperature in ((None, 0.7), (0.0, 0.0)):
@@ -206,7 +231,7 @@ def test_the_gap_is_over_all_processes(half_judged, monkeypatch):
     """The other has two more judged both times, that lose nothing. What was judged nowhere both
     times has no gap."""
     says, records, judge = half_judged
-    monkeypatch.setattr("lfpc_jax.run.validation.total", lambda numbers: [n + 2 for n in numbers])
+    monkeypatch.setattr("lfpc_jax.run.validation.everyones", lambda mine: [mine, [2, 2.0, 2.0]])
     values, _ = validated(says, records, judge=judge)
     assert values["validation/gap"] == 0.25
     monkeypatch.undo()
