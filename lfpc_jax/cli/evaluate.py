@@ -6,8 +6,8 @@
 
 DIR is a Hugging Face folder, one that convert.py wrote, or a training run's: RUN (its newest
 checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. --data takes HR-Bench (TSV or parquet),
-V* (its folder, or its JSON list) and sets in our layout, each also as NAME=PATH. Crops are always
-cut from the original, whatever budget the shown image has.
+V* (its folder, or its JSON list), sets in our layout, and READER:PATH (see `data.sources`), each
+also as NAME=PATH. Crops are always cut from the original, whatever budget the shown image has.
 
 Answers are written to OUT as they come. If interrupted, rerun the same command to resume; more
 benchmarks, budgets and diagnostics may be added later. --rescore counts the stored answers again,

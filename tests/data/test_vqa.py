@@ -9,9 +9,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from lfpc_jax.cli import evaluate
 from lfpc_jax.data import layout, sources, vqa
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.rejected import Rejected, TooManyLost
+from lfpc_jax.run.config import DataSettings, Source, TrainConfig
+from lfpc_jax.run.training_data import audited_data
 from lfpc_jax.trajectory import Picture, Record
 from support.pictured import jpeg
 
@@ -339,6 +342,20 @@ def test_a_set_is_scored_as_its_name_says(tmp_path):
     assert (near.metric, near.references) == ("anls", ("this",))
     with pytest.raises(TooManyLost, match="1 too few references"):
         audit(sources.read(f"doc_vqa@vqa:{file}"), name="x")
+
+
+def test_a_readers_set_can_be_trained_on_and_evaluated(tmp_path):
+    place(tmp_path / "train_images", f"{0:016x}.jpg", f"{1:016x}.jpg")
+    file = write_json(tmp_path / "TextVQA_0.5.1_train.json", [text_row(0), text_row(1)])
+    source = f"text_vqa:{file}"
+    data = DataSettings(train=(Source(source),), validation=(Source(source),))
+    [part], validation = audited_data(TrainConfig(data=data))
+    assert [record.metric for record in part.records] == ["vqa", "vqa"]
+    assert len(validation) == 2
+    words = [str(tmp_path / "out"), "--model", "m", "--data", source, f"short={source}"]
+    found = evaluate._benchmarks(evaluate._parser().parse_args(words))
+    assert [benchmark.name for benchmark in found] == ["TextVQA_0.5.1_train", "short"]
+    assert found[0].records == part.records
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_an_answer_that_is_partly_right_has_its_mark_and_its_references(browser,
         view.select_option("[data-filter=verdict]", "partly")
         assert count(view) == 1
         go(view, f"episodes/{number_of(view, right=0.3)}")
-        assert view.locator(".came .mark, .verdict .mark").first.inner_text() == "◐"
+        assert view.locator(".verdict .mark").first.inner_text() == "◐"
         facts = view.locator("dl.verdict").inner_text()
         assert "References, by vqa" in facts
         assert "a door ×2, <b>door" in facts
