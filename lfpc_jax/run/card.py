@@ -1,7 +1,8 @@
-"""The card of a run's export: what it is, how to ask it, how good it was, and how it was made.
+"""The model card of an exported run: what the model is, how to ask it, how good it was, and how it
+was made.
 
-The card of the model that a run began with lies among the run's assets. It is that model's and not
-this one's; only what it says of its licence is taken over.
+The card of the model that a run began with is among the run's assets. It describes that model and
+not this one, so only its lines about the licence are kept.
 """
 
 import json
@@ -19,7 +20,7 @@ _PRIVATE = ("judge", "wandb_project")
 
 
 def card(run: RunFolder, step: int, asking: Asking) -> str:
-    """Of the model as it was after `step`, as Markdown."""
+    """The card of the model after `step`, as Markdown."""
     settings = json.loads(run.settings.read_text())
     parts = [
         *_licence(run.assets / NAME),
@@ -42,7 +43,8 @@ def card(run: RunFolder, step: int, asking: Asking) -> str:
 
 
 def _licence(base: Path) -> Iterator[str]:
-    """The head of a card, with the lines on the licence that the base model's has in its own."""
+    """The head of the card, with the lines about the licence from the head of the base model's
+    card."""
     lines = base.read_text(errors="replace").splitlines() if base.is_file() else []
     kept, inside = [], False
     head = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
@@ -55,7 +57,7 @@ def _licence(base: Path) -> Iterator[str]:
 
 
 def _began_with(run: RunFolder) -> str:
-    """The models behind it, as far as they are there to say so."""
+    """The models that this one began with, as far as their folders are still there to say so."""
     told, seen = [], set()
     current: RunFolder | None = run
     while current is not None and current.path.resolve() not in seen:
@@ -104,7 +106,7 @@ def _prompt(asking: Asking) -> str:
 
 
 def _validation(run: RunFolder, step: int, settings: Mapping[str, Any]) -> str:
-    """The newest figures that are no newer than the weights."""
+    """The newest validation metrics that are not newer than the weights."""
     curves, _ = metrics.read(run.path / "metrics.jsonl")
     known = {
         curve.name: {at: value for at, value in zip(curve.steps, curve.values) if at <= step}

@@ -1,18 +1,20 @@
-"""Only one command at a time writes into a folder. A second one is refused, and told of the first.
+"""Only one command at a time writes into a folder. A second one is refused with the name of the
+first.
 
-    FOLDER/lock/TOKEN.json     who it is, where, since when, and a count that grows
+    FOLDER/lock/TOKEN.json     who owns it, on which host, since when, and a count that grows
 
 A claim is a file that only its owner writes. So nothing depends on locks, on renames or on the
-order of writes, and file systems over a network or a bucket can be used. A command writes its
-claim, and then looks at the other claims there:
+order of writes, and network and bucket file systems can be used. A command writes its claim and
+then looks at the other claims in the folder:
 
 - If a claim is of the same folder, host and boot, the process table says whether its owner lives.
-- For any other claim its count is watched by the reader's clock (clocks of hosts are never
-  compared). If it does not grow for `PATIENCE` seconds, the owner is dead and its claim is removed.
+- For any other claim, the reader watches its count with its own clock; clocks of hosts are never
+  compared. If the count does not grow for `PATIENCE` seconds, the owner counts as dead and the
+  claim is removed.
 
-A command holds the folder once no other claim is left. Two that come at once see each other, and
-the one whose token sorts first stays. An owner that was frozen or cut off for so long that it was
-taken for dead finds its claim gone before its next write, and stops.
+A command holds the folder once no other claim is left. If two come at once, each sees the other,
+and the one whose token sorts first stays. An owner that was frozen or cut off for so long that it
+was taken for dead finds its claim gone before its next write, and stops.
 """
 
 import json
@@ -48,8 +50,8 @@ _LENGTH = 2048
 def held(
     folder: Path, *, beat: float = BEAT, patience: float = PATIENCE
 ) -> Iterator["FolderClaim"]:
-    """Within the context the folder is this command's. The first of several processes claims it for
-    all. Raises ValueError in all of them if another command has it."""
+    """Within the context, this command owns the folder. The first of several processes claims it
+    for all. If another command has it, all of them raise ValueError."""
     claim = FolderClaim(folder, beat, patience)
     in_the_first_process(claim.take)
     try:
@@ -226,8 +228,8 @@ class FolderClaim:
 
 @dataclass
 class _Watched:
-    """A claim as it was read last. A long pause between two readings counts as a short one, since
-    the file system may have been stuck for all."""
+    """A claim as it was last read. A long pause between two readings counts as a short one, since
+    the file system may have been stuck for everyone."""
 
     text: str
     changes: int = 0
@@ -257,7 +259,8 @@ def _refused(folder: Path, who: str) -> ValueError:
 
 
 def _place() -> str:
-    """Where process ids are valid; empty if that cannot be told."""
+    """The host and boot, or the container, in which process ids are valid. Empty if that cannot be
+    told."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"

@@ -97,9 +97,9 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """A step has `prompts` prompts with `rollouts` episodes each, of which `slots` run at once in
-    every process. `convention` says how the model writes boxes. `tensor` devices hold one copy of
-    the model. The other settings are explained in `RolloutShapes`, `Rules` and `Sampling`."""
+    """A step has `prompts` prompts with `rollouts` episodes each. Every process runs `slots`
+    episodes at once. `convention` says how the model writes boxes. `tensor` devices hold one copy
+    of the model. The other settings are explained in `RolloutShapes`, `Rules` and `Sampling`."""
 
     prompts: int = 256
     rollouts: int = 16
@@ -134,16 +134,16 @@ class MeshSettings:
 
 @dataclass(frozen=True)
 class Health:
-    """Limits outside of which a run is in trouble.
+    """Limits beyond which a run counts as in trouble.
 
-    The first limits are on crops. After `patience` steps in a row outside one of them there is an
+    The first limits are on crops. After `patience` steps in a row beyond one of them there is an
     alarm, and with `stop` the run ends. Steps before `from_step` do not count.
 
-    The last two limits are on the data of the updates. A step outside of them is not trained on,
+    The last two limits are on the data of the updates. A step beyond one of them is not trained on,
     and the run stops before it. `most_masked` limits the share of episodes without a reward; 1
-    never stops. `most_apart` limits the mean distance between the sampler's and the trainer's
-    log-probabilities of the step's tokens, since both have the same weights; inf never stops, and
-    none stands for what rounding explains (`ROUNDING`).
+    never stops. `most_apart` limits the mean difference between the sampler's and the trainer's
+    log-probabilities of the step's tokens, which should agree because both have the same weights.
+    inf never stops, and None takes the limit that rounding explains (`ROUNDING`).
     """
 
     least_tool_rate: float = 0.05
@@ -164,9 +164,9 @@ ROUNDING: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.1}
 @dataclass(frozen=True)
 class TrainConfig:
     """All settings of a training run. Stage `grpo` samples episodes and reinforces; stage `sft`
-    imitates what `demonstrate` writes. `without_tool` is the share of the demonstrations without a
-    call that are asked without the tool, as selection asks. A `validation_temperature` of none is
-    that of the rollouts; 0 is greedy."""
+    imitates the turns that `demonstrate` writes. `without_tool` is the fraction of no-call
+    demonstrations that are trained on the prompt without the tool, which selection uses. With
+    `validation_temperature` None, validation samples as the rollouts do; 0 is greedy."""
 
     stage: Literal["grpo", "sft"] = "grpo"
     steps: int = 80
@@ -198,7 +198,8 @@ class TrainConfig:
 
     @property
     def policy_temperature(self) -> float:
-        """The temperature of the policy that updates improve: the rollouts', or 1 in imitation."""
+        """The temperature of the policy that updates improve: that of the rollouts, or 1 in
+        imitation."""
         return self.rollout.temperature if self.stage == "grpo" else 1.0
 
     @property
@@ -207,8 +208,8 @@ class TrainConfig:
         return sampling if temperature is None else replace(sampling, temperature=temperature)
 
     def most_apart(self, dtype: str) -> float:
-        """The limit for a model that computes in `dtype`. Demonstrations have no sampler to compare
-        with."""
+        """The limit for a model that computes in `dtype`. Demonstrations have no sampler, and so no
+        limit."""
         if self.stage != "grpo":
             return math.inf
         limit = self.health.most_apart
@@ -243,7 +244,8 @@ class TrainConfig:
         )
 
     def train_shapes(self, window: int, *, continues: bool = False) -> TrainShapes:
-        """`continues` says that the attention of updates lets a segment go on from another."""
+        """The shapes of updates. `continues` says that the attention of updates supports shared
+        prompts."""
         return TrainShapes.of(
             self.rollout_shapes(window),
             max_turns=self.rollout.max_turns,

@@ -1,6 +1,6 @@
-"""What cannot work in a training run's settings, found before anything is loaded or compiled.
+"""Finds settings of a training run that cannot work, before anything is loaded or compiled.
 
-`check` looks at the settings alone, `check_devices` at the devices that a run is to have. Both
+`check` looks at the settings alone, `check_devices` at the devices that the run will use. Both
 raise a ValueError that names the setting to change.
 """
 
@@ -20,7 +20,7 @@ from lfpc_jax.run.config import RolloutSettings, TrainConfig, updates_of
 
 
 def check(config: TrainConfig, *, processes: int = 1) -> None:
-    """Raises for the first thing that cannot work."""
+    """Raises for the first setting that cannot work."""
     r, u = config.rollout, config.update
     _check_numbers(config)
     _check_sources(config)
@@ -116,7 +116,7 @@ def _check_numbers(config: TrainConfig) -> None:
 
 
 def _floats(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers among the settings that are not whole, with their names."""
+    """All numbers among the settings that are not integers, with their names."""
     if isinstance(value, float):
         yield name, value
     elif isinstance(value, tuple):
@@ -203,7 +203,7 @@ def _check_pictures(r: RolloutSettings, processor: ImageProcessor) -> None:
 
 
 def check_devices(config: TrainConfig, *, devices: int, local: int, processes: int) -> None:
-    """Raises for the first thing that cannot work on `devices` devices, of which each process has
+    """Raises for the first setting that cannot work on `devices` devices, of which each process has
     `local`."""
     m, r = config.mesh, config.rollout
     sides = sides_of(m.data, m.fsdp, m.tensor, devices)

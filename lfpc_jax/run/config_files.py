@@ -23,8 +23,8 @@ def load_config(name: str, folder: Path = CONFIGS) -> TrainConfig:
 
 
 def named_config(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
-    """The config, and a name for its runs: `stage1`, or `stage1_3b` where the size is not the one
-    that the file has by default. Config files may import one another as `configs.stage1`."""
+    """The config, and a name for its runs: `stage1`, or `stage1_3b` if the size is not the file's
+    default. Config files may import one another as `configs.stage1`."""
     if str(folder.parent) not in sys.path:
         sys.path.append(str(folder.parent))
     path, size = _file_and_size(name, folder)
@@ -59,7 +59,8 @@ def _file_and_size(name: str, folder: Path) -> tuple[Path, str | None]:
 
 
 def _moved(name: str, folder: Path) -> str:
-    """What takes the place of a file that was named for its size; empty if it was none."""
+    """The name that replaces a config file of an earlier version that was named for its size. Empty
+    for other names."""
     former = sized("configs." + name.removesuffix(".py").replace("/", "."))
     if former is None:
         return ""

@@ -1,7 +1,8 @@
 """The demo's arms, and the commands that make their data, train them and measure them.
 
-An arm is a config at the size `micro`: which set it trains on, which arm it goes on from and what
-it rewards stand there. Here the paths are put into one folder, and each command has its steps.
+An arm is a config at the size `micro`. The config says which set it trains on, which arm it
+continues, and what it rewards. This module puts all paths into one folder and orders the commands
+as steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,13 +62,13 @@ def set_of(arm: str) -> str:
 
 
 def before(arm: str) -> str:
-    """The arm that an arm goes on from; empty if that is the warm start."""
+    """The arm that an arm continues; empty if it begins at the warm start."""
     name = Path(config_of(arm).model.path).name.removesuffix("-0")
     return name if name in ARMS else ""
 
 
 def in_order(wanted: Sequence[str]) -> list[str]:
-    """The wanted arms (or `all`) and those that they go on from, in the order of training."""
+    """The wanted arms (or `all`) and those that they continue, in the order of training."""
     names = set(ARMS) if "all" in wanted else set(wanted)
     names |= {before(name) for name in names} - {""}
     return [name for name in ARMS if name in names]
@@ -75,8 +76,8 @@ def in_order(wanted: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Demo:
-    """What is made in the folder `out`, from the model `warm`. `steps` 0 are those of the configs;
-    `scenes` are trained on and `questions` are held out."""
+    """What is made in the folder `out`, beginning with the model `warm`. With `steps` 0 each
+    config's own number is used. `scenes` scenes are trained on, and `questions` are held out."""
 
     out: Path
     arms: tuple[str, ...]
@@ -179,7 +180,7 @@ class Demo:
             )  # fmt: skip
 
     def _tables(self) -> Iterator[Step]:
-        """All that was trained and measured, compared and shown."""
+        """The commands that compare everything that was trained and measured, and show it."""
         for temperature in self.temperatures:
             folder = self._evaluated(temperature)
             words = ["compare.py", f"{self.compared(temperature)}"]

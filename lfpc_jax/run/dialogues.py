@@ -1,5 +1,5 @@
-"""The dialogue of a model's folder with the zoom tool, as every command holds it, and how much is
-asked at once of an engine for given questions."""
+"""The dialogue that every command holds with a model: its folder's tokenizer and template, with the
+zoom tool. Also how much is asked of an engine at once for given questions."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -24,7 +24,8 @@ _OBSERVATION = 256
 
 
 def sizes(dialogue: Dialogue, records: Sequence[Record]) -> Iterator[tuple[Grid, int]]:
-    """Of prompts; what cannot be one is left to the engine, which names it."""
+    """The image grid and the text length of each prompt. Records that cannot become prompts are
+    left to the engine, which names them."""
     for record in records:
         with suppress(Unusable, ValueError):
             yield dialogue.size(record)
@@ -38,19 +39,21 @@ def text_buckets(lengths: Collection[int]) -> Buckets:
 
 def together(slots: int, groups: int) -> int:
     """How many prompts, or observations, go through a program at once. One at a time could not keep
-    `slots` rows busy if answers are short; all at once would need too much memory."""
+    `slots` rows busy when answers are short; all at once would need too much memory."""
     return groups * max(1, min(_TOGETHER, slots // groups))
 
 
 def after_prompt(rules: Rules, crop_tokens: int) -> int:
-    """The most tokens that follow a prompt: all that may be sampled, and what comes back for it."""
+    """The most tokens that can follow a prompt: all that may be sampled, and all replies of the
+    tool."""
     return rules.most_sampled + (rules.max_turns - 1) * (crop_tokens + _OBSERVATION)
 
 
 def zooming(
     assets: Path, *, image_tokens: int, crop_tokens: int, convention: Convention = "shown"
 ) -> Dialogue:
-    """`assets` holds tokenizer, chat template and processor files; tokens are budgets."""
+    """The dialogue with the zoom tool. `assets` holds the tokenizer, the chat template and the
+    processor files; budgets are in tokens."""
     tokenizer = Tokenizer.from_folder(assets)
     processor = ImageProcessor.from_folder(assets)
     return Dialogue(

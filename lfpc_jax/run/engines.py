@@ -1,4 +1,4 @@
-"""A model to evaluate, loaded once, and an engine of it for each budget of the shown image."""
+"""A model to evaluate, loaded once, and an engine for each budget of the shown image."""
 
 import argparse
 import math
@@ -42,9 +42,9 @@ class Engines:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What of the model decides which answers there are and how they are read. A training run
-        that has advanced is another model, and so is a folder whose weights or tokenizer were
-        replaced."""
+        """What identifies the model for an evaluation: everything that decides its answers and how
+        they are read. A training run that has advanced is another model, and so is a folder whose
+        weights or tokenizer were replaced."""
         cfg = self.model.cfg
         return {
             "image_token": cfg.image_token,

@@ -1,16 +1,16 @@
-"""A training run's folder, and models that are one.
+"""A training run's folder, and runs in place of models.
 
 RUN/config.json        every setting, resolved
-RUN/assets/            the base model's config, tokenizer and processor files, and asking.json: how
-                       the model that it trains is to be asked
-RUN/origin.json        how its weights were named and typed, for export; and which step it began
-                       from, if they were a run's
+RUN/assets/            the base model's config, tokenizer and processor files; and asking.json:
+                       how the trained model is to be asked
+RUN/origin.json        names and dtypes of its weights, for export; and the step that it began from,
+                       if it began from a run
 RUN/metrics.jsonl      and tensorboard/
-RUN/wandb_id           under which it is at W&B, if it is; see lfpc_jax/report/writer.py
+RUN/wandb_id           its id at W&B, if it is there; see lfpc_jax/report/writer.py
 RUN/checkpoints/       see lfpc_jax/checkpoint/training.py
 RUN/trajectories/      some of the episodes, replayable
 RUN/log.txt
-RUN/lock/              while it runs: whose it is, see claim.py
+RUN/lock/              while it runs: which command owns the folder, see claim.py
 """
 
 import dataclasses
@@ -76,19 +76,19 @@ class RunFolder:
 
     @property
     def began_at(self) -> int | None:
-        """The step of the run that it began with, if that was one."""
+        """The step of the run that this one began with, if it began with a run."""
         return self._origin.get("step")
 
     @property
     def asking(self) -> Asking:
-        """How its model is to be asked. A run from before there was such a file says so in its
+        """How its model is to be asked. A run that is older than the file is read by its
         settings."""
         rollout = json.loads(self.settings.read_text()).get("rollout", {})
         return Asking.read(self.assets) or Asking.of_settings(rollout)
 
     @property
     def judged_by(self) -> str:
-        """The judge of its rewards as it was last started; empty without one."""
+        """The judge of its rewards when it was last started; empty without one."""
         return shown_judge(json.loads(self.settings.read_text()).get("judge"))
 
     @property
@@ -102,15 +102,16 @@ class RunFolder:
         return Trainable(model["train_vision"], lora)
 
     def first_model(self, path: Path) -> Path:
-        """The model that this run began from: of another run the checkpoint that was its newest,
-        or its best, then."""
+        """The model that this run began with. If that was another run, the checkpoint that was its
+        newest, or its best, at that time."""
         model, step = run_of(path), self.began_at
         return path if model is None or step is None else model.checkpoints / f"{step:08d}"
 
     def begin(
         self, settings: TrainConfig, model_assets: Path, origin: Origin, step: int | None
     ) -> None:
-        """Writes what a run starts with. It overwrites what a run without a checkpoint left."""
+        """Writes what a run starts with. It overwrites what a run that reached no checkpoint
+        left."""
         in_the_first_process(partial(self._begin, settings, model_assets, origin, step))
 
     def _begin(
@@ -125,7 +126,7 @@ class RunFolder:
         _write(self.settings, described(settings))
 
     def go_on(self, settings: TrainConfig) -> None:
-        """Resumes a run with a checkpoint. Raises if its settings changed in a way they may not."""
+        """Resumes a run with a checkpoint. Raises if settings changed that must not."""
         in_the_first_process(partial(self._go_on, settings))
 
     def _go_on(self, settings: TrainConfig) -> None:
@@ -159,7 +160,7 @@ _MAY_CHANGE = {"steps", "mesh", "wandb_project", "keep_checkpoints", "keep_best"
 
 
 def shown_judge(settings: Mapping[str, Any] | None) -> str:
-    """A judge's model and address, on which verdicts depend; empty without a judge."""
+    """A judge's model and address, on which verdicts depend. Empty without a judge."""
     return f"{settings['model']} at {settings['base_url']}" if settings else ""
 
 
@@ -185,8 +186,8 @@ def _write(file: Path, value: Any) -> None:
 
 
 def _check_schedule(run: Path, begun: dict[str, Any], now: TrainConfig) -> None:
-    """A rate that falls reaches its end with the run's last step: more steps, or fewer, would bend
-    it from here on."""
+    """Refuses another number of steps if the learning rate falls. Such a schedule ends with the
+    run's last step, so another number would change the remaining rates."""
     steps, schedule = begun.get("steps", now.steps), now.optimizer.schedule
     if schedule != "constant" and steps != now.steps:
         raise ValueError(
@@ -198,7 +199,8 @@ def _check_schedule(run: Path, begun: dict[str, Any], now: TrainConfig) -> None:
 
 
 def _check_temperature(run: Path, begun: dict[str, Any], now: TrainConfig) -> None:
-    """Runs of before `update.deviation` have updates that ignored the temperature."""
+    """Refuses runs that are older than `update.deviation` at another temperature than 1, since
+    their updates ignored the temperature."""
     old = "update" in begun and "deviation" not in begun["update"]
     if old and now.policy_temperature != 1:
         raise ValueError(
@@ -211,8 +213,8 @@ def _check_temperature(run: Path, begun: dict[str, Any], now: TrainConfig) -> No
 def _differences(
     before: dict[str, Any], now: dict[str, Any], default: dict[str, Any], within: str = ""
 ) -> set[str]:
-    """Names of settings that differ and may not. One that the run does not know came after it, and
-    its default is what the run did."""
+    """The names of settings that differ and must not. A setting that the run does not know is newer
+    than the run, which did what the setting's default says."""
     names: set[str] = set()
     for key in before.keys() | now.keys():
         name = within + key
@@ -228,15 +230,15 @@ def _differences(
 
 
 def run_of(path: Path) -> RunFolder | None:
-    """The run that a path names, itself or one of its checkpoints; None if it names no run."""
+    """The run that a path names, directly or by one of its checkpoints. None if it names no run."""
     folders = [path, *([path.parent.parent] if path.parent.name == "checkpoints" else [])]
     runs = map(RunFolder, folders)
     return next((run for run in runs if run.settings.is_file() and run.checkpoints.is_dir()), None)
 
 
 def unfinished(path: Path) -> str:
-    """What to say of a model that is a run which has not come to its last step; empty if there is
-    nothing to say. Whoever names one of its steps means it."""
+    """A warning about a model that is a run before its last step. Empty if there is nothing to warn
+    of. A path that names one of the run's steps is meant, so it gives no warning."""
     run = run_of(path)
     if run is None or (path != run.path and path.name.isdigit()):
         return ""
@@ -273,8 +275,9 @@ def checkpoint_of(path: Path, run: RunFolder) -> training.Saved:
 def load_run(
     path: Path, run: RunFolder, *, dtype: str, mesh: Mesh | None
 ) -> tuple[ModelConfig, Any, training.Saved]:
-    """The model of the checkpoint that a path names, LoRA's factors merged in. What rounding takes
-    of them is said: the run itself computed with the factors beside their weights."""
+    """The model of the checkpoint that a path names, with LoRA's factors merged in. A message says
+    how much of the factors rounding takes, since the run itself computed with the factors beside
+    their weights."""
     saved = checkpoint_of(path, run)
     cfg = config.from_folder(run.assets, dtype=dtype)
     trained, frozen = _restored(saved, run, cfg, mesh)
@@ -301,7 +304,7 @@ def computing_params(
 def _restored(
     saved: training.Saved, run: RunFolder, cfg: ModelConfig, mesh: Mesh | None
 ) -> tuple[Tree, Tree]:
-    """What is trained, in float32, and what is frozen."""
+    """The trained parameters, in float32, and the frozen ones."""
     trained, frozen = (
         training.restore(saved, name, parameters.abstract(tree, dtype, mesh))
         for name, tree, dtype in zip(

@@ -41,7 +41,7 @@ _SIZED = {
 
 @contextmanager
 def importable(file: Path) -> Iterator[None]:
-    """The former names can be imported within the context, by `file` and by what that imports."""
+    """Within the context, `file` and what it imports can import the former names."""
     finder = _Finder()
     sys.meta_path.append(finder)
     try:
@@ -72,7 +72,7 @@ class _Finder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if known else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """An alias; what it holds are the very objects of the new place."""
+        """Makes an alias: the module holds the same objects as the new place."""
         name = module.__name__
         former = sized(name)
         home = importlib.import_module(former[0] if former else _MOVED[name])
@@ -85,14 +85,14 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def sized(name: str) -> tuple[str, str] | None:
-    """The module and the size that took the place of a config file named for its size."""
+    """The module and the size that replace a config file named for its size."""
     if name.startswith("configs.") and name.endswith("_3b"):
         return name.removesuffix("_3b"), "3b"
     return _SIZED.get(name)
 
 
 def _home(name: str) -> str:
-    """What is to be imported in place of a former name, in words."""
+    """What to import in place of a former name, in words."""
     former = sized(name)
     return f"{former[0]} with get_config({former[1]!r})" if former else _MOVED[name]
 

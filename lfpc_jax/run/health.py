@@ -1,8 +1,8 @@
-"""When a training run is in trouble.
+"""Tells when a training run is in trouble.
 
-The alarm over crops tells that a policy no longer crops, or that its crops have become useless. Two
-checks keep a step from being trained on: most of its rewards are unknown, or its tokens were
-sampled from another policy than the trainer's.
+The alarm over crops says that a policy no longer crops, or that its crops have become useless. Two
+checks keep a step from being trained on: one if most of its rewards are unknown, one if its tokens
+were sampled from another policy than the trainer's.
 """
 
 import logging
@@ -21,7 +21,8 @@ class CropAlarm:
         self.limits, self.count = limits, 0
 
     def __call__(self, step: int, values: Mapping[str, float]) -> str:
-        """What is wrong, if it has been so for `patience` steps; else an empty string."""
+        """The alarm, if a limit was exceeded for `patience` steps in a row; otherwise an empty
+        string."""
         limits = self.limits
         fault = ""
         if values.get("crop/rate", 1.0) < limits.least_tool_rate:
@@ -40,9 +41,9 @@ class CropAlarm:
 def too_many_masked(
     step: int, values: Mapping[str, float], limits: Health, faults: Sequence[Fault]
 ) -> str:
-    """Why not to train on a step most of whose episodes have no reward; empty if they have. The
-    episodes with a reward are no fair sample: the answers that only a judge can tell are missing,
-    so accuracy looks high."""
+    """Why a step must not be trained on because too many of its episodes have no reward; empty if
+    it may be. The episodes with a reward are not a fair sample: answers that only a judge can
+    decide are missing, so accuracy looks high."""
     share = values.get("reward/masked", 0.0)
     if share <= limits.most_masked:
         return ""
@@ -59,8 +60,8 @@ def too_many_masked(
 
 
 def too_far_apart(step: int, mean: float, limit: float, dtype: str) -> str:
-    """Why a step is not trained on whose tokens, by their log-probabilities, were sampled from
-    another policy than the trainer's."""
+    """Why a step must not be trained on because, by their log-probabilities, its tokens were
+    sampled from another policy than the trainer's; empty if it may be."""
     return (
         f"the log-probabilities of step {step}'s tokens by sampler and by trainer lie {mean:.3g} "
         f"apart in the mean, more than health.most_apart {limit:g}, though both should have the "

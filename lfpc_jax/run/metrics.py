@@ -1,4 +1,4 @@
-"""Rewards of a step's or a validation's episodes, and what all processes' episodes came to."""
+"""Rewards of the episodes of a step or a validation, and the metrics of all processes' episodes."""
 
 import dataclasses
 import logging
@@ -37,8 +37,8 @@ def reward(
 
 
 class EpisodeMetrics:
-    """Metrics of all processes' episodes: rewards, crops, ends, and what kept rewards from being
-    known. It remembers which kinds of fault it has logged, and logs each once."""
+    """Metrics of all processes' episodes: rewards, crops, ends, and the faults that kept rewards
+    unknown. Each kind of fault is logged once."""
 
     def __init__(self, image_token: int) -> None:
         self.image_token = image_token

@@ -1,4 +1,4 @@
-"""A model folder of either kind, as a command's argument."""
+"""Loads the model that a command is given: a Hugging Face folder, an Orbax folder, or a run."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +22,9 @@ from lfpc_jax.run.folder import checkpoint_of, load_run, run_of
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """`assets` holds config, tokenizer and processor files; `origin` says how weights were named
-    and typed where they came from, `step` to which step of its run they belong, if to any.
-    `folder` holds the weights themselves, None where none were read."""
+    """`assets` holds config, tokenizer and processor files. `origin` holds the names and dtypes of
+    the weights where they came from, and `step` the step of their run, if they are of a run.
+    `folder` holds the weights themselves; it is None if none were read."""
 
     cfg: ModelConfig
     params: Tree
@@ -35,8 +35,8 @@ class LoadedModel:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """Digests that tell this model from every other; see `checkpoint.identity`. All weights are
-        read for them, once."""
+        """Digests that distinguish this model from every other; see `checkpoint.identity`. All
+        weights are read once for them."""
         assert self.folder is not None, "a model without weights"
         with progress.waiting(f"which model {self.folder} holds"):
             return model_identity(self.folder, self.assets)
@@ -72,7 +72,7 @@ def _loaded(path: Path, dtype: str, mesh: Mesh | None) -> LoadedModel:
 
 
 def assets_of(path: Path) -> Path:
-    """Where the config, tokenizer and processor files are of the model that a path names."""
+    """The folder with the config, tokenizer and processor files of the model that a path names."""
     if run := run_of(path):
         return run.assets
     return store.assets_of(path) if store.is_store(path) else path
@@ -85,6 +85,7 @@ def identity_of(path: Path) -> dict[str, str]:
 
 
 def asking_of(path: Path) -> Asking | None:
-    """How the model that a path names is to be asked, if it says so; no weights are read."""
+    """How the model that a path names is to be asked; None if its folder does not say. No weights
+    are read."""
     run = run_of(path)
     return run.asking if run else Asking.read(assets_of(path))

@@ -13,8 +13,8 @@ from lfpc_jax.trajectory import Record
 
 
 def opener(dialogue: Dialogue) -> Callable[[Record], Opening]:
-    """What a stream's threads do with a record: make all that its prompt needs, while the device
-    still updates."""
+    """Returns what a stream's threads do with a record: everything that its prompt needs, while the
+    device still updates."""
 
     def open_record(record: Record) -> Opening:
         try:
@@ -26,7 +26,7 @@ def opener(dialogue: Dialogue) -> Callable[[Record], Opening]:
 
 
 def with_unique_ids(openings: Sequence[Opening]) -> list[Opening]:
-    """Renames records that a step's batch holds twice, in any process. An episode's randomness
+    """Renames records that occur twice in a step's batch, in any process. An episode's randomness
     depends on its record's id, so equal ids would give the same episodes twice."""
     ids = everyones([opening.record.id for opening in openings])
     before = sum(map(len, ids[: jax.process_index()]))
@@ -38,7 +38,7 @@ def with_unique_ids(openings: Sequence[Opening]) -> list[Opening]:
 
 
 def unique_ids(ids: Sequence[str]) -> list[str]:
-    """The second of an id becomes `id#2`, unless another record is called that."""
+    """The second record with an id gets `id#2`, unless another record has that id."""
     counts: Counter[str] = Counter()
     taken, unique = set(ids), []
     for id_ in ids:

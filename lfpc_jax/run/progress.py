@@ -1,4 +1,5 @@
-"""How far a long command is: live bars on a terminal, a line for every tenth elsewhere."""
+"""Shows how far a long command is: live bars on a terminal, and elsewhere a line after every
+tenth."""
 
 import sys
 import time
@@ -46,7 +47,7 @@ class Steps:
 
     On a terminal, from the first `phase` on, a bar of the steps stays below everything that is
     printed. It shows the phase, the time left and the result of the last step. The `bar` of a
-    phase's work is below it. Elsewhere only the latter prints lines.
+    phase's work stands below it. Elsewhere only that `bar` prints lines.
     """
 
     def __init__(self, total: int) -> None:
@@ -65,7 +66,7 @@ class Steps:
         self._task = self._live.add_task("steps", total=total, note="")
 
     def resume(self, done: int) -> None:
-        """So many steps are done already."""
+        """Sets how many steps were done before."""
         self._live.reset(self._task, completed=done)
 
     def phase(self, name: str) -> None:
@@ -74,7 +75,7 @@ class Steps:
         self._note()
 
     def done(self, came_to: str) -> None:
-        """Another step is done; `came_to` is its result."""
+        """Counts one more step; `came_to` is its result."""
         self._last = came_to
         self._live.advance(self._task)
         self._note()
@@ -101,7 +102,7 @@ class Steps:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Shows that work is going on which cannot say how far it is."""
+    """Shows that work is in progress whose length is not known."""
     console, start = Console(file=sys.stderr), time.monotonic()
     if console.is_terminal:
         with Progress(

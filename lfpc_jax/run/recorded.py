@@ -60,7 +60,7 @@ def _dataclass(kind: Any, values: dict[str, Any]) -> Any:
 
 
 def _readable(kind: Any) -> bool:
-    """Whether a dataclass can be made without its functions."""
+    """Whether a dataclass can be built without its functions."""
     if not dataclasses.is_dataclass(kind):
         return True
     hints = typing.get_type_hints(kind)
@@ -76,7 +76,7 @@ def _is_function(kind: Any) -> bool:
 
 
 def _present(kind: Any) -> Any:
-    """Of an optional type, what it is when it is there."""
+    """The type without its `None`, if it is optional."""
     if get_origin(kind) not in (Union, types.UnionType):
         return kind
     return next(each for each in get_args(kind) if each is not type(None))

@@ -55,7 +55,7 @@ Rewards = dict[str, float | None]
 
 @dataclass(frozen=True)
 class EpisodesPart:
-    """A part of a run's archive: what was rolled out in a training step, or in the validation after
+    """A part of a run's archive: the episodes of a training step, or of the validation after
     one."""
 
     name: str
@@ -64,8 +64,8 @@ class EpisodesPart:
 
     @property
     def updated(self) -> int:
-        """The training step after which the weights were those that sampled it; 0 for the model
-        that the run began with."""
+        """The training step after which the weights were those that sampled the part; 0 for the
+        model that the run began with."""
         return self.step if self.validation else self.step - 1
 
 
@@ -80,9 +80,9 @@ class Weights:
 
 @dataclass
 class PartReplay:
-    """What the replay of a part came to. `lines` name every difference by record and rollout,
-    `unreadable` the records whose prompt cannot be made any more; `damaged` counts lines of the
-    archive that hold no group, `unjudged` answers that were not graded again. `sampler` and
+    """The result of replaying a part. `lines` name every difference by record and rollout.
+    `unreadable` names the records whose prompt can no longer be made. `damaged` counts lines of the
+    archive that hold no group, and `unjudged` the answers that were not graded again. `sampler` and
     `policy` are the largest differences of log-probabilities by class of token; NaN where none were
     compared."""
 
@@ -115,8 +115,8 @@ class PartReplay:
 
 
 class RunReplay:
-    """Replays the parts of one run. `dtype` is what log-probabilities are computed in: without one
-    what the run's settings say, and where they leave it open what this machine trains in."""
+    """Replays the parts of one run. `dtype` is what log-probabilities are computed in. Without it,
+    it is the dtype of the run's settings, or for "auto" the one that this machine trains in."""
 
     def __init__(self, run: RunFolder, mesh: Mesh, *, dtype: str | None = None) -> None:
         self.run, self.mesh = run, mesh
@@ -145,7 +145,7 @@ class RunReplay:
         self._replayers: dict[Sampling, Replayer] = {}
 
     def parts(self) -> list[EpisodesPart]:
-        """All parts, by name. Whatever else lies in the archive is left out."""
+        """All parts, by name. Other files in the archive are ignored."""
         names = self.archive.parts() if self.archive.folder.is_dir() else []
         matches = filter(None, map(_NAME.fullmatch, names))
         return [EpisodesPart(m[0], m[1] == "validation", int(m[2])) for m in matches]
@@ -182,7 +182,7 @@ class RunReplay:
         return sorted(planned, key=lambda pair: str(pair[1])), left_out
 
     def demonstrated(self, part: EpisodesPart) -> bool:
-        """Whether its episodes were written and not sampled."""
+        """Whether the episodes were demonstrated rather than sampled."""
         return self.config.stage == "sft" and not part.validation
 
     def weights_of(self, part: EpisodesPart) -> Weights | None:
@@ -259,7 +259,7 @@ class RunReplay:
             result.add(replayed, tolerance)
 
     def _open(self, group: Group) -> Opening:
-        """The record's prompt. Some demonstrations have the one without the tool."""
+        """The record's prompt. Some demonstrations have the prompt without the tool."""
         opening = self.dialogue.open(group.record)
         if self.config.stage == "sft" and self.config.without_tool and group.trajectories:
             plain = without_tool(self.dialogue).open(group.record)
@@ -275,7 +275,7 @@ class RunReplay:
         trajectories: Sequence[Trajectory],
         record: Record,
     ) -> list[Rewards]:
-        """The rewards by name; those that cannot be computed again are as they were."""
+        """The rewards by name. Those that cannot be computed again keep their recorded value."""
         settings = self.config.rewards
         now = compute_rewards(trajectories, {record.id: record}, settings, self.judge)
         comparable = []

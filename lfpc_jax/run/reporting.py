@@ -1,4 +1,4 @@
-"""What a training run says while it goes on: a log, a line for every step, seconds by phase."""
+"""What a training run prints: a log, a line for every step, and seconds by phase."""
 
 import logging
 import sys
@@ -25,7 +25,7 @@ class Clock:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
     def values(self, sampled: int) -> dict[str, float]:
-        """As metrics; `sampled` is how many tokens the step sampled."""
+        """The times as metrics; `sampled` is how many tokens the step sampled."""
         whole = sum(self.seconds.values())
         times = {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
         rollout = self.seconds["rollout"] or 1e-9
@@ -49,15 +49,15 @@ def summary(values: Mapping[str, float]) -> str:
 
 
 class Terminal(logging.Handler):
-    """Writes to what standard error is at the time, since a live display puts itself there."""
+    """Writes to whatever standard error is at that moment, since a live display replaces it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)
 
 
 def log_to(file: Path, *, on_terminal: str) -> None:
-    """Logs the whole package to a file. The terminal shows warnings, and all of the logger that
-    `on_terminal` names. In the first process only."""
+    """Logs the whole package to a file. The terminal shows warnings, and everything from the logger
+    that `on_terminal` names. Only the first process logs."""
     package = logging.getLogger("lfpc_jax")
     if jax.process_index():
         return

@@ -47,8 +47,9 @@ def check_same_data(saved: Saved, digests: Mapping[str, str], changed_data: bool
 
 
 def warn_of_other_functions(saved: Saved, functions: Mapping[str, str]) -> None:
-    """Warns if a function of the user's has another source than the checkpoint was trained with.
-    The settings hold its name only. This is no error, since the change may be a repair."""
+    """Warns if the source of one of the user's functions differs from the one that the checkpoint
+    was trained with. The settings hold its name only. This is not an error, since the change may be
+    a repair."""
     if others := own_code.changed(saved.facts.get("functions", {}), functions):
         log.warning(
             "%s: was trained with another source of the functions of %s, under the same name; from "

@@ -176,7 +176,8 @@ class Session:
         return metrics
 
     def logprobs(self, group: Group) -> list[np.ndarray]:
-        """For each episode, the log-probabilities of its sampled tokens with the weights of now."""
+        """For each episode, the log-probabilities of its sampled tokens with the current
+        weights."""
         count = len(group.trajectories)
         # Each episode's number stands in place of its advantage, to find its tokens in the rows.
         numbered = replace(group, rewards=(), advantages=np.arange(1.0, count + 1))
@@ -194,7 +195,7 @@ class Session:
 
     @cached_property
     def _state(self) -> TrainState:
-        """What is trained; assigned anew by every update."""
+        """The training state; every update assigns it anew."""
         dtype = self.cfg.dtype if self.config.model.lora else "float32"
         loaded = load_model(Path(self.config.model.path), dtype=dtype, mesh=self._mesh)
         return self._learner.start(loaded.params, jax.random.key(self.config.seed))
@@ -240,13 +241,13 @@ class Session:
 
     @property
     def params(self) -> Tree:
-        """The weights of now: those that were loaded, until the first update."""
+        """The current weights: those that were loaded, until the first update."""
         loaded = self.model.params
         return self._learner.computing(self._state) if loaded is None else loaded
 
 
 def _settings_of(asking: Asking) -> RolloutSettings:
-    """With room for every episode that the model may be asked for."""
+    """The settings to ask a model with: room for every episode that it may be asked for."""
     episode = asking.episode_tokens or _EPISODE
     rules = Rules(asking.max_turns, asking.turn_tokens, episode)
     replies = after_prompt(rules, asking.crop_tokens)

@@ -1,4 +1,4 @@
-"""What a model is worth on the validation records, with crops as they are and with blank ones."""
+"""Measures a model on the validation records, with crops as they are and with blank crops."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from lfpc_jax.trajectory import Group, Record
 
 
 def validation_records(records: Sequence[Record]) -> list[Record]:
-    """The records under unique ids: validation sets may share some."""
+    """The validation records under unique ids, since validation sets may share some."""
     ids = unique_ids([record.id for record in records])
     return [replace(record, id=id_) for record, id_ in zip(records, ids)]
 
@@ -82,7 +82,7 @@ def certain_accuracy(values: Mapping[str, float]) -> float:
 
 
 def _accuracies(groups: Sequence[Group]) -> dict[str, float]:
-    """The accuracy of each record that could be judged; each was rolled out once."""
+    """The accuracy of each record that could be judged. Each record was rolled out once."""
     return {
         group.record.id: accuracy
         for group in groups
