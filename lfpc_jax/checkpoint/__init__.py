@@ -1,1 +1,1 @@
-"""Weights in and out: Hugging Face folders and Orbax stores."""
+"""Reads and writes weights: Hugging Face folders, Orbax stores and a run's checkpoints."""

@@ -1,4 +1,5 @@
-"""A model folder's other files: config, tokenizer, processor, chat template, licence."""
+"""The files of a model folder beside its weights: config, tokenizer, processor, chat template,
+licence."""
 
 import json
 import shutil
@@ -9,7 +10,7 @@ _DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
 def copy(source: str | Path, target: Path) -> None:
-    """Every visible file but weights and their index; folders are left."""
+    """Copies every file but weights, their index and hidden files; folders are not copied."""
     for path in sorted(Path(source).iterdir()):
         weights = path.suffix in _WEIGHTS or path.name.endswith(".index.json")
         if path.is_file() and not weights and not path.name.startswith("."):
@@ -17,7 +18,7 @@ def copy(source: str | Path, target: Path) -> None:
 
 
 def declare_dtype(folder: Path, dtype: str) -> None:
-    """Says in config.json, wherever it names a dtype, that the weights are now in this one."""
+    """Replaces every dtype that config.json names by the one that the weights now have."""
     path = folder / "config.json"
     raw = json.loads(path.read_text())
     for section in (raw, raw.get("text_config"), raw.get("vision_config")):

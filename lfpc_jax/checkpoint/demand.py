@@ -1,4 +1,4 @@
-"""Whether a tree of arrays, here or in a file, is the one that a config demands."""
+"""Checks that a tree of arrays, in memory or in a file, is the one that a config demands."""
 
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ from lfpc_jax.model.config import ModelConfig
 
 
 def check_tree(tree: Tree, cfg: ModelConfig, *, where: str | Path) -> None:
-    """Compares keys and shapes; `where` says whose they are, for the error."""
-    demanded, found = _by_key(spec.abstract(cfg, jnp.float32)), _by_key(tree)
-    for key in sorted(demanded.keys() ^ found.keys()):
+    """Compares keys and shapes. `where` names the tree in errors."""
+    demanded, given = _by_key(spec.abstract(cfg, jnp.float32)), _by_key(tree)
+    for key in sorted(demanded.keys() ^ given.keys()):
         fault = "lacks" if key in demanded else "has the unknown"
         raise ValueError(f"{where}: {fault} key {key!r}; the config is another model's")
-    for key, leaf in found.items():
+    for key, leaf in given.items():
         if tuple(leaf.shape) != demanded[key].shape:
             raise ValueError(
                 f"{where}: key {key!r} has shape {tuple(leaf.shape)}, the config demands "
-                f"{demanded[key].shape}; it is another model's"
+                f"{demanded[key].shape}; the config is another model's"
             )
 
 

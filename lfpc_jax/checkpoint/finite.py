@@ -1,8 +1,8 @@
-"""Weights that are NaN or infinite are refused by name, before anything is computed with them.
+"""Refuses weights that hold NaN or infinite numbers, by name, before they are used.
 
-A model with one such number answers in noise, scores 0 and says nothing. So what was loaded is
-looked through once, where it lies: a reduction over each array, split as the array is, whose result
-every process gets.
+A model with one such number gives random answers and scores 0, without an error. So loaded arrays
+are checked once, on the devices that hold them: each array is reduced as it is sharded, and every
+process gets the result.
 """
 
 from functools import cache
@@ -22,8 +22,10 @@ _NAMED = 3
 
 
 def check_finite(tree: Tree, specs: Tree, *, where: str | Path) -> None:
-    """Raises ValueError, in every process, for arrays of `where` that are not finite; `specs` is
-    the tree of `Param` that names them."""
+    """Raises ValueError, in every process, if arrays of `tree` are not finite.
+
+    `specs` is the tree of `Param` that names them; `where` names the model in the error.
+    """
     params = jax.tree_util.tree_leaves_with_path(specs, is_leaf=spec.is_param)
     names = [
         _name(path, param, layer)
@@ -36,33 +38,33 @@ def check_finite(tree: Tree, specs: Tree, *, where: str | Path) -> None:
         total = sum(param.stack or 1 for _, param in params)
         raise ValueError(
             f"{where}: {len(names)} of {total} tensors hold numbers that are NaN or infinite: "
-            f"{', '.join(names[:_NAMED])}{more}; copy the model again, or if the run that trained "
-            "it diverged take an earlier checkpoint"
+            f"{', '.join(names[:_NAMED])}{more}; copy the model again, or, if the run that trained "
+            "it diverged, take an earlier checkpoint"
         )
 
 
 def _sound(leaf: jax.Array, stacked: bool) -> jax.Array:
-    """Whether it is finite, of a stacked one layer by layer."""
-    everywhere = None
+    """Whether an array is finite; for a stacked array, one answer for each layer."""
+    replicated = None
     if isinstance(leaf.sharding, NamedSharding):
-        everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-    return _look(everywhere)(leaf, stacked)
+        replicated = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+    return _program(replicated)(leaf, stacked)
 
 
 @cache
-def _look(everywhere: NamedSharding | None) -> Any:
-    return jax.jit(_is_finite, static_argnums=1, out_shardings=everywhere)
+def _program(replicated: NamedSharding | None) -> Any:
+    return jax.jit(_is_finite, static_argnums=1, out_shardings=replicated)
 
 
 def _is_finite(leaf: jax.Array, stacked: bool) -> jax.Array:
-    """As a sum of zeros, which is NaN if anything is NaN or infinite. On a CPU XLA holds the flags
-    of `isfinite(x).all()` beside the array and is three times as slow, and its `max` loses NaN."""
+    # A sum of zeros is NaN if anything is NaN or infinite. On a CPU `isfinite(x).all()` allocates
+    # its flags and takes three times as long, and `max` ignores NaN.
     axes = tuple(range(int(stacked), leaf.ndim))
     return jnp.isfinite((leaf * 0).sum(axes))
 
 
 def _name(path: tuple, param: Param, layer: int) -> str:
-    """As the model's files call it; what they do not have (LoRA's factors) by its place."""
+    """The tensor's name in the model's files; LoRA's factors, which they lack, by key and layer."""
     if param.hf:
         return param.hf_names[layer]
     return f"{'.'.join(str(part.key) for part in path)}, layer {layer}"

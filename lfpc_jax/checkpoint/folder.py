@@ -1,7 +1,8 @@
-"""A Hugging Face folder, opened: every key found, in one file, whole, and of the right shape.
+"""Opens a Hugging Face folder and checks it: every key is there, in one file only, complete and of
+the right shape.
 
-All of it is decided from headers, before anything is allocated. What is wrong raises `ValueError`
-with the file and the key.
+The checks read only headers, so nothing is allocated. An error is a `ValueError` that names the
+file and the key.
 """
 
 import json
@@ -25,7 +26,7 @@ _COMPARED_AT_ONCE = 64 * 2**20
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor: its file, and its key as the file spells it."""
+    """A tensor: its file, and its key as the file spells it."""
 
     file: TensorFile
     key: str
@@ -59,7 +60,7 @@ class HFFolder:
 
     @property
     def nbytes(self) -> int:
-        """What becomes parameters: everything but a repeated embedding."""
+        """The size of all tensors that become parameters: all but a repeated embedding."""
         repeated = keys.UNEMBEDDING if self.origin.repeats_embedding else None
         return sum(tensor.nbytes for name, tensor in self.tensors.items() if name != repeated)
 
@@ -68,7 +69,7 @@ def open_folder(path: str | Path, cfg: ModelConfig) -> HFFolder:
     """Opens and checks the weights of `path` against the parameters that `cfg` demands."""
     path = Path(path)
     tensors: dict[str, Tensor] = {}
-    for tensor in _found(path):
+    for tensor in _tensors(path):
         name = keys.canonical(tensor.key)
         if name in tensors:
             raise ValueError(
@@ -94,7 +95,7 @@ def _origin(tensors: Mapping[str, Tensor], repeats_embedding: bool) -> Origin:
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
-    """The names of the files that hold its weights; an index comes first."""
+    """The names of the files that hold a folder's weights; if there is an index, it comes first."""
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file() and index.is_file():
         raise ValueError(f"{folder}: has both {SINGLE} and {INDEX}; remove the one that is stale")
@@ -107,7 +108,7 @@ def weight_files(folder: Path) -> tuple[str, ...]:
     )
 
 
-def _found(folder: Path) -> Iterator[Tensor]:
+def _tensors(folder: Path) -> Iterator[Tensor]:
     if weight_files(folder)[0] == INDEX:
         yield from _indexed(folder / INDEX)
     else:
@@ -193,7 +194,7 @@ def _check_param(tensors: Mapping[str, Tensor], param: spec.Param) -> None:
 
 
 def _check_equal(copy: Tensor, embedding: Tensor) -> None:
-    """A tied model's `lm_head.weight` is dropped, so it must not say anything of its own."""
+    """A tied model's `lm_head.weight` is not loaded, so it must equal the embedding."""
     if (copy.shape, copy.dtype) != (embedding.shape, embedding.dtype):
         raise ValueError(
             f"{copy}: is {copy.dtype} {copy.shape}, {embedding} is {embedding.dtype} "

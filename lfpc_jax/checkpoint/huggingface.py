@@ -1,11 +1,11 @@
-"""Hugging Face folders in and out, one tensor at a time.
+"""Loads and saves Hugging Face folders, one tensor at a time.
 
-Stacked leaves are made of zeros where they will live and filled layer by layer with donated
-updates, so that loading needs the weights and about one tensor. Every process reads only the rows
-that its own devices hold.
+Stacked leaves are allocated as zeros on their devices and filled layer by layer with donated
+updates, so that loading takes the memory of the weights and about one tensor. Every process reads
+only the rows that its devices hold.
 
-Deviation: programs that only move numbers move them as unsigned integers. XLA's CPU backend would
-pass bfloat16 through float32, which rewrites the payload of NaNs.
+Deviation: programs that only copy numbers treat them as unsigned integers. XLA's CPU backend would
+convert bfloat16 to float32 and back, which changes the payload of NaNs.
 """
 
 import json
@@ -33,7 +33,7 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import Param
 
 Advance = Callable[[int], None]
-"""Told how many more bytes are done."""
+"""Called with the number of bytes that were done since the last call."""
 
 SHARD_BYTES = 5 * 10**9
 
@@ -53,7 +53,7 @@ def load(
     mesh: Mesh | None = None,
     advance: Advance = _ignore,
 ) -> Tree:
-    """The parameters of an opened folder, sharded over `mesh`, in `dtype` or as they are stored."""
+    """An opened folder's parameters, sharded over `mesh`, in `dtype` or in the stored dtype."""
     specs, treedef = jax.tree.flatten(spec.spec_tree(cfg), is_leaf=spec.is_param)
     targets = {p: _target(folder.tensors[p.hf_names[0]], p, dtype, mesh) for p in specs}
     stacked = [p for p in specs if p.stack]
@@ -64,8 +64,8 @@ def load(
         advance(folder.tensors[name].nbytes)
         return array
 
-    # The largest tensors come first, while little else is held, and are followed by small ones:
-    # JAX lets go of a finished transfer's source when the next one begins.
+    # The largest tensors come first, while little else is in memory, and small ones follow: JAX
+    # frees the source of a finished transfer only when the next transfer begins.
     leaves = {param: _cast(put(param, param.hf), targets[param]) for param in single}
     leaves |= zip(stacked, _zeros([targets[p] for p in stacked]))
     for param in stacked:
@@ -88,9 +88,9 @@ def _target(tensor: Tensor, param: Param, dtype: Any, mesh: Mesh | None) -> jax.
 
 
 def _put(tensor: Tensor, param: Param, mesh: Mesh | None) -> jax.Array:
-    """One tensor in our layout on its devices; the transposed view is copied only by the transfer.
+    """A tensor in our layout on its devices; the transposed view is copied only by the transfer.
 
-    Rows of the file run over our dimension `param.inputs`, the first of the outputs.
+    The rows of the file are our dimension `param.inputs`, the first of the output dimensions.
     """
     rows, shape = param.inputs, param.shape
     step = param.hf_shape[0] // shape[rows]
@@ -132,7 +132,7 @@ def _cast(tensor: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
 
 @cache
 def _writer(place: Sharding) -> Callable[..., jax.Array]:
-    """The program `(leaf, layer, tensor) -> leaf`, in place."""
+    """The program `(leaf, layer, tensor) -> leaf`, which updates the leaf in place."""
 
     def write(leaf: jax.Array, layer: jax.Array, tensor: jax.Array) -> jax.Array:
         update = _bits(tensor.astype(leaf.dtype))
@@ -158,11 +158,11 @@ def save(
     advance: Advance = _ignore,
     texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a folder that `from_pretrained` opens, in `dtype` or as the parameters are.
+    """Writes a folder that `from_pretrained` opens, in `dtype` or in the parameters' dtype.
 
-    Everything but weights is copied from the folder `assets_from`, but for `texts`, files by their
-    names, which take the place of its own. Keys are spelled as `origin`
-    says; where the dtype is no longer the origin's, config.json is told so.
+    All files but weights are copied from the folder `assets_from`; `texts` (file name -> content)
+    replaces some of them. Keys are spelled as in `origin`. If the dtype is not that of `origin`,
+    config.json is changed to name the new one.
     """
     units = _units(params, cfg, origin, dtype)
     with staging.staged(folder, overwrite=overwrite) as staged:
@@ -178,7 +178,7 @@ def save(
 
 @dataclass(frozen=True)
 class _Unit:
-    """One tensor to be written."""
+    """A tensor to be written."""
 
     key: str
     plan: tensorfile.Planned
@@ -187,7 +187,7 @@ class _Unit:
     layer: int
 
     def fetch(self) -> np.ndarray:
-        """Its copy on the host; with several processes, all must ask for it."""
+        """Copies it to the host. With several processes, all must call this."""
         place = self.leaf.sharding
         mesh = place.mesh if isinstance(place, NamedSharding) else None
         program = _fetcher(replace(self.param, hf=""), self.plan.dtype, mesh)
@@ -196,7 +196,7 @@ class _Unit:
 
 
 def _units(params: Tree, cfg: ModelConfig, origin: Origin, dtype: Any) -> list[_Unit]:
-    """Every tensor of the folder, wide dtypes first as the format's alignment wants it."""
+    """All tensors of the folder, wide dtypes first, as the format's alignment demands."""
     check_tree(params, cfg, where="parameters")
     specs = jax.tree.leaves(spec.spec_tree(cfg), is_leaf=spec.is_param)
     pairs = list(zip(specs, jax.tree.leaves(params)))
@@ -212,7 +212,7 @@ def _units(params: Tree, cfg: ModelConfig, origin: Origin, dtype: Any) -> list[_
 
 @cache
 def _fetcher(param: Param, dtype: np.dtype, mesh: Mesh | None) -> Callable[..., jax.Array]:
-    """The program `(leaf, layer) -> the bits of the file's tensor`, whole on every device."""
+    """The program `(leaf, layer) -> the bits of the file's tensor`, replicated on all devices."""
 
     def fetch(leaf: jax.Array, layer: jax.Array) -> jax.Array:
         bits = _bits(leaf)
@@ -233,7 +233,7 @@ def _write_shards(units: list[_Unit], folder: Path, shard_bytes: int, advance: A
         weight_map |= {unit.key: name for unit in shard}
         tensors = _stream(shard, advance)
         if jax.process_index():
-            deque(tensors, maxlen=0)  # the fetch is collective, the file is the first process's
+            deque(tensors, maxlen=0)  # all processes fetch together, but only the first writes
         else:
             tensorfile.write_file(folder / name, {u.key: u.plan for u in shard}, tensors)
     if shards[1:] and jax.process_index() == 0:
@@ -249,7 +249,7 @@ def _stream(shard: list[_Unit], advance: Advance) -> Iterator[np.ndarray]:
 
 
 def _split(units: list[_Unit], shard_bytes: int) -> list[list[_Unit]]:
-    """Consecutive shards of at most `shard_bytes`, or of one tensor that is larger."""
+    """Consecutive shards of at most `shard_bytes`; a larger tensor is a shard alone."""
     shards: list[list[_Unit]] = [[]]
     room = shard_bytes
     for unit in units:

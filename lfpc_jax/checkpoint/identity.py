@@ -1,10 +1,10 @@
-"""Which model a folder holds: what an evaluation or a selection compares before it goes on.
+"""Which model a folder holds: what an evaluation or a selection compares before it resumes.
 
-A name, a size and a time of change do not tell one model from another; the bytes do. All of them
-count, through the checksums that `manifest` keeps: of a Hugging Face folder they are computed, at
-the price of reading its weights once more, of what we wrote ourselves they stand in its manifest,
-which loading has verified. The same weights in other files are another identity: a run's and its
-export's, or a checkpoint that was written a second time.
+Names, sizes and times of change do not distinguish models, but bytes do. The identity covers all
+bytes through their checksums. For a Hugging Face folder these are computed, which reads the weights
+once more. Folders that this package wrote list them in their manifest, which loading has verified.
+The same weights in other files have another identity: for example a run's checkpoint and its
+export, or a checkpoint that was written twice.
 """
 
 import hashlib
@@ -18,11 +18,12 @@ _ASSETS = (".json", ".jinja", ".txt")
 
 
 def model_identity(weights: Path, assets: Path) -> dict[str, str]:
-    """A digest of the `weights` and one of the `assets` (config, tokenizer, chat template and
-    processor files).
+    """A digest of the weights and one of the assets (config, tokenizer, chat template and processor
+    files).
 
-    `weights` is a Hugging Face folder, one of `to-orbax`, or a run's RUN/checkpoints/STEP, of which
-    only the model counts: neither the optimizer's state nor the place in the data.
+    The folder `weights` is a Hugging Face folder, one that `to-orbax` wrote, or a checkpoint
+    RUN/checkpoints/STEP. Of a checkpoint only the model counts, not the optimizer's state or the
+    position in the data.
     """
     return {"weights": _weights(weights), "assets": _assets(assets)}
 

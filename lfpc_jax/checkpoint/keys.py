@@ -1,4 +1,4 @@
-"""The two ways in which Qwen2.5-VL folders name their tensors, and what else a round trip needs.
+"""The two ways in which Qwen2.5-VL folders name their tensors, and what a round trip must keep.
 
 The parameter spec names tensors as the published files do ("old"). Folders saved by some versions
 of transformers prefix differently ("new"):
@@ -19,12 +19,12 @@ _OLD_TO_NEW = {"visual.": "model.visual.", "model.": "model.language_model."}
 
 
 def canonical(key: str) -> str:
-    """The old name of a key of either layout; foreign keys come back as they are."""
+    """The old name of a key of either layout; an unknown key is returned unchanged."""
     return _exchange(key, _NEW_TO_OLD)
 
 
 def spelled(name: str, layout: Layout) -> str:
-    """A canonical name as a folder of this layout has it."""
+    """A canonical name as a folder of this layout spells it."""
     return name if layout == "old" else _exchange(name, _OLD_TO_NEW)
 
 
@@ -41,10 +41,10 @@ def _exchange(key: str, prefixes: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a Hugging Face folder is like besides its tensors; an export is made alike.
+    """How a Hugging Face folder stores its tensors, so that an export can do the same.
 
-    `dtypes` are those of its tensors, sorted. A tied model's folder may repeat the embedding as
-    `lm_head.weight`.
+    `dtypes` are those of its tensors, sorted. `repeats_embedding` is whether the folder of a tied
+    model has the embedding a second time, as `lm_head.weight`.
     """
 
     dtypes: tuple[str, ...]

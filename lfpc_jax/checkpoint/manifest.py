@@ -1,7 +1,7 @@
 """Sizes and checksums of the files below a folder.
 
-Deviation from plain Orbax, which returns wrong numbers without a word where a bit of a stored
-array has flipped: what we store is listed when it is written, and checked before it is read.
+Deviation from plain Orbax, which returns wrong numbers without an error if a bit of a stored array
+has flipped: files are listed when they are written, and checked before they are read.
 """
 
 import zlib
@@ -17,9 +17,9 @@ _THREADS = 4
 
 
 def describe(folder: Path, names: Iterable[str] | None = None) -> Manifest:
-    """Of every file below the folder, or of those of these names."""
-    found = folder.rglob("*") if names is None else (folder / name for name in names)
-    files = sorted(path for path in found if path.is_file())
+    """The manifest of every file below the folder, or only of those called `names`."""
+    paths = folder.rglob("*") if names is None else (folder / name for name in names)
+    files = sorted(path for path in paths if path.is_file())
     with ThreadPoolExecutor(_THREADS) as pool:
         sums = list(pool.map(_crc32, files))
     return {
@@ -29,20 +29,21 @@ def describe(folder: Path, names: Iterable[str] | None = None) -> Manifest:
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Raises for the first file that is not what the manifest says; others are ignored."""
+    """Raises ValueError for the first file that differs from its entry. Files without an entry are
+    ignored."""
     paths = [folder / name for name in manifest]
-    for path, said in zip(paths, manifest.values()):
+    for path, entry in zip(paths, manifest.values()):
         if not path.is_file():
             raise ValueError(f"{path}: is missing; copy the whole of {folder} again")
-        if (size := path.stat().st_size) != said["bytes"]:
+        if (size := path.stat().st_size) != entry["bytes"]:
             raise ValueError(
-                f"{path}: has {size} bytes, {said['bytes']} were written; copy {folder} again"
+                f"{path}: has {size} bytes, {entry['bytes']} were written; copy {folder} again"
             )
     with ThreadPoolExecutor(_THREADS) as pool:
-        for path, said, crc in zip(paths, manifest.values(), pool.map(_crc32, paths)):
-            if crc != said["crc32"]:
+        for path, entry, crc in zip(paths, manifest.values(), pool.map(_crc32, paths)):
+            if crc != entry["crc32"]:
                 raise ValueError(
-                    f"{path}: is corrupt (its CRC-32 is {crc:08x}, {said['crc32']:08x} was "
+                    f"{path}: is corrupt (its CRC-32 is {crc:08x}, {entry['crc32']:08x} was "
                     f"written); copy {folder} again"
                 )
 

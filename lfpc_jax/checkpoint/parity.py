@@ -1,8 +1,8 @@
-"""Whether a folder gives the same logits here as in transformers.
+"""Compares the logits that a folder gives here with those that it gives in transformers.
 
-Both models read the same random prompts with 0 to 3 pictures. transformers prepares its pixels with
-its own image processor, so that the folder's mean and deviation are compared too; only the
-resize is left out, as pictures are made at their final size. One model is held at a time.
+Both models read the same random prompts with 0 to 3 pictures. transformers prepares the pixels with
+its image processor, so that the folder's mean and deviation are compared too. The resize is not,
+since the pictures are made at their final size. Only one model is in memory at a time.
 """
 
 import gc
@@ -28,7 +28,7 @@ from lfpc_jax.trajectory import Images, Tokens
 MOST_IMAGES = 3
 _MOST_TEXT = 48
 _MOST_SIDE = 10
-"""In merged tokens: over two windows, and not a multiple of one."""
+"""In merged tokens: more than two windows, and not a multiple of a window."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Result:
-    """What one model makes of a prompt; `vision` has every picture's tokens in raster order."""
+    """The output of a model for a prompt; `vision` has every picture's tokens in raster order."""
 
     logits: Float32[np.ndarray, "T V"]
     vision: Float32[np.ndarray, "N D"]
@@ -83,7 +83,7 @@ def differences(
     seed: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Difference]:
-    """A row a prompt; `advance` is told of every prompt that either model has read."""
+    """One row for each prompt. `advance` is called after every prompt that a model has read."""
     cfg = config.from_folder(path, dtype=dtype)
     opened = folder.open_folder(path, cfg)
     questions = random_prompts(prompts, seed, cfg)
@@ -111,7 +111,8 @@ def _difference(prompt: Prompt, theirs: Result, ours: Result) -> Difference:
 
 
 def _ours(opened: folder.HFFolder, cfg: ModelConfig, prompts: Sequence[Prompt]) -> Iterator[Result]:
-    """One shape for all prompts, so one program; weights are spread over all devices."""
+    """All prompts have one shape, so that there is one program; weights are sharded over all
+    devices."""
     processor = cfg.vision.processor
     grids = [processor.grid_of(picture) for prompt in prompts for picture in prompt.pictures]
 
@@ -129,9 +130,9 @@ def _ours(opened: folder.HFFolder, cfg: ModelConfig, prompts: Sequence[Prompt]) 
         )
         with jax.set_mesh(mesh):
             logits, embeddings = _logits_and_embeddings(params, tokens, images, cfg=cfg)
-        seen = tokens.places[0][tokens.places[0] >= 0]
+        raster = tokens.places[0][tokens.places[0] >= 0]
         yield Result(
-            np.asarray(logits)[: len(prompt.ids)], np.asarray(embeddings, dtype=np.float32)[seen]
+            np.asarray(logits)[: len(prompt.ids)], np.asarray(embeddings, dtype=np.float32)[raster]
         )
 
 
@@ -158,22 +159,22 @@ def _theirs(path: Path, cfg: ModelConfig, prompts: Sequence[Prompt]) -> Iterator
         ids = torch.tensor(prompt.ids[None].astype(np.int64))
         inputs: dict[str, Any] = {"input_ids": ids}
         with torch.inference_mode():
-            seen = np.zeros((0, cfg.text.width), np.float32)
+            vision = np.zeros((0, cfg.text.width), np.float32)
             if prompt.pictures:
                 inputs |= process(list(prompt.pictures), do_resize=False, return_tensors="pt")
                 inputs["mm_token_type_ids"] = (ids == cfg.image_token).int()
                 encoded = model.model.get_image_features(
                     inputs["pixel_values"], inputs["image_grid_thw"]
                 )
-                seen = torch.cat(list(encoded.pooler_output)).float().numpy()
+                vision = torch.cat(list(encoded.pooler_output)).float().numpy()
             logits = model(**inputs, use_cache=False).logits[0].float().numpy()
-        yield Result(logits, seen)
+        yield Result(logits, vision)
     del model
     gc.collect()
 
 
 def _their_processor(path: Path, cfg: ModelConfig) -> Any:
-    """transformers' image processor, as the folder describes it where it does."""
+    """transformers' image processor, as the folder describes it, or else as `cfg` does."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     if (path / "preprocessor_config.json").is_file() or (path / "processor_config.json").is_file():

@@ -1,8 +1,9 @@
-"""Folders that appear whole or not at all.
+"""Writes folders that appear complete or not at all.
 
 A new folder is written beside its final place, as `.NAME.partial`, and renamed when it is
-complete. Whoever writes holds a lock on that directory, which the kernel drops when a process
-dies: so what a dead run left is told from what a living one is writing, and is removed.
+complete. The process that writes holds a lock on that directory, which the kernel releases when the
+process dies. So the rest of a dead run can be told from what a running one is writing, and is
+removed.
 """
 
 import fcntl
@@ -17,7 +18,7 @@ from jax.experimental import multihost_utils
 
 
 def check_free(target: str | Path, *, overwrite: bool = False) -> None:
-    """Refuses a target that exists; call it before the long work, too."""
+    """Raises ValueError if the target exists. Call it also before long work begins."""
     target = Path(target)
     if target.exists() and not overwrite:
         raise ValueError(f"{target}: exists already; remove it, or ask to overwrite it")
@@ -27,10 +28,11 @@ def check_free(target: str | Path, *, overwrite: bool = False) -> None:
 
 @contextmanager
 def staged(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """The directory to write to; it becomes `target` if the body succeeds, else it vanishes.
+    """Gives the directory to write to. It becomes `target` if the body succeeds, and is removed
+    otherwise.
 
-    With several processes all of them enter, on a file system that they share; the first one makes
-    and renames the directory.
+    With several processes, all must enter, on a file system that they share; the first process
+    makes and renames the directory.
     """
     target = Path(target).absolute()
     check_free(target, overwrite=overwrite)

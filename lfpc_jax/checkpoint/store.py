@@ -1,10 +1,10 @@
-"""Parameters in Orbax (TensorStore), saved under one mesh and restored under any other.
+"""Parameters in Orbax (TensorStore), saved under one mesh and restored under any mesh.
 
     DIR/params/    the tree of parameters, as an Orbax item
     DIR/hf/        config, tokenizer and processor files of the Hugging Face folder
     DIR/lfpc.json  format, the folder's origin, and size and checksum of every other file
 
-A folder appears when it is complete. It is verified when it is opened.
+A folder appears only when it is complete, and is verified when it is opened.
 """
 
 import json
@@ -30,7 +30,7 @@ FORMAT = 1
 _DESCRIPTION = "lfpc.json"
 _PARAMS = "params"
 _ASSETS = "hf"
-_CHUNK_BYTES = 64 * 2**20  # by default a chunk is a device's whole part of a leaf
+_CHUNK_BYTES = 64 * 2**20  # Orbax's default chunk is all of a leaf that a device holds
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def save(
 
 
 def is_store(folder: str | Path) -> bool:
-    """Whether it is such a folder, whole or not."""
+    """Whether it is a folder of this kind, even if it is damaged."""
     return (Path(folder) / _DESCRIPTION).is_file()
 
 
@@ -86,9 +86,9 @@ def open_store(folder: str | Path) -> Store:
 
 
 def listed(folder: str | Path) -> Manifest:
-    """Size and checksum, as they were written, of the files that hold the parameters."""
+    """The manifest of the files that hold the parameters, as it was written."""
     _, files = _described(Path(folder))
-    return {name: said for name, said in files.items() if name.startswith(f"{_PARAMS}/")}
+    return {name: entry for name, entry in files.items() if name.startswith(f"{_PARAMS}/")}
 
 
 def _described(folder: Path) -> tuple[Origin, Manifest]:
@@ -101,28 +101,30 @@ def _described(folder: Path) -> tuple[Origin, Manifest]:
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: is corrupt ({error!r}); copy {folder} again") from error
     if version != FORMAT:
-        raise ValueError(f"{path}: has format {version!r}, this reads {FORMAT}; convert it anew")
+        raise ValueError(
+            f"{path}: has format {version!r}, this version reads {FORMAT}; convert it again"
+        )
     return origin, files
 
 
 def restore(store: Store, cfg: ModelConfig, *, dtype: Any = None, mesh: Mesh | None = None) -> Tree:
-    """The parameters, sharded over `mesh`, in `dtype` or as they are stored."""
+    """The parameters, sharded over `mesh`, in `dtype` or in the stored dtype."""
     return restore_params(store.params, cfg, dtype=dtype, mesh=mesh)
 
 
 def restore_params(
     item: Path, cfg: ModelConfig, *, dtype: Any = None, mesh: Mesh | None = None
 ) -> Tree:
-    """The same from a bare Orbax item, such as a training checkpoint's."""
+    """`restore` for an Orbax item alone, such as that of a training checkpoint."""
     handler = ocp.StandardCheckpointHandler(restore_concurrent_gb=_one_leaf_gb(cfg))
     with ocp.Checkpointer(handler) as checkpointer:
         stored = checkpointer.metadata(item).item_metadata
         if stored is None:
-            raise ValueError(f"{item}: is no Orbax item, or one that is incomplete; copy it again")
+            raise ValueError(f"{item}: is no Orbax item, or is incomplete; copy it again")
         check_tree(stored.tree, cfg, where=item)
         targets = jax.tree.map(
-            lambda target, found: target.update(
-                dtype=np.dtype(dtype or found.dtype),
+            lambda target, leaf: target.update(
+                dtype=np.dtype(dtype or leaf.dtype),
                 sharding=target.sharding or jnp.zeros(()).sharding,
             ),
             spec.abstract(cfg, jnp.float32, mesh),
@@ -136,6 +138,6 @@ def restore_params(
 
 
 def _one_leaf_gb(cfg: ModelConfig) -> int:
-    """Orbax's limit on what it holds beside the restored arrays; it must exceed any one leaf."""
+    """Orbax's limit on its memory beside the restored arrays; it must exceed the largest leaf."""
     leaves = jax.tree.leaves(spec.abstract(cfg, jnp.float32))
     return 1 + max(leaf.size * leaf.dtype.itemsize for leaf in leaves) // 10**9

@@ -1,10 +1,10 @@
-"""The safetensors format: a reader that checks everything first, and a writer that streams.
+"""The safetensors format: a reader that checks the whole header first, and a writer that streams.
 
 A file is eight bytes (the header's length, little-endian), a JSON header that gives each key a
-dtype, a shape and its place in the data, and the data itself without gaps.
+dtype, a shape and its place in the data, and then the data without gaps.
 
 Deviation from the `safetensors` package: nothing is memory-mapped. Mapped pages count as resident
-memory, and a loader that promises a peak has to know what it holds.
+memory, so a loader that maps files could not promise its peak memory.
 """
 
 import json
@@ -57,7 +57,7 @@ class TensorFile:
         return DTYPES[name]
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows `start` to `stop` of a tensor (default: all of it), in memory of their own."""
+        """Rows `start` to `stop` of a tensor (default: all of it), as a new array."""
         entry, dtype = self.entries[key], self.dtype(key)
         if not entry.shape:
             return self._bytes(key, entry.start, entry.nbytes).view(dtype).reshape(())
@@ -100,7 +100,7 @@ def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > _HEADER_LIMIT:
             raise ValueError(
-                f"{path}: no safetensors file (it has {size} bytes, its header would have "
+                f"{path}: is not a safetensors file (it has {size} bytes, its header would have "
                 f"{length}); copy the file again"
             )
         if 8 + length > size:
@@ -112,18 +112,20 @@ def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     try:
         header = json.loads(text, object_pairs_hook=lambda pairs: unique(pairs, path))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: the header is no valid JSON ({error}); copy it again") from error
+        raise ValueError(
+            f"{path}: the header is not valid JSON ({error}); copy the file again"
+        ) from error
     if not isinstance(header, dict):
-        raise ValueError(f"{path}: the header is no JSON object; copy the file again")
+        raise ValueError(f"{path}: the header is not a JSON object; copy the file again")
     return header, 8 + length
 
 
 def unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    """A JSON object of `path`; the standard parser would keep the last of two equal keys."""
+    """A JSON object whose keys are unique; the standard parser keeps the last of two equal keys."""
     out: dict[str, Any] = {}
     for key, value in pairs:
         if key in out:
-            raise ValueError(f"{path}: duplicate key {key!r}; which one is meant is not known")
+            raise ValueError(f"{path}: duplicate key {key!r}; remove one of the two")
         out[key] = value
     return out
 
@@ -153,7 +155,7 @@ def _entry(path: Path, key: str, raw: Any, data_at: int) -> Entry:
 
 
 def _check_data(path: Path, entries: Mapping[str, Entry], data_at: int, size: int) -> None:
-    """The tensors follow one another without gap or overlap, and end where the file ends."""
+    """Checks that tensors follow each other without gap or overlap and end where the file ends."""
     end, before = data_at, "the header"
     for key, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].nbytes)):
         if entry.start != end:
@@ -176,7 +178,7 @@ def _check_data(path: Path, entries: Mapping[str, Entry], data_at: int, size: in
 
 @dataclass(frozen=True)
 class Planned:
-    """What a tensor to be written will be."""
+    """Dtype and shape of a tensor that is to be written."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -189,10 +191,10 @@ class Planned:
 def write_file(
     path: str | Path, plan: Mapping[str, Planned], tensors: Iterable[np.ndarray]
 ) -> None:
-    """Writes the tensors in the order of `plan` as they come, so that only one is held at a time.
+    """Writes the tensors one by one, in the order of `plan`, so that only one is in memory.
 
-    The file appears under its name when it is whole and on the disk. Wider dtypes must come before
-    narrower ones, so that every tensor is aligned to its items.
+    The file appears under its name when it is complete and on the disk. Wider dtypes must come
+    before narrower ones, so that every tensor is aligned to the size of its items.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
@@ -200,8 +202,8 @@ def write_file(
         with open(partial, "wb") as file:
             file.write(_header_bytes(plan))
             for (key, planned), tensor in zip(plan.items(), tensors, strict=True):
-                found = (tensor.dtype, tensor.shape)
-                assert found == (planned.dtype, planned.shape), (path, key, found, planned)
+                given = (tensor.dtype, tensor.shape)
+                assert given == (planned.dtype, planned.shape), (path, key, given, planned)
                 file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
             file.flush()
             os.fsync(file.fileno())

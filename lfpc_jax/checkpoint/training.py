@@ -1,12 +1,13 @@
-"""A run's checkpoints: saved while the run goes on, and only taken when whole.
+"""A run's checkpoints: saved while the run continues, and used only if they are complete.
 
     RUN/checkpoints/00000040/{trained,frozen,...}/   trees of arrays, as Orbax items
-                             facts.json              whatever else is needed to go on, as JSON
-                             manifest.json           size and checksum of every file above, last
+                             facts.json              what else is needed to resume, as JSON
+                             manifest.json           size and checksum of every file above,
+                                                     written last
 
-Orbax writes in the background under another name. A folder without its manifest was cut short, and
-one that does not match it was damaged; both are passed over with a warning, count for nothing in
-what is kept, and go with Orbax's leftovers once a later save is whole.
+Orbax writes in the background under another name. A folder without a manifest was not finished, and
+one that differs from its manifest is damaged. Both are skipped with a warning, do not count as
+kept, and are removed, with Orbax's unfinished folders, after the next complete save.
 """
 
 import json
@@ -29,14 +30,14 @@ from lfpc_jax.distributed.exchange import everyones
 log = logging.getLogger(__name__)
 
 MODEL_ITEMS = ("trained", "frozen")
-"""The items of a checkpoint that are the model; the others are needed only to train on."""
+"""The items of a checkpoint that are the model; the others are needed only to resume training."""
 
 _FACTS, _MANIFEST = "facts.json", "manifest.json"
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A whole checkpoint."""
+    """A complete checkpoint."""
 
     path: Path
     step: int
@@ -44,27 +45,27 @@ class Saved:
 
 
 class Checkpoints:
-    """Saves checkpoints and removes old ones. Of the whole ones it keeps the `keep` newest and the
-    `keep_best` whose facts have the highest "accuracy"."""
+    """Saves checkpoints and removes old ones. Of the complete ones it keeps the `keep` newest and
+    the `keep_best` whose facts have the highest "accuracy"."""
 
     def __init__(self, folder: Path, *, keep: int = 2, keep_best: int = 0) -> None:
         self.folder, self.keep, self.keep_best = folder.absolute(), keep, keep_best
         self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        self._whole: set[Path] = set()  # known to be, so not read again
+        self._whole: set[Path] = set()  # known to be complete, so not verified again
         self.newest: int | None = None
         self._finishing: threading.Thread | None = None
         self._fault: Exception | None = None
 
     def save(self, step: int, items: Mapping[str, Tree], facts: Mapping[str, Any]) -> None:
-        """Copies the arrays to the host, then returns; every process calls it. Empty trees are left
-        out."""
+        """Copies the arrays to the host, then returns, while they are written. Every process must
+        call it. Empty trees are left out."""
         self.wait()
         self.newest = step
         path = self.folder / f"{step:08d}"
         self._whole.discard(path)
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(path, ignore_errors=True)  # of an earlier try, cut short
+            shutil.rmtree(path, ignore_errors=True)  # left by an attempt that was interrupted
         full = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
         saves = {name: ocp.args.StandardSave(tree) for name, tree in full.items()}
         everyones(None)  # nobody writes before the old one is gone
@@ -73,7 +74,7 @@ class Checkpoints:
         self._finishing.start()
 
     def wait(self) -> None:
-        """Until the last save is whole; raises what kept it from being so."""
+        """Waits until the last save is complete; raises its error if it failed."""
         if self._finishing is not None:
             self._finishing.join()
             self._finishing = None
@@ -97,7 +98,8 @@ class Checkpoints:
             self._fault = error
 
     def _forget(self) -> None:
-        """Removes what need not be kept, and what killed saves left: none is under way here."""
+        """Removes checkpoints that need not be kept, and the rest of interrupted saves. No save is
+        under way when this runs."""
         steps = _steps(self.folder)
         whole = [path for path in steps if path in self._whole or _is_whole(path)]
         self._whole = {*whole[-self.keep :], *_by_accuracy(whole)[: self.keep_best]}
@@ -107,12 +109,12 @@ class Checkpoints:
 
 
 def latest(folder: Path) -> Saved | None:
-    """The newest whole checkpoint."""
+    """The newest complete checkpoint."""
     return _first_whole(folder, _steps(folder)[::-1])
 
 
 def best(folder: Path) -> Saved | None:
-    """The whole checkpoint with the highest accuracy; of equal ones the newest."""
+    """The complete checkpoint with the highest accuracy; of equal ones the newest."""
     return _first_whole(folder, _by_accuracy(_steps(folder)))
 
 
@@ -121,7 +123,7 @@ def of_step(folder: Path, step: int) -> Saved | None:
 
 
 def whole_steps_of(folder: Path) -> list[int]:
-    """Those whose checkpoint was saved to its end, oldest first."""
+    """The steps whose checkpoints have a manifest, oldest first; the files are not verified."""
     return [int(path.name) for path in _steps(folder) if is_checkpoint(path)]
 
 
@@ -135,27 +137,27 @@ def restore(saved: Saved, name: str, like: Tree) -> Tree:
         except ValueError as error:
             raise ValueError(
                 f"{saved.path / name}: does not fit this run ({str(error).splitlines()[0]}); "
-                "was the model or what is trained of it changed?"
+                "check whether the model, or which of its parameters are trained, was changed"
             ) from error
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether it is a checkpoint's own folder, saved to its end."""
+    """Whether it is the folder of a checkpoint that has a manifest; files are not verified."""
     return (path / _MANIFEST).is_file()
 
 
 def listed(path: Path) -> Manifest:
-    """Size and checksum, as they were written, of the files that hold a checkpoint's model."""
-    said = json.loads((path / _MANIFEST).read_text())
-    return {name: one for name, one in said.items() if name.split("/")[0] in MODEL_ITEMS}
+    """The manifest of the files that hold a checkpoint's model, as it was written."""
+    written = json.loads((path / _MANIFEST).read_text())
+    return {name: entry for name, entry in written.items() if name.split("/")[0] in MODEL_ITEMS}
 
 
 def _first_whole(folder: Path, candidates: Sequence[Path]) -> Saved | None:
-    """The same in every process: the first one decides."""
-    found = None
+    """The first complete one of `candidates`; the first process decides for all."""
+    name = None
     if jax.process_index() == 0:
-        found = next((path.name for path in candidates if _is_whole(path)), None)
-    [name, *_] = everyones(found)
+        name = next((path.name for path in candidates if _is_whole(path)), None)
+    [name, *_] = everyones(name)
     if name is None:
         return None
     path = folder.absolute() / name
@@ -163,34 +165,37 @@ def _first_whole(folder: Path, candidates: Sequence[Path]) -> Saved | None:
 
 
 def _is_whole(path: Path, names: Sequence[str] | None = None) -> bool:
-    """Whether its files, or only those of these names, are what the manifest says."""
+    """Whether all files, or only those called `names`, match the manifest."""
     file = path / _MANIFEST
     if not file.is_file():
-        log.warning("%s: was cut short and is passed over", path)
+        log.warning("%s: was not finished and is skipped", path)
         return False
     try:
-        said = json.loads(file.read_text())
-        manifest.verify(path, said if names is None else {name: said[name] for name in names})
+        written = json.loads(file.read_text())
+        wanted = written if names is None else {name: written[name] for name in names}
+        manifest.verify(path, wanted)
     except (ValueError, KeyError) as error:
-        log.warning("%s: is damaged (%s) and is passed over", path, error)
+        log.warning("%s: is damaged (%s) and is skipped", path, error)
         return False
     return True
 
 
 def _by_accuracy(paths: Iterable[Path]) -> list[Path]:
-    """Those whose facts have an accuracy, the highest first, then the newest."""
+    """The checkpoints whose facts have an accuracy, the highest first; of equal ones the newest
+    first."""
     accuracies = {}
     for path in paths:
         if _is_whole(path, [_FACTS]):
             facts = json.loads((path / _FACTS).read_text())
-            accuracy = facts.get("accuracy", facts.get("score"))  # its name until November 2026
+            # Until November 2026 the fact was called "score".
+            accuracy = facts.get("accuracy", facts.get("score"))
             if accuracy is not None:
                 accuracies[path] = accuracy
     return sorted(accuracies, key=lambda path: (accuracies[path], path), reverse=True)
 
 
 def _steps(folder: Path) -> list[Path]:
-    """The checkpoints' folders, oldest first; Orbax's unfinished ones have longer names."""
+    """The folders of checkpoints, oldest first; Orbax's unfinished folders have longer names."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.name.isdigit() and path.is_dir())

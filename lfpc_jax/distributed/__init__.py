@@ -1,1 +1,1 @@
-"""Where arrays live: the mesh and the one table of sharding rules."""
+"""Meshes and the table of sharding rules, and what processes tell each other."""

@@ -1,6 +1,6 @@
 """The key-value store that JAX's coordination service keeps for all processes, and its barriers.
 
-The only place that touches the client of `jax.distributed`, which has no public name.
+Only this module uses the client of `jax.distributed`, which is not part of JAX's public interface.
 """
 
 import itertools
@@ -13,8 +13,8 @@ import jax
 _NEEDED = ("key_value_set", "key_value_dir_get", "key_value_delete", "wait_at_barrier")
 
 
-def own() -> tuple["Board", str]:
-    """This process' view of the board, and the address of the coordinator that keeps it."""
+def connect() -> tuple["Board", str]:
+    """The board as this process uses it, and the address of the coordinator that keeps it."""
     try:
         from jax._src.distributed import global_state
 
@@ -39,7 +39,7 @@ def _changed(what: str) -> RuntimeError:
 
 @dataclass(frozen=True)
 class Board:
-    """Notes of processes for each other, under names of ours."""
+    """Notes that processes leave for each other, in folders named by the caller."""
 
     process: int
     processes: int
@@ -47,11 +47,11 @@ class Board:
     _met: dict[str, itertools.count] = field(default_factory=lambda: defaultdict(itertools.count))
 
     def put(self, folder: str, note: str) -> None:
-        """This process' note in the folder; a later one replaces it."""
+        """Writes this process' note in `folder`; a later note replaces it."""
         self.client.key_value_set(f"lfpc/{folder}/{self.process}", note, allow_overwrite=True)
 
     def read(self, folder: str) -> dict[int, str]:
-        """The notes of all who have put one there."""
+        """The notes in `folder`, by the process that wrote them."""
         notes = self.client.key_value_dir_get(f"lfpc/{folder}/")
         return {int(key.rsplit("/", 1)[1]): note for key, note in notes}
 
@@ -59,39 +59,41 @@ class Board:
         self.client.key_value_delete(f"lfpc/{folder}/")
 
     def meet(self, name: str, seconds: float | int, note: str = "") -> dict[int, str]:
-        """Waits for all processes and returns the notes that they came with.
+        """Waits for all processes and returns the notes that they brought.
 
-        Raises `Absent` with those who were not there in time. A name may be met at any number of
-        times, as long as every process does so in the same order.
+        Raises `Absent`, which names the processes that did not arrive in time. A name may be used
+        any number of times, as long as every process makes the same calls in the same order.
         """
         folder = f"meet/{name}/{next(self._met[name])}"
         self.put(folder, note)
         try:
             self.client.wait_at_barrier(f"lfpc/{folder}", round(seconds * 1000))
         except jax.errors.JaxRuntimeError as error:
-            there = self.read(folder)
-            missing = tuple(i for i in range(self.processes) if i not in there)
+            arrived = self.read(folder)
+            missing = tuple(i for i in range(self.processes) if i not in arrived)
             raise Absent(name, seconds, missing, str(error)) from error
         notes = self.read(folder)
-        # None may clear what another has yet to read, so the meeting before the last one goes.
-        last = f"meet/{name}/{int(folder.rsplit('/', 1)[1]) - 1}"
+        # Another process may still have to read this meeting's notes, so only the notes of the
+        # meeting before it are cleared.
+        previous = f"meet/{name}/{int(folder.rsplit('/', 1)[1]) - 1}"
         if self.process == 0:
-            self.clear(last)
+            self.clear(previous)
         return notes
 
 
 class Absent(TimeoutError):
-    """A meeting that did not take place. Who comes after it finds nobody `missing`."""
+    """A meeting that some processes did not reach in time. A process that itself came too late
+    finds nobody `missing`."""
 
     def __init__(
         self, name: str, seconds: float | int, missing: tuple[int, ...], cause: str
     ) -> None:
-        who = f"{named(missing)} did not arrive" if missing else "one came too late, not"
+        who = f"{named(missing)} did not arrive" if missing else "not every process arrived"
         super().__init__(f"barrier {name.removeprefix('barrier/')!r}: {who} within {seconds:g} s")
         self.name, self.seconds, self.missing, self.cause = name, seconds, missing, cause
 
 
 def named(processes: tuple[int, ...]) -> str:
-    """`process 3`, `processes 1, 2`; long lists are cut."""
-    shown = ", ".join(map(str, processes[:16])) + (", ..." if len(processes) > 16 else "")
-    return f"process {shown}" if len(processes) == 1 else f"processes {shown}"
+    """`process 3`, or `processes 1, 2`; at most 16 are listed."""
+    numbers = ", ".join(map(str, processes[:16])) + (", ..." if len(processes) > 16 else "")
+    return f"process {numbers}" if len(processes) == 1 else f"processes {numbers}"

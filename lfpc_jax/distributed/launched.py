@@ -1,16 +1,17 @@
-"""From where a process knows that it is one of many: flags, torchrun's variables, SLURM, a TPU VM.
+"""How a process learns that it is one of several: flags, torchrun's variables, SLURM or a TPU VM.
 
-`detect` is a pure function of the settings and the environment. A half-set source is an error that
-names what is there and what is missing: a process that believed itself alone would train alone.
+`detect` is a pure function of the settings and the environment. If only a part of a source is set,
+it raises an error that names what is set and what is missing, since a process that took itself for
+the only one would train alone.
 
-Deviations from JAX's own detection: one task a SLURM node sees all its GPUs (JAX would give it only
-the one of its local number), a task whose visible GPUs were cut to one keeps that, and under
-torchrun, whose agent listens on MASTER_PORT itself, JAX's coordinator takes the port after it.
+Deviations from JAX's detection: the only task of a SLURM node uses all its GPUs (JAX would give it
+just the GPU of its local number), a task that can already see only one GPU uses that one, and under
+torchrun JAX's coordinator uses MASTER_PORT + 1 where torchrun's agent listens on MASTER_PORT.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Source = Literal["auto", "one", "flags", "torchrun", "slurm", "tpu"]
@@ -23,10 +24,10 @@ _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID",
 class ProcessSettings:
     """How processes find each other and how long they wait for each other.
 
-    `coordinator` (host:port of process 0), `processes` and `process` are the explicit flags: all
-    three or none. `source` forces one way of detection; auto takes the first that is there.
-    `cache` is a folder for compiled programs, kept between runs; empty is off. A process that is
-    silent for `silence_seconds` counts as dead, and ends the others.
+    `coordinator` (host:port of process 0), `processes` (their count) and `process` (this one's
+    number) are given together or not at all. `source` forces one way of detection; "auto" takes
+    the first source that is set. `cache` is a folder that keeps compiled programs between runs;
+    empty is off. A process that is silent for `silence_seconds` counts as dead, and the others end.
     """
 
     coordinator: str = ""
@@ -50,8 +51,8 @@ class ProcessSettings:
 
 @dataclass(frozen=True)
 class Launched:
-    """What a process was told. `devices` are the local GPUs it may see, None for all. On a TPU the
-    runtime's metadata tell, so that the numbers are not known here."""
+    """What a process was told at its start. `devices` are the local GPUs that it may use; None is
+    all of them. On a TPU only the runtime knows the numbers, so `processes` is 0 there."""
 
     source: Source
     coordinator: str = ""
@@ -61,7 +62,7 @@ class Launched:
 
 
 def detect(settings: ProcessSettings, environ: Mapping[str, str]) -> Launched:
-    """Who this process is, by the first source that is there (or the one the settings name)."""
+    """Which process this is, from the first source that is set, or from the one in the settings."""
     asked = settings.source
     if asked == "one":
         return Launched("one")
@@ -79,8 +80,8 @@ def detect(settings: ProcessSettings, environ: Mapping[str, str]) -> Launched:
 
 
 def on_tpu(environ: Mapping[str, str]) -> bool:
-    """On a TPU VM, and meant to compute there. JAX sets the first variable on import where it finds
-    chips and libtpu."""
+    """Whether this is a TPU VM whose chips are to be used. JAX sets TPU_ML_PLATFORM when it is
+    imported where there are chips and libtpu."""
     platforms = environ.get("JAX_PLATFORMS", "")
     return environ.get("TPU_ML_PLATFORM") == "JAX" and (not platforms or "tpu" in platforms)
 
@@ -90,7 +91,7 @@ def _from_flags(settings: ProcessSettings, given: tuple[bool, bool, bool]) -> La
     if not all(given):
         missing = [name for name, there in zip(names, given, strict=True) if not there]
         raise ValueError(
-            f"coordinator, processes and process must be given together; {missing} are missing"
+            f"coordinator, processes and process must be given together; missing: {missing}"
         )
     _check_address(settings.coordinator, "coordinator")
     return _checked(
@@ -116,24 +117,25 @@ def _from_torchrun(environ: Mapping[str, str]) -> Launched:
 
 def _from_slurm(environ: Mapping[str, str]) -> Launched:
     _all_there(_SLURM, environ, "SLURM (a step of srun)")
-    # A port of the job's own below the range from which Linux gives out ports.
+    # Each job gets another port, below the range that Linux assigns to outgoing connections.
     port = 12000 + _number(environ, "SLURM_JOB_ID") % 20000
     tasks = environ.get("SLURM_STEP_NUM_TASKS", environ["SLURM_NTASKS"])
-    made = Launched(
+    launched = Launched(
         "slurm",
         f"{first_host(environ['SLURM_STEP_NODELIST'])}:{port}",
         _number({"SLURM_NTASKS": tasks}, "SLURM_NTASKS"),
         _number(environ, "SLURM_PROCID"),
     )
-    _checked(made, "SLURM_NTASKS", "SLURM_PROCID")
-    devices = None
-    if _tasks_a_node(environ, made.processes) > 1:
+    _checked(launched, "SLURM_NTASKS", "SLURM_PROCID")
+    if _tasks_a_node(environ, launched.processes) > 1:
         devices = _own_gpu(_number(environ, "SLURM_LOCALID"), environ)
-    return Launched("slurm", made.coordinator, made.processes, made.process, devices)
+        return replace(launched, devices=devices)
+    return launched
 
 
 def first_host(nodes: str) -> str:
-    """The first of SLURM's list: `a7,b2` -> a7, `n[003-007,9]` -> n003, `r[1-2]-n4` -> r1-n4."""
+    """The first host of SLURM's list: `a7,b2` -> a7, `n[003-007,9]` -> n003, `r[1-2]-n4` ->
+    r1-n4."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
     if first is None:
         raise ValueError(f"SLURM_STEP_NODELIST {nodes!r} names no host")
@@ -141,24 +143,25 @@ def first_host(nodes: str) -> str:
 
 
 def _tasks_a_node(environ: Mapping[str, str], tasks: int) -> int:
-    """The most tasks that any node of the step runs: `4(x2),1` -> 4."""
+    """The largest number of tasks on a node of the step: `4(x2),1` -> 4."""
     text = environ.get("SLURM_STEP_TASKS_PER_NODE", "")
-    counts = [int(found) for found in re.findall(r"(?:^|,)(\d+)", text)]
+    counts = [int(count) for count in re.findall(r"(?:^|,)(\d+)", text)]
     return max(counts, default=tasks)
 
 
 def _own_gpu(local: int, environ: Mapping[str, str]) -> tuple[int, ...] | None:
-    """One GPU for each process of a host, unless its launcher has already cut the view to one."""
+    """One GPU for each process of a host; None (all visible ones) if its launcher already lets it
+    see only one."""
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return (local,)
-    count = len([one for one in visible.split(",") if one])
+    count = len([gpu for gpu in visible.split(",") if gpu])
     if count <= 1:
         return None
     if local >= count:
         raise ValueError(
             f"process {local} of this host has no GPU: CUDA_VISIBLE_DEVICES={visible} has {count}; "
-            "start as many processes a host as it has GPUs, or one for all of them"
+            "start as many processes on a host as it has GPUs, or one process for all of them"
         )
     return (local,)
 
@@ -166,10 +169,10 @@ def _own_gpu(local: int, environ: Mapping[str, str]) -> tuple[int, ...] | None:
 def _all_there(names: tuple[str, ...], environ: Mapping[str, str], what: str) -> None:
     missing = [name for name in names if not environ.get(name)]
     if missing:
-        found = {name: environ[name] for name in names if environ.get(name)}
+        present = {name: environ[name] for name in names if environ.get(name)}
         raise ValueError(
-            f"{what} is half set: {missing} missing, {found} set. Set them all, unset them all, "
-            "or name another source"
+            f"{what} is half set: {missing} missing, {present} set. Set them all, unset them all, "
+            "or choose another source"
         )
 
 
@@ -186,10 +189,10 @@ def _check_address(address: str, name: str) -> None:
         raise ValueError(f"{name} {address!r} is not HOST:PORT, such as 10.0.0.2:8476")
 
 
-def _checked(made: Launched, count: str, index: str) -> Launched:
-    if made.processes < 1 or not 0 <= made.process < made.processes:
+def _checked(launched: Launched, count: str, index: str) -> Launched:
+    if launched.processes < 1 or not 0 <= launched.process < launched.processes:
         raise ValueError(
-            f"{index} {made.process} of {count} {made.processes}: {index} must be from 0 to "
-            f"{count} - 1"
+            f"{index} {launched.process} of {count} {launched.processes}: {index} must be from 0 "
+            f"to {count} - 1"
         )
-    return made
+    return launched

@@ -1,7 +1,7 @@
 """The device mesh: always the three axes `data`, `fsdp` and `tensor`, in that order.
 
-The devices of a `tensor` group lie within one process wherever its own are a multiple of them: a
-process fills whole rows of a batch, and rolls out with whole copies of the model.
+A process fills whole rows of a batch, and rolls out with whole copies of the model. So the devices
+of a `tensor` group belong to one process wherever its number of devices is a multiple of `tensor`.
 """
 
 import math
@@ -22,57 +22,59 @@ def make_mesh(
     """A mesh of exactly `devices` (default: all of them); one side may be -1 and takes the rest."""
     devices = list(jax.devices() if devices is None else devices)
     sides = sides_of(data, fsdp, tensor, len(devices))
-    # A side may take a part of one of the slice's own: 2 of 4x4 chips.
+    # A side of the mesh may be a part of a physical side of the slice: 2 of 4 x 4 chips.
     placed = mesh_utils.create_device_mesh(sides, devices=devices, allow_split_physical_axes=True)
     mesh = meshed(placed)
-    if _across(mesh) and all(len(own) % sides[2] == 0 for own in _by_process(devices).values()):
+    counts = [len(owned) for owned in _by_process(devices).values()]
+    if _across(mesh) and all(count % sides[2] == 0 for count in counts):
         return meshed(rollout_mesh(sides[2], devices=devices).devices.reshape(sides))
     return mesh
 
 
 def rollout_mesh(tensor: int = 1, *, devices: Iterable[jax.Device] | None = None) -> Mesh:
-    """Copies of a model, each on `tensor` devices of one process: all processes' own meshes, one
-    after the other along `data`. It is the same in every process and asks none.
+    """A mesh of copies of a model, each on `tensor` devices of one process: the meshes of all
+    processes, one after the other along `data`. It is the same in every process, which compute it
+    without asking each other.
 
-    A process' devices are in the order of their ids, which is that of their places on its board. So
-    the devices of all copies that hold the same part of an array are a regular grid of the slice:
-    the only groups that v5e and v6e can gather over.
+    The devices of a process are in the order of their ids, which is their order on its board. So
+    the devices of all copies that hold the same part of an array form a regular grid of the slice:
+    v5e and v6e can gather only over such groups.
     """
-    owned = _by_process(jax.devices() if devices is None else devices)
+    by_process = _by_process(jax.devices() if devices is None else devices)
     if tensor < 1:
         raise ValueError(f"copies of a model on {tensor} devices each; give 1 or more")
-    for process, own in owned.items():
-        if len(own) % tensor:
+    for process, owned in by_process.items():
+        if len(owned) % tensor:
             raise ValueError(
-                f"copies of a model on {tensor} devices each: process {process} has {len(own)} "
-                "devices of its own, which are no multiple of that; choose a divisor"
+                f"copies of a model on {tensor} devices each: process {process} has {len(owned)} "
+                "devices, which is not a multiple of that; choose a divisor"
             )
-    ordered = [device for own in owned.values() for device in own]
+    ordered = [device for owned in by_process.values() for device in owned]
     return meshed(np.array(ordered).reshape(-1, 1, tensor))
 
 
 def own_mesh(rollout: Mesh, process: int | None = None) -> Mesh:
-    """A process' part of a rollout mesh (default: this one's)."""
+    """The part of a rollout mesh that belongs to `process` (default: this process)."""
     process = jax.process_index() if process is None else process
-    own = [copy for copy in rollout.devices if copy.flat[0].process_index == process]
-    return meshed(np.array(own))
+    copies = [copy for copy in rollout.devices if copy.flat[0].process_index == process]
+    return meshed(np.array(copies))
 
 
 def check_rows(mesh: Mesh) -> None:
-    """Raises ValueError unless the rows of a batch that a process fills are its own and as many as
-    any other's."""
+    """Raises ValueError unless every process holds whole rows of a batch, and all equally many."""
     sides = tuple(mesh.devices.shape)
     if split := _across(mesh):
         raise ValueError(
             f"mesh (data, fsdp, tensor) = {sides}: a group of {sides[2]} devices lies across "
-            f"processes {', '.join(map(str, split))}, each of which fills whole rows of a batch; "
-            "choose a mesh.tensor that divides the devices of a process"
+            f"processes {', '.join(map(str, split))}, but a process must hold whole rows of a "
+            "batch; choose a mesh.tensor that divides the devices of a process"
         )
     rows = Counter(device.process_index for device in mesh.devices[..., 0].flat)
     if len({*rows.values()}) > 1:
         raise ValueError(
             f"mesh (data, fsdp, tensor) = {sides}: processes have {dict(sorted(rows.items()))} "
-            "shards of a batch, and each fills as many; start them with as many devices each"
+            "shards of a batch, but must all have the same number; start each process with the "
+            "same number of devices"
         )
 
 
@@ -81,27 +83,26 @@ def meshed(devices: np.ndarray) -> Mesh:
 
 
 def _across(mesh: Mesh) -> list[int]:
-    """The processes of the first group of `tensor` that has several."""
+    """The processes of the first `tensor` group that lies across several; else none."""
     for group in mesh.devices.reshape(-1, mesh.devices.shape[2]):
-        if len(found := {device.process_index for device in group}) > 1:
-            return sorted(found)
+        if len(processes := {device.process_index for device in group}) > 1:
+            return sorted(processes)
     return []
 
 
 def _by_process(devices: Iterable[jax.Device]) -> dict[int, list[jax.Device]]:
     owned: dict[int, list[jax.Device]] = defaultdict(list)
-    for device in sorted(devices, key=lambda one: (one.process_index, one.id)):
+    for device in sorted(devices, key=lambda device: (device.process_index, device.id)):
         owned[device.process_index].append(device)
     return dict(owned)
 
 
 def sides_of(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
-    """The three sides for so many devices; raises ValueError for those that do not take them
-    all."""
+    """The three sides of a mesh of so many devices; raises ValueError if they do not use all."""
     sides = [data, fsdp, tensor]
     if sides.count(-1) > 1 or any(side < 1 and side != -1 for side in sides):
         raise ValueError(
-            f"mesh (data, fsdp, tensor) = {tuple(sides)}: sides are >= 1, one may be -1"
+            f"mesh (data, fsdp, tensor) = {tuple(sides)}: sides must be at least 1; one may be -1"
         )
     known = math.prod(side for side in sides if side != -1)
     if -1 in sides:

@@ -1,10 +1,11 @@
-"""Keeps an eye on the other processes, so that a death ends them all with its name instead of
-leaving them in a collective for ever.
+"""Watches the other processes. If one dies, all end and name it, instead of waiting in a
+collective for ever.
 
-Two daemon threads. One leaves a beat on the board and reads those of the others, every
-`beat_seconds`. The other sees to it that the first still gets answers, for a coordinator whose host
-has gone answers nothing. The end is `os._exit(LOST)`: the main thread may sit in a collective that
-no exception reaches. JAX's own heartbeat would abort it later, without a name or an exit code.
+There are two daemon threads. Every `beat_seconds` the first writes a beat on the board and reads
+those of the others. The second checks that the first still gets answers, since a coordinator whose
+host has gone answers nothing. A process ends by `os._exit(LOST)`, because no exception reaches a
+main thread that waits in a collective. JAX's heartbeat would abort it later, without a name and
+without this exit code.
 """
 
 import logging
@@ -21,7 +22,7 @@ from lfpc_jax.distributed.register import Register, State, note
 logger = logging.getLogger(__name__)
 
 LOST = 75
-"""Exit code of a process that ended because another was lost; starting all again may help."""
+"""Exit code of a process that ended because another was lost; restarting all may help."""
 
 
 class Peers:
@@ -62,16 +63,17 @@ class Peers:
             thread.start()
 
     def say(self, state: State, word: str = "") -> None:
-        """Tells the others at once how this process fares."""
+        """Tells the others the state of this process at once."""
         self._state = (state, " ".join(word.split())[:500])
         self._round()
 
     def wait_for_the_others(self, seconds: float) -> bool:
-        """Until every other process has finished or failed; False if that took too long."""
+        """Waits until every other process has finished or failed; False if that took too long."""
         return self._over.wait(seconds)
 
     def outlast_the_others(self) -> None:
-        """The coordinator goes last: with it JAX aborts whoever has not yet said why he ends."""
+        """Makes the coordinator end last: when it ends, JAX aborts the processes that have not yet
+        reported why they end."""
         if self._board.process == 0:
             time.sleep(self._outlast_seconds)
 
@@ -82,11 +84,11 @@ class Peers:
 
     @property
     def stop_heard(self) -> bool:
-        """Another process has been told to stop."""
+        """Whether another process has been told to stop."""
         return self._heard.is_set()
 
     def heard(self, process: int) -> str:
-        """How a process fares, for messages."""
+        """The state of a process, as words for a message."""
         seconds = self._register.silence(process) * self._beat_seconds
         if process in self._register.failed:
             return f"process {process} failed: {self._register.failed[process]}"
@@ -113,7 +115,7 @@ class Peers:
                 self._board.put("beat", note(self._count, state, word))
                 notes = self._board.read("beat")
             except Exception as error:
-                # Any error of a call that should always succeed: the other thread counts them.
+                # These calls should always succeed. The other thread counts those that do not.
                 if not self._stopped.is_set():
                     logger.warning(
                         "no answer from the coordinator %s: %s", self._coordinator, error
@@ -132,7 +134,7 @@ class Peers:
             if self._unanswered > self._patience:
                 self._end(
                     f"process 0, the coordinator at {self._coordinator}, has not answered for "
-                    f"{self._silence_seconds:g} s: it or its host has died, or the network between",
+                    f"{self._silence_seconds:g} s: it, its host or the network to it has failed",
                     tell=False,
                 )
 
@@ -150,7 +152,7 @@ class Peers:
         return "; ".join(words)
 
     def _end(self, word: str, *, tell: bool = True) -> None:
-        # Should a log's lock be held for ever, or a call hang, the process ends all the same.
+        # The process ends even if the lock of a log is never released or a call hangs.
         deadline = threading.Timer(self._outlast_seconds + 10, os._exit, (LOST,))
         deadline.daemon = True
         deadline.start()
@@ -159,7 +161,7 @@ class Peers:
         os.write(2, f"lfpc: process {self._board.process} stops: {word}\n".encode())
         self._last_words()
         if tell:
-            self.say("failed", f"stopped, since {word}")
+            self.say("failed", f"stopped because {word}")
             self.outlast_the_others()
         logging.shutdown()
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""One program in one or many processes: start-up, agreement, barriers, an agreed stop, an end.
+"""Runs one program in one or many processes: start, agreement, barriers, an agreed stop, exit.
 
     processes.start(settings)                      # before anything touches a device
     processes.agree({"config": text, "data": processes.data_list(ids)})
@@ -8,9 +8,9 @@
             save(); break
     processes.barrier("saved", seconds=600)
 
-With one process all of this is local and immediate. With many, `Peers` ends every
-process with exit code `LOST` and a word on who was lost. A process that ends well waits for the
-others at its exit; one that raises, or calls `failed`, tells them why first.
+With one process all of this is local and immediate. With many, if one is lost `Peers` ends every
+other with exit code `LOST` and a message that names the lost one. A process that finishes waits at
+its exit for the others. One that raises, or calls `failed`, first tells them why.
 """
 
 import atexit
@@ -51,12 +51,12 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 FINISH_SECONDS = 3600.0
-"""How long a process that has ended well waits at its exit for the others to end."""
+"""How long a process that has finished waits at its exit for the others to end."""
 
 
 @dataclass
 class _Joined:
-    """This process among the others."""
+    """The state of a process that has joined others."""
 
     board: Board
     peers: Peers
@@ -71,7 +71,8 @@ _signalled = threading.Event()
 
 
 def start(settings: ProcessSettings | None = None) -> None:
-    """Joins the other processes, if there are any. In the main thread, once, before any device."""
+    """Joins the other processes, if there are any. Call it once, in the main thread, before JAX
+    touches a device."""
     global _joined
     settings = settings or ProcessSettings()
     if _joined is not None or jax.distributed.is_initialized():
@@ -83,11 +84,11 @@ def start(settings: ProcessSettings | None = None) -> None:
     else:
         _initialize(launched, settings)
     if jax.distributed.is_initialized():
-        own, coordinator = board.own()
-        if own.processes > 1:
-            _joined = _join(own, coordinator, settings)
+        shared, coordinator = board.connect()
+        if shared.processes > 1:
+            _joined = _join(shared, coordinator, settings)
             atexit.register(_leave)
-    # After JAX's start, which installs a handler of its own.
+    # This comes after JAX's start, which installs another handler.
     signal.signal(signal.SIGTERM, _on_sigterm)
 
 
@@ -95,53 +96,55 @@ def agree(parts: Mapping[str, bytes | str], seconds: float | int = 300.0) -> Non
     """Raises in every process unless all have the same code, versions and `parts`."""
     if _joined is None:
         return
-    own = {"code": agreement.code(), "versions": agreement.versions()}
-    if clash := own.keys() & parts.keys():
-        raise ValueError(f"parts {sorted(clash)} are compared already; name yours otherwise")
+    always = {"code": agreement.code(), "versions": agreement.versions()}
+    if clash := always.keys() & parts.keys():
+        raise ValueError(f"parts {sorted(clash)} are always compared; give yours other names")
     try:
-        agreement.agree(_joined.board, {**own, **parts}, seconds)
+        agreement.agree(_joined.board, {**always, **parts}, seconds)
     except Absent as absent:
-        raise _told(absent, _joined) from absent
+        raise _explained(absent, _joined) from absent
 
 
 def barrier(name: str, seconds: float | int) -> None:
-    """Waits for every process. Raises `TimeoutError` with those who are missing and how they
+    """Waits for every process. Raises `TimeoutError` that names the missing ones and says when they
     were last heard."""
     if _joined is None:
         return
     try:
         _joined.board.meet(f"barrier/{name}", seconds)
     except Absent as absent:
-        raise _told(absent, _joined) from absent
+        raise _explained(absent, _joined) from absent
 
 
 def stop_requested(seconds: float | int = 3600.0) -> bool:
-    """Whether any process knows of a SIGTERM: every process, at its n-th call, gets the same
-    answer. Waits for the slowest, as the next collective would."""
+    """Whether any process knows of a SIGTERM. Every process gets the same answer from its n-th
+    call, which waits for the slowest process, as the next collective would."""
     if _joined is None:
         return _signalled.is_set()
     try:
         notes = _joined.board.meet("stop", seconds, "stop" if stop_seen() else "")
     except Absent as absent:
-        raise _told(absent, _joined) from absent
+        raise _explained(absent, _joined) from absent
     stopping = [process for process, note in sorted(notes.items()) if note]
     if stopping:
-        logger.warning("all stop, as %s knew of a SIGTERM", board.named(tuple(stopping)))
+        logger.warning("all processes stop: %s knew of a SIGTERM", board.named(tuple(stopping)))
     return bool(stopping)
 
 
 def stop_seen() -> bool:
-    """Whether this process knows of a SIGTERM, its own or another's, without waiting for anybody.
+    """Whether this process knows of a SIGTERM to itself or to another, without waiting.
 
-    Others may not know yet: this only says that long work may be cut short on the way to the next
-    `stop_requested`, which then is True in all.
+    Other processes may not know of it yet. So use it only to cut long work short before the next
+    `stop_requested`, which will be True in every process.
     """
     return _signalled.is_set() or (_joined is not None and _joined.peers.stop_heard)
 
 
 def failed(why: str, code: int = 1) -> None:
-    """For a program that handles its error: the others are told why this process ends early. It
-    does so with `code`, since it cannot say goodbye to the coordinator in the usual way."""
+    """Tells the others why this process ends early, for a program that handles its error itself.
+
+    The process then exits with `code`, without JAX's usual shutdown, which waits for all.
+    """
     if _joined is not None:
         _joined.failed, _joined.code = why, code
         _joined.peers.say("failed", why)
@@ -151,8 +154,11 @@ def failed(why: str, code: int = 1) -> None:
 
 
 def keep_programs(folder: str) -> None:
-    """Compiled programs are kept in a folder, or, if it is empty, nowhere. All of them: a small
-    model's take less than the second from which on JAX would keep one, and there are dozens."""
+    """Keeps compiled programs in `folder`, or nowhere if it is empty.
+
+    All are kept. JAX by default keeps only those that took a second to compile, but a small model
+    has dozens that each take less.
+    """
     if not folder:
         return
     if "://" not in folder:
@@ -164,20 +170,20 @@ def keep_programs(folder: str) -> None:
 
 
 def _initialize(launched: Launched, settings: ProcessSettings) -> None:
-    # Ours speaks at silence_seconds; the runtime's abort is what is left if it cannot.
+    # `Peers` reports a loss after silence_seconds. If it cannot, the runtime aborts later.
     patience = int(2 * settings.silence_seconds) + 10
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if launched.source == "tpu":
-        logger.info("processes as the TPU's metadata say")
+        logger.info("processes are numbered by the TPU's metadata")
         jax.distributed.initialize(
             initialization_timeout=settings.connect_seconds, heartbeat_timeout_seconds=patience
         )
     elif launched.processes == 1:
-        logger.info("one process, says %s", launched.source)
+        logger.info("one process, according to %s", launched.source)
         return
     else:
         logger.info(
-            "process %d of %d, says %s; coordinator %s",
+            "process %d of %d, according to %s; coordinator %s",
             launched.process, launched.processes, launched.source, launched.coordinator,
         )  # fmt: skip
         roll_call(
@@ -194,10 +200,10 @@ def _initialize(launched: Launched, settings: ProcessSettings) -> None:
         )
 
 
-def _join(own: Board, coordinator: str, settings: ProcessSettings) -> _Joined:
-    witness = _witness(own.process, coordinator)
+def _join(shared: Board, coordinator: str, settings: ProcessSettings) -> _Joined:
+    witness = _witness(shared.process, coordinator)
     peers = Peers(
-        own,
+        shared,
         beat_seconds=settings.beat_seconds,
         silence_seconds=settings.silence_seconds,
         coordinator=coordinator,
@@ -205,7 +211,7 @@ def _join(own: Board, coordinator: str, settings: ProcessSettings) -> _Joined:
         last_words=lambda: _bye(witness),
     )
     peers.start()
-    return _Joined(own, peers, witness, settings)
+    return _Joined(shared, peers, witness, settings)
 
 
 def _witness(process: int, coordinator: str) -> subprocess.Popen[bytes]:
@@ -218,23 +224,24 @@ def _witness(process: int, coordinator: str) -> subprocess.Popen[bytes]:
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
-    # A second one changes nothing: schedulers signal a process and whoever started it, who hands it
-    # on. And no logging: the handler may have interrupted a logger that holds its lock.
+    # A second signal changes nothing: schedulers signal both a process and its parent, which passes
+    # the signal on. Nothing is logged here: a logger that holds its lock may have been interrupted.
     if not _signalled.is_set():
         _signalled.set()
         os.write(2, b"SIGTERM: stops after this step\n")
 
 
 def _leave() -> None:
-    """At exit, before JAX says goodbye to the coordinator, which waits for everybody."""
+    """Runs at exit, before JAX's shutdown, which waits for every process."""
     joined = _joined
     assert joined is not None
-    # Python keeps here what ended the program, if it was not caught.
+    # Python keeps an uncaught exception here.
     error = getattr(sys, "last_value", None)
     if joined.failed is None and error is not None:
         failed(f"{type(error).__name__}: {error}")
     if joined.failed is not None:
-        # If another's death was the cause, the watch says so while this waits, and ends here.
+        # If the death of another process was the cause, `Peers` reports it and ends this process
+        # during this wait.
         joined.peers.wait_for_the_others(joined.settings.silence_seconds * 2)
         joined.peers.outlast_the_others()
         _bye(joined.witness)
@@ -244,7 +251,7 @@ def _leave() -> None:
         os._exit(joined.code)
     joined.peers.say("finished")
     if not joined.peers.wait_for_the_others(FINISH_SECONDS):
-        logger.error("this process ended %g s ago and others are still at work", FINISH_SECONDS)
+        logger.error("this process finished %g s ago; others are still running", FINISH_SECONDS)
     joined.peers.stop()
     _bye(joined.witness)
 
@@ -254,12 +261,12 @@ def _bye(witness: subprocess.Popen[bytes]) -> None:
     try:
         witness.stdin.write(b"bye")
         witness.stdin.close()
-    except OSError:  # the witness has gone, and with it the need for a goodbye
+    except OSError:  # the witness has already ended, so nothing needs to be told
         return
 
 
-def _told(absent: Absent, joined: _Joined) -> TimeoutError:
-    """The error with how the missing ones were last heard."""
+def _explained(absent: Absent, joined: _Joined) -> TimeoutError:
+    """The error, with when the missing processes were last heard."""
     heard = [joined.peers.heard(process) for process in absent.missing[:16]]
     remedy = "look at their logs" if absent.missing else absent.cause.split("\n")[0]
     return TimeoutError("; ".join([str(absent), *heard, remedy]))

@@ -1,14 +1,15 @@
-"""Parameters from the mesh of the updates to every process' own rollouts.
+"""Moves parameters from the mesh of the updates to the mesh on which each process rolls out.
 
-Three layouts, array by array, so that no second copy of the model is ever in the making:
+Each array passes through three layouts before the next begins, so that no second copy of the model
+takes memory on the way:
 
-    train   --> moved    the same parts, each on the device at its place in the rollout mesh
-    moved   --> split    by `tensor` as the rollouts have it, and over all copies
-    split   --> rollout  gathered: whole in every copy
+    train   --> moved    the same parts, each on the device with the same index in the rollout mesh
+    moved   --> split    split by `tensor` as the rollouts need it, and also over all copies
+    split   --> rollout  gathered: each copy is complete
 
-and then each process takes its own copies. An array always says which part of it each device holds,
-so nothing depends on the order in which a mesh has its devices; that the part is the one which the
-process' own mesh wants there is checked, for every array, every time.
+Then each process takes its copies. An array always knows which part of it each device holds, so the
+order of a mesh's devices does not matter. For every array, each time, `own_part` checks that each
+device holds the part that the mesh of the process demands.
 """
 
 from collections.abc import Callable
@@ -21,40 +22,42 @@ from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.mesh import meshed, own_mesh
 
 Place = Callable[[Mesh], Tree]
-"""What the parameters are on a mesh: a tree of `ShapeDtypeStruct` with shardings of it."""
+"""Gives the parameters' layout on a mesh: a tree of `ShapeDtypeStruct` with shardings."""
 
 
 class Publisher:
-    """Narrows, too: what comes out has the dtypes that `place` says."""
+    """Moves parameters and casts them to the dtypes that `place` gives."""
 
     def __init__(self, place: Place, train: Mesh, rollout: Mesh) -> None:
-        """`rollout` is of all processes, over the devices of `train`."""
+        """`rollout` is the mesh of all processes, over the same devices as `train`."""
         assert {*train.devices.flat} == {*rollout.devices.flat}
         self.moved = place(meshed(rollout.devices.reshape(train.devices.shape)))
         self.whole = place(rollout)
         copies, _, ways = rollout.devices.shape
         split = place(meshed(rollout.devices.reshape(1, copies, ways)))
         self.lay_out = jax.tree.map(_gathering, split, self.whole)
-        self._own = place(own_mesh(rollout))
+        self._local = place(own_mesh(rollout))
 
     def __call__(self, params: Tree) -> Tree:
         return jax.tree_util.tree_map_with_path(
-            lambda path, *leaf: self._one(jax.tree_util.keystr(path), *leaf),
-            params, self.moved, self.lay_out, self._own,
+            lambda path, *leaf: self._publish(jax.tree_util.keystr(path), *leaf),
+            params, self.moved, self.lay_out, self._local,
         )  # fmt: skip
 
     @staticmethod
-    def _one(
-        name: str, x: jax.Array, moved: jax.ShapeDtypeStruct, lay_out: Any, own: Any
+    def _publish(
+        name: str, x: jax.Array, moved: jax.ShapeDtypeStruct, lay_out: Any, local: Any
     ) -> jax.Array:
-        """Waits for it: a CPU would begin the next arrays' meanwhile, and two processes that begin
-        exchanges in another order wait for each other for ever."""
-        placed = own_part(name, lay_out(jax.device_put(x, moved.sharding)), own)
+        """Moves one array and waits for it. Without the wait a CPU would begin other arrays, and
+        two processes that begin exchanges in different orders would wait for each other for ever.
+        """
+        placed = own_part(name, lay_out(jax.device_put(x, moved.sharding)), local)
         return jax.block_until_ready(placed)
 
 
 def _gathering(split: jax.ShapeDtypeStruct, whole: jax.ShapeDtypeStruct) -> Any:
-    """Split by `tensor` before it is gathered: whole on every device, it would need room there."""
+    """A program that splits an array by `tensor` before it gathers it, since no device may have
+    room for a whole array."""
 
     def lay_out(x: jax.Array) -> jax.Array:
         return jax.lax.with_sharding_constraint(x.astype(split.dtype), split.sharding)
@@ -63,20 +66,20 @@ def _gathering(split: jax.ShapeDtypeStruct, whole: jax.ShapeDtypeStruct) -> Any:
 
 
 def own_part(name: str, array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
-    """This process' shards of an array, which together are a whole copy or several, as an array of
-    its own mesh. Raises where a device holds another part than `like` wants there."""
+    """The shards that this process holds, which form one or several copies, as an array on its
+    rollout mesh. Raises ValueError if a device holds another part than `like` demands."""
     placed = like.sharding
     assert isinstance(placed, NamedSharding)
     wanted = placed.addressable_devices_indices_map(like.shape)
     held = {shard.device: shard for shard in array.addressable_shards}
     for device in placed.mesh.devices.flat:
-        index, there = wanted[device], held[device].index if device in held else None
-        if there is None or index is None or _bounds(there, like) != _bounds(index, like):
+        index, present = wanted[device], held[device].index if device in held else None
+        if present is None or index is None or _bounds(present, like) != _bounds(index, like):
             raise ValueError(
-                f"parameter {name}: {device} holds {_shown(there, like)} of it, where this "
-                f"process' rollouts want {_shown(index, like)}; the meshes of the updates and of "
-                "the rollouts disagree, and the rollouts would sample from scrambled weights: "
-                "please report this, and train with rollout.tensor 1 meanwhile"
+                f"parameter {name}: {device} holds {_words(present, like)} of it, but the "
+                f"rollouts of this process need {_words(index, like)}; the meshes of the updates "
+                "and of the rollouts disagree, and rollouts would sample from scrambled weights: "
+                "please report this, and train with rollout.tensor 1 until it is fixed"
             )
     shards = [held[device].data for device in placed.mesh.devices.flat]
     return jax.make_array_from_single_device_arrays(like.shape, placed, shards)
@@ -86,7 +89,7 @@ def _bounds(index: tuple[slice, ...], like: jax.ShapeDtypeStruct) -> list[tuple[
     return [part.indices(size) for part, size in zip(index, like.shape, strict=True)]
 
 
-def _shown(index: tuple[slice, ...] | None, like: jax.ShapeDtypeStruct) -> str:
+def _words(index: tuple[slice, ...] | None, like: jax.ShapeDtypeStruct) -> str:
     if index is None:
         return "no part"
     return "[" + ", ".join(f"{start}:{stop}" for start, stop, _ in _bounds(index, like)) + "]"

@@ -1,8 +1,9 @@
-"""Who is still there: a pure account of the notes that processes leave for each other.
+"""Keeps account of which processes are alive, from the notes that they leave for each other.
 
 A note is `count state word`: a number that grows with every beat; `up`, `failed` or `finished`; and
-why. An `up stop` has been told to stop. Silence is counted in rounds of reading, not in seconds, so
-that an observer who was himself stopped for a while blames nobody, and no two clocks are compared.
+the reason. The word `stop` of a process that is `up` means that it was told to stop. Silence is
+counted in rounds of reading, not in seconds. So a process that was itself suspended for a while
+declares nobody dead, and clocks of different hosts are never compared.
 """
 
 from collections.abc import Mapping
@@ -27,8 +28,9 @@ class _Seen:
 
 @dataclass
 class Register:
-    """`patience` rounds without a new note are a death. A failure is reported as late as a death
-    would be: a process that was told of a broken connection is seldom the one that broke it."""
+    """A process counts as dead after `patience` rounds without a new note. A failure is also held
+    back for `patience` rounds: a process that failed over a broken connection is rarely the cause,
+    and the one that is may be found dead by then."""
 
     process: int
     processes: int
@@ -40,7 +42,7 @@ class Register:
         self._seen = {other: _Seen() for other in sorted(others)}
 
     def read(self, notes: Mapping[int, str]) -> None:
-        """One round."""
+        """Takes in the notes of one round."""
         for process, seen in self._seen.items():
             new = notes.get(process, "")
             seen.failed_for += seen.state == "failed"
@@ -52,7 +54,7 @@ class Register:
 
     @property
     def dead(self) -> tuple[int, ...]:
-        """Silent for too long without having finished or failed."""
+        """The processes that were silent for too long and have neither finished nor failed."""
         return tuple(
             p for p, s in self._seen.items() if s.state == "up" and s.rounds >= self.patience
         )
@@ -63,19 +65,19 @@ class Register:
 
     @property
     def stopping(self) -> bool:
-        """Another process has been told to stop."""
+        """Whether another process has been told to stop."""
         return any(seen.state == "up" and seen.word == "stop" for seen in self._seen.values())
 
     @property
     def due(self) -> bool:
-        """Something has to be said, and waiting longer would name nobody else."""
+        """Whether there is something to report that needs no longer waiting."""
         return bool(self.dead) or any(s.failed_for >= self.patience for s in self._seen.values())
 
     @property
     def over(self) -> bool:
-        """Every other process has finished or failed."""
+        """Whether every other process has finished or failed."""
         return all(seen.state != "up" for seen in self._seen.values())
 
     def silence(self, process: int) -> int:
-        """Rounds since the process was last heard; of itself none."""
+        """Rounds since the process was last heard; 0 for this process."""
         return self._seen[process].rounds if process in self._seen else 0

@@ -1,8 +1,9 @@
-"""Who is here, before JAX begins: process 0 listens on the coordinator's port and is told numbers.
+"""Finds out which processes have started, before JAX does: process 0 listens on the coordinator's
+port, and each other process sends its number.
 
-JAX's own start waits for all and, where one never comes, aborts every process without saying which.
-Here the missing ones are named in every process that did come. When all are there the port is free
-again for JAX's coordinator.
+JAX itself waits for all and, if one never comes, aborts every process without saying which one.
+Here every process that did come names the missing ones. Afterwards the port is free again for JAX's
+coordinator.
 """
 
 import json
@@ -14,7 +15,7 @@ _LINE = 4096
 
 
 def roll_call(coordinator: str, processes: int, process: int, seconds: float | int) -> None:
-    """Returns when all processes have called; raises TimeoutError with those who have not."""
+    """Returns when all processes have called; raises TimeoutError that names the missing ones."""
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + seconds
     if process == 0:
@@ -24,8 +25,8 @@ def roll_call(coordinator: str, processes: int, process: int, seconds: float | i
     if missing:
         raise TimeoutError(
             f"start: process {', '.join(map(str, missing))} of {processes} did not come to the "
-            f"coordinator {coordinator} within {seconds:g} s; look at whether it started, at its "
-            "log, and at whether its host reaches that address"
+            f"coordinator {coordinator} within {seconds:g} s; check that it started, read its "
+            "log, and check that its host reaches that address"
         )
 
 
@@ -43,12 +44,12 @@ def _listen(port: int, processes: int, deadline: float) -> list[int]:
             caller.settimeout(5)
             try:
                 number = int(caller.recv(_LINE))
-            except (OSError, ValueError):  # a stranger, or one that died: it is not counted
+            except (OSError, ValueError):  # another program, or a process that died: not counted
                 continue
             if number in here:
                 raise ValueError(
                     f"two processes say that they are process {number} of {processes}; give each "
-                    "its own number"
+                    "a different number"
                 )
             here[number] = caller
         missing = [number for number in range(1, processes) if number not in here]
@@ -56,8 +57,8 @@ def _listen(port: int, processes: int, deadline: float) -> list[int]:
             try:
                 caller.sendall(json.dumps(missing[:64]).encode())
                 caller.shutdown(socket.SHUT_WR)
-                caller.recv(_LINE)  # it hangs up first, so that the port is free at once
-            except OSError:  # who died meanwhile will be missed by JAX
+                caller.recv(_LINE)  # wait until it hangs up, so that the port is free at once
+            except OSError:  # it has died; JAX will miss it
                 continue
     return missing
 
@@ -68,14 +69,15 @@ def _server(port: int) -> socket.socket:
     except OSError as error:
         raise OSError(
             f"process 0 cannot listen on port {port} for the others ({error}); choose another "
-            "port for the coordinator, or end the program that has this one"
+            "port for the coordinator, or end the program that uses this one"
         ) from error
 
 
 def _call(
     address: tuple[str, int], process: int, deadline: float, seconds: float | int
 ) -> list[int]:
-    """Calls until process 0 listens; what it answers when all are there or time is up."""
+    """Calls until process 0 listens, and returns the missing processes that it reports when all
+    have called or time is up."""
     refusal: object = "nobody listens"
     while (left := deadline - time.monotonic()) > 0:
         try:
@@ -90,5 +92,5 @@ def _call(
         time.sleep(min(0.2, max(left, 0)))
     raise TimeoutError(
         f"start: process {process} did not reach process 0 at {address[0]}:{address[1]} within "
-        f"{seconds:g} s ({refusal}); look at whether process 0 started and at the firewall"
+        f"{seconds:g} s ({refusal}); check that process 0 started, and check the firewall"
     )

@@ -1,8 +1,8 @@
-"""The one table from logical axis to mesh axis, and everything that reads it.
+"""The table from logical axes to mesh axes, and everything that reads it.
 
 Every dimension of a parameter, cache or activation has a logical name (or None). `RULES` says over
-which mesh axes that name is split. A dimension that the mesh does not divide stays whole, and
-`kept_whole` names it; two names of one array that claim the same mesh axis are an error.
+which mesh axes that name is split. A dimension whose size is not divisible stays whole, and
+`kept_whole` names it. Two names of an array that claim the same mesh axis are an error.
 """
 
 import math
@@ -20,7 +20,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
-    # activations and cache; their width stays whole
+    # activations and cache, which are not split over their width
     "batch": ("data", "fsdp"),
 }
 
@@ -50,7 +50,8 @@ def sharding(axes: Axes, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pin an intermediate to the table, under `jax.set_mesh`; without a mesh, `x` itself."""
+    """Constrains an intermediate array to the table under `jax.set_mesh`; without a mesh, returns
+    `x`."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
@@ -58,7 +59,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def kept_whole(axes: Axes, shape: Sequence[int], mesh: Mesh) -> Iterator[str]:
-    """Says, for each dimension that a rule would split and `mesh` does not divide, so in words."""
+    """A sentence for each dimension that a rule would split but whose size is not divisible."""
     for name, size in zip(axes, shape):
         ways = math.prod(mesh.shape[axis] for axis in _rule(name))
         if size % ways:

@@ -1,10 +1,10 @@
-"""Says on the terminal that a process ended without a word, since it cannot do so itself.
+"""Reports on the terminal that a process ended without a message, which it cannot do itself.
 
     witness.py PROCESS PID COORDINATOR        (standard input: a pipe from that process)
 
-The pipe closes with the process, however it ends: by the kernel's out-of-memory killer, by kill -9,
-or because JAX's runtime aborts it when the coordinator has gone, which leaves Python no say. After
-a `bye` there is nothing to report. Runs alone, with the standard library only.
+The pipe closes when the process ends in any way: by the kernel's out-of-memory killer, by kill -9,
+or because JAX's runtime aborts it when the coordinator has gone, before Python can act. After a
+`bye` there is nothing to report. This runs as a program and uses only the standard library.
 """
 
 import os
@@ -14,7 +14,7 @@ import sys
 
 
 def main(process: str, pid: str, coordinator: str) -> None:
-    # The launcher's signals are meant for the process, whose end is awaited here.
+    # The launcher's signals are meant for the process; this program waits for its end.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     said = b""
@@ -29,8 +29,8 @@ def main(process: str, pid: str, coordinator: str) -> None:
         words += "killed, out of memory or crashed; the other processes will name it."
     else:
         words += (
-            f"process 0, the coordinator at {coordinator}, does not answer any more. It died or "
-            "its host has gone, and JAX aborts the others: look at the log of process 0."
+            f"process 0, the coordinator at {coordinator}, does not answer any more. It or "
+            "its host has died, and JAX aborts the others: look at the log of process 0."
         )
     os.write(2, (words + "\n").encode())
 

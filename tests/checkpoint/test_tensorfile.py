@@ -77,9 +77,9 @@ def entry(start, stop, dtype="F32", shape=(2,)):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (b"{", "no valid JSON"),
-        (b"[]", "no JSON object"),
-        (b"\xff\xfe{}", "no valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"[]", "not a JSON object"),
+        (b"\xff\xfe{}", "not valid JSON"),
         (b'{"a": 1, "a": 2}', "duplicate key 'a'"),
         ({"a": entry(0, 8)}, "8 bytes follow the last tensor.*'a'"),
         ({"a": entry(0, 8), "b": entry(8, 32, shape=(6,))}, "truncated: key 'b' ends"),
@@ -103,7 +103,7 @@ def test_a_malformed_header_is_refused(tmp_path, header, message):
 def test_a_truncated_header_is_refused(tmp_path, kept):
     path = raw(tmp_path / "bad.safetensors", {"a": entry(0, 16, shape=(4,))})
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"bad\.safetensors: (truncated|no safetensors)"):
+    with pytest.raises(ValueError, match=r"bad\.safetensors: (truncated|is not a safetensors)"):
         tensorfile.open_file(path)
 
 
@@ -111,7 +111,7 @@ def test_a_git_lfs_pointer_is_refused(tmp_path):
     """Cloned without git-lfs, a shard is a small text; its first bytes make an absurd length."""
     path = tmp_path / "bad.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
-    with pytest.raises(ValueError, match=r"bad\.safetensors: no safetensors file"):
+    with pytest.raises(ValueError, match=r"bad\.safetensors: is not a safetensors file"):
         tensorfile.open_file(path)
 
 

@@ -41,5 +41,5 @@ def test_another_order_of_processes_is_refused(two, order):
     """As where devices are not listed process by process: a gather of JAX then mixes rows."""
     two(order)
     for call in (exchange.everyones, exchange.total, exchange.largest):
-        with pytest.raises(ValueError, match=rf"came back as those of \[{order[0]}, {order[1]}\]"):
+        with pytest.raises(ValueError, match=rf"came back in the order \[{order[0]}, {order[1]}\]"):
             call([1])

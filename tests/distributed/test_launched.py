@@ -36,7 +36,7 @@ def test_nothing_is_one_process():
 def test_flags_go_before_everything_and_come_together():
     flags = ProcessSettings(coordinator="10.0.0.1:8476", processes=2, process=1)
     assert detect(flags, {**TORCHRUN, **SLURM}) == Launched("flags", "10.0.0.1:8476", 2, 1)
-    with pytest.raises(ValueError, match=r"\['process'\] are missing"):
+    with pytest.raises(ValueError, match=r"missing: \['process'\]"):
         detect(ProcessSettings(coordinator="a:1", processes=2), {})
     with pytest.raises(ValueError, match="not HOST:PORT"):
         detect(ProcessSettings(coordinator="10.0.0.1", processes=2, process=0), {})

@@ -88,7 +88,7 @@ def test_a_barrier_names_who_is_missing(members):
     two = members(2, "barrier")
     assert two.codes() == [0, 0], two.outputs()
     assert "'saved': process 1 did not arrive within 1.5 s; process 1 is alive" in two.out(0)
-    assert "'saved': one came too late" in two.out(1)
+    assert "'saved': not every process arrived" in two.out(1)
     assert "'all'" not in two.outputs()
 
 
