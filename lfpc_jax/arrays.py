@@ -1,9 +1,9 @@
-"""The types of arrays and of trees of them. Annotations alone use both: neither is checked."""
+"""Types of arrays and of trees of arrays. They are only for annotations and are not checked."""
 
 from typing import Any
 
 Array = Any
-"""NumPy's on the host, JAX's on the device; or, planned or traced, what stands for one."""
+"""A NumPy array on the host, a JAX array on the device, or a tracer or `ShapeDtypeStruct`."""
 
 Tree = Any
-"""Nested dicts, tuples and dataclasses whose leaves are arrays: parameters above all."""
+"""Nested dicts, tuples and dataclasses whose leaves are arrays, such as parameters."""

@@ -1,7 +1,7 @@
-"""Every static length. Nothing else in the package decides one.
+"""Every static length. No other module decides one.
 
 A program is compiled for a fixed shape, so each length that comes from data is rounded up to a
-bucket. What is larger than the largest bucket is refused, never cut.
+bucket. A length above the largest bucket raises an error; nothing is ever cut.
 """
 
 import math
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 ASPECT_LIMIT = 200
-"""The longest an image may be for its height (or the reverse), by Qwen's resize rule."""
+"""The largest ratio of an image's longer side to its shorter side, by Qwen's resize rule."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Buckets:
             )
 
     def fit(self, n: int, what: str) -> int:
-        """The smallest bucket that holds `n`; `what` names it should none do."""
+        """The smallest bucket that holds `n`; `what` names the length in an error."""
         for size in self.sizes:
             if n <= size:
                 return size
@@ -37,9 +37,9 @@ class Buckets:
 
 
 def geometric(smallest: int, largest: int, ratio: float = 2.0) -> Buckets:
-    """Buckets from `smallest`, each `ratio` times the one before, closed by `largest`.
+    """Buckets from `smallest`, each `ratio` times the one before, and last `largest`.
 
-    Padding then costs less than `ratio` times what was asked for, with few programs.
+    A padded length is then less than `ratio` times the length itself, with few programs.
     """
     if not 1 <= smallest <= largest or ratio <= 1:
         raise ValueError(
@@ -55,22 +55,25 @@ def geometric(smallest: int, largest: int, ratio: float = 2.0) -> Buckets:
 
 
 def windows_for(grid_rows: int, grid_cols: int, window: int = 4) -> int:
-    """Attention windows of an image, `window` merged tokens a side; edge windows count whole."""
+    """The number of attention windows of an image, each `window` merged tokens on a side. Windows
+    that the image fills only partly count too."""
     return -(-grid_rows // window) * -(-grid_cols // window)
 
 
 def max_windows(max_tokens: int, window: int = 4) -> int:
     """The most windows that any image of at most `max_tokens` merged tokens can need.
 
-    Thin strips waste the most. With R <= C merged tokens a side, Qwen's resize bounds C by R:
-    - rounding to the nearest: the image has fewer than R + 1/2 rows, so C <= 200 (R + 1/2);
-    - shrinking to a budget of at most T tokens: the real sides have a product of at most T and a
-      ratio of at most 200, so C <= sqrt(200 T);
-    - growing to the minimum: C < 200 R + 1.
-    The bound is attained, or nearly: the last few columns of an odd R cannot be reached.
+    Thin strips need the most. For R rows and C >= R columns of merged tokens, Qwen's resize bounds
+    C in terms of R:
+    - if it rounds to the nearest size, the image has fewer than R + 1/2 rows: C <= 200 (R + 1/2);
+    - if it shrinks to a budget of at most T tokens, the sides before rounding have a product of at
+      most T and a ratio of at most 200: C <= sqrt(200 T);
+    - if it grows to the minimum: C < 200 R + 1.
+    Images reach the bound, or miss it by a few columns if R is odd.
 
-    It holds for grids within `max_tokens`. The rule itself breaks a budget T for strips of a ratio
-    over T, whose short side cannot shrink below one token; `Buckets.fit` refuses those.
+    The bound holds for grids within `max_tokens`. The resize rule exceeds a budget T for strips
+    with a ratio over T, since their short side cannot shrink below one token; `Buckets.fit`
+    refuses those.
     """
     shrunk = math.isqrt(ASPECT_LIMIT * max_tokens)
     return max(
@@ -84,14 +87,15 @@ def max_windows(max_tokens: int, window: int = 4) -> int:
 
 
 def common_windows(max_tokens: int, window: int = 4) -> int:
-    """Windows that a picture of at most `max_tokens` needs if it is no strip."""
+    """The windows that a picture of at most `max_tokens` needs if it is not a strip."""
     side = math.isqrt(max_tokens - 1) // window + 1
     return side * (side + 1)
 
 
 def window_buckets(max_tokens: int, window: int = 4) -> Buckets:
-    """Windows for images of at most `max_tokens`: full pictures of a ratio under about 3:1, as most
-    are, fill one bucket well; below it are halves for smaller pictures, above it are strips."""
+    """Buckets of windows for images of at most `max_tokens`. Most pictures have the full budget and
+    a ratio of sides under about 3:1; they fill one bucket well. A half and a quarter of that bucket
+    serve smaller pictures, and larger ones serve strips."""
     common, most = common_windows(max_tokens, window), max_windows(max_tokens, window)
     sizes = {-(-common // 4), -(-common // 2), common, 2 * common}
     return Buckets((*sorted(size for size in sizes if size < most), most))
@@ -101,12 +105,13 @@ def window_buckets(max_tokens: int, window: int = 4) -> Buckets:
 class RolloutShapes:
     """The lengths of the rollout engine's programs.
 
-    `capacity` bounds an episode's ids, prompt and observations included; `prompt_text` the prompt's
-    tokens beside its image; `image_tokens` and `crop_tokens` are the visual budgets of the shown
-    image and of a crop. An observation's text beyond `observation_text` goes in further pieces.
-    `prefill_rows` prompts and `extend_rows` observations go through their programs at once.
-    `window` is the side of the vision tower's windows in merged tokens. Buckets of windows follow
-    from the budgets, if they are not given.
+    `slots` conversations are decoded at the same time, `chunk` tokens in each call of the program.
+    `capacity` is the most ids of an episode, prompt and observations included. `prompt_text` bounds
+    the prompt's tokens beside its image. `image_tokens` and `crop_tokens` are the visual budgets of
+    the shown image and of a crop. An observation with more text than `observation_text` is
+    processed in several pieces. The prefill program takes `prefill_rows` prompts at once, the
+    extend program `extend_rows` observations. `window` is the side of the vision tower's windows in
+    merged tokens. Buckets of windows follow from the budgets if they are not given.
     """
 
     slots: int = 8
@@ -139,12 +144,13 @@ class RolloutShapes:
             if windows.sizes[-1] < (most := max_windows(tokens, self.window)):
                 raise ValueError(
                     f"rollout shapes: {name} end at {windows.sizes[-1]}, but a narrow picture of "
-                    f"{tokens} tokens can need {most} windows; end them there"
+                    f"{tokens} tokens can need {most} windows; make the last bucket {most}"
                 )
 
     @cached_property
     def spans(self) -> Buckets:
-        """How far into the cache a decode reads: while all rows are short, not to its end."""
+        """Buckets for how much of the cache a decode step reads: only as much as its longest row
+        fills."""
         return geometric(-(-self.capacity // 4), self.capacity)
 
     @cached_property
@@ -156,23 +162,23 @@ class RolloutShapes:
         return self.crop_buckets or window_buckets(self.crop_tokens, self.window)
 
     def prompt_length(self, windows: int, text: int) -> int:
-        """Tokens of a prefill whose image and text lie in these buckets."""
+        """The tokens of a prefill whose image and text have these buckets."""
         return min(windows * self.window**2, self.image_tokens) + text
 
     def observation_length(self, windows: int) -> int:
-        """Tokens of one piece of an observation; 0 windows without a picture."""
+        """The tokens of a piece of an observation; `windows` is 0 without a picture."""
         return min(windows * self.window**2, self.crop_tokens) + self.observation_text
 
 
 @dataclass(frozen=True)
 class TrainShapes:
     """The lengths of an update's micro-batch on each shard of the batch: `rows` rows of
-    `row_tokens` tokens, and windows for the pictures that they show.
+    `row_tokens` tokens, and windows for the pictures in them.
 
-    The smallest bucket of `windows` is filled with several episodes, and lies in spans of `span`
-    windows (0: one of all) that no picture crosses; a larger bucket, all of it one span, serves an
-    episode that does not fit there. With `shared`, episodes of one record lie in a row behind one
-    copy of their prompt.
+    The smallest bucket of `windows` is filled with several episodes. It is divided into spans of
+    `span` windows that no picture crosses (0: one span). A larger bucket is a single span and
+    serves an episode that does not fit there. With `shared`, episodes of a record follow one copy
+    of their prompt in a row.
     """
 
     row_tokens: int
@@ -185,10 +191,12 @@ class TrainShapes:
         if min(self.row_tokens, self.rows) < 1:
             raise ValueError(f"{self}: rows and row_tokens must be at least 1")
         if self.span and self.windows.sizes[0] % self.span:
-            raise ValueError(f"{self}: the smallest bucket of windows is not whole spans")
+            raise ValueError(
+                f"{self}: the smallest bucket of windows must be a multiple of the span"
+            )
 
     def span_of(self, windows: int) -> int:
-        """The span in a bucket."""
+        """The span of a bucket."""
         return self.span or windows if windows == self.windows.sizes[0] else windows
 
     @classmethod
@@ -202,12 +210,12 @@ class TrainShapes:
         windows: int = 0,
         shared: bool = False,
     ) -> "TrainShapes":
-        """Room for any episode that such an engine can make. `windows` are filled in a
-        micro-batch; 0 stands for an image and a crop of full size, no strips, for each row."""
+        """Shapes that hold any episode of such an engine. A micro-batch is filled up to `windows`
+        windows; 0 is enough for an image and a crop of full size, not strips, in each row."""
         if min(rows, max_turns) < 1 or windows < 0:
             raise ValueError(
-                f"train shapes: {rows} rows, {max_turns} turns, {windows} windows; there must be "
-                "at least 1 row and 1 turn, and windows (0: as many as follow) not under 0"
+                f"train shapes: {rows} rows, {max_turns} turns, {windows} windows; rows and turns "
+                "must be at least 1, and windows at least 0 (0: computed from the budgets)"
             )
         row_tokens = row_tokens or rollout.capacity
         if row_tokens < rollout.capacity:
@@ -228,6 +236,6 @@ class TrainShapes:
 
 
 def micro_batches_for(n: int) -> int:
-    """The power of four that holds `n`: how many a program is compiled for. Those that only pad
-    are skipped, so few programs are worth more than little padding."""
+    """The number of micro-batches that a program is compiled for to hold `n`: a power of four. The
+    padding is skipped at run time, so few programs matter more than little padding."""
     return 4 ** -(-(n - 1).bit_length() // 2)

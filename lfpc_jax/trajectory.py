@@ -1,8 +1,9 @@
-"""The records that flow between rooms.
+"""The records that packages hand to each other.
 
-Letters: B rows, T tokens, I images, W windows, P patches of a window, C values of a patch.
-Records are trees: JAX also rebuilds them around shardings, shapes and tracers, so their fields'
-shapes are stated and not checked.
+Letters: B rows, T tokens, I images, W windows, P patches of a window, C values of a patch, R rows
+of windows, S spans.
+JAX also builds its trees with shardings, shapes or tracers in place of arrays. So the shapes of
+their fields are stated but not checked.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +19,7 @@ from lfpc_jax.arrays import Array
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Images:
-    """Images of one bucket of windows, window-major, as bytes.
+    """Images that have the same bucket of windows, window-major, as bytes.
 
     `grid` counts rows and columns of merged tokens; a padding image is (0, 0). Windows are in
     raster order, and patches lie in a window where they lie in the picture. So `grid` alone tells
@@ -91,10 +92,10 @@ class Batch:
 
 
 Box4 = tuple[float, float, float, float]
-"""x1, y1, x2, y2; pixels of the original image unless said otherwise."""
+"""x1, y1, x2, y2, in pixels of the original image unless stated otherwise."""
 
 Nests = tuple[tuple[Box4, ...], ...]
-"""For each thing that must be seen its boxes, nested, the smallest first."""
+"""For each thing that must be seen, its nested boxes, the smallest first."""
 
 Size = tuple[int, int]
 """Width and height."""
@@ -158,8 +159,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Crop:
-    """A crop that came back: the box as the model wrote it, in its own convention, and the box
-    that was cut (clamped, grown) and is scored."""
+    """A crop that a call gave: `written` is the box in the model's convention, `box` the
+    one that was cut, after clamping and growing, which is scored."""
 
     written: Box4
     box: Box4
@@ -167,7 +168,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of the model, `ids[start:stop]` of its trajectory.
+    """A turn of the model, `ids[start:stop]` of its trajectory.
 
     `text` leaves out the token that ended the turn, if that is a special token. `call` says that
     the turn asked for a tool. A call has a `crop` if one came back, and a `fault` if it was
@@ -214,7 +215,7 @@ class Trajectory:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The episodes of one record, and what is known of them so far.
+    """The episodes of a record, with rewards and advantages once they are known.
 
     `image` is the record's picture as the model saw it, and `crops` are the crops of each
     trajectory. A group that was read from an archive has neither. `rewards` holds every

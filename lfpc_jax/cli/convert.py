@@ -1,10 +1,10 @@
-"""Hugging Face folders to Orbax and back, and the proof that a folder computes the same here.
+"""Converts Hugging Face folders to Orbax and back, and compares a folder with transformers.
 
     convert.py to-orbax HF_DIR OUT
     convert.py to-hf ORBAX_DIR OUT      # or RUN, RUN/checkpoints/STEP, RUN/checkpoints/best
     convert.py check HF_DIR [--json FILE]
 
-Weights are spread over all devices. Nothing appears at OUT before it is complete.
+Weights are sharded over all devices. OUT appears only when it is complete.
 """
 
 import argparse
@@ -31,7 +31,8 @@ from lfpc_jax.run.folder import run_of
 from lfpc_jax.run.models import load_model
 
 TOLERANCE = {"float32": 1e-4}
-"""What `check` allows by default; in bfloat16 that depends on the weights, so it only reports."""
+"""The largest difference that `check` allows by default. In bfloat16 it depends on the weights, so
+`check` only reports it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,32 +49,34 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, source: str, text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text)
-        made.set_defaults(run=run)
-        made.add_argument("source", type=Path, metavar=source)
-        return made
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        added.add_argument("source", type=Path, metavar=source)
+        return added
 
     orbax = command("to-orbax", to_orbax, "HF_DIR", "Hugging Face folder -> Orbax folder")
     hf = command("to-hf", to_hf, "DIR", "Orbax folder or training run -> Hugging Face folder")
-    for made in (orbax, hf):
-        made.add_argument("out", type=Path, metavar="OUT")
-        made.add_argument(
+    for conversion in (orbax, hf):
+        conversion.add_argument("out", type=Path, metavar="OUT")
+        conversion.add_argument(
             "--dtype",
             choices=("float32", "bfloat16"),
-            help="of the weights that are written; default: as stored",
+            help="dtype of the weights that are written; default: as stored",
         )
-        made.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+        conversion.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
-    proof = command("check", check, "HF_DIR", "compare logits and vision with transformers")
-    proof.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    proof.add_argument("--prompts", type=positive, default=8)
-    proof.add_argument("--seed", type=int, default=0)
-    proof.add_argument(
+    comparison = command("check", check, "HF_DIR", "compare logits and vision with transformers")
+    comparison.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    comparison.add_argument("--prompts", type=positive, default=8)
+    comparison.add_argument("--seed", type=int, default=0)
+    comparison.add_argument(
         "--tolerance",
         type=float,
         help="largest difference that passes; default: 1e-4 in float32, none in bfloat16",
     )
-    proof.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    comparison.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures to FILE"
+    )
     return parser
 
 
@@ -164,7 +167,10 @@ def check(args: argparse.Namespace) -> int:
     verdict = "no tolerance given" if tolerance is None else f"tolerance {tolerance:g}"
     print(f"max |logit diff| {logit:.3g}, max |vision diff| {vision:.3g}, {verdict}")
     if not passed:
-        print(f"error: {args.source}: differs from transformers by more", file=sys.stderr)
+        print(
+            f"error: {args.source}: differs from transformers by more than {tolerance:g}",
+            file=sys.stderr,
+        )
     return 0 if passed else 1
 
 

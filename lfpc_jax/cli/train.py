@@ -179,7 +179,7 @@ def train(
     if saved is not None:
         resuming.check_same_data(saved, digests, changed_data)
         judged_by = run.judged_by
-        run.go_on(config)
+        run.resume(config)
     model = resuming.first_model(config, run, mesh, resumes=saved is not None)
     reference_weights = resuming.reference_digest(config, model, saved)
     cfg = replace(model.cfg, remat=config.model.remat, kernel=config.model.kernel)

@@ -37,7 +37,7 @@ from lfpc_jax.grpo.objective import (
     judged_weights,
     loss_of,
 )
-from lfpc_jax.model import parameters, qwen, text
+from lfpc_jax.model import parameters, qwen, spec, text
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
@@ -152,7 +152,7 @@ class Learner:
                 limit = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
                 return self._update.lower(state, batch, real, allowed, limit)
             params = parameters.join(
-                parameters.abstract(self.specs[0], self.cfg.dtype, self.mesh), state.frozen
+                spec.abstract_of(self.specs[0], self.cfg.dtype, self.mesh), state.frozen
             )
             return self._logprobs.lower(params, replace(batch, old=None), real, allowed)
 
@@ -169,8 +169,8 @@ class Learner:
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, to restore into or to plan with."""
         scalar = NamedSharding(self.mesh, PartitionSpec())
-        part = parameters.abstract(self.specs[0], jnp.float32, self.mesh)
-        frozen = parameters.abstract(self.specs[1], self.cfg.dtype, self.mesh)
+        part = spec.abstract_of(self.specs[0], jnp.float32, self.mesh)
+        frozen = spec.abstract_of(self.specs[1], self.cfg.dtype, self.mesh)
         count = jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar)
         moments = optax.tree.map_params(
             self.optimizer,
@@ -302,9 +302,7 @@ class Learner:
         return new, {"loss": loss, "gradient_norm": norm, **watched, **counts}
 
     def _placed(self, tree: Tree) -> Tree:
-        return jax.lax.with_sharding_constraint(
-            tree, parameters.shardings(self.specs[0], self.mesh)
-        )
+        return jax.lax.with_sharding_constraint(tree, spec.shardings_of(self.specs[0], self.mesh))
 
 
 def _cast(tree: Tree, dtype: Any) -> Tree:

@@ -1,18 +1,18 @@
-"""Attention: one function, and behind it a kernel for each kind of device.
+"""Attention: a single function that chooses a kernel for each kind of device.
 
-A key is visible to a query of the same segment, or of the one that the query's goes on from (its
-`prefix`), and, if causal, of no earlier index. Segment 0 is padding: it sees itself, so no row of a
-softmax is ever empty.
+A query attends to keys of its segment and of the segment that this continues (its `prefix`); if
+causal, only to keys at its index or before. Segment 0 is padding and attends to itself, so that no
+row of a softmax is ever empty.
 
-- `xla` runs anywhere. Queries go by blocks that are recomputed in the backward pass, so no more
-  than `SCORE_BYTES` of scores exist at once; causal blocks read only the keys before them.
-- `splash` is the Pallas kernel for TPUs, under `shard_map` when a mesh is set. It has no
-  mask for prefixes.
-- `cudnn` serves what it can express: rows padded at their end (`lengths`), and keys that are
-  valid or not (`valid`). Packed rows (`segments`) go to `xla` on a GPU.
+- `xla` runs anywhere. It processes blocks of queries and recomputes them in the backward pass, so
+  that at most `SCORE_BYTES` of scores exist at once. Causal blocks read only the keys before them.
+- `splash` is the Pallas kernel for TPUs, under `shard_map` if a mesh is set. It has no mask for
+  prefixes.
+- `cudnn` supports rows padded at their end (`lengths`) and keys that are valid or not (`valid`).
+  On a GPU packed rows (`segments`) use `xla`.
 
-`select` decides and says why; each call logs its choice once a trace and carries it in the name
-scope (`attention_splash`), so profiles and HLO show what ran.
+`select` chooses the kernel and gives the reason. Each trace logs the choice, and the name scope
+(such as `attention_splash`) holds it, so that profiles and HLO show which kernel ran.
 """
 
 import logging
@@ -34,10 +34,10 @@ from lfpc_jax.model.tuning import tuning
 log = logging.getLogger(__name__)
 
 SCORE_BYTES = 64 * 2**20
-"""The most bytes of float32 scores that the XLA kernel holds at once on a device."""
+"""The most bytes of float32 scores that the XLA kernel allocates at once on a device."""
 
 SPLASH_BYTES = 2**30
-"""The most bytes that splash's fused backward kernel may hold beside its gradients on a device."""
+"""The most bytes that splash's fused backward kernel may use beside its gradients on a device."""
 
 _CAUSAL_SPANS = 8
 _LEAST_SPAN = 128
@@ -61,14 +61,14 @@ def select(
     packed: bool = False,
     continued: bool = False,
 ) -> Choice:
-    """Which kernel serves self-attention over `length` tokens; a request that cannot be served
-    falls back to `xla`, and the reason says so."""
+    """The kernel for self-attention over `length` tokens. If the wanted one cannot compute it,
+    `xla` is chosen, and the reason says why."""
     wanted = tuning(platform).kernel if kernel == "auto" else kernel
     origin = f"the default on {platform}" if kernel == "auto" else "as configured"
     if wanted == "splash" and length < _SPLASH_LANES:
         return Choice("xla", f"{length} tokens are under splash's block of {_SPLASH_LANES}")
     if wanted == "splash" and continued:
-        return Choice("xla", "splash has no mask for segments that go on from another")
+        return Choice("xla", "splash has no mask for segments that continue another")
     if wanted == "cudnn" and packed:
         return Choice("xla", "cuDNN has no mask for packed segments")
     if wanted == "cudnn" and jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
@@ -77,8 +77,8 @@ def select(
 
 
 def continues(kernel: Kernel, *, dtype: Any, platform: str | None = None) -> bool:
-    """Whether packed rows get a kernel that lets a segment go on from another; `platform` is by
-    default the one that JAX computes on."""
+    """Whether the kernel for packed rows supports segments that continue another. `platform` is by
+    default the one that JAX uses."""
     platform = tuning(platform).platform
     chosen = select(kernel, platform=platform, length=_SPLASH_LANES, dtype=dtype, packed=True)
     return chosen.kernel == "xla"
@@ -96,8 +96,8 @@ def attention(
     lengths: Int[Array, "B"] | None = None,
     valid: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Self-attention, masked by at most one of `segments` (with or without `prefix`), `lengths` and
-    `valid`."""
+    """Self-attention. At most one of `segments` (with or without `prefix`), `lengths` and `valid`
+    is given as a mask."""
     assert sum(mask is not None for mask in (segments, lengths, valid)) <= 1
     assert prefix is None or segments is not None
     choice = select(
@@ -129,7 +129,7 @@ def cache_attention(
     v: Float[Array, "B K S H"],
     index: Int[Array, "B T"],
 ) -> Float[Array, "B T N H"]:
-    """Queries at cache places `index` over all keys cached at or before them."""
+    """Queries at positions `index` of the cache attend to all keys at or before them."""
     with jax.named_scope("attention_cache_xla"):
         return _xla(q, k, v, index=index, causal=False)
 
@@ -150,7 +150,7 @@ def _xla(
     scale = jnp.asarray(H**-0.5, q.dtype)
     # Query heads that share a key head are folded into rows: one large product, no repeated keys.
     queries = (q * scale).reshape(B, T, K, N // K, H).transpose(0, 2, 1, 3, 4)
-    places = jnp.broadcast_to(jnp.arange(T), (B, T)) if causal else index
+    index = jnp.broadcast_to(jnp.arange(T), (B, T)) if causal else index
     block = _block(T, S, B * N)
     step = T
     if causal and T > _SHORT:
@@ -161,18 +161,18 @@ def _xla(
     for start, stop in spans:
         rows = (
             queries[:, :, start:stop],
-            *(None if x is None else x[:, start:stop] for x in (segments, prefix, places)),
+            *(None if x is None else x[:, start:stop] for x in (segments, prefix, index)),
         )
-        seen = stop if causal else S
+        read = stop if causal else S
         keys = (k, v, segments)
-        out.append(_by_blocks(rows, keys, seen, min(block, stop - start), recompute=block < T))
+        out.append(_by_blocks(rows, keys, read, min(block, stop - start), recompute=block < T))
     joined = out[0] if len(out) == 1 else jnp.concatenate(out, axis=2)
     return joined.transpose(0, 2, 1, 3, 4).reshape(B, T, N, H)
 
 
 def _block(queries: int, keys: int, heads: int) -> int:
-    """All queries at once where rows are short (their scores are then no larger than their
-    activations) or the scores fit; else the largest power of two of queries whose scores do."""
+    """How many queries are processed at once: all if their scores fit or rows are so short that the
+    scores are no larger than activations, else the largest power of two whose scores fit."""
     mesh = jax.sharding.get_abstract_mesh()
     fit = SCORE_BYTES * (1 if mesh.empty else mesh.size) // (4 * heads * keys)
     if queries * keys <= _SHORT**2 or queries <= fit:
@@ -180,9 +180,9 @@ def _block(queries: int, keys: int, heads: int) -> int:
     return 2 ** int(math.log2(fit)) if fit > 8 else min(8, queries)
 
 
-def _by_blocks(rows: Any, keys: Any, seen: int, block: int, *, recompute: bool) -> Array:
-    """One span of queries over the first `seen` keys, `block` queries at a time."""
-    body: Callable = partial(_dense, seen=seen)
+def _by_blocks(rows: Any, keys: Any, read: int, block: int, *, recompute: bool) -> Array:
+    """One span of queries over the first `read` keys, `block` queries at a time."""
+    body: Callable = partial(_dense, read=read)
     if recompute:
         body = jax.checkpoint(body)
     length = rows[0].shape[2]
@@ -211,22 +211,22 @@ def _split(x: Array, axis: int, block: int) -> Array:
     return jnp.moveaxis(x.reshape(shape), axis, 0)
 
 
-def _dense(rows: Any, keys: Any, *, seen: int) -> Array:
-    """Softmax attention of one block, its scores whole and in float32."""
+def _dense(rows: Any, keys: Any, *, read: int) -> Array:
+    """Softmax attention of one block, with all of its scores in float32."""
     q, q_segments, q_prefix, q_index = rows
     k, v, k_segments = keys
     B, K, T, G, H = q.shape
-    k, v = k[..., :seen], v[:, :, :seen]
+    k, v = k[..., :read], v[:, :, :read]
     scores = jnp.einsum(
         "bkrh,bkhs->bkrs", q.reshape(B, K, T * G, H), k, preferred_element_type=jnp.float32
-    ).reshape(B, K, T, G, seen)
+    ).reshape(B, K, T, G, read)
     visible = None
     if q_index is not None:
-        visible = q_index[:, :, None] >= jnp.arange(seen)
+        visible = q_index[:, :, None] >= jnp.arange(read)
     if q_segments is not None:
-        same = q_segments[:, :, None] == k_segments[:, None, :seen]
+        same = q_segments[:, :, None] == k_segments[:, None, :read]
         if q_prefix is not None:
-            same |= q_prefix[:, :, None] == k_segments[:, None, :seen]
+            same |= q_prefix[:, :, None] == k_segments[:, None, :read]
         visible = same if visible is None else visible & same
     if visible is not None:
         scores = jnp.where(visible[:, None, :, None, :], scores, _HIDDEN)
@@ -234,7 +234,7 @@ def _dense(rows: Any, keys: Any, *, seen: int) -> Array:
     total = weights.sum(axis=-1, keepdims=True)
     out = jnp.einsum(
         "bkrs,bksh->bkrh",
-        weights.astype(v.dtype).reshape(B, K, T * G, seen),
+        weights.astype(v.dtype).reshape(B, K, T * G, read),
         v,
         preferred_element_type=jnp.float32,
     )
@@ -244,9 +244,10 @@ def _dense(rows: Any, keys: Any, *, seen: int) -> Array:
 def _splash(
     q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool, interpret: bool = False
 ) -> Array:
-    """Pads the length to whole blocks and the head to whole lanes, then one kernel a device."""
+    """Pads the length to whole blocks and the head to whole lanes, and runs one kernel on each
+    device."""
     B, T, N, H = q.shape
-    # Long rows get whole large blocks: 313 small ones would cost more than the padding.
+    # Long rows are padded to large blocks: many small blocks would cost more than the padding.
     longer = -T % (_SPLASH_LANES if T <= 4096 else 4 * _SPLASH_LANES)
     wider = -H % _SPLASH_LANES
     if segments is None:
@@ -265,7 +266,7 @@ def _splash(
             partition(("batch", axis, None, None), x.shape, mesh)
             for x, axis in ((q, "heads"), (k, "kv_heads"))
         ]
-        if heads[0][1] is None:  # query heads stay whole, so key heads must
+        if heads[0][1] is None:  # query heads are not split, so key heads must not be either
             heads[1] = heads[0]
         run = jax.shard_map(
             run,
@@ -278,7 +279,7 @@ def _splash(
 
 
 def _share_heads(x: Array, ways: int, heads: int) -> Array:
-    """Repeats key heads until `ways` devices can each hold those of their query heads."""
+    """Repeats key heads so that each of `ways` devices can hold those of its query heads."""
     if heads % ways or x.shape[1] % ways == 0:
         return x
     return jnp.repeat(x, math.lcm(ways, x.shape[1]) // x.shape[1], axis=1)
@@ -291,9 +292,9 @@ def _splash_local(
 
     B, N, T, H = q.shape
     block = next(size for size in (1024, 512, 256, 128) if T % size == 0)
-    # The fused backward kernel is faster, and holds a gradient of the queries for each key block.
+    # The fused backward kernel is faster, but stores a gradient of the queries per key block.
     fused = 4 * B * N * T * H * (T // block) <= SPLASH_BYTES
-    apart = None if fused else block
+    unfused_block = None if fused else block
     mask = (splash.CausalMask if causal else splash.FullMask)((T, T))
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([mask] * N),
@@ -304,8 +305,8 @@ def _splash_local(
             block_kv=block,
             block_q_dkv=block,
             block_kv_dkv=block,
-            block_q_dq=apart,
-            block_kv_dq=apart,
+            block_q_dq=unfused_block,
+            block_kv_dq=unfused_block,
             use_fused_bwd_kernel=fused,
         ),
         interpret=interpret,
@@ -327,9 +328,9 @@ def _cudnn(
     valid: Array | None,
     implementation: Any = "cudnn",
 ) -> Array:
-    """Keys that are not `valid` are hidden by eight more columns of the head: a constant in the
-    queries times a large negative number in those keys. cuDNN's own mask would be a `[T, T]`
-    bias in memory."""
+    """Keys that are not `valid` are hidden by eight more columns of the head: the queries have a
+    constant there, and those keys a large negative number. cuDNN's mask would be a `[T, T]` bias in
+    memory."""
     H = q.shape[-1]
     scale = H**-0.5
     if valid is not None:

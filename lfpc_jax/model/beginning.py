@@ -1,8 +1,8 @@
-"""The first parameters of a small model that is trained from nothing.
+"""The first parameters of a small model that is trained from scratch.
 
 They differ from those of a large model, so that a few hundred updates on a CPU teach it something
 (docs/log.md has what each difference is worth):
-- matrices keep the scale of what they transform, where large models have a fixed deviation of 0.02;
+- matrices keep the scale of their inputs, where large models use a fixed deviation of 0.02;
 - the final norm begins large and the unembedding at zero, so that the head learns at once and the
   layers below it slowly. If both learn equally fast, the model learns the format of a reply first
   and comes to ignore the picture;
@@ -25,7 +25,7 @@ _FILTER = 0.15
 
 
 def first_parameters(cfg: ModelConfig, seed: int) -> Tree:
-    """In float32."""
+    """All parameters, in float32."""
     params = spec.init(jax.random.key(seed), cfg, dtype="float32")
     params = jax.tree.map(_scaled, spec.spec_tree(cfg), params, is_leaf=spec.is_param)
     params["norm"] *= _NORM
@@ -35,7 +35,8 @@ def first_parameters(cfg: ModelConfig, seed: int) -> Tree:
 
 
 def _scaled(param: spec.Param, value: jax.Array) -> jax.Array:
-    """A matrix whose products have the scale of their inputs; other parameters as they are."""
+    """Scales a matrix so that its outputs have the scale of its inputs; other parameters are
+    returned unchanged."""
     if not param.inputs:
         return value
     return value / (0.02 * math.sqrt(math.prod(param.shape[: param.inputs])))

@@ -1,8 +1,9 @@
-"""The key-value cache: preallocated, donated, written at each row's own offset.
+"""The key-value cache: preallocated, donated, written at each row's offset.
 
-Values lie `[B, K, S, H]`. So do keys on accelerators, whose compilers would copy the whole cache to
-write single places into any other layout. On a CPU keys lie `[B, K, H, S]`. Layers are stacked in
-one array, or one array a layer in a tuple, whichever the parameters are.
+Values have the layout `[B, K, S, H]`. So have keys on accelerators, whose compilers would copy the
+whole cache to write single positions in any other layout. On a CPU keys have the layout
+`[B, K, H, S]`. Layers are stacked in one array, or a tuple with one array for each layer, like the
+parameters.
 """
 
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 
 Layers = Any
-"""One stacked array `[L, B, ...]`, or a tuple with an array `[B, ...]` a layer."""
+"""One stacked array `[L, B, ...]`, or a tuple with an array `[B, ...]` for each layer."""
 
 
 @jax.tree_util.register_dataclass
@@ -26,16 +27,16 @@ class Cache:
     k: Layers
     v: Layers
     length: Any  # int32 [B]
-    places_last: bool = field(metadata={"static": True})  # of the keys
+    positions_last: bool = field(metadata={"static": True})  # keys are [B, K, H, S]
 
     @property
     def capacity(self) -> int:
         return jax.tree.leaves(self.v)[0].shape[-2]
 
 
-def places_last(cfg: ModelConfig) -> bool:
-    """Whether keys lie `[B, K, H, S]`: on a CPU that does not plan for another device."""
-    return tuning().places_last and cfg.kernel in ("auto", "xla")
+def positions_last(cfg: ModelConfig) -> bool:
+    """Whether keys are `[B, K, H, S]`: on a CPU, unless it compiles for another device."""
+    return tuning().positions_last and cfg.kernel in ("auto", "xla")
 
 
 def empty(cfg: ModelConfig, rows: int, capacity: int, *, unstacked: bool = False) -> Cache:
@@ -47,7 +48,7 @@ def empty(cfg: ModelConfig, rows: int, capacity: int, *, unstacked: bool = False
             return tuple(_pinned(jnp.zeros(shape, cfg.dtype)) for _ in range(c.layers))
         return _pinned(jnp.zeros((c.layers, *shape), cfg.dtype))
 
-    last = places_last(cfg)
+    last = positions_last(cfg)
     return Cache(
         zeros(c.head_dim, capacity) if last else zeros(capacity, c.head_dim),
         zeros(capacity, c.head_dim),
@@ -57,11 +58,11 @@ def empty(cfg: ModelConfig, rows: int, capacity: int, *, unstacked: bool = False
 
 
 def filled(
-    k: Layers, v: Layers, lengths: Int[Array, "B"], capacity: int, *, places_last: bool
+    k: Layers, v: Layers, lengths: Int[Array, "B"], capacity: int, *, positions_last: bool
 ) -> Cache:
     """A cache of `capacity` that begins with these keys and values, `[(L,) B, T, K, H]`."""
 
-    def place(x: Array, last: bool) -> Array:
+    def laid_out(x: Array, last: bool) -> Array:
         lead = x.ndim - 3
         order = (1, 2, 0) if last else (1, 0, 2)
         x = x.transpose(*range(lead), *(lead + axis for axis in order))
@@ -71,10 +72,10 @@ def filled(
         return _pinned(jnp.pad(x, widths))
 
     return Cache(
-        jax.tree.map(lambda x: place(x, places_last), k),
-        jax.tree.map(lambda x: place(x, False), v),
+        jax.tree.map(lambda x: laid_out(x, positions_last), k),
+        jax.tree.map(lambda x: laid_out(x, False), v),
         lengths,
-        places_last,
+        positions_last,
     )
 
 
@@ -83,20 +84,22 @@ def write(
     layer: Any,
     k: Array,
     v: Array,
-    places: Int[Array, "R T"],
+    positions: Int[Array, "R T"],
     rows: Int[Array, "R"] | None,
 ) -> tuple[Cache, Array, Array]:
-    """Puts `[R, T, K, H]` at `places` of one layer and of these rows (None: of all), dropping what
-    lies past the last place or row. Returns those rows of that layer too, keys `[R, K, H, S]`."""
-    row = jnp.arange(len(places)) if rows is None else rows
-    if cache.places_last:
-        of_keys: tuple[Any, ...] = (row[:, None], slice(None), slice(None), places)
-        of_values: tuple[Any, ...] = (row[:, None], slice(None), places)
+    """Writes `[R, T, K, H]` at `positions` of one layer, in these rows (None: all). What lies past
+    the last position or row is dropped. Also returns those rows of the layer, keys as
+    `[R, K, H, S]`."""
+    row = jnp.arange(len(positions)) if rows is None else rows
+    if cache.positions_last:
+        of_keys: tuple[Any, ...] = (row[:, None], slice(None), slice(None), positions)
+        of_values: tuple[Any, ...] = (row[:, None], slice(None), positions)
     else:
-        # With heads among the indices a scatter moves single vectors; else TPUs want all heads of
-        # a place side by side, and copy the cache to have them so.
+        # With heads among the indices a scatter moves single vectors. Otherwise TPUs need all heads
+        # of a position side by side, and copy the cache for that.
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-        of_keys = of_values = (row[:, None, None], jnp.arange(k.shape[1])[:, None], places[:, None])
+        head = jnp.arange(k.shape[1])[:, None]
+        of_keys = of_values = (row[:, None, None], head, positions[:, None])
     if isinstance(cache.k, tuple):
         ks = cache.k[layer].at[of_keys].set(k, mode="drop")
         vs = cache.v[layer].at[of_values].set(v, mode="drop")
@@ -109,7 +112,7 @@ def write(
         ks, vs = all_k[layer], all_v[layer]
     if rows is not None:
         ks, vs = (x.at[rows].get(mode="clip") for x in (ks, vs))
-    if not cache.places_last:
+    if not cache.positions_last:
         ks = ks.swapaxes(-1, -2)
     return replace(cache, k=all_k, v=all_v), ks, vs
 

@@ -1,7 +1,7 @@
-"""What a Qwen2.5-VL is: frozen, hashable numbers, read from the model folder's own `config.json`.
+"""The numbers that define a Qwen2.5-VL, frozen and hashable, read from a folder's `config.json`.
 
-`config.json` is parsed by transformers' config class, so that keys a folder leaves out take the
-same defaults there and here. What this port does not compute is refused by name, never ignored.
+`config.json` is parsed by transformers' config class, so that missing keys take the same defaults
+as there. Settings that this port cannot compute raise an error that names them; none is ignored.
 """
 
 import json
@@ -42,7 +42,7 @@ class VisionConfig:
 
     @property
     def processor(self) -> ImageProcessor:
-        """One that lays pictures out as this tower takes them; its limits are the defaults."""
+        """An image processor with this tower's layout of pixels, and the default limits of size."""
         return ImageProcessor(
             patch=self.patch,
             merge=self.merge,
@@ -80,7 +80,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The model's numbers, and below them how to compute: dtype, remat and attention kernel."""
+    """The model's numbers; `dtype`, `remat` and `kernel` say how to compute."""
 
     text: TextConfig
     vision: VisionConfig
@@ -105,7 +105,7 @@ class ModelConfig:
         }
         for claim, holds in checks.items():
             if not holds:
-                raise ValueError(f"model config: must hold: {claim}; got {text} and {vision}")
+                raise ValueError(f"model config: not true: {claim}; got {text} and {vision}")
 
 
 def from_folder(folder: str | Path, **compute: Any) -> ModelConfig:
@@ -145,8 +145,8 @@ def _from_hf(raw: dict[str, Any], path: Path, statistics: dict[str, Any]) -> Mod
     ):
         if value != expected:
             raise ValueError(
-                f"{path}: {key} is {value!r}; this port computes only {expected!r}. "
-                "Results would be wrong, so the model is refused"
+                f"{path}: {key} is {value!r}, but this port computes only {expected!r}, so "
+                "results would be wrong; use another model"
             )
     return ModelConfig(
         text=TextConfig(
@@ -179,7 +179,7 @@ def _from_hf(raw: dict[str, Any], path: Path, statistics: dict[str, Any]) -> Mod
 
 
 def _image_statistics(folder: Path) -> dict[str, Any]:
-    """Mean and standard deviation of the folder's image processor, where it has one."""
+    """Mean and standard deviation of the folder's image processor, if it has one."""
     if not has_processor(folder):
         return {}
     fields = processor_fields(folder)
@@ -198,9 +198,9 @@ _PUBLISHED = {  # layers, width, heads, kv heads, mlp, vocabulary, vision mlp, t
 
 
 def published(size: str, **compute: Any) -> ModelConfig:
-    """One of the four published sizes without its folder, for planning: 3b, 7b, 32b or 72b."""
+    """The config of a published size (3b, 7b, 32b or 72b), for planning without its folder."""
     if size not in _PUBLISHED:
-        raise ValueError(f"model size {size!r}: known are {', '.join(_PUBLISHED)}")
+        raise ValueError(f"model size {size!r}: choose one of {', '.join(_PUBLISHED)}")
     layers, width, heads, kv_heads, mlp, vocab, vision_mlp, tied = _PUBLISHED[size]
     return ModelConfig(
         text=TextConfig(layers, width, heads, kv_heads, mlp, vocab),

@@ -1,7 +1,7 @@
-"""The small parts that both towers are made of, and the loop over their layers.
+"""The small parts that the vision tower and the decoder share, and the loop over their layers.
 
-Weights are cast to the activations' dtype where they are used, so masters may be float32 under
-bfloat16 compute. Norms are computed in float32.
+Weights are cast to the dtype of the activations where they are used, so they may be float32 while
+activations are bfloat16. Norms are computed in float32.
 """
 
 import math
@@ -24,7 +24,8 @@ _POLICIES = {
 
 @contextmanager
 def computing(cfg: ModelConfig) -> Iterator[None]:
-    """In float32, products are float32 too: TPUs and GPUs would otherwise round their inputs."""
+    """For a float32 model, makes matrix products float32, too. TPUs and GPUs would otherwise round
+    their inputs."""
     with jax.default_matmul_precision("highest" if cfg.dtype == "float32" else "default"):
         yield
 
@@ -36,8 +37,8 @@ def rms_norm(x: Float[Array, "*n D"], weight: Float[Array, "D"], eps: float) -> 
 
 
 def linear(x: Array, p: Tree, *, inputs: int = 1) -> Array:
-    """`x` times `p["w"]` over the last `inputs` axes of `x`, plus `p["b"]` where there is one, and
-    by way of the low rank of `p["lora"]` where that is."""
+    """`x` times `p["w"]` over the last `inputs` axes of `x`, plus the low-rank product of
+    `p["lora"]` and the bias `p["b"]` if `p` has them."""
     y = _product(x, p["w"], inputs)
     if "lora" in p:
         y = y + _product(_product(x, p["lora"]["a"], inputs), p["lora"]["b"], 1)
@@ -45,7 +46,7 @@ def linear(x: Array, p: Tree, *, inputs: int = 1) -> Array:
 
 
 def _product(x: Array, w: Array, inputs: int) -> Array:
-    """Of two matrices: with more axes, gradients take 1.6 times as long on a CPU."""
+    """Reshapes both to matrices: with more axes, gradients take 1.6 times as long on a CPU."""
     rows, columns = x.shape[:-inputs], w.shape[inputs:]
     size = math.prod(w.shape[:inputs])
     y = x.reshape(-1, size) @ w.astype(x.dtype).reshape(size, -1)
@@ -62,12 +63,12 @@ def _gated(gate: Array, up: Array) -> Array:
 
 
 def _gated_forward(gate: Array, up: Array) -> tuple[Array, tuple[Array, Array]]:
-    """Keeps its inputs alone: autodiff would keep the sigmoid and what follows from it, too."""
+    """Saves only its inputs; autodiff would also save the sigmoid and what is computed from it."""
     return _gated(gate, up), (gate, up)
 
 
-def _gated_backward(kept: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
-    gate, up = kept
+def _gated_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    gate, up = saved
     opened = jax.nn.sigmoid(gate)
     activated = gate * opened
     return slope * up * (opened + activated * (1 - opened)), slope * activated
@@ -84,7 +85,7 @@ def each_layer(
     *,
     remat: str = "none",
 ) -> tuple[Any, Any]:
-    """`lax.scan` over stacked layers, or a plain loop over a tuple of them (see `unstack`)."""
+    """`lax.scan` over stacked layers, or a Python loop over a tuple of layers (see `unstack`)."""
     if not isinstance(layers, tuple):
         return jax.lax.scan(_remat(body, remat, scanned=True), carry, (layers, xs))
     ys = []
@@ -103,8 +104,9 @@ def _remat(body: Callable, remat: str, *, scanned: bool) -> Callable:
 
 
 def unstack(params: Tree) -> Tree:
-    """The same parameters with one tree a layer, for decoding: a scan there copies every layer's
-    weights out of the stack at every step. Compilation takes as many times longer."""
+    """The same parameters with a tree for each layer, for decoding, where a scan would copy every
+    layer's weights out of the stack at every step. Compilation takes longer by about the number of
+    layers."""
     return {
         **params,
         "text": _split(params["text"]),

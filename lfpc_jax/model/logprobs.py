@@ -1,7 +1,7 @@
-"""Log-probabilities of given tokens, without ever holding `[tokens, vocabulary]` logits whole.
+"""Log-probabilities of given tokens, without `[tokens, vocabulary]` logits of all tokens in memory.
 
 On a mesh the vocabulary's weights are gathered over `fsdp` once for all blocks, and their gradient
-is scattered once: left to the partitioner, both would happen in every block of the loop.
+is scattered once. XLA's partitioner would do both in every block of the loop.
 """
 
 from collections.abc import Callable
@@ -34,9 +34,9 @@ def token_logprobs(
 ) -> Float[Array, "B T"]:
     """`log p(targets[b, t] | hidden[b, t])` in float32, `block` tokens of each row at a time.
 
-    With `allowed`, of the distribution over those ids alone; logits are divided by `temperature`.
-    Both as `rollout/sampling.py` has it.
-    A block's logits are made again in the backward pass. `T` is padded to whole blocks."""
+    Logits are divided by `temperature`. With `allowed`, the distribution is over those ids only.
+    Both are as in `rollout/sampling.py`. The backward pass recomputes a block's logits. `T` is
+    padded to whole blocks."""
     return _by_blocks(_chosen, params, hidden, targets, cfg, allowed, temperature, block)
 
 
@@ -50,7 +50,7 @@ def token_logprobs_and_entropy(
     temperature: float = 1.0,
     block: int = 512,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """The same, and each distribution's entropy."""
+    """As `token_logprobs`, and the entropy of each distribution."""
 
     def both(logits: Array, targets: Array) -> tuple[Array, Array]:
         logprobs = jax.nn.log_softmax(logits)
@@ -119,7 +119,7 @@ def _of_rows(
     targets = jnp.pad(targets, ((0, 0), (0, padding)))
 
     @jax.checkpoint
-    def one(block: tuple[Array, Array]) -> Any:
+    def measured(block: tuple[Array, Array]) -> Any:
         logits = constrain(unembed({name: weight}, block[0], cfg=cfg), None, None, "vocab")
         return measure(jnp.where(allowed, logits / temperature, NEVER), block[1])
 
@@ -127,5 +127,5 @@ def _of_rows(
         hidden.reshape(B, -1, block, D).swapaxes(0, 1),
         targets.reshape(B, -1, block).swapaxes(0, 1),
     )
-    rows = jax.lax.map(one, blocks)
+    rows = jax.lax.map(measured, blocks)
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(B, -1)[:, :T], rows)

@@ -1,11 +1,11 @@
 """Which parameters an update changes: all of them, all but the vision tower, or LoRA's.
 
-Both parts are trees of the same nested dicts and are disjoint, so `join` is a merge. What is
-trained is float32; what is frozen has the dtype that the model computes in.
+Trained and frozen parameters are disjoint trees of the same nested dicts, so `join` merges them.
+Trained parameters are float32; frozen ones have the dtype that the model computes in.
 
 LoRA: a chosen projection `w` of the text's layers computes `x w + (x a) b`, with `b` 0 at first.
-Its usual factor alpha / rank is in the initial scale of `a`, so nothing else carries it. In layers
-that are not chosen `a` is 0, too, so that neither factor ever has a gradient.
+The usual factor alpha / rank is part of the initial scale of `a`, and appears nowhere else. In
+layers that are not chosen `a` is 0, too, so that the gradients of both factors stay 0.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed import sharding
@@ -28,7 +28,7 @@ PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
 @dataclass(frozen=True)
 class LoRA:
-    """`layers` are numbers of the text's layers, from 0; none of them stands for all."""
+    """`layers` are numbers of the text's layers, counted from 0; if it is empty, all are chosen."""
 
     rank: int = 16
     alpha: float = 32.0
@@ -45,14 +45,15 @@ class LoRA:
 
 @dataclass(frozen=True)
 class Trainable:
-    """`vision` off freezes the vision tower."""
+    """What is trained: everything, but the vision tower only if `vision`; or only LoRA's factors,
+    if `lora`."""
 
     vision: bool = True
     lora: LoRA | None = None
 
 
 def specs(cfg: ModelConfig, trainable: Trainable) -> tuple[Tree, Tree]:
-    """The trees of `Param` of what is trained and what is frozen."""
+    """The trees of `Param` of the trained and the frozen parameters."""
     whole = spec.spec_tree(cfg)
     if trainable.lora is None:
         return (whole, {}) if trainable.vision else _without(whole, "vision")
@@ -84,7 +85,8 @@ def _factors(weight: Param, lora: LoRA) -> Tree:
 def split(
     key: jax.Array, params: Tree, cfg: ModelConfig, trainable: Trainable
 ) -> tuple[Tree, Tree]:
-    """What is trained, in float32, and what is frozen; to be jitted. LoRA's factors are new."""
+    """The trained parameters, in float32, and the frozen ones; to be jitted. LoRA's factors are
+    drawn at random."""
     if trainable.lora is None:
         chosen, frozen = (params, {}) if trainable.vision else _without(params, "vision")
     else:
@@ -107,7 +109,7 @@ def _new_factors(key: jax.Array, trained: Tree, lora: LoRA) -> Tree:
 
 
 def join(trained: Tree, frozen: Tree) -> Tree:
-    """The model's parameters, with LoRA's factors among them."""
+    """The model's parameters, including LoRA's factors."""
     if not isinstance(trained, dict):
         return trained
     both = dict(frozen)
@@ -117,7 +119,7 @@ def join(trained: Tree, frozen: Tree) -> Tree:
 
 
 def merged(params: Tree) -> Tree:
-    """The same without factors: added to their weights, in float32."""
+    """The parameters without LoRA's factors, whose products are added to the weights in float32."""
     text = {name: _merge(part) for name, part in params["text"].items()}
     return {**params, "text": text}
 
@@ -132,8 +134,8 @@ def _merge(part: Tree) -> Tree:
 
 
 def rounded_away(params: Tree, dtype: Any) -> jax.Array:
-    """Of what the factors add to their weights, the share (of its norm) that is lost where the sum
-    is kept in `dtype`: 1 is all of it. 0 without factors."""
+    """The share of what LoRA's factors add to the weights (by norm) that is lost if the sum is
+    rounded to `dtype`; 1 is all of it. It is 0 without factors."""
     lost, added = jnp.float32(0), jnp.float32(0)
     for part in params["text"].values():
         if isinstance(part, dict) and "lora" in part:
@@ -144,30 +146,11 @@ def rounded_away(params: Tree, dtype: Any) -> jax.Array:
     return jnp.sqrt(lost / jnp.where(added > 0, added, 1))
 
 
-def shardings(tree: Tree, mesh: Mesh) -> Tree:
-    """Of a tree of `Param`."""
-
-    def one(param: Param) -> NamedSharding:
-        return sharding.sharding(param.array_axes, param.array_shape, mesh)
-
-    return jax.tree.map(one, tree, is_leaf=spec.is_param)
-
-
-def abstract(tree: Tree, dtype: Any, mesh: Mesh | None = None) -> Tree:
-    """The arrays of a tree of `Param`, without them."""
-
-    def one(param: Param) -> jax.ShapeDtypeStruct:
-        placed = mesh and sharding.sharding(param.array_axes, param.array_shape, mesh)
-        return jax.ShapeDtypeStruct(param.array_shape, dtype, sharding=placed)
-
-    return jax.tree.map(one, tree, is_leaf=spec.is_param)
-
-
 def whole(cfg: ModelConfig, trainable: Trainable, mesh: Mesh | None = None) -> Tree:
-    """The arrays that updates and rollouts compute with, without them: all parameters in the
-    model's dtype, LoRA's factors among them."""
-    part, frozen = (abstract(tree, cfg.dtype, mesh) for tree in specs(cfg, trainable))
-    return join(part, frozen)
+    """The tree of `ShapeDtypeStruct` that updates and rollouts compute with: all parameters in the
+    model's dtype, including LoRA's factors."""
+    trained, frozen = (spec.abstract_of(tree, cfg.dtype, mesh) for tree in specs(cfg, trainable))
+    return join(trained, frozen)
 
 
 def _cast(tree: Tree, dtype: Any) -> Tree:

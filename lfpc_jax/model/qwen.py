@@ -1,12 +1,12 @@
-"""Qwen2.5-VL joined: images and tokens in, logits or hidden states out.
+"""The whole of Qwen2.5-VL: from images and tokens to logits or hidden states.
 
     logits = forward(params, tokens, images, cfg=cfg)                            # whole rows
     embeddings = encode_images(params, images, cfg=cfg)                          # or in steps
     hidden, cache = prefill(params, tokens, embeddings, cfg=cfg, capacity=4096)
     hidden, cache = extend(params, tokens, embeddings, cache, cfg=cfg)
 
-All are pure and made to be jitted with `cfg` static and the cache donated. Logits are float32.
-Images of several buckets are encoded bucket by bucket; concatenate their embeddings.
+All are pure and meant to be jitted, with `cfg` static and the cache donated. Logits are float32.
+Encode images of several buckets bucket by bucket, and concatenate their embeddings.
 """
 
 import jax
@@ -25,7 +25,7 @@ Embeddings = Float[Array, "N D"] | Float[Array, "R N D"] | None
 
 
 def encode_images(params: Tree, images: Images | PackedImages, *, cfg: ModelConfig) -> Array:
-    """The image embeddings that `Tokens.places` indexes: [N, D], or [R, N, D] of packed images."""
+    """The image embeddings that `Tokens.places` indexes: [N, D], or [R, N, D] for packed images."""
     rows: tuple[int, ...] = ()
     if isinstance(images, PackedImages):
         rows = images.picture.shape[:1]
@@ -36,16 +36,17 @@ def encode_images(params: Tree, images: Images | PackedImages, *, cfg: ModelConf
 
 
 def embed(params: Tree, tokens: Tokens, embeddings: Embeddings, *, cfg: ModelConfig) -> Array:
-    """Token embeddings, and image embeddings where a token has one."""
+    """Token embeddings, replaced by image embeddings at image placeholders."""
     x = params["embed"].astype(cfg.dtype)[tokens.ids]
     if embeddings is not None:
-        seen = _seen(embeddings.astype(x.dtype), jnp.maximum(tokens.places, 0))
-        x = jnp.where(tokens.places[..., None] >= 0, seen, x)
+        placed = _placed(embeddings.astype(x.dtype), jnp.maximum(tokens.places, 0))
+        x = jnp.where(tokens.places[..., None] >= 0, placed, x)
     return constrain(x, "batch", None, None)
 
 
-def _seen(embeddings: Array, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """Embeddings [R, N, D] are indexed row by row, so that on a mesh no device needs another's."""
+def _placed(embeddings: Array, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Embeddings [R, N, D] are indexed row by row, so that on a mesh no device needs those of
+    another."""
     if embeddings.ndim == 2:
         return embeddings[index]
     rows = index.reshape(len(embeddings), -1)
@@ -53,7 +54,7 @@ def _seen(embeddings: Array, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
 
 
 def vocabulary(cfg: ModelConfig) -> str:
-    """Name of the weights that make logits."""
+    """The key of the weights that compute logits."""
     return "embed" if cfg.tied else "unembed"
 
 
@@ -69,8 +70,8 @@ def hidden_states(
     """Final hidden states of whole rows, packed by segment or padded."""
     with computing(cfg), jax.named_scope("text"):
         x = embed(params, tokens, embeddings, cfg=cfg)
-        seen = {"segments": tokens.segments, "prefix": tokens.prefix}
-        return text.forward(params, x, tokens.positions, cfg=cfg, **seen)
+        mask = {"segments": tokens.segments, "prefix": tokens.prefix}
+        return text.forward(params, x, tokens.positions, cfg=cfg, **mask)
 
 
 def forward(
@@ -83,7 +84,7 @@ def forward(
 def prefill(
     params: Tree, tokens: Tokens, embeddings: Embeddings, *, cfg: ModelConfig, capacity: int
 ) -> tuple[Float[Array, "B T D"], Cache]:
-    """Rows padded at their end, one segment each, into a new cache."""
+    """Computes rows of one segment each, padded at their end, and writes them to a new cache."""
     with computing(cfg), jax.named_scope("text"):
         x = embed(params, tokens, embeddings, cfg=cfg)
         return text.prefill(
@@ -101,8 +102,8 @@ def extend(
     rows: Int[Array, "R"] | None = None,
     span: int | None = None,
 ) -> tuple[Float[Array, "R T D"], Cache]:
-    """More tokens onto the end of each of the cache's rows, or of the given ones; segment 0 marks
-    a row's padding, up to all of it. See `text.extend` for `span`."""
+    """Appends tokens to each row of the cache, or to the given `rows`. Segment 0 marks padding,
+    which may be a whole row. See `text.extend` for `span`."""
     with computing(cfg), jax.named_scope("text"):
         x = embed(params, tokens, embeddings, cfg=cfg)
         at, n = tokens.positions, _lengths(tokens)

@@ -7,24 +7,25 @@ from jaxtyping import Array, Float, Int
 from lfpc_jax.model.config import TextConfig, VisionConfig
 
 Rotary = tuple[Float[Array, "*n h"], Float[Array, "*n h"]]
-"""Cosine and sine of half a head's angles; the other half has the same."""
+"""Cosine and sine of the angles of half a head; the other half has the same angles."""
 
 
 def text_rotary(positions: Int[Array, "3 B T"], cfg: TextConfig) -> Rotary:
-    """Multimodal rotary: frequency `i` turns with the time, row or column position, by section."""
+    """Multimodal rotary: each section of frequencies turns with one of time, row and column."""
     frequencies = _inverse_frequencies(cfg.head_dim, cfg.rope_theta)
     return _turns(positions, np.repeat(np.arange(3), cfg.mrope_section), frequencies)
 
 
 def vision_rotary(row: Int[Array, "*n"], column: Int[Array, "*n"], cfg: VisionConfig) -> Rotary:
-    """Two-dimensional rotary: the first half of the angles turns with the row."""
+    """Two-dimensional rotary: the first half of the angles turns with the row, the second with the
+    column."""
     frequencies = _inverse_frequencies(cfg.head_dim // 2, 10000.0)
     axis = np.repeat(np.arange(2), len(frequencies))
     return _turns(jnp.stack((row, column)), axis, np.tile(frequencies, 2))
 
 
 def rotate(x: Float[Array, "*n N H"], rotary: Rotary) -> Array:
-    """Turns each head by halves, in float32, the angles shared by all heads."""
+    """Rotates each head by halves, in float32. All heads share the angles."""
     cos, sin = (part[..., None, :] for part in rotary)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -34,12 +35,12 @@ def rotate(x: Float[Array, "*n N H"], rotary: Rotary) -> Array:
 def _turns(
     positions: Int[Array, "A *n"], axis: Int[np.ndarray, "h"], frequencies: Float[np.ndarray, "h"]
 ) -> Rotary:
-    """Each angle's own axis is picked after the cosine, by a sum: a bare cosine counts as cheap to
-    XLA, which on a CPU computes it again in every layer for every head."""
+    """The axis of each angle is selected after the cosine, by a sum. XLA takes a cosine alone to be
+    cheap, and on a CPU would compute it again in every layer for every head."""
     angles = positions[..., None].astype(jnp.float32) * frequencies
-    own = axis == np.arange(len(positions)).reshape(-1, *(1,) * (angles.ndim - 1))
+    selected = axis == np.arange(len(positions)).reshape(-1, *(1,) * (angles.ndim - 1))
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    return jnp.where(own, cos, 0.0).sum(axis=0), jnp.where(own, sin, 0.0).sum(axis=0)
+    return jnp.where(selected, cos, 0.0).sum(axis=0), jnp.where(selected, sin, 0.0).sum(axis=0)
 
 
 def _inverse_frequencies(width: int, theta: float) -> np.ndarray:

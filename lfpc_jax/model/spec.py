@@ -1,11 +1,11 @@
-"""The one tree that says what every parameter is.
+"""The tree that describes every parameter.
 
-From it come initial values, shardings, abstract targets for restore and planning, and the names
-and shapes of the Hugging Face tensors. Layers are stacked: a leaf with `stack` layers has that
+Initial values, shardings, abstract targets for restore and planning, and the names and shapes of
+the Hugging Face tensors all come from it. Layers are stacked: a leaf with `stack` layers is that
 many tensors in a Hugging Face file and one array `[stack, *shape]` here.
 
-A Linear's weight is `[in..., out...]` here and `[out, in]` there, so `transposed` leaves are
-flattened to two dimensions (the first `inputs` of ours are the inputs) and transposed.
+The weight of a linear layer is `[in..., out...]` here, where the first `inputs` dimensions are the
+inputs, and `[out, in]` in the file. So it is flattened to two dimensions and transposed.
 """
 
 import math
@@ -45,14 +45,14 @@ class Param:
 
     @property
     def hf_names(self) -> tuple[str, ...]:
-        """One name a layer, or the one name."""
+        """A name for each layer, or a single name."""
         if not self.stack:
             return (self.hf,)
         return tuple(self.hf.format(layer) for layer in range(self.stack))
 
     @property
     def hf_order(self) -> tuple[int, ...]:
-        """Our dimensions in the order in which the Hugging Face tensor has them, unflattened."""
+        """Our dimensions in the order of the Hugging Face tensor, before it is flattened."""
         ours = range(len(self.shape))
         return (*ours[self.inputs :], *ours[: self.inputs])
 
@@ -184,28 +184,33 @@ def is_param(x: Any) -> bool:
 
 
 def shardings(cfg: ModelConfig, mesh: Mesh) -> Tree:
+    return shardings_of(spec_tree(cfg), mesh)
+
+
+def shardings_of(tree: Tree, mesh: Mesh) -> Tree:
+    """The shardings of a tree of `Param`."""
     return jax.tree.map(
-        lambda p: sharding.sharding(p.array_axes, p.array_shape, mesh),
-        spec_tree(cfg),
-        is_leaf=is_param,
+        lambda p: sharding.sharding(p.array_axes, p.array_shape, mesh), tree, is_leaf=is_param
     )
 
 
 def abstract(cfg: ModelConfig, dtype: Any, mesh: Mesh | None = None) -> Tree:
-    """The tree of `ShapeDtypeStruct`, with shardings when a mesh is given."""
-    return jax.tree.map(
-        lambda p: jax.ShapeDtypeStruct(
-            p.array_shape,
-            dtype,
-            sharding=mesh and sharding.sharding(p.array_axes, p.array_shape, mesh),
-        ),
-        spec_tree(cfg),
-        is_leaf=is_param,
-    )
+    """The model's tree of `ShapeDtypeStruct`, with shardings if a mesh is given."""
+    return abstract_of(spec_tree(cfg), dtype, mesh)
+
+
+def abstract_of(tree: Tree, dtype: Any, mesh: Mesh | None = None) -> Tree:
+    """The tree of `ShapeDtypeStruct` of a tree of `Param`, with shardings if a mesh is given."""
+
+    def placed(p: Param) -> jax.ShapeDtypeStruct:
+        place = mesh and sharding.sharding(p.array_axes, p.array_shape, mesh)
+        return jax.ShapeDtypeStruct(p.array_shape, dtype, sharding=place)
+
+    return jax.tree.map(placed, tree, is_leaf=is_param)
 
 
 def kept_whole(cfg: ModelConfig, mesh: Mesh) -> list[str]:
-    """A line for every parameter dimension that the mesh could not split as the table says."""
+    """A line for every dimension of a parameter that the table would split but the mesh cannot."""
     return [
         f"{param.hf}: {line}"
         for param in jax.tree.leaves(spec_tree(cfg), is_leaf=is_param)
@@ -214,7 +219,8 @@ def kept_whole(cfg: ModelConfig, mesh: Mesh) -> list[str]:
 
 
 def init(key: jax.Array, cfg: ModelConfig, *, dtype: Any, mesh: Mesh | None = None) -> Tree:
-    """Random parameters (normal, 0.02), made where they will live: no host ever holds them all."""
+    """Random parameters (normal, deviation 0.02), made on their devices: no host ever has all of
+    them in memory."""
     specs, treedef = jax.tree.flatten(spec_tree(cfg), is_leaf=is_param)
 
     def make(key: jax.Array) -> Tree:

@@ -1,8 +1,8 @@
-"""The decoder: whole rows at once (`forward`), or onto a cache (`prefill`, `extend`).
+"""The decoder: whole rows at once (`forward`), or with a cache (`prefill`, `extend`).
 
-All three run the same layer and differ in what its attention sees. `extend` takes any number of
-new tokens a row at that row's own offset, so one function is chunked prefill, the insertion of an
-observation, and a decode step.
+All three run the same layer and differ in its attention. `extend` appends any number of tokens to
+each row at the row's offset, so the same function serves for chunked prefill, to insert an
+observation, and for a decode step.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
 
 
 def layer(p: Tree, x: Array, rotary: Rotary, attend: Attend, eps: float) -> tuple[Array, Any]:
-    """One decoder layer; what `attend` returns beside its output is passed on."""
+    """One decoder layer. The second value that `attend` returns is returned, too."""
     h = rms_norm(x, p["norm1"], eps)
     q = rotate(linear(h, p["q"]), rotary)
     k, v = _keys_and_values(h, p)
@@ -44,16 +44,16 @@ def _keys_and_values(h: Array, p: Tree) -> tuple[Array, Array]:
 
 
 def paired(params: Tree) -> Tree:
-    """Unstacked parameters whose keys and values are one product, which for many tokens is faster
-    on a CPU. Not where LoRA has factors for either."""
+    """Unstacked parameters with which keys and values are computed in one product, which for many
+    tokens is faster on a CPU. Layers where LoRA has factors for either are left as they are."""
 
-    def one(p: Tree) -> Tree:
+    def with_pair(p: Tree) -> Tree:
         if "lora" in p["k"] or "lora" in p["v"]:
             return p
         both = jax.tree.map(lambda k, v: jnp.concatenate([k, v], axis=-2), p["k"], p["v"])
         return {**p, "kv": both}
 
-    return {**params, "text": tuple(one(p) for p in params["text"])}
+    return {**params, "text": tuple(with_pair(p) for p in params["text"])}
 
 
 def forward(
@@ -65,13 +65,13 @@ def forward(
     segments: Int[Array, "B T"],
     prefix: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T D"]:
-    """Hidden states of whole rows; tokens see earlier tokens of their own segment, and of the one
-    that it goes on from."""
+    """Hidden states of whole rows. A token attends to itself and to earlier tokens of its segment
+    and of the segment that this continues."""
     rotary = text_rotary(positions, cfg.text)
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
-        seen = {"segments": segments, "prefix": prefix}
-        return attention(q, k, v, causal=True, **seen, kernel=cfg.kernel), None
+        mask = {"segments": segments, "prefix": prefix}
+        return attention(q, k, v, causal=True, **mask, kernel=cfg.kernel), None
 
     def body(x: Array, scanned: tuple[Tree, None]) -> tuple[Array, None]:
         return layer(scanned[0], x, rotary, attend, cfg.text.eps)
@@ -101,8 +101,8 @@ def prefill(
 
     x, kept = each_layer(body, x, params["text"], None)
     keys, values = kept if not isinstance(kept[0], tuple) else zip(*kept)
-    last = kv.places_last(cfg)
-    cache = kv.filled(_layers(keys), _layers(values), lengths, capacity, places_last=last)
+    last = kv.positions_last(cfg)
+    cache = kv.filled(_layers(keys), _layers(values), lengths, capacity, positions_last=last)
     return rms_norm(x, params["norm"], cfg.text.eps), cache
 
 
@@ -117,23 +117,24 @@ def extend(
     rows: Int[Array, "R"] | None = None,
     span: int | None = None,
 ) -> tuple[Float[Array, "R T D"], kv.Cache]:
-    """Appends the first `lengths[r]` tokens of each row (none is allowed) to the cache; to its
-    rows `rows` where these are given, of which those past the last are padding.
+    """Appends the first `lengths[r]` tokens of each row (0 is allowed) to the cache. If `rows` is
+    given, they are the cache's rows to append to; numbers past the last row are padding.
 
-    Tokens past the capacity are dropped, so the caller checks that there is room; and that no row
-    grows over `span` places, if it is given: attention reads no further."""
+    Tokens past the capacity are dropped, so the caller must check that there is room. If `span` is
+    given, attention reads only that many positions of the cache, so the caller must also check that
+    no row grows beyond it."""
     rotary = text_rotary(positions, cfg.text)
     ahead = jnp.arange(x.shape[1])
     old = cache.length if rows is None else cache.length.at[rows].get(mode="clip")
     index = old[:, None] + ahead
-    places = jnp.where(ahead < lengths[:, None], index, cache.capacity)
+    written_at = jnp.where(ahead < lengths[:, None], index, cache.capacity)
 
     def body(carry: tuple[Array, kv.Cache], scanned: tuple[Tree, Any]) -> Any:
         x, cache = carry
         p, number = scanned
 
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, kv.Cache]:
-            written, keys, values = kv.write(cache, number, k, v, places, rows)
+            written, keys, values = kv.write(cache, number, k, v, written_at, rows)
             return cache_attention(q, keys[..., :span], values[:, :, :span], index), written
 
         return layer(p, x, rotary, attend, cfg.text.eps), None

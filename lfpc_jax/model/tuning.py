@@ -1,4 +1,4 @@
-"""What suits each kind of device. It is decided here alone, and handed to all that compute."""
+"""Settings for each kind of device. No other module decides them."""
 
 import logging
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ class Tuning:
     `unstacked` compiles a loop over layers in place of a scan. For few layers on a CPU that is
     nearly twice as fast, and compiles sooner.
 
-    `places_last` lays a cache's keys as `[B, K, H, S]`. On a CPU the scores of a decode step then
-    take a third of the time; accelerators would copy the cache to write into it.
+    `positions_last` gives a cache's keys the layout `[B, K, H, S]`. On a CPU the scores of a decode
+    step then take a third of the time; accelerators would copy the cache to write into it.
 
     `update_options` are compiler options for updates.
     """
@@ -30,7 +30,7 @@ class Tuning:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     kernel: Kernel = "xla"
     unstacked: bool = False
-    places_last: bool = False
+    positions_last: bool = False
     update_options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -41,7 +41,7 @@ _KNOWN = {
         "cpu",
         dtype="float32",
         unstacked=True,
-        places_last=True,
+        positions_last=True,
         update_options={  # 6 % faster updates (docs/log.md, 2026-11-22)
             "xla_cpu_experimental_ynn_fusion_type": "",
             "xla_cpu_prefer_vector_width": 512,
@@ -51,7 +51,7 @@ _KNOWN = {
 
 
 def tuning(platform: str | None = None) -> Tuning:
-    """For a kind of device; by default, for the one that JAX computes on."""
+    """The settings for a kind of device; by default for the one that JAX uses."""
     platform = platform or jax.default_backend()
     return _KNOWN.get(platform, Tuning(platform))
 

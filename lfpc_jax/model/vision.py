@@ -1,10 +1,10 @@
 """The vision tower over window-major images.
 
-A bucket of images is `[I, W, P, C]`: every image in as many windows as the bucket has, every
-window with all its patches, those that lie off the picture masked. Window layers are then a batch
-of `P x P` attentions and full layers attend within each image. Nothing here depends on an image's
-shape but its `grid`, an array. Packed images differ in one thing: full layers tell the pictures of
-a span of windows apart by segment.
+A bucket of images is `[I, W, P, C]`: every image has all windows of the bucket, and every window
+all of its patches; those outside the picture are masked. Layers with window attention are then a
+batch of `P x P` attentions, and layers with full attention attend within each image. The shape of
+an image is only in `grid`, an array. For packed images, full attention also separates the pictures
+of a span of windows, by segment.
 
 Letters: I images, or spans of packed ones; W windows, P patches of a window, C values of a patch,
 D width.
@@ -31,23 +31,24 @@ EPS = 1e-6
 def encode(
     params: Tree, images: Images | PackedImages, *, cfg: ModelConfig
 ) -> Float[Array, "I S D"]:
-    """One embedding for each merged-token slot, `S = W * tokens a window`, in window order."""
+    """One embedding for each merged token, also for padding, `S = W * tokens per window`, in the
+    order of windows."""
     c = cfg.vision
     windows, *patch = images.pixels.shape[1:]
     assert patch == [c.window_patches, 3 * c.patch**2], (images.pixels.shape, c)
     if isinstance(images, PackedImages):
         row, column, valid = patch_places(images.grid, images.window, c)
-        seen = {"segments": jnp.where(valid, images.picture[..., None], 0)}
+        mask = {"segments": jnp.where(valid, images.picture[..., None], 0)}
     else:
         row, column, valid = patch_places(images.grid[:, None], jnp.arange(windows)[None], c)
-        seen = {"valid": valid}
+        mask = {"valid": valid}
     rotary = vision_rotary(row, column, c)
     x = embed_patches(params["patch"], images.pixels, c, cfg.dtype)
     x = constrain(x, "batch", None, None, None)
 
     def body(x: Array, scanned: tuple[Tree, Any]) -> tuple[Array, None]:
         p, full = scanned
-        return block(p, x, rotary, valid, seen, full, cfg=cfg), None
+        return block(p, x, rotary, valid, mask, full, cfg=cfg), None
 
     full = np.isin(np.arange(c.depth), c.full_layers)
     with jax.named_scope("vision"):
@@ -58,7 +59,8 @@ def encode(
 def patch_places(
     grid: Int[Array, "I #W 2"], window: Int[Array, "#I W"], c: VisionConfig
 ) -> tuple[Int[Array, "I W P"], Int[Array, "I W P"], Bool[Array, "I W P"]]:
-    """Row, column and presence of every patch, from each window's grid and number in it."""
+    """Row, column and presence of every patch. For each window, `grid` is that of its picture, and
+    `window` its number in it."""
     side = c.window
     token, inner = np.divmod(np.arange(c.window_patches), c.merge**2)
     rows, columns, window = grid[..., 0, None], grid[..., 1, None], window[..., None]
@@ -72,7 +74,7 @@ def patch_places(
 
 
 def embed_patches(weight: Array, pixels: Array, c: VisionConfig, dtype: Any) -> Array:
-    """Normalises bytes and applies the patch convolution, a still image being its own second
+    """Normalises bytes and applies the patch convolution. A still image is repeated as the second
     frame."""
     mean, std = (np.asarray(s, np.float32)[:, None, None] for s in (c.mean, c.std))
     x = pixels.reshape(*pixels.shape[:-1], 3, 1, c.patch**2).astype(jnp.float32)
@@ -86,13 +88,13 @@ def block(
     x: Float[Array, "I W P D"],
     rotary: Rotary,
     valid: Bool[Array, "I W P"],
-    seen: dict[str, Array],
+    mask: dict[str, Array],
     full: Any,
     *,
     cfg: ModelConfig,
 ) -> Float[Array, "I W P D"]:
-    """One layer; `full` is a Python or NumPy bool in a loop, a traced one in a scan. `seen` is the
-    mask of full layers, as `attention` takes it."""
+    """One layer. `full`, whether it has full attention, is a Python or NumPy bool in a loop and is
+    traced in a scan. `mask` is the mask of full attention, as `attention` takes it."""
     I, W, P, _ = x.shape
     qkv = linear(rms_norm(x, p["norm1"], EPS), p["qkv"])
     q, k, v = (qkv[..., part, :, :] for part in range(3))
@@ -107,8 +109,8 @@ def block(
 
         return run
 
-    # A window is one small product on any device; only whole images want a kernel.
-    whole = attend(I, W * P, seen, cfg.kernel)
+    # A window is a small product on any device; only whole images need a special kernel.
+    whole = attend(I, W * P, mask, cfg.kernel)
     windowed = attend(I * W, P, {"valid": valid}, "xla")
     if isinstance(full, jax.core.Tracer):
         out = jax.lax.cond(full, whole, windowed, q, k, v)
@@ -120,7 +122,7 @@ def block(
 
 
 def merge(p: Tree, x: Float[Array, "I W P D"], c: VisionConfig) -> Float[Array, "I S E"]:
-    """Each merged token's patches side by side, then two layers into the text's width."""
+    """Concatenates the patches of each merged token, and applies two layers to the text's width."""
     x = rms_norm(x, p["norm"], EPS)
     x = x.reshape(x.shape[0], -1, c.merge**2 * c.width)
     return linear(jax.nn.gelu(linear(x, p["fc1"]), approximate=False), p["fc2"])

@@ -1,8 +1,8 @@
-"""The model card of an exported run: what the model is, how to ask it, how good it was, and how it
-was made.
+"""The model card of a run's export: what the model is, how to ask it, how good it is, and how it
+was trained.
 
-The card of the model that a run began with is among the run's assets. It describes that model and
-not this one, so only its lines about the licence are kept.
+The run's assets hold the card of the model that the run began with. Only what that card says about
+the licence is copied.
 """
 
 import json
@@ -16,7 +16,7 @@ from lfpc_jax.run.folder import RunFolder, run_of
 
 NAME = "README.md"
 _PRIVATE = ("judge", "wandb_project")
-"""Settings that name servers and accounts."""
+"""Settings that name servers or accounts; a card leaves them out."""
 
 
 def card(run: RunFolder, step: int, asking: Asking) -> str:
@@ -27,49 +27,49 @@ def card(run: RunFolder, step: int, asking: Asking) -> str:
         f"# {run.path.resolve().name}, step {step}",
         f"A Qwen2.5-VL that lfpc_jax has trained to look closer before it answers: the weights "
         f"after step {step} of {settings['steps']}.",
-        _table(("what", "value"), [("began with", _began_with(run)), *_made(settings)]),
+        _table(("what", "value"), [("began with", _began_with(run)), *_training(settings)]),
         "## How to ask it",
-        f"It was trained to be asked like this, and lfpc_jax's commands do so, by `{FILE}`:",
+        f"It was trained with these settings. lfpc_jax's commands read them from `{FILE}`:",
         _table(("what", "value"), _asked(asking)),
         "```\npython launch/ask.py --model FOLDER --image FILE --question TEXT\n```",
         _prompt(asking),
         "## Validation",
         _validation(run, step, settings),
         "## Settings",
-        "All of them, without those that name servers and accounts.",
+        "All settings, except those that name servers or accounts.",
         _json({name: value for name, value in settings.items() if name not in _PRIVATE}),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _licence(base: Path) -> Iterator[str]:
-    """The head of the card, with the lines about the licence from the head of the base model's
-    card."""
+    """The front matter of a card, with the lines on the licence from the base model's card."""
     lines = base.read_text(errors="replace").splitlines() if base.is_file() else []
-    kept, inside = [], False
+    licence, inside = [], False
     head = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
     for line in head:
         inside = line.startswith("license") or (inside and line[:1] in (" ", "-"))
         if inside:
-            kept.append(line)
-    if kept:
-        yield "\n".join(("---", *kept, "---"))
+            licence.append(line)
+    if licence:
+        yield "\n".join(("---", *licence, "---"))
 
 
 def _began_with(run: RunFolder) -> str:
-    """The models that this one began with, as far as their folders are still there to say so."""
-    told, seen = [], set()
+    """The model that the run began with, the one that that began with, and so on, as far as their
+    folders still exist."""
+    models, visited = [], set()
     current: RunFolder | None = run
-    while current is not None and current.path.resolve() not in seen:
-        seen.add(current.path.resolve())
+    while current is not None and current.path.resolve() not in visited:
+        visited.add(current.path.resolve())
         path = json.loads(current.settings.read_text())["model"]["path"]
         step = current.began_at
-        told.append(f"`{path}`" + ("" if step is None else f", step {step}"))
+        models.append(f"`{path}`" + ("" if step is None else f", step {step}"))
         current = run_of(Path(path))
-    return ", which began with ".join(told)
+    return ", which began with ".join(models)
 
 
-def _made(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _training(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     model, rollout, rewards = (settings[name] for name in ("model", "rollout", "rewards"))
     yield "stage", settings["stage"]
     yield "trained on", _sets(settings["data"]["train"])
@@ -85,7 +85,7 @@ def _made(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _sets(sources: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(f"`{one['path']}` (weight {one['weight']:g})" for one in sources)
+    return ", ".join(f"`{source['path']}` (weight {source['weight']:g})" for source in sources)
 
 
 def _asked(asking: Asking) -> Iterator[tuple[str, str]]:
@@ -99,14 +99,14 @@ def _asked(asking: Asking) -> Iterator[tuple[str, str]]:
 
 
 def _prompt(asking: Asking) -> str:
-    known = "What is said around its questions and pictures:"
-    unknown = "Its run did not note the prompt. This version of lfpc_jax says:"
+    known = "The prompt around its questions and pictures:"
+    unknown = "Its run did not record the prompt. This version of lfpc_jax uses:"
     text = asking.prompt or prompt_text(asking.convention)
     return f"{known if asking.prompt else unknown}\n\n```\n{text}```"
 
 
 def _validation(run: RunFolder, step: int, settings: Mapping[str, Any]) -> str:
-    """The newest validation metrics that are not newer than the weights."""
+    """The figures of the last validation that is not newer than the weights."""
     curves, _ = metrics.read(run.path / "metrics.jsonl")
     known = {
         curve.name: {at: value for at, value in zip(curve.steps, curve.values) if at <= step}
@@ -115,7 +115,7 @@ def _validation(run: RunFolder, step: int, settings: Mapping[str, Any]) -> str:
     }
     last = max((at for values in known.values() for at in values), default=None)
     if last is None:
-        return "None: the run had nothing to validate on."
+        return "None: the run has no validation up to this step."
     rows = [(name, f"{values[last]:.4g}") for name, values in known.items() if last in values]
     data = settings["data"]
     return (

@@ -1,20 +1,19 @@
-"""Only one command at a time writes into a folder. A second one is refused with the name of the
+"""Lets only one command at a time write into a folder. A second one raises an error that names the
 first.
 
-    FOLDER/lock/TOKEN.json     who owns it, on which host, since when, and a count that grows
+    FOLDER/lock/TOKEN.json     which command, where, since when, and a count that grows
 
 A claim is a file that only its owner writes. So nothing depends on locks, on renames or on the
 order of writes, and network and bucket file systems can be used. A command writes its claim and
 then looks at the other claims in the folder:
 
-- If a claim is of the same folder, host and boot, the process table says whether its owner lives.
-- For any other claim, the reader watches its count with its own clock; clocks of hosts are never
-  compared. If the count does not grow for `PATIENCE` seconds, the owner counts as dead and the
-  claim is removed.
+- If a claim is of the same folder, host and boot, the process table tells whether its owner lives.
+- Any other claim is watched by the reader's clock (clocks of hosts are never compared). If its
+  count does not grow for `PATIENCE` seconds, the owner is dead and its claim is removed.
 
-A command holds the folder once no other claim is left. If two come at once, each sees the other,
-and the one whose token sorts first stays. An owner that was frozen or cut off for so long that it
-was taken for dead finds its claim gone before its next write, and stops.
+A command holds the folder once no other claim is left. Two that start at the same time see each
+other, and the one whose token sorts first stays. An owner that was frozen or disconnected for so
+long that it was taken for dead finds that its claim is gone before its next write, and stops.
 """
 
 import json
@@ -38,20 +37,21 @@ log = logging.getLogger(__name__)
 
 BEAT = 10.0
 PATIENCE = 75.0
-"""Seconds; file systems may show what another host wrote a minute late."""
+"""Seconds. Some file systems show what another host wrote only after a minute."""
 _POLL = 1.0
 _TRIES = 100
 _LONGEST_COMMAND = 500
 _LENGTH = 2048
-"""Bytes of a claim's file. It is overwritten in place, so that a removed one is not made again."""
+"""Bytes of a claim's file. It is overwritten in place, so that a beat never recreates a removed
+claim."""
 
 
 @contextmanager
 def held(
     folder: Path, *, beat: float = BEAT, patience: float = PATIENCE
 ) -> Iterator["FolderClaim"]:
-    """Within the context, this command owns the folder. The first of several processes claims it
-    for all. If another command has it, all of them raise ValueError."""
+    """Claims the folder for this command within the context. With several processes the first one
+    claims it for all. Raises ValueError in all of them if another command has it."""
     claim = FolderClaim(folder, beat, patience)
     in_the_first_process(claim.take)
     try:
@@ -63,7 +63,7 @@ def held(
 @dataclass(frozen=True)
 class Owner:
     """Who made a claim. `place` is where its process id is valid: a host since its boot, or a
-    container there. `started` distinguishes a process from an earlier one with the same id.
+    container on it. `started` distinguishes a process from an earlier one with the same id.
     `folder` distinguishes a claim from one that was copied here with another folder."""
 
     folder: str
@@ -77,7 +77,7 @@ class Owner:
     beat: int = 0
 
     @classmethod
-    def own(cls, folder: Path) -> "Owner":
+    def this_process(cls, folder: Path) -> "Owner":
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:_LONGEST_COMMAND]
         since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
         pid, where = os.getpid(), str(folder.resolve())
@@ -114,8 +114,8 @@ class FolderClaim:
     def __init__(self, folder: Path, beat: float = BEAT, patience: float = PATIENCE) -> None:
         self.folder, self.beat, self.patience = folder, beat, patience
         self.file = folder / "lock" / f"{secrets.token_hex(8)}.json"
-        self._owner = Owner.own(folder)
-        self._made_folder = not folder.exists()
+        self._owner = Owner.this_process(folder)
+        self._creates_folder = not folder.exists()
         self._writing = threading.Lock()
         self._over = threading.Event()
         self._beating: threading.Thread | None = None
@@ -133,13 +133,13 @@ class FolderClaim:
         self._write(holds=True)
 
     def check(self) -> None:
-        """Raises ValueError if another command has taken the folder. Call it before writing."""
+        """Raises ValueError if another command has taken the folder over. Call before writing."""
         if self._beating is not None and self.file not in self._claims():
             others = [str(Owner.of(path.read_text()) or path) for path in self._claims()]
             raise ValueError(
-                f"{self.folder}: this process fell silent for so long that its claim was removed, "
-                f"and the folder is now that of {' and '.join(others) or 'nobody'}; nothing more "
-                "is written. If it should go on here, stop the other and start it again"
+                f"{self.folder}: this process was silent for so long that its claim was removed, "
+                f"and the folder now belongs to {' and '.join(others) or 'nobody'}; nothing more "
+                "is written. To resume here, stop the other command and rerun this one"
             )
 
     def release(self) -> None:
@@ -149,15 +149,15 @@ class FolderClaim:
         self._beating.join()
         self._beating = None
         self.file.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: another's claim, or what was made
+        with suppress(OSError):  # not empty: there is another claim, or the command's results
             self.file.parent.rmdir()
-            if self._made_folder:
+            if self._creates_folder:
                 self.folder.rmdir()
 
     # ------------------------------------------------------------------ this command's claim
 
     def _create(self) -> None:
-        """Writes the claim. Tries again if another command is just removing the lock's folder."""
+        """Writes the claim. Tries again if another command removes the lock's folder meanwhile."""
         for tries_left in range(_TRIES, -1, -1):
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ class FolderClaim:
             try:
                 self._write()
             except FileNotFoundError:
-                log.error("%s: its claim on the folder was removed by another", self.folder)
+                log.error("%s: another command removed this one's claim", self.folder)
                 return
             except OSError as error:
                 log.warning(
@@ -191,7 +191,8 @@ class FolderClaim:
     # ------------------------------------------------------------------ other commands' claims
 
     def _claims(self) -> list[Path]:
-        """All claims there. It lists the folder, since some file systems cache single files."""
+        """All claims on the folder. The lock's folder is listed anew, since some file systems cache
+        whether a single file exists."""
         return sorted(self.file.parent.glob("*.json"))
 
     def _outlast_others(self) -> None:
@@ -210,8 +211,8 @@ class FolderClaim:
         who = f"the claim {path}" if owner is None else str(owner)
         if path not in watched and lives is None:
             _say(
-                f"{self.folder}: was claimed by {who}; looking for up to {self.patience:g} s "
-                "whether that is still at work"
+                f"{self.folder}: was claimed by {who}; waiting up to {self.patience:g} s to see "
+                "whether it still runs"
             )
         silent = watched.setdefault(path, _Watched(text)).silent(text)
         if lives is None and watched[path].changes:
@@ -222,14 +223,14 @@ class FolderClaim:
             return
         if lives and owner is not None and (owner.holds or path < self.file):
             raise _refused(self.folder, who)
-        if lives and watched[path].waited >= self.patience:  # it came later, and should have gone
+        if lives and watched[path].waited >= self.patience:  # it came later, but did not give way
             raise _refused(self.folder, who)
 
 
 @dataclass
 class _Watched:
-    """A claim as it was last read. A long pause between two readings counts as a short one, since
-    the file system may have been stuck for everyone."""
+    """A claim as it was read last. A long pause between two readings counts as a short one, since
+    the file system may have been stuck for every command."""
 
     text: str
     changes: int = 0

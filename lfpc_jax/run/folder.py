@@ -1,16 +1,16 @@
-"""A training run's folder, and runs in place of models.
+"""The folder of a training run, and how to load a run's model.
 
 RUN/config.json        every setting, resolved
-RUN/assets/            the base model's config, tokenizer and processor files; and asking.json:
-                       how the trained model is to be asked
-RUN/origin.json        names and dtypes of its weights, for export; and the step that it began from,
-                       if it began from a run
+RUN/assets/            the base model's config, tokenizer and processor files, and asking.json: how
+                       to ask the trained model
+RUN/origin.json        how the base model's weights were named and typed, for export; and, if the
+                       base model is a run, the step that this run began from
 RUN/metrics.jsonl      and tensorboard/
-RUN/wandb_id           its id at W&B, if it is there; see lfpc_jax/report/writer.py
+RUN/wandb_id           the run's id at W&B, if it has one; see lfpc_jax/report/writer.py
 RUN/checkpoints/       see lfpc_jax/checkpoint/training.py
 RUN/trajectories/      some of the episodes, replayable
 RUN/log.txt
-RUN/lock/              while it runs: which command owns the folder, see claim.py
+RUN/lock/              while a command runs: its claim, see claim.py
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from lfpc_jax.checkpoint import assets, training
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import everyones
-from lfpc_jax.model import config, parameters
+from lfpc_jax.model import config, parameters, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.rollout import asking
@@ -76,42 +76,41 @@ class RunFolder:
 
     @property
     def began_at(self) -> int | None:
-        """The step of the run that this one began with, if it began with a run."""
+        """The step of the base model, if the base model is a run; else None."""
         return self._origin.get("step")
 
     @property
     def asking(self) -> Asking:
-        """How its model is to be asked. A run that is older than the file is read by its
+        """How to ask the run's model. For a run from before asking.json it follows from the
         settings."""
         rollout = json.loads(self.settings.read_text()).get("rollout", {})
         return Asking.read(self.assets) or Asking.of_settings(rollout)
 
     @property
     def judged_by(self) -> str:
-        """The judge of its rewards when it was last started; empty without one."""
+        """The judge of the run's rewards, by the settings of its last start; empty if none."""
         return shown_judge(json.loads(self.settings.read_text()).get("judge"))
 
     @property
     def trainable(self) -> Trainable:
-        """What it trains."""
+        """Which parameters the run trains."""
         model = json.loads(self.settings.read_text())["model"]
         lora = model["lora"]
         if lora is not None:
-            lists = {name: tuple(kept) for name, kept in lora.items() if isinstance(kept, list)}
-            lora = LoRA(**lora | lists)
+            tuples = {name: tuple(value) for name, value in lora.items() if isinstance(value, list)}
+            lora = LoRA(**lora | tuples)
         return Trainable(model["train_vision"], lora)
 
     def first_model(self, path: Path) -> Path:
-        """The model that this run began with. If that was another run, the checkpoint that was its
-        newest, or its best, at that time."""
+        """The base model of this run, whose settings name it by `path`. If that is a run, it is the
+        checkpoint that was taken when this run began."""
         model, step = run_of(path), self.began_at
         return path if model is None or step is None else model.checkpoints / f"{step:08d}"
 
     def begin(
         self, settings: TrainConfig, model_assets: Path, origin: Origin, step: int | None
     ) -> None:
-        """Writes what a run starts with. It overwrites what a run that reached no checkpoint
-        left."""
+        """Writes the files of a new run. It replaces those of a run without a checkpoint."""
         in_the_first_process(partial(self._begin, settings, model_assets, origin, step))
 
     def _begin(
@@ -125,11 +124,11 @@ class RunFolder:
         _write(self.path / "origin.json", {**dataclasses.asdict(origin), "step": step})
         _write(self.settings, described(settings))
 
-    def go_on(self, settings: TrainConfig) -> None:
-        """Resumes a run with a checkpoint. Raises if settings changed that must not."""
-        in_the_first_process(partial(self._go_on, settings))
+    def resume(self, settings: TrainConfig) -> None:
+        """Writes the settings of a resumed run. Raises ValueError if one changed that may not."""
+        in_the_first_process(partial(self._resume, settings))
 
-    def _go_on(self, settings: TrainConfig) -> None:
+    def _resume(self, settings: TrainConfig) -> None:
         now = described(settings)
         begun = json.loads(self.settings.read_text())
         limits = begun.get("rollout", {})
@@ -139,7 +138,7 @@ class RunFolder:
         changed = _differences(begun, now, described(TrainConfig()))
         if changed:
             raise ValueError(
-                f"{self.path}: was begun with other settings of {sorted(changed)}; go on with "
+                f"{self.path}: was begun with other settings of {sorted(changed)}; resume it with "
                 f"those, or choose another --run{_of_old_limit(limits)}"
             )
         _write(self.settings, now)
@@ -160,12 +159,12 @@ _MAY_CHANGE = {"steps", "mesh", "wandb_project", "keep_checkpoints", "keep_best"
 
 
 def shown_judge(settings: Mapping[str, Any] | None) -> str:
-    """A judge's model and address, on which verdicts depend. Empty without a judge."""
+    """The judge's model and address, on which verdicts depend; empty without a judge."""
     return f"{settings['model']} at {settings['base_url']}" if settings else ""
 
 
 def in_the_first_process(write: Callable[[], None]) -> None:
-    """Runs `write` in the first process, while the others wait. If it fails, all of them raise."""
+    """Runs `write` in the first process while others wait. If it fails, all raise ValueError."""
     fault = ""
     if jax.process_index() == 0:
         try:
@@ -179,42 +178,41 @@ def in_the_first_process(write: Callable[[], None]) -> None:
 
 
 def _write(file: Path, value: Any) -> None:
-    """Writes a file in such a way that nobody ever reads half of it."""
+    """Writes a file so that no reader ever sees only a part of it."""
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     partial.rename(file)
 
 
 def _check_schedule(run: Path, begun: dict[str, Any], now: TrainConfig) -> None:
-    """Refuses another number of steps if the learning rate falls. Such a schedule ends with the
-    run's last step, so another number would change the remaining rates."""
+    """A decaying learning rate reaches its end at the run's last step, so another number of steps
+    would change the rates of the remaining steps."""
     steps, schedule = begun.get("steps", now.steps), now.optimizer.schedule
     if schedule != "constant" and steps != now.steps:
         raise ValueError(
             f"{run}: was begun with {steps} steps, over which its {schedule} schedule lowers the "
-            f"learning rate; with {now.steps} the rates of the steps still to come would be "
-            f"others. Go on with --steps {steps}; to train longer, begin another --run from this "
-            f"one, with a schedule of its own: --model.path {run}"
+            f"learning rate; {now.steps} steps would change the rates of the remaining steps. "
+            f"Resume with --steps {steps}; to train longer, begin another --run from this one, "
+            f"with a new schedule: --model.path {run}"
         )
 
 
 def _check_temperature(run: Path, begun: dict[str, Any], now: TrainConfig) -> None:
-    """Refuses runs that are older than `update.deviation` at another temperature than 1, since
-    their updates ignored the temperature."""
+    """Updates of runs from before the setting `update.deviation` ignored the temperature."""
     old = "update" in begun and "deviation" not in begun["update"]
     if old and now.policy_temperature != 1:
         raise ValueError(
             f"{run}: was begun by a version whose updates ignored rollout.temperature "
-            f"{now.policy_temperature}; they would now improve another policy. Begin another --run "
-            f"from this one: --model.path {run}"
+            f"{now.policy_temperature}; updates of this version would improve another policy. "
+            f"Begin another --run from this one: --model.path {run}"
         )
 
 
 def _differences(
     before: dict[str, Any], now: dict[str, Any], default: dict[str, Any], within: str = ""
 ) -> set[str]:
-    """The names of settings that differ and must not. A setting that the run does not know is newer
-    than the run, which did what the setting's default says."""
+    """The names of settings that differ although they may not. A setting that the run does not have
+    is newer than the run, which behaved as the setting's default says."""
     names: set[str] = set()
     for key in before.keys() | now.keys():
         name = within + key
@@ -230,15 +228,15 @@ def _differences(
 
 
 def run_of(path: Path) -> RunFolder | None:
-    """The run that a path names, directly or by one of its checkpoints. None if it names no run."""
+    """The run whose folder, or one of whose checkpoints, a path names; None if it is no run's."""
     folders = [path, *([path.parent.parent] if path.parent.name == "checkpoints" else [])]
     runs = map(RunFolder, folders)
     return next((run for run in runs if run.settings.is_file() and run.checkpoints.is_dir()), None)
 
 
 def unfinished(path: Path) -> str:
-    """A warning about a model that is a run before its last step. Empty if there is nothing to warn
-    of. A path that names one of the run's steps is meant, so it gives no warning."""
+    """A warning for a model that is a run before its last step; else an empty string. A path that
+    names a step gets no warning, since that step is meant."""
     run = run_of(path)
     if run is None or (path != run.path and path.name.isdigit()):
         return ""
@@ -247,14 +245,14 @@ def unfinished(path: Path) -> str:
     if newest >= steps:
         return ""
     return (
-        f"{path}: a run that has come to step {newest} of {steps} only, and is taken as it is; if "
-        f"it should finish first, go on with it (its own command, --run {run.path}), then start "
-        "from it in a folder without checkpoints"
+        f"{path}: this run has only come to step {newest} of {steps}, and is used as it is; to "
+        f"finish it first, rerun its command with --run {run.path}, then start from it in a folder "
+        "without checkpoints"
     )
 
 
 def checkpoint_of(path: Path, run: RunFolder) -> training.Saved:
-    """The newest whole checkpoint of RUN, or the one of RUN/checkpoints/STEP; RUN/checkpoints/best
+    """The newest complete checkpoint of RUN, or that of RUN/checkpoints/STEP; RUN/checkpoints/best
     is the one with the highest accuracy."""
     which = "newest" if path == run.path else path.name
     if which == "newest":
@@ -266,7 +264,7 @@ def checkpoint_of(path: Path, run: RunFolder) -> training.Saved:
     if saved is None:
         there = sorted(folder.name for folder in run.checkpoints.iterdir() if folder.is_dir())
         raise ValueError(
-            f"{run.checkpoints}: holds no whole checkpoint that is {which!r}; of "
+            f"{run.checkpoints}: has no complete checkpoint {which!r}; of "
             f"{', '.join(there) or 'none'} choose a step, `best` (if it was validated) or `newest`"
         )
     return saved
@@ -274,18 +272,20 @@ def checkpoint_of(path: Path, run: RunFolder) -> training.Saved:
 
 def load_run(
     path: Path, run: RunFolder, *, dtype: str, mesh: Mesh | None
-) -> tuple[ModelConfig, Any, training.Saved]:
-    """The model of the checkpoint that a path names, with LoRA's factors merged in. A message says
-    how much of the factors rounding takes, since the run itself computed with the factors beside
-    their weights."""
+) -> tuple[ModelConfig, Tree, training.Saved]:
+    """The model of the checkpoint that a path names, with LoRA's factors merged into the weights.
+
+    The run itself kept factors and weights separate. So a warning is logged if rounding the sums
+    loses much of what the factors add.
+    """
     saved = checkpoint_of(path, run)
     cfg = config.from_folder(run.assets, dtype=dtype)
     trained, frozen = _restored(saved, run, cfg, mesh)
     params, lost = jax.jit(partial(_merged, dtype=dtype))(trained, frozen)
     if lost > _MOST_LOST:
         log.warning(
-            "%s: %.0f %% of what LoRA's factors add is lost where their sum with the weights is "
-            "rounded to %s, so this is hardly the model that was trained; take --dtype float32",
+            "%s: %.0f %% of what LoRA's factors add is lost when their sum with the weights is "
+            "rounded to %s, so this is hardly the model that was trained; use --dtype float32",
             saved.path, 100 * lost, dtype,
         )  # fmt: skip
     log.info("%s: step %d", saved.path, saved.step)
@@ -296,7 +296,7 @@ def computing_params(
     saved: training.Saved, run: RunFolder, cfg: ModelConfig, mesh: Mesh | None
 ) -> Tree:
     """A checkpoint's parameters as the run itself computes with them: in the model's dtype, with
-    LoRA's factors beside their weights."""
+    LoRA's factors separate from the weights."""
     trained, frozen = _restored(saved, run, cfg, mesh)
     return parameters.join(_cast(trained, cfg.dtype), frozen)
 
@@ -306,7 +306,7 @@ def _restored(
 ) -> tuple[Tree, Tree]:
     """The trained parameters, in float32, and the frozen ones."""
     trained, frozen = (
-        training.restore(saved, name, parameters.abstract(tree, dtype, mesh))
+        training.restore(saved, name, spec.abstract_of(tree, dtype, mesh))
         for name, tree, dtype in zip(
             training.MODEL_ITEMS,
             parameters.specs(cfg, run.trainable),
@@ -319,10 +319,10 @@ def _restored(
 _MOST_LOST = 0.1
 
 
-def _merged(part: Any, frozen: Any, *, dtype: str) -> tuple[Any, jax.Array]:
-    joined = parameters.join(part, frozen)
+def _merged(trained: Tree, frozen: Tree, *, dtype: str) -> tuple[Tree, jax.Array]:
+    joined = parameters.join(trained, frozen)
     return _cast(parameters.merged(joined), dtype), parameters.rounded_away(joined, dtype)
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
+def _cast(tree: Tree, dtype: Any) -> Tree:
     return jax.tree.map(lambda x: x.astype(dtype), tree)

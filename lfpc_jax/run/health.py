@@ -1,8 +1,8 @@
-"""Tells when a training run is in trouble.
+"""Checks that tell when a training run is in trouble.
 
-The alarm over crops says that a policy no longer crops, or that its crops have become useless. Two
-checks keep a step from being trained on: one if most of its rewards are unknown, one if its tokens
-were sampled from another policy than the trainer's.
+The crop alarm goes off when a policy no longer crops, or when its crops have become useless. Two
+other checks prevent training on a step: if most of its rewards are unknown, or if its tokens were
+sampled from another policy than the trainer's.
 """
 
 import logging
@@ -21,8 +21,7 @@ class CropAlarm:
         self.limits, self.count = limits, 0
 
     def __call__(self, step: int, values: Mapping[str, float]) -> str:
-        """The alarm, if a limit was exceeded for `patience` steps in a row; otherwise an empty
-        string."""
+        """What is wrong, if it has been wrong for `patience` steps; else an empty string."""
         limits = self.limits
         fault = ""
         if values.get("crop/rate", 1.0) < limits.least_tool_rate:
@@ -41,9 +40,9 @@ class CropAlarm:
 def too_many_masked(
     step: int, values: Mapping[str, float], limits: Health, faults: Sequence[Fault]
 ) -> str:
-    """Why a step must not be trained on because too many of its episodes have no reward; empty if
-    it may be. The episodes with a reward are not a fair sample: answers that only a judge can
-    decide are missing, so accuracy looks high."""
+    """Why a step must not be trained on, if too many of its episodes have no reward; else an empty
+    string. The episodes that have one are a biased sample: answers that only a judge can decide
+    are missing, so accuracy looks high."""
     share = values.get("reward/masked", 0.0)
     if share <= limits.most_masked:
         return ""
@@ -53,22 +52,22 @@ def too_many_masked(
         causes.append(f"{part} {values[f'masked/{part}']:.1%} ({reasons})")
     return (
         f"{share:.1%} of the episodes of step {step} have no reward, more than health.most_masked "
-        f"{limits.most_masked}: {'; '.join(causes)}. The step is not trained on, and what the ones "
-        "before it came to is saved: mend that and give the same command again, or raise "
+        f"{limits.most_masked}: {'; '.join(causes)}. The step is not trained on, and the state "
+        "before it is saved: remove the cause and rerun the same command to resume, or raise "
         "health.most_masked"
     )
 
 
 def too_far_apart(step: int, mean: float, limit: float, dtype: str) -> str:
-    """Why a step must not be trained on because, by their log-probabilities, its tokens were
-    sampled from another policy than the trainer's; empty if it may be."""
+    """Why a step is not trained on whose log-probabilities differ too much between sampler and
+    trainer: its tokens were sampled from another policy than the trainer's."""
     return (
-        f"the log-probabilities of step {step}'s tokens by sampler and by trainer lie {mean:.3g} "
-        f"apart in the mean, more than health.most_apart {limit:g}, though both should have the "
-        f"same weights and only {dtype}'s rounding should tell them apart. Either the weights that "
-        "were sampled from are not the trainer's, or one of them computes something else: see "
-        "whether it goes away with rollout.tensor 1 (the weights' way to the rollouts), with "
-        "model.kernel xla (attention), or on another machine (memory), and report what helped. The "
-        "step is not trained on, and what the ones before it came to is saved: the same command "
-        "repeats it. If it is rounding, raise health.most_apart; inf never stops"
+        f"the log-probabilities that sampler and trainer give the tokens of step {step} differ by "
+        f"{mean:.3g} in the mean, more than health.most_apart {limit:g}, though both should have "
+        f"the same weights and differ only by the rounding of {dtype}. Either the sampler's "
+        "weights are not the trainer's, or one of the two computes something else: try "
+        "rollout.tensor 1 (how weights reach the rollouts), model.kernel xla (attention) and "
+        "another machine (memory), and report what helped. The step is not trained on, and the "
+        "state before it is saved: rerun the same command to repeat it. If it is rounding, raise "
+        "health.most_apart; inf never stops"
     )

@@ -1,4 +1,4 @@
-"""Loads the model that a command is given: a Hugging Face folder, an Orbax folder, or a run."""
+"""Loads the model that a command's argument names: a model folder of any kind, or a run."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +22,9 @@ from lfpc_jax.run.folder import checkpoint_of, load_run, run_of
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """`assets` holds config, tokenizer and processor files. `origin` holds the names and dtypes of
-    the weights where they came from, and `step` the step of their run, if they are of a run.
-    `folder` holds the weights themselves; it is None if none were read."""
+    """A loaded model. `assets` is the folder of its config, tokenizer and processor files, and
+    `folder` that of its weights, None if none were read. `origin` says how its weights were named
+    and typed at first. `step` is the step of its run, or None if it is not a run's."""
 
     cfg: ModelConfig
     params: Tree
@@ -35,17 +35,17 @@ class LoadedModel:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """Digests that distinguish this model from every other; see `checkpoint.identity`. All
-        weights are read once for them."""
+        """Digests that distinguish this model from all others; see `checkpoint.identity`. To
+        compute them, all weights are read once."""
         assert self.folder is not None, "a model without weights"
         with progress.waiting(f"which model {self.folder} holds"):
             return model_identity(self.folder, self.assets)
 
 
 def load_model(path: Path, *, dtype: str | None = None, mesh: Mesh | None = None) -> LoadedModel:
-    """A Hugging Face folder, one that `convert.py to-orbax` wrote, or a training run's: RUN (its
-    newest checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. By default float32 on a CPU,
-    bfloat16 elsewhere. Weights that are not finite are refused."""
+    """Loads a Hugging Face folder, a folder that `convert.py to-orbax` wrote, or a training run:
+    RUN (its newest checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. The default dtype is
+    float32 on a CPU and bfloat16 elsewhere. Weights that are not finite raise ValueError."""
     loaded = _loaded(path, dtype or tuning().dtype, mesh)
     with progress.waiting(f"looking for NaN in {path}"):
         check_finite(loaded.params, spec_tree(loaded.cfg), where=loaded.folder or path)
@@ -72,20 +72,19 @@ def _loaded(path: Path, dtype: str, mesh: Mesh | None) -> LoadedModel:
 
 
 def assets_of(path: Path) -> Path:
-    """The folder with the config, tokenizer and processor files of the model that a path names."""
+    """The folder of the config, tokenizer and processor files of the model that a path names."""
     if run := run_of(path):
         return run.assets
     return store.assets_of(path) if store.is_store(path) else path
 
 
 def identity_of(path: Path) -> dict[str, str]:
-    """As `LoadedModel.identity`, of the model that a path names; its weights are not loaded."""
+    """`LoadedModel.identity` of the model that a path names, without loading its weights."""
     run = run_of(path)
     return model_identity(checkpoint_of(path, run).path if run else path, assets_of(path))
 
 
 def asking_of(path: Path) -> Asking | None:
-    """How the model that a path names is to be asked; None if its folder does not say. No weights
-    are read."""
+    """How to ask the model that a path names, or None if it does not say. No weights are read."""
     run = run_of(path)
     return run.asking if run else Asking.read(assets_of(path))

@@ -66,7 +66,7 @@ class Steps:
         self._task = self._live.add_task("steps", total=total, note="")
 
     def resume(self, done: int) -> None:
-        """Sets how many steps were done before."""
+        """Sets how many steps are already done."""
         self._live.reset(self._task, completed=done)
 
     def phase(self, name: str) -> None:
@@ -102,7 +102,7 @@ class Steps:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Shows that work is in progress whose length is not known."""
+    """Shows that work of unknown length is going on."""
     console, start = Console(file=sys.stderr), time.monotonic()
     if console.is_terminal:
         with Progress(

@@ -53,7 +53,7 @@ def test_what_names_none_is_refused(run, name):
     if "/" in name:
         assert run_of(path) is None
         return
-    with pytest.raises(ValueError, match=f"no whole checkpoint that is '{name}'; of 00000002, "):
+    with pytest.raises(ValueError, match=f"no complete checkpoint '{name}'; of 00000002, "):
         checkpoint_of(path, run)
 
 

@@ -108,7 +108,10 @@ def test_rollouts_from_scrambled_weights_stop_the_run_before_they_are_trained_on
     never = ["--checkpoint_every", "100", "--keep_best", "0"]
     scrambled = str(HERE / "scrambled.py")
     errors = finished(start(folder, run, *never, config=scrambled), code=3)
-    assert "stopped: the log-probabilities of step 3's tokens by sampler and by trainer" in errors
+    assert (
+        "stopped: the log-probabilities that sampler and trainer give the tokens of step 3"
+        in errors
+    )
     assert "more than health.most_apart 0.001" in errors
     assert facts(run)["step"] == 2
     assert [step for kind, step in metrics(run) if kind == "train"] == [1, 2]
@@ -281,7 +284,7 @@ def test_to_start_from_an_unfinished_run_is_warned_of(folder, whole, monkeypatch
     (run / "checkpoints" / "00000002" / "manifest.json").write_text("{}")  # it is whole
     shutil.copytree(whole / "assets", run / "assets")
     shutil.copy(whole / "config.json", run)
-    said = f"warning: {run}: a run that has come to step 2 of 3 only, and is taken as it is"
+    said = f"warning: {run}: this run has only come to step 2 of 3, and is used as it is"
     for model, warned in ((run, True), (run / "checkpoints" / "00000002", False), (whole, False)):
         train.main(["--config", CONFIG, "--model.path", str(model), "--dry-run"])
         assert (said in capsys.readouterr().err) == warned, model
@@ -314,7 +317,7 @@ def test_factors_start_from_a_run_stay_near_it_however_far_it_comes_and_are_expo
     finished(start(folder, run, "--steps", "1", *flags))
     began = arrays(first)
     shutil.move(folder / "newer", first / "checkpoints" / "00000003")
-    assert "has come to step 2 of 3 only" in (run / "log.txt").read_text()
+    assert "has only come to step 2 of 3" in (run / "log.txt").read_text()
     errors = finished(start(folder, run, "--steps", "2", *flags))
     assert "of 3 only" not in errors
     assert f"restoring {first}/checkpoints/00000002" in errors

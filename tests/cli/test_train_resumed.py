@@ -106,7 +106,7 @@ def test_a_second_run_in_the_folder_is_refused_and_one_that_lost_it_writes_no_mo
     assert f"(process {process.pid} on " in said
     [claim] = (run / "lock").iterdir()
     claim.unlink()
-    assert "that its claim was removed, and the folder is now that of nobody" in finished(
+    assert "that its claim was removed, and the folder now belongs to nobody" in finished(
         process, 1
     )
     assert not (run / "checkpoints").exists()

@@ -132,7 +132,7 @@ def test_missing_and_broken_config_name_the_file(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": ')
     with pytest.raises(ValueError, match=r"config\.json: not valid JSON"):
         config.from_folder(tmp_path)
-    with pytest.raises(ValueError, match="known are 3b, 7b, 32b, 72b"):
+    with pytest.raises(ValueError, match="choose one of 3b, 7b, 32b, 72b"):
         config.published("13b")
 
 

@@ -18,7 +18,7 @@ from lfpc_jax.model.tuning import tuning, update_options
 def test_a_platform_has_its_own(platform, dtype, kernel, unstacked):
     tuned = tuning(platform)
     assert (tuned.platform, tuned.dtype, tuned.kernel) == (platform, dtype, kernel)
-    assert tuned.unstacked == tuned.places_last == unstacked
+    assert tuned.unstacked == tuned.positions_last == unstacked
 
 
 def test_by_default_it_is_the_devices_own():

@@ -42,7 +42,7 @@ def test_how_it_is_run_changes_nothing(episodes, options):
 
 @pytest.mark.parametrize("unstacked", [False, True], ids=["stacked", "unstacked"])
 def test_the_layout_of_accelerators_changes_nothing(episodes, unstacked, monkeypatch):
-    monkeypatch.setattr(cache, "places_last", lambda cfg: False)
+    monkeypatch.setattr(cache, "positions_last", lambda cfg: False)
     made = engine(unstacked=unstacked)
     wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
     same(run(made, [small.record(i) for i in range(3)], 4), wanted)

@@ -152,7 +152,7 @@ def test_one_of_another_host_is_watched_and_refuses_while_it_beats(tmp_path, oth
     os.utime(file, (0, 0))  # hosts' clocks say nothing
     with pytest.raises(ValueError, match=f"is in use by .*process {other.process.pid} on"):
         taken(tmp_path / "run")
-    assert "looking for up to 3 s whether that is still at work" in capsys.readouterr().err
+    assert "waiting up to 3 s to see whether it still runs" in capsys.readouterr().err
     assert other.asked() == "ours\n"
 
 
@@ -163,7 +163,7 @@ def test_one_of_another_host_that_fell_silent_is_replaced_and_stops_when_it_wake
     with held(folder, beat=BEAT, patience=PATIENCE) as ours:
         other.process.send_signal(signal.SIGCONT)
         said = other.asked()
-        assert "its claim was removed, and the folder is now that of `" in said
+        assert "its claim was removed, and the folder now belongs to `" in said
         assert f"(process {os.getpid()} on " in said
         time.sleep(3 * BEAT)
         ours.check()

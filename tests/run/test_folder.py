@@ -29,7 +29,7 @@ def test_the_step_it_began_from_stays_however_far_the_other_run_comes(config, tm
     first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
     named = [first.path, first.checkpoints / "best", first.checkpoints / "40"]
     run.begin(config, first.assets, ORIGIN, 40)
-    run.go_on(replace(config, steps=90))
+    run.resume(replace(config, steps=90))
     assert {run.first_model(path) for path in named} == {first.checkpoints / "00000040"}
     assert run.origin == ORIGIN
     assert json.loads(run.settings.read_text())["steps"] == 90
@@ -46,7 +46,7 @@ def test_one_that_never_came_to_a_checkpoint_begins_anew_with_any_settings(confi
     assert {path.name for path in run.assets.iterdir()} == {"asking.json", "vocab.json"}
     assert run.first_model(first.path) == first.path
     with pytest.raises(ValueError, match=r"other settings of \['seed'\]"):
-        run.go_on(config)
+        run.resume(config)
 
 
 def test_an_old_run_s_limit_goes_on_by_its_new_names_alone(config, tmp_path):
@@ -61,9 +61,9 @@ def test_an_old_run_s_limit_goes_on_by_its_new_names_alone(config, tmp_path):
     for limits in ({}, {"turn_tokens": 300}):
         other = replace(config, rollout=replace(config.rollout, **limits))
         with pytest.raises(ValueError, match=r"turn_tokens 300 --rollout\.episode_tokens 300"):
-            run.go_on(other)
+            run.resume(other)
     same = replace(config.rollout, turn_tokens=300, episode_tokens=300)
-    run.go_on(replace(config, rollout=same))
+    run.resume(replace(config, rollout=same))
     assert "max_tokens" not in json.loads(run.settings.read_text())["rollout"]
 
 
@@ -75,9 +75,9 @@ def test_other_steps_may_not_bend_a_schedule(config, tmp_path, schedule):
     before = run.settings.read_bytes()
     for steps in (40, 90):
         with pytest.raises(ValueError, match=rf"80 steps.*{schedule}.*--steps 80; .*--model.path"):
-            run.go_on(replace(config, steps=steps))
+            run.resume(replace(config, steps=steps))
     assert run.settings.read_bytes() == before
-    run.go_on(config)
+    run.resume(config)
 
 
 def test_a_setting_that_a_run_does_not_know_stood_at_its_default(config, tmp_path):
@@ -92,8 +92,8 @@ def test_a_setting_that_a_run_does_not_know_stood_at_its_default(config, tmp_pat
     other = replace(config, update=replace(config.update, objective=objective, rows=7))
     names = r"\['update.objective.dual_clip', 'update.rows'\]"
     with pytest.raises(ValueError, match=f"other settings of {names}"):
-        run.go_on(other)
-    run.go_on(config)
+        run.resume(other)
+    run.resume(config)
     assert json.loads(run.settings.read_text())["update"]["objective"]["dual_clip"] is None
 
 
@@ -101,12 +101,12 @@ def test_a_run_whose_updates_ignored_its_temperature_does_not_go_on(config, tmp_
     first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
     config = replace(config, rollout=replace(config.rollout, temperature=0.7))
     run.begin(config, first.assets, ORIGIN, 40)
-    run.go_on(config)
+    run.resume(config)
     begun = json.loads(run.settings.read_text())
     del begun["update"]["deviation"]
     run.settings.write_text(json.dumps(begun))
     with pytest.raises(ValueError, match=r"ignored rollout.temperature 0.7.*--model.path"):
-        run.go_on(config)
+        run.resume(config)
 
 
 @pytest.mark.parametrize("name", ["stage1", "20261129"])
@@ -119,7 +119,7 @@ def test_a_run_is_finished_with_a_whole_checkpoint_of_its_last_step(tmp_path, na
     assert "come to step 0 of 80" in unfinished(run.path), "all were cut short"
     (run.checkpoints / "00000060" / "manifest.json").write_text("{}")
     for path in (run.path, run.checkpoints / "best"):
-        assert f"{path}: a run that has come to step 60 of 80" in unfinished(path)
+        assert f"{path}: this run has only come to step 60 of 80" in unfinished(path)
     assert unfinished(run.checkpoints / "00000060") == ""
     (run.checkpoints / "00000080" / "manifest.json").write_text("{}")
     assert unfinished(run.path) == ""
@@ -149,5 +149,5 @@ def test_nobody_reads_half_a_file(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(run.path), "write_text", cut_short)
     with pytest.raises(ValueError, match="No space left"):
-        run.go_on(replace(config, steps=90))
+        run.resume(replace(config, steps=90))
     assert run.settings.read_bytes() == before

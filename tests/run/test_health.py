@@ -73,7 +73,7 @@ def test_a_step_without_most_of_its_rewards_stops_the_run(masked, most, stops):
         assert f"health.most_masked {most}" in said
         assert f"judge {masked:.1%} (http://h/v1, model m: HTTP 401; http://h/v1" in said
         assert "mine 25.0% (record 'a', rollout 0: KeyError: 'box')" in said
-        assert "give the same command again" in said
+        assert "rerun the same command to resume" in said
 
 
 def test_a_step_of_demonstrations_has_no_rewards_to_mask():

@@ -45,5 +45,5 @@ def test_a_run_is_a_model_and_so_are_its_checkpoints(run, name, step):
 
 
 def test_a_checkpoint_that_is_not_there_is_named_with_those_that_are(run):
-    with pytest.raises(ValueError, match="no whole checkpoint that is '7'; of 00000001, 00000002"):
+    with pytest.raises(ValueError, match="no complete checkpoint '7'; of 00000001, 00000002"):
         load_model(run.checkpoints / "7", dtype="float32", mesh=None)
