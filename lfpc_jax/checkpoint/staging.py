@@ -1,4 +1,4 @@
-"""Writes folders that appear complete or not at all.
+"""Writes folders and files that appear complete or not at all.
 
 A new folder is written beside its final place, as `.NAME.partial`, and renamed when it is
 complete. The process that writes holds a lock on that directory, which the kernel releases when the
@@ -53,6 +53,13 @@ def staged(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         os.close(lock)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a file so that no reader ever sees only a part of it."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(text)
+    partial.rename(file)
 
 
 def _locked_directory(path: Path) -> int:

@@ -23,7 +23,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.checkpoint import manifest
+from lfpc_jax.checkpoint import manifest, staging
 from lfpc_jax.checkpoint.manifest import Manifest
 from lfpc_jax.distributed.exchange import everyones
 
@@ -91,7 +91,7 @@ class Checkpoints:
             self._checkpointer.wait_until_finished()
             if jax.process_index() == 0:
                 (path / _FACTS).write_text(json.dumps(facts) + "\n")
-                _write_last(path / _MANIFEST, manifest.describe(path))
+                staging.write_text(path / _MANIFEST, json.dumps(manifest.describe(path)) + "\n")
                 self._whole.add(path)
                 self._forget()
         except Exception as error:
@@ -199,9 +199,3 @@ def _steps(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
-
-
-def _write_last(file: Path, value: Any) -> None:
-    beside = file.with_suffix(".partial")
-    beside.write_text(json.dumps(value) + "\n")
-    beside.rename(file)

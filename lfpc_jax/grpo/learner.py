@@ -105,7 +105,7 @@ class Learner:
             out_shardings=(scalar, scalar),
         )
         self._computing = jax.jit(
-            lambda state: parameters.join(_cast(state.trained, cfg.dtype), state.frozen)
+            lambda state: parameters.join(parameters.cast(state.trained, cfg.dtype), state.frozen)
         )
 
     def start(self, params: Tree, key: Array) -> TrainState:
@@ -252,7 +252,7 @@ class Learner:
     def _step(
         self, state: TrainState, batch: Batch, real: Array, allowed: Array, most_apart: Array
     ) -> tuple[TrainState, Scalars]:
-        compute = _cast(state.trained, self.cfg.dtype)
+        compute = parameters.cast(state.trained, self.cfg.dtype)
         gradient = jax.value_and_grad(self._loss, has_aux=True)
         first = jax.tree.map(lambda x: x[0], batch)
         like = jax.eval_shape(self._loss, compute, state.frozen, first, allowed)
@@ -303,7 +303,3 @@ class Learner:
 
     def _placed(self, tree: Tree) -> Tree:
         return jax.lax.with_sharding_constraint(tree, spec.shardings_of(self.specs[0], self.mesh))
-
-
-def _cast(tree: Tree, dtype: Any) -> Tree:
-    return jax.tree.map(lambda x: x.astype(dtype), tree)

@@ -92,7 +92,7 @@ def split(
     else:
         trained, _ = specs(cfg, trainable)
         chosen, frozen = _new_factors(key, trained, trainable.lora), params
-    return _cast(chosen, jnp.float32), _cast(frozen, cfg.dtype)
+    return cast(chosen, jnp.float32), cast(frozen, cfg.dtype)
 
 
 def _new_factors(key: jax.Array, trained: Tree, lora: LoRA) -> Tree:
@@ -153,5 +153,6 @@ def whole(cfg: ModelConfig, trainable: Trainable, mesh: Mesh | None = None) -> T
     return join(trained, frozen)
 
 
-def _cast(tree: Tree, dtype: Any) -> Tree:
+def cast(tree: Tree, dtype: Any) -> Tree:
+    """The tree with all arrays in `dtype`."""
     return jax.tree.map(lambda x: x.astype(dtype), tree)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.checkpoint import assets, training
+from lfpc_jax.checkpoint import assets, staging, training
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import everyones
@@ -178,10 +178,7 @@ def in_the_first_process(write: Callable[[], None]) -> None:
 
 
 def _write(file: Path, value: Any) -> None:
-    """Writes a file so that no reader ever sees only a part of it."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.rename(file)
+    staging.write_text(file, json.dumps(value, indent=2) + "\n")
 
 
 def _check_schedule(run: Path, begun: dict[str, Any], now: TrainConfig) -> None:
@@ -298,7 +295,7 @@ def computing_params(
     """A checkpoint's parameters as the run itself computes with them: in the model's dtype, with
     LoRA's factors separate from the weights."""
     trained, frozen = _restored(saved, run, cfg, mesh)
-    return parameters.join(_cast(trained, cfg.dtype), frozen)
+    return parameters.join(parameters.cast(trained, cfg.dtype), frozen)
 
 
 def _restored(
@@ -321,8 +318,4 @@ _MOST_LOST = 0.1
 
 def _merged(trained: Tree, frozen: Tree, *, dtype: str) -> tuple[Tree, jax.Array]:
     joined = parameters.join(trained, frozen)
-    return _cast(parameters.merged(joined), dtype), parameters.rounded_away(joined, dtype)
-
-
-def _cast(tree: Tree, dtype: Any) -> Tree:
-    return jax.tree.map(lambda x: x.astype(dtype), tree)
+    return parameters.cast(parameters.merged(joined), dtype), parameters.rounded_away(joined, dtype)
