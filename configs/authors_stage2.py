@@ -2,8 +2,8 @@
 
     python launch/train.py --config authors_stage2.py [--data.validation FOLDER]
 
-It goes on from the last checkpoint of runs/authors_stage1, with a new optimizer; see
-authors_stage1.py. `authors_stage2.py:3b` goes on from runs/authors_stage1_3b.
+It begins with the last checkpoint of runs/authors_stage1, with a new optimizer; see
+authors_stage1.py. `authors_stage2.py:3b` begins with runs/authors_stage1_3b.
 
 Hardware: as authors_stage1.py. Expect: the paper's figures, as for stage2.py.
 """

@@ -40,7 +40,7 @@ def stage1(size: str, sets: Sequence[str] = ("answer",)) -> TrainConfig:
 
 
 def stage2(size: str, rewards: Rewards) -> TrainConfig:
-    """Stage II goes on from the last checkpoint of Stage I, with a new optimizer and a lower rate.
+    """Stage II begins with the last checkpoint of Stage I, with a new optimizer and a lower rate.
     In the small world, training at Stage I's rate collapsed after 25 more steps (docs/log.md)."""
     config = replace(stage1(size, ("boxes",)), rewards=rewards)
     model = replace(config.model, path=run_of("stage1", size))

@@ -2,7 +2,7 @@
 
     python launch/train.py --config stage2.py [--data.validation FOLDER]
 
-Sizes are those of stage1.py: `stage2.py:3b`, `stage2.py:micro`. Each goes on from the last
+Sizes are those of stage1.py: `stage2.py:3b`, `stage2.py:micro`. Each begins with the last
 checkpoint of Stage I at the same size (`runs/stage1`, `runs/stage1_3b`), with a new optimizer.
 The paper's sizes train on `data/boxes`, 256 samples with hand-drawn nested boxes: a set in our
 layout whose records have `targets`. The size at which their images are shown is Stage I's.

@@ -2,7 +2,7 @@
 
     python launch/train.py --config micro/lists.py --run runs/warm/lists
 
-It goes on from micro/words.py, with more lists of boxes than of anything else.
+It begins with micro/words.py, with more lists of boxes than of anything else.
 
 Hardware: two CPU cores, ten minutes. Expect: an update/loss that falls from 0.33 to 0.23 nats a
 token.

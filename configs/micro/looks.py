@@ -2,7 +2,7 @@
 
     python launch/train.py --config micro/looks.py --run runs/warm/looks
 
-It goes on from micro/lists.py with whole episodes about scenes at sizes from blurred to sharp; most
+It begins with micro/lists.py, on whole episodes about scenes at sizes from blurred to sharp; most
 episodes crop once. In blurred scenes the crop meets the mark. In sharp ones it misses it by a mark
 or two, and the answer is what the first view shows, so that such crops are only for show. The other
 records are those of earlier stages, so that what they taught is kept.

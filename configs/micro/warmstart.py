@@ -2,7 +2,7 @@
 
     python launch/train.py --config micro/warmstart.py --run runs/warm/start
 
-It goes on from micro/looks.py. Now most questions are answered at once; in a blurred scene that is
+It begins with micro/looks.py. Now most questions are answered at once; in a blurred scene that is
 a guess. Where the model does crop a blurred scene, the crop lies too far to the left and too high,
 so that half of the mark is often missed. `make warmstart` runs all five stages and writes
 configs/micro/warm, from which every arm of the demo begins.

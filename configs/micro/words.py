@@ -2,7 +2,7 @@
 
     python launch/train.py --config micro/words.py --run runs/warm/words
 
-It goes on from micro/close.py, with three kinds of pictures in equal shares:
+It begins with micro/close.py, with three kinds of pictures in equal shares:
 - sharp views, from close ones of a mark to whole scenes; the answer says which way the stripes on
   one block run;
 - sharp scenes; the answer says so for all blocks, each behind its colour;

@@ -121,7 +121,7 @@ def evaluate(args: argparse.Namespace, claim: FolderClaim) -> int:
             raise ValueError("give --model and --data, or --rescore for the answers that are there")
         _answer(args, journal)
         if processes.stop_requested(_LONGEST_WAIT):
-            print(f"stopped; the same command goes on in {args.out}")
+            print(f"stopped; rerun the same command to resume {args.out}")
             return 0
     # ------------------------------------------------------------------ what they come to
     if first:

@@ -266,7 +266,7 @@ def train(
         step = keeper.newest = saved.step
         stream.set_state(saved.facts["data"].encode())
         crop_alarm.count = saved.facts["health"]
-        log.info("%s goes on after step %d", run.path, step)
+        log.info("%s resumes after step %d", run.path, step)
         resuming.warn_of_other_functions(saved, functions)
         if "digests" not in saved.facts:
             log.warning("%s: does not say what its data was; today's is taken", saved.path)

@@ -132,7 +132,7 @@ class Stream(Generic[T]):
 
 def in_turn(sets: Sequence[Sequence[Record]], most: int) -> list[Record]:
     """The first `most` records, taken from the sets in turn, so that a large set does not hide a
-    small one. When a set has no more, the others go on."""
+    small one. When a set has no more, the others continue."""
     rounds = itertools.zip_longest(*sets)
     records = (record for taken in rounds for record in taken if record is not None)
     return list(itertools.islice(records, most))

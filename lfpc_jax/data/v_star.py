@@ -68,7 +68,7 @@ def read_list(path: Path) -> Iterator[Record | Rejected]:
                 yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
     if left_out:
         log.info(
-            "%s: %d questions go on after their options, and are asked without that; the first "
+            "%s: %d questions have text after their options, and are asked without it; the first "
             "says %r", path, len(left_out), left_out[0],
         )  # fmt: skip
 

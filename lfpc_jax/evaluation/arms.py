@@ -307,7 +307,7 @@ def _by_question(
         if left:
             raise ValueError(
                 f"{folder}: of {len(tool)} questions {len(left)} have no answer yet to "
-                f"{noise.name}; the command that evaluated it goes on there"
+                f"{noise.name}; rerun the command that evaluated it to resume"
             )
         right, again = measured[ACCURACY], _means(altered, _OF_EPISODES[ACCURACY])
         uncropped = {

@@ -86,8 +86,8 @@ class Journal:
             ]
             if changed:
                 raise ValueError(
-                    f"{path}: was begun with another {', '.join(changed)}; go on with the same, or "
-                    "choose another folder"
+                    f"{path}: was begun with another {', '.join(changed)}; resume with the same, "
+                    "or choose another folder"
                 )
         if self.process != 0:
             return
@@ -142,8 +142,8 @@ class Journal:
             return changed
         if (before := old.get(IDENTITY)) is None:
             log.warning(
-                "%s does not say which weights it was begun with; it goes on, and if those of %s "
-                "were replaced since, its answers are of two models",
+                "%s does not say which weights it was begun with; it is resumed, and if those of "
+                "%s were replaced since, its answers are of two models",
                 self.folder / "evaluation.json", asked.get("model", "the model"),
             )  # fmt: skip
             return changed

@@ -114,7 +114,7 @@ def select(
         name = old.record if isinstance(old, Rejected) else old.id
         if record is None or record.id != name:
             raise ValueError(
-                f"{journal}: goes on with record {name!r} where the set has "
+                f"{journal}: continues with record {name!r} where the set has "
                 f"{None if record is None else record.id!r}; it is of another set or order: "
                 "remove it, or select into another folder"
             )
@@ -291,7 +291,7 @@ def _check_begun(path: Path, first: bytes, head: bytes) -> None:
             f"{name} (was {before.get(name)}, now {now.get(name)})" for name in changed
         )
         raise ValueError(
-            f"{path}: was begun with another {told}; go on with what it was begun with, or {anew}"
+            f"{path}: was begun with another {told}; resume with what it was begun with, or {anew}"
         )
 
 

@@ -75,8 +75,8 @@ def _wandb_id(run: Path, *, begun: bool) -> str:
     drawn = secrets.token_hex(6)
     if begun:
         log.warning(
-            "%s: goes on at W&B under the new id %s; steps that it sent before, if any, are there "
-            "under the id %s",
+            "%s: continues at W&B under the new id %s; steps that it sent before, if any, are "
+            "there under the id %s",
             run, drawn, run.name,
         )  # fmt: skip
     beside = run / "wandb_id.new"

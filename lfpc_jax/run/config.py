@@ -244,8 +244,7 @@ class TrainConfig:
         )
 
     def train_shapes(self, window: int, *, continues: bool = False) -> TrainShapes:
-        """The shapes of updates. `continues` says that the attention of updates supports shared
-        prompts."""
+        """`continues` says that the attention of updates lets a segment continue another."""
         return TrainShapes.of(
             self.rollout_shapes(window),
             max_turns=self.rollout.max_turns,

@@ -42,7 +42,7 @@ def check_same_data(saved: Saved, digests: Mapping[str, str], changed_data: bool
         raise ValueError(
             f"{saved.path}: was trained on other records of {', '.join(changed)}, under the same "
             "name: questions, answers, options, boxes, sizes or pictures have changed since; put "
-            "the old ones back, choose another --run, or go on with these by --changed-data"
+            "the old ones back, choose another --run, or resume with these by --changed-data"
         )
 
 

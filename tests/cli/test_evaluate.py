@@ -93,7 +93,7 @@ def test_a_folder_goes_on_only_with_the_model_that_is_in_it(hf, tmp_path, monkey
     weights = model / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 0x80]))  # the sign of the last
-    with pytest.raises(ValueError, match=r"was begun with another model \(weights\); go on with"):
+    with pytest.raises(ValueError, match=r"was begun with another model \(weights\); resume with"):
         journal.begin(Engines.load(args).asked, about)
     weights.write_bytes(whole)
     journal.begin(Engines.load(args).asked, about)

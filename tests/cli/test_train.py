@@ -321,7 +321,7 @@ def test_factors_start_from_a_run_stay_near_it_however_far_it_comes_and_are_expo
     errors = finished(start(folder, run, "--steps", "2", *flags))
     assert "of 3 only" not in errors
     assert f"restoring {first}/checkpoints/00000002" in errors
-    assert "goes on after step 1" in errors
+    assert "resumes after step 1" in errors
     away = [metrics(run)["train", step]["update/reference_kl"] for step in (1, 2)]
     assert abs(away[0]) < 1e-10 < away[1], f"{away}: before the first update it is the reference"
 

@@ -125,7 +125,7 @@ def test_data_that_changed_under_its_name_is_refused_on_resume(folder, whole, mo
         shutil.move(folder / "kept", folder / "set")
     said = capsys.readouterr().err
     assert f"00000003: was trained on other records of data.train {folder / 'set'}, under" in said
-    assert "go on with these by --changed-data" in said
+    assert "resume with these by --changed-data" in said
 
 
 def test_changed_data_is_taken_on_purpose_and_old_checkpoints_do_not_know(tmp_path):

@@ -121,7 +121,7 @@ def test_a_checkpoint_that_was_cut_short_is_not_taken(folder, whole):
     os.truncate(biggest, biggest.stat().st_size - 1)
     errors = finished(start(folder, run))
     assert "is skipped" in errors
-    assert "goes on after step 2" in errors
+    assert "resumes after step 2" in errors
     same(run, whole)
     (run / "checkpoints" / "00000003" / "manifest.json").unlink()
     assert facts(run)["step"] == 2

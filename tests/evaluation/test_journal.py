@@ -128,12 +128,12 @@ def test_a_model_s_folder_may_move(tmp_path, caplog):
     now = {"model": "/new/m", "identity": identity}
     journal.begin(now, about)
     assert journal.settings()["asked"] == now
-    with pytest.raises(ValueError, match=r"begun with another model \(weights\); go on"):
+    with pytest.raises(ValueError, match=r"begun with another model \(weights\); resume"):
         journal.begin(now | {"identity": identity | {"weights": "v"}}, about)
     assert not caplog.text
     old = Journal(tmp_path / "unknown")
     old.begin({"model": "/old/m"}, about)
-    with pytest.raises(ValueError, match="begun with another model; go on"):
+    with pytest.raises(ValueError, match="begun with another model; resume"):
         old.begin(now, about)
 
 

@@ -184,7 +184,7 @@ def test_lines_beside_the_options_of_v_stars_list_are_not_lost_silently(tmp_path
     assert (second.record, second.reason) == ("test_questions/2", "wrong options")
     assert second.detail == "'blue' stands between the options"
     assert caplog.messages == [
-        f"{path}: 1 questions go on after their options, and are asked without that; the first "
+        f"{path}: 1 questions have text after their options, and are asked without it; the first "
         'says "Answer with the option\'s letter."'
     ]
 

@@ -234,7 +234,7 @@ def test_another_journal_is_refused(records, tmp_path):
     choose(records[:3], tmp_path)
     with pytest.raises(ValueError, match=r"begun with another search \(was scan, now bisect\)"):
         choose(records[:3], tmp_path, search="bisect")
-    with pytest.raises(ValueError, match="goes on with record 'r0' where the set has 'r1'"):
+    with pytest.raises(ValueError, match="continues with record 'r0' where the set has 'r1'"):
         choose(records[1:3], tmp_path)
 
 
@@ -242,7 +242,9 @@ def test_a_selection_that_goes_on_with_another_model_is_refused_by_name(records,
     about = {"weights": "one", "image_tokens": 1024, "judge": ""}
     made = choose(records[:3], tmp_path, about=about)
     assert choose(records[:3], tmp_path, None, about=about) == made
-    with pytest.raises(ValueError, match=r"begun with another weights \(was one, now two\); go on"):
+    with pytest.raises(
+        ValueError, match=r"begun with another weights \(was one, now two\); resume"
+    ):
         choose(records[:3], tmp_path, about=about | {"weights": "two"})
     with pytest.raises(ValueError, match=r"judge \(was , now m\), prompt \(was None, now p\); go"):
         check_journal(tmp_path / "journal", Settings(), about | {"judge": "m", "prompt": "p"})
@@ -418,7 +420,7 @@ def test_the_engine_answers(tmp_path, capsys):
         assert select_resolution.main([str(data), str(tmp_path / "out"), *flags, *more]) == 1
         return capsys.readouterr().err
 
-    assert "begun with another image_tokens (was 24, now 32); go on" in refused(
+    assert "begun with another image_tokens (was 24, now 32); resume" in refused(
         "--image-tokens", "32"
     )
     layout.write(tmp_path / "fewer", [small.record(i) for i in range(2)])

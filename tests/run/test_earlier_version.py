@@ -129,7 +129,7 @@ def test_training_resumes_as_the_earlier_version_did(old, expected):
     done = subprocess.run(command, env=env, cwd=old, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "own.py imports modules by former names: lfpc_jax.config is now" in done.stderr
-    assert "run goes on after step 2" in done.stderr
+    assert "run resumes after step 2" in done.stderr
     found = metrics(old / "run")
     assert [step for kind, step in found if kind == "train"] == [1, 2, 3]
     third = found["train", 3]
