@@ -1,1 +1,1 @@
-"""What a model can do, and whether its crops have anything to do with it."""
+"""Evaluates models on benchmarks, and tests whether their crops matter."""

@@ -1,4 +1,4 @@
-"""A benchmark's questions, from whichever files it comes in."""
+"""Reads a benchmark's questions, whatever the format of its files."""
 
 import itertools
 import re
@@ -26,13 +26,13 @@ class Benchmark:
 
     @property
     def digest(self) -> str:
-        """Of everything that an answer depends on."""
+        """The digest of everything that an answer depends on."""
         return digest(self.records)
 
 
 def kind_of(path: Path) -> Kind:
-    """What a file or folder is, by what it is called and what is in it; "set" for one that is named
-    by its reader, as in `data.sources`."""
+    """The format of a file or folder, by its name and content; "set" if a reader is named with it,
+    as in `data.sources`."""
     if not path.exists() and sources.names_reader(str(path)):
         return "set"
     if path.is_dir():
@@ -46,9 +46,9 @@ def kind_of(path: Path) -> Kind:
         if path.suffix == ".jsonl":
             return "v_star"
     raise ValueError(
-        f"{path}: no benchmark is known by this; give HR-Bench's .tsv or .parquet, V*'s folder of "
-        f"{' and '.join(v_star.FOLDERS)} or its .jsonl, a folder of our own layout, or READER:PATH "
-        f"with a reader of {sorted(sources.READERS)}"
+        f"{path}: is no benchmark of a known format; give HR-Bench's .tsv or .parquet, V*'s folder "
+        f"of {' and '.join(v_star.FOLDERS)} or its .jsonl, a folder in this project's layout, or "
+        f"READER:PATH with a reader of {sorted(sources.READERS)}"
     )
 
 
@@ -61,8 +61,9 @@ def open_benchmark(
     limit: int | None = None,
     max_share: float = MAX_SHARE,
 ) -> Benchmark:
-    """The sound questions, all or the first `limit`; `pictures` is where embedded images go, and
-    `seed` is of V*'s options. Stops with the list where more than `max_share` are not sound."""
+    """Reads all questions, or the first `limit`, and keeps the sound ones. Embedded images are
+    written to `pictures`; `seed` orders the options of V*. If more than `max_share` of the
+    questions are not sound, raises an error that lists them."""
     kind = kind_of(path)
     match kind:
         case "hr_bench":

@@ -1,4 +1,4 @@
-"""What the paper found, and a page that says which of it a comparison of arms shows."""
+"""The paper's findings, and a page that says which of them a comparison of arms confirms."""
 
 import json
 import shutil

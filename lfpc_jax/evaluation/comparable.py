@@ -1,4 +1,4 @@
-"""Whether the arms of a comparison were asked and graded alike, and what of them is missing."""
+"""Checks that the arms of a comparison were asked and graded alike, and reports missing answers."""
 
 from collections.abc import Iterator, Sequence
 

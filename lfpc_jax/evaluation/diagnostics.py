@@ -1,18 +1,19 @@
-"""Whether the crops matter, on one benchmark at one budget, under all conditions.
+"""Tests whether crops matter, on one benchmark at one budget, under all conditions.
 
-    tool over direct     what having the tool is worth
+    tool over direct     the change in accuracy from having the tool
     noise, blank, other, downsampled, truth
-                         every crop replaced (see `alter`): what that changes
-    truth, missed        the same for `truth`, only where there are crops and all missed: of every
-                         rollout that cropped the overlap is at most 0.2
-    noise, needed        the same for `noise`, only where the answer is wrong without the tool,
-                         and with it there are crops and the answer is right
+                         the change in accuracy if every crop is replaced (see `alter`)
+    truth, missed        the same for `truth`, only for questions with crops that all missed: in
+                         every rollout that cropped, the overlap is at most 0.2
+    noise, needed        the same for `noise`, only for questions whose answer is wrong without the
+                         tool and is right, with crops, with the tool
     answer first         how many episodes with a call state their answer before it
 
-An episode depends on nothing altered before its first crop, so one without a crop cannot change:
-such questions are not asked again and count as unchanged. `truth` leaves out records without boxes.
-With several rollouts, a question is right (or has crops) if at least half of them are (or have).
-Where a filter selects by the tool's own answers, "before" is what the filter makes it.
+Nothing is altered before an episode's first crop, so an episode without a crop cannot change: such
+questions are not asked again and count as unchanged. `truth` leaves out records without boxes. With
+several rollouts, a question is right (or has crops) if at least half of its rollouts are (or do).
+"noise, needed" selects questions that are right with the tool, so there the accuracy before the
+change follows from the selection and is no measurement.
 """
 
 from collections.abc import Mapping, Sequence

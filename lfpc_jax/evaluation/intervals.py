@@ -1,4 +1,4 @@
-"""How far a share, or a change of one, may be from what was counted: 95% intervals.
+"""95% intervals for a share, and for the change of a share.
 
 Closed forms, with nothing drawn, so that they are the same everywhere and never claim certainty: a
 bootstrap over samples that all agree gives an interval of no width.
@@ -23,7 +23,7 @@ Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval; of so many samples."""
+    """A value, its interval, and the number of samples."""
 
     value: float
     low: float

@@ -47,8 +47,8 @@ def faults_of(answered: Iterable[Answered]) -> Iterator[Fault]:
 
 def check_judged(answers: Answers, most: float) -> None:
     """Raises `JudgeFailed` if a greater share than `most` could not be judged, either of the
-    answers put to the judge or of all answers. The others, which the rules can tell, would be no
-    fair sample."""
+    answers put to the judge or of all answers. The others, which the rules can decide,
+    would be a biased sample."""
     every = [question for answered in answers.values() for question in answered]
     faults = list(faults_of(every))
     failed = [fault for fault in faults if fault.part == "judge"]

@@ -266,7 +266,7 @@ def _papers(results: Results) -> Iterator[Sheet]:
     for name, tokens, about, budget in each(results):
         if (column := about["column"]) and TOOL in budget["conditions"]:
             rows = (ours[tokens, number] for number in itertools.count())
-            row = next(row for row in rows if column not in row)  # two may be of one column
+            row = next(row for row in rows if column not in row)  # two benchmarks may share it
             row[column] = name, budget["conditions"][TOOL]["accuracy"]
     columns = [column for column in COLUMNS if any(column in row for row in ours.values())]
     if not columns:
@@ -335,7 +335,7 @@ def _tests(budget: dict[str, Any], column: str | None, tokens: str) -> Iterator[
                 yield f"  {whose}", "", "", "", f"{-lost:+.1f}"
     first = budget["answer_first"]
     if first and first["share"]:
-        # older results took every episode for a sample
+        # Older results counted every episode as a sample.
         count = first.get("episodes", first["share"]["samples"])
         yield "answer first", str(count), "", "share", estimate(first["share"])
 

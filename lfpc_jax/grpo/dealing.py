@@ -1,7 +1,7 @@
-"""A step's groups, dealt to its mini-batches.
+"""Assigns a step's groups to its mini-batches.
 
-Which mini-batch a group belongs to depends on its prompt's place in the step's batch alone. So
-updates depend neither on the order in which episodes end nor on the number of processes.
+The mini-batch of a group depends only on its prompt's place in the step's batch. So updates depend
+neither on the order in which episodes end nor on the number of processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ def deal(
 ) -> list[list[Group]]:
     """The groups of each mini-batch. `places` gives the place of a record in the step's batch.
 
-    Places are dealt out in turn. Since a process holds a run of places, every process brings as
-    many groups to each mini-batch as any other, or nearly.
+    Consecutive places go to different mini-batches in turn. A process has consecutive places, so
+    all processes bring about equally many groups to each mini-batch.
     """
     dealt: list[list[Group]] = [[] for _ in range(mini_batches)]
     for group in groups:

@@ -130,14 +130,15 @@ class Learner:
     def logprobs(
         self, params: Tree, batch: Batch, real: Bool[Any, "M"]
     ) -> tuple[Float[Array, "M B T"], Float[Array, "M B T"]]:
-        """Every token's log-probability, and the entropy there, under `computing` parameters."""
+        """The log-probability of every token, and the entropy at its position. `params` are those
+        that `computing` returns."""
         with jax.set_mesh(self.mesh):
             return self._logprobs(params, batch, real, self._allowed)
 
     def computing(self, state: TrainState) -> Tree:
         """A copy of the parameters in the form that updates and rollouts compute with. LoRA's
-        factors stay beside their weights, since a sum of both in bfloat16 would round away most of
-        what a young factor has learned."""
+        factors stay separate from the weights, since a sum of both in bfloat16 would round away
+        most of what the factors have learned early in training."""
         with jax.set_mesh(self.mesh):
             return self._computing(state)
 
@@ -198,7 +199,7 @@ class Learner:
         placed = jax.tree.map(lambda _: rows, batch)
         return replace(placed, tokens=replace(placed.tokens, positions=third))
 
-    def own(self, placed: Array) -> np.ndarray:
+    def local_rows(self, placed: Array) -> np.ndarray:
         """This process's rows of an array over all tokens, which `place` or `logprobs` returned."""
         rows = {shard.index[1].start or 0: shard.data for shard in placed.addressable_shards}
         return np.concatenate([rows[first] for first in sorted(rows)], axis=1)
@@ -211,7 +212,7 @@ class Learner:
         return TrainState(part, frozen, self.optimizer.init(part), zero, zero, zero)
 
     def _forward(self, params: Tree, batch: Batch, allowed: Array, *, entropy: bool) -> Any:
-        """The log-probability of every token given those before it, at that token's place."""
+        """The log-probability of every token given those before it, at that token's position."""
         if self.unstacked:
             params = text.paired(unstack(params))
         embeddings = None

@@ -1,4 +1,4 @@
-"""The training state as a run's checkpoints keep it, and batches saved to be looked into."""
+"""The training state as a run's checkpoints hold it, and batches that are saved for debugging."""
 
 import logging
 from pathlib import Path

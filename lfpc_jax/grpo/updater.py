@@ -197,7 +197,7 @@ class Updater:
         if (mean := values.pop(FROM_DRAWN, 0.0)) > most:
             raise Apart(mean, state)
         if values["refused"] >= REFUSALS:
-            local: dict[str, Any] = {name: self.learner.own(x) for name, x in known.items()}
+            local: dict[str, Any] = {name: self.learner.local_rows(x) for name, x in known.items()}
             raise NotFinite(replace(batch, **local), values)
         refused = values.pop("refused") > 0
         seen["refused"].append(float(refused))

@@ -1,4 +1,4 @@
-"""What a selection came to, in numbers."""
+"""The results of a selection, in numbers."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -82,10 +82,10 @@ class Drawn:
 
     ids: Array  # int32 [steps, B]
     logprobs: Array  # float32 [steps, B], of the distribution drawn from
-    policy: Array  # float32 [steps, B], of the policy's own
+    policy: Array  # float32 [steps, B], of the policy
     numbers: Array  # int32 [B]
     stopped: Array  # bool [B], by a stop string or token
-    live: Array  # bool [B], will decode on
+    live: Array  # bool [B], continues to decode
     steps: Array  # int32, that ran
 
 
@@ -157,7 +157,7 @@ def decode(
 ) -> tuple[State, Drawn]:
     """Draws at most `steps` tokens a row, until every turn has stopped or spent its budget.
 
-    The cache is read up to `span` places, which no live row may outgrow.
+    Only the first `span` positions of the cache are read, so no live row may grow longer.
     """
     B = len(state.pending)
     before = state.count
@@ -205,8 +205,8 @@ def _step(
         places=jnp.full_like(column, -1),
     )
     hidden, cache = qwen.extend(params, tokens, None, state.cache, cfg=cfg, span=span)
-    # Pinned split first: asked for whole rows at once, the partitioner gathers the vocabulary's
-    # weights for them, at every token.
+    # The logits are first constrained to be split. If whole rows were demanded at once, XLA's
+    # partitioner would gather the vocabulary's weights at every token.
     logits = constrain(qwen.unembed(params, hidden[:, 0], cfg=cfg), "batch", "vocab")
     logits = constrain(logits, "batch", None)
     uniform = jax.vmap(_uniform)(state.key, state.count)
@@ -316,7 +316,8 @@ class Programs:
         return Program(jitted, self._mesh)
 
     def _count(self, name: str, args: tuple[Any, ...]) -> None:
-        """The parameters and the state have always the same shapes, and too many to name."""
+        """Counts a trace by name and shapes. Those of parameters and state are left out, since they
+        are many and never change."""
         arrays = [x for x in args if not isinstance(x, State | dict)]
         shapes = (getattr(x, "shape", x) for x in jax.tree.leaves(arrays))
         what = " ".join((name, *map(str, shapes)))

@@ -1,22 +1,21 @@
 """What a finished turn of the model means: a call, an answer, neither, or a refused call.
 
-A turn is whatever was sampled up to the first `</tool_call>` or the end of turn. Tags count exactly
-as they are spelled, wherever they stand. `<think>` and stray tags are the format reward's affair.
+A turn is whatever was sampled up to the first `</tool_call>` or the end of turn. Tags count only if
+they are spelled exactly, in any position. The format reward deals with `<think>` and stray tags.
 
 - *Answer*: the last complete `<answer>...</answer>`, the inner one of nested ones. It ends the
   episode whatever else the turn says. Beside any tag of a call it is flagged `answer_and_call`:
   the call is not carried out, and the format reward punishes the turn.
 - *Call*: exactly one `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, with any text
   before it and none after it. The tags need not be the special tokens: ordinary tokens may spell
-  them, and then the model may have written on.
-- *Refusal*: every other turn with a tag of a call, by the causes below. It costs a turn.
+  them, and then the model may have written more after them.
+- *Refusal*: every other turn with a tag of a call, by the causes below. It counts as a turn.
 - *Nothing*: neither tag nor answer.
 
 JSON is read strictly: no comments, no second value for a key, no NaN or Infinity, no number that a
-float cannot hold, bounded in length and depth before any parser sees it. All numbers become
-floats, since JSON itself tells no integer from them. A refusal's message is for the model and
-repeats nothing that the model wrote, so that no turn can smuggle tags or special tokens into the
-next.
+float cannot hold. Its length and depth are limited before it is parsed. All numbers become floats,
+since JSON does not distinguish integers. A refusal's message to the model repeats nothing that the
+model wrote, so that no turn can bring tags or special tokens into the next.
 """
 
 import json
@@ -32,7 +31,8 @@ LONGEST_CALL = 4000
 """Characters of a call's JSON."""
 
 DEEPEST_CALL = 64
-"""Brackets that a call's JSON may open, in texts too: no less than its depth."""
+"""The most brackets that a call's JSON may open, those in strings included; so its depth is at most
+this."""
 
 CAUSES = (
     "answer_and_call",  # an answer and a tag of a call in one turn
@@ -48,7 +48,7 @@ CAUSES = (
     "not_finite",  # NaN, Infinity, or a number that no float holds
     "not_a_call",  # JSON, but not an object of a name and arguments
 )
-"""Why a turn's text can be no call; tools and the toolbox add their own."""
+"""The causes for which a turn's text is not a valid call; tools and the toolbox add others."""
 
 _ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 

@@ -1,10 +1,10 @@
 """Recorded trajectories, run again and compared with their record.
 
-Only the sampled ids are taken from the record. All else is made anew: the prompt, the reading of
-each turn, the crops cut from the original, the replies, how the episode ended, the rewards, and the
+Only the sampled ids are taken from the record. Everything else is computed again: the prompt, how
+each turn is parsed, the crops, the replies, how the episode ended, the rewards, and the
 log-probabilities, by one forward pass over the whole conversation. So a replay shows where a
-picture, the prompt, the parser or the weights have changed since. It also measures how far the
-sampler and a forward pass are apart, by class of token:
+picture, the prompt, the parser or the weights have changed since. It also measures the difference
+between the log-probabilities of the sampler and of a forward pass, by class of token:
 
 - `digits`: tokens of a call that hold a digit,
 - `after_crop`: other tokens of turns that begin after a crop came back,
@@ -176,7 +176,7 @@ class Replayer:
 
 
 def _first_difference(before: np.ndarray, now: np.ndarray) -> int:
-    """The place where two sequences first differ; the end of the shorter one if nowhere before."""
+    """The index at which two sequences first differ; if there is none, the shorter one's length."""
     both = min(len(before), len(now))
     unequal = np.flatnonzero(before[:both] != now[:both])
     return int(unequal[0]) if len(unequal) else both
@@ -207,8 +207,8 @@ def _reward_lines(old: dict[str, float | None], new: dict[str, float | None]) ->
 def _logprobs(
     params: Tree, tokens: Any, images: Any, allowed: Any, *, cfg: ModelConfig, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
-    """The sampler's and the policy's of each id but the first; the logits of a block of ids are in
-    memory at a time."""
+    """The log-probability of each id but the first, in the sampler's distribution and in the
+    policy. Only the logits of a block of ids are in memory at a time."""
     embeddings = qwen.encode_images(params, images, cfg=cfg)
     hidden = qwen.hidden_states(params, tokens, embeddings, cfg=cfg)[0, :-1]
     padding = -len(hidden) % _BLOCK

@@ -233,7 +233,7 @@ class Slots:
             self.decode(span - shapes.chunk, sampling)
 
     def _places(self, ids: np.ndarray, visual: Visual | None, row: int) -> Int32[np.ndarray, "T"]:
-        """Where each id's embedding lies among those of a batch of images; -1 at text."""
+        """The index of each id's image embedding in a batch of images; -1 at text."""
         places = np.full(len(ids), -1, np.int32)
         if visual is not None:
             first = row * len(visual.patches) * self.processor.window**2

@@ -1,17 +1,19 @@
 """The zoom tool: cuts a box out of the original and shows it with its own budget of tokens.
 
-A box goes through these steps, and is refused where one fails:
-- four finite numbers, corners in order, in the convention of the settings;
-- clamped to the image, where something of it must remain (`empty_box`);
-- brought to pixels of the original, grown about its centre to `minimum_side` and shifted inside;
-- of the whole pixels that it then touches, no side longer than `aspect_limit` times the other.
+A box goes through these steps, and is refused if one fails:
+- it must be four finite numbers, corners in order, in the convention of the settings;
+- it is clamped to the image, and some of it must remain (`empty_box`);
+- it is converted to pixels of the original, grown about its centre to `minimum_side` and shifted
+  into the image;
+- of the whole pixels that it then touches, no side may be longer than `aspect_limit` times the
+  other.
 
-The grown box is what is recorded and scored, next to the box as written. The pixels it touches are
-cut from the original, never from the shown image, which would add no detail.
+The grown box is recorded and scored, and the box as written is recorded, too. The pixels that it
+touches are cut from the original, never from the shown image, which would add no detail.
 
-Qwen's resize refuses strips over 200:1, and on strips of a ratio over its budget in tokens it
-breaks the budget, as it may where the budget is hardly above `min_pixels`. Settings under which a
-crop could meet either are refused at construction.
+Qwen's resize refuses strips over 200:1. It exceeds its budget of tokens for strips with a ratio
+over the budget, and may exceed one that is hardly above `min_pixels`. Settings under which a crop
+could meet any of these raise an error at construction.
 """
 
 import math

@@ -145,7 +145,7 @@ def test_the_old_limit_is_refused_by_the_new_names(command, capsys):
     ("change", "message"),
     [
         ([], "give --model and --data"),
-        (["--model", "nowhere", "--data", "nothing.tsv"], "nothing.tsv: no benchmark is known"),
+        (["--model", "nowhere", "--data", "nothing.tsv"], "nothing.tsv: is no benchmark of"),
         (["--model", "nowhere", "--data", "one", "--diagnose"], "1 different ones"),
         (["--rescore"], "evaluation.json: missing"),
         (["--rescore", "--judge-model", "m"], "needs both"),

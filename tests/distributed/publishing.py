@@ -70,8 +70,8 @@ def check_rows_of_a_batch(own: int, mesh: jax.sharding.Mesh) -> None:
     batch = Batch(Tokens(ids, positions, ids, ids), None, floats, floats, floats)
     placed = learner.place(batch)
     assert placed.weights.shape == (2, shards, 3)
-    assert np.array_equal(learner.own(placed.weights), floats)
-    assert np.array_equal(learner.own(placed.tokens.ids), ids)
+    assert np.array_equal(learner.local_rows(placed.weights), floats)
+    assert np.array_equal(learner.local_rows(placed.tokens.ids), ids)
     everyone = np.asarray(jax.jit(lambda x: x, out_shardings=whole_on(mesh))(placed.weights))
     assert {*everyone.flat} == {*range(6 * rows), *range(100, 100 + 6 * rows)}, "no row twice"
 

@@ -102,7 +102,7 @@ def test_a_part_that_is_not_the_own_mesh_s_is_refused_by_name():
         own_part("['unembed']", laid_out, like)
     said = str(raised.value)
     assert "parameter ['unembed']: cpu:2 holds [0:500, 0:256] of it" in said
-    assert "want [500:1000, 0:256]" in said
+    assert "need [500:1000, 0:256]" in said
 
 
 def test_two_processes_whose_devices_lie_mixed_each_get_their_own_parts():

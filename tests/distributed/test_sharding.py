@@ -28,7 +28,7 @@ def test_a_mesh_takes_all_devices_or_says_what_is_wrong():
         ((2, 2, 1), "needs 4 devices, there are 8"),
         ((3, -1, 1), "8 devices are not a multiple of 3"),
         ((-1, -1, 1), "one may be -1"),
-        ((0, 8, 1), "sides are >= 1"),
+        ((0, 8, 1), "sides must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             make_mesh(*sides)

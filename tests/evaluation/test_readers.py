@@ -224,7 +224,7 @@ def test_a_benchmark_is_known_by_its_files(tmp_path):
     whole = open_benchmark(tmp_path / "hr_bench_8k.tsv", pictures=tmp_path / "p", seed=0)
     assert whole.digest != some.digest
     for path in (tmp_path, tmp_path / "nothing.tsv"):
-        with pytest.raises(ValueError, match="no benchmark is known by this"):
+        with pytest.raises(ValueError, match="no benchmark of a known format"):
             kind_of(path)
     with pytest.raises(ValueError, match="cannot name files"):
         open_benchmark(tmp_path / "vstar-bench", pictures=tmp_path, seed=0, name="a/b")

@@ -274,9 +274,9 @@ def test_the_rows_of_a_batch_come_back_as_they_were_placed(model):
     made = learner(cfg, mesh=make_mesh(2, 2, 2))
     batch, real = packed(cfg, scored(), shards=4)
     placed = made.place(batch)
-    np.testing.assert_array_equal(made.own(placed.weights), batch.weights)
+    np.testing.assert_array_equal(made.local_rows(placed.weights), batch.weights)
     found, _ = made.logprobs(params, placed, real)
-    np.testing.assert_array_equal(made.own(found), np.asarray(found))
+    np.testing.assert_array_equal(made.local_rows(found), np.asarray(found))
 
 
 def test_a_frozen_tower_stays_and_the_rest_learns(model, expected):

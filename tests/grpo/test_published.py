@@ -63,7 +63,7 @@ def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices(lo
     rows = TrainShapes.of(shapes, max_turns=3, rows=1, row_tokens=0, windows=0)
     batch, real = pack(items, rows, dialogue.processor, shards=4, image_token=cfg.image_token)
     placed = learner.place(batch)
-    found = learner.own(learner.logprobs(learner.computing(state), placed, real)[0])
+    found = learner.local_rows(learner.logprobs(learner.computing(state), placed, real)[0])
     drawn = batch.weights > 0
     assert drawn.sum() == tokens > 40
     assert found[drawn] == pytest.approx(batch.sampler[drawn], abs=2e-4)
