@@ -139,7 +139,7 @@ def test_the_budgets_are_those_of_the_models_own_processor(tmp_path, inside, nam
 
 @pytest.mark.parametrize("named", [{"rows": 0}, {"max_turns": 0}, {"windows": -1}])
 def test_shapes_of_nothing_are_refused(named):
-    with pytest.raises(ValueError, match=r"train shapes: .* at least 1 row"):
+    with pytest.raises(ValueError, match=r"train shapes: .* must be at least 1"):
         TrainShapes.of(RolloutShapes(), **{"max_turns": 2, "rows": 1} | named)
 
 
