@@ -2,8 +2,8 @@
 
     ask.py --model DIR --image FILE --question TEXT [--options red blue] [--out ask.png]
 
-DIR is a Hugging Face folder, or one that convert.py wrote. Boxes are printed in pixels of the
-original. Greedy, unless a temperature is given.
+DIR is a Hugging Face folder, a folder that convert.py wrote, or a training run. Boxes are printed
+in pixels of the original. Decoding is greedy, unless a temperature is given.
 """
 
 import argparse

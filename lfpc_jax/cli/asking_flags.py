@@ -1,5 +1,5 @@
-"""Flags for how a model is asked. What they leave open is taken from the model's folder, or from
-`USUAL` if the folder says nothing."""
+"""Flags for how a model is asked. A flag that is left out takes its value from the model's folder,
+or from `USUAL` if the folder does not say."""
 
 import argparse
 import dataclasses
@@ -38,7 +38,7 @@ def add(
     usual: Asking = USUAL,
     several: Sequence[str] = (),
 ) -> None:
-    """Adds the flags of these names, or all; those of `several` take a list."""
+    """Adds the flags with these names, or all. The flags in `several` take a list."""
     for name in names or _FLAGS:
         text, options = _FLAGS[name]
         default = f"default: the model's own, else {getattr(usual, name)}"
@@ -60,9 +60,9 @@ def resolved(
     several: Sequence[str] = (),
     turns: bool = True,
 ) -> argparse.Namespace:
-    """The flags, completed by what the model's folder says, and the `prompt` that this code asks
-    with. Differences from how the model was trained to be asked are printed; the limit over all
-    turns is among them only if there are several `turns`."""
+    """The flags, completed by what the model's folder says, and the `prompt` of this code. It
+    prints in what they differ from how the model was trained to be asked. The limit over all turns
+    is compared only if there are several `turns`."""
     of_model = None if model is None else asking_of(model)
     given = {name: value for name, value in vars(args).items() if name in _FLAGS}
     single = {name: value for name, value in given.items() if name not in several}
@@ -90,7 +90,7 @@ def _say(model: Path | None, changed: str) -> None:
 
 
 class _OldName(argparse.Action):
-    """Refuses a flag that used to mean something else."""
+    """Refuses a flag whose meaning has changed."""
 
     def __call__(
         self,

@@ -3,11 +3,12 @@
     compare.py OUT --arm warm EVALUATED --arm stage1 SEED0 SEED1 SEED2 \\
         --change accuracy warm stage1 --change drop 3*warm stage1
 
-An arm is a name and the folders of evaluate.py, one a seed, all asked the same questions. --change
-MEASURE BEFORE AFTER is what the second arm has less what the first has, question by question;
-"3*warm" is three times the first. OUT gets comparison.json, with each seed's values,
-comparison.md and comparison.png. Intervals are 95%, over samples. Answers count as they did in
-results.json: by the verdicts of the judge who graded them, the same for all arms, or by rule.
+An arm is a name and folders of evaluate.py, one for each seed. All arms must have been asked the
+same questions. --change MEASURE BEFORE AFTER is the second arm's value minus the first's, paired by
+question; "3*warm" is three times the first's. OUT gets comparison.json (with each seed's values),
+comparison.md and comparison.png. Intervals are 95 %, over samples. Answers are graded as in
+results.json: by rule, or by the verdicts of the judge that graded them, which must be the same for
+all arms.
 """
 
 import argparse

@@ -116,7 +116,7 @@ def _about(demo: Demo, typed: Sequence[str]) -> str:
 
 
 def _next(demo: Demo) -> Iterator[tuple[str, ...]]:
-    """Commands to try on what was made."""
+    """Commands to try on the results."""
     arm = "stage2" if "stage2" in demo.arms else demo.arms[-1]
     run, data = f"{demo.out / arm}-{demo.seeds[0]}", demo.out / "data"
     record = next(row for row in layout.read(data / "heldout") if isinstance(row, Record))

@@ -10,11 +10,11 @@ V* (its folder, or its JSON list), sets in our layout, and READER:PATH (see `dat
 also as NAME=PATH. Crops are always cut from the original, whatever budget the shown image has.
 
 Answers are written to OUT as they come. If interrupted, rerun the same command to resume; more
-benchmarks, budgets and diagnostics may be added later. --rescore counts the stored answers again,
-without the model. OUT gets results.json, results.png, scores.jsonl (a line a question),
-timing.json, and trajectories/ that the report shows. If grading fails because the judge does, the
-earlier results stay. Each of several processes asks its share; SIGTERM to any of them ends all with
-exit code 0, and the same command resumes.
+benchmarks, budgets and diagnostics may be added later. --rescore grades the stored answers again,
+without the model. OUT gets results.json, results.png, scores.jsonl (a line for each question),
+timing.json, and trajectories/, which the report shows. If the judge fails, the earlier results
+stay. Several processes each ask a share. SIGTERM to any of them ends all with exit code 0, and the
+same command resumes.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What several commands take for a flag's value."""
+"""Types of flags that several commands share."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""The flags of a judge, alike in every command that may ask one."""
+"""The flags of a judge, the same in every command that may ask one."""
 
 import argparse
 from pathlib import Path
@@ -20,7 +20,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def judge_of(
     args: argparse.Namespace, cache: Path, *, batch_seconds: float = JudgeSettings.batch_seconds
 ) -> Judge | None:
-    """The judge, which has shown that it can judge; verdicts are kept in the folder `cache`."""
+    """The judge, once it has answered its test questions. Its verdicts are kept in the folder
+    `cache`."""
     if bool(args.judge_url) != bool(args.judge_model):
         raise ValueError("a judge needs both --judge-url and --judge-model")
     if not args.judge_url:

@@ -141,7 +141,8 @@ def _hf_config(args: argparse.Namespace, ids: dict[str, int]) -> Qwen2_5_VLConfi
 
 
 def _texts() -> Iterator[str]:
-    """What the tokenizer must spell well: a conversation's frame, questions and answers."""
+    """The texts that the tokenizer is trained on: the frame of a conversation, questions and
+    answers."""
     for index in range(_SPOKEN):
         planned = scene.plan(scene.MICRO, 0, "train", index)
         yield f"<|im_start|>system\nuser\nassistant\n{planned.question}"

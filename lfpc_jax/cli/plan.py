@@ -1,11 +1,11 @@
-"""What a training run needs on a TPU slice, asked of the TPU compiler with no TPU present.
+"""What a training run needs on a TPU slice, according to the TPU compiler. No TPU is needed.
 
     plan.py --config stage1.py --topology v5p:2x2x4 [--rollout.tensor 4 ...] [--json FILE]
 
 compiles every program of the run for the slice (or for cpu:8, or for this machine's gpu): a host's
 rollouts at their largest, the resharding, the log-probabilities and the update of the whole slice.
-Prints memory a chip by kind, FLOPs, bytes and what goes over the wire, the least seconds that a
-step can take, and compile times. If a model folder is not here, the published model of the size in
+It prints memory per chip by kind, FLOPs, bytes of memory and network, the least seconds that a step
+can take, and compile times. If a model folder is not here, the published model of the size in
 its name is planned. If a program does not fit, the command says which setting to change and exits
 with 1.
 
@@ -46,7 +46,7 @@ from lfpc_jax.shapes import RolloutShapes
 
 @dataclass(frozen=True)
 class Plan:
-    """What a slice was planned for, its programs, and a run's figures."""
+    """The plan of a slice: its programs, and a run's figures."""
 
     title: str
     programs: Sequence[PlannedProgram]
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan_run(args: argparse.Namespace, overrides: Sequence[str], topology: str) -> Plan:
-    """The run on one slice: as it is configured, or with the first proposal that fits."""
+    """Plans the run on one slice, as it is configured or with the first proposal that fits."""
     given = override(load_config(args.config, CONFIGS), overrides)
     where = slices.find(topology)
     episode = planned_episode(given, args.sampled, args.crops)
@@ -141,7 +141,7 @@ def _plan_run(args: argparse.Namespace, overrides: Sequence[str], topology: str)
 
 
 def _plan_model(args: argparse.Namespace, model: str, topology: str) -> Plan:
-    """Programs of a published model on one slice, without a run."""
+    """Plans programs of a published model on one slice, without a run."""
     where, title = slices.find(topology), f"{model} on {topology}"
     chosen = []
     for program in args.program or PROGRAMS:
@@ -164,7 +164,8 @@ def _plan_model(args: argparse.Namespace, model: str, topology: str) -> Plan:
 
 
 def _compile(what: str, again: Sequence[str] | None, program: Uncompiled) -> Compiled:
-    """To the end; or, with the flags that plan the run `again`, until memory is assigned."""
+    """Compiles to the end. If flags that plan the run `again` are given, only until memory is
+    assigned."""
     with progress.waiting(f"compiling {program.name}, {what}"):
         if again is None:
             return compiled(program)
@@ -175,7 +176,8 @@ def _compile(what: str, again: Sequence[str] | None, program: Uncompiled) -> Com
 def _compile_into(
     args: argparse.Namespace, overrides: Sequence[str], name: str, folder: str
 ) -> None:
-    """What the process does that `assigned` starts, and ends when it has read enough."""
+    """Compiles in the process that `assigned` starts. `assigned` ends the process once memory is
+    assigned."""
     config = override(load_config(args.config, CONFIGS), overrides)
     run = PlannedRun.of(config, slices.find(args.topology[0]))
     for phase in phases(run, [name]):

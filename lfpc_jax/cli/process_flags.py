@@ -1,4 +1,4 @@
-"""The flags of commands that may run in many processes, and their start."""
+"""The flags of commands that may run in several processes, and how these start."""
 
 import argparse
 

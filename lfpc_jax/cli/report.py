@@ -95,7 +95,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 def _sheets(run: Run) -> list[dict[str, Any]]:
-    """The tables of an evaluation's results; none, and a problem, if its files are damaged."""
+    """The tables of an evaluation's results. If its files are damaged, no tables and a problem."""
     if not run.is_evaluation:
         return []
     try:

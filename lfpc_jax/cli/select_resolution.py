@@ -7,12 +7,12 @@
 DATA are sets in our layout or public ones, such as `deep_eyes:FOLDER` (see
 lfpc_jax/data/sources.py). OUT becomes one set in our layout, which training reads: the same records
 with `longest_side`; pictures that are files are left where they are. Beside it are
-`levels.jsonl` (what each level answered), `report.json` and `report.png`. If
+`levels.jsonl` (the answers at each level), `report.json` and `report.png`. If
 interrupted, rerun the same command to resume. A command whose model, weights, budget, prompt or
 records differ from those that it began with is refused. Several processes share the work.
 
-Only a sure difference of answers counts. Where options or numbers are asked for the rules are sure;
-free answers need a judge, or --exact if they come from a fixed vocabulary.
+Only a sure difference between answers counts. The rules are sure about options and numbers. Free
+answers need a judge, or --exact if they come from a fixed vocabulary.
 """
 
 import argparse
@@ -152,7 +152,8 @@ def _journal(args: argparse.Namespace, process: int) -> Path:
 
 
 def _processor(args: argparse.Namespace) -> ImageProcessor:
-    """Without a model only sizes are needed."""
+    """The image processor of the model. Without a model, the published models' processor, since
+    only sizes are needed."""
     folder = None if args.model is None else assets_of(args.model)
     processor = ImageProcessor() if folder is None else ImageProcessor.from_folder(folder)
     return processor.with_tokens(args.image_tokens)

@@ -200,7 +200,7 @@ def _samples(
     workers: int,
     advance: Callable[[int], None],
 ) -> Iterator[Sample]:
-    """All scenes in their order, whoever draws them."""
+    """All scenes in their order, whichever process draws them."""
     draw = partial(_draw, settings, seed, split, nested)
     if workers == 1:
         for index in range(count):

@@ -76,7 +76,7 @@ would not help."""
 
 
 class Interrupted(Exception):
-    """SIGTERM came during rollouts. The step is given up; the state before it is saved."""
+    """SIGTERM came during rollouts. The step is abandoned, and the state before it is saved."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -400,7 +400,7 @@ def leave_if_stopped(_: Episode) -> None:
 
 
 def archive(run: RunFolder, part: str, groups: Sequence[Group]) -> None:
-    """Replaces a part of the run's archive by the first process's groups."""
+    """Replaces a part of the run's archive with the first process's groups."""
     if jax.process_index() == 0:
         trajectories = Archive(run.trajectories)
         trajectories.remove(part)
@@ -408,7 +408,7 @@ def archive(run: RunFolder, part: str, groups: Sequence[Group]) -> None:
 
 
 def _ones(group: Group) -> np.ndarray:
-    """The advantages of demonstrations: imitation weighs all alike."""
+    """The advantages of demonstrations: all 1, since imitation weighs all episodes alike."""
     return np.ones(len(group.trajectories))
 
 

@@ -1,11 +1,13 @@
-"""What a compiled program sends over the wire, read from its text.
+"""What a compiled program sends between chips, read from its text.
 
-A collective inside a loop counts as often as the loop turns; both branches of a condition count.
+A collective inside a loop counts once for every iteration; both branches of a condition count.
 Bytes are those that one chip sends in a ring: a group of n passes on (n - 1) / n of what is
-gathered or scattered, twice that for an all-reduce. The TPU compiler hides a collective behind
-products, and then repeats its channel in every fusion or loop that does a part of it: a channel
-counts once, as often as where it runs least. It writes a reduce-scatter as an all-reduce in a
-fusion of that name, which counts as what it is.
+gathered or scattered, and twice that for an all-reduce.
+
+The TPU compiler hides a collective behind products. It then repeats the collective's channel in
+every fusion or loop that does a part of it, so a channel is counted once, in the place where it
+runs least. The compiler writes a reduce-scatter as an all-reduce in a fusion of that name; it is
+counted as a reduce-scatter.
 """
 
 import math
@@ -30,7 +32,8 @@ _UNTIL = re.compile(r"ROOT .* compare\(\S*?%?([\w.\-]+), \S*?%?([\w.\-]+)\), dir
 
 @dataclass(frozen=True)
 class Collective:
-    """`bytes` a chip sends each time, in a group of so many; `times` a run of the program."""
+    """A collective in a group of so many chips. A chip sends `bytes` each time, `times` in one run
+    of the program."""
 
     kind: str
     bytes: int
@@ -39,7 +42,7 @@ class Collective:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Of a compiled program's text (`compiled.as_text()`)."""
+    """The collectives in a compiled program's text (`compiled.as_text()`)."""
     computations = _computations(text)
     devices = re.search(r"num_partitions=(\d+)", text)
     everyone = int(devices.group(1)) if devices else 1
@@ -77,8 +80,8 @@ def _computations(text: str) -> dict[str, list[str]]:
 
 
 def _runs(computations: dict[str, list[str]]) -> dict[str, int]:
-    """How often each computation runs; one that is called from several places, as often as from
-    the place that does so most."""
+    """How often each computation runs. For one that is called from several places, the place where
+    it runs most often counts."""
     entry = next(reversed(computations))
     runs = {entry: 1}
     waiting = [entry]
@@ -101,7 +104,7 @@ def _callees(line: str) -> Iterator[str]:
 
 
 def _trips(line: str, computations: dict[str, list[str]]) -> int:
-    """Of a `while` that counts from 0 to a constant; 1 of anything else."""
+    """The iterations of a `while` that counts from 0 to a constant; 1 for any other."""
     if " while(" not in line:
         return 1
     if known := _TRIPS.search(line):
@@ -119,8 +122,8 @@ def _trips(line: str, computations: dict[str, list[str]]) -> int:
 
 
 def _step(counter: str, condition: list[str], body: list[str]) -> int:
-    """By how much a loop's body raises its counter: the operand of the same place in its result is
-    a sum with a constant. 1 where it is written otherwise."""
+    """By how much a loop's body raises its counter: in the body's result, the operand in the
+    counter's place is a sum with a constant. 1 if it is written otherwise."""
     place = re.search(
         rf"%?{re.escape(counter)} = .*get-tuple-element\(.*index=(\d+)", "\n".join(condition)
     )

@@ -1,11 +1,13 @@
-"""Compiling a program for devices that need not be there, and reading what the compiler decided.
+"""Compiles a program for devices that need not be there, and reads what the compiler decided.
 
-Memory is that of the compiler's buffer assignment, which it writes with `xla_dump_to`: what decides
-whether a program fits. (JAX's `memory_analysis` counts a TPU heap's fragmentation twice.)
+Memory is that of the compiler's buffer assignment, which it writes with `xla_dump_to`. That
+assignment decides whether a program fits. (JAX's `memory_analysis` counts the fragmentation of a
+TPU's heap twice.)
 
-The TPU compiler optimises and assigns memory in the first tenth of its time; the rest writes code,
-fusion by fusion. So `assigned` compiles in a process of its own and ends it there: memory and wire
-are those of the whole compilation, only the compiler's own FLOPs and bytes are missing.
+The TPU compiler optimises and assigns memory in the first tenth of its time; in the rest it writes
+code, fusion by fusion. So `assigned` compiles in a process of its own and ends it when memory is
+assigned. Memory and bytes sent are those of the whole compilation; only the compiler's own FLOPs
+and bytes are missing.
 """
 
 import re
@@ -30,10 +32,11 @@ _LARGEST = 8
 
 @dataclass(frozen=True)
 class Compiled:
-    """`held` is what the arguments hold, by kind, in bytes a chip; `sent` what a chip sends over
-    the wire in one run, by kind of collective; `largest` the largest arrays among the temporaries,
-    by shape, where the compiler wrote them down. The compiler's own FLOPs and bytes count the body
-    of a loop once; they are 0 where compilation ended early."""
+    """What the compiler decided about a program. `held` is what the arguments hold, by kind, in
+    bytes per chip. `sent` is what a chip sends to others in one run, by kind of collective.
+    `largest` are the largest arrays among the temporaries, by shape, where the compiler wrote them
+    down. The compiler's own FLOPs and bytes count the body of a loop once; they are 0 where
+    compilation ended early."""
 
     program: str
     bytes_per_chip: int
@@ -49,12 +52,12 @@ class Compiled:
 
     @property
     def kinds(self) -> Mapping[str, int]:
-        """All of it by kind: gradients, copies and results count among the activations."""
+        """All memory by kind. Gradients, copies and results count as activations."""
         return {**self.held, "activations": self.bytes_per_chip - sum(self.held.values())}
 
 
 class OutOfMemory(Exception):
-    """The compiler found no way to fit the program; its text says what was used of what."""
+    """The compiler found no way to fit the program. The text says what was used of what."""
 
 
 def compiled(program: Uncompiled) -> Compiled:
@@ -71,7 +74,8 @@ def compiled(program: Uncompiled) -> Compiled:
 
 
 def assigned(program: Uncompiled, command: Sequence[str]) -> Compiled:
-    """`command`, with a folder as its last word, runs `compile_into` for this program."""
+    """Compiles until memory is assigned. `command`, with a folder as its last word, runs
+    `compile_into` for this program."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile("w+") as errors:
         folder = Path(name)
@@ -149,7 +153,7 @@ def _compiled(
 
 
 def _refused(error: str) -> Exception:
-    """The compiler's error as what to raise."""
+    """The exception to raise for an error of the compiler."""
     if "RESOURCE_EXHAUSTED" not in error:
         return RuntimeError(error)
     for pattern in (r"Used \S+ of \S+ hbm", r"temporaries \(\S+\) exceeds available HBM \(\S+\)"):

@@ -1,9 +1,9 @@
-"""Floating-point operations and bytes, counted by hand: the compiler counts the body of a loop once
-and a Pallas kernel as nothing.
+"""Floating-point operations and bytes, counted by hand, because the compiler counts the body of a
+loop once and a Pallas kernel as nothing.
 
-A product of [m, k] and [k, n] is 2 m k n. Causal attention counts half of its square; norms,
-rotary and softmax are left out, as is usual. A backward pass is twice its forward, and full remat
-runs the layers' forward once more.
+A product of [m, k] and [k, n] is 2 m k n. Causal attention counts half of its square. Norms, rotary
+embeddings and softmax are left out, as is usual. A backward pass counts as two forward passes, and
+full rematerialisation runs the layers' forward pass once more.
 """
 
 import math
@@ -18,8 +18,8 @@ from lfpc_jax.model.config import ModelConfig
 def text_forward(
     cfg: ModelConfig, tokens: int, context: float, *, logits: int | None = None
 ) -> int:
-    """`tokens` through the decoder, each seeing `context` keys on average; `logits` of them
-    (default: all) through the vocabulary."""
+    """FLOPs of `tokens` tokens through the decoder, each attending to `context` keys on average;
+    `logits` of them (default: all) also go through the vocabulary."""
     c = cfg.text
     attention = 4 * c.heads * c.head_dim * context * c.layers
     vocabulary = 2 * c.vocab * c.width * (tokens if logits is None else logits)
@@ -27,7 +27,8 @@ def text_forward(
 
 
 def vision_forward(cfg: ModelConfig, windows: int, whole: int) -> int:
-    """`windows` through the tower, in rows of `whole` windows for the full layers."""
+    """FLOPs of `windows` windows through the vision tower. Full layers attend within rows of
+    `whole` windows."""
     c = cfg.vision
     patches = windows * c.window_patches
     merger = _weights(cfg, "vision", "merger") // c.merge**2
@@ -38,7 +39,7 @@ def vision_forward(cfg: ModelConfig, windows: int, whole: int) -> int:
 
 
 def update(cfg: ModelConfig, *, tokens: int, context: float, windows: int, whole: int) -> int:
-    """Forward and backward of so many packed tokens and windows."""
+    """FLOPs of the forward and backward passes over so many packed tokens and windows."""
     layers = text_forward(cfg, tokens, context, logits=0) + vision_forward(cfg, windows, whole)
     vocabulary = 2 * cfg.text.vocab * cfg.text.width * tokens
     again = 1 if cfg.remat == "full" else 0
@@ -46,13 +47,14 @@ def update(cfg: ModelConfig, *, tokens: int, context: float, windows: int, whole
 
 
 def text_bytes(cfg: ModelConfig) -> int:
-    """Of the decoder's weights and the vocabulary's, in the compute dtype: what a pass reads."""
+    """What a pass reads: the bytes of the decoder's weights and the vocabulary's, in the compute
+    dtype."""
     head = cfg.text.vocab * cfg.text.width
     return (_weights(cfg, "text") + head) * jnp.dtype(cfg.dtype).itemsize
 
 
 def cache_bytes(cfg: ModelConfig) -> int:
-    """Of one token's keys and values."""
+    """The bytes of one token's keys and values."""
     c = cfg.text
     return 2 * c.layers * c.kv_heads * c.head_dim * jnp.dtype(cfg.dtype).itemsize
 
@@ -62,7 +64,8 @@ def vision_bytes(cfg: ModelConfig) -> int:
 
 
 def _weights(cfg: ModelConfig, *path: str) -> int:
-    """Parameters of a part that multiply; norms and biases are small and counted along."""
+    """The parameters of a part that multiply. Norms and biases are included, since they are
+    small."""
     part = spec.spec_tree(cfg)
     for name in path:
         part = part[name]

@@ -1,4 +1,4 @@
-"""Everything a config comes to, printed before anything is loaded or compiled."""
+"""Prints everything that a config amounts to, before anything is loaded or compiled."""
 
 import json
 import math
@@ -54,8 +54,8 @@ def print_plan(config: TrainConfig) -> None:
 
 
 def sampled_at_most(config: TrainConfig, shapes: RolloutShapes) -> list[int]:
-    """Tokens that an episode with the longest prompt may sample, by how many crops of full size it
-    has: what its rules allow and its context holds."""
+    """How many tokens an episode with the longest prompt may sample, by its number of crops of full
+    size: what its rules allow and its context has room for."""
     left = shapes.capacity - shapes.image_tokens - shapes.prompt_text.sizes[-1]
     observed = shapes.crop_tokens + shapes.observation_text
     return [
@@ -65,7 +65,7 @@ def sampled_at_most(config: TrainConfig, shapes: RolloutShapes) -> list[int]:
 
 
 def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:
-    """What is always there; activations are the compiler's business (launch/plan.py)."""
+    """Arrays that are always there. Activations are known to the compiler only (launch/plan.py)."""
     part, frozen = (_count(tree) for tree in parameters.specs(cfg, config.trainable))
     narrow = jnp.dtype(cfg.dtype).itemsize
     copies = max(1, devices // config.rollout.tensor)

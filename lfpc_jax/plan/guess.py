@@ -1,5 +1,5 @@
-"""A training step's memory by hand, to choose what to compile: up to a sixth over the compiler's
-figure for full remat, and never shown as one."""
+"""An estimate of a training step's memory by hand, used to choose what to compile and never shown.
+With full rematerialisation it is up to a sixth above the compiler's figure."""
 
 import jax.numpy as jnp
 
@@ -17,7 +17,7 @@ _ROUGH = 0.9
 def update_bytes(
     cfg: ModelConfig, shapes: TrainShapes, windows: int, *, shards: int, tensor: int
 ) -> float:
-    """Temporaries of an update on one chip."""
+    """The temporaries of an update on one chip, in bytes."""
     c, v = cfg.text, cfg.vision
     narrow = jnp.dtype(cfg.dtype).itemsize
     weights = (counts.text_bytes(cfg) + counts.vision_bytes(cfg)) / (shards * tensor)

@@ -31,11 +31,11 @@ class Phase:
 
 
 def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase]:
-    """All phases of a run, or those of their programs that `only` names. A program of an update
-    has the usual windows, unless its name says how many.
+    """All phases of a run, or those of their programs that `only` names. A program of an update has
+    the usual number of windows, unless its name says how many.
 
-    Resharding goes array by array, so beside it a chip holds the old layout of all parameters and
-    the new one. Without the policy's own log-probabilities, the reference's alone are computed.
+    Resharding goes array by array, so a chip also holds the old layout of all parameters and the
+    new one. If the policy's own log-probabilities are not computed, only the reference's are.
     """
     state, reference = run.state_bytes, run.reference_bytes
     held = state + reference
@@ -80,8 +80,8 @@ def _published(model: str) -> config.ModelConfig:
 
 
 def _reshard(run: PlannedRun) -> Iterator[Uncompiled]:
-    """The largest of the parameters, from the trainer's layout to the rollouts'. Each of its parts
-    is by then on the device at its place among those of the rollouts."""
+    """The largest of the parameters, moved from the trainer's layout to the rollouts'. Each part of
+    it is then already on the device where the rollouts need it."""
     publisher = Publisher(run.place, run.train_mesh, run.rollout_mesh)
     moved, lay_out = (jax.tree.leaves(tree) for tree in (publisher.moved, publisher.lay_out))
     largest, jitted = max(zip(moved, lay_out), key=lambda pair: pair[0].size)
@@ -89,7 +89,8 @@ def _reshard(run: PlannedRun) -> Iterator[Uncompiled]:
 
 
 def _laid_out_beside(run: PlannedRun) -> int:
-    """All parameters as the updates have them, and all but the largest as the rollouts do."""
+    """What is there during a move: all parameters as updates have them, and all but the largest as
+    rollouts do."""
     before, after = (
         jax.tree.leaves(run.place(mesh)) for mesh in (run.train_mesh, run.rollout_mesh)
     )

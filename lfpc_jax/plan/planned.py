@@ -1,4 +1,4 @@
-"""Programs as planned: what each takes on a chip, and what to change where it does not fit."""
+"""Programs as planned: what each takes on a chip, and what to change if it does not fit."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,8 @@ from lfpc_jax.run.config import TrainConfig
 @dataclass(frozen=True)
 class PlannedProgram:
     """A program on a slice. `beside` are the bytes that a chip holds for others while it runs.
-    Without `compiled` the compiler found no way to fit it, and `refusal` is what it said."""
+    `compiled` is None if the compiler found no way to fit it; `refusal` is then the compiler's
+    message."""
 
     program: str
     phase: str
@@ -58,7 +59,7 @@ class PlannedProgram:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """For a file."""
+        """The figures of a program, for a file."""
         derived = ("bytes_per_chip", "fits", "kinds", "shortage", "seconds_a_step")
         return asdict(self) | {name: getattr(self, name) for name in derived}
 
@@ -69,7 +70,7 @@ def plan(
     loads: Mapping[str, Load],
     compile_: Callable[[Uncompiled], Compiled],
 ) -> Iterator[PlannedProgram]:
-    """Program by program, as they are compiled."""
+    """Yields each program as it is compiled."""
     for phase in phases:
         where = (phase.name, tuple(phase.mesh.shape.values()), chip.hbm_bytes, phase.beside)
         for program in phase.programs:
@@ -86,8 +87,8 @@ def plan(
 def step_figures(
     config: TrainConfig, where: Slice, programs: Sequence[PlannedProgram]
 ) -> dict[str, Any]:
-    """The least seconds of a step by phase and chip-hours of the run, 0 where no peaks of the chip
-    are known; for a file."""
+    """For a file: the least seconds of a step by phase, and the chip-hours of the run. They are 0
+    if the chip's peaks are not known."""
     seconds = {"rollout": 0.0, "update": 0.0}
     for program in programs:
         phase = "rollout" if program.phase == "rollout" else "update"
@@ -116,7 +117,8 @@ _ADVICE = {
 
 
 def advice(phase: str, where: Slice, config: TrainConfig | None) -> str:
-    """What to change where a phase does not fit; nothing that `train.py` would then refuse."""
+    """What to change if a phase does not fit. It never proposes what `train.py` would then
+    refuse."""
     most = where.chips_a_host
     ways = {}
     if config is not None:

@@ -30,7 +30,7 @@ class Uncompiled:
 
     @property
     def held(self) -> dict[str, int]:
-        """Bytes that its arguments hold on a chip, by kind."""
+        """The bytes that the arguments hold on a chip, by kind."""
         return {kind: bytes_per_chip(tree) for kind, tree in self.kinds.items()}
 
 
@@ -45,7 +45,7 @@ class Sizes:
 
 
 def forward_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Uncompiled:
-    """Vision tower and decoder to hidden states, from bfloat16 weights."""
+    """Vision tower and decoder up to the hidden states, from bfloat16 weights."""
 
     def forward(params: Tree, tokens: Tokens, images: Images) -> jax.Array:
         embeddings = qwen.encode_images(params, images, cfg=cfg)
@@ -58,8 +58,8 @@ def forward_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Uncompiled:
 
 
 def gradient_program(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> Uncompiled:
-    """The mean log-probability of every next token and its gradient in float32 masters, vision
-    tower included, logits by blocks: a training step without its optimizer."""
+    """A training step without its optimizer: the mean log-probability of every next token and its
+    gradient in float32 masters, vision tower included, with logits by blocks."""
 
     def loss(params: Tree, tokens: Tokens, images: Images) -> jax.Array:
         embeddings = qwen.encode_images(params, images, cfg=cfg)
@@ -87,7 +87,8 @@ PROGRAMS: Mapping[str, Callable[[ModelConfig, Mesh, Sizes], Uncompiled]] = {
 
 
 def abstract_prompts(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> tuple[Tokens, Images]:
-    """What `processing.batch.collate` makes, with its rows and images split over the mesh."""
+    """The abstract arrays that `processing.batch.collate` makes, with rows and images split over
+    the mesh."""
     prompts = jax.eval_shape(
         lambda: (
             empty_tokens(sizes.rows, sizes.length, xp=jnp),
@@ -105,7 +106,8 @@ def abstract_prompts(cfg: ModelConfig, mesh: Mesh, sizes: Sizes) -> tuple[Tokens
 
 
 def placed(shapes: Tree, shardings: Tree) -> Tree:
-    """Abstract arrays as they lie on a mesh: `shardings` are a tree of them, or one for all."""
+    """Abstract arrays with their place on a mesh. `shardings` is a tree like theirs, or one
+    sharding for all."""
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, shapes)
     return jax.tree.map(
@@ -114,7 +116,8 @@ def placed(shapes: Tree, shardings: Tree) -> Tree:
 
 
 def bytes_per_chip(tree: Tree) -> int:
-    """Of abstract arrays as they are sharded; of what has no sharding, whole."""
+    """The bytes per chip of abstract arrays as they are sharded. An array without a sharding counts
+    whole."""
 
     def held(x: jax.ShapeDtypeStruct) -> int:
         shape = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape

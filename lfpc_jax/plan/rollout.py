@@ -1,4 +1,4 @@
-"""The rollout engine's programs for a slice, each at its largest."""
+"""The rollout engine's programs for a slice, each at its largest size."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,7 +32,7 @@ def rollout_programs(
     trainable: Trainable = _ALL,
 ) -> Iterator[Uncompiled]:
     """Encode, prefill, place, extend and decode. Parameters are in the compute dtype, with a run's
-    LoRA factors beside them. Layers are stacked, which on a CPU the engine's are not."""
+    LoRA factors beside them. Layers are stacked; the engine on a CPU keeps them separate."""
     programs = Programs(cfg, shapes, unstacked=False, mesh=mesh)
     params = parameters.whole(cfg, trainable, mesh)
     state = placed(
@@ -41,7 +41,7 @@ def rollout_programs(
     )
 
     def whole(make: Callable[..., Tree], *args: Any, **kwargs: Any) -> Tree:
-        """What the engine hands to its programs: on every device."""
+        """Abstract arrays that are on every device, as the engine hands them to its programs."""
         made = jax.eval_shape(partial(make, *args, **kwargs))
         return placed(made, NamedSharding(mesh, PartitionSpec()))
 

@@ -1,8 +1,9 @@
-"""Seconds from peaks: the least that a call can take on a chip, and what bounds it.
+"""The least seconds that a call can take on a chip, from published peaks, and what limits it.
 
-A call takes at least as long as its FLOPs at the matrix units' peak, its bytes at the memory's and
-what it sends at the wire's, whichever is longest. Nothing reaches all peaks, hosts cut crops and
-wait for each other, and a rollout's last rows run alone: real steps are longer.
+A call takes at least as long as its FLOPs at the peak of the matrix units, its bytes at the peak of
+the memory, and what it sends at the peak of the network, whichever is longest. Nothing reaches all
+peaks, hosts cut crops and wait for each other, and a rollout's last rows run alone. So real steps
+take longer.
 """
 
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from lfpc_jax.plan.work import Load
 
 @dataclass(frozen=True)
 class LeastTime:
-    """Of one call; `bound` is compute, memory or wire."""
+    """The least time of one call. `bound` is what limits it: compute, memory or wire (the
+    network)."""
 
     seconds: float
     bound: str
 
 
 def least_time(load: Load, sent: float, chip: Chip) -> LeastTime | None:
-    """None for chips whose peaks nobody publishes."""
+    """The least time of a call; None for chips whose peaks are not published."""
     if not chip.flops:
         return None
     times = {

@@ -1,4 +1,5 @@
-"""A training run as it would be on a slice: its model, meshes and shapes, and what a chip holds."""
+"""A training run as it would be on a slice: its model, meshes and shapes, and what each chip
+holds."""
 
 import re
 from dataclasses import dataclass, replace
@@ -34,14 +35,15 @@ from lfpc_jax.shapes import RolloutShapes, TrainShapes, micro_batches_for
 
 
 def check_there(config: TrainConfig, where: Slice) -> None:
-    """Raises ValueError where `train.py` would refuse to start there, with one process a host."""
+    """Raises ValueError if `train.py` would refuse to start on the slice, with one process per
+    host."""
     devices, local, hosts = len(where.devices), where.chips_a_host, where.hosts
     check(config, processes=hosts)
     check_devices(config, devices=devices, local=local, processes=hosts)
 
 
 def model_of(config: TrainConfig, platform: str | None = None) -> ModelConfig:
-    """The numbers of a run's model. A folder that is not here is taken for the published model of
+    """The configuration of a run's model. If its folder is not here, that of the published model of
     the size in its name. `platform` decides what a dtype of "auto" is."""
     path, dtype = Path(config.model.path), config.model.dtype
     dtype = tuning(platform).dtype if dtype == "auto" else dtype
@@ -75,8 +77,9 @@ class PlannedRun:
 
     @classmethod
     def of(cls, config: TrainConfig, where: Slice) -> "PlannedRun":
-        """Every host rolls out alone. But slices without free routing are compiled for as a whole,
-        so `rollout_shapes` are those of all hosts side by side: each chip needs as much."""
+        """Plans a config for a slice. Every host rolls out alone. But slices without free routing
+        are compiled for as a whole, so `rollout_shapes` are those of all hosts side by side. Each
+        chip needs as much."""
         kernel = config.model.kernel
         cfg = replace(
             model_of(config, where.platform),
@@ -102,22 +105,23 @@ class PlannedRun:
 
     @property
     def shards(self) -> int:
-        """Groups of chips that each take a part of a micro-batch's rows."""
+        """How many groups of chips each take a part of a micro-batch's rows."""
         return self.train_mesh.shape["data"] * self.train_mesh.shape["fsdp"]
 
     @property
     def episodes(self) -> int:
-        """Of one mini-batch."""
+        """The episodes of one mini-batch."""
         return self.config.update.mini_batch * self.config.rollout.rollouts
 
     @property
     def mini_batches(self) -> int:
-        """Of one step."""
+        """The mini-batches of one step."""
         return self.config.rollout.prompts // self.config.update.mini_batch
 
     @property
     def micro_batches(self) -> int:
-        """As many as a program is compiled for, should every episode need a row."""
+        """How many micro-batches a program is compiled for, if every episode needs a row of its
+        own."""
         return micro_batches_for(-(-self.episodes // (self.shards * self.train_shapes.rows)))
 
     @property
@@ -127,25 +131,26 @@ class PlannedRun:
 
     @property
     def logprob_passes(self) -> int:
-        """How often a mini-batch's log-probabilities are computed before its updates: by the
-        policy, by the reference."""
+        """How often a mini-batch's log-probabilities are computed before its updates: once for the
+        policy if they are recomputed, and once for the reference if there is one."""
         return self.recomputes_logprobs + (self.config.update.objective.kl > 0)
 
     # ------------------------------------------------------------ what a chip holds
 
     @property
     def place(self) -> Place:
-        """All parameters in the compute dtype, on any mesh."""
+        """All parameters in the compute dtype, placed on a mesh."""
         return partial(parameters.whole, self.cfg, self.config.trainable)
 
     @property
     def state_bytes(self) -> int:
-        """Of parameters and moments, on each chip at all times."""
+        """The bytes of parameters and moments, which each chip holds at all times."""
         return bytes_per_chip(abstract_state(self.cfg, self.train_mesh, self.config.trainable))
 
     @property
     def reference_bytes(self) -> int:
-        """Of the parameters that a KL term stays near, on each chip at all times."""
+        """The bytes of the parameters that a KL term stays near, which each chip holds at all
+        times."""
         if not self.config.update.objective.kl:
             return 0
         return bytes_per_chip(abstract_reference(self.cfg, self.train_mesh, self.config.trainable))
@@ -153,7 +158,7 @@ class PlannedRun:
     # ------------------------------------------------------------ how much there is to do
 
     def loads(self, episode: PlannedEpisode) -> dict[str, Load]:
-        """Of every program, at the size that it is compiled for."""
+        """The work of every program at the size that it is compiled for."""
         r, copies = self.config.rollout, self.rollout_mesh.shape
         real = micro_batches(
             self.train_shapes,

@@ -1,8 +1,8 @@
-"""Settings for a slice, the best guess first; whoever asks compiles each until one fits.
+"""Settings for a slice, the most promising first. The caller compiles each until one fits.
 
-Rollouts: the fewest chips a copy of the model that leave room for slots, then as many slots as
-there is room for. Updates: every mesh, remat and number of rows whose guessed memory fits
-(`plan/guess.py`), ordered by the least time of a step.
+For rollouts it takes the fewest chips per copy of the model that leave room for slots, and then as
+many slots as there is room for. For updates it takes every mesh, rematerialisation and number of
+rows whose estimated memory fits (`plan/guess.py`), in the order of the least time of a step.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ _ROOM = 0.85
 def proposals(
     config: TrainConfig, where: Slice, episode: PlannedEpisode
 ) -> Iterator[tuple[Flags, TrainConfig]]:
-    """Overrides, and the config with them."""
+    """Yields overrides, and the config that they give."""
     if config.mesh.data != 1:
         raise ValueError(
             f"mesh.data {config.mesh.data}: --search splits parameters over fsdp and tensor alone; "
@@ -50,7 +50,7 @@ def proposals(
 def _updates(
     config: TrainConfig, where: Slice, episode: PlannedEpisode
 ) -> Iterator[tuple[float, Flags]]:
-    """The least seconds of a step's updates, and the settings."""
+    """Settings of updates, each with the least seconds of a step's updates."""
     for tensor in _ways(where):
         for remat in ("dots", "full"):
             for rows in _ROWS:
@@ -66,9 +66,9 @@ def _updates(
 
 
 def _seconds(run: PlannedRun, episode: PlannedEpisode) -> float:
-    """An estimate without a compiled program. What is sent is taken to be the weights of every pass
-    and, with `tensor`, the activations, summed twice a layer. Where no peaks are known, the FLOPs
-    stand for the time."""
+    """An estimate without a compiled program. What is sent is assumed to be the weights of every
+    pass and, with `tensor`, the activations, which are summed twice a layer. If no peaks are known,
+    the FLOPs stand for the time."""
     work, ways = run.loads(episode)["update"], run.train_mesh.shape["tensor"]
     c, shapes = run.cfg.text, run.train_shapes
     tokens = run.micro_batches * shapes.rows * shapes.row_tokens
@@ -94,7 +94,7 @@ def _rollout(config: TrainConfig, where: Slice) -> Flags | None:
 
 
 def _ways(where: Slice) -> Iterator[int]:
-    """Sizes of a `tensor` group that lies within a host: train.py refuses others."""
+    """Sizes of a `tensor` group that fit within a host; `train.py` refuses others."""
     return (ways for ways in _WAYS if where.chips_a_host % ways == 0)
 
 

@@ -1,10 +1,10 @@
 """Devices to plan for: TPU slices that are not there (described by libtpu, never started), and the
 CPU or the GPUs of this machine.
 
-Memory is what the compiler lets a program use. Rates are the published peaks of a chip, bfloat16
-and dense, so times made of them are lower bounds. Sources, read in November 2026:
+Memory is what the compiler lets a program use. Rates are the published peaks of a chip for dense
+bfloat16, so times computed from them are lower bounds. Sources, read in November 2026:
 cloud.google.com/tpu/docs/v5e, /v5p and /v6e; the data sheets of NVIDIA's A100 80 GB SXM, H100 SXM
-and H200 SXM, where the wire is NVLink in one direction.
+and H200 SXM, whose network rate here is NVLink in one direction.
 """
 
 import os
@@ -19,8 +19,8 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """A second's floating-point operations, and bytes to and from its memory and the wire; none
-    where nobody publishes them."""
+    """A chip's peaks per second: floating-point operations, bytes to and from its memory, and bytes
+    to other chips. None where they are not published."""
 
     hbm_bytes: int
     flops: float = 0.0
@@ -60,8 +60,9 @@ class Slice:
 
 
 def find(name: str) -> Slice:
-    """`v5e:2x4` or `v5p:2x2x2`, a slice of such TPUs; `cpu:8`, so many devices of this machine's
-    CPU, its memory shared among them; `gpu`, this machine's GPUs, or `gpu:4` of them."""
+    """Finds a slice by name: `v5e:2x4` or `v5p:2x2x2` is a slice of such TPUs. `cpu:8` is so many
+    devices of this machine's CPU, which share its memory. `gpu` is this machine's GPUs, and `gpu:4`
+    four of them."""
     kind, _, sides = name.partition(":")
     if kind in TPUS and re.fullmatch(r"\d+x\d+(x\d+)?", sides):
         return _tpus(name, TPUS[kind])

@@ -28,7 +28,7 @@ def print_tables(title: str, rows: Sequence[PlannedProgram]) -> None:
 
 
 def _memory(rows: Sequence[PlannedProgram]) -> Table:
-    """All but what others hold is the compiler's own."""
+    """Memory by kind. All figures but what others hold are the compiler's own."""
     names = ("mesh", *KINDS, "others", "all", "of", "fits", "compiled")
     table = _table("program", names, "GiB a chip, the compiler's")
     for row in rows:
@@ -69,7 +69,8 @@ def _work(rows: Sequence[PlannedProgram]) -> Table:
 
 
 def print_step(figures: Mapping[str, Any], episode: PlannedEpisode) -> None:
-    """The least seconds of a step and chip-hours of the run, where the chip's peaks are known."""
+    """Prints the least seconds of a step and the chip-hours of the run, if the chip's peaks are
+    known."""
     seconds = figures["seconds_a_step"]
     print(f"compiled in {figures['compile_seconds']:.0f} s")
     if step := sum(seconds.values()):

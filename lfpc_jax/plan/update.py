@@ -1,5 +1,5 @@
-"""An update's programs for a slice, at their largest: the log-probabilities of a mini-batch before
-its updates, and the update itself."""
+"""An update's programs for a slice, at their largest: the log-probabilities of a mini-batch, which
+are computed before its updates, and the update itself."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,7 +35,7 @@ def update_programs(
     trainable: Trainable,
     temperature: float = 1.0,
 ) -> Iterator[Uncompiled]:
-    """For each bucket of windows of a shard's pictures, the usual one first."""
+    """The programs for each bucket of windows of a shard's pictures, the usual bucket first."""
     learner = _learner(cfg, mesh, trainable, objective, temperature)
     state = learner.abstract_state()
     usual = shapes.windows.sizes[0]
@@ -54,13 +54,13 @@ def update_programs(
 
 
 def abstract_state(cfg: ModelConfig, mesh: Mesh, trainable: Trainable) -> TrainState:
-    """What training holds at all times."""
+    """The state that training holds at all times."""
     return _learner(cfg, mesh, trainable, Objective()).abstract_state()
 
 
 def abstract_reference(cfg: ModelConfig, mesh: Mesh, trainable: Trainable) -> Tree:
-    """What training with a KL term holds beside its state: a whole copy of the parameters to stay
-    near. Frozen parts are copied too, since the state that they come from is donated."""
+    """What training with a KL term holds beside its state: a whole copy of the parameters that it
+    stays near. Frozen parts are copied too, since the state that they come from is donated."""
     return parameters.whole(cfg, trainable, mesh)
 
 
@@ -85,7 +85,7 @@ def _learner(
 def _abstract_batch(
     learner: Learner, shapes: TrainShapes, *, micro_batches: int, windows: int
 ) -> Batch:
-    """What `grpo.packing` makes of all processes' episodes, as the learner places it."""
+    """The batch that `grpo.packing` makes of all processes' episodes, as the learner places it."""
     sides = learner.mesh.shape
     make = partial(
         empty_batch,

@@ -1,9 +1,9 @@
-"""How much each compiled program has to do in a training step: FLOPs, bytes and calls.
+"""The work of each compiled program in a training step: FLOPs, bytes and calls.
 
-How long episodes are is an assumption: `PlannedEpisode`. Bytes are the least that must pass a
-chip's memory: weights once a pass, the cache once a token, gradients and optimizer state once;
-activations are left out. A step's work is given in calls of the compiled size. So a program that is
-compiled for the longest prompt counts as a part of a call where prompts are shorter.
+The length of episodes is an assumption: `PlannedEpisode`. Bytes are the least that must pass
+through a chip's memory: weights once a pass, the cache once a token, gradients and optimizer state
+once. Activations are left out. A step's work is given in calls of the compiled size. So if a
+program is compiled for the longest prompt, a shorter prompt counts as a fraction of a call.
 """
 
 import math
@@ -21,15 +21,15 @@ from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 @dataclass(frozen=True)
 class PlannedEpisode:
-    """An episode as planned for: the tokens that it samples, the crops that it looks at, and the
-    text tokens of its prompt. Its pictures have full size and are no strips."""
+    """An episode as it is assumed for planning: how many tokens it samples, how many crops it looks
+    at, and the text tokens of its prompt. Its pictures have full size and are not strips."""
 
     sampled: int = 400
     crops: int = 1
     prompt_text: int = 400
 
     def tokens(self, shapes: RolloutShapes) -> int:
-        """Ids of an episode."""
+        """The ids of an episode."""
         observed = self.crops * shapes.observation_length(shapes.crop_windows.sizes[-1])
         return self.prompt(shapes) + self.sampled + observed
 
@@ -38,8 +38,8 @@ class PlannedEpisode:
 
 
 def planned_episode(config: TrainConfig, sampled: int | None, crops: int | None) -> PlannedEpisode:
-    """The episode to plan for, which the config's rules and context must allow; None is the usual
-    one's, as far as the rules do."""
+    """The episode to plan for. The config's rules and context must allow it. None takes the usual
+    value, as far as the rules allow."""
     rules, usual = config.rules, PlannedEpisode()
     limits = (
         ("--sampled", sampled, rules.most_sampled, "turn_tokens, episode_tokens and max_turns"),
@@ -87,7 +87,8 @@ def rollout_loads(
     groups: int,
     tensor: int,
 ) -> dict[str, Load]:
-    """For `groups` copies of the model, each on `tensor` chips, that share all slots and rows."""
+    """The work of `groups` copies of the model, each on `tensor` chips, which share all slots and
+    rows."""
     B, P, R = shapes.slots, shapes.prefill_rows, shapes.extend_rows
     chips = groups * tensor
     shown, crop = _usual(shapes.image_windows.sizes), _usual(shapes.crop_windows.sizes)
@@ -129,7 +130,7 @@ def rollout_loads(
 
 
 def reshard_load(cfg: ModelConfig, tensor: int) -> Load:
-    """Of the largest array; a step lays out all."""
+    """The work for the largest array. A step lays out all arrays."""
     sizes = [math.prod(x.shape) for x in jax.tree.leaves(spec.abstract(cfg, cfg.dtype))]
     largest = max(sizes) * jnp.dtype(cfg.dtype).itemsize / tensor
     return Load(0.0, largest, sum(sizes) / max(sizes))
@@ -143,8 +144,8 @@ def micro_batches(
     episodes: int,
     shards: int,
 ) -> float:
-    """That hold anything, of one mini-batch of so many episodes. What fills a shard first is its
-    rows of tokens or its windows; the shown image lies there once."""
+    """How many micro-batches of a mini-batch of so many episodes hold anything. A shard is full
+    when its rows of tokens are, or its windows; the shown image of a group is there once."""
     by_tokens = shapes.rows * (shapes.row_tokens // episode.tokens(rollout))
     crops = episode.crops * _usual(rollout.crop_windows.sizes)
     room = shapes.windows.sizes[0] - _usual(rollout.image_windows.sizes)
@@ -164,9 +165,9 @@ def update_loads(
     shards: int,
     tensor: int,
 ) -> dict[str, Load]:
-    """Of programs compiled for so many micro-batches, of which `real` hold anything; the windows
-    counted are those of the usual bucket, and rows are taken as full. The log-probabilities
-    of each are computed `logprob_passes` times before its updates."""
+    """The work of programs compiled for so many micro-batches, of which `real` hold anything. The
+    windows counted are those of the usual bucket, and rows are assumed to be full. The
+    log-probabilities of each are computed `logprob_passes` times before its updates."""
     windows = shapes.windows.sizes[0]
     tokens, context = shapes.rows * shapes.row_tokens, shapes.row_tokens / 2
     text = counts.text_forward(cfg, tokens, context)
@@ -188,5 +189,5 @@ def update_loads(
 
 
 def _usual(buckets: tuple[int, ...]) -> int:
-    """Windows of a picture of full size that is no strip; see `shapes.window_buckets`."""
+    """The windows of a picture of full size that is not a strip; see `shapes.window_buckets`."""
     return buckets[-2] if len(buckets) > 1 else buckets[-1]
