@@ -46,24 +46,24 @@ def collectives(text: str) -> list[Collective]:
     computations = _computations(text)
     devices = re.search(r"num_partitions=(\d+)", text)
     everyone = int(devices.group(1)) if devices else 1
-    found: dict[str, Collective] = {}
+    by_channel: dict[str, Collective] = {}
     for name, times in _runs(computations).items():
         for line in computations[name]:
-            one = _collective(line, name, everyone, times)
-            if one is None:
+            collective = _collective(line, name, everyone, times)
+            if collective is None:
                 continue
             channel = re.search(r"channel_id=(\d+)", line)
             key = channel.group(1) if channel else line.split("=")[0]
-            if key not in found or found[key].times > times:
-                found[key] = one
-    return list(found.values())
+            if key not in by_channel or by_channel[key].times > times:
+                by_channel[key] = collective
+    return list(by_channel.values())
 
 
-def sent(found: list[Collective]) -> dict[str, int]:
+def sent(exchanges: list[Collective]) -> dict[str, int]:
     """Bytes that a chip sends in one run of the program, by kind."""
     sums: dict[str, int] = defaultdict(int)
-    for one in found:
-        sums[one.kind] += one.bytes * one.times
+    for exchange in exchanges:
+        sums[exchange.kind] += exchange.bytes * exchange.times
     return dict(sums)
 
 
@@ -99,8 +99,8 @@ def _runs(computations: dict[str, list[str]]) -> dict[str, int]:
 
 def _callees(line: str) -> Iterator[str]:
     yield from _CALLED.findall(line)
-    for many, one in _BRANCHES.findall(line):
-        yield from (name.strip(" %") for name in (many or one).split(","))
+    for several, single in _BRANCHES.findall(line):
+        yield from (name.strip(" %") for name in (several or single).split(","))
 
 
 def _trips(line: str, computations: dict[str, list[str]]) -> int:

@@ -64,13 +64,14 @@ def compiled(program: Uncompiled) -> Compiled:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         try:
-            made = compile_into(program, Path(name))
+            executable = compile_into(program, Path(name))
         except jax.errors.JaxRuntimeError as error:
             raise _refused(str(error)) from error
         # Nothing is written of what a cache of compiled programs holds.
         cached = not any(Path(name).glob(_ASSIGNMENT))
-        memory = _reported(made) if cached else _assignment(Path(name))
-    return _compiled(program, memory, made.as_text(), made.cost_analysis() or {}, start)
+        memory = _reported(executable) if cached else _assignment(Path(name))
+    text, cost = executable.as_text(), executable.cost_analysis() or {}
+    return _compiled(program, memory, text, cost, start)
 
 
 def assigned(program: Uncompiled, command: Sequence[str]) -> Compiled:
@@ -115,14 +116,14 @@ def _assignment(folder: Path) -> dict[str, Any]:
         sizes["aliased_bytes"] += size if argument and "maybe-live-out" in line else 0
         if "preallocated-temp" in line:
             sizes["temporary_bytes"] += size
-            found = re.findall(r"^ value: .*\(size=(\d+),.*?\): (\w+\[[\d,]*\])", allocation, re.M)
-            arrays |= {shape: int(held) for held, shape in found}
+            values = re.findall(r"^ value: .*\(size=(\d+),.*?\): (\w+\[[\d,]*\])", allocation, re.M)
+            arrays |= {shape: int(held) for held, shape in values}
     largest = sorted(arrays.items(), key=lambda item: -item[1])[:_LARGEST]
     return {**sizes, "largest": dict(largest)}
 
 
-def _reported(made: Any) -> dict[str, Any]:
-    memory = made.memory_analysis()
+def _reported(executable: Any) -> dict[str, Any]:
+    memory = executable.memory_analysis()
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     return {

@@ -91,7 +91,7 @@ def rollout_loads(
     rows."""
     B, P, R = shapes.slots, shapes.prefill_rows, shapes.extend_rows
     chips = groups * tensor
-    shown, crop = _usual(shapes.image_windows.sizes), _usual(shapes.crop_windows.sizes)
+    image, crop = _usual(shapes.image_windows.sizes), _usual(shapes.crop_windows.sizes)
     widest = shapes.image_windows.sizes[-1]
     length = shapes.prompt_length(widest, shapes.prompt_text.sizes[-1])
     observed = shapes.observation_length(shapes.crop_windows.sizes[-1])
@@ -99,7 +99,7 @@ def rollout_loads(
     context = (episode.prompt(shapes) + usual) / 2
     weights = counts.text_bytes(cfg) / tensor
     place = counts.cache_bytes(cfg)
-    windows = prompts * shown + episodes * episode.crops * crop
+    windows = prompts * image + episodes * episode.crops * crop
 
     def text(tokens: int, context: float, logits: int) -> float:
         return counts.text_forward(cfg, tokens, context, logits=logits) / chips
@@ -175,14 +175,14 @@ def update_loads(
     seen = counts.vision_forward(cfg, windows, whole)
     backward = counts.update(cfg, tokens=tokens, context=context, windows=windows, whole=whole)
     narrow = (counts.text_bytes(cfg) + counts.vision_bytes(cfg)) / tensor
-    own = 2 * narrow / shards  # float32
+    held = 2 * narrow / shards  # float32
     passes = 4 if cfg.remat == "full" else 3
     calls = mini_batches * real / compiled
     return {
         "score": Load(compiled * (text + seen) / tensor, compiled * narrow, calls * logprob_passes),
         "update": Load(
             compiled * backward / tensor,
-            compiled * (passes * narrow + 3 * own) + 7 * own,
+            compiled * (passes * narrow + 3 * held) + 7 * held,
             calls * epochs,
         ),
     }
