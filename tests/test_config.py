@@ -57,6 +57,12 @@ def test_a_config_file_with_the_old_limit_is_refused_by_the_new_names(tmp_path):
             "--update.micro_batch_mean 3",
             "mean 3 with stage grpo and rollout.rollouts 16.*a divisor",
         ),
+        ("--update.aggregate constant", "constant_length 0: the length divides .* set both, as"),
+        (
+            "--update.constant_length 32",
+            "token with update.constant_length 32: .* neither",
+        ),
+        ("--update.constant_length -1", "constant_length is -1; it must be at least 0"),
         ("--update.micro_batch_mean -1", "update.micro_batch_mean is -1; it must be at least 0"),
         ("--optimizer.b1 -0.1", "b1 and b2 .* below 1"),
         ("--optimizer.b2 2", "b1 and b2 .* below 1"),

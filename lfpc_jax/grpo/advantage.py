@@ -2,11 +2,13 @@
 
     A_i = (r_i - mean(r)) / std(r)
 
-in float64. The deviation has one of two forms, of G rewards:
+in float64. The deviation has one of three forms, of G rewards:
 
     population   sqrt(sum (r_i - mean)^2 / G)
     unbiased     sqrt(sum (r_i - mean)^2 / (G - 1)) + 1e-6, as verl has it; with 16 rollouts the
                  advantages are 3 % smaller
+    none         1, as Dr. GRPO has it: A_i is the reward's distance from the mean, so groups whose
+                 rewards lie far apart count more
 
 If all rewards of a group are equal, its advantages are 0 and there is nothing to learn from it. A
 rollout whose reward is unknown enters neither mean nor deviation, and has no advantage.
@@ -21,7 +23,7 @@ from jaxtyping import Float64
 
 from lfpc_jax.trajectory import Group
 
-Deviation = Literal["population", "unbiased"]
+Deviation = Literal["population", "unbiased", "none"]
 
 _EPSILON = 1e-6
 """verl's, under the unbiased deviation."""
@@ -41,6 +43,8 @@ def group_advantages(
     spread = np.nanstd(known)
     if spread < _EQUAL:
         return centred * 0
+    if deviation == "none":
+        return centred
     if deviation == "unbiased":
         spread = np.nanstd(known, ddof=1) + _EPSILON
     return centred / spread

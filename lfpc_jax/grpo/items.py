@@ -4,6 +4,8 @@ The weight of a sampled token in the loss:
 
     token      1 / (sampled tokens of the mini-batch)
     sequence   1 / (episodes of the mini-batch x sampled tokens of its episode)
+    constant   1 / (episodes of the mini-batch x `constant_length`), as Dr. GRPO has it: a token
+               counts the same in short episodes and long ones
 
 where the mini-batch is that of all processes. With micro-batches of `micro_batch` episodes, as verl
 has it, the mean is taken over the tokens (or episodes) of each micro-batch, and then over the
@@ -11,6 +13,7 @@ micro-batches that hold anything:
 
     token      1 / (micro-batches x sampled tokens of its micro-batch)
     sequence   1 / (micro-batches x episodes of its micro-batch x sampled tokens of its episode)
+    constant   1 / (micro-batches x episodes of its micro-batch x `constant_length`)
 
 These micro-batches are runs of a group's rollouts in their order, so they do not depend on how
 episodes are packed. Episodes without a reward count nowhere. Episodes whose advantage is 0 count in
@@ -27,7 +30,7 @@ from jaxtyping import Float64, UInt8
 from lfpc_jax.grpo.packing import Item, SeenPicture
 from lfpc_jax.trajectory import Group, Trajectory
 
-Aggregate = Literal["token", "sequence"]
+Aggregate = Literal["token", "sequence", "constant"]
 
 
 def counts(group: Group) -> tuple[int, int]:
@@ -52,12 +55,13 @@ def items_of(
     tokens: int,
     micro_batch: int = 0,
     micro_batches: int = 1,
+    constant_length: int = 0,
     all_of_them: bool = False,
 ) -> list[Item]:
     """One item for each episode with a gradient, or for each with a reward if `all_of_them`.
 
     `episodes` and `tokens` count the whole mini-batch. If `micro_batch` is not 0, `micro_batches`
-    counts its micro-batches that hold anything.
+    counts its micro-batches that hold anything. `constant_length` is the divisor of `constant`.
     """
     items = []
     for group in groups:
@@ -70,8 +74,12 @@ def items_of(
             if np.isnan(advantage) or not length or not (advantage or all_of_them):
                 continue
             among, all_tokens = means[place // size]
-            share = all_tokens if aggregate == "token" else among * length
-            weight = 1 / (micro_batches * share)
+            divisor = {
+                "token": all_tokens,
+                "sequence": among * length,
+                "constant": among * constant_length,
+            }[aggregate]
+            weight = 1 / (micro_batches * divisor)
             pictures = _pictures(group, trajectory, crops)
             weights = np.where(trajectory.sampled, weight, 0.0).astype(np.float32)
             items.append(Item(trajectory, pictures, float(advantage), weights, prompt))

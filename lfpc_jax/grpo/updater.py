@@ -49,8 +49,10 @@ class UpdateSettings:
     trainer's, recomputed before the first update, or the sampler's. `deviation` is the standard
     deviation of a group's rewards (see `advantage`). With `micro_batch_mean` the mean over tokens
     is taken over so many rollouts of a group and then over these means; with 0 it is taken over the
-    whole mini-batch (see `items`). `drop_flat` leaves groups without variance out of the mean.
-    `share_prompts` computes a group's prompt once in every row; splash attention cannot.
+    whole mini-batch (see `items`). `constant_length` tokens divide every episode's loss if
+    `aggregate` is constant, which with the deviation none is Dr. GRPO. `drop_flat` leaves groups
+    without variance out of the mean. `share_prompts` computes a group's prompt once in every row;
+    splash attention cannot.
     """
 
     mini_batch: int = 32
@@ -59,6 +61,7 @@ class UpdateSettings:
     row_tokens: int = 0
     windows: int = 0
     aggregate: Aggregate = "token"
+    constant_length: int = 0
     micro_batch_mean: int = 0
     deviation: Deviation = "population"
     old: Literal["trainer", "sampler"] = "trainer"
@@ -229,5 +232,6 @@ def weighed(groups: Sequence[Group], settings: UpdateSettings) -> list[Item]:
         tokens=tokens,
         micro_batch=size,
         micro_batches=holding if size else 1,
+        constant_length=settings.constant_length,
         all_of_them=bool(objective.kl or objective.entropy),
     )

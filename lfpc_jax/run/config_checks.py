@@ -43,6 +43,12 @@ def check(config: TrainConfig, *, processes: int = 1) -> None:
             f"rollout.rollouts {r.rollouts}: it takes runs of a group's rollouts, whole ones; set "
             "it to a divisor of rollout.rollouts, or to 0 (in sft, where groups have one)"
         )
+    if (u.aggregate == "constant") != bool(u.constant_length):
+        raise ValueError(
+            f"update.aggregate {u.aggregate} with update.constant_length {u.constant_length}: the "
+            "length divides the loss of `constant` alone; set both, as --update.aggregate constant "
+            f"--update.constant_length {r.turn_tokens}, or neither"
+        )
     if config.stage == "sft" and config.demonstrate is None:
         raise ValueError("stage sft needs `demonstrate`, a function that writes the turns to learn")
     if (config.stage == "sft") != (u.objective.kind == "sft"):
@@ -86,6 +92,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "rollout.episode_tokens": r.episode_tokens,
         "data.validation_records": config.data.validation_records,
         "data.threads": config.data.threads,
+        "update.constant_length": u.constant_length,
         "update.micro_batch_mean": u.micro_batch_mean,
         "update.row_tokens": u.row_tokens,
         "update.windows": u.windows,

@@ -12,6 +12,7 @@ import pytest
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo import updater as step
+from lfpc_jax.grpo.advantage import with_advantages
 from lfpc_jax.grpo.items import counts, items_of
 from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
@@ -392,6 +393,35 @@ def test_means_over_micro_batches_are_verls(aggregate, size):
         whole = weighed(found, UpdateSettings(objective=every))
         apart = [np.abs(a.weights - b.weights).max() for a, b in zip(items, whole)]
         assert max(apart) > 1e-4, "the mean over the mini-batch is another"
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_a_constant_length_and_no_deviation_are_dr_grpo(size):
+    """Its objective in numbers: the sum over an episode's tokens of A times the token's term, over
+    a constant, in the mean over episodes; a token weighs the same in an episode of any length."""
+    rewards = {"a": (1.0, 0.0, 0.25, 0.25), "b": (3.0, 0.0, 0.0, 0.0)}
+    found = [
+        with_advantages(
+            replace(
+                random_groups.group(np.random.default_rng(seed), name, 4),
+                rewards=tuple({"total": reward} for reward in mine),
+            ),
+            "none",
+        )
+        for seed, (name, mine) in enumerate(rewards.items())
+    ]
+    assert found[0].advantages.tolist() == [0.625, -0.375, -0.125, -0.125]
+    assert found[1].advantages.tolist() == [2.25, -0.75, -0.75, -0.75]
+    settings = UpdateSettings(
+        aggregate="constant", constant_length=32, micro_batch_mean=size, deviation="none"
+    )
+    items = weighed(found, settings)
+    assert len(items) == 8
+    lengths = {int(item.trajectory.sampled.sum()) for item in items}
+    assert len(lengths) > 1, "episodes of several lengths"
+    for item in items:
+        assert set(np.unique(item.weights)) == {np.float32(0), np.float32(1 / (8 * 32))}
+        assert (item.weights > 0).tolist() == item.trajectory.sampled.tolist()
 
 
 def test_the_report_s_panels_are_of_what_an_update_says(start):
