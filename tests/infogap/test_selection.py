@@ -246,7 +246,7 @@ def test_a_selection_that_goes_on_with_another_model_is_refused_by_name(records,
         ValueError, match=r"begun with another weights \(was one, now two\); resume"
     ):
         choose(records[:3], tmp_path, about=about | {"weights": "two"})
-    with pytest.raises(ValueError, match=r"judge \(was , now m\), prompt \(was None, now p\); go"):
+    with pytest.raises(ValueError, match=r"judge \(was , now m\), prompt \(was None, now p\); re"):
         check_journal(tmp_path / "journal", Settings(), about | {"judge": "m", "prompt": "p"})
     check_journal(tmp_path / "journal", Settings(), about)
     check_journal(tmp_path / "none", Settings(), about)
