@@ -1,5 +1,6 @@
 """The pages on adding a tool, a reward, a reader and a model: their files, and their tests."""
 
+import os
 import re
 import subprocess
 import sys
@@ -47,7 +48,8 @@ def test_every_python_block_says_which_file_it_is():
 
 def test_the_tests_of_all_pages_pass(written):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(written)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=written)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # else its own lfpc_jax/ hides the package
+    done = subprocess.run(command, capture_output=True, text=True, cwd=written, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     [passed] = re.findall(r"(\d+) passed", done.stdout)
     assert int(passed) == 17
