@@ -30,9 +30,9 @@ warmstart: .venv/demo
 	cp runs/warm/exported/* configs/micro/warm/
 	sha256sum configs/micro/warm/model.safetensors
 
-# Lint, types, and the tests that compile nothing: the tests' first tier.
+# Lint, types, and the tests that compile nothing: the tests' first tier. Some wait for processes, so three at once.
 check: lint
-	$(BIN)/python -m pytest -m 'not compiles and not slow' $(TEST_ARGS)
+	$(BIN)/python -m pytest -n 3 -m 'not compiles and not slow' $(TEST_ARGS)
 
 # All tests but the slow ones, which `make test TEST_ARGS='-m slow'` runs.
 test: lint
