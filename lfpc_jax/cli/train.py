@@ -30,30 +30,24 @@ from lfpc_jax.cli import process_flags
 from lfpc_jax.data.pipeline import Stream, share
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, own_mesh, rollout_mesh
-from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.advantage import with_advantages
 from lfpc_jax.grpo.dealing import deal
-from lfpc_jax.grpo.learner import Learner
-from lfpc_jax.grpo.optimizer import make_optimizer, schedule
+from lfpc_jax.grpo.optimizer import schedule
 from lfpc_jax.grpo.state_files import begin_state, checkpoint_items, save_batch
-from lfpc_jax.grpo.updater import Apart, NotFinite, Updater
+from lfpc_jax.grpo.updater import Apart, NotFinite
 from lfpc_jax.infogap.provenance import check_budget
-from lfpc_jax.model import parameters
-from lfpc_jax.model.attention import continues
-from lfpc_jax.model.tuning import tuning
 from lfpc_jax.plan.dry_run import print_plan
 from lfpc_jax.report.writer import MetricsWriter, check_wandb
 from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rollout.archive import Archive
-from lfpc_jax.rollout.engine import Engine, LogitsNotFinite
+from lfpc_jax.rollout.engine import LogitsNotFinite
 from lfpc_jax.rollout.episode import Episode
-from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.run import own_code, progress, resuming
+from lfpc_jax.run.building import dialogue_of, engine_of, learner_of, publisher_of, updater_of
 from lfpc_jax.run.claim import held
 from lfpc_jax.run.config import TrainConfig, described, updates_of
 from lfpc_jax.run.config_checks import check, check_devices
 from lfpc_jax.run.config_files import CONFIGS, named_config
-from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.run.episodes import demonstrate, sample, sampled_tokens, skipped_share
 from lfpc_jax.run.folder import RunFolder, unfinished
 from lfpc_jax.run.health import CropAlarm, too_far_apart, too_many_masked
@@ -183,12 +177,7 @@ def train(
     model = resuming.first_model(config, run, mesh, resumes=saved is not None)
     reference_weights = resuming.reference_digest(config, model, saved)
     cfg = replace(model.cfg, remat=config.model.remat, kernel=config.model.kernel)
-    dialogue = zooming(
-        model.assets,
-        image_tokens=config.rollout.image_tokens,
-        crop_tokens=config.rollout.crop_tokens,
-        convention=config.rollout.convention,
-    )
+    dialogue = dialogue_of(config, model.assets)
     if saved is None:
         run.begin(config, model.assets, model.origin, model.step)
     log_to(run.path / "log.txt", on_terminal=log.name)
@@ -203,44 +192,18 @@ def train(
         processes.barrier("gaps", _SAVE_SECONDS)  # all weights are read for that
 
     # ------------------------------------------------------------------ learner
-    learner = Learner(
-        cfg,
-        make_optimizer(config.optimizer, updates_of(config)),
-        objective=config.update.objective,
-        trainable=config.trainable,
-        allowed=allowed_ids(dialogue.tokenizer, cfg.text.vocab),
-        mesh=mesh,
-        temperature=config.policy_temperature,
-        unstacked=tuning().unstacked,
-    )
+    learner = learner_of(config, cfg, dialogue, mesh)
     rates = schedule(config.optimizer, updates_of(config))
     with_kl = config.update.objective.kl > 0
     state, reference = begin_state(
         learner, model.params, saved, seed=config.seed, reference=with_kl
     )
     del model  # the state was made of its weights
-    updater = Updater(
-        learner,
-        config.update,
-        config.train_shapes(
-            cfg.vision.window,
-            continues=continues(cfg.kernel, dtype=cfg.dtype),
-        ),
-        dialogue.processor,
-        reference,
-        config.most_apart(cfg.dtype),
-    )
+    updater = updater_of(config, learner, dialogue, reference)
 
     # ------------------------------------------------------------------ engine
-    engine = Engine(
-        replace(cfg, remat="none"),
-        dialogue,
-        config.rollout_shapes(cfg.vision.window, local.shape["data"]),
-        config.rules,
-        mesh=local,
-        workers=config.rollout.workers,
-    )
-    publish = Publisher(partial(parameters.whole, cfg, config.trainable), mesh, copies)
+    engine = engine_of(config, cfg, dialogue, local)
+    publish = publisher_of(config, cfg, mesh, copies)
     if config.stage == "grpo":
         engine.load(publish(learner.computing(state)))
         with progress.waiting("compiling the rollouts"):

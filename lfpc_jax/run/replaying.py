@@ -38,7 +38,7 @@ from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.dialogue import Opening
 from lfpc_jax.rollout.replay import CLASSES, Replayed, Replayer
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.run.dialogues import zooming
+from lfpc_jax.run.building import dialogue_of
 from lfpc_jax.run.folder import RunFolder, computing_params
 from lfpc_jax.run.models import load_model
 from lfpc_jax.run.recorded import own_rewards, recorded_config
@@ -123,19 +123,14 @@ class RunReplay:
         self.config = recorded_config(run.settings)
         self.own = own_rewards(run.settings)
         self.archive = Archive(run.trajectories)
-        rollout, model = self.config.rollout, self.config.model
+        model = self.config.model
         self.dtype = dtype or (tuning().dtype if model.dtype == "auto" else model.dtype)
         self.cfg = replace(
             model_config.from_folder(run.assets, dtype=self.dtype),
             remat="none",
             kernel=model.kernel,
         )
-        self.dialogue = zooming(
-            run.assets,
-            image_tokens=rollout.image_tokens,
-            crop_tokens=rollout.crop_tokens,
-            convention=rollout.convention,
-        )
+        self.dialogue = dialogue_of(self.config, run.assets)
         judge = self.config.judge
         self.judge: Judges | None = None
         if judge is not None:

@@ -12,7 +12,7 @@ devices. Data sets, checkpoints and metrics on disk are left to the commands.
 import io
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,15 @@ from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.advantage import with_advantages
 from lfpc_jax.grpo.items import items_of
 from lfpc_jax.grpo.learner import Learner, TrainState
-from lfpc_jax.grpo.optimizer import make_optimizer
 from lfpc_jax.grpo.packing import pack
 from lfpc_jax.grpo.updater import Apart, Updater
-from lfpc_jax.model import parameters
-from lfpc_jax.model.attention import continues
-from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rewards.judge import Judge, no_bar
 from lfpc_jax.rollout.asking import Asking
-from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.vocabulary import allowed_ids
-from lfpc_jax.run.config import ModelSettings, RolloutSettings, TrainConfig, updates_of
-from lfpc_jax.run.dialogues import after_prompt, zooming
+from lfpc_jax.run.building import dialogue_of, engine_of, learner_of, publisher_of, updater_of
+from lfpc_jax.run.config import ModelSettings, RolloutSettings, TrainConfig
+from lfpc_jax.run.dialogues import after_prompt
 from lfpc_jax.run.episodes import sample
 from lfpc_jax.run.metrics import reward
 from lfpc_jax.run.models import asking_of, load_model
@@ -71,25 +66,12 @@ class Session:
     def __init__(self, config: TrainConfig) -> None:
         """The config's data, checkpoints and schedule of validations are not used."""
         self.config = config
-        r = config.rollout
         dtype = None if config.model.dtype == "auto" else config.model.dtype
-        self._copies = rollout_mesh(r.tensor)
+        self._copies = rollout_mesh(config.rollout.tensor)
         self.model = load_model(Path(config.model.path), dtype=dtype, mesh=self._copies)
         self.cfg = replace(self.model.cfg, remat=config.model.remat, kernel=config.model.kernel)
-        self.dialogue = zooming(
-            self.model.assets,
-            image_tokens=r.image_tokens,
-            crop_tokens=r.crop_tokens,
-            convention=r.convention,
-        )
-        self.engine = Engine(
-            replace(self.cfg, remat="none"),
-            self.dialogue,
-            config.rollout_shapes(self.cfg.vision.window, self._copies.shape["data"]),
-            config.rules,
-            mesh=self._copies,
-            workers=r.workers,
-        )
+        self.dialogue = dialogue_of(config, self.model.assets)
+        self.engine = engine_of(config, self.cfg, self.dialogue, self._copies)
         self.engine.load(self.model.params)
         self._judge = Judge(config.judge) if config.judge is not None else None
 
@@ -209,35 +191,15 @@ class Session:
 
     @cached_property
     def _learner(self) -> Learner:
-        config = self.config
-        return Learner(
-            self.cfg,
-            make_optimizer(config.optimizer, updates_of(config)),
-            objective=config.update.objective,
-            trainable=config.trainable,
-            allowed=allowed_ids(self.dialogue.tokenizer, self.cfg.text.vocab),
-            mesh=self._mesh,
-            temperature=config.policy_temperature,
-            unstacked=tuning().unstacked,
-        )
+        return learner_of(self.config, self.cfg, self.dialogue, self._mesh)
 
     @cached_property
     def _updater(self) -> Updater:
-        cfg = self.cfg
-        return Updater(
-            self._learner,
-            self.config.update,
-            self.config.train_shapes(
-                cfg.vision.window, continues=continues(cfg.kernel, dtype=cfg.dtype)
-            ),
-            self.dialogue.processor,
-            most_apart=self.config.most_apart(cfg.dtype),
-        )
+        return updater_of(self.config, self._learner, self.dialogue)
 
     @cached_property
     def _publish(self) -> Publisher:
-        place = partial(parameters.whole, self.cfg, self.config.trainable)
-        return Publisher(place, self._mesh, self._copies)
+        return publisher_of(self.config, self.cfg, self._mesh, self._copies)
 
     @property
     def params(self) -> Tree:

@@ -1,0 +1,77 @@
+"""The parts of a run, built from its settings: for training, for a session, and for replays."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from lfpc_jax.arrays import Tree
+from lfpc_jax.distributed.publish import Publisher
+from lfpc_jax.grpo.learner import Learner
+from lfpc_jax.grpo.optimizer import make_optimizer
+from lfpc_jax.grpo.updater import Updater
+from lfpc_jax.model import parameters
+from lfpc_jax.model.attention import continues
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.tuning import tuning
+from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.rollout.vocabulary import allowed_ids
+from lfpc_jax.run.config import TrainConfig, updates_of
+from lfpc_jax.run.dialogues import zooming
+
+
+def dialogue_of(config: TrainConfig, assets: Path) -> Dialogue:
+    """The dialogue with the zoom tool, within the run's budgets."""
+    return zooming(
+        assets,
+        image_tokens=config.rollout.image_tokens,
+        crop_tokens=config.rollout.crop_tokens,
+        convention=config.rollout.convention,
+    )
+
+
+def engine_of(config: TrainConfig, cfg: ModelConfig, dialogue: Dialogue, mesh: Mesh) -> Engine:
+    """A rollout engine on this process's mesh; it has no weights yet."""
+    return Engine(
+        replace(cfg, remat="none"),
+        dialogue,
+        config.rollout_shapes(cfg.vision.window, mesh.shape["data"]),
+        config.rules,
+        mesh=mesh,
+        workers=config.rollout.workers,
+    )
+
+
+def learner_of(config: TrainConfig, cfg: ModelConfig, dialogue: Dialogue, mesh: Mesh) -> Learner:
+    return Learner(
+        cfg,
+        make_optimizer(config.optimizer, updates_of(config)),
+        objective=config.update.objective,
+        trainable=config.trainable,
+        allowed=allowed_ids(dialogue.tokenizer, cfg.text.vocab),
+        mesh=mesh,
+        temperature=config.policy_temperature,
+        unstacked=tuning().unstacked,
+    )
+
+
+def updater_of(
+    config: TrainConfig, learner: Learner, dialogue: Dialogue, reference: Tree | None = None
+) -> Updater:
+    """`reference` are the weights that a KL term measures from."""
+    cfg = learner.cfg
+    return Updater(
+        learner,
+        config.update,
+        config.train_shapes(cfg.vision.window, continues=continues(cfg.kernel, dtype=cfg.dtype)),
+        dialogue.processor,
+        reference,
+        config.most_apart(cfg.dtype),
+    )
+
+
+def publisher_of(config: TrainConfig, cfg: ModelConfig, train: Mesh, rollout: Mesh) -> Publisher:
+    """From the mesh of the updates to the rollouts' mesh of all processes."""
+    return Publisher(partial(parameters.whole, cfg, config.trainable), train, rollout)
