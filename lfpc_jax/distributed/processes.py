@@ -72,7 +72,10 @@ _signalled = threading.Event()
 
 def start(settings: ProcessSettings | None = None) -> None:
     """Joins the other processes, if there are any. Call it once, in the main thread, before JAX
-    touches a device."""
+    touches a device.
+
+    Once the process exits, SIGTERM is ignored: Python takes its handlers away before it is gone,
+    and a launcher's second signal must not turn the exit of a run that has saved into a failure."""
     global _joined
     settings = settings or ProcessSettings()
     if _joined is not None or jax.distributed.is_initialized():
@@ -90,6 +93,7 @@ def start(settings: ProcessSettings | None = None) -> None:
             atexit.register(_leave)
     # This comes after JAX's start, which installs another handler.
     signal.signal(signal.SIGTERM, _on_sigterm)
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 
 def agree(parts: Mapping[str, bytes | str], seconds: float | int = 300.0) -> None:

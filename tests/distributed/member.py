@@ -6,6 +6,7 @@ Prints a line when it is ready, and what came of it.
 """
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -44,6 +45,8 @@ def main(port: str, count: str, process: str, mode: str) -> int:
         _term(me)
     elif mode == "seen":
         _seen()
+    elif mode == "late-term":
+        sys.modules["signals_at_its_end"] = _SignalsAtItsEnd()  # type: ignore[assignment]
     elif mode == "fails" and me == 1:
         print("ready", flush=True)
         raise RuntimeError("no space left on device")
@@ -84,6 +87,13 @@ def _term(me: int) -> None:
         print("stepping", flush=True)
         time.sleep(0.05 * (1 + me))
     print("stopped at", step, flush=True)
+
+
+class _SignalsAtItsEnd:
+    """Sends SIGTERM to its own process when the interpreter takes its modules apart."""
+
+    def __del__(self, kill=os.kill, me=os.getpid(), term=signal.SIGTERM) -> None:
+        kill(me, term)
 
 
 def _seen() -> None:

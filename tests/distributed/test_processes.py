@@ -105,6 +105,12 @@ def test_sigterm_at_one_stops_all_after_the_same_step(members):
     assert "knew of a SIGTERM" in two.out(0)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_sigterm_after_all_is_done_changes_no_exit_code(members, count):
+    late = members(count, "late-term")
+    assert late.codes() == [0] * count, late.outputs()
+
+
 def test_long_work_is_cut_short_in_all(members):
     two = members(2, "seen")
     two.until_all_say("ready")
