@@ -100,8 +100,9 @@ Nests = tuple[tuple[Box4, ...], ...]
 Size = tuple[int, int]
 """Width and height."""
 
-End = Literal["answered", "no_action", "max_turns", "max_tokens", "context_full"]
-"""Why an episode ended."""
+End = Literal["answered", "proposed", "no_action", "max_turns", "max_tokens", "context_full"]
+"""Why an episode ended; `proposed` with a call whose tool ends episodes, as a crop network's box
+does."""
 
 
 Metric = Literal["rules", "vqa", "anls", "anls_half"]
@@ -192,6 +193,10 @@ class Trajectory:
     at the same temperature but without top-k and top-p (see rollout/sampling.py). Both are 0 where
     nothing was sampled. `answer` is the answer of the last turn, or None. Sizes are (0, 0) if the
     record has no picture. The arrays are read-only views of those given.
+
+    The answer to a crop network's box is the target model's. `likelihood` is then the target's
+    log-likelihood of the record's answer, if it was computed. `unanswered` says why the target
+    could not be asked; such an episode has no reward.
     """
 
     record: str
@@ -205,6 +210,8 @@ class Trajectory:
     turns: tuple[Turn, ...]
     end: End
     answer: str | None
+    likelihood: float | None = None
+    unanswered: str = ""
 
     def __post_init__(self) -> None:
         for name in ("ids", "sampled", "logprobs", "policy_logprobs"):

@@ -101,7 +101,13 @@ def test_every_arm_at_3b_differs_from_7b_in_its_model_alone(name):
     assert load_config(f"{name}:3b", CONFIGS) == replace(config, model=model)
 
 
-SINCE = {"update.constant_length": 0}
+SINCE = {
+    "update.constant_length": 0,
+    "rewards.likelihood": 0.0,
+    "rewards.valid": 0.0,
+    "rollout.dialogue": "zoom",
+    "target": None,
+}
 """Settings that are younger than those files, and what they are where a config says nothing."""
 
 

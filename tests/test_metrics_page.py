@@ -28,7 +28,7 @@ from lfpc_jax.report.figures import FIGURES
 from lfpc_jax.rewards.total import OwnReward, Rewards, compute_rewards
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.rollout.zoom import Zoom
-from lfpc_jax.trajectory import Batch, Picture, Record, Tokens
+from lfpc_jax.trajectory import Batch, End, Picture, Record, Tokens
 from support import handmade, metrics_page
 
 PACKAGE = Path(train.__file__).parents[1]
@@ -43,10 +43,10 @@ def of_group(group: str) -> set[str]:
     }
 
 
-def measures(*faults: str) -> Measures:
+def measures(*faults: str, end: End = "answered") -> Measures:
     return Measures(
         record="r", rollout=0, right=1.0, turns=2, tokens=9, calls=1 + len(faults), areas=(0.1,),
-        crop_tokens=(4,), faults=dict.fromkeys(faults, 1), end="answered", iou=0.5, overlap=0.5,
+        crop_tokens=(4,), faults=dict.fromkeys(faults, 1), end=end, iou=0.5, overlap=0.5,
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_the_report_draws_what_has_an_entry():
 
 def test_what_is_measured_of_episodes():
     zoom = Zoom(ImageProcessor())
-    written = gather([measures(*Toolbox((zoom,)).causes)])
+    written = gather([measures(*Toolbox((zoom,)).causes), measures(end="proposed")])
     groups = ("crop", "episode", "end", "fault")
     assert set(written) == {f"{group}/{name}" for group in groups for name in of_group(group)}
     assert of_group("end") == set(ENDS)

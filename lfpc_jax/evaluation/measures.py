@@ -116,7 +116,9 @@ def gather(episodes: Iterable[Measures]) -> dict[str, float]:
         "episode/tokens": _mean(episode.tokens for episode in measured),
     }
     means |= {
-        f"end/{end}": _mean(float(episode.end == end) for episode in measured) for end in ENDS
+        f"end/{end}": _mean(float(episode.end == end) for episode in measured)
+        for end in ENDS
+        if end != "proposed" or any(episode.end == end for episode in measured)
     }
     means |= {f"fault/{cause}": count / calls for cause, count in sorted(faults.items())}
     return {name: value for name, value in means.items() if value is not None}

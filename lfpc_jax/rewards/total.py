@@ -2,11 +2,13 @@
 
     Stage I:  0.8 acc + 0.2 format + 1.2 tool [acc > 0]
     Stage II: the same + g r_geo
+    CropVLM:  a acc + l likelihood + v valid
 
-Stage I is `Rewards()`, Stage II `Rewards(grounding=1.0)`. Records without targets have no r_geo, so
-both kinds may be mixed. An episode of which any part is unknown is masked: its total is None, never
-a number, and its faults say why. That includes a user's own reward that raises, or returns None or
-a value that is not a finite number.
+Stage I is `Rewards()`, Stage II `Rewards(grounding=1.0)`. In CropVLM, `acc` and `likelihood` are a
+target model's with a crop network's box, and `valid` is 1 for a box that could be cut. Records
+without targets have no r_geo, so both kinds may be mixed. An episode of which any part is unknown
+is masked: its total is None, never a number, and its faults say why. That includes a user's own
+reward that raises, or returns None or a value that is not a finite number.
 """
 
 import math
@@ -41,21 +43,23 @@ _TAKEN = {"judge", "record", "total", "masked", "unjudged", "undecided", "flat"}
 class Rewards:
     """The weights of the parts, and how boxes are compared.
 
-    `grounding` is g. `grounding_needs_answer` gives r_geo to right answers only.
+    `grounding` is g. `grounding_needs_answer` gives r_geo to right answers only. `likelihood` and
+    `valid` are for boxes that a target model is shown.
     """
 
     accuracy: float = 0.8
     format: float = 0.2
     tool: float = 1.2
     grounding: float = 0.0
+    likelihood: float = 0.0
+    valid: float = 0.0
     boxes: Grounding = field(default_factory=Grounding)
     grounding_needs_answer: bool = False
     own: tuple[OwnReward, ...] = ()
 
     def __post_init__(self) -> None:
-        weights = {
-            name: getattr(self, name) for name in ("accuracy", "format", "tool", "grounding")
-        }
+        weighted = ("accuracy", "format", "tool", "grounding", "likelihood", "valid")
+        weights = {name: getattr(self, name) for name in weighted}
         names = [reward.name for reward in self.own]
         for name in names:
             if not name or name in weights or name in _TAKEN or names.count(name) > 1:

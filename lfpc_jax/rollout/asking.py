@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -29,12 +29,16 @@ from lfpc_jax.trajectory import Picture, Record
 FILE = "asking.json"
 FORMAT = 1
 
+Conversation = Literal["zoom", "box"]
+"""What is held with a model: questions answered with the zoom tool, or a box for a target model."""
+
 
 @dataclass(frozen=True)
 class Asking:
-    """How a model is to be asked. `convention` is that of the boxes that the model writes; budgets
-    and limits are those of `RolloutShapes` and `Rules`. `prompt` is all the text around questions
-    and pictures (`prompt_text`); it is empty if nobody noted it."""
+    """How a model is to be asked. `dialogue` is what is asked of it. `convention` is that of the
+    boxes that the model writes; budgets and limits are those of `RolloutShapes` and `Rules`.
+    `prompt` is all the text around questions and pictures (`prompt_text`); it is empty if nobody
+    noted it."""
 
     convention: Convention = "shown"
     image_tokens: int = 1024
@@ -43,6 +47,7 @@ class Asking:
     turn_tokens: int = 2048
     episode_tokens: int = 0
     prompt: str = ""
+    dialogue: Conversation = "zoom"
 
     def __post_init__(self) -> None:
         if self.convention not in get_args(Convention):

@@ -35,7 +35,7 @@ def demonstrated(
         request = episode.close_turn(stopped=True)
         if request is not None:
             episode.take(dialogue.reply(request, opening, episode.cut))
-    if episode.end not in ("answered", "no_action"):
+    if episode.end not in ("answered", "no_action", "proposed"):
         raise ValueError(
             f"record {record.id!r}: the demonstration's last turn is a call: {turns[-1:]!r}; it "
             f"ended with {episode.end or 'another turn to come'}, and should with what the model "

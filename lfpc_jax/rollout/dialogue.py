@@ -17,7 +17,7 @@ from lfpc_jax.processing.geometry import Frame
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.processing.tokenizer import Tokenizer
-from lfpc_jax.rollout.protocol import Call, Refusal
+from lfpc_jax.rollout.protocol import Action, Call, Refusal, read_turn
 from lfpc_jax.rollout.tools import NO_IMAGE, Observation, Ready, Toolbox, refuse, system_prompt
 from lfpc_jax.trajectory import Crop, Picture, Record
 
@@ -39,12 +39,17 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """A record's prompt: its ids, their positions, and the picture that it shows, if it has one."""
+    """A record's prompt: its ids, their positions, and the picture that it shows, if it has one.
+
+    If the record's rollouts begin differently after these ids, `follow` has what comes next: one
+    function for each beginning, called in a worker thread. As many rollouts as are asked for begin
+    with each, in order."""
 
     record: Record
     ids: Int32[np.ndarray, "T"]
     positions: Int32[np.ndarray, "3 T"]
     view: View | None
+    follow: tuple[Callable[[], "ToolReply"], ...] = ()
 
     @property
     def position(self) -> int:
@@ -54,10 +59,10 @@ class Opening:
 
 @dataclass(frozen=True, eq=False)
 class ToolReply:
-    """What follows a turn of the model: ids up to the cue of the next turn, and the picture among
-    them, if there is one.
+    """What follows a turn of the model, or an opening that goes on in several ways: ids up to the
+    cue of the next turn, and the picture among them, if there is one.
 
-    `ids` begin after the turn's <|im_end|>, which the turn may have left unwritten.
+    After a turn, `ids` begin after its <|im_end|>, which the turn may have left unwritten.
     """
 
     ids: Int32[np.ndarray, "T"]
@@ -114,6 +119,10 @@ class Dialogue:
             {"role": "system", "content": system_prompt(self.toolbox)},
             {"role": "user", "content": [*image, {"type": "text", "text": question(record)}]},
         ]
+
+    def read(self, text: str) -> Action:
+        """What a finished turn of the model means."""
+        return read_turn(text)
 
     def validate(self, call: Call, opening: Opening) -> Ready | Refusal:
         if opening.view is None:

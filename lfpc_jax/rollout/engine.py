@@ -137,11 +137,14 @@ class Engine:
         prompts: Collection[tuple[int, int]] | None = None,
         *,
         also: Collection[Sampling] = (),
+        follows: bool = False,
     ) -> int:
         """Compiles every program, so that none compiles during a run, and returns how many there
         are. `prompts`, pairs of windows and text tokens (`Dialogue.size`, in their buckets), limits
-        the programs for prompts to these. Runs that sample as `also` says are prepared too."""
-        return self.slots.warm_up(prompts, replies=self.rules.max_turns > 1, also=also)
+        the programs for prompts to these. Runs that sample as `also` says are prepared too, and
+        with `follows` those of openings that go on in several ways."""
+        replies = follows or self.rules.max_turns > 1
+        return self.slots.warm_up(prompts, replies=replies, also=also)
 
     def run(
         self,
@@ -152,9 +155,9 @@ class Engine:
         on_episode: OnEpisode | None = None,
         sampling: Sampling | None = None,
     ) -> Iterator[Group]:
-        """Rolls out every record `rollouts` times, and yields groups as they end. `on_episode` is
-        called with every episode that has sampled, has been replied to, or has ended. `sampling`
-        replaces that of the rules."""
+        """Rolls out every record `rollouts` times (an opening with `follow`, as many times for each
+        of these), and yields groups as they end. `on_episode` is called with every episode that has
+        sampled, has been replied to, or has ended. `sampling` replaces that of the rules."""
         start = time.perf_counter()
         with ThreadPoolExecutor(self.workers, "rollout") as pool, self.slots.allocated():
             told = on_episode or (lambda _: None)
@@ -308,7 +311,7 @@ class _Run:
         e = self.engine
         episodes = [
             Episode(opening, number, e.rules, e.dialogue, e.shapes.capacity)
-            for number in range(self.rollouts)
+            for number in range(self.rollouts * max(1, len(opening.follow)))
         ]
         group = _Pending(opening, visual, episodes)
         self.groups_left |= dict.fromkeys(episodes, group)
@@ -337,15 +340,19 @@ class _Run:
 
     def _beginning(self, row: int, source: int, episode: Episode) -> Beginning:
         self.rows[row] = episode
-        self.live.add(row)
-        record = episode.opening.record.id
+        opening = episode.opening
+        if opening.follow:
+            follow = opening.follow[episode.rollout // self.rollouts]
+            self.replies[self.pool.submit(lambda: self._seen(follow()))] = row
+        else:
+            self.live.add(row)
         return Beginning(
             row=row,
             source=source,
             pending=episode.ids[-1],
             position=episode.position,
-            budget=episode.budget,
-            key=rollout_key(self.seed, record, episode.rollout),
+            budget=0 if opening.follow else episode.budget,
+            key=rollout_key(self.seed, opening.record.id, episode.rollout),
         )
 
     # Turns
@@ -377,7 +384,10 @@ class _Run:
     def _prepare(
         self, request: Ready | Refusal, opening: Opening, earlier: Sequence[Crop]
     ) -> tuple[ToolReply, Visual | None]:
-        reply = self.engine.dialogue.reply(request, opening, earlier)
+        return self._seen(self.engine.dialogue.reply(request, opening, earlier))
+
+    def _seen(self, reply: ToolReply) -> tuple[ToolReply, Visual | None]:
+        """A reply with the patches of its picture."""
         if reply.picture is None:
             return reply, None
         windows = self.engine.shapes.crop_windows

@@ -15,7 +15,7 @@ from jaxtyping import Int32, UInt8, UInt32
 
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply
-from lfpc_jax.rollout.protocol import Action, Answer, Call, Nothing, Refusal, read_turn
+from lfpc_jax.rollout.protocol import Action, Answer, Call, Nothing, Refusal
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.trajectory import Crop, End, Trajectory, Turn
@@ -131,7 +131,7 @@ class Episode:
     def close_turn(self, *, stopped: bool) -> Ready | Refusal | None:
         """Reads the turn that has just ended; `stopped` is false if its budget cut it off. Returns
         what must be replied to, or None if the episode has ended."""
-        action = read_turn(self._turn_text())
+        action = self.dialogue.read(self._turn_text())
         request: Ready | Action = action
         if isinstance(action, Call):
             request = self.dialogue.validate(action, self.opening)
@@ -148,6 +148,8 @@ class Episode:
     def _end_after(self, request: Ready | Action, stopped: bool) -> End | None:
         if not stopped:
             return "max_tokens" if self._tokens_left <= 0 else "context_full"
+        if isinstance(request, Ready) and request.tool.ends:
+            return "proposed"
         if isinstance(request, Answer):
             return "answered"
         if isinstance(request, Nothing):
@@ -159,16 +161,18 @@ class Episode:
     def take(
         self, reply: ToolReply
     ) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "3 T"]] | None:
-        """Begins the next turn with a reply. Returns the ids to write, the pending one first, and
-        their positions; or None if they do not fit, in which case the episode has ended without any
-        of them."""
-        assert self._request is not None, "nothing was requested"
+        """Begins the next turn with a reply, or the first with what follows the opening. Returns
+        the ids to write, the pending one first, and their positions; or None if they do not fit, in
+        which case the episode has ended without any of them."""
+        forced = reply.ids.tolist()
         end = self.dialogue.tokenizer.im_end
-        forced = [*([] if self.ids[-1] == end else [end]), *reply.ids.tolist()]
+        if self._request is not None and self.ids[-1] != end:
+            forced = [end, *forced]
         if len(self.ids) + len(forced) >= self.capacity:
             self._finish("context_full", self._request)
             return None
-        self._add_turn(self._request, reply.crop)
+        if self._request is not None:
+            self._add_turn(self._request, reply.crop)
         if reply.picture is not None:
             self.crops.append(reply.picture)
         written = np.array([self.ids[-1], *forced], np.int32)
@@ -211,8 +215,12 @@ class Episode:
             ids = ids[:-1]
         return tokenizer.decode(np.array(ids, np.int32))
 
-    def _finish(self, end: End, request: Ready | Action) -> None:
-        self._add_turn(request, None)
+    def _finish(self, end: End, request: Ready | Action | None) -> None:
+        """Ends the episode with a turn that meant `request`, or before any turn began."""
+        if end == "proposed" and isinstance(request, Ready):
+            self._add_turn(request, request.tool.crop(request.parsed))
+        elif request is not None:
+            self._add_turn(request, None)
         self.end = end
 
     def _add_turn(self, request: Ready | Action, crop: Crop | None) -> None:

@@ -53,11 +53,13 @@ class Observation:
 
 class Tool(ABC, Generic[Parsed]):
     """A tool without state. `causes` are its own reasons to refuse a call, in addition to those of
-    this module."""
+    this module. A valid call of a tool that `ends` episodes is the last turn of its episode: it
+    gives a crop, and nothing comes back."""
 
     name: ClassVar[str]
     description: ClassVar[str]
     causes: ClassVar[tuple[str, ...]]
+    ends: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -78,6 +80,10 @@ class Tool(ABC, Generic[Parsed]):
 
         Neither changes the picture nor fails on it.
         """
+
+    def crop(self, parsed: Parsed) -> Crop | None:
+        """The crop that a valid call asks for, if its tool gives crops."""
+        return None
 
     @abstractmethod
     def render(self, observation: Observation) -> list[Message]:

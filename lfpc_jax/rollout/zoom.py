@@ -164,7 +164,10 @@ class Zoom(Tool[Region]):
                 "to_rgb and measure the frame on that"
             )
         picture = self.processor.resize(original.crop(parsed.pixels))
-        return Observation(picture, Crop(written=parsed.written, box=parsed.box))
+        return Observation(picture, self.crop(parsed))
+
+    def crop(self, parsed: Region) -> Crop:
+        return Crop(written=parsed.written, box=parsed.box)
 
     def render(self, observation: Observation) -> list[Message]:
         return respond(

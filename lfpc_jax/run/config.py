@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.data import sources
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected
 from lfpc_jax.grpo.objective import Objective
@@ -24,7 +25,7 @@ from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.rewards.grounding import Grounding
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rewards.total import OwnReward, Rewards
-from lfpc_jax.rollout.asking import Asking, prompt_text
+from lfpc_jax.rollout.asking import Asking, Conversation, prompt_text
 from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
@@ -47,6 +48,7 @@ __all__ = [
     "Rewards",
     "RolloutSettings",
     "Source",
+    "TargetSettings",
     "TrainConfig",
     "UpdateSettings",
     "View",
@@ -98,8 +100,10 @@ class DataSettings:
 @dataclass(frozen=True)
 class RolloutSettings:
     """A step has `prompts` prompts with `rollouts` episodes each. Every process runs `slots`
-    episodes at once. `convention` says how the model writes boxes. `tensor` devices hold one copy
-    of the model. The other settings are explained in `RolloutShapes`, `Rules` and `Sampling`."""
+    episodes at once. `dialogue` is `zoom`, in which the model may look closer and answers, or
+    `box`, in which a crop network proposes a box and the target answers. `convention` says how the
+    model writes boxes. `tensor` devices hold one copy of the model. The other settings are
+    explained in `RolloutShapes`, `Rules` and `Sampling`."""
 
     prompts: int = 256
     rollouts: int = 16
@@ -108,6 +112,7 @@ class RolloutSettings:
     capacity: int = 8192
     image_tokens: int = 1024
     crop_tokens: int = 1024
+    dialogue: Conversation = "zoom"
     convention: Convention = "shown"
     prompt_text: tuple[int, ...] = (512, 1024)
     observation_text: int = 64
@@ -163,7 +168,8 @@ ROUNDING: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.1}
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All settings of a training run. Stage `grpo` samples episodes and reinforces; stage `sft`
+    """All settings of a training run. `target` is the model that answers with a crop network's
+    boxes. Stage `grpo` samples episodes and reinforces; stage `sft`
     imitates the turns that `demonstrate` writes. `without_tool` is the fraction of no-call
     demonstrations that are trained on the prompt without the tool, which selection uses. With
     `validation_temperature` None, validation samples as the rollouts do; 0 is greedy."""
@@ -176,6 +182,7 @@ class TrainConfig:
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
     rewards: Rewards = field(default_factory=Rewards)
     judge: JudgeSettings | None = None
+    target: TargetSettings | None = None
     update: UpdateSettings = field(default_factory=UpdateSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     mesh: MeshSettings = field(default_factory=MeshSettings)

@@ -1,0 +1,48 @@
+"""What a target model is asked, and what it says."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.trajectory import Box4, Record
+
+
+@dataclass(frozen=True)
+class Question:
+    """A record, and the boxes that are shown with it, each for one answer: in pixels of the
+    original, or None to show no crop."""
+
+    record: Record
+    boxes: tuple[Box4 | None, ...]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the target answered, or why it could not be asked. A fault is no answer, and an empty
+    answer is no fault."""
+
+    answer: str | None = None
+    fault: str = ""
+
+
+@runtime_checkable
+class Target(Protocol):
+    """A frozen model. `dialogue` is how it is shown things: an alteration there alters its crops,
+    and without a tool it sees no crop. `identity` is what an evaluation records of it."""
+
+    dialogue: Dialogue
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+    def answers(
+        self, questions: Sequence[Question], *, seed: int = 0
+    ) -> Iterator[tuple[Said, ...]]:
+        """For each question, in order, an answer for each of its boxes."""
+        ...
+
+    def likelihoods(self, questions: Sequence[Question]) -> Iterator[tuple[float, ...]]:
+        """For each question, in order, the log-likelihood of its record's answer for each of its
+        boxes: the sum over the tokens that write it, the end of the turn included."""
+        ...
