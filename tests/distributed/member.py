@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.pop("XLA_FLAGS", None)
@@ -92,8 +93,11 @@ def _term(me: int) -> None:
 class _SignalsAtItsEnd:
     """Sends SIGTERM to its own process when the interpreter takes its modules apart."""
 
-    def __del__(self, kill=os.kill, me=os.getpid(), term=signal.SIGTERM) -> None:
-        kill(me, term)
+    def __init__(self) -> None:
+        self.signal_itself = partial(os.kill, os.getpid(), signal.SIGTERM)
+
+    def __del__(self) -> None:
+        self.signal_itself()
 
 
 def _seen() -> None:
