@@ -48,6 +48,7 @@ set_up() {
 
 pod_up() {
   pod_create
+  on_interrupt # which pod_create has had for itself
   copy_code && set_up && return 0
   give_up "the slice came, but could not be made ready"
 }

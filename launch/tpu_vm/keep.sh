@@ -3,12 +3,14 @@
 # stopped and started again on any machine at any time, and continues with what it finds.
 
 # Exit codes after which a restart helps: another process was lost (lfpc_jax/distributed/peers.py),
-# the same if JAX's runtime noticed first, killed, and told to stop together with its host.
-again_after='75|134|137|stopped'
+# the same if JAX's runtime noticed first, killed, ended by a SIGTERM that came before it could save,
+# and told to stop together with its host.
+again_after='75|134|137|143|stopped'
 
 give_up() {
   if [[ $KEEP_ON_FAILURE == yes ]]; then
-    fail "$1; $NAME is still there and costs (KEEP_ON_FAILURE=yes)"
+    may_cost=yes
+    fail "$1; it is not deleted (KEEP_ON_FAILURE=yes)"
   fi
   say "$1; deleting $NAME"
   delete_slice || fail "$1"
@@ -52,7 +54,8 @@ bring_up() {
 }
 
 on_interrupt() {
-  trap 'say "no longer watched; $NAME is still there and costs"; exit 130' INT TERM HUP
+  may_cost=yes
+  trap 'say "$NAME is no longer watched"; exit 130' INT TERM HUP
 }
 
 pod_keep() {

@@ -52,7 +52,15 @@ fi
 # shellcheck source=settings.example.sh
 source "$settings"
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+may_cost=no
+ended() {
+  local code=$?
+  rm -rf "$scratch"
+  if [[ $code != 0 && $may_cost == yes ]]; then
+    echo "pod: $NAME MAY STILL BE THERE AND COST: pod.sh status says, pod.sh delete ends it" >&2
+  fi
+}
+trap ended EXIT
 # shellcheck source=common.sh
 source "$here/common.sh"
 # shellcheck source=slice.sh

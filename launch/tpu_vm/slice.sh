@@ -85,6 +85,7 @@ pod_create() {
     esac
   fi
   # Whatever goes wrong from here on, and Control-C as well: nothing may stay that costs.
+  may_cost=yes
   trap 'say "taking the request back"; delete_slice; exit 1' INT TERM HUP
   if ! { ask_for_slice && wait_for_slice; }; then
     delete_slice
@@ -98,11 +99,11 @@ delete_slice() {
   local state try
   for ((try = 1; try <= TRIES; try++)); do
     state=$(slice_state)
-    if [[ $state == NONE ]]; then return 0; fi
+    if [[ $state == NONE ]]; then may_cost=no && return 0; fi
     tpus queued-resources delete "$NAME" --force || true
     if [[ $dry == yes ]]; then return 0; fi
     state=$(slice_state)
-    if [[ $state == NONE ]]; then return 0; fi
+    if [[ $state == NONE ]]; then may_cost=no && return 0; fi
     sleep "$PAUSE_SECONDS"
   done
   say "$NAME IS STILL $state AND MAY COST: delete it in the console"

@@ -340,6 +340,37 @@ def test_a_run_that_its_host_told_to_stop_has_not_finished(cloud):
     assert not cloud.there
 
 
+def test_a_sigterm_that_comes_before_the_run_can_save_is_no_failure(cloud):
+    """A host that is taken away early ends the trainer with 143; the run goes on elsewhere."""
+    (cloud.folder / "train").write_text("143\n0\n")
+    cloud.pod("keep")
+    assert len(cloud.started) == 4
+    assert not cloud.there
+
+
+def test_an_interrupted_up_says_what_may_still_cost(cloud):
+    cloud.orders(scp=["slow"])
+    command, env = cloud.command("up")
+    up = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    for line in up.stderr:
+        if "tpu-vm scp" in line:
+            break
+    up.send_signal(signal.SIGTERM)
+    _, said = up.communicate(timeout=60)
+    assert up.returncode == 130
+    assert "MAY STILL BE THERE AND COST" in said
+    assert cloud.there
+
+
+def test_a_slice_that_is_kept_after_a_failure_is_named(cloud):
+    cloud.settings.write_text(SETTINGS.replace("KEEP_ON_FAILURE=no", "KEEP_ON_FAILURE=yes"))
+    cloud.orders(scp=["partial"] * 3)
+    said = cloud.pod("up", code=1)
+    assert "MAY STILL BE THERE AND COST" in said
+    assert cloud.there
+    assert "COST" not in cloud.pod("delete")
+
+
 # -------------------------------------------------------------------- the rest
 
 
@@ -373,9 +404,27 @@ def test_dry_runs_print_and_call_nothing(cloud, command):
         ("BUCKET=store", "BUCKET=", "takes its disks along"),
         ("BUCKET=store", "BUCKET=gs://store", "without gs://"),
         ("ZONE=z1", "ZONE=", "ZONE is empty"),
+        ("WAIT_MINUTES=1", "WAIT_MINUTES=1.5", "WAIT_MINUTES=1.5: a whole number"),
+        ("WAIT_MINUTES=1", "WAIT_MINUTES=08", "WAIT_MINUTES=08: a whole number"),
+        ("WAIT_MINUTES=1", "WAIT_MINUTES=1h", "WAIT_MINUTES=1h: a whole number"),
+        ("TRIES=3", "TRIES=0", "TRIES=0: a whole number"),
+        ("GRACE_SECONDS=20", "GRACE_SECONDS=", "GRACE_SECONDS=: a whole number"),
+        ("MAX_RESTARTS=3", "MAX_RESTARTS=-1", "MAX_RESTARTS=-1: a whole number"),
+        ("PAUSE_SECONDS=0", "PAUSE_SECONDS=15s", "PAUSE_SECONDS=15s: a whole number"),
+        ("POLL_SECONDS=0.2", "", "POLL_SECONDS is missing"),
+        ("POLL_SECONDS=0.2", "POLL_SECONDS=0", "POLL_SECONDS=0: a number above 0"),
+        ("POLL_SECONDS=0.2", "POLL_SECONDS=1m", "POLL_SECONDS=1m: a number above 0"),
+        ('SECRETS="$CLOUD/secrets"', "", "SECRETS is missing"),
+        ('NETWORK="" SUBNETWORK=""', "", "NETWORK is missing"),
+        ("KEEP_ON_FAILURE=no", "KEEP_ON_FAILURE=maybe", "neither yes nor no"),
+        ("RUN=first", "RUN=..", "RUN=..: letters"),
+        ("RUN=first", "RUN=.hidden", "no dot or dash first"),
+        ("RUN=first", "RUN=--all", "no dot or dash first"),
+        ("ARGS=(", "NO_ARGS=(", "ARGS is missing"),
     ],
 )
 def test_settings_that_cannot_work(cloud, old, new, word):
+    assert old in SETTINGS
     cloud.settings.write_text(SETTINGS.replace(old, new))
     assert word in cloud.pod("create", code=1)
     assert cloud.calls == []
