@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 from lfpc_jax.cli import train
+from lfpc_jax.cropvlm.proposing import Proposal
 from lfpc_jax.evaluation.alter import ALTERATIONS
 from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.evaluation.arms import MEASURES
@@ -68,8 +69,8 @@ def test_the_report_draws_what_has_an_entry():
 
 
 def test_what_is_measured_of_episodes():
-    zoom = Zoom(ImageProcessor())
-    written = gather([measures(*Toolbox((zoom,)).causes), measures(end="proposed")])
+    tools = (Zoom(ImageProcessor()), Proposal(ImageProcessor()))
+    written = gather([measures(*Toolbox(tools).causes), measures(end="proposed")])
     groups = ("crop", "episode", "end", "fault")
     assert set(written) == {f"{group}/{name}" for group in groups for name in of_group(group)}
     assert of_group("end") == set(ENDS)

@@ -149,5 +149,10 @@ def question(record: Record) -> str:
     """The question as the model reads it, with its options by letter if it has some."""
     if not record.options:
         return record.question
-    options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, record.options))
-    return f"{record.question}\n{options}\nAnswer with the letter of the right option."
+    return f"{listed(record)}\nAnswer with the letter of the right option."
+
+
+def listed(record: Record) -> str:
+    """The question, and its options by letter below it."""
+    options = [f"{letter}. {text}" for letter, text in zip(LETTERS, record.options)]
+    return "\n".join((record.question, *options))

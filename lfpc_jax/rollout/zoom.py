@@ -102,11 +102,15 @@ class Zoom(Tool[Region]):
 
     @classmethod
     def within(
-        cls, tokens: int, processor: ImageProcessor, convention: Convention = "shown"
+        cls, tokens: int, processor: ImageProcessor, convention: Convention | None = None
     ) -> "Zoom":
         """The tool with a budget of so many tokens for a crop, and the largest `aspect_limit` that
         keeps to it."""
-        return cls(processor.with_tokens(tokens), convention, aspect_limit=float(min(100, tokens)))
+        return cls(
+            processor.with_tokens(tokens),
+            convention or cls.convention,
+            aspect_limit=float(min(100, tokens)),
+        )
 
     @property
     def parameters(self) -> dict[str, Any]:
