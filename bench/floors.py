@@ -30,6 +30,7 @@ _WHAT = {
     "trajectory": "the records that flow",
     "distributed": "meshes, sharding, processes",
     "processing": "images, chat, tokens",
+    "remote": "models behind a server",
     "model": "Qwen2.5-VL, cache, LoRA",
     "checkpoint": "folders in and out",
     "data": "sets, the small world",

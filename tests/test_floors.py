@@ -9,7 +9,7 @@ ROOT = Path(lfpc_jax.__file__).parent
 FLOORS = (
     ("arrays",),
     ("shapes", "trajectory"),
-    ("distributed", "processing"),
+    ("distributed", "processing", "remote"),
     ("model",),
     ("checkpoint", "data", "rewards"),
     ("rollout",),

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from lfpc_jax.rewards.endpoint import NoReply, post
+from lfpc_jax.remote.request import NoReply, post
 from lfpc_jax.rewards.judge import _INSTRUCTIONS, Claim, Judge, JudgeSettings, Remembered
 from lfpc_jax.rewards.verdict_store import VerdictStore
 from support.asked_judge import CLAIM, ask, scripted, settings

@@ -35,9 +35,9 @@ class NoReply(Exception):
         self.cause, self.detail = cause, detail
 
 
-def check_url(url: str) -> None:
+def check_url(url: str, setting: str) -> None:
     """Raises ValueError for a URL that is not a plain address, without repeating a password in
-    it."""
+    it. `setting` is where the user wrote it."""
     try:
         parts = urlsplit(url)
         plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -46,7 +46,7 @@ def check_url(url: str) -> None:
     if not plain or "@" in url or parts.query or parts.fragment:
         quoted = repr(url) if "@" not in url else "(not shown: it may hold a password)"
         raise ValueError(
-            f"judge: base_url {quoted} is not an address like 'http://host:8000/v1'; give one, and "
+            f"{setting} {quoted} is not an address like 'http://host:8000/v1'; give one, and "
             "keys only through the environment"
         )
 

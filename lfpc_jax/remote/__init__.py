@@ -1,0 +1,1 @@
+"""Models behind an OpenAI-compatible server: one that judges, and one that answers."""
