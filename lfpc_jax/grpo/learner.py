@@ -17,7 +17,6 @@ sampled with changes nothing at all.
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -28,7 +27,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.distributed.sharding import RULES
 from lfpc_jax.grpo.objective import (
     FROM_DRAWN,
     Objective,
@@ -37,12 +35,10 @@ from lfpc_jax.grpo.objective import (
     judged_weights,
     loss_of,
 )
-from lfpc_jax.model import parameters, qwen, spec, text
+from lfpc_jax.grpo.scorer import Scorer
+from lfpc_jax.model import parameters, spec
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.model.layers import unstack
-from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
 from lfpc_jax.model.parameters import Trainable
-from lfpc_jax.model.tuning import update_options
 from lfpc_jax.trajectory import Batch
 
 
@@ -60,8 +56,9 @@ class TrainState:
     ever_refused: Any
 
 
-class Learner:
-    """The compiled functions of training, and where their arrays live."""
+class Learner(Scorer):
+    """A scorer that also trains: the compiled functions of training, and where their arrays
+    live."""
 
     def __init__(
         self,
@@ -75,27 +72,20 @@ class Learner:
         temperature: float = 1.0,
         unstacked: bool = False,
     ) -> None:
-        """`temperature` is the one at which rollouts are sampled: logits are divided by it before
-        every log-probability and entropy. `unstacked` compiles a loop over layers in place of a
-        scan, which is nearly twice as fast on a CPU and compiles faster for a few layers."""
-        self.cfg, self.optimizer, self.objective = cfg, optimizer, objective
-        self.trainable, self.mesh, self.unstacked = trainable, mesh, unstacked
-        self.temperature = temperature
+        """`temperature` is the one at which rollouts are sampled. The rest is a scorer's."""
+        super().__init__(
+            cfg, allowed=allowed, mesh=mesh, temperature=temperature, unstacked=unstacked
+        )
+        self.optimizer, self.objective, self.trainable = optimizer, objective, trainable
         self.specs = parameters.specs(cfg, trainable)
-        self._allowed = jnp.asarray(allowed)
         placed = self.state_shardings()
-        options = update_options(mesh.devices.flat[0].platform)
         scalar = NamedSharding(mesh, PartitionSpec())
         self._start = jax.jit(self._new_state, out_shardings=placed, donate_argnums=1)
         self._update = jax.jit(
             self._step,
             out_shardings=(placed, scalar),
             donate_argnums=0,
-            compiler_options=options,
-        )
-        rows = NamedSharding(mesh, PartitionSpec(None, RULES["batch"]))
-        self._logprobs = jax.jit(
-            self._all_logprobs, out_shardings=(rows, rows), compiler_options=options
+            compiler_options=self._options,
         )
         self._apart = jax.jit(
             lambda logprobs, batch: (
@@ -127,14 +117,6 @@ class Learner:
         with jax.set_mesh(self.mesh):
             return self._apart(logprobs, batch)
 
-    def logprobs(
-        self, params: Tree, batch: Batch, real: Bool[Any, "M"]
-    ) -> tuple[Float[Array, "M B T"], Float[Array, "M B T"]]:
-        """The log-probability of every token, and the entropy at its position. `params` are those
-        that `computing` returns."""
-        with jax.set_mesh(self.mesh):
-            return self._logprobs(params, batch, real, self._allowed)
-
     def computing(self, state: TrainState) -> Tree:
         """A copy of the parameters in the form that updates and rollouts compute with. LoRA's
         factors stay separate from the weights, since a sum of both in bfloat16 would round away
@@ -145,24 +127,16 @@ class Learner:
     def lowered(self, name: Literal["logprobs", "update"], batch: Batch) -> Any:
         """The program of `logprobs` or `update` for abstract arrays, to compile ahead of time."""
         state = self.abstract_state()
+        if name == "logprobs":
+            part = spec.abstract_of(self.specs[0], self.cfg.dtype, self.mesh)
+            params = parameters.join(part, state.frozen)
+            return self.lowered_logprobs(params, replace(batch, old=None))
         whole = NamedSharding(self.mesh, PartitionSpec())
-        real = jax.ShapeDtypeStruct(batch.tokens.ids.shape[:1], jnp.bool_, sharding=whole)
-        allowed = jax.ShapeDtypeStruct(self._allowed.shape, jnp.bool_, sharding=whole)
+        limit = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
         with jax.set_mesh(self.mesh):
-            if name == "update":
-                limit = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
-                return self._update.lower(state, batch, real, allowed, limit)
-            params = parameters.join(
-                spec.abstract_of(self.specs[0], self.cfg.dtype, self.mesh), state.frozen
-            )
-            return self._logprobs.lower(params, replace(batch, old=None), real, allowed)
+            return self._update.lower(state, batch, *self._abstract(batch), limit)
 
     # ------------------------------------------------------------ where arrays live
-
-    @property
-    def shards(self) -> int:
-        """How many shards of a batch this process fills."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"] // jax.process_count()
 
     def state_shardings(self) -> TrainState:
         return jax.tree.map(lambda x: x.sharding, self.abstract_state())
@@ -184,64 +158,12 @@ class Learner:
         )
         return TrainState(part, frozen, moments, count, count, count)
 
-    def place(self, batch: Batch) -> Batch:
-        """The batch on the devices; `batch` holds this process's rows of it."""
-
-        shardings = self.batch_shardings(batch)
-        return jax.tree.map(jax.make_array_from_process_local_data, shardings, batch)
-
-    def batch_shardings(self, batch: Batch) -> Batch:
-        """Where each array of such a batch lies: its rows are split, its micro-batches are not."""
-        rows, third = (
-            NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, RULES["batch"]))
-            for axis in (1, 2)
-        )
-        placed = jax.tree.map(lambda _: rows, batch)
-        return replace(placed, tokens=replace(placed.tokens, positions=third))
-
-    def local_rows(self, placed: Array) -> np.ndarray:
-        """This process's rows of an array over all tokens, which `place` or `logprobs` returned."""
-        rows = {shard.index[1].start or 0: shard.data for shard in placed.addressable_shards}
-        return np.concatenate([rows[first] for first in sorted(rows)], axis=1)
-
     # ------------------------------------------------------------ what is compiled
 
     def _new_state(self, key: Array, params: Tree) -> TrainState:
         part, frozen = parameters.split(key, params, self.cfg, self.trainable)
         zero = jnp.zeros((), jnp.int32)
         return TrainState(part, frozen, self.optimizer.init(part), zero, zero, zero)
-
-    def _forward(self, params: Tree, batch: Batch, allowed: Array, *, entropy: bool) -> Any:
-        """The log-probability of every token given those before it, at that token's position."""
-        if self.unstacked:
-            params = text.paired(unstack(params))
-        embeddings = None
-        if batch.images is not None:
-            embeddings = qwen.encode_images(params, batch.images, cfg=self.cfg)
-        hidden = qwen.hidden_states(params, batch.tokens, embeddings, cfg=self.cfg)
-        targets = jnp.roll(batch.tokens.ids, -1, axis=1)
-        measure = token_logprobs_and_entropy if entropy else token_logprobs
-        measured = measure(
-            params,
-            hidden,
-            targets,
-            cfg=self.cfg,
-            allowed=allowed,
-            temperature=self.temperature,
-        )
-        return jax.tree.map(lambda x: jnp.roll(x, 1, axis=1), measured)
-
-    def _all_logprobs(
-        self, params: Tree, batch: Batch, real: Array, allowed: Array
-    ) -> tuple[Array, Array]:
-        def of_micro_batch(scanned: tuple[Batch, Array]) -> tuple[Array, Array]:
-            part, holds = scanned
-            shape = part.tokens.ids.shape
-            nothing = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
-            run = partial(self._forward, params, part, allowed, entropy=True)
-            return jax.lax.cond(holds, run, lambda: nothing)
-
-        return jax.lax.map(of_micro_batch, (batch, real))
 
     def _loss(self, part: Tree, frozen: Tree, batch: Batch, allowed: Array) -> Any:
         params = parameters.join(part, frozen)
