@@ -115,9 +115,16 @@ class ChatTemplate:
                 f"template wrote {len(places)} placeholders; give every image its grid, and use "
                 "a vision-language template"
             )
-        repeats = np.ones(len(ids), np.int64)
-        repeats[places] = [rows * cols for rows, cols in grids]
-        return np.repeat(ids, repeats)
+        return expand(ids, grids, self.tokenizer.image_pad)
+
+
+def expand(
+    ids: Int32[np.ndarray, "T"], grids: Sequence[Grid], image_pad: int
+) -> Int32[np.ndarray, "_"]:
+    """Ids with a placeholder for each picture, as ids with one for each of its tokens."""
+    repeats = np.ones(len(ids), np.int64)
+    repeats[ids == image_pad] = [rows * cols for rows, cols in grids]
+    return np.repeat(ids, repeats)
 
 
 def _parts(index: int, message: Message) -> list[dict[str, Any]]:

@@ -34,5 +34,9 @@ def said(episode: Ended) -> str | None:
         return episode.answer
     if episode.end != "no_action" or not episode.turns:
         return None
-    written = _THOUGHT.sub("", episode.turns[-1].text)
-    return written.rpartition(_THOUGHT_END)[2].strip() or None
+    return untagged(episode.turns[-1].text) or None
+
+
+def untagged(written: str) -> str:
+    """What is written without tags: all but the thoughts, whether their tag is closed or not."""
+    return _THOUGHT.sub("", written).rpartition(_THOUGHT_END)[2].strip()
