@@ -23,6 +23,7 @@ from jaxtyping import Int32, UInt8
 
 from lfpc_jax.cropvlm.settings import Presentation, TargetSettings
 from lfpc_jax.cropvlm.target import Question
+from lfpc_jax.cropvlm.wording import capitalised
 from lfpc_jax.data import pictures
 from lfpc_jax.evaluation.alter import fitting, shows
 from lfpc_jax.processing.chat import ChatTemplate, Grid, Message, expand
@@ -160,7 +161,7 @@ class Showing(Dialogue):
             raise ValueError(f"record {record.id!r} has no answer whose likelihood could be asked")
         if self.presentation == "zoom":
             return f"<answer>{right}</answer>"
-        return f"{_capitalised(right)}{'' if right.endswith('.') else '.'}"
+        return f"{capitalised(right)}{'' if right.endswith('.') else '.'}"
 
     def answer_ids(self, record: Record) -> Int32[np.ndarray, "T"]:
         """The ids of the right answer and of the end of the turn, which follow the cue."""
@@ -207,7 +208,7 @@ class Showing(Dialogue):
             response = self._zoom.render(Observation(np.zeros((1, 1, 3), np.uint8), None))
             return [*super().messages(record), {"role": "assistant", "content": call}, *response]
         pictures = [{"type": "image"}] * (self._full(record) + (call is not None))
-        text = {"type": "text", "text": f"{_capitalised(question(record))}\n{BRIEFLY}"}
+        text = {"type": "text", "text": f"{capitalised(question(record))}\n{BRIEFLY}"}
         return [{"role": "user", "content": [*pictures, text]}]
 
     def _encoded(self, record: Record, call: str | None) -> Int32[np.ndarray, "T"]:
@@ -320,8 +321,3 @@ class Showing(Dialogue):
         [tool] = self.toolbox.tools
         assert isinstance(tool, Zoom), tool
         return tool
-
-
-def _capitalised(text: str) -> str:
-    """With an upper-case first letter, and the rest as it is."""
-    return text[:1].upper() + text[1:]

@@ -8,5 +8,8 @@ def asked(record: Record) -> str:
     """The question with its first letter in upper case, and its options by letter if it has some.
 
     The authors' code also lowers all other letters, which changes names; here they stay."""
-    text = listed(record)
+    return capitalised(listed(record))
+
+
+def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
