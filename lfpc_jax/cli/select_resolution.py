@@ -31,10 +31,11 @@ from lfpc_jax.cli import asking_flags, judge_flags, process_flags
 from lfpc_jax.data import sources
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.digest import digest
+from lfpc_jax.data.journal import joined
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected, check_share, parted
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import rollout_mesh
-from lfpc_jax.infogap.choices import joined, write_choices
+from lfpc_jax.infogap.choices import write_choices
 from lfpc_jax.infogap.engine_answers import EngineAnswers
 from lfpc_jax.infogap.levels import HARSHEST, Search
 from lfpc_jax.infogap.provenance import FROM, SELECTION

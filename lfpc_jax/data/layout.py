@@ -98,7 +98,9 @@ def write(
         "about": about or {},
         "losses": [str(entry) for entry in rejected],
     }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    beside = folder / "meta.json.new"
+    beside.write_text(json.dumps(meta, indent=2) + "\n")
+    beside.replace(folder / "meta.json")
     return count, tuple(rejected)
 
 

@@ -9,8 +9,13 @@ doc_vqa:PATH[:IMAGES]                      the same without boxes; also info_vqa
                                            text_vqa_boxes
 
 `READER@METRIC:PATH` has the answers scored by another metric: rules, vqa, anls or anls_half.
+`READER%1/2:PATH` is the first of two parts of the set, and `%2/2` the other; both may be given, the
+metric first. A picture's records are all in the same part, which a hash of its file's name decides
+(of its bytes if it is embedded). So parts are about as large as each other, share no picture, and
+depend on neither the order of the records nor the place of the files.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,19 +46,22 @@ _PATHS = {"chain_of_focus": (2, 2), "text_vqa": (1, 3)} | dict.fromkeys(
 
 @dataclass(frozen=True)
 class Named:
-    """What a set's text says: the reader's name, the metric if it names one, and the rest."""
+    """What a set's text says: the reader's name, the metric and the part if it names one, and the
+    rest."""
 
     reader: str
     metric: str
     rest: str
+    part: str = ""
 
     @classmethod
     def parse(cls, source: str) -> "Named":
         before, colon, rest = source.partition(":")
         if not colon or Path(source).exists():
             return cls("layout", "", source)
+        before, _, part = before.partition("%")
         reader, _, metric = before.partition("@")
-        return cls(reader, metric, rest)
+        return cls(reader, metric, rest, part)
 
     @property
     def paths(self) -> list[Path]:
@@ -82,7 +90,10 @@ def read(source: str) -> Iterator[Record | Rejected]:
     for path in named.paths:
         if not path.exists() and not ("*" in path.name and vqa.files_of(path)):
             raise ValueError(f"set {source!r}: {path} does not exist")
+    within = _within(source, named.part)
     entries = READERS[named.reader](*named.paths)
+    if named.part:
+        entries = filter(within, entries)
     return _scored_by(named.metric, entries) if named.metric else entries
 
 
@@ -104,3 +115,31 @@ def _scored_by(metric: str, entries: Iterator[Record | Rejected]) -> Iterator[Re
             references = entry.references or (() if metric == "rules" else (entry.answer,))
             entry = replace(entry, metric=metric, references=references)  # type: ignore[arg-type]
         yield entry
+
+
+def _within(source: str, part: str) -> Callable[[Record | Rejected], bool]:
+    """Whether an entry is in the part. A rejected row is in that of its name, so that each is in
+    one."""
+    number, slash, parts = part.partition("/")
+    if part and not (
+        slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)
+    ):
+        raise ValueError(
+            f"set {source!r}: part {part!r}; write it as 1/2 for the first of two parts"
+        )
+
+    def within(entry: Record | Rejected) -> bool:
+        digest = hashlib.blake2b(_name(entry), digest_size=8).digest()
+        return int.from_bytes(digest) % int(parts) == int(number) - 1
+
+    return within
+
+
+def _name(entry: Record | Rejected) -> bytes:
+    """What decides which part an entry is in."""
+    if isinstance(entry, Rejected):
+        return entry.record.encode("utf-8", "surrogatepass")
+    if entry.picture.data is not None:
+        return entry.picture.data
+    name = entry.id if entry.picture.path is None else Path(entry.picture.path).name
+    return name.encode("utf-8", "surrogatepass")

@@ -26,7 +26,7 @@ from jaxtyping import UInt8
 
 from lfpc_jax.data import pictures
 from lfpc_jax.data.rejected import Unusable
-from lfpc_jax.processing.geometry import Box, Frame, clamp, crop_box, grow
+from lfpc_jax.processing.geometry import Box, Frame, clamp, crop_box, grow, hull
 from lfpc_jax.rollout.dialogue import Alter, Dialogue, Opening
 from lfpc_jax.rollout.tools import Observation, Ready
 from lfpc_jax.rollout.zoom import Region, Zoom
@@ -196,8 +196,7 @@ def true_box(targets: Sequence[Box], asked: Sequence[Box]) -> Box:
     to its box among those not shown yet. After the last target they begin again.
     """
     if len(asked) == 1:
-        x1, y1, x2, y2 = zip(*targets)
-        return Box(min(x1), min(y1), max(x2), max(y2))
+        return hull(targets)
     left: list[Box] = []
     for box in asked[1:]:
         left = left or list(targets)

@@ -15,13 +15,6 @@ from lfpc_jax.trajectory import Record
 Choice = Selected | Rejected
 
 
-def joined(shares: Sequence[Sequence[Choice]]) -> list[Choice]:
-    """The choices of all processes in the order of the set, of which every process took each
-    `len(shares)`-th record."""
-    count = sum(map(len, shares))
-    return [shares[place % len(shares)][place // len(shares)] for place in range(count)]
-
-
 def write_choices(
     out: Path,
     records: Sequence[Record],

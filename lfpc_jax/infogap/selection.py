@@ -15,14 +15,12 @@ journal holds everything that a choice depends on; a selection that differs in i
 """
 
 import hashlib
-import json
-import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lfpc_jax.data.journal import Journal
 from lfpc_jax.data.pictures import measured
 from lfpc_jax.data.rejected import Rejected, Unusable
 from lfpc_jax.infogap.agreement import Agreement, Answer, Judges, Same
@@ -45,8 +43,6 @@ Ask = Callable[[Sequence[Record]], Sequence[Sequence[Answer] | Rejected]]
 """The answers to each question, shown at its `longest_side`, or why it cannot be asked."""
 
 FORMAT = 2
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class Selected:
 
 
 def select(
-    records: Iterable[Record],
+    records: Sequence[Record],
     ask: Ask,
     processor: ImageProcessor,
     settings: Settings,
@@ -106,35 +102,21 @@ def select(
     """The choice for every record, in order. What the journal holds already is not asked again.
     `about` names everything else that a choice depends on: who is asked, how, and about which
     records. `still_ours` raises, before a write, if the journal now belongs to another command."""
-    done = list(_read_journal(journal, _head(settings, about or {})))
+    kept = _journal(journal, settings, about or {})
+    done = kept.resume(records)
     advance(len(done))
-    ahead = iter(records)
-    for old in done:
-        record = next(ahead, None)
-        name = old.record if isinstance(old, Rejected) else old.id
-        if record is None or record.id != name:
-            raise ValueError(
-                f"{journal}: continues with record {name!r} where the set has "
-                f"{None if record is None else record.id!r}; it is of another set or order: "
-                "remove it, or select into another folder"
-            )
-    with journal.open("ab") as file:
-        while chunk := [record for _, record in zip(range(settings.chunk), ahead)]:
-            choices = _chunk(chunk, ask, processor, settings, judge)
-            still_ours()
-            file.write(b"".join(_line(choice) for choice in choices))
-            file.flush()
-            os.fsync(file.fileno())
-            done += choices
-            advance(len(choices))
+    for first in range(len(done), len(records), settings.chunk):
+        choices = _chunk(records[first : first + settings.chunk], ask, processor, settings, judge)
+        still_ours()
+        kept.add(choices)
+        done += choices
+        advance(len(choices))
     return done
 
 
 def check_journal(journal: Path, settings: Settings, about: Mapping[str, Any]) -> None:
     """Raises ValueError for a journal that another selection has begun, as `select` does."""
-    head, *_ = (journal.read_bytes() if journal.exists() else b"").partition(b"\n")
-    if head:
-        _check_begun(journal, head, _head(settings, about))
+    _journal(journal, settings, about).check()
 
 
 def _chunk(
@@ -243,56 +225,13 @@ def _selected(record: Record, sides: tuple[int, ...], decision: Decision) -> Sel
     )
 
 
-def _line(choice: Selected | Rejected) -> bytes:
-    kind = "lost" if isinstance(choice, Rejected) else "selected"
-    return json.dumps({kind: asdict(choice)}, ensure_ascii=True).encode() + b"\n"
+def _journal(path: Path, settings: Settings, about: Mapping[str, Any]) -> Journal[Selected]:
+    return Journal(path, asdict(settings) | dict(about), "selected", FORMAT, _selected_again)
 
 
-def _head(settings: Settings, about: Mapping[str, Any]) -> bytes:
-    return json.dumps({"format": FORMAT, "about": asdict(settings) | dict(about)}).encode()
-
-
-def _read_journal(path: Path, head: bytes) -> Iterator[Selected | Rejected]:
-    """The whole lines, after removing the rest of a line that an interruption cut short."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    old = path.read_bytes() if path.exists() else b""
-    whole = old[: old.rfind(b"\n") + 1]
-    if not whole:
-        path.write_bytes(head + b"\n")
-        return
-    first, *lines = whole.splitlines()
-    _check_begun(path, first, head)
-    if len(whole) < len(old):
-        log.warning("%s: its last line was cut short and is made again", path)
-        os.truncate(path, len(whole))
-    for line in lines:
-        entry = json.loads(line)
-        if "lost" in entry:
-            yield Rejected(**entry["lost"])
-        else:
-            fields = entry["selected"]
-            lists = {name: _tuples(fields[name]) for name in ("answers", "agree")}
-            yield Selected(**fields | lists | {"sides": tuple(fields["sides"])})
-
-
-def _check_begun(path: Path, first: bytes, head: bytes) -> None:
-    old, new = json.loads(first), json.loads(head)
-    anew = f"remove the journals of {path.parent} to begin anew, or select into another folder"
-    if old.get("format") != FORMAT:
-        raise ValueError(
-            f"{path}: was begun by an earlier version, which took answers that it could not "
-            f"compare for different ones; {anew}"
-        )
-    before, now = old["about"], new["about"]
-    changed = [name for name in sorted(before.keys() | now.keys())
-               if before.get(name) != now.get(name)]  # fmt: skip
-    if changed:
-        told = ", ".join(
-            f"{name} (was {before.get(name)}, now {now.get(name)})" for name in changed
-        )
-        raise ValueError(
-            f"{path}: was begun with another {told}; resume with what it was begun with, or {anew}"
-        )
+def _selected_again(fields: Mapping[str, Any]) -> Selected:
+    lists = {name: _tuples(fields[name]) for name in ("answers", "agree")}
+    return Selected(**dict(fields) | lists | {"sides": tuple(fields["sides"])})
 
 
 def _tuples(lists: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:

@@ -8,6 +8,7 @@ given.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -103,6 +104,21 @@ def grow(box: Box, minimum_side: int, bounds: Size) -> Box:
     return Box(x1, y1, x2, y2)
 
 
+def scaled(box: Box, factor: float | int, bounds: Size) -> Box:
+    """The box with `factor` times its area: the same centre and shape, then shifted inside the
+    picture. A side that would be longer than the picture's takes the whole of it."""
+    inside = clamp(box, bounds)
+    x1, x2 = _scaled_side(inside.x1, inside.x2, math.sqrt(factor), bounds[0])
+    y1, y2 = _scaled_side(inside.y1, inside.y2, math.sqrt(factor), bounds[1])
+    return Box(x1, y1, x2, y2)
+
+
+def hull(boxes: Iterable[Box]) -> Box:
+    """The smallest box around all boxes."""
+    x1, y1, x2, y2 = zip(*boxes)
+    return Box(min(x1), min(y1), max(x2), max(y2))
+
+
 def crop_box(box: Box, bounds: Size) -> tuple[int, int, int, int]:
     """The whole pixels that a box touches: inside the picture, and at least one."""
     inside = clamp(box, bounds)
@@ -114,10 +130,19 @@ def crop_box(box: Box, bounds: Size) -> tuple[int, int, int, int]:
 def _grow_side(low: float, high: float, minimum: int, extent: int) -> tuple[float, float]:
     if high - low >= minimum:
         return low, high
-    if extent <= minimum:
+    return _about_centre(low, high, float(minimum), extent)
+
+
+def _scaled_side(low: float, high: float, factor: float, extent: int) -> tuple[float, float]:
+    return _about_centre(low, high, factor * (high - low), extent)
+
+
+def _about_centre(low: float, high: float, length: float, extent: int) -> tuple[float, float]:
+    """A side of this length about the same centre, shifted inside the picture."""
+    if extent <= length:
         return 0.0, float(extent)
-    low = min(max((low + high - minimum) / 2, 0.0), float(extent - minimum))
-    return low, low + minimum
+    low = min(max((low + high - length) / 2, 0.0), extent - length)
+    return low, min(low + length, float(extent))
 
 
 def _whole_pixels(low: float, high: float, extent: int) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -43,6 +44,7 @@ from lfpc_jax.trajectory import Crop, Group, Record
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 OnEpisode = Callable[[Episode], None]
 _Opened = tuple[Opening, Visual | None]
 
@@ -73,8 +75,9 @@ class Stats:
         return self.sampled / (self.slots * self.steps) if self.steps else 0.0
 
 
-def own_share(records: Iterable[Record]) -> Iterator[Record]:
-    """The records of this process, out of a list that all processes have in the same order."""
+def own_share(records: Iterable[T]) -> Iterator[T]:
+    """The records, or groups of them, of this process, out of a list that all processes have in the
+    same order."""
     return itertools.islice(records, jax.process_index(), None, jax.process_count())
 
 

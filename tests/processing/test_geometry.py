@@ -11,8 +11,10 @@ from lfpc_jax.processing.geometry import (
     clamp,
     crop_box,
     grow,
+    hull,
     intersection,
     iou,
+    scaled,
 )
 
 CONVENTIONS = ("shown", "original", "unit", "percent", "mille")
@@ -88,6 +90,37 @@ def test_growth(box, expected):
 
 def test_a_picture_smaller_than_the_minimum_is_taken_whole():
     assert grow(Box(3, 3, 4, 4), 28, (20, 50)) == (0, 0, 20, 28)
+
+
+@pytest.mark.parametrize(
+    ("box", "factor", "expected"),
+    [
+        (Box(40, 20, 60, 30), 4, (30, 15, 70, 35)),  # each side twice as long
+        (Box(40, 20, 60, 30), 2.25, (35, 17.5, 65, 32.5)),
+        (Box(40, 20, 60, 30), 0.25, (45, 22.5, 55, 27.5)),
+        (Box(40, 20, 60, 30), 1, (40, 20, 60, 30)),
+        (Box(0, 10, 20, 20), 4, (0, 5, 40, 25)),  # from (-10, 5, 30, 25), shifted to the right
+        (Box(85, 40, 95, 50), 9, (70, 20, 100, 50)),  # from (75, 30, 105, 60), shifted both ways
+        (Box(10, 20, 50, 30), 9, (0, 10, 100, 40)),  # 120 wide, where the picture has 100
+        (Box(80, 45, 120, 55), 4, (60, 40, 100, 50)),  # clamped to 20 x 5 first
+    ],
+)
+def test_a_box_is_scaled_by_its_area(box, factor, expected):
+    assert scaled(box, factor, (100, 50)) == expected
+
+
+@given(proper, st.floats(0.1, 50), sizes)
+def test_a_scaled_box_stays_inside_and_has_its_area_if_it_fits(box, factor, bounds):
+    made, inside = scaled(box, factor, bounds), clamp(box, bounds)
+    assert clamp(made, bounds) == made
+    sides = [factor**0.5 * (inside[i + 2] - inside[i]) for i in (0, 1)]
+    if sides[0] <= bounds[0] and sides[1] <= bounds[1]:
+        assert area(made) == pytest.approx(factor * area(inside), abs=1e-6)
+
+
+def test_the_hull_is_the_smallest_box_around_all():
+    assert hull([Box(3, 4, 5, 9)]) == (3, 4, 5, 9)
+    assert hull([Box(3, 4, 5, 9), Box(1, 6, 4, 7), Box(2, 5, 8, 6)]) == (1, 4, 8, 9)
 
 
 @given(proper, st.integers(1, 600), sizes)

@@ -1,0 +1,136 @@
+"""A journal: what was found out about the records of a set, one line a record, in their order.
+
+The first line holds everything that the others depend on; a command that differs in it is refused
+and told in what. Lines are on disk before the next records are worked on. If interrupted, the same
+command resumes after the last whole line, and its journal is the same to the byte.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+
+from lfpc_jax.data.rejected import Rejected
+from lfpc_jax.trajectory import Record
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Entry(Protocol):
+    """A dataclass that says which record it is about."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True)
+class Journal(Generic[E]):
+    """The journal of one process. An entry, a dataclass, is a line under the name `kind`; `entry`
+    makes it again from its fields. A record that was lost is a line, too. `about` is everything
+    that entries depend on, and `format` the version of their meaning."""
+
+    path: Path
+    about: Mapping[str, Any]
+    kind: str
+    format: int
+    entry: Callable[[Mapping[str, Any]], E]
+
+    def check(self) -> None:
+        """Raises ValueError for a journal that was begun with something else."""
+        head, *_ = (self.path.read_bytes() if self.path.exists() else b"").partition(b"\n")
+        if head:
+            self._check_begun(head)
+
+    def resume(self, records: Sequence[Record], *, together: int = 1) -> list[E | Rejected]:
+        """What the journal holds of the records, which are those of its process in their order.
+        The rest of a line that an interruption cut short is removed. So is what there is of
+        `together` records, if these were not all reached."""
+        done = list(self._read(len(records), together))
+        for place, entry in enumerate(done):
+            name = entry.record if isinstance(entry, Rejected) else entry.id
+            expected = records[place].id if place < len(records) else None
+            if expected != name:
+                raise ValueError(
+                    f"{self.path}: continues with record {name!r} where the set has {expected!r}; "
+                    "it is of another set or order: remove it, or choose another folder"
+                )
+        return done
+
+    def add(self, entries: Iterable[E | Rejected]) -> None:
+        """Once this returns, no interruption loses the entries."""
+        with self.path.open("ab") as file:
+            file.write(b"".join(map(self._line, entries)))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self, count: int, together: int) -> Iterator[E | Rejected]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        old = self.path.read_bytes() if self.path.exists() else b""
+        lines = old[: old.rfind(b"\n") + 1].splitlines(keepends=True)
+        if not lines:
+            self.path.write_bytes(self._head + b"\n")
+            return
+        self._check_begun(lines[0])
+        entries = lines[1:]
+        if len(entries) < count:
+            entries = entries[: len(entries) // together * together]
+        whole = len(lines[0]) + sum(map(len, entries))
+        if whole < len(old):
+            log.warning("%s: its end was cut short and is made again", self.path)
+            os.truncate(self.path, whole)
+        for line in entries:
+            fields = json.loads(line)
+            yield Rejected(**fields["lost"]) if "lost" in fields else self.entry(fields[self.kind])
+
+    @property
+    def _head(self) -> bytes:
+        return json.dumps({"format": self.format, "about": dict(self.about)}).encode()
+
+    def _line(self, entry: E | Rejected) -> bytes:
+        kind = "lost" if isinstance(entry, Rejected) else self.kind
+        return json.dumps({kind: asdict(entry)}, ensure_ascii=True).encode() + b"\n"
+
+    def _check_begun(self, first: bytes) -> None:
+        old, new = json.loads(first), json.loads(self._head)
+        anew = f"remove the journals of {self.path.parent} to begin anew, or choose another folder"
+        if old.get("format") != self.format:
+            raise ValueError(
+                f"{self.path}: was begun by an earlier version (format {old.get('format')}, now "
+                f"{self.format}), whose lines mean something else; {anew}"
+            )
+        before, now = old["about"], new["about"]
+        changed = [name for name in sorted(before.keys() | now.keys())
+                   if before.get(name) != now.get(name)]  # fmt: skip
+        if changed:
+            told = ", ".join(
+                f"{name} (was {before.get(name)}, now {now.get(name)})" for name in changed
+            )
+            raise ValueError(
+                f"{self.path}: was begun with another {told}; resume with what it was begun with, "
+                f"or {anew}"
+            )
+
+
+def joined(shares: Sequence[Sequence[T]], together: int = 1) -> list[T]:
+    """The entries of all processes in the order of the set, of which every process in turn took
+    `together` records."""
+    chunks = [
+        [share[first : first + together] for first in range(0, len(share), together)]
+        for share in shares
+    ]
+    count = sum(map(len, chunks))
+    return [
+        entry
+        for place in range(count)
+        for entry in chunks[place % len(chunks)][place // len(chunks)]
+    ]
