@@ -7,6 +7,7 @@ raised. Sizes and pixels are always those of the upright picture.
 import hashlib
 import io
 import os
+import stat
 import struct
 import uuid
 from collections.abc import Iterator
@@ -24,8 +25,13 @@ from lfpc_jax.trajectory import Picture, Size
 _SIDEWAYS = (5, 6, 7, 8)
 _JPEG_END = b"\xff\xd9"
 _TAIL = 64
-_FAULTS = (OSError, ValueError, SyntaxError, struct.error, PIL.Image.DecompressionBombError)
-"""What Pillow raises for broken files, found by breaking many of them at random."""
+_MOST_BYTES = 1 << 30
+"""The largest file that is read as a picture."""
+_FAULTS = (
+    *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError),
+    *(ArithmeticError, struct.error, PIL.Image.DecompressionBombError),
+)
+"""What Pillow's readers raise for broken files, found by breaking many of them at random."""
 
 
 def original(picture: Picture) -> PIL.Image.Image:
@@ -53,6 +59,18 @@ def size(picture: Picture) -> Size:
     """The size of a picture that is known to be sound, read from its head alone."""
     with _reading(picture) as image:
         return _upright(image)
+
+
+def contents(picture: Picture) -> bytes:
+    """The picture's file, still encoded."""
+    if picture.data is not None:
+        return picture.data
+    path = _file(picture)
+    try:
+        with open(path, "rb") as file:
+            return file.read(_MOST_BYTES)
+    except OSError as error:
+        raise Unusable("missing picture", f"{_name(picture)}: {error}") from error
 
 
 def to_file(data: bytes, folder: Path) -> Picture:
@@ -90,16 +108,31 @@ def _upright(image: PIL.Image.Image) -> Size:
 
 @contextmanager
 def _reading(picture: Picture) -> Iterator[PIL.Image.Image]:
-    source = picture.path if picture.data is None else io.BytesIO(picture.data)
-    if source is None:
-        raise Unusable("missing picture", "neither a path nor bytes")
+    source = _file(picture) if picture.data is None else io.BytesIO(picture.data)
     try:
         with PIL.Image.open(source) as image:
             yield image
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise Unusable("missing picture", f"{_name(picture)}: {error}") from error
     except _FAULTS as error:
         raise Unusable("unreadable picture", f"{_name(picture)}: {error}") from error
+
+
+def _file(picture: Picture) -> str:
+    """The path of a picture's file. Raises `Unusable` unless that is a regular file of a bounded
+    size: a device may be read without end, and a pipe waits for a writer."""
+    if picture.path is None:
+        raise Unusable("missing picture", "neither a path nor bytes")
+    try:
+        status = os.stat(picture.path)
+    except (OSError, ValueError) as error:
+        raise Unusable("missing picture", f"{picture.path!r:.200}: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise Unusable("missing picture", f"{picture.path!r:.200}: not a regular file")
+    if status.st_size > _MOST_BYTES:
+        raise Unusable(
+            "unreadable picture",
+            f"{picture.path!r:.200}: {status.st_size} bytes, and at most {_MOST_BYTES} are read",
+        )
+    return picture.path
 
 
 def _tail(picture: Picture) -> bytes:

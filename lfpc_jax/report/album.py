@@ -11,7 +11,6 @@ import base64
 import hashlib
 import io
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import PIL.Image
 
@@ -46,7 +45,7 @@ class Album:
 
     def open(self, picture: Picture, size: Size) -> Opened:
         """Raises `Unusable` for a picture that is missing or has another size than it had."""
-        data = _bytes(picture)
+        data = pictures.contents(picture)
         image = pictures.original(Picture(data=data))
         if image.size != tuple(size):
             raise Unusable(
@@ -94,17 +93,6 @@ class Album:
             self.urls.append(_data_url(image))
             self.sizes.append(image.size)
         return self._known[key]
-
-
-def _bytes(picture: Picture) -> bytes:
-    if picture.data is not None:
-        return picture.data
-    if picture.path is None:
-        raise Unusable("missing picture", "neither a path nor bytes")
-    try:
-        return Path(picture.path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise Unusable("missing picture", f"{picture.path!r:.200}: {error}") from error
 
 
 def _data_url(image: PIL.Image.Image) -> str:

@@ -42,6 +42,9 @@ _ARRAYS: dict[str, type[np.generic]] = {
     "policy_logprobs": np.float32,
 }
 _TOKEN_BYTES = sum(np.dtype(dtype).itemsize for dtype in _ARRAYS.values())
+_MOST_BYTES = 1 << 28
+"""Of the arrays of a group, some twenty million tokens. A foreign archive's line may inflate to a
+thousand times its own length."""
 
 log = logging.getLogger(__name__)
 
@@ -139,8 +142,11 @@ class Archive:
         kept = plain["picture"]
         path = str(self._picture_file(kept["sha256"])) if "sha256" in kept else kept["path"]
         record = Record(**plain | {"picture": Picture(path)})
-        trajectories = tuple(map(_trajectory, entry["trajectories"]))
-        return Group(record, trajectories, rewards=tuple(entry["rewards"]))
+        room, trajectories = _MOST_BYTES, []
+        for packed in entry["trajectories"]:
+            trajectories.append(_trajectory(packed, room))
+            room -= _TOKEN_BYTES * len(trajectories[-1].ids)
+        return Group(record, tuple(trajectories), rewards=tuple(entry["rewards"]))
 
 
 def _cut_short(out: Any) -> bool:
@@ -165,13 +171,13 @@ def _entry(record: Record, trajectory: Trajectory) -> dict[str, Any]:
     return entry | {"turns": list(map(asdict, trajectory.turns)), "arrays": _pack(trajectory)}
 
 
-def _trajectory(entry: dict[str, Any]) -> Trajectory:
+def _trajectory(entry: dict[str, Any], room: int) -> Trajectory:
     plain = _tuples(entry)
     turns = (
         Turn(**turn | {"crop": Crop(**turn["crop"]) if turn["crop"] else None})
         for turn in plain["turns"]
     )
-    arrays = _unpack(plain.pop("arrays"))
+    arrays = _unpack(plain.pop("arrays"), room)
     return Trajectory(**plain | arrays | {"turns": tuple(turns)})
 
 
@@ -196,8 +202,12 @@ def _pack(trajectory: Trajectory) -> str:
     return base64.b64encode(zlib.compress(planes)).decode()
 
 
-def _unpack(packed: str) -> dict[str, np.ndarray]:
-    planes = np.frombuffer(zlib.decompress(base64.b64decode(packed, validate=True)), np.uint8)
+def _unpack(packed: str, room: int) -> dict[str, np.ndarray]:
+    inflating = zlib.decompressobj()
+    inflated = inflating.decompress(base64.b64decode(packed, validate=True), max(room, 1))
+    if not inflating.eof:
+        raise ValueError(f"arrays are cut short, or a group's are over {_MOST_BYTES} bytes")
+    planes = np.frombuffer(inflated, np.uint8)
     by_token = planes.reshape(_TOKEN_BYTES, -1)
     arrays, row = {}, 0
     for name, dtype in _ARRAYS.items():

@@ -1,5 +1,8 @@
+import base64
 import hashlib
 import json
+import resource
+import zlib
 from dataclasses import astuple, fields, replace
 
 import numpy as np
@@ -284,3 +287,19 @@ def test_an_episode_can_be_replayed_from_the_archive_alone(tmp_path):
     fault = toolbox.validate(read_turn(again.turns[1].text), frame)
     assert fault.cause == again.turns[1].fault
     assert read_turn(again.turns[2].text) == Answer(again.answer)
+
+
+def test_a_foreign_line_cannot_fill_the_memory(tmp_path, caplog):
+    """Each trajectory inflates to 200 MB of nothing, a thousand times what the line holds."""
+    archive = Archive(tmp_path)
+    archive.append("p", [group(trajectory()), group(trajectory())])
+    first, second = (tmp_path / "p.jsonl").read_bytes().splitlines()
+    entry = json.loads(first)
+    [kept, *_] = entry["trajectories"]
+    kept["arrays"] = base64.b64encode(zlib.compress(bytes(13 << 24), 9)).decode()
+    entry["trajectories"] = [kept] * 40
+    (tmp_path / "p.jsonl").write_bytes(json.dumps(entry).encode() + b"\n" + second + b"\n")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert len(list(archive.read("p"))) == 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2 << 20
+    assert "line 1: no whole group, skipped" in caplog.text
