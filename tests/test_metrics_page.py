@@ -47,7 +47,7 @@ def of_group(group: str) -> set[str]:
 def measures(*faults: str, end: End = "answered") -> Measures:
     return Measures(
         record="r", rollout=0, right=1.0, turns=2, tokens=9, calls=1 + len(faults), areas=(0.1,),
-        crop_tokens=(4,), faults=dict.fromkeys(faults, 1), end=end, iou=0.5, overlap=0.5,
+        crop_tokens=(4,), faults=dict.fromkeys(faults, 1), end=end, iou=0.5, overlap=0.5, full=1.0,
     )  # fmt: skip
 
 

@@ -8,6 +8,9 @@
     noise, needed        the same for `noise`, only for questions whose answer is wrong without the
                          tool and is right, with crops, with the tool
     answer first         how many episodes with a call state their answer before it
+    X over direct        the change from showing a target model boxes of the kind X (true, centre,
+                         ...; see `conditions`) instead of no crop
+    tool over X          the change from boxes of that kind to those that the crop network proposes
 
 Nothing is altered before an episode's first crop, so an episode without a crop cannot change: such
 questions are not asked again and count as unchanged. `truth` leaves out records without boxes. With
@@ -16,12 +19,12 @@ several rollouts, a question is right (or has crops) if at least half of its rol
 change follows from the selection and is no measurement.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lfpc_jax.evaluation.alter import ALTERATIONS, applies
 from lfpc_jax.evaluation.answers import Answered
-from lfpc_jax.evaluation.conditions import DIRECT, TOOL
+from lfpc_jax.evaluation.conditions import DIRECT, TOOL, factor_of, of_boxes, ordered, suits
 from lfpc_jax.evaluation.intervals import Estimate, share
 from lfpc_jax.evaluation.scoring import Paired, paired
 from lfpc_jax.trajectory import Record
@@ -55,7 +58,7 @@ class AnswerFirst:
 def to_ask(condition: str, records: Sequence[Record], tool: Sequence[Answered]) -> list[Record]:
     """The records to ask under a condition, given the answers with the unaltered tool."""
     if condition not in ALTERATIONS:
-        return list(records)
+        return [record for record in records if suits(condition, record)]
     cropped = {answered.record.id for answered in tool if answered.crops}
     return [record for record in records if record.id in cropped and applies(condition, record)]
 
@@ -64,11 +67,12 @@ def diagnose(conditions: Mapping[str, Sequence[Answered]]) -> list[Diagnosis]:
     """All tests; `conditions` holds the answers under each condition that was asked."""
     tool = conditions.get(TOOL, ())
     diagnoses = []
-    if direct := conditions.get(DIRECT):
+    if (direct := conditions.get(DIRECT)) and (tool or not any(map(of_boxes, conditions))):
         gain = paired(
             [answered.outcome for answered in direct], [answered.outcome for answered in tool]
         )
         diagnoses.append(Diagnosis("tool over direct", "all", gain))
+    diagnoses += _boxes_compared(conditions)
     for name in ALTERATIONS:
         if name not in conditions:
             continue
@@ -95,6 +99,19 @@ def diagnose(conditions: Mapping[str, Sequence[Answered]]) -> list[Diagnosis]:
             which = "wrong direct, cropped, right with it"
             diagnoses.append(_changed("noise, needed", which, needed, altered))
     return diagnoses
+
+
+def _boxes_compared(conditions: Mapping[str, Sequence[Answered]]) -> Iterator[Diagnosis]:
+    """Boxes that no crop network proposed beside no crop, and predicted boxes beside them."""
+    of_each = {
+        name: [answered.outcome for answered in answers] for name, answers in conditions.items()
+    }
+    for name in filter(of_boxes, ordered(conditions)):
+        which = "with boxes" if factor_of(name) is not None else "all"
+        if direct := of_each.get(DIRECT):
+            yield Diagnosis(f"{name} over direct", which, paired(direct, of_each[name]))
+        if tool := of_each.get(TOOL):
+            yield Diagnosis(f"tool over {name}", which, paired(of_each[name], tool))
 
 
 def _missed(answered: Answered) -> bool:

@@ -32,6 +32,11 @@ from lfpc_jax.trajectory import Group
 FORMAT = 1
 IDENTITY = "identity"
 """Among what is asked: the digests of the model, in parts; see `checkpoint.identity`."""
+TARGET = "target"
+"""Among what is asked: which target model answered with a crop network's boxes, and how it was
+asked; see `cropvlm.target`."""
+WITH_BOXES = "with_boxes"
+"""Of a benchmark that a target is asked: how many questions have true boxes."""
 
 log = logging.getLogger(__name__)
 

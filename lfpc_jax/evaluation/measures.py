@@ -4,6 +4,7 @@
     crop/invalid     share of calls that were refused    crop/tokens   visual tokens a crop
     crop/area_ratio  area of a crop over its image's
     crop/iou, crop/overlap                    see below
+    crop/full         of a crop network's boxes, the share that hold every target whole
     crop/iou_cropped, crop/overlap_cropped    the same of the episodes with a crop alone
     fault/<cause>    share of calls refused for it       end/<cause>   share of episodes
     episode/turns, episode/tokens                        turns and sampled tokens an episode
@@ -22,7 +23,7 @@ from typing import get_args
 import numpy as np
 
 from lfpc_jax.processing.geometry import Box, area
-from lfpc_jax.rewards.grounding import Grounded, Grounding, ground
+from lfpc_jax.rewards.grounding import Grounded, Grounding, ground, holds_all
 from lfpc_jax.rewards.total import EpisodeReward
 from lfpc_jax.trajectory import End, Record, Trajectory
 
@@ -36,7 +37,7 @@ class Measures:
     `right` is None where that could not be found out; `iou` and `overlap` where there are no
     targets. `areas` and `crop_tokens` are by crop. `calls` counts turns that asked for a tool,
     `faults` those refused, by cause; a call may be neither refused nor carried out, if the episode
-    ended before.
+    ended before. `full` says whether each target lies whole in a crop.
     """
 
     record: str
@@ -51,6 +52,7 @@ class Measures:
     end: End
     iou: float | None = None
     overlap: float | None = None
+    full: float | None = None
 
     @property
     def crops(self) -> int:
@@ -88,6 +90,7 @@ def measure(
         end=trajectory.end,
         iou=None if boxes is None else boxes.iou,
         overlap=None if boxes is None else boxes.overlap,
+        full=None if boxes is None else float(holds_all(cut, record, trajectory.original)),
     )
 
 
@@ -98,6 +101,7 @@ def gather(episodes: Iterable[Measures]) -> dict[str, float]:
     if not measured:
         return {}
     cropped = [episode for episode in measured if episode.crops]
+    proposed = any(episode.end == "proposed" for episode in measured)
     calls = sum(episode.calls for episode in measured)
     faults: Counter[str] = Counter()
     for episode in measured:
@@ -109,6 +113,7 @@ def gather(episodes: Iterable[Measures]) -> dict[str, float]:
         "crop/overlap": _mean(episode.overlap for episode in measured),
         "crop/iou_cropped": _mean(episode.iou for episode in cropped),
         "crop/overlap_cropped": _mean(episode.overlap for episode in cropped),
+        "crop/full": _mean(episode.full for episode in measured) if proposed else None,
         "crop/area_ratio": _mean(ratio for episode in measured for ratio in episode.areas),
         "crop/tokens": _mean(tokens for episode in measured for tokens in episode.crop_tokens),
         "crop/invalid": sum(faults.values()) / calls if calls else None,
@@ -118,7 +123,7 @@ def gather(episodes: Iterable[Measures]) -> dict[str, float]:
     means |= {
         f"end/{end}": _mean(float(episode.end == end) for episode in measured)
         for end in ENDS
-        if end != "proposed" or any(episode.end == end for episode in measured)
+        if end != "proposed" or proposed
     }
     means |= {f"fault/{cause}": count / calls for cause, count in sorted(faults.items())}
     return {name: value for name, value in means.items() if value is not None}
@@ -138,7 +143,10 @@ def _ground(trajectory: Trajectory, record: Record) -> Grounded | None:
 
 
 def _crop_tokens(trajectory: Trajectory, image_token: int) -> Iterator[int]:
-    """The number of placeholders in what came back after each turn with a crop."""
+    """The number of placeholders in what came back after each turn with a crop. To a crop network
+    nothing comes back."""
+    if trajectory.end == "proposed":
+        return
     ids = np.asarray(trajectory.ids)
     following = [turn.start for turn in trajectory.turns[1:]]
     for turn, begins in zip(trajectory.turns, [*following, len(ids)]):

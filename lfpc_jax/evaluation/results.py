@@ -12,9 +12,10 @@ from typing import Any
 
 from lfpc_jax.evaluation.alter import ALTERATIONS, TRUTH
 from lfpc_jax.evaluation.answers import Answered, episodes_of, graded
-from lfpc_jax.evaluation.conditions import CONDITIONS, TOOL
+from lfpc_jax.evaluation.box_metrics import box_metrics
+from lfpc_jax.evaluation.conditions import DIRECT, TOOL, factor_of, ordered
 from lfpc_jax.evaluation.diagnostics import answer_first, diagnose, to_ask
-from lfpc_jax.evaluation.journal import Journal, Trial
+from lfpc_jax.evaluation.journal import TARGET, WITH_BOXES, Journal, Trial
 from lfpc_jax.evaluation.measures import gather
 from lfpc_jax.evaluation.scoring import accuracies
 from lfpc_jax.rewards.judge import NOT_ASKED, JudgeFailed, Judges
@@ -81,10 +82,16 @@ def results(
         for tokens in sorted({part.tokens for part in answers if part.benchmark == name}):
             of_each = {
                 condition: answers[part]
-                for condition in CONDITIONS
+                for condition in ordered(part.condition for part in answers)
                 if (part := Trial(name, tokens, condition)) in answers
             }
-            budgets[str(tokens)] = _budget(of_each, about["questions"])
+            budgets[str(tokens)] = _budget(of_each, about)
+            if settings["asked"].get(TARGET):
+                budgets[str(tokens)]["boxes"] = {
+                    condition: box_metrics(answered)
+                    for condition, answered in of_each.items()
+                    if condition != DIRECT and condition not in ALTERATIONS
+                }
             if truth := of_each.get("truth"):
                 several = sum(len(question.record.targets) > 1 for question in truth)
                 condition = budgets[str(tokens)]["conditions"]["truth"]
@@ -103,11 +110,13 @@ def encoded(value: Any) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
-def _budget(answered: Mapping[str, Sequence[Answered]], questions: int) -> Results:
+def _budget(answered: Mapping[str, Sequence[Answered]], about: Mapping[str, Any]) -> Results:
     tool = answered.get(TOOL, ())
     conditions = {}
     for name, answers in answered.items():
-        wanted = questions
+        wanted = about["questions"]
+        if factor_of(name) is not None:
+            wanted = about[WITH_BOXES]
         if name in ALTERATIONS:
             wanted = len(to_ask(name, [question.record for question in tool], tool))
         conditions[name] = _condition(answers, wanted)

@@ -1,29 +1,45 @@
 """Asking: every question of a benchmark that has no stored answer yet, under each condition."""
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from lfpc_jax.evaluation.alter import ALTERATIONS
 from lfpc_jax.evaluation.answers import Answered, graded
 from lfpc_jax.evaluation.benchmark import Benchmark
-from lfpc_jax.evaluation.conditions import DIRECT, TOOL, Asks, under
+from lfpc_jax.evaluation.conditions import (
+    DIRECT,
+    TOOL,
+    Asks,
+    AsksTarget,
+    Runs,
+    Stored,
+    is_altered,
+    ordered,
+    under,
+)
 from lfpc_jax.evaluation.diagnostics import to_ask
 from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.rewards.judge import Bar, no_bar
 from lfpc_jax.rollout.engine import own_share
+from lfpc_jax.trajectory import Group
+
+log = logging.getLogger(__name__)
 
 
 def in_order(conditions: Sequence[str]) -> tuple[str, ...]:
     """Every condition once, with the tool first, since alterations need to know which questions had
-    crops."""
+    crops. Altered crops are compared with both, so both are asked."""
     wanted = set(conditions)
     if wanted & set(ALTERATIONS):
         wanted |= {TOOL, DIRECT}
-    return tuple(name for name in (TOOL, DIRECT, *ALTERATIONS) if name in wanted)
+    every = ordered(wanted)
+    return (*(n for n in every if not is_altered(n)), *(n for n in every if is_altered(n)))
 
 
 def ask(
-    engine: Callable[[], Asks],
+    engine: Callable[[], Asks | AsksTarget],
     benchmark: Benchmark,
     tokens: int,
     conditions: Sequence[str],
@@ -33,33 +49,65 @@ def ask(
     seed: int,
     bar: Bar = no_bar,
     stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Asks what has no stored answer yet. `tokens` is the budget at which the engine's dialogue
-    shows images. The engine is made only if a question is left. Returns early once `stop` says so.
+) -> list[str]:
+    """Asks what has no stored answer yet. `tokens` is the budget at which the engine's dialogue, or
+    the target, shows images. The engine is made only if a question is left. Returns early once
+    `stop` says so.
+
+    What a target could not be asked has no answer: it is not stored, so that the next session asks
+    it again. Returns the reason of each.
     """
     share = list(own_share(benchmark.records))
     tool: list[Answered] = []
+    unanswered: list[str] = []
+    part = Trial(benchmark.name, tokens, TOOL)
+
+    def stored() -> dict[str, Group]:
+        return {group.record.id: group for group in journal.read(part, rollouts)}
+
     for condition in in_order(conditions):
         if stop():
-            return
+            return unanswered
         if condition in ALTERATIONS and not tool:
-            tool = graded(journal.read(Trial(benchmark.name, tokens, TOOL), rollouts), 0, None)
+            tool = graded(journal.read(part, rollouts), 0, None)
         records = to_ask(condition, share, tool)
-        part = Trial(benchmark.name, tokens, condition)
-        done = {group.record.id for group in journal.read(part, rollouts)}
+        asked = Trial(benchmark.name, tokens, condition)
+        done = {group.record.id for group in journal.read(asked, rollouts)}
         left = [record for record in records if record.id not in done]
         if not left:
             continue
-        asks = engine()
+        made = engine()
         before = time.perf_counter()
         with (
-            bar(part.name, len(left)) as advance,
-            under(asks, condition, benchmark.records, seed=seed),
+            bar(asked.name, len(left)) as advance,
+            _under(made, condition, benchmark, stored, seed) as runs,
         ):
-            for group in asks.run(left, rollouts=rollouts, seed=seed):
+            for group in runs.run(left, rollouts=rollouts, seed=seed):
                 now = time.perf_counter()
-                journal.add(part, group, now - before)
+                if reason := _unanswered(group):
+                    log.warning("%s, record %r: %s", asked.name, group.record.id, reason)
+                    unanswered.append(reason)
+                else:
+                    journal.add(asked, group, now - before)
                 before = now
                 advance(1)
                 if stop():
-                    return
+                    return unanswered
+    return unanswered
+
+
+@contextmanager
+def _under(
+    engine: Asks | AsksTarget, condition: str, benchmark: Benchmark, stored: Stored, seed: int
+) -> Iterator[Runs]:
+    if isinstance(engine, AsksTarget):
+        with engine.under(condition, benchmark.records, stored, seed=seed) as runs:
+            yield runs
+    else:
+        with under(engine, condition, benchmark.records, seed=seed):
+            yield engine
+
+
+def _unanswered(group: Group) -> str:
+    """Why a target could not be asked with one of a group's boxes; empty if it was with all."""
+    return next((each.unanswered for each in group.trajectories if each.unanswered), "")

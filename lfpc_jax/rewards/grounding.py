@@ -77,6 +77,19 @@ def ground(trajectory: Trajectory, record: Record, settings: Grounding) -> Groun
     return ground_boxes(crops, targets, trajectory.original, settings)
 
 
+def holds_all(crops: Sequence[Box4], record: Record, original: Size) -> bool:
+    """Whether each target's smallest box lies whole in one of the crops. Raises ValueError for a
+    target that makes no sense."""
+    targets = [_target(boxes, original, record.id)[0] for boxes in record.targets]
+    return all(
+        any(
+            area(intersection(Box(*crop), target)) >= (1 - _ROUNDING) * area(target)
+            for crop in crops
+        )
+        for target in targets
+    )
+
+
 def ground_boxes(
     crops: Sequence[Box], targets: Sequence[Target], extent: Size, settings: Grounding
 ) -> Grounded:
