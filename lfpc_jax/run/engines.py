@@ -18,8 +18,9 @@ from lfpc_jax.rollout import asking
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.sizing import sizes, text_buckets, together
 from lfpc_jax.run import progress
-from lfpc_jax.run.dialogues import after_prompt, sizes, text_buckets, together, toolless, zooming
+from lfpc_jax.run.dialogues import after_prompt, toolless, zooming
 from lfpc_jax.run.models import LoadedModel, asking_of, load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes, windows_for
 from lfpc_jax.trajectory import Record

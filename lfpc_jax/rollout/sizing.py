@@ -1,0 +1,33 @@
+"""How large an engine's programs must be for given questions, measured before anything compiles."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+
+from lfpc_jax.data.rejected import Unusable
+from lfpc_jax.processing.chat import Grid
+from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.shapes import Buckets, geometric
+from lfpc_jax.trajectory import Record
+
+_STEP = 64
+_TOGETHER = 8
+
+
+def sizes(dialogue: Dialogue, records: Sequence[Record]) -> Iterator[tuple[Grid, int]]:
+    """The image grid and the text length of each prompt. Records that cannot become prompts are
+    left to the engine, which names them."""
+    for record in records:
+        with suppress(Unusable, ValueError):
+            yield dialogue.size(record)
+
+
+def text_buckets(lengths: Collection[int]) -> Buckets:
+    """Buckets from the shortest of the lengths to the longest."""
+    ends = (min(lengths, default=1), max(lengths, default=1))
+    return geometric(*(-(-length // _STEP) * _STEP for length in ends))
+
+
+def together(slots: int, groups: int) -> int:
+    """How many prompts, or observations, go through a program at once. One at a time could not keep
+    `slots` rows busy when answers are short; all at once would need too much memory."""
+    return groups * max(1, min(_TOGETHER, slots // groups))
