@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 from lfpc_jax.cli import train
+from lfpc_jax.cropvlm.pair import Stats
 from lfpc_jax.cropvlm.proposing import Proposal
 from lfpc_jax.evaluation.alter import ALTERATIONS
 from lfpc_jax.evaluation.answers import Answered
@@ -29,6 +30,7 @@ from lfpc_jax.report.figures import FIGURES
 from lfpc_jax.rewards.total import OwnReward, Rewards, compute_rewards
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.run.metrics import target_metrics
 from lfpc_jax.trajectory import Batch, End, Picture, Record, Tokens
 from support import handmade, metrics_page
 
@@ -82,8 +84,12 @@ def test_rewards_and_why_there_are_none():
     [reward] = compute_rewards(
         [handmade.episode(crop, answer="A")], {"r": TARGETED}, Rewards(own=(own,))
     )
-    assert of_group("reward") == set(reward.parts) | REWARD_COUNTS
-    assert of_group("masked") == {"judge", "record", "total", "NAME"}
+    weights = Rewards(accuracy=1.0, likelihood=1.0, valid=1.0)
+    [unknown] = compute_rewards([handmade.episode(crop)], {"r": TARGETED}, weights, proposals=True)
+    assert of_group("reward") == set(reward.parts) | set(unknown.parts) | REWARD_COUNTS
+    parts = {fault.part for fault in unknown.faults}
+    assert parts == {"target", "likelihood"}
+    assert of_group("masked") == {"judge", "record", "total", "NAME"} | parts
 
 
 def test_updates():
@@ -102,12 +108,19 @@ def test_updates():
 
 def test_times():
     phases = re.findall(r'clock\("(\w+)"\)', Path(train.__file__).read_text())
-    assert of_group("time") == {*phases, "step"}
+    asked = target_metrics(Stats(questions=1, episodes=2, boxes=1), Stats())
+    of_target = {name.partition("/")[2] for name in asked if name.startswith("time/")}
+    assert of_group("time") == {*phases, "step"} | of_target
+    assert asked.keys() - {f"time/{name}" for name in of_target} == {
+        f"target/{name}" for name in of_group("target")
+    }
 
 
 def test_a_validation_repeats_what_is_measured_of_crops():
     twice = {
-        f"{blank}{name}" for blank in ("", "blank_") for name in ("accuracy", "masked", "undecided")
+        f"{blank}{name}"
+        for blank in ("", "blank_")
+        for name in ("accuracy", "masked", "undecided", "likelihood")
     }
     assert of_group("validation") == of_group("crop") | twice | {"gap", "skipped"}
 

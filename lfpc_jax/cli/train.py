@@ -43,7 +43,13 @@ from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.engine import LogitsNotFinite
 from lfpc_jax.rollout.episode import Episode
 from lfpc_jax.run import own_code, progress, resuming
-from lfpc_jax.run.building import dialogue_of, engine_of, learner_of, publisher_of, updater_of
+from lfpc_jax.run.building import (
+    dialogue_of,
+    engine_of,
+    learner_of,
+    publisher_of,
+    updater_of,
+)
 from lfpc_jax.run.claim import held
 from lfpc_jax.run.config import TrainConfig, described, updates_of
 from lfpc_jax.run.config_checks import check, check_devices
@@ -51,7 +57,7 @@ from lfpc_jax.run.config_files import CONFIGS, named_config
 from lfpc_jax.run.episodes import demonstrate, sample, sampled_tokens, skipped_share
 from lfpc_jax.run.folder import RunFolder, unfinished
 from lfpc_jax.run.health import CropAlarm, too_far_apart, too_many_masked
-from lfpc_jax.run.metrics import EpisodeMetrics, reward
+from lfpc_jax.run.metrics import EpisodeMetrics, reward, target_metrics
 from lfpc_jax.run.openings import opener, with_unique_ids
 from lfpc_jax.run.overrides import override
 from lfpc_jax.run.reporting import Clock, log_to, summary
@@ -259,6 +265,7 @@ def train(
                 openings = with_unique_ids(next(stream))
 
             # ---- sample: a group of episodes for each prompt
+            before = replace(engine.stats)
             with clock("rollout"), suppress(Interrupted):
                 if config.stage == "sft":
                     groups = demonstrate(config, dialogue, openings, step)
@@ -279,7 +286,7 @@ def train(
 
             # ---- reward
             with clock("reward"):
-                groups, rewards = reward(groups, config.rewards, judge)
+                groups, rewards = reward(groups, config.rewards, judge, proposals=config.proposals)
                 values, faults = measure(groups, rewards)
             if config.stage == "grpo":
                 stopped = too_many_masked(step + 1, values, config.health, faults)
@@ -307,6 +314,7 @@ def train(
             still_ours()
             step += 1
             values |= {f"update/{name}": value for name, value in updated.items()}
+            values |= target_metrics(engine.stats, before)
             values["data/skipped"] = skipped
             values["update/learning_rate"] = float(rates(max(int(state.updates) - 1, 0)))
             alarm = crop_alarm(step, values) if config.stage == "grpo" else ""

@@ -20,10 +20,11 @@ class Question:
 @dataclass(frozen=True)
 class Said:
     """What the target answered, or why it could not be asked. A fault is no answer, and an empty
-    answer is no fault."""
+    answer is no fault. `cached` says that the answer was kept from an earlier time."""
 
     answer: str | None = None
     fault: str = ""
+    cached: bool = False
 
 
 @runtime_checkable

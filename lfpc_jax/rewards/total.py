@@ -8,9 +8,12 @@ Stage I is `Rewards()`, Stage II `Rewards(grounding=1.0)`. In CropVLM, `acc` and
 target model's with a crop network's box, and `valid` is 1 for a box that could be cut. Records
 without targets have no r_geo, so both kinds may be mixed. An episode of which any part is unknown
 is masked: its total is None, never a number, and its faults say why. That includes a user's own
-reward that raises, or returns None or a value that is not a finite number.
+reward that raises, or returns None or a value that is not a finite number, and a target that could
+not be asked. A target that nobody asked for an answer leaves the accuracy unknown, which masks an
+episode only if its total needs it.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -44,7 +47,7 @@ class Rewards:
     """The weights of the parts, and how boxes are compared.
 
     `grounding` is g. `grounding_needs_answer` gives r_geo to right answers only. `likelihood` and
-    `valid` are for boxes that a target model is shown.
+    `valid` are for a crop network's boxes alone, `format` and `tool` for all other episodes.
     """
 
     accuracy: float = 0.8
@@ -74,22 +77,26 @@ class Rewards:
 class EpisodeReward:
     """The parts of one episode's reward, unweighted, and their weighted total.
 
-    A part is None if a fault kept it from being known. `boxes` is also None without targets.
-    `judged` says that a judge was asked, `undecided` that only a judge could tell and none was
-    there.
+    A part is None if a fault kept it from being known. `boxes` is also None without targets. A crop
+    network's episode has no `format` and `tool`; it has `proposed`, which are `likelihood` and
+    `valid` if they have a weight. `asked` is false if its target was not asked for an answer; then
+    the accuracy is None without a fault. `judged` says that a judge was asked, `undecided` that
+    only a judge could tell and none was there.
     """
 
     record: str
     rollout: int
     total: float | None
     accuracy: float | None
-    format: float
-    tool: float
+    format: float | None
+    tool: float | None
     boxes: Grounded | None
     own: dict[str, float | None]
     judged: bool
     undecided: bool
     faults: tuple[Fault, ...]
+    proposed: dict[str, float | None] = field(default_factory=dict)
+    asked: bool = True
 
     @property
     def masked(self) -> bool:
@@ -100,6 +107,8 @@ class EpisodeReward:
         """Every part by its name, for metrics and archives."""
         boxes = {} if self.boxes is None else asdict(self.boxes)
         plain = {name: getattr(self, name) for name in ("total", "accuracy", "format", "tool")}
+        if self.format is self.tool is None:
+            plain = {"total": self.total, "accuracy": self.accuracy} | self.proposed
         return plain | boxes | self.own
 
 
@@ -108,26 +117,48 @@ def compute_rewards(
     records: Mapping[str, Record],
     settings: Rewards,
     judge: Judges | None = None,
+    *,
+    proposals: bool = False,
 ) -> list[EpisodeReward]:
-    """The reward of each trajectory, in order. `records` maps the ids of their records to these."""
+    """The reward of each trajectory, in order. `records` maps the ids of their records to these.
+    With `proposals` the episodes are a crop network's, and one without an answer was not asked for
+    one."""
     for trajectory in trajectories:
         if trajectory.record not in records:
             raise ValueError(
                 f"trajectory of record {trajectory.record!r}, rollout {trajectory.rollout}: that "
                 f"record is not among the {len(records)} given; pass the record of every trajectory"
             )
-    paired = [(trajectory, records[trajectory.record]) for trajectory in trajectories]
-    verdicts = grade([(trajectory.answer, record) for trajectory, record in paired], judge)
+    asked = [
+        not trajectory.unanswered and not (proposals and trajectory.answer is None)
+        for trajectory in trajectories
+    ]
+    pairs = [
+        (trajectory.answer, records[trajectory.record])
+        for trajectory in itertools.compress(trajectories, asked)
+    ]
+    verdicts = iter(grade(pairs, judge))
     return [
-        _compute(trajectory, record, verdict, settings)
-        for (trajectory, record), verdict in zip(paired, verdicts)
+        _compute(
+            trajectory,
+            records[trajectory.record],
+            next(verdicts) if graded else None,
+            settings,
+            proposals=proposals,
+        )
+        for trajectory, graded in zip(trajectories, asked, strict=True)
     ]
 
 
 def _compute(
-    trajectory: Trajectory, record: Record, verdict: Verdict, settings: Rewards
+    trajectory: Trajectory,
+    record: Record,
+    verdict: Verdict | None,
+    settings: Rewards,
+    *,
+    proposals: bool,
 ) -> EpisodeReward:
-    faults = [verdict.fault] if verdict.fault else []
+    accuracy, faults = _accuracy(trajectory, verdict, settings)
     boxes = None
     try:
         boxes = ground(trajectory, record, settings.boxes)
@@ -136,18 +167,23 @@ def _compute(
     called = {reward.name: _call(reward, trajectory, record) for reward in settings.own}
     known = {name: value for name, value in called.items() if not isinstance(value, Fault)}
     faults += [value for value in called.values() if isinstance(value, Fault)]
-    accuracy = verdict.accuracy
-    form, tool = format_reward(trajectory), tool_reward(trajectory)
+    form = tool = None
+    proposed: dict[str, float | None] = {}
+    if proposals:
+        proposed = _proposed(trajectory, settings, faults)
+    else:
+        form, tool = format_reward(trajectory), tool_reward(trajectory)
     total = None
-    if accuracy is not None and not faults:
-        total = settings.accuracy * accuracy + settings.format * form
-        total += settings.tool * tool * (accuracy > 0)
-        if boxes and (accuracy > 0 or not settings.grounding_needs_answer):
+    if not faults:
+        right = accuracy or 0.0
+        total = settings.accuracy * right + settings.format * (form or 0.0)
+        total += settings.tool * (tool or 0.0) * (right > 0)
+        total += sum(getattr(settings, name) * (value or 0.0) for name, value in proposed.items())
+        if boxes and (right > 0 or not settings.grounding_needs_answer):
             total += settings.grounding * boxes.r_geo
         total += sum(reward.weight * known[reward.name] for reward in settings.own)
         if not math.isfinite(total):
-            where = f"record {record.id!r}, rollout {trajectory.rollout}"
-            faults.append(Fault("total", f"{where}: the weighted sum is {total}", "not finite"))
+            faults.append(_fault(trajectory, "total", f"the weighted sum is {total}", "not finite"))
             total = None
     return EpisodeReward(
         record=record.id,
@@ -158,10 +194,49 @@ def _compute(
         tool=tool,
         boxes=boxes,
         own={name: known.get(name) for name in called},
-        judged=verdict.judged,
-        undecided=verdict.undecided,
+        judged=verdict is not None and verdict.judged,
+        undecided=verdict is not None and verdict.undecided,
         faults=tuple(faults),
+        proposed=proposed,
+        asked=verdict is not None or bool(trajectory.unanswered),
     )
+
+
+def _accuracy(
+    trajectory: Trajectory, verdict: Verdict | None, settings: Rewards
+) -> tuple[float | None, list[Fault]]:
+    """The accuracy, and why it is not known. There is no verdict on an episode whose target could
+    not be asked, or was not."""
+    if verdict is not None:
+        return verdict.accuracy, [verdict.fault] if verdict.fault else []
+    if trajectory.unanswered:
+        return None, [_fault(trajectory, "target", trajectory.unanswered)]
+    if settings.accuracy or settings.grounding_needs_answer:
+        return None, [_fault(trajectory, "target", "it was not asked for an answer", "not asked")]
+    return None, []
+
+
+def _proposed(
+    trajectory: Trajectory, settings: Rewards, faults: list[Fault]
+) -> dict[str, float | None]:
+    """The weighted parts that only a crop network's episode has; adds to `faults`."""
+    parts: dict[str, float | None] = {}
+    if settings.likelihood:
+        value = trajectory.likelihood
+        if value is None and not trajectory.unanswered:
+            faults.append(_fault(trajectory, "likelihood", "it was not computed", "missing"))
+        elif value is not None and not math.isfinite(value):
+            faults.append(_fault(trajectory, "likelihood", f"it is {value}", "not finite"))
+            value = None
+        parts["likelihood"] = value
+    if settings.valid:
+        parts["valid"] = tool_reward(trajectory)  # 1 for a crop
+    return parts
+
+
+def _fault(trajectory: Trajectory, part: str, reason: str, cause: str = "") -> Fault:
+    where = f"record {trajectory.record!r}, rollout {trajectory.rollout}"
+    return Fault(part, f"{where}: {reason}", cause)
 
 
 def _call(reward: OwnReward, trajectory: Trajectory, record: Record) -> float | Fault:

@@ -7,6 +7,8 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
+from lfpc_jax.cropvlm.pair import Pair
+from lfpc_jax.cropvlm.target import Target
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.optimizer import make_optimizer
@@ -32,9 +34,16 @@ def dialogue_of(config: TrainConfig, assets: Path) -> Dialogue:
     )
 
 
-def engine_of(config: TrainConfig, cfg: ModelConfig, dialogue: Dialogue, mesh: Mesh) -> Engine:
-    """A rollout engine on this process's mesh; it has no weights yet."""
-    return Engine(
+def engine_of(
+    config: TrainConfig,
+    cfg: ModelConfig,
+    dialogue: Dialogue,
+    mesh: Mesh,
+    target: Target | None = None,
+) -> Engine | Pair:
+    """A rollout engine on this process's mesh, with the target that answers with its boxes if there
+    is one. It has no weights yet. The target is asked for what the rewards need."""
+    engine = Engine(
         replace(cfg, remat="none"),
         dialogue,
         config.rollout_shapes(cfg.vision.window, mesh.shape["data"]),
@@ -42,6 +51,11 @@ def engine_of(config: TrainConfig, cfg: ModelConfig, dialogue: Dialogue, mesh: M
         mesh=mesh,
         workers=config.rollout.workers,
     )
+    if target is None:
+        return engine
+    rewards = config.rewards
+    needs_answer = bool(rewards.accuracy or rewards.grounding_needs_answer or rewards.own)
+    return Pair(engine, target, answers=needs_answer, likelihoods=bool(rewards.likelihood))
 
 
 def learner_of(config: TrainConfig, cfg: ModelConfig, dialogue: Dialogue, mesh: Mesh) -> Learner:

@@ -168,11 +168,12 @@ ROUNDING: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.1}
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All settings of a training run. `target` is the model that answers with a crop network's
-    boxes. Stage `grpo` samples episodes and reinforces; stage `sft`
-    imitates the turns that `demonstrate` writes. `without_tool` is the fraction of no-call
-    demonstrations that are trained on the prompt without the tool, which selection uses. With
-    `validation_temperature` None, validation samples as the rollouts do; 0 is greedy."""
+    """All settings of a training run. Stage `grpo` samples episodes and reinforces; stage `sft`
+    imitates the turns that `demonstrate` writes. `target` is the model that answers with a crop
+    network's boxes; in stage `sft` only validations ask it, and it may be left out. `without_tool`
+    is the fraction of no-call demonstrations that are trained on the prompt without the tool, which
+    selection uses. With `validation_temperature` None, validation samples as the rollouts do; 0 is
+    greedy."""
 
     stage: Literal["grpo", "sft"] = "grpo"
     steps: int = 80
@@ -202,6 +203,11 @@ class TrainConfig:
     @property
     def trainable(self) -> Trainable:
         return Trainable(self.model.train_vision, self.model.lora)
+
+    @property
+    def proposals(self) -> bool:
+        """Whether the model is a crop network, whose episodes propose boxes."""
+        return self.rollout.dialogue == "box"
 
     @property
     def policy_temperature(self) -> float:

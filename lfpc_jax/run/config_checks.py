@@ -16,7 +16,7 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.preprocessor_config import has_processor
 from lfpc_jax.rollout.sampling import COLDEST
 from lfpc_jax.rollout.zoom import Zoom
-from lfpc_jax.run.config import RolloutSettings, TrainConfig, updates_of
+from lfpc_jax.run.config import TargetSettings, TrainConfig, updates_of
 
 
 def check(config: TrainConfig, *, processes: int = 1) -> None:
@@ -25,6 +25,12 @@ def check(config: TrainConfig, *, processes: int = 1) -> None:
     _check_numbers(config)
     _check_sources(config)
     _check_validation(config)
+    if config.proposals:
+        _check_proposals(config)
+    else:
+        _check_conversations(config)
+    if config.target is not None:
+        _check_target(config, config.target)
     if r.prompts % u.mini_batch:
         raise ValueError(
             f"rollout.prompts {r.prompts} is no multiple of update.mini_batch {u.mini_batch}; "
@@ -60,7 +66,7 @@ def check(config: TrainConfig, *, processes: int = 1) -> None:
     processor = _processor_of(Path(config.model.path))
     config.rollout_shapes(processor.window)  # these two raise for budgets that do not fit
     config.train_shapes(processor.window)
-    _check_pictures(r, processor)
+    _check_budgets("rollout", r.image_tokens, r.crop_tokens, processor)
     if config.optimizer.warmup >= updates_of(config):
         raise ValueError(
             f"optimizer.warmup of {config.optimizer.warmup} updates, where the run has "
@@ -189,6 +195,87 @@ def _check_sampling(config: TrainConfig) -> None:
         )
 
 
+def _check_conversations(config: TrainConfig) -> None:
+    """A run whose model answers by itself."""
+    if config.target is not None:
+        raise ValueError(
+            f"target with rollout.dialogue {config.rollout.dialogue}, in which the model that is "
+            "trained answers by itself; set --rollout.dialogue box to train it to propose boxes "
+            "for the target, or leave the target out"
+        )
+    weights = {name: getattr(config.rewards, name) for name in ("likelihood", "valid")}
+    for name, weight in weights.items():
+        if weight:
+            raise ValueError(
+                f"rewards.{name} {weight} with rollout.dialogue {config.rollout.dialogue}: it "
+                "rewards a crop network's box; set it to 0, or --rollout.dialogue box with a target"
+            )
+
+
+def _check_proposals(config: TrainConfig) -> None:
+    """A run whose model proposes a box for a target."""
+    r, rewards = config.rollout, config.rewards
+    expected = {
+        "rollout.max_turns": (r.max_turns, 1, "a crop network has one turn"),
+        "rollout.convention": (r.convention, "percent", "its boxes are whole hundredths"),
+        "rewards.format": (rewards.format, 0, "its turn has no tags"),
+        "rewards.tool": (rewards.tool, 0, "it has no tool; rewards.valid is for boxes"),
+        "without_tool": (config.without_tool, 0, "it has no tool to go without"),
+    }
+    for name, (value, wanted, why) in expected.items():
+        if value != wanted:
+            raise ValueError(
+                f"{name} is {value} with rollout.dialogue box: {why}; set --{name} {wanted}"
+            )
+    if config.target is not None:
+        return
+    needing = {
+        "rewards.accuracy": rewards.accuracy,
+        "rewards.likelihood": rewards.likelihood,
+        "rewards.grounding_needs_answer": rewards.grounding_needs_answer,
+    }
+    for name, value in needing.items():
+        if value:
+            raise ValueError(
+                f"{name} is {value}, but there is no target that could answer; give one, as "
+                f"--target.path MODEL, or set --{name} {type(value)(0)}"
+            )
+
+
+def _check_target(config: TrainConfig, target: TargetSettings) -> None:
+    if bool(target.path) == bool(target.url):
+        raise ValueError(
+            f"target.path {target.path!r} and target.url {target.url!r}: give the folder of a "
+            "model that answers on this machine, or the address of a server, not both"
+        )
+    if bool(target.url) != bool(target.model):
+        raise ValueError(
+            f"target.url {target.url!r} and target.model {target.model!r}: a server is asked for a "
+            "model by its name, and a folder has no other; give both or neither"
+        )
+    for name in ("image_tokens", "crop_tokens", "answer_tokens", "slots"):
+        if (count := getattr(target, name)) < 1:
+            raise ValueError(f"target.{name} is {count}; it must be at least 1")
+    if config.rewards.likelihood and target.url:
+        raise ValueError(
+            f"rewards.likelihood {config.rewards.likelihood} with target.url {target.url}: servers "
+            "give no log-likelihoods of a text that they did not write; take a local target, as "
+            "--target.path MODEL, or reward accuracy"
+        )
+    if target.presentation == "zoom" and target.url:
+        raise ValueError(
+            f"target.presentation zoom with target.url {target.url}: the zoom tool's conversation "
+            "is ours, and no server was trained on it; set --target.presentation both"
+        )
+    if target.presentation == "image" and config.stage == "grpo":
+        raise ValueError(
+            "target.presentation image: without a crop every box gets the same answer, and nothing "
+            "can be learned from it; set --target.presentation both"
+        )
+    processor = _processor_of(Path(target.path))
+    _check_budgets("target", target.image_tokens, target.crop_tokens, processor)
+
+
 def _processor_of(model: Path) -> ImageProcessor:
     """The image processor of the model's folder or assets. If the model is not here, the one of the
     published models."""
@@ -198,13 +285,15 @@ def _processor_of(model: Path) -> ImageProcessor:
     return ImageProcessor() if folder is None else ImageProcessor.from_folder(folder)
 
 
-def _check_pictures(r: RolloutSettings, processor: ImageProcessor) -> None:
+def _check_budgets(
+    settings: str, image_tokens: int, crop_tokens: int, processor: ImageProcessor
+) -> None:
     """Checks that the processor can keep to the budgets; its `min_pixels` may be above them."""
     try:
-        name = f"rollout.image_tokens {r.image_tokens}"
-        processor.with_tokens(r.image_tokens)
-        name = f"rollout.crop_tokens {r.crop_tokens}"
-        Zoom.within(r.crop_tokens, processor)
+        name = f"{settings}.image_tokens {image_tokens}"
+        processor.with_tokens(image_tokens)
+        name = f"{settings}.crop_tokens {crop_tokens}"
+        Zoom.within(crop_tokens, processor)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -227,10 +316,18 @@ def check_devices(config: TrainConfig, *, devices: int, local: int, processes: i
             "rolls out on its own; choose a divisor"
         )
     copies = local // r.tensor
-    if r.slots % copies:
-        least = r.slots // copies * copies
+    slots = {"rollout.slots": r.slots}
+    if config.target is not None and config.target.path:
+        slots["target.slots"] = config.target.slots
+    for name, count in slots.items():
+        _check_slots(name, count, copies, local, r.tensor)
+
+
+def _check_slots(name: str, slots: int, copies: int, local: int, tensor: int) -> None:
+    if slots % copies:
+        least = slots // copies * copies
         raise ValueError(
-            f"rollout.slots {r.slots} is no multiple of the {copies} copies of the model that a "
-            f"process has ({local} devices, rollout.tensor {r.tensor}), so the cache could not be "
+            f"{name} {slots} is no multiple of the {copies} copies of the model that a "
+            f"process has ({local} devices, rollout.tensor {tensor}), so the cache could not be "
             f"split; set it to {' or '.join(str(n) for n in (least, least + copies) if n)}"
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lfpc_jax.cropvlm.pair import Pair
 from lfpc_jax.distributed.exchange import total
 from lfpc_jax.evaluation.conditions import without_tool
 from lfpc_jax.rewards.judge import Bar
@@ -18,7 +19,7 @@ from lfpc_jax.trajectory import Group, Record
 
 
 def sample(
-    engine: Engine,
+    engine: Engine | Pair,
     prompts: Sequence[Record | Opening],
     *,
     rollouts: int,
@@ -59,7 +60,7 @@ def _demonstrate(config: TrainConfig, dialogue: Dialogue, opening: Opening, step
 
 
 def skipped_share(
-    step: int, openings: Sequence[Opening], groups: Sequence[Group], engine: Engine
+    step: int, openings: Sequence[Opening], groups: Sequence[Group], engine: Engine | Pair
 ) -> float:
     """The share of all processes' prompts that could not be shown. Raises if that is all of them,
     since nothing can be learned then, in this step or any other."""

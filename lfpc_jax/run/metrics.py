@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from lfpc_jax.distributed.exchange import everyones
+from lfpc_jax.cropvlm.pair import Stats
+from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.evaluation.measures import Measures, gather, measure
 from lfpc_jax.grpo.advantage import is_flat, with_advantages
 from lfpc_jax.rewards.judge import Judge
@@ -22,13 +23,14 @@ log = logging.getLogger(__name__)
 
 
 def reward(
-    groups: Sequence[Group], settings: Rewards, judge: Judge | None
+    groups: Sequence[Group], settings: Rewards, judge: Judge | None, *, proposals: bool = False
 ) -> tuple[list[Group], list[EpisodeReward]]:
     """The groups with their rewards, and the reward of every episode with its faults. All episodes
-    are rewarded in one call, so that a judge is asked concurrently."""
+    are rewarded in one call, so that a judge is asked concurrently. With `proposals` they are a
+    crop network's."""
     records = {group.record.id: group.record for group in groups}
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-    rewards = compute_rewards(trajectories, records, settings, judge)
+    rewards = compute_rewards(trajectories, records, settings, judge, proposals=proposals)
     parts = iter(episode.parts for episode in rewards)
     rewarded = [
         replace(group, rewards=tuple(next(parts) for _ in group.trajectories)) for group in groups
@@ -54,7 +56,8 @@ class EpisodeMetrics:
             measures = measure(trajectory, record, episode, image_token=self.image_token)
             failed = sorted({fault.part for fault in episode.faults})
             row = {"measures": dataclasses.asdict(measures), "parts": episode.parts}
-            rows.append(row | {"failed": failed, "undecided": episode.undecided})
+            known = {"undecided": episode.undecided, "asked": episode.asked}
+            rows.append(row | known | {"failed": failed})
         flat = [float(is_flat(with_advantages(group))) for group in groups]
         faults = [fault for episode in rewards for fault in episode.faults]
         counts = Counter(fault.kind for fault in faults)
@@ -81,6 +84,26 @@ class EpisodeMetrics:
         return tuple(first.values())
 
 
+def target_metrics(now: object, before: object) -> dict[str, float]:
+    """What the targets of all processes were asked between two states of a pair's stats, and the
+    seconds of this process. Empty for an engine without a target, and if nothing was asked."""
+    if not (isinstance(now, Stats) and isinstance(before, Stats)):
+        return {}
+    counts = ("questions", "episodes", "boxes", "cached")
+    questions, episodes, boxes, cached = total(
+        [getattr(now, name) - getattr(before, name) for name in counts]
+    )
+    if not questions:
+        return {}
+    return {
+        "time/proposer": now.proposer_seconds - before.proposer_seconds,
+        "time/target": now.target_seconds - before.target_seconds,
+        "target/questions": float(questions),
+        "target/distinct": boxes / episodes,
+        "target/cached": cached / boxes,
+    }
+
+
 def _means(rows: Sequence[dict[str, Any]], flat: Sequence[float]) -> dict[str, float]:
     names = dict.fromkeys(name for row in rows for name in row["parts"])
     values: dict[str, float] = {}
@@ -90,8 +113,10 @@ def _means(rows: Sequence[dict[str, Any]], flat: Sequence[float]) -> dict[str, f
             values[f"reward/{name}"] = fmean(known)
     if rows:
         values["reward/masked"] = fmean(row["parts"]["total"] is None for row in rows)
-        values["reward/unjudged"] = fmean(row["parts"]["accuracy"] is None for row in rows)
-        values["reward/undecided"] = fmean(row["undecided"] for row in rows)
+        if answered := [row for row in rows if row["asked"]]:
+            unknown = fmean(row["parts"]["accuracy"] is None for row in answered)
+            values["reward/unjudged"] = unknown
+            values["reward/undecided"] = fmean(row["undecided"] for row in answered)
         for part in sorted({part for row in rows for part in row["failed"]}):
             values[f"masked/{part}"] = fmean(part in row["failed"] for row in rows)
         values["reward/flat"] = fmean(flat)

@@ -272,7 +272,8 @@ class RunReplay:
     ) -> list[Rewards]:
         """The rewards by name. Those that cannot be computed again keep their recorded value."""
         settings = self.config.rewards
-        now = compute_rewards(trajectories, {record.id: record}, settings, self.judge)
+        records, proposals = {record.id: record}, self.config.proposals
+        now = compute_rewards(trajectories, records, settings, self.judge, proposals=proposals)
         comparable = []
         for old, new in zip(before, now, strict=True):
             unjudged = _unjudged(old, new) if self.judge else False
@@ -292,5 +293,5 @@ class NoVerdicts:
 
 
 def _unjudged(old: Rewards, new: EpisodeReward) -> bool:
-    """Whether a judge had no verdict, then or now."""
-    return old.get("accuracy") is None or new.accuracy is None
+    """Whether a judge that was asked had no verdict, then or now."""
+    return new.asked and (old.get("accuracy") is None or new.accuracy is None)

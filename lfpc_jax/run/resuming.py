@@ -5,11 +5,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from lfpc_jax.checkpoint.training import Saved
+from lfpc_jax.cropvlm.target import Target
 from lfpc_jax.data.digest import digest
 from lfpc_jax.data.pipeline import Part
 from lfpc_jax.distributed import processes
@@ -87,6 +89,23 @@ def reference_digest(config: TrainConfig, model: LoadedModel, saved: Saved | Non
             "measure from these; put the old ones back, or choose another --run"
         )
     return now
+
+
+def target_identity(target: Target | None, saved: Saved | None) -> dict[str, Any]:
+    """What a checkpoint keeps of the run's target model: its identity as `target`; nothing without
+    a target. Raises if it is not the target of the checkpoint."""
+    if target is None:
+        return {}
+    now = target.identity if jax.process_index() == 0 else None
+    processes.barrier("target", _READ_SECONDS)
+    [now, *_] = everyones(now)
+    before = (saved.facts.get("target") if saved is not None else None) or now
+    if changed := [name for name in before | now if before.get(name) != now.get(name)]:
+        raise ValueError(
+            f"target: is another than when the run began, by its {', '.join(changed)}; put the old "
+            "one back, or choose another --run"
+        )
+    return {"target": now}
 
 
 def warn_of_other_asking(config: TrainConfig, first: Path) -> None:

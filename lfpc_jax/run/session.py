@@ -21,6 +21,7 @@ import numpy as np
 import PIL.Image
 
 from lfpc_jax.arrays import Tree
+from lfpc_jax.cropvlm.pair import asking_for
 from lfpc_jax.data import sources
 from lfpc_jax.data.audit import audit
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, rollout_mesh
@@ -34,7 +35,13 @@ from lfpc_jax.rewards.judge import Judge, no_bar
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.run.building import dialogue_of, engine_of, learner_of, publisher_of, updater_of
+from lfpc_jax.run.building import (
+    dialogue_of,
+    engine_of,
+    learner_of,
+    publisher_of,
+    updater_of,
+)
 from lfpc_jax.run.config import ModelSettings, RolloutSettings, TrainConfig
 from lfpc_jax.run.dialogues import after_prompt
 from lfpc_jax.run.episodes import sample
@@ -57,7 +64,8 @@ def read_records(source: str | Path, most: int | None = None) -> list[Record]:
 
 
 class Session:
-    """One model, its rollout engine and its optimizer, with the settings of a training run.
+    """One model, its rollout engine and its optimizer, with the settings of a training run. With a
+    target in the settings the model is a crop network, and answers are the target's.
 
     Programs are compiled when they are first needed. The first call of `update` or `logprobs` reads
     the weights a second time, in float32, and makes room for the optimizer.
@@ -106,7 +114,8 @@ class Session:
             longest_side=longest_side,
         )
         sampling = Sampling(temperature)
-        [group] = self._run([record], rollouts=1, seed=seed, sampling=sampling)
+        with asking_for(self.engine, answers=True, likelihoods=False):
+            [group] = self._run([record], rollouts=1, seed=seed, sampling=sampling)
         return group
 
     def roll_out(self, records: Sequence[Record], *, rollouts: int, seed: int = 0) -> list[Group]:
@@ -133,7 +142,9 @@ class Session:
 
     def reward(self, groups: Sequence[Group]) -> list[Group]:
         """The same groups with the rewards of all episodes, and their advantages."""
-        rewarded, _ = reward(groups, self.config.rewards, self._judge)
+        rewarded, _ = reward(
+            groups, self.config.rewards, self._judge, proposals=self.config.proposals
+        )
         return [with_advantages(group, self.config.update.deviation) for group in rewarded]
 
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
@@ -219,6 +230,7 @@ def _settings_of(asking: Asking) -> RolloutSettings:
         capacity=asking.image_tokens + _PROMPT_TEXT[-1] + replies,
         image_tokens=asking.image_tokens,
         crop_tokens=asking.crop_tokens,
+        dialogue=asking.dialogue,
         convention=asking.convention,
         prompt_text=_PROMPT_TEXT,
         max_turns=asking.max_turns,

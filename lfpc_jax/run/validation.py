@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from lfpc_jax.cropvlm.pair import Pair, asking_for
 from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.evaluation.alter import alteration, altered
 from lfpc_jax.rewards.judge import Bar, Judge
@@ -23,7 +24,7 @@ def validation_records(records: Sequence[Record]) -> list[Record]:
 
 def validate(
     config: TrainConfig,
-    engine: Engine,
+    engine: Engine | Pair,
     records: Sequence[Record],
     judge: Judge | None,
     measure: EpisodeMetrics,
@@ -36,13 +37,19 @@ def validate(
     judge could tell count as wrong; `undecided` is their share. All three have a `blank_` variant.
     `gap` is how much accuracy is lost with blank crops, over the records that could be judged both
     times: what the crops were worth. `skipped` is the share of records that could not be shown.
+
+    A crop network's target is asked for answers, whatever its rewards need; a weighted `likelihood`
+    is measured, too. Without a target its boxes alone are validated.
     """
+    passes = [("", None), ("blank_", alteration("blank"))]
+    if config.proposals and config.target is None:
+        passes = passes[:1]
     mine = list(own_share(records))
     values: dict[str, float] = {}
     episodes: list[Group] = []
     accuracies: list[dict[str, float]] = []
-    for prefix, alter in (("", None), ("blank_", alteration("blank"))):
-        with altered(engine, alter):
+    for prefix, alter in passes:
+        with altered(engine, alter), asking_for(engine, answers=True):
             groups = sample(
                 engine,
                 mine,
@@ -51,10 +58,11 @@ def validate(
                 bar=bar,
                 sampling=config.validation_sampling,
             )
-        groups, rewards = reward(groups, config.rewards, judge)
+        groups, rewards = reward(groups, config.rewards, judge, proposals=config.proposals)
         measured, _ = measure(groups, rewards)
         accuracies.append(_accuracies(groups))
-        names = {"accuracy": "accuracy", "masked": "unjudged", "undecided": "undecided"}
+        names = {"accuracy": "accuracy", "masked": "unjudged", "undecided": "undecided",
+                 "likelihood": "likelihood"}  # fmt: skip
         for name, part in names.items():
             if f"reward/{part}" in measured:
                 values[f"validation/{prefix}{name}"] = measured[f"reward/{part}"]

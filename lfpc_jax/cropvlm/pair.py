@@ -1,0 +1,305 @@
+"""A crop network and its target as one engine: an episode is the crop network's one turn, and its
+answer is what the target said with that box in view.
+
+    pair = Pair(engine, target)
+    pair.load(params)                          # the crop network's
+    for group in pair.run(records, rollouts=6, seed=0): ...
+
+The crop network proposes boxes for a chunk of records. Then the target is asked, once for each
+distinct box of a group, and its answer and likelihood count for every episode with that box. The
+two never run at the same time, so their caches never exist at once. A box that could not be read or
+cut is shown as no crop: the target answers from the full image alone. (The authors' code shows a
+crop of 2 x 2 pixels instead.)
+
+`dialogue` is the target's: an alteration there alters the target's crops, and without a tool it
+sees none. Then the crop network is not run, and an episode consists of its prompt alone.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from lfpc_jax.arrays import Tree
+from lfpc_jax.cropvlm.target import Question, Said, Target
+from lfpc_jax.data.rejected import Unusable
+from lfpc_jax.rollout.dialogue import Dialogue, Opening
+from lfpc_jax.rollout.engine import OnEpisode
+from lfpc_jax.rollout.episode import Episode, Rules
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.trajectory import Box4, Group, Record, Trajectory
+
+CHUNK = 256
+"""Records whose boxes are proposed before the target is asked; their shown pictures are held."""
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """A crop network's engine, or whatever else gives groups whose episodes propose boxes."""
+
+    dialogue: Dialogue
+    rules: Rules
+
+    @property
+    def stats(self) -> Any:
+        """Has `skipped`, which lists the records that could not be shown, with the reason."""
+        ...
+
+    def run(
+        self,
+        records: Iterable[Record | Opening],
+        *,
+        rollouts: int,
+        seed: int,
+        on_episode: OnEpisode | None = None,
+        sampling: Sampling | None = None,
+    ) -> Iterator[Group]: ...
+
+    @property
+    def loaded(self) -> bool: ...
+    def load(self, params: Tree) -> None: ...
+    def unload(self) -> None: ...
+    def warm_up(
+        self,
+        prompts: Collection[tuple[int, int]] | None = None,
+        *,
+        also: Collection[Sampling] = (),
+    ) -> int: ...
+
+
+@dataclass
+class Stats:
+    """Counts over all runs. `episodes` had their boxes put to the target in `questions`, one a
+    record, with `boxes` distinct boxes in all; `cached` of these were answered from a cache."""
+
+    proposer_seconds: float = 0.0
+    target_seconds: float = 0.0
+    questions: int = 0
+    episodes: int = 0
+    boxes: int = 0
+    cached: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Pair:
+    """`answers` and `likelihoods` say what the target is asked for; see `asking_for`."""
+
+    def __init__(
+        self,
+        engine: Proposer,
+        target: Target,
+        *,
+        answers: bool = True,
+        likelihoods: bool = False,
+        chunk: int = CHUNK,
+    ) -> None:
+        self.engine, self.target = engine, target
+        self.answers, self.likelihoods, self.chunk = answers, likelihoods, chunk
+        self.stats = Stats()
+
+    # ------------------------------------------------------------------ an engine's face
+
+    @property
+    def dialogue(self) -> Dialogue:
+        return self.target.dialogue
+
+    @dialogue.setter
+    def dialogue(self, dialogue: Dialogue) -> None:
+        self.target.dialogue = dialogue
+
+    @property
+    def rules(self) -> Rules:
+        """Those of the crop network's turn."""
+        return self.engine.rules
+
+    @rules.setter
+    def rules(self, rules: Rules) -> None:
+        self.engine.rules = rules
+
+    @property
+    def loaded(self) -> bool:
+        return self.engine.loaded
+
+    def load(self, params: Tree) -> None:
+        """Sets the crop network's parameters. The target keeps its own."""
+        self.engine.load(params)
+
+    def unload(self) -> None:
+        """Lets go of the crop network's parameters."""
+        self.engine.unload()
+
+    def warm_up(
+        self,
+        prompts: Collection[tuple[int, int]] | None = None,
+        *,
+        also: Collection[Sampling] = (),
+    ) -> int:
+        """Compiles the crop network's programs; returns how many there are."""
+        return self.engine.warm_up(prompts, also=also)
+
+    def run(
+        self,
+        records: Iterable[Record | Opening],
+        *,
+        rollouts: int,
+        seed: int,
+        on_episode: OnEpisode | None = None,
+        sampling: Sampling | None = None,
+    ) -> Iterator[Group]:
+        """As `Engine.run`. While the target answers, `on_episode` is called again and again with
+        the episode that ended last, so that whoever raises in it can stop the target, too."""
+        last: list[Episode] = []
+
+        def told(episode: Episode) -> None:
+            last[:] = [episode]
+            if on_episode is not None:
+                on_episode(episode)
+
+        def alive() -> None:
+            if on_episode is not None and last:
+                on_episode(last[0])
+
+        waiting = iter(records)
+        while chunk := list(itertools.islice(waiting, self.chunk)):
+            start = time.perf_counter()
+            if self.dialogue.toolbox.tools:
+                before = len(self.engine.stats.skipped)
+                groups = list(
+                    self.engine.run(
+                        chunk, rollouts=rollouts, seed=seed, on_episode=told, sampling=sampling
+                    )
+                )
+                self.stats.skipped += self.engine.stats.skipped[before:]
+            else:
+                groups = list(self._without_boxes(chunk, rollouts))
+            proposed = time.perf_counter()
+            self.stats.proposer_seconds += proposed - start
+            answered = self._answered(groups, seed, alive)
+            self.stats.target_seconds += time.perf_counter() - proposed
+            last.clear()
+            yield from answered
+
+    # ------------------------------------------------------------------ the target
+
+    def _answered(
+        self, groups: Sequence[Group], seed: int, alive: Callable[[], None]
+    ) -> list[Group]:
+        """The groups with what the target says of their boxes."""
+        questions = [
+            Question(group.record, tuple(dict.fromkeys(map(shown_box, group.trajectories))))
+            for group in groups
+        ]
+        answers: list[tuple[Said, ...]] = [()] * len(groups)
+        likelihoods: list[tuple[float, ...]] = [()] * len(groups)
+        if self.answers and questions:
+            for number, said in enumerate(self.target.answers(questions, seed=seed)):
+                answers[number] = said
+                alive()
+        if self.likelihoods and questions:
+            for number, values in enumerate(self.target.likelihoods(questions)):
+                likelihoods[number] = values
+                alive()
+        self.stats.questions += len(questions)
+        self.stats.episodes += sum(len(group.trajectories) for group in groups)
+        self.stats.boxes += sum(len(question.boxes) for question in questions)
+        self.stats.cached += sum(each.cached for said in answers for each in said)
+        told = zip(groups, questions, answers, likelihoods, strict=True)
+        return [self._told(*of_group) for of_group in told]
+
+    def _told(
+        self,
+        group: Group,
+        question: Question,
+        answers: tuple[Said, ...],
+        likelihoods: tuple[float, ...],
+    ) -> Group:
+        boxes = question.boxes
+        for name, asked, values in (
+            ("answers", self.answers, answers),
+            ("likelihoods", self.likelihoods, likelihoods),
+        ):
+            assert len(values) == (len(boxes) if asked else 0), (name, values, boxes)
+        said = dict(zip(boxes, answers))
+        likely = dict(zip(boxes, likelihoods))
+        return replace(
+            group,
+            trajectories=tuple(
+                _with(trajectory, said.get(box), likely.get(box))
+                for trajectory in group.trajectories
+                for box in [shown_box(trajectory)]
+            ),
+        )
+
+    def _without_boxes(self, records: Iterable[Record | Opening], rollouts: int) -> Iterator[Group]:
+        """Groups of episodes in which nobody proposes anything."""
+        for record in records:
+            name = record.record.id if isinstance(record, Opening) else record.id
+            try:
+                opening = (
+                    record if isinstance(record, Opening) else self.engine.dialogue.open(record)
+                )
+            except (Unusable, ValueError) as error:
+                self.stats.skipped.append((name, str(error)))
+                continue
+            view = opening.view
+            yield Group(
+                opening.record,
+                tuple(_unproposed(opening, number) for number in range(rollouts)),
+                image=None if view is None else view.shown,
+                crops=((),) * rollouts,
+            )
+
+
+def shown_box(trajectory: Trajectory) -> Box4 | None:
+    """The box that the target is shown for an episode: the proposed one as it is cut, or None if
+    there is none that could be."""
+    crops = [turn.crop for turn in trajectory.turns if turn.crop is not None]
+    return crops[-1].box if crops else None
+
+
+@contextmanager
+def asking_for(
+    engine: object, *, answers: bool | None = None, likelihoods: bool | None = None
+) -> Iterator[None]:
+    """For the runs in the block, a pair asks its target for these; None leaves what it was. An
+    engine without a target is left as it is."""
+    if not isinstance(engine, Pair):
+        yield
+        return
+    before = engine.answers, engine.likelihoods
+    engine.answers = before[0] if answers is None else answers
+    engine.likelihoods = before[1] if likelihoods is None else likelihoods
+    try:
+        yield
+    finally:
+        engine.answers, engine.likelihoods = before
+
+
+def _with(trajectory: Trajectory, said: Said | None, likelihood: float | None) -> Trajectory:
+    """The episode with what the target said; `said` is None if it was not asked for an answer."""
+    if said is None:
+        return replace(trajectory, likelihood=likelihood)
+    assert (said.answer is None) == bool(said.fault), said
+    return replace(trajectory, answer=said.answer, unanswered=said.fault, likelihood=likelihood)
+
+
+def _unproposed(opening: Opening, rollout: int) -> Trajectory:
+    length = len(opening.ids)
+    frame = None if opening.view is None else opening.view.frame
+    return Trajectory(
+        record=opening.record.id,
+        rollout=rollout,
+        ids=opening.ids,
+        sampled=np.zeros(length, bool),
+        logprobs=np.zeros(length, np.float32),
+        policy_logprobs=np.zeros(length, np.float32),
+        original=(0, 0) if frame is None else frame.original,
+        shown=(0, 0) if frame is None else frame.shown,
+        turns=(),
+        end="answered",
+        answer=None,
+    )
