@@ -12,7 +12,7 @@ episode, and its crop is kept in the turn. The crop network never sees it.
 
 Deviations from the authors' code: there, a number below 0 or above 100 makes a box invalid; here
 the box is clamped. There, the target is shown a crop of 2 x 2 pixels in place of an invalid box;
-here the target is not asked, and the fault is counted.
+here it is shown no crop, and the fault is counted.
 """
 
 import math

@@ -32,13 +32,16 @@ FORMAT = 1
 Conversation = Literal["zoom", "box"]
 """What is held with a model: questions answered with the zoom tool, or a box for a target model."""
 
+BOX: Mapping[str, Any] = {"convention": "percent", "max_turns": 1}
+"""What every crop network's settings are."""
+
 
 @dataclass(frozen=True)
 class Asking:
     """How a model is to be asked. `dialogue` is what is asked of it. `convention` is that of the
     boxes that the model writes; budgets and limits are those of `RolloutShapes` and `Rules`.
-    `prompt` is all the text around questions and pictures (`prompt_text`); it is empty if nobody
-    noted it."""
+    `prompt` is all the text around questions and pictures; it is empty if nobody noted it. A crop
+    network (`box`) has one turn, in which it writes its box in hundredths of the shown image."""
 
     convention: Convention = "shown"
     image_tokens: int = 1024
@@ -50,11 +53,12 @@ class Asking:
     dialogue: Conversation = "zoom"
 
     def __post_init__(self) -> None:
-        if self.convention not in get_args(Convention):
-            raise ValueError(
-                f"convention is {self.convention!r}; it must be one of "
-                f"{', '.join(get_args(Convention))}"
-            )
+        for name, known in (("convention", Convention), ("dialogue", Conversation)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of "
+                    f"{', '.join(get_args(known))}"
+                )
         least = {"image_tokens": 1, "crop_tokens": 1, "max_turns": 1, "turn_tokens": 1,
                  "episode_tokens": 0}  # fmt: skip
         for name, minimum in least.items():
@@ -62,6 +66,12 @@ class Asking:
             if type(value) is not int or value < minimum:
                 raise ValueError(
                     f"{name} is {value!r}; it must be a whole number, at least {minimum}"
+                )
+        for name, only in BOX.items() if self.dialogue == "box" else ():
+            if getattr(self, name) != only:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, and a crop network's (dialogue box) is "
+                    f"{only}; set it to that"
                 )
 
     @classmethod
@@ -92,8 +102,12 @@ class Asking:
 
     @property
     def text(self) -> str:
-        """The text of `asking.json`."""
-        return json.dumps({"format": FORMAT} | dataclasses.asdict(self), indent=2) + "\n"
+        """The text of `asking.json`. It names the dialogue of crop networks alone, so that earlier
+        versions can still read all other files."""
+        content = {"format": FORMAT} | dataclasses.asdict(self)
+        if self.dialogue == "zoom":
+            del content["dialogue"]
+        return json.dumps(content, indent=2) + "\n"
 
     def changed(self, now: "Asking") -> str:
         """Everything in which `now` differs, in one line; empty if nothing does."""
@@ -102,8 +116,8 @@ class Asking:
             for name in (field.name for field in dataclasses.fields(self))
             if name != "prompt" and getattr(now, name) != getattr(self, name)
         ]
-        known = self.prompt and now.prompt and self.convention == now.convention
-        if known and self.prompt != now.prompt:
+        alike = (self.convention, self.dialogue) == (now.convention, now.dialogue)
+        if alike and self.prompt and now.prompt and self.prompt != now.prompt:
             lines = itertools.zip_longest(self.prompt.splitlines(), now.prompt.splitlines())
             before, after = next(pair for pair in lines if pair[0] != pair[1])
             told.append(
@@ -113,8 +127,8 @@ class Asking:
 
 
 def toolbox(processor: ImageProcessor, crop_tokens: int, convention: Convention) -> Toolbox:
-    """The tools of all commands. What is added here is in every prompt, and in what `asking.json`
-    says of prompts. Pictures that a tool gives must keep to `crop_tokens`."""
+    """The tools of all commands that answer questions. What is added here is in every prompt, and
+    in what `asking.json` says of prompts. Pictures that a tool gives must keep to `crop_tokens`."""
     return Toolbox((Zoom.within(crop_tokens, processor, convention),))
 
 

@@ -21,17 +21,12 @@ from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.run.config import TrainConfig, updates_of
-from lfpc_jax.run.dialogues import zooming
+from lfpc_jax.run.dialogues import dialogue_as
 
 
 def dialogue_of(config: TrainConfig, assets: Path) -> Dialogue:
-    """The dialogue with the zoom tool, within the run's budgets."""
-    return zooming(
-        assets,
-        image_tokens=config.rollout.image_tokens,
-        crop_tokens=config.rollout.crop_tokens,
-        convention=config.rollout.convention,
-    )
+    """The dialogue with the model that is trained, within the run's budgets."""
+    return dialogue_as(config.asking, assets)
 
 
 def engine_of(

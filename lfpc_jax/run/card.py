@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lfpc_jax.report import metrics
-from lfpc_jax.rollout.asking import FILE, Asking, prompt_text
+from lfpc_jax.rollout.asking import FILE, Asking
+from lfpc_jax.run.dialogues import prompt_of
 from lfpc_jax.run.folder import RunFolder, run_of
 
 NAME = "README.md"
@@ -101,7 +102,7 @@ def _asked(asking: Asking) -> Iterator[tuple[str, str]]:
 def _prompt(asking: Asking) -> str:
     known = "The prompt around its questions and pictures:"
     unknown = "Its run did not record the prompt. This version of lfpc_jax uses:"
-    text = asking.prompt or prompt_text(asking.convention)
+    text = asking.prompt or prompt_of(asking)
     return f"{known if asking.prompt else unknown}\n\n```\n{text}```"
 
 

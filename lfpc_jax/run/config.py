@@ -25,10 +25,11 @@ from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.rewards.grounding import Grounding
 from lfpc_jax.rewards.judge import JudgeSettings
 from lfpc_jax.rewards.total import OwnReward, Rewards
-from lfpc_jax.rollout.asking import Asking, Conversation, prompt_text
+from lfpc_jax.rollout.asking import Asking, Conversation
 from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.run.dialogues import prompt_of
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 from lfpc_jax.trajectory import Record
 
@@ -236,9 +237,12 @@ class TrainConfig:
 
     @property
     def asking(self) -> Asking:
-        """How the model that is trained is to be asked."""
-        rollout = dataclasses.asdict(self.rollout)
-        return Asking.of_settings(rollout, prompt=prompt_text(self.rollout.convention))
+        """How the model that is trained is to be asked. A crop's budget is that of the target, if
+        there is one."""
+        asking = Asking.of_settings(dataclasses.asdict(self.rollout))
+        if self.target is not None:
+            asking = replace(asking, crop_tokens=self.target.crop_tokens)
+        return replace(asking, prompt=prompt_of(asking))
 
     def rollout_shapes(self, window: int, groups: int = 1) -> RolloutShapes:
         """Shapes for `groups` groups of devices, each of which holds a copy of the model."""

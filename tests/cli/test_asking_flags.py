@@ -210,8 +210,8 @@ def test_training_says_that_its_first_model_was_asked_otherwise(run, caplog):
 def test_a_run_that_goes_on_says_that_the_code_s_prompt_is_another(run, monkeypatch, caplog):
     config = TrainConfig(rollout=ROLLOUT)
     monkeypatch.setattr(
-        "lfpc_jax.run.config.prompt_text",
-        lambda convention: ASKED.prompt.replace("closer", "nearer"),
+        "lfpc_jax.run.config.prompt_of",
+        lambda asking: ASKED.prompt.replace("closer", "nearer"),
     )
     with caplog.at_level(logging.WARNING):
         resuming.warn_of_other_asking(config, run.path)

@@ -14,6 +14,7 @@ from lfpc_jax.rollout.tools import Observation, Toolbox, refuse
 from lfpc_jax.rollout.zoom import Zoom
 from support import small
 
+CROPPER = Asking("percent", 64, 12, 1, 32, prompt="[question]\n?\n", dialogue="box")
 PERCENT = Asking("percent", 64, 12, 4, 128, 200, prompt_text("percent"))
 
 
@@ -21,6 +22,16 @@ def test_what_is_written_is_read(tmp_path):
     assert Asking.read(tmp_path) is None
     (tmp_path / FILE).write_text(PERCENT.text)
     assert Asking.read(tmp_path) == PERCENT
+    (tmp_path / FILE).write_text(CROPPER.text)
+    assert Asking.read(tmp_path) == CROPPER
+
+
+def test_a_file_of_a_model_that_answers_is_as_it_was_before_there_were_crop_networks(tmp_path):
+    before = {"format": 1, "convention": "percent", "image_tokens": 64, "crop_tokens": 12,
+              "max_turns": 4, "turn_tokens": 128, "episode_tokens": 200,
+              "prompt": PERCENT.prompt}  # fmt: skip
+    assert PERCENT.text == json.dumps(before, indent=2) + "\n"
+    assert json.loads(CROPPER.text)["dialogue"] == "box"
 
 
 @pytest.mark.parametrize(
@@ -33,6 +44,9 @@ def test_what_is_written_is_read(tmp_path):
         ({"max_turns": True}, "max_turns is True"),
         ({"episode_tokens": -1}, "at least 0"),
         ({"prompt": 3}, "prompt is no text"),
+        ({"dialogue": "chat"}, "dialogue"),
+        ({"dialogue": "box"}, "max_turns is 4, and a crop network's .* is 1; set it to that"),
+        ({"dialogue": "box", "convention": "unit"}, "convention is unit, and .* is percent"),
         ({"colour": "red"}, "colour"),
     ],
 )
@@ -52,6 +66,9 @@ def test_differences_are_named_with_both_values():
     assert PERCENT.changed(PERCENT) == ""
     now = replace(PERCENT, convention="shown", crop_tokens=1024, prompt=prompt_text("shown"))
     assert PERCENT.changed(now) == "convention shown, not percent; crop_tokens 1024, not 12"
+    assert CROPPER.changed(replace(PERCENT, turn_tokens=32, episode_tokens=0)) == (
+        "max_turns 4, not 1; dialogue zoom, not box"  # their prompts cannot be compared
+    )
     other = PERCENT.prompt.replace("Answer the question", "Look")
     assert PERCENT.changed(replace(PERCENT, prompt=other)) == (
         "the prompt, whose first changed line is "
