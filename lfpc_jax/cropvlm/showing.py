@@ -27,7 +27,7 @@ from lfpc_jax.cropvlm.wording import capitalised
 from lfpc_jax.data import pictures
 from lfpc_jax.evaluation.alter import fitting, shows
 from lfpc_jax.processing.chat import ChatTemplate, Grid, Message, expand
-from lfpc_jax.processing.geometry import Box, Convention, Frame, area, clamp
+from lfpc_jax.processing.geometry import Box, Convention, area, clamp
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.processing.tokenizer import Tokenizer
@@ -39,6 +39,15 @@ from lfpc_jax.rollout.zoom import Region, Zoom
 from lfpc_jax.trajectory import Box4, Record, Trajectory
 
 BRIEFLY = "Give a very brief answer."
+
+LONGEST: dict[Convention, Box] = {
+    "shown": Box(*[99999.0] * 4),
+    "original": Box(*[99999.0] * 4),
+    "unit": Box(*[0.999] * 4),
+    "percent": Box(*[100.0] * 4),
+    "mille": Box(*[1000.0] * 4),
+}
+"""A box that is not written in fewer characters than others."""
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 
@@ -175,21 +184,23 @@ class Showing(Dialogue):
     # Lengths
 
     def size(self, record: Record) -> tuple[Grid, int]:
-        """The grid of the picture in the longest left part that `show` may give, (0, 0) without
-        one, and the number of text tokens beside it. Only the head of a picture's file is read."""
-        called = self.presentation == "zoom" and self._crops(record)
-        grid = self.processor.grid(*self._frame(record).shown) if self._full(record) else (0, 0)
-        return grid, len(self._cut(record, called)) - self._full(record)
+        """The grid of the full image, (0, 0) if it is not shown, and the first of `texts`. Only the
+        head of a picture's file is read."""
+        grid = (0, 0)
+        if self._full(record):
+            size = pictures.shrunk(pictures.size(record.picture), record.longest_side)
+            grid = self.processor.grid(*size)
+        return grid, self.texts(record)[0]
 
-    def following(self, record: Record) -> int:
-        """The most text tokens that follow a left part, up to the cue and beside the crop."""
-        most = len(self._encoded(record, None)) - len(self._cut(record, False))
+    def texts(self, record: Record) -> tuple[int, int]:
+        """The number of text tokens in the longest left part that `show` may give, and the most
+        that follow it up to the cue, beside pictures. No file is read."""
+        left = self._cut(record, self._crops(record) and self.presentation == "zoom")
+        following = [len(self._encoded(record, None)) - len(self._cut(record, False))]
         if self._crops(record):
-            zoomed = self.presentation == "zoom"
-            extent = self._frame(record).extent(self._zoom.convention) if zoomed else (1, 1)
-            whole = self._encoded(record, self._call(Box(*extent, *extent)))
-            most = max(most, len(whole) - len(self._cut(record, zoomed)) - 1)
-        return most
+            whole = self._encoded(record, self._call(LONGEST[self._zoom.convention]))
+            following.append(len(whole) - len(left) - 1)
+        return len(left) - self._full(record), max(following)
 
     # Parts of a conversation
 
@@ -298,12 +309,6 @@ class Showing(Dialogue):
 
     def _view(self, record: Record) -> View | None:
         return self.look(record) if shows(record) else None
-
-    def _frame(self, record: Record) -> Frame:
-        """What `look` measures, from the head of the picture's file."""
-        original = pictures.size(record.picture)
-        seen = pictures.shrunk(original, record.longest_side)
-        return Frame(original, self.processor.resized_size(*seen))
 
     def _full_grid(self, record: Record, view: View | None) -> list[Grid]:
         return [self.processor.grid_of(view.shown)] if view and self._full(record) else []

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 OnEpisode = Callable[[Episode], None]
+OnSkipped = Callable[[Record | Opening, str], None]
 _Opened = tuple[Opening, Visual | None]
 
 
@@ -156,15 +157,17 @@ class Engine:
         rollouts: int,
         seed: int,
         on_episode: OnEpisode | None = None,
+        on_skipped: OnSkipped | None = None,
         sampling: Sampling | None = None,
     ) -> Iterator[Group]:
         """Rolls out every record `rollouts` times (an opening with `follow`, as many times for each
         of these), and yields groups as they end. `on_episode` is called with every episode that has
-        sampled, has been replied to, or has ended. `sampling` replaces that of the rules."""
+        sampled, has been replied to, or has ended, and `on_skipped` with what cannot be shown and
+        the reason. `sampling` replaces that of the rules."""
         start = time.perf_counter()
         with ThreadPoolExecutor(self.workers, "rollout") as pool, self.slots.allocated():
-            told = on_episode or (lambda _: None)
-            yield from _Run(self, records, rollouts, seed, told, pool, sampling).groups()
+            told = on_episode or (lambda _: None), on_skipped or (lambda *_: None)
+            yield from _Run(self, records, rollouts, seed, *told, pool, sampling).groups()
         self.stats.seconds += time.perf_counter() - start
 
 
@@ -215,10 +218,11 @@ class _Run:
         rollouts: int,
         seed: int,
         on_episode: OnEpisode,
+        on_skipped: OnSkipped,
         pool: ThreadPoolExecutor,
         sampling: Sampling | None,
     ) -> None:
-        self.sampling = sampling
+        self.sampling, self.on_skipped = sampling, on_skipped
         self.engine, self.slots, self.stats = engine, engine.slots, engine.stats
         self.rollouts, self.seed, self.on_episode, self.pool = rollouts, seed, on_episode, pool
         self.records = iter(records)
@@ -306,6 +310,7 @@ class _Run:
                 name = record.record.id if isinstance(record, Opening) else record.id
                 log.warning("record %r skipped: %s", name, error)
                 self.stats.skipped.append((name, str(error)))
+                self.on_skipped(record, str(error))
                 continue
             self._add(opening, visual)
         return bool(self.prompts)

@@ -9,6 +9,10 @@ from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.shapes import Buckets, geometric
 from lfpc_jax.trajectory import Record
 
+CHUNK = 8
+"""Tokens that are drawn between two looks at what has ended, for questions with one answer each:
+there turns end all the time, and a row that waits draws nothing."""
+
 _STEP = 64
 _TOGETHER = 8
 
@@ -23,8 +27,12 @@ def sizes(dialogue: Dialogue, records: Sequence[Record]) -> Iterator[tuple[Grid,
 
 def text_buckets(lengths: Collection[int]) -> Buckets:
     """Buckets from the shortest of the lengths to the longest."""
-    ends = (min(lengths, default=1), max(lengths, default=1))
-    return geometric(*(-(-length // _STEP) * _STEP for length in ends))
+    return geometric(*(rounded(end) for end in (min(lengths, default=1), max(lengths, default=1))))
+
+
+def rounded(length: int) -> int:
+    """A number of tokens, up to the next step of buckets."""
+    return -(-length // _STEP) * _STEP
 
 
 def together(slots: int, groups: int) -> int:

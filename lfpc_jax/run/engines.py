@@ -18,16 +18,12 @@ from lfpc_jax.rollout import asking
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.sizing import sizes, text_buckets, together
+from lfpc_jax.rollout.sizing import CHUNK, sizes, text_buckets, together
 from lfpc_jax.run import progress
 from lfpc_jax.run.dialogues import after_prompt, toolless, zooming
 from lfpc_jax.run.models import LoadedModel, asking_of, load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes, windows_for
 from lfpc_jax.trajectory import Record
-
-_CHUNK = 8
-"""Tokens that are drawn between two looks at what has ended: with one answer to a question turns
-end all the time, and a row that waits draws nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +98,7 @@ class Engines:
         groups = self.mesh.shape["data"]
         return RolloutShapes(
             slots=args.slots,
-            chunk=_CHUNK,
+            chunk=CHUNK,
             image_tokens=tokens,
             crop_tokens=args.crop_tokens,
             prompt_text=texts,
