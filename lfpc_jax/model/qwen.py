@@ -81,6 +81,17 @@ def forward(
     return unembed(params, hidden_states(params, tokens, embeddings, cfg=cfg), cfg=cfg)
 
 
+def last_weights(
+    params: Tree, tokens: Tokens, embeddings: Embeddings, *, cfg: ModelConfig, depth: int
+) -> Float[Array, "B heads T"]:
+    """Attention from the last token of each row to every token of it; see `text.last_weights`."""
+    with computing(cfg), jax.named_scope("text"):
+        x = embed(params, tokens, embeddings, cfg=cfg)
+        return text.last_weights(
+            params, x, tokens.positions, _lengths(tokens), cfg=cfg, depth=depth
+        )
+
+
 def prefill(
     params: Tree, tokens: Tokens, embeddings: Embeddings, *, cfg: ModelConfig, capacity: int
 ) -> tuple[Float[Array, "B T D"], Cache]:

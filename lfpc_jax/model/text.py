@@ -80,6 +80,39 @@ def forward(
     return rms_norm(x, params["norm"], cfg.text.eps)
 
 
+def last_weights(
+    params: Tree,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "3 B T"],
+    lengths: Int[Array, "B"],
+    *,
+    cfg: ModelConfig,
+    depth: int,
+) -> Float[Array, "B N T"]:
+    """How much each head of the layer at `depth` attends from the last token of a row to every
+    token of it, in float32. Rows are padded at their end. Later layers are not computed."""
+    rotary = text_rotary(positions, cfg.text)
+
+    def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
+        return attention(q, k, v, causal=True, lengths=lengths, kernel=cfg.kernel), None
+
+    def body(x: Array, scanned: tuple[Tree, None]) -> tuple[Array, None]:
+        return layer(scanned[0], x, rotary, attend, cfg.text.eps)
+
+    x, _ = each_layer(body, x, _part(params["text"], slice(depth)), None)
+    p = _part(params["text"], depth)
+    h = rms_norm(x, p["norm1"], cfg.text.eps)
+    q, k = rotate(linear(h, p["q"]), rotary), rotate(_keys_and_values(h, p)[0], rotary)
+    B, T, K, H = k.shape
+    last = jnp.take_along_axis(q, (lengths - 1)[:, None, None, None], axis=1)
+    scores = jnp.einsum(
+        "bkgh,btkh->bkgt", last.reshape(B, K, -1, H), k, preferred_element_type=jnp.float32
+    )
+    visible = jnp.arange(T) < lengths[:, None]
+    scores = jnp.where(visible[:, None, None], scores * H**-0.5, -jnp.inf)
+    return jax.nn.softmax(scores, axis=-1).reshape(B, -1, T)
+
+
 def prefill(
     params: Tree,
     x: Float[Array, "B T D"],
@@ -145,6 +178,11 @@ def extend(
     if rows is None:
         return x, replace(cache, length=cache.length + lengths)
     return x, replace(cache, length=cache.length.at[rows].add(lengths, mode="drop"))
+
+
+def _part(layers: Tree, part: int | slice) -> Tree:
+    """One layer, or several, stacked or not."""
+    return layers[part] if isinstance(layers, tuple) else jax.tree.map(lambda w: w[part], layers)
 
 
 def _layers(x: Any) -> Any:
