@@ -12,6 +12,7 @@ a box by at most two; a square smaller than a cell of the map covers one cell, w
 none; where the neutral attention is 0, the smallest positive number stands for it.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,11 @@ from lfpc_jax.rollout.dialogue import Dialogue, View, question
 from lfpc_jax.shapes import geometric, window_buckets, windows_for
 from lfpc_jax.trajectory import Box4, Images, Record, Size, Tokens
 
+log = logging.getLogger(__name__)
+
 NEUTRAL = "Write a general description of the image."
 INSTRUCTION = "Answer the question using a single word or phrase."
+PUBLISHED_LAYER = 22
 RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 _TEXT = geometric(64, 2048)
 
@@ -66,7 +70,7 @@ class RelativeAttention:
 
 def usual_layer(text: TextConfig) -> int:
     """Layer 22 of the 36 of Qwen2.5-VL-3B, as published; as deep in other models."""
-    return 22 * text.layers // 36
+    return PUBLISHED_LAYER * text.layers // 36
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,22 +88,23 @@ def relative_attention_boxes(
     dialogue: Dialogue,
     records: Sequence[Record],
     settings: RelativeAttention | None = None,
-) -> Iterator[Box4 | str]:
-    """For each record, in order, its box in pixels of the original, or why it has none. `params`
-    are stacked or not; `dialogue` has the model's tokenizer and template and the budget of the
-    image."""
+) -> Iterator[Box4 | None]:
+    """For each record, in order, its box in pixels of the original. A record that cannot be shown
+    is logged, and has none. `params` are stacked or not; `dialogue` has the model's tokenizer and
+    template and the budget of the image."""
     settings = settings or RelativeAttention()
     depth = settings.depth(cfg.text)
     at_once = 8 * settings.rows
     for start in range(0, len(records), at_once):
-        boxes: dict[int, Box4 | str] = {}
+        boxes: dict[int, Box4 | None] = {}
         batches: dict[tuple[int, int], list[_Asked]] = defaultdict(list)
         for place, record in enumerate(records[start : start + at_once]):
             try:
                 asked = _asked(place, record, dialogue, settings.instruction)
                 batches[_buckets(asked, dialogue)].append(asked)
             except (Unusable, ValueError) as error:
-                boxes[place] = str(error)
+                log.warning("record %r skipped: %s", record.id, error)
+                boxes[place] = None
         for (windows, length), batch in batches.items():
             for first in range(0, len(batch), settings.rows):
                 part = batch[first : first + settings.rows]
@@ -109,7 +114,7 @@ def relative_attention_boxes(
                 for row, asked in enumerate(part):
                     relative = _map(weights[:, row], arrays[0].places[row], asked, dialogue)
                     size = asked.view.original.size
-                    boxes[asked.place] = tuple(attended_box(relative, size, settings.side))
+                    boxes[asked.place] = attended_box(relative, size, settings.side)
         yield from (boxes[place] for place in range(len(boxes)))
 
 
@@ -180,10 +185,16 @@ def _arrays(
     batch: Sequence[_Asked], dialogue: Dialogue, image_token: int, windows: int, length: int
 ) -> tuple[Tokens, Tokens, Images | None]:
     """The prompts about the questions, the neutral ones, and the pictures of both."""
-    layout = {"processor": dialogue.processor, "image_token": image_token}
     pictures = [[asked.view.shown] for asked in batch]
     (about, images), (neutral, _) = (
-        collate(ids, pictures, **layout, length=length, windows=windows)
+        collate(
+            ids,
+            pictures,
+            processor=dialogue.processor,
+            image_token=image_token,
+            length=length,
+            windows=windows,
+        )
         for ids in zip(*(asked.ids for asked in batch))
     )
     return about, neutral, images

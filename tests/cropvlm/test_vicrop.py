@@ -76,18 +76,18 @@ def test_boxes_equal_those_of_transformers_and_literal_loops(tmp_path):
 
 
 @pytest.mark.compiles
-def test_records_that_cannot_be_shown_have_reasons_and_no_boxes():
+def test_records_that_cannot_be_shown_are_logged_and_have_no_boxes(caplog):
     unread = pictured.record("unread", picture=Picture(data=b"no picture"))
     records = [pictured.record("sound"), unread, pictured.record("text", picture=Picture())]
-    found = list(
+    boxes = list(
         relative_attention_boxes(
             small.params(), small.config(), small.dialogue(), records, RelativeAttention(rows=4)
         )
     )
-    assert isinstance(found[0], tuple)
-    assert found[1]
-    assert isinstance(found[1], str)
-    assert found[2] == "there is no image to attend to"
+    assert boxes[0] is not None
+    assert boxes[1:] == [None, None]
+    assert "record 'unread' skipped" in caplog.text
+    assert "record 'text' skipped: there is no image to attend to" in caplog.text
 
 
 def test_a_peak_is_found_at_its_cell():
