@@ -1,7 +1,9 @@
 """The settings of a target model, and how it is shown a picture and a crop of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from lfpc_jax.remote.client import Patience
 
 Presentation = Literal["both", "crop", "image", "zoom"]
 """`both`: the full image and the crop in one turn, as published. `crop`: the crop alone. `image`:
@@ -15,7 +17,12 @@ class TargetSettings:
     and the name of its `model`.
 
     `image_tokens` and `crop_tokens` are the budgets of the two pictures, whatever the crop network
-    sees. An answer has at most `answer_tokens`.
+    sees. For a server a token is 28 x 28 pixels, as for Qwen2.5-VL. An answer has at most
+    `answer_tokens`.
+
+    `key_variable` names the environment variable that holds the server's API key; empty for none.
+    `patience` says how a server is asked. Its `batch_seconds` are for 256 answers, or a step with
+    fewer.
     """
 
     path: str = ""
@@ -27,3 +34,5 @@ class TargetSettings:
     answer_tokens: int = 32
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     slots: int = 64
+    key_variable: str = ""
+    patience: Patience = field(default_factory=Patience)

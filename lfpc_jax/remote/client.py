@@ -122,6 +122,9 @@ class Client:
         except NoReply as error:
             raise Failed(error.cause, error.detail) from None
 
+    def repeats_key(self, text: str) -> bool:
+        return bool(self._key) and self._key in text
+
     def side_by_side(
         self, jobs: Sequence[Callable[[], T]], batch: Batch, advance: Callable[[int], None]
     ) -> Iterator[T | Failed]:

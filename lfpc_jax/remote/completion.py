@@ -10,7 +10,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import responses
-from typing import Any
+from typing import Any, Literal
 
 from lfpc_jax.remote.request import Reply
 
@@ -65,21 +65,24 @@ def read_completion(reply: Reply) -> Completion:
         choice = body["choices"][0]
         content = choice["message"]["content"]
         if isinstance(content, str):
-            return Completion(content, choice.get("finish_reason") == "length")
+            return Completion(content, how_it_ended(reply) == "cut off")
     except (KeyError, IndexError, TypeError, AttributeError):
         pass
     what = "no JSON" if body is None else "JSON without choices[0].message.content as a text"
     raise Failed("no chat completion", f": {len(reply.body)} bytes, {what}")
 
 
-def declined(reply: Reply) -> bool:
-    """Whether the model would not answer, or what it said was held back."""
+def how_it_ended(reply: Reply) -> Literal["", "declined", "cut off"]:
+    """Whether the model would not answer (or what it said was held back), or was cut off; empty for
+    neither, and for what is no completion."""
     with suppress(KeyError, IndexError, TypeError, AttributeError):
         choice = _json(reply)["choices"][0]
-        if choice.get("finish_reason") == "content_filter":
-            return True
-        return not choice["message"].get("content") and bool(choice["message"].get("refusal"))
-    return False
+        refused = not choice["message"].get("content") and bool(choice["message"].get("refusal"))
+        if refused or choice.get("finish_reason") == "content_filter":
+            return "declined"
+        if choice.get("finish_reason") == "length":
+            return "cut off"
+    return ""
 
 
 def _json(reply: Reply) -> Any:

@@ -1,0 +1,287 @@
+"""A target model behind an OpenAI-compatible server: vLLM, SGLang, OpenAI and others.
+
+It is asked what a local target is asked: the same messages, and the same pictures within the same
+budgets, of which a token is 28 x 28 pixels, as for Qwen2.5-VL (324 tokens have the area of a square
+of 504). Pictures are sent as PNG, without loss. What a server does with them is its own affair.
+
+At temperature 0 nothing is drawn, so the seed of a run changes no answer: every request has the
+same. Answers are kept on disk, by all that decides them, and are not asked for again; failures are
+never kept. `remote/client.py` says how patiently the server is asked. A request that came to nothing
+is a fault and no answer: no connection, no reply in time, an error, a refusal, no text, a text that
+was cut off. A fault begins with its cause and a colon. Servers give no log-likelihoods of a text
+that they did not write.
+
+`answers` never raises for what the server does. `check` does; call it before anything depends on
+the target. The API key is read from the environment. It appears in no message, fault or file, and
+neither does any text of the server but its answers. An answer that repeats the key is a fault.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import PIL.Image
+
+from lfpc_jax.cropvlm.settings import TargetSettings
+from lfpc_jax.cropvlm.showing import Conversation, Pixels, Showing, read_answer
+from lfpc_jax.cropvlm.target import Question, Said
+from lfpc_jax.processing.chat import ChatTemplate, Message
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.processing.tokenizer import Tokenizer
+from lfpc_jax.remote.client import OUT_OF_TIME, Batch, Client, remedies
+from lfpc_jax.remote.completion import Failed, how_it_ended, read_completion
+from lfpc_jax.remote.request import Reply, check_url
+from lfpc_jax.remote.store import Store
+from lfpc_jax.rewards.judge import Bar, no_bar
+from lfpc_jax.rollout.dialogue import Dialogue, View
+from lfpc_jax.trajectory import Box4, Picture, Record
+
+_SEED = 0
+_TOGETHER = 256
+"""The answers of a call that `Patience.batch_seconds` are for; more have as much more time."""
+_CHARACTERS = 256
+"""No token is longer, so an answer has at most so many times its tokens."""
+_REMEDIES = remedies("target.url", "target.patience.reply_seconds") | {
+    "cut off": "raise target.answer_tokens, or take a model that answers briefly",
+    "HTTP 400": "check that the model takes as many pictures in a message as are shown, and as "
+    "many tokens",
+    "HTTP 413": "the pictures are too large for the server: lower target.image_tokens and "
+    "target.crop_tokens, or raise its limit",
+}
+
+logger = logging.getLogger(__name__)
+
+
+class TargetFailed(ValueError):
+    """The target gives no answers. The message says where it is, why, and what to do."""
+
+
+class RemoteTarget:
+    """Its answers are kept in the folder `cache`, which any number of processes may share. `bar`
+    shows the progress of a call."""
+
+    dialogue: Dialogue
+
+    def __init__(self, settings: TargetSettings, cache: str | Path, bar: Bar = no_bar) -> None:
+        if settings.presentation == "zoom":
+            raise ValueError(
+                f"target.presentation zoom with target.url {settings.url}: the zoom tool's "
+                "conversation is for models that were trained on it here; set "
+                "target.presentation both"
+            )
+        check_url(settings.url, "target.url")
+        settings.patience.check("target.patience")
+        self.settings, self._bar, self._cache = settings, bar, cache
+        self._client = Client("target", settings.url, settings.key_variable, settings.patience)
+        self._store = Store(cache, "answer", str)
+        self._lock = threading.Lock()
+        self._under_way: dict[str, Future[str]] = {}
+        self.dialogue = Showing.within(
+            settings,
+            cast(Tokenizer, _Elsewhere("tokenizer")),
+            cast(ChatTemplate, _Elsewhere("chat template")),
+            ImageProcessor(),
+        )
+
+    def __str__(self) -> str:
+        return f"{self._client.url}, model {self.settings.model}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Where it is and how it is asked; the address holds no password (see `check_url`)."""
+        names = ("url", "model", "presentation", "image_tokens", "crop_tokens", "answer_tokens")
+        return {name: getattr(self.settings, name) for name in names}
+
+    def check(self) -> None:
+        """Asks for the colour of a red picture, within `reply_seconds` and never from the cache.
+        Raises `TargetFailed` if there is no answer, or if it does not say red."""
+        batch = Batch(self.settings.patience.reply_seconds, patient=False)
+        red = np.full((224, 224, 3), (255, 0, 0), np.uint8)
+        picture = Picture(data=_png(red))
+        record = Record("check", "What colour is this picture? Answer with one word.", "red", picture)
+        showing = self._showing
+        try:
+            answer = self._ask(showing.conversation(record, (0.0, 0.0, 112.0, 112.0)), batch)
+        except Failed as failed:
+            raise TargetFailed(f"the target gives no answers: {self._explained(failed)}") from None
+        if "red" not in answer.casefold():
+            raise TargetFailed(
+                f"the target does not see its pictures: {self} was asked for the colour of a red "
+                f"one, and its {len(answer)} characters do not say red; take a vision model, or "
+                "check how the server passes pictures on"
+            )
+
+    # ---------------------------------------------------------------- answers
+
+    def answers(
+        self, questions: Sequence[Question], *, seed: int = 0
+    ) -> Iterator[tuple[Said, ...]]:
+        """For each question, in order, an answer for each of its boxes. What is in the cache, or
+        asked twice, costs one request at most. `seed` changes nothing."""
+        self._store.refresh()
+        count, showing = sum(len(question.boxes) for question in questions), self._showing
+        batch = Batch(self.settings.patience.batch_seconds * max(1, -(-count // _TOGETHER)))
+        jobs = []
+        for question in questions:
+            shown = _Shown(showing, question.record)
+            jobs += [partial(self._said, shown, box, batch) for box in question.boxes]
+        with self._bar("asking the target", count) as advance:
+            said = self._client.side_by_side(jobs, batch, advance)
+            for question in questions:
+                yield tuple(self._told(next(said)) for _ in question.boxes)
+
+    def likelihoods(self, questions: Sequence[Question]) -> Iterator[tuple[float, ...]]:
+        raise ValueError(
+            f"target.url {self.settings.url}: servers give no log-likelihoods of a text that they "
+            "did not write; take a local target, as target.path MODEL, or reward accuracy"
+        )
+
+    @property
+    def _showing(self) -> Showing:
+        assert isinstance(self.dialogue, Showing), self.dialogue
+        return self.dialogue
+
+    def _said(self, shown: "_Shown", box: Box4 | None, batch: Batch) -> Said:
+        try:
+            conversation = shown.conversation(box)
+        except ValueError as error:
+            return Said(fault=f"cannot be shown: {error}")
+        key = self._key(conversation)
+        with self._lock:
+            kept = self._store.get(key)
+            if kept is not None:
+                return Said(read_answer(kept), cached=True)
+            theirs = self._under_way.get(key)
+            if theirs is None:
+                ours = self._under_way[key] = Future[str]()
+        if theirs is not None:
+            try:
+                return Said(read_answer(theirs.result(max(batch.left, 0))), cached=True)
+            except TimeoutError:
+                raise Failed(OUT_OF_TIME) from None
+        try:
+            batch.refuse_if_gone()
+            answer = self._ask(conversation, batch)
+            self._keep(key, answer, shown.record)
+            ours.set_result(answer)
+        except BaseException as error:
+            ours.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._under_way[key]
+        return Said(read_answer(answer))
+
+    def _ask(self, conversation: Conversation, batch: Batch) -> str:
+        body = self._parameters() | {"messages": _messages(conversation, _data_url)}
+        return self._client.ask(body, self._read, batch)
+
+    def _read(self, reply: Reply) -> str:
+        ended = how_it_ended(reply)
+        if ended == "declined":
+            raise Failed(ended, ": the model would not answer", again=False, alike=False)
+        if ended == "cut off":
+            most = self.settings.answer_tokens
+            raise Failed(ended, f" after {most} tokens", again=False, alike=False)
+        answer = read_completion(reply).content
+        if len(answer) > _CHARACTERS * self.settings.answer_tokens:
+            raise Failed("too long", f": {len(answer)} characters", again=False, alike=False)
+        if self._client.repeats_key(answer):
+            raise Failed("key repeated", ": the answer holds the API key", again=False, alike=False)
+        return answer.encode(errors="replace").decode()  # JSON may hold half a character
+
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            "model": self.settings.model,
+            "temperature": 0,
+            "seed": _SEED,
+            "max_tokens": self.settings.answer_tokens,
+        }
+
+    def _key(self, conversation: Conversation) -> str:
+        """A digest of all that decides an answer. Of pictures these are the pixels: another
+        version of the PNG encoder asks nothing again."""
+        asked = {"url": self._client.url, **self._parameters()}
+        asked["messages"] = _messages(conversation, _digest)
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+    def _keep(self, key: str, answer: str, record: Record) -> None:
+        try:
+            self._store.add(key, answer, {"record": record.id, "question": record.question})
+        except OSError as error:
+            logger.warning("target: an answer could not be kept in %s: %s", self._cache, error)
+
+    def _told(self, said: Said | Failed) -> Said:
+        if isinstance(said, Said):
+            return said
+        return Said(fault=f"{said.cause}: {self._explained(said)}")
+
+    def _explained(self, failed: Failed) -> str:
+        return self._client.explained(failed, self.settings.model, _REMEDIES)
+
+
+class _Shown:
+    """A record, whose picture is opened once for all its boxes."""
+
+    def __init__(self, showing: Showing, record: Record) -> None:
+        self.record, self._showing = record, showing
+        self._lock = threading.Lock()
+        self._view: tuple[View | None] | None = None
+
+    def conversation(self, box: Box4 | None) -> Conversation:
+        with self._lock:
+            if self._view is None:
+                self._view = (self._showing.view(self.record),)
+        return self._showing.conversation(self.record, box, *self._view)
+
+
+class _Elsewhere:
+    """Stands for what only the server has."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(
+            f"the target's {self._what} is on its server; take a local target, as target.path MODEL"
+        )
+
+
+def _messages(conversation: Conversation, written: Any) -> list[Message]:
+    """The messages as a server takes them, with every picture as `written` writes it."""
+    pictures = iter(conversation.pictures)
+
+    def part(given: dict[str, Any]) -> dict[str, Any]:
+        if given["type"] != "image":
+            return given
+        return {"type": "image_url", "image_url": {"url": written(next(pictures))}}
+
+    messages = [
+        {**message, "content": [part(given) for given in message["content"]]}
+        for message in conversation.messages
+    ]
+    assert next(pictures, None) is None, "a picture without its place"
+    return messages
+
+
+def _data_url(picture: Pixels) -> str:
+    return f"data:image/png;base64,{base64.b64encode(_png(picture)).decode()}"
+
+
+def _png(picture: Pixels) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def _digest(picture: Pixels) -> str:
+    return hashlib.sha256(f"{picture.shape}".encode() + picture.tobytes()).hexdigest()
