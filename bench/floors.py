@@ -48,7 +48,7 @@ _COLUMNS = {
     "checkpoint": 0,
     **dict.fromkeys(("cli", "plan", "run", "grpo", "model", "distributed", "arrays"), 1),
     **dict.fromkeys(("evaluation", "rollout", "data", "processing", "trajectory"), 2),
-    **dict.fromkeys(("report", "infogap", "rewards", "shapes"), 3),
+    **dict.fromkeys(("report", "infogap", "rewards", "remote", "shapes"), 3),
 }
 """So that arrows pass between the boxes."""
 _WIDTH, _HEIGHT, _GAP, _STEP = 3.0, 0.82, 1.1, 1.4

@@ -6,10 +6,10 @@ of 504). Pictures are sent as PNG, without loss. What a server does with them is
 
 At temperature 0 nothing is drawn, so the seed of a run changes no answer: every request has the
 same. Answers are kept on disk, by all that decides them, and are not asked for again; failures are
-never kept. `remote/client.py` says how patiently the server is asked. A request that came to nothing
-is a fault and no answer: no connection, no reply in time, an error, a refusal, no text, a text that
-was cut off. A fault begins with its cause and a colon. Servers give no log-likelihoods of a text
-that they did not write.
+never kept. `remote/client.py` says how patiently the server is asked. A request that came to
+nothing is a fault and no answer: no connection, no reply in time, an error, a refusal, no text, a
+text that was cut off. A fault begins with its cause and a colon. Servers give no log-likelihoods of
+a text that they did not write.
 
 `answers` never raises for what the server does. `check` does; call it before anything depends on
 the target. The API key is read from the environment. It appears in no message, fault or file, and
@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -85,12 +85,9 @@ class RemoteTarget:
         self._store = Store(cache, "answer", str)
         self._lock = threading.Lock()
         self._under_way: dict[str, Future[str]] = {}
-        self.dialogue = Showing.within(
-            settings,
-            cast(Tokenizer, _Elsewhere("tokenizer")),
-            cast(ChatTemplate, _Elsewhere("chat template")),
-            ImageProcessor(),
-        )
+        tokenizer = _NoTokenizer()
+        template = ChatTemplate("", tokenizer)
+        self.dialogue = Showing.within(settings, tokenizer, template, ImageProcessor())
 
     def __str__(self) -> str:
         return f"{self._client.url}, model {self.settings.model}"
@@ -107,10 +104,12 @@ class RemoteTarget:
         batch = Batch(self.settings.patience.reply_seconds, patient=False)
         red = np.full((224, 224, 3), (255, 0, 0), np.uint8)
         picture = Picture(data=_png(red))
-        record = Record("check", "What colour is this picture? Answer with one word.", "red", picture)
-        showing = self._showing
+        record = Record(
+            "check", "What colour is this picture? Answer with one word.", "red", picture
+        )
+        conversation = _Shown(self._showing, record).conversation((0.0, 0.0, 112.0, 112.0))
         try:
-            answer = self._ask(showing.conversation(record, (0.0, 0.0, 112.0, 112.0)), batch)
+            answer = self._ask(conversation, batch)
         except Failed as failed:
             raise TargetFailed(f"the target gives no answers: {self._explained(failed)}") from None
         if "red" not in answer.casefold():
@@ -244,15 +243,19 @@ class _Shown:
         return self._showing.conversation(self.record, box, *self._view)
 
 
-class _Elsewhere:
-    """Stands for what only the server has."""
+class _NoTokenizer(Tokenizer):
+    """Stands for the server's. Pictures and messages are made without one."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    __eq__, __hash__, __repr__ = object.__eq__, object.__hash__, object.__repr__
+
+    def __init__(self) -> None:
+        pass
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         raise ValueError(
-            f"the target's {self._what} is on its server; take a local target, as target.path MODEL"
+            "the target's tokenizer is on its server; take a local target, as target.path MODEL"
         )
 
 

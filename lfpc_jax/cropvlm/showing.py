@@ -49,7 +49,7 @@ LONGEST: dict[Convention, Box] = {
 }
 """A box that is not written in fewer characters than others."""
 
-Pixels = UInt8[np.ndarray, "height width 3"]
+Pixels = UInt8[np.ndarray, "_ _ 3"]
 
 
 class Place(NamedTuple):
@@ -117,7 +117,7 @@ class Showing(Dialogue):
         """The openings of a question, and where each of its boxes is. Raises `Unusable` for a
         picture that cannot be read, and ValueError for a text or a shape that cannot be shown."""
         record = asked.record
-        view = self._view(record)
+        view = self.view(record)
         boxes = [box if self._crops(record) else None for box in asked.boxes]
         openings: dict[bool, Opening] = {}  # by whether the zoom tool is called
         places: dict[Box4 | None, Place | str] = {}
@@ -136,10 +136,13 @@ class Showing(Dialogue):
             openings[called] = replace(opening, follow=(*opening.follow, follow))
         return Shown(tuple(openings.values()), tuple(places[box] for box in boxes))
 
-    def conversation(self, record: Record, box: Box4 | None) -> Conversation:
+    def view(self, record: Record) -> View | None:
+        """The record's picture, opened; None without one."""
+        return self.look(record) if shows(record) else None
+
+    def conversation(self, record: Record, box: Box4 | None, view: View | None) -> Conversation:
         """All that a target is shown about one box, as messages and pictures: what a server is
-        sent. Raises what `show` raises, and ValueError for a box that cannot be shown."""
-        view = self._view(record)
+        sent. `view` is that of the record. Raises ValueError for a box that cannot be shown."""
         region = self._region(box if self._crops(record) else None, view)
         call = None if region is None else self._call(region.written)
         seen = self._seen(record, view, region)
@@ -149,18 +152,16 @@ class Showing(Dialogue):
     def pictures(self, record: Record, box: Box4 | None) -> tuple[Pixels | None, Pixels | None]:
         """The full image and the crop as the target sees them for a box; None where it sees none.
         They depend only on the record, the box and the dialogue, so a report makes them again."""
-        view = self._view(record)
+        view = self.view(record)
         return self._seen(record, view, self._region(box if self._crops(record) else None, view))
 
     def answer(self, trajectory: Trajectory) -> str:
         """What a target that was asked has said, empty if nothing. After a call of the zoom tool
-        the answer is read as `said` reads it. Elsewhere it is all that was written, cut off or not,
-        without thoughts and, if it is tagged, without its tags."""
+        the answer is read as `said` reads it. Elsewhere it is what `read_answer` reads, cut off or
+        not."""
         if self.presentation == "zoom":
             return said(trajectory) or ""
-        written = trajectory.turns[-1].text if trajectory.turns else ""
-        action = read_turn(written)
-        return action.text if isinstance(action, Answer) else untagged(written)
+        return read_answer(trajectory.turns[-1].text if trajectory.turns else "")
 
     def answer_text(self, record: Record) -> str:
         """How the right answer is written where its likelihood is asked for, without the end of the
@@ -307,9 +308,6 @@ class Showing(Dialogue):
         call = {"name": self._zoom.name, "arguments": {"bbox_2d": sides}}
         return f"{CALL}{json.dumps(call)}{CALL_END}"
 
-    def _view(self, record: Record) -> View | None:
-        return self.look(record) if shows(record) else None
-
     def _full_grid(self, record: Record, view: View | None) -> list[Grid]:
         return [self.processor.grid_of(view.shown)] if view and self._full(record) else []
 
@@ -326,3 +324,9 @@ class Showing(Dialogue):
         [tool] = self.toolbox.tools
         assert isinstance(tool, Zoom), tool
         return tool
+
+
+def read_answer(written: str) -> str:
+    """All that was written, without thoughts and, if it is tagged, without its tags."""
+    action = read_turn(written)
+    return action.text if isinstance(action, Answer) else untagged(written)

@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
             server.open += 1
             server.most_open = max(server.most_open, server.open)
         try:
-            server.behave(index, json.loads(body["messages"][1]["content"]))(self)
+            server.behave(index, server.asked(body))(self)
         finally:
             with server.lock:
                 server.open -= 1
@@ -99,6 +99,10 @@ class JudgeServer(ThreadingHTTPServer):
         self.requests = []
         self.open = self.most_open = 0
         self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def asked(self, body):
+        """The claim of a request."""
+        return json.loads(body["messages"][1]["content"])
 
     @property
     def url(self):
