@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from lfpc_jax.arrays import Tree
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.cropvlm.showing import Showing, Shown
-from lfpc_jax.cropvlm.target import Question, Said
+from lfpc_jax.cropvlm.target import NOT_SHOWN, Question, Said
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.processing.chat import Grid
@@ -299,6 +299,8 @@ class _Asked:
 
     def answers(self) -> tuple[Said, ...]:
         return tuple(
-            Said(fault=place) if isinstance(place, str) else self.said[place.opening][place.follow]
+            Said(fault=f"{NOT_SHOWN}: {place}")
+            if isinstance(place, str)
+            else self.said[place.opening][place.follow]
             for place in self.shown.places
         )

@@ -8,8 +8,7 @@ At temperature 0 nothing is drawn, so the seed of a run changes no answer: every
 same. Answers are kept on disk, by all that decides them, and are not asked for again; failures are
 never kept. `remote/client.py` says how patiently the server is asked. A request that came to
 nothing is a fault and no answer: no connection, no reply in time, an error, a refusal, no text, a
-text that was cut off. A fault begins with its cause and a colon. Servers give no log-likelihoods of
-a text that they did not write.
+text that was cut off. Servers give no log-likelihoods of a text that they did not write.
 
 `answers` never raises for what the server does. `check` does; call it before anything depends on
 the target. The API key is read from the environment. It appears in no message, fault or file, and
@@ -33,7 +32,8 @@ import PIL.Image
 
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.cropvlm.showing import Conversation, Pixels, Showing, read_answer
-from lfpc_jax.cropvlm.target import Question, Said
+from lfpc_jax.cropvlm.target import NOT_SHOWN, Question, Said
+from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.chat import ChatTemplate, Message
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.tokenizer import Tokenizer
@@ -152,8 +152,8 @@ class RemoteTarget:
     def _said(self, shown: "_Shown", box: Box4 | None, batch: Batch) -> Said:
         try:
             conversation = shown.conversation(box)
-        except ValueError as error:
-            return Said(fault=f"cannot be shown: {error}")
+        except (Unusable, ValueError) as error:
+            return Said(fault=f"{NOT_SHOWN}: {error}")
         key = self._key(conversation)
         with self._lock:
             kept = self._store.get(key)

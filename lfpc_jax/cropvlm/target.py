@@ -7,6 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.trajectory import Box4, Record
 
+NOT_SHOWN = "cannot be shown"
+"""The cause of the faults of boxes and pictures that no target can be shown."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -20,7 +23,8 @@ class Question:
 @dataclass(frozen=True)
 class Said:
     """What the target answered, or why it could not be asked. A fault is no answer, and an empty
-    answer is no fault. `cached` says that the answer was kept from an earlier time."""
+    answer is no fault. A fault begins with its cause, by which faults are counted, and a colon.
+    `cached` says that the answer was kept from an earlier time."""
 
     answer: str | None = None
     fault: str = ""

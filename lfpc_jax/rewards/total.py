@@ -210,7 +210,8 @@ def _accuracy(
     if verdict is not None:
         return verdict.accuracy, [verdict.fault] if verdict.fault else []
     if trajectory.unanswered:
-        return None, [_fault(trajectory, "target", trajectory.unanswered)]
+        cause, _, _ = trajectory.unanswered.partition(":")
+        return None, [_fault(trajectory, "target", trajectory.unanswered, cause)]
     if settings.accuracy or settings.grounding_needs_answer:
         return None, [_fault(trajectory, "target", "it was not asked for an answer", "not asked")]
     return None, []

@@ -17,7 +17,6 @@ import pytest
 from lfpc_jax.cropvlm.remote import RemoteTarget, TargetFailed
 from lfpc_jax.cropvlm.target import Question, Said, Target
 from lfpc_jax.data import pictures
-from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.evaluation.alter import Blank, altered
 from lfpc_jax.evaluation.conditions import without_tool
 from lfpc_jax.processing.images import ImageProcessor
@@ -222,15 +221,16 @@ def test_what_a_model_says_is_read_as_a_local_one_s(tmp_path):
     assert again == tuple(replace(each, cached=True) for each in answers)
 
 
-def test_a_box_that_cannot_be_shown_is_a_fault_and_an_unreadable_picture_is_raised(tmp_path):
+def test_what_cannot_be_shown_is_a_fault_of_its_own(tmp_path):
+    broken = replace(record(), picture=Picture(data=b"no picture"))
     with asking(scripted(say("Exit.")), tmp_path) as (target, server):
-        ((said, fine),) = ask(target, (record(), ((300.0, 0.0, 400.0, 50.0), BOX)))
-        assert said.answer is None
-        assert said.fault.startswith("cannot be shown: the box (300.0, 0.0, 400.0, 50.0) covers")
+        ((off, fine), (unread,)) = ask(
+            target, (record(), ((300.0, 0.0, 400.0, 50.0), BOX)), (broken, (BOX,))
+        )
+        assert off.fault.startswith("cannot be shown: the box (300.0, 0.0, 400.0, 50.0) covers")
+        assert unread.fault.startswith("cannot be shown: 10 embedded bytes")
+        assert off.answer is unread.answer is None
         assert fine == Said("Exit.")
-        broken = replace(record(), picture=Picture(data=b"no picture"))
-        with pytest.raises(Unusable):
-            ask(target, (broken, (BOX,)))
         assert len(server.requests) == 1
 
 
