@@ -24,7 +24,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,23 +65,28 @@ class TargetFailed(ValueError):
 
 
 class RemoteTarget:
-    """Its answers are kept in the folder `cache`, which any number of processes may share. `bar`
-    shows the progress of a call."""
+    """Any number of processes may share the folder in which answers are kept. `bar` shows the
+    progress of a call."""
 
     dialogue: Dialogue
 
-    def __init__(self, settings: TargetSettings, cache: str | Path, bar: Bar = no_bar) -> None:
+    def __init__(self, settings: TargetSettings, bar: Bar = no_bar) -> None:
+        check_url(settings.url, "target.url")
         if settings.presentation == "zoom":
             raise ValueError(
                 f"target.presentation zoom with target.url {settings.url}: the zoom tool's "
                 "conversation is for models that were trained on it here; set "
                 "target.presentation both"
             )
-        check_url(settings.url, "target.url")
+        if not settings.cache:
+            raise ValueError(
+                f"target.cache is empty with target.url {settings.url}: a server's answers are "
+                "kept, so that none is asked for twice; name a folder, as target.cache FOLDER"
+            )
         settings.patience.check("target.patience")
-        self.settings, self._bar, self._cache = settings, bar, cache
+        self.settings, self._bar = settings, bar
         self._client = Client("target", settings.url, settings.key_variable, settings.patience)
-        self._store = Store(cache, "answer", str)
+        self._store = Store(settings.cache, "answer", str)
         self._lock = threading.Lock()
         self._under_way: dict[str, Future[str]] = {}
         tokenizer = _NoTokenizer()
@@ -217,7 +221,8 @@ class RemoteTarget:
         try:
             self._store.add(key, answer, {"record": record.id, "question": record.question})
         except OSError as error:
-            logger.warning("target: an answer could not be kept in %s: %s", self._cache, error)
+            folder = self.settings.cache
+            logger.warning("target: an answer could not be kept in %s: %s", folder, error)
 
     def _told(self, said: Said | Failed) -> Said:
         if isinstance(said, Said):

@@ -20,9 +20,9 @@ class TargetSettings:
     sees. For a server a token is 28 x 28 pixels, as for Qwen2.5-VL. An answer has at most
     `answer_tokens`.
 
-    `key_variable` names the environment variable that holds the server's API key; empty for none.
-    `patience` says how a server is asked. Its `batch_seconds` are for 256 answers, or a step with
-    fewer.
+    A server's answers are kept in the folder `cache`. `key_variable` names the environment variable
+    that holds its API key; empty for none. `patience` says how it is asked. Its `batch_seconds` are
+    for 256 answers, or a step with fewer.
     """
 
     path: str = ""
@@ -34,5 +34,6 @@ class TargetSettings:
     answer_tokens: int = 32
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     slots: int = 64
+    cache: str = ""
     key_variable: str = ""
     patience: Patience = field(default_factory=Patience)

@@ -168,7 +168,7 @@ def test_the_same_is_asked_once(tmp_path):
         assert {each.answer for each in (*five, last)} == {"Exit."}
         assert sorted(each.cached for each in (*five, last)) == [False] + [True] * 5
         assert ask(target, (same, box), seed=7) == [(Said("Exit.", cached=True),)]
-        again = RemoteTarget(settings(server.url), tmp_path)
+        again = RemoteTarget(settings(server.url, tmp_path))
         assert ask(again, (same, box)) == [(Said("Exit.", cached=True),)]
         assert len(server.requests) == 1
         others = [
@@ -177,7 +177,7 @@ def test_the_same_is_asked_once(tmp_path):
             replace(again.settings, answer_tokens=8),
         ]
         for number, other in enumerate(others):
-            ask(RemoteTarget(other, tmp_path), (same, box))
+            ask(RemoteTarget(other), (same, box))
             assert len(server.requests) == 2 + number
         ask(again, (replace(same, question="Which exit?"), box))
         ask(again, (replace(same, picture=picture(seed=1)), box))
@@ -193,7 +193,7 @@ def test_another_server_is_another_target(tmp_path):
 
 def test_what_another_process_added_since_is_known(tmp_path):
     with asking(scripted(say("Exit.")), tmp_path) as (first, server):
-        second = RemoteTarget(settings(server.url), tmp_path)
+        second = RemoteTarget(settings(server.url, tmp_path))
         ask(first, (record(), (BOX,)))
         assert ask(second, (record(), (BOX,))) == [(Said("Exit.", cached=True),)]
         assert len(server.requests) == 1
@@ -228,7 +228,7 @@ def test_what_cannot_be_shown_is_a_fault_of_its_own(tmp_path):
             target, (record(), ((300.0, 0.0, 400.0, 50.0), BOX)), (broken, (BOX,))
         )
         assert off.fault.startswith("cannot be shown: the box (300.0, 0.0, 400.0, 50.0) covers")
-        assert unread.fault.startswith("cannot be shown: 10 embedded bytes")
+        assert unread.fault.startswith("cannot be shown: unreadable picture: 10 embedded bytes")
         assert off.answer is unread.answer is None
         assert fine == Said("Exit.")
         assert len(server.requests) == 1
@@ -243,7 +243,7 @@ def test_progress_is_told(tmp_path):
         yield told.append
 
     with TargetServer(scripted(say("Exit."))) as server:
-        target = RemoteTarget(settings(server.url), tmp_path, bar)
+        target = RemoteTarget(settings(server.url, tmp_path), bar)
         ask(target, (record(), boxes(3)))
     assert told == [("asking the target", 3), 1, 1, 1]
 
@@ -255,7 +255,7 @@ import json, sys
 from support.target_server import ask, boxes, record, settings
 from lfpc_jax.cropvlm.remote import RemoteTarget
 url, cache = sys.argv[1:]
-target = RemoteTarget(settings(url, {"concurrent": 4}), cache)
+target = RemoteTarget(settings(url, cache, {"concurrent": 4}))
 said = ask(target, *((record(str(n), f"Sign {n}?", seed=n), boxes(10)) for n in range(4)))
 print(json.dumps([[each.answer for each in of_one] for of_one in said]))
 """
@@ -352,11 +352,13 @@ def test_a_check_takes_no_longer_than_one_reply_may(tmp_path, slow):
 
 
 def test_what_a_server_cannot_do_is_refused_with_the_remedy(tmp_path):
-    target = RemoteTarget(settings("http://h/v1"), tmp_path)
+    target = RemoteTarget(settings("http://h/v1", tmp_path))
     with pytest.raises(ValueError, match=r"no log-likelihoods.*target\.path MODEL"):
         target.likelihoods([Question(record(), (BOX,))])
     with pytest.raises(ValueError, match=r"presentation zoom.*set target\.presentation both"):
-        RemoteTarget(settings("http://h/v1", presentation="zoom"), tmp_path)
+        RemoteTarget(settings("http://h/v1", tmp_path, presentation="zoom"))
+    with pytest.raises(ValueError, match=r"target\.cache is empty.*target\.cache FOLDER"):
+        RemoteTarget(settings("http://h/v1", ""))
     with pytest.raises(ValueError, match=r"tokenizer is on its server.*target\.path MODEL"):
         target.dialogue.open(record())
 
@@ -373,12 +375,12 @@ def test_what_a_server_cannot_do_is_refused_with_the_remedy(tmp_path):
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, url, patience):
     with pytest.raises(ValueError, match=r"target\.(url|patience)") as refused:
-        RemoteTarget(settings(url, patience), tmp_path)
+        RemoteTarget(settings(url, tmp_path, patience))
     assert "@" not in url or "secret" not in str(refused.value)
 
 
 def test_the_identity_says_where_and_how(tmp_path):
-    target = RemoteTarget(settings("http://h:8000/v1", key_variable=""), tmp_path)
+    target = RemoteTarget(settings("http://h:8000/v1", tmp_path))
     assert target.identity == {
         "url": "http://h:8000/v1", "model": "seer-1", "presentation": "both",
         "image_tokens": 324, "crop_tokens": 324, "answer_tokens": 32,

@@ -155,8 +155,8 @@ def test_no_piece_of_the_key_is_told(tmp_path, monkeypatch, caplog, capfd, name)
     monkeypatch.setenv("TARGET_KEY", KEY)
     with TargetServer(lambda index, asked: SERVERS[name]) as server:
         patience = {"attempts": 2, "reply_seconds": 5.0}
-        chosen = settings(server.url, patience, key_variable="TARGET_KEY")
-        target = RemoteTarget(chosen, tmp_path)
+        chosen = settings(server.url, tmp_path, patience, key_variable="TARGET_KEY")
+        target = RemoteTarget(chosen)
         with pytest.raises(TargetFailed, match="seer-1") as refused:
             target.check()
         ((said,),) = ask(target, (record(), (BOX,)))
@@ -177,7 +177,7 @@ def test_no_piece_of_the_key_is_told(tmp_path, monkeypatch, caplog, capfd, name)
 def test_an_answer_that_repeats_the_key_is_a_fault(tmp_path, monkeypatch, name):
     monkeypatch.setenv("TARGET_KEY", KEY)
     with TargetServer(lambda index, asked: SERVERS[name]) as server:
-        target = RemoteTarget(settings(server.url, key_variable="TARGET_KEY"), tmp_path)
+        target = RemoteTarget(settings(server.url, tmp_path, key_variable="TARGET_KEY"))
         ((said,),) = ask(target, (record(), (BOX,)))
     assert said.fault.startswith("key repeated: ")
 
@@ -186,5 +186,5 @@ def test_an_answer_that_repeats_the_key_is_a_fault(tmp_path, monkeypatch, name):
 def test_a_key_that_cannot_be_one_is_said_at_once(tmp_path, monkeypatch, value):
     monkeypatch.setenv("TARGET_KEY", value)
     with pytest.raises(ValueError, match="TARGET_KEY") as refused:
-        RemoteTarget(settings("http://h/v1", key_variable="TARGET_KEY"), tmp_path)
+        RemoteTarget(settings("http://h/v1", tmp_path, key_variable="TARGET_KEY"))
     assert KEY not in str(refused.value)

@@ -36,16 +36,16 @@ def decoded(url: str) -> np.ndarray:
     return np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(data, validate=True))))
 
 
-def settings(url, patience=None, **changes):
+def settings(url, cache, patience=None, **changes):
     patient = Patience(**(PATIENCE | (patience or {})))
-    return TargetSettings(url=url, model="seer-1", patience=patient, **changes)
+    return TargetSettings(url=url, model="seer-1", cache=str(cache), patience=patient, **changes)
 
 
 @contextmanager
 def asking(behave, cache, patience=None, **changes):
     """A server and the target that asks it."""
     with TargetServer(behave) as server:
-        yield RemoteTarget(settings(server.url, patience, **changes), cache), server
+        yield RemoteTarget(settings(server.url, cache, patience, **changes)), server
 
 
 def picture(size=(200, 100), seed=0) -> Picture:
