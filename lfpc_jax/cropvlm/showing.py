@@ -297,10 +297,20 @@ class Showing(Dialogue):
             raise ValueError(
                 f"the box {tuple(box)} covers nothing of its picture of {size[0]}x{size[1]} pixels"
             )
-        cut = fitting(self._zoom, inside, view.frame)
-        written = view.frame.to(cut, "original", self._zoom.convention)
-        digits = 3 if self._zoom.convention == "unit" else 0
-        return Region(Box(*(round(side, digits) for side in written)), cut, view.frame)
+        zoom = self._zoom
+        cut = fitting(zoom, inside, view.frame)
+        written = view.frame.to(cut, "original", zoom.convention)
+        digits = 3 if zoom.convention == "unit" else 0
+        region = Region(Box(*(round(side, digits) for side in written)), cut, view.frame)
+        x1, y1, x2, y2 = region.pixels
+        short, long = sorted((x2 - x1, y2 - y1))
+        if long > zoom.aspect_limit * short:
+            raise ValueError(
+                f"the box {tuple(box)} spans {long} by {short} pixels of its picture, which is no "
+                f"wider there; its sides may differ by a factor of {zoom.aspect_limit:g} at most "
+                "(raise crop_tokens)"
+            )
+        return region
 
     def _call(self, written: Box) -> str:
         """The zoom tool's call for a box in the target's convention."""

@@ -1,12 +1,8 @@
-import functools
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import torch
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 from lfpc_jax.processing.positions import mrope_positions
+from support.reference import rope_index
 
 IMAGE = 151655
 
@@ -22,30 +18,13 @@ def _row(rng: np.random.Generator, images: int, touching: bool = False):
     return np.concatenate(pieces).astype(np.int32), grids
 
 
-def _transformers(rows: list[np.ndarray], grids: list[tuple[int, int]]):
-    """Positions [3, B, T] and deltas [B] of right-padded rows, by transformers."""
-    vision = SimpleNamespace(spatial_merge_size=2, tokens_per_second=2)
-    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
-    model.get_vision_position_ids = functools.partial(
-        Qwen2_5_VLModel.get_vision_position_ids, model
-    )
-    length = max(map(len, rows))
-    ids = torch.tensor(np.stack([np.pad(row, (0, length - len(row))) for row in rows])).long()
-    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-    patches = torch.tensor([(1, 2 * r, 2 * c) for r, c in grids]) if grids else None
-    positions, deltas = Qwen2_5_VLModel.get_rope_index(
-        model, ids, (ids == IMAGE).int(), image_grid_thw=patches, attention_mask=mask
-    )
-    return positions.numpy(), deltas.numpy()[:, 0]
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_equals_transformers_on_padded_batches(seed):
     rng = np.random.default_rng(seed)
     made = [_row(rng, images) for images in (0, 1, 2, 5)]
     rows, grids = [row for row, _ in made], [grid for _, some in made for grid in some]
     rows[0] = np.append(rows[0], 7).astype(np.int32)
-    expected, deltas = _transformers(rows, grids)
+    expected, deltas = rope_index(rows, grids, IMAGE)
     for i, (row, (_, own)) in enumerate(zip(rows, made)):
         positions, after = mrope_positions(row, own, IMAGE)
         np.testing.assert_array_equal(positions, expected[:, i, : len(row)])

@@ -4,12 +4,15 @@ Nothing here reads the package's model code, so that a test against it proves so
 """
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
@@ -162,3 +165,22 @@ def vision(model: Qwen2_5_VLForConditionalGeneration, prompts, length: int) -> n
 def published_name(key: str) -> str:
     """A key of transformers' modules as the published files spell it."""
     return key.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
+
+
+def rope_index(
+    rows: list[np.ndarray], grids: list[tuple[int, int]], image: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [3, B, T] and deltas [B] of right-padded rows; `grids` are merged."""
+    vision = SimpleNamespace(spatial_merge_size=2, tokens_per_second=2)
+    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
+    model.get_vision_position_ids = functools.partial(
+        Qwen2_5_VLModel.get_vision_position_ids, model
+    )
+    length = max(map(len, rows))
+    ids = torch.tensor(np.stack([np.pad(row, (0, length - len(row))) for row in rows])).long()
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+    patches = torch.tensor([(1, 2 * r, 2 * c) for r, c in grids]) if grids else None
+    positions, deltas = Qwen2_5_VLModel.get_rope_index(
+        model, ids, (ids == image).int(), image_grid_thw=patches, attention_mask=mask
+    )
+    return positions.numpy(), deltas.numpy()[:, 0]
