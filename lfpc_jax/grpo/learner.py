@@ -71,12 +71,15 @@ class Learner(Scorer):
         mesh: Mesh,
         temperature: float = 1.0,
         unstacked: bool = False,
+        seed: int = 0,
     ) -> None:
-        """`temperature` is the one at which rollouts are sampled. The rest is a scorer's."""
+        """`temperature` is the one at which rollouts are sampled. `seed` decides what LoRA's
+        dropout drops. The rest is a scorer's."""
         super().__init__(
             cfg, allowed=allowed, mesh=mesh, temperature=temperature, unstacked=unstacked
         )
         self.optimizer, self.objective, self.trainable = optimizer, objective, trainable
+        self.seed, self.dropout = seed, trainable.lora.dropout if trainable.lora else 0.0
         self.specs = parameters.specs(cfg, trainable)
         placed = self.state_shardings()
         scalar = NamedSharding(mesh, PartitionSpec())
@@ -165,8 +168,12 @@ class Learner(Scorer):
         zero = jnp.zeros((), jnp.int32)
         return TrainState(part, frozen, self.optimizer.init(part), zero, zero, zero)
 
-    def _loss(self, part: Tree, frozen: Tree, batch: Batch, allowed: Array) -> Any:
+    def _loss(
+        self, part: Tree, frozen: Tree, batch: Batch, allowed: Array, key: Array | None
+    ) -> Any:
         params = parameters.join(part, frozen)
+        if key is not None:
+            params = parameters.dropping(params, key, self.dropout)
         entropy = self.objective.entropy > 0
         measured = self._forward(params, batch, allowed, entropy=entropy)
         logprobs, entropies = measured if entropy else (measured, None)
@@ -178,25 +185,30 @@ class Learner(Scorer):
         compute = parameters.cast(state.trained, self.cfg.dtype)
         gradient = jax.value_and_grad(self._loss, has_aux=True)
         first = jax.tree.map(lambda x: x[0], batch)
-        like = jax.eval_shape(self._loss, compute, state.frozen, first, allowed)
+        key = None
+        if self.dropout:
+            key = jax.random.fold_in(jax.random.key(self.seed), state.updates)
+        like = jax.eval_shape(self._loss, compute, state.frozen, first, allowed, key)
         empty = (
             jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
             self._placed(jax.tree.map(jnp.zeros_like, state.trained)),
         )
 
-        def body(carry: Any, scanned: tuple[Batch, Array]) -> tuple[Any, None]:
-            part, holds = scanned
+        def body(carry: Any, scanned: tuple[Batch, Array, Array]) -> tuple[Any, None]:
+            part, holds, number = scanned
 
             def run(carry: Any) -> Any:
+                own = None if key is None else jax.random.fold_in(key, number)
                 return jax.tree.map(
                     lambda total, new: total + new.astype(total.dtype),
                     carry,
-                    gradient(compute, state.frozen, part, allowed),
+                    gradient(compute, state.frozen, part, allowed, own),
                 )
 
             return jax.lax.cond(holds, run, lambda carry: carry, carry), None
 
-        ((loss, sums), gradients), _ = jax.lax.scan(body, empty, (batch, real))
+        scanned = (batch, real, jnp.arange(len(real)))
+        ((loss, sums), gradients), _ = jax.lax.scan(body, empty, scanned)
         present = batch.weights.sum()  # under 1 where episodes were left out, as flat groups are
         watched = {name: x / present for name, x in sums.items()}
         strange = watched.get(FROM_DRAWN, jnp.zeros(())) > most_apart

@@ -41,8 +41,17 @@ def linear(x: Array, p: Tree, *, inputs: int = 1) -> Array:
     `p["lora"]` and the bias `p["b"]` if `p` has them."""
     y = _product(x, p["w"], inputs)
     if "lora" in p:
-        y = y + _product(_product(x, p["lora"]["a"], inputs), p["lora"]["b"], 1)
+        seen = _dropped(x, p["lora"]["drop"]) if "drop" in p["lora"] else x
+        y = y + _product(_product(seen, p["lora"]["a"], inputs), p["lora"]["b"], 1)
     return y + p["b"].astype(x.dtype) if "b" in p else y
+
+
+def _dropped(x: Array, drop: Tree) -> Array:
+    """`x` with values set to 0 at a rate, and the others enlarged so that the mean stays."""
+    key = jax.random.wrap_key_data(drop["key"])
+    keep = 1 - drop["rate"]
+    kept = jax.random.bernoulli(key, keep, x.shape)
+    return jnp.where(kept, x / keep.astype(x.dtype), 0)
 
 
 def _product(x: Array, w: Array, inputs: int) -> Array:

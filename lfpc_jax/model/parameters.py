@@ -3,12 +3,16 @@
 Trained and frozen parameters are disjoint trees of the same nested dicts, so `join` merges them.
 Trained parameters are float32; frozen ones have the dtype that the model computes in.
 
-LoRA: a chosen projection `w` of the text's layers computes `x w + (x a) b`, with `b` 0 at first.
-The usual factor alpha / rank is part of the initial scale of `a`, and appears nowhere else. In
-layers that are not chosen `a` is 0, too, so that the gradients of both factors stay 0.
+LoRA: a chosen projection `w` of the text's layers, and of the vision tower's if it is chosen,
+computes `x w + (x a) b`, with `b` 0 at first. The usual factor alpha / rank is part of the initial
+scale of `a`, and appears nowhere else. In layers that are not chosen `a` is 0, too, so that the
+gradients of both factors stay 0. With dropout, updates compute `x w + (d(x) a) b`, where `d` sets
+each value to 0 at that rate and divides the others by one less the rate.
 """
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,18 +28,27 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import Param
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+_TOWER = ("qkv", "proj", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """`layers` are numbers of the text's layers, counted from 0; if it is empty, all are chosen."""
+    """`projections` and `layers` are of the text; if `layers`, numbers counted from 0, is empty, all
+    are chosen. With `vision` all projections of the vision tower's layers have factors, too.
+    `dropout` is the rate at which updates drop values before the factors; nothing else does."""
 
     rank: int = 16
     alpha: float = 32.0
     projections: tuple[str, ...] = PROJECTIONS
     layers: tuple[int, ...] = ()
+    vision: bool = False
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"model.lora.dropout is {self.dropout}; it is a rate, from 0 to below 1"
+            )
         unknown = set(self.projections) - set(PROJECTIONS)
         if unknown or not self.projections or self.rank < 1 or self.alpha <= 0:
             raise ValueError(
@@ -62,9 +75,15 @@ def specs(cfg: ModelConfig, trainable: Trainable) -> tuple[Tree, Tree]:
         raise ValueError(
             f"model.lora.layers {absent}: the text has layers 0 to {cfg.text.layers - 1}"
         )
-    text = {name: {"lora": _factors(whole["text"][name]["w"], trainable.lora)}
-            for name in trainable.lora.projections}  # fmt: skip
-    return {"text": text}, whole
+
+    def of_layers(layers: Tree, names: tuple[str, ...]) -> Tree:
+        return {name: {"lora": _factors(layers[name]["w"], lora)} for name in names}
+
+    lora = trainable.lora
+    trained = {"text": of_layers(whole["text"], lora.projections)}
+    if lora.vision:
+        trained["vision"] = {"layers": of_layers(whole["vision"]["layers"], _TOWER)}
+    return trained, whole
 
 
 def _without(tree: Tree, name: str) -> tuple[Tree, Tree]:
@@ -96,16 +115,40 @@ def split(
 
 
 def _new_factors(key: jax.Array, trained: Tree, lora: LoRA) -> Tree:
-    def make(number: int, factors: Tree) -> Tree:
+    def make(number: int, factors: Tree, layers: tuple[int, ...]) -> Tree:
         a, b = factors["lora"]["a"], factors["lora"]["b"]
         scale = lora.alpha / lora.rank / math.sqrt(math.prod(a.shape[:-1]))
         drawn = jax.random.normal(jax.random.fold_in(key, number), a.array_shape, jnp.float32)
-        if lora.layers:
-            others = np.setdiff1d(np.arange(len(drawn)), lora.layers)
+        if layers:
+            others = np.setdiff1d(np.arange(len(drawn)), layers)
             drawn = drawn.at[others].set(0.0)
         return {"lora": {"a": scale * drawn, "b": jnp.zeros(b.array_shape, jnp.float32)}}
 
-    return {"text": {name: make(i, part) for i, (name, part) in enumerate(trained["text"].items())}}
+    text, numbers = trained["text"], itertools.count()
+    made = {"text": {name: make(next(numbers), part, lora.layers) for name, part in text.items()}}
+    if lora.vision:
+        tower = trained["vision"]["layers"]
+        layers = {name: make(next(numbers), part, ()) for name, part in tower.items()}
+        made["vision"] = {"layers": layers}
+    return made
+
+
+def dropping(params: Tree, key: jax.Array, rate: float) -> Tree:
+    """The parameters with what `layers.linear` needs to drop values before LoRA's factors: a key
+    for every layer of every projection, and the rate."""
+    numbers = itertools.count()
+
+    def add(part: Tree) -> Tree:
+        if not isinstance(part, dict):
+            return part
+        if "lora" not in part:
+            return {name: add(inner) for name, inner in part.items()}
+        depth = len(part["lora"]["a"])
+        keys = jax.random.split(jax.random.fold_in(key, next(numbers)), depth)
+        drop = {"key": jax.random.key_data(keys), "rate": jnp.full(depth, rate, jnp.float32)}
+        return {**part, "lora": {**part["lora"], "drop": drop}}
+
+    return add(params)
 
 
 def join(trained: Tree, frozen: Tree) -> Tree:
@@ -120,13 +163,14 @@ def join(trained: Tree, frozen: Tree) -> Tree:
 
 def merged(params: Tree) -> Tree:
     """The parameters without LoRA's factors, whose products are added to the weights in float32."""
-    text = {name: _merge(part) for name, part in params["text"].items()}
-    return {**params, "text": text}
+    if not isinstance(params, dict):
+        return params
+    if "lora" in params:
+        return _merge(params)
+    return {name: merged(part) for name, part in params.items()}
 
 
 def _merge(part: Tree) -> Tree:
-    if not isinstance(part, dict) or "lora" not in part:
-        return part
     rest = {name: x for name, x in part.items() if name != "lora"}
     a, b = part["lora"]["a"], part["lora"]["b"]
     delta = jax.vmap(lambda a, b: jnp.tensordot(a, b, axes=1))(a, b)
@@ -137,13 +181,21 @@ def rounded_away(params: Tree, dtype: Any) -> jax.Array:
     """The share of what LoRA's factors add to the weights (by norm) that is lost if the sum is
     rounded to `dtype`; 1 is all of it. It is 0 without factors."""
     lost, added = jnp.float32(0), jnp.float32(0)
-    for part in params["text"].values():
-        if isinstance(part, dict) and "lora" in part:
-            w, exact = part["w"].astype(jnp.float32), _merge(part)["w"]
-            kept = exact.astype(dtype).astype(jnp.float32)
-            lost += jnp.square(kept - exact).sum()
-            added += jnp.square(exact - w).sum()
+    for part in _with_factors(params):
+        w, exact = part["w"].astype(jnp.float32), _merge(part)["w"]
+        kept = exact.astype(dtype).astype(jnp.float32)
+        lost += jnp.square(kept - exact).sum()
+        added += jnp.square(exact - w).sum()
     return jnp.sqrt(lost / jnp.where(added > 0, added, 1))
+
+
+def _with_factors(params: Tree) -> Iterator[Tree]:
+    """The projections that have LoRA's factors."""
+    if isinstance(params, dict):
+        if "lora" in params:
+            yield params
+        for part in params.values():
+            yield from _with_factors(part)
 
 
 def whole(cfg: ModelConfig, trainable: Trainable, mesh: Mesh | None = None) -> Tree:

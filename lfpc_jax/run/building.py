@@ -63,6 +63,7 @@ def learner_of(config: TrainConfig, cfg: ModelConfig, dialogue: Dialogue, mesh: 
         mesh=mesh,
         temperature=config.policy_temperature,
         unstacked=tuning().unstacked,
+        seed=config.seed,
     )
 
 

@@ -304,6 +304,42 @@ def test_lora_starts_at_the_model_and_changes_its_projections_alone(model):
     assert np.linalg.matrix_rank(delta[0], tol=1e-4 * np.linalg.norm(delta[0])) == 2
 
 
+def test_lora_of_the_tower_changes_its_projections_too(model):
+    _, cfg, params = model
+    after = three_steps(cfg, params, trainable=Trainable(lora=LoRA(2, 4.0, ("q",), vision=True)))
+    changed = {
+        jax.tree_util.keystr(path[:-1])
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(after), jax.tree.leaves(params))
+        if not np.array_equal(a, b)
+    }
+    tower = {f"['vision']['layers']['{name}']" for name in ("qkv", "proj", "gate", "up", "down")}
+    assert changed == {"['text']['q']"} | tower
+
+
+def test_dropout_changes_gradients_alone_and_their_mean_stays(model):
+    """While a factor is 0, nothing that a value is dropped for changes the loss. The gradient of
+    that factor is linear in what is dropped, so its mean is the one without dropout."""
+    _, cfg, params = model
+    found, gradients = packed(cfg, scored()), {}
+    for rate in (0.0, 0.5):
+        trainable = Trainable(lora=LoRA(2, 4.0, ("q",), vision=True, dropout=rate))
+        made = learner(cfg, trainable=trainable, optimizer=optax.trace(0.0))
+        state = made.start(copied(params), jax.random.key(1))
+        batch, real = with_others(made, *found, state), found[1]
+        for number in (0, 0, *range(1, 48)) if rate else (0,):
+            begun = replace(jax.tree.map(jnp.copy, state), updates=jnp.int32(number))
+            after, metrics = made.update(begun, made.place(batch), real)
+            gradient = np.asarray(after.moments.trace["text"]["q"]["lora"]["b"])
+            gradients.setdefault(rate, []).append((float(metrics["loss"]), gradient))
+    [(loss, whole)] = gradients[0.0]
+    losses, drawn = zip(*gradients[0.5])
+    assert losses == (pytest.approx(loss, rel=1e-5),) * 49
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    spread = np.linalg.norm(np.std(drawn[1:], axis=0)) / 48**0.5
+    assert spread > 0.01 * np.linalg.norm(whole), "something is dropped"
+    assert np.linalg.norm(np.mean(drawn[1:], axis=0) - whole) < 2 * spread
+
+
 def test_lora_changes_its_layers_alone(model):
     _, cfg, params = model
     last = cfg.text.layers - 1
@@ -313,9 +349,10 @@ def test_lora_changes_its_layers_alone(model):
         assert [bool(layer.any()) for layer in moved] == [False] * last + [True]
 
 
-def test_factors_compute_what_their_merged_weights_do(model):
+@pytest.mark.parametrize("vision", [False, True])
+def test_factors_compute_what_their_merged_weights_do(model, vision):
     _, cfg, params = model
-    trainable = Trainable(lora=LoRA(rank=3))
+    trainable = Trainable(lora=LoRA(rank=3, vision=vision))
     made = learner(cfg, trainable=trainable)
     state = made.start(copied(params), jax.random.key(1))
     noisy = jax.tree.map(

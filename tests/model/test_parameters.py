@@ -1,9 +1,13 @@
-"""What a merge into a narrow dtype leaves of LoRA's factors, by numbers that it has or not."""
+"""What a merge into a narrow dtype leaves of LoRA's factors, by numbers that it has or not; what is
+dropped before them."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from lfpc_jax.model.parameters import rounded_away
+from lfpc_jax.model.layers import linear
+from lfpc_jax.model.parameters import LoRA, dropping, rounded_away
 
 pytestmark = pytest.mark.compiles
 
@@ -31,3 +35,30 @@ def test_what_rounding_takes_of_factors(added, lost):
 
 def test_without_factors_nothing_is_taken():
     assert rounded_away({"text": {"q": {"w": jnp.ones((1, 2, 2))}}}, "bfloat16") == 0
+
+
+def test_values_are_dropped_at_the_rate_and_the_others_enlarged():
+    """The factors and the weight are chosen so that what comes out is what was not dropped."""
+    size, rate = 64, 0.25
+    eye, nothing = jnp.eye(size)[None].repeat(2, 0), jnp.zeros((2, size, size))
+    tree = {"text": {name: {"w": nothing, "lora": {"a": eye, "b": eye}} for name in ("q", "up")}}
+    x = jnp.ones((3, 50, size))
+
+    def seen(key):
+        parts = dropping(tree, jax.random.key(key), rate)["text"]
+        of_layers = [jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in range(2)]
+        return np.stack([linear(x, layer[name]) for layer in of_layers for name in ("q", "up")])
+
+    found = seen(0)
+    assert set(np.unique(found)) == {0, np.float32(1 / (1 - rate))}
+    dropped = (found == 0).mean(axis=(1, 2, 3))
+    assert dropped == pytest.approx([rate] * 4, abs=0.02)  # four times the deviation
+    assert len({layer.tobytes() for layer in found.reshape(-1, size)}) > 500, "no two tokens alike"
+    np.testing.assert_array_equal(found, seen(0))
+    assert not np.array_equal(found, seen(1))
+    np.testing.assert_array_equal(linear(x, {"w": eye[0], "lora": {"a": eye[0], "b": eye[0]}}), 2)
+
+
+def test_a_rate_that_drops_everything_is_refused():
+    with pytest.raises(ValueError, match=r"model.lora.dropout is 1.0; it is a rate"):
+        LoRA(dropout=1.0)
