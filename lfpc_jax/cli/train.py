@@ -48,6 +48,7 @@ from lfpc_jax.run.building import (
     engine_of,
     learner_of,
     publisher_of,
+    target_of,
     updater_of,
 )
 from lfpc_jax.run.claim import held
@@ -208,7 +209,9 @@ def train(
     updater = updater_of(config, learner, dialogue, reference)
 
     # ------------------------------------------------------------------ engine
-    engine = engine_of(config, cfg, dialogue, local)
+    target = target_of(config, local)
+    targets = resuming.target_identity(target, saved)
+    engine = engine_of(config, cfg, dialogue, local, target)
     publish = publisher_of(config, cfg, mesh, copies)
     if config.stage == "grpo":
         engine.load(publish(learner.computing(state)))
@@ -249,7 +252,7 @@ def train(
     def facts_now() -> dict[str, Any]:
         data = stream.get_state().decode()
         compared = {"digests": digests, "functions": functions, "reference": reference_weights}
-        return {"data": data, "health": crop_alarm.count, **compared}
+        return {"data": data, "health": crop_alarm.count, **compared, **targets}
 
     facts = facts_now()
     display.resume(step)

@@ -71,6 +71,13 @@ class Proposer(Protocol):
     ) -> int: ...
 
 
+@runtime_checkable
+class Compiled(Protocol):
+    """A target whose answers need programs."""
+
+    def warm_up(self) -> int: ...
+
+
 @dataclass
 class Stats:
     """Counts over all runs. `episodes` had their boxes put to the target in `questions`, one a
@@ -138,8 +145,10 @@ class Pair:
         *,
         also: Collection[Sampling] = (),
     ) -> int:
-        """Compiles the crop network's programs; returns how many there are."""
-        return self.engine.warm_up(prompts, also=also)
+        """Compiles the programs of both models, and returns how many there are. `prompts` and
+        `also` are the crop network's."""
+        programs = self.engine.warm_up(prompts, also=also)
+        return programs + (self.target.warm_up() if isinstance(self.target, Compiled) else 0)
 
     def run(
         self,

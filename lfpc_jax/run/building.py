@@ -7,6 +7,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
+from lfpc_jax.cropvlm.local import LocalTarget, Needs
 from lfpc_jax.cropvlm.pair import Pair
 from lfpc_jax.cropvlm.target import Target
 from lfpc_jax.distributed.publish import Publisher
@@ -17,11 +18,13 @@ from lfpc_jax.model import parameters
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
+from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.run.config import TrainConfig, updates_of
 from lfpc_jax.run.dialogues import dialogue_as
+from lfpc_jax.run.models import asking_of, load_model
 
 
 def dialogue_of(config: TrainConfig, assets: Path) -> Dialogue:
@@ -51,6 +54,24 @@ def engine_of(
     rewards = config.rewards
     needs_answer = bool(rewards.accuracy or rewards.grounding_needs_answer or rewards.own)
     return Pair(engine, target, answers=needs_answer, likelihoods=bool(rewards.likelihood))
+
+
+def target_of(config: TrainConfig, mesh: Mesh) -> Target | None:
+    """The target on this process's mesh, with its weights; None if the run has none. Its programs
+    have room for every question that the crop network's prompt has room for."""
+    settings = config.target
+    if settings is None:
+        return None
+    path = Path(settings.path)
+    dtype = None if settings.dtype == "auto" else settings.dtype
+    asking = asking_of(path) or Asking()
+    return LocalTarget.of(  # type: ignore[return-value]
+        load_model(path, dtype=dtype, mesh=mesh),
+        settings,
+        needs=lambda dialogue: Needs.up_to(dialogue, max(config.rollout.prompt_text)),
+        mesh=mesh,
+        convention=asking.convention,
+    )
 
 
 def learner_of(config: TrainConfig, cfg: ModelConfig, dialogue: Dialogue, mesh: Mesh) -> Learner:

@@ -40,6 +40,7 @@ from lfpc_jax.run.building import (
     engine_of,
     learner_of,
     publisher_of,
+    target_of,
     updater_of,
 )
 from lfpc_jax.run.config import ModelSettings, RolloutSettings, TrainConfig
@@ -79,7 +80,8 @@ class Session:
         self.model = load_model(Path(config.model.path), dtype=dtype, mesh=self._copies)
         self.cfg = replace(self.model.cfg, remat=config.model.remat, kernel=config.model.kernel)
         self.dialogue = dialogue_of(config, self.model.assets)
-        self.engine = engine_of(config, self.cfg, self.dialogue, self._copies)
+        self.target = target_of(config, self._copies)
+        self.engine = engine_of(config, self.cfg, self.dialogue, self._copies, self.target)
         self.engine.load(self.model.params)
         self._judge = Judge(config.judge) if config.judge is not None else None
 

@@ -99,6 +99,11 @@ def config(**changes) -> ModelConfig:
 
 @functools.cache
 def params(seed: int = 0, push: float = 12.0):
+    return pushed(dialogue().tokenizer, FOLLOWS, seed, push)
+
+
+def pushed(tokenizer: Tokenizer, follows, seed: int = 0, push: float = 12.0):
+    """Weights with a push from each token to those that may follow it."""
     rng = np.random.default_rng((12, seed))  # under 12, seed 0 does all that an episode can
 
     def initial(param: spec.Param) -> jax.Array:
@@ -112,12 +117,11 @@ def params(seed: int = 0, push: float = 12.0):
     vocabulary, width = tree["embed"].shape
     embed = rng.standard_normal((vocabulary, width)).astype(np.float32)
     unembed = 0.03 * rng.standard_normal((vocabulary, width)).astype(np.float32)
-    tokenizer = dialogue().tokenizer
 
     def ids(texts):
         return [tokenizer.encode(text).item() for text in texts]
 
-    for before, after in FOLLOWS:
+    for before, after in follows:
         for token in ids(before):
             for following in ids(after):
                 unembed[following] += push * embed[token] / width
@@ -166,11 +170,15 @@ def hf_config(cfg: ModelConfig | None = None, ids: Tokenizer | None = None) -> Q
 
 def hf_folder(path: Path) -> Path:
     """The model as a Hugging Face folder with its tokenizer."""
-    assets = path.with_name("assets")
-    shutil.copytree(folder(), assets)
-    hf_config().save_pretrained(assets)
+    return write_folder(path, folder(), params(), config())
+
+
+def write_folder(path: Path, tokenizer: Path, weights, cfg: ModelConfig) -> Path:
+    assets = path.with_name(f"{path.name}-assets")
+    shutil.copytree(tokenizer, assets)
+    hf_config(cfg, Tokenizer.from_folder(tokenizer)).save_pretrained(assets)
     origin = Origin(dtypes=("float32",))
-    huggingface.save(params(), path, cfg=config(), assets_from=assets, origin=origin)
+    huggingface.save(weights, path, cfg=cfg, assets_from=assets, origin=origin)
     return path
 
 
