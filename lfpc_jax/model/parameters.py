@@ -33,7 +33,7 @@ _TOWER = ("qkv", "proj", "gate", "up", "down")
 
 @dataclass(frozen=True)
 class LoRA:
-    """`projections` and `layers` are of the text; if `layers`, numbers counted from 0, is empty, all
+    """`projections` and `layers` are the text's; if `layers`, numbers counted from 0, is empty, all
     are chosen. With `vision` all projections of the vision tower's layers have factors, too.
     `dropout` is the rate at which updates drop values before the factors; nothing else does."""
 
