@@ -175,7 +175,9 @@ def train(
     check_rows(mesh)
     copies = rollout_mesh(config.rollout.tensor)
     local = own_mesh(copies)
+    target = target_of(config, local, bar)
     saved = training.latest(run.checkpoints)
+    targets = resuming.target_identity(target, saved)
     judged_by = ""
     if saved is not None:
         resuming.check_same_data(saved, digests, changed_data)
@@ -209,8 +211,6 @@ def train(
     updater = updater_of(config, learner, dialogue, reference)
 
     # ------------------------------------------------------------------ engine
-    target = target_of(config, local)
-    targets = resuming.target_identity(target, saved)
     engine = engine_of(config, cfg, dialogue, local, target)
     publish = publisher_of(config, cfg, mesh, copies)
     if config.stage == "grpo":

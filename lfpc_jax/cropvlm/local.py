@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jax.sharding import Mesh
 
@@ -46,6 +46,7 @@ _LONGEST_PIECE = 256
 """Text tokens beside a crop that are written at once; longer questions take several pieces."""
 
 
+@runtime_checkable
 class Model(Protocol):
     """A loaded model, as far as this file needs it. `assets` is the folder of its tokenizer, chat
     template and processor files; `identity` distinguishes it from all others."""

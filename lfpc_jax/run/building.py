@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from lfpc_jax.arrays import Tree
 from lfpc_jax.cropvlm.local import LocalTarget, Needs
 from lfpc_jax.cropvlm.pair import Pair
+from lfpc_jax.cropvlm.remote import RemoteTarget
 from lfpc_jax.cropvlm.target import Target
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.learner import Learner
@@ -18,10 +19,12 @@ from lfpc_jax.model import parameters
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
+from lfpc_jax.rewards.judge import Bar, no_bar
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.vocabulary import allowed_ids
+from lfpc_jax.run import progress
 from lfpc_jax.run.config import TrainConfig, updates_of
 from lfpc_jax.run.dialogues import dialogue_as
 from lfpc_jax.run.models import asking_of, load_model
@@ -56,12 +59,18 @@ def engine_of(
     return Pair(engine, target, answers=needs_answer, likelihoods=bool(rewards.likelihood))
 
 
-def target_of(config: TrainConfig, mesh: Mesh) -> Target | None:
-    """The target on this process's mesh, with its weights; None if the run has none. Its programs
-    have room for every question that the crop network's prompt has room for."""
+def target_of(config: TrainConfig, mesh: Mesh, bar: Bar = no_bar) -> Target | None:
+    """The run's target, or None if it has none. A local one is on this process's mesh, with its
+    weights, and has room for every question that the crop network's prompt has room for. A server
+    is asked whether it answers."""
     settings = config.target
     if settings is None:
         return None
+    if settings.url:
+        remote = RemoteTarget(settings, bar)
+        with progress.waiting(f"asking the target, {remote}"):
+            remote.check()
+        return remote
     path = Path(settings.path)
     dtype = None if settings.dtype == "auto" else settings.dtype
     asking = asking_of(path) or Asking()

@@ -14,6 +14,7 @@ from lfpc_jax.checkpoint import store
 from lfpc_jax.distributed.mesh import sides_of
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.preprocessor_config import has_processor
+from lfpc_jax.remote.request import check_url
 from lfpc_jax.rollout.sampling import COLDEST
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.run.config import TargetSettings, TrainConfig, updates_of
@@ -262,6 +263,14 @@ def _check_target(config: TrainConfig, target: TargetSettings) -> None:
             "give no log-likelihoods of a text that they did not write; take a local target, as "
             "--target.path MODEL, or reward accuracy"
         )
+    if target.url:
+        check_url(target.url, "target.url")
+        target.patience.check("target.patience")
+        if not target.cache:
+            raise ValueError(
+                f"target.cache is empty with target.url {target.url}: a server's answers are kept, "
+                "so that none is paid for twice; name a folder, as --target.cache runs/target-cache"
+            )
     if target.presentation == "zoom" and target.url:
         raise ValueError(
             f"target.presentation zoom with target.url {target.url}: the zoom tool's conversation "
