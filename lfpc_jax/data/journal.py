@@ -8,7 +8,7 @@ command resumes after the last whole line, and its journal is the same to the by
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
@@ -55,15 +55,33 @@ class Journal(Generic[E]):
         """What the journal holds of the records, which are those of its process in their order.
         The rest of a line that an interruption cut short is removed. So is what there is of
         `together` records, if these were not all reached."""
-        done = list(self._read(len(records), together))
-        for place, entry in enumerate(done):
-            name = entry.record if isinstance(entry, Rejected) else entry.id
-            expected = records[place].id if place < len(records) else None
-            if expected != name:
-                raise ValueError(
-                    f"{self.path}: continues with record {name!r} where the set has {expected!r}; "
-                    "it is of another set or order: remove it, or choose another folder"
-                )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        head, *lines = self._lines() or [b""]
+        if not head:
+            self.path.write_bytes(self._head + b"\n")
+            return []
+        self._check_begun(head)
+        if len(lines) < len(records):
+            lines = lines[: len(lines) // together * together]
+        whole = len(head) + sum(map(len, lines))
+        if whole < self.path.stat().st_size:
+            log.warning("%s: its end was cut short and is made again", self.path)
+            os.truncate(self.path, whole)
+        done = [self._entry(line) for line in lines]
+        self._check_order(done, records)
+        return done
+
+    def read(self, records: Sequence[Record]) -> list[E | Rejected]:
+        """All that the journal holds; nothing is changed. Raises ValueError unless these are
+        exactly the records."""
+        self.check()
+        done = [self._entry(line) for line in self._lines()[1:]]
+        self._check_order(done, records)
+        if len(done) < len(records):
+            raise ValueError(
+                f"{self.path}: has {len(done)} of {len(records)} records; rerun the command that "
+                "writes it until it has finished"
+            )
         return done
 
     def add(self, entries: Iterable[E | Rejected]) -> None:
@@ -73,24 +91,24 @@ class Journal(Generic[E]):
             file.flush()
             os.fsync(file.fileno())
 
-    def _read(self, count: int, together: int) -> Iterator[E | Rejected]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+    def _lines(self) -> list[bytes]:
+        """The whole lines, the head among them."""
         old = self.path.read_bytes() if self.path.exists() else b""
-        lines = old[: old.rfind(b"\n") + 1].splitlines(keepends=True)
-        if not lines:
-            self.path.write_bytes(self._head + b"\n")
-            return
-        self._check_begun(lines[0])
-        entries = lines[1:]
-        if len(entries) < count:
-            entries = entries[: len(entries) // together * together]
-        whole = len(lines[0]) + sum(map(len, entries))
-        if whole < len(old):
-            log.warning("%s: its end was cut short and is made again", self.path)
-            os.truncate(self.path, whole)
-        for line in entries:
-            fields = json.loads(line)
-            yield Rejected(**fields["lost"]) if "lost" in fields else self.entry(fields[self.kind])
+        return old[: old.rfind(b"\n") + 1].splitlines(keepends=True)
+
+    def _entry(self, line: bytes) -> E | Rejected:
+        fields = json.loads(line)
+        return Rejected(**fields["lost"]) if "lost" in fields else self.entry(fields[self.kind])
+
+    def _check_order(self, done: Sequence[E | Rejected], records: Sequence[Record]) -> None:
+        for place, entry in enumerate(done):
+            name = entry.record if isinstance(entry, Rejected) else entry.id
+            expected = records[place].id if place < len(records) else None
+            if expected != name:
+                raise ValueError(
+                    f"{self.path}: continues with record {name!r} where the set has {expected!r}; "
+                    "it is of another set or order: remove it, or choose another folder"
+                )
 
     @property
     def _head(self) -> bytes:
@@ -119,6 +137,15 @@ class Journal(Generic[E]):
                 f"{self.path}: was begun with another {told}; resume with what it was begun with, "
                 f"or {anew}"
             )
+
+
+def about_of(path: Path) -> dict[str, Any]:
+    """Everything that the entries of a journal depend on, as its first line says."""
+    head, *_ = (path.read_bytes() if path.exists() else b"").partition(b"\n")
+    try:
+        return dict(json.loads(head)["about"])
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{path}: missing, or not the beginning of a journal") from None
 
 
 def joined(shares: Sequence[Sequence[T]], together: int = 1) -> list[T]:

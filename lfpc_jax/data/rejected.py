@@ -26,11 +26,16 @@ Reason = Literal[
     "boxes not nested",
     "duplicate id",
     "cannot be asked",
+    "nothing to crop",
+    "no target",
 ]
 
-UNSUITED: frozenset[Reason] = frozenset({"video", "several pictures"})
-"""Reasons of sound rows that this system does not train on. Such rows are left out by design. They
-are counted and reported separately, and are no part of the share that a set may lose."""
+UNSUITED: frozenset[Reason] = frozenset(
+    {"video", "several pictures", "nothing to crop", "no target"}
+)
+"""Reasons of sound rows that this system does not train on, or not in this way. Such rows are left
+out by design. They are counted and reported separately, and are no part of the share that a set may
+lose."""
 
 MAX_SHARE = 0.02
 """The share of its records that a set may lose by default."""

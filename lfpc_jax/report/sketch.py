@@ -41,14 +41,8 @@ def sketch(
     crops: Sequence[tuple[Box, UInt8[np.ndarray, "_ _ 3"]]],
 ) -> PIL.Image.Image:
     """Boxes are in pixels of the original."""
-    scale = _HEIGHT / original.height
-    if original.width * scale > 2 * _HEIGHT:
-        scale = 2 * _HEIGHT / original.width
-    size = (max(1, round(original.width * scale)), max(1, round(original.height * scale)))
-    left = original.resize(size, PIL.Image.Resampling.LANCZOS)
-    draw = PIL.ImageDraw.Draw(left)
-    for number, (box, _) in enumerate(crops):
-        _outline(draw, _scaled(box, scale), number)
+    left = outlined(original, [box for box, _ in crops], _HEIGHT)
+    size = left.size
     column = [_card(shown, "shown", _GREY)]
     for number, (_, pixels) in enumerate(crops):
         column.append(_card(pixels, f"crop {number + 1}, seen", colour(number)))
@@ -60,6 +54,20 @@ def sketch(
         page.paste(card, (size[0] + _GAP, top))
         top += card.height + _GAP
     return page
+
+
+def outlined(original: PIL.Image.Image, boxes: Sequence[Box], height: int) -> PIL.Image.Image:
+    """The original with numbered boxes, scaled to a height, or to twice that in width if it is
+    wider."""
+    scale = height / original.height
+    if original.width * scale > 2 * height:
+        scale = 2 * height / original.width
+    size = (max(1, round(original.width * scale)), max(1, round(original.height * scale)))
+    picture = original.resize(size, PIL.Image.Resampling.LANCZOS)
+    draw = PIL.ImageDraw.Draw(picture)
+    for number, box in enumerate(boxes):
+        _outline(draw, _scaled(box, scale), number)
+    return picture
 
 
 def colour(number: int) -> str:
