@@ -25,7 +25,7 @@ depended on."""
 
 MAP = 20
 """Rows and columns of the map of where labels lie."""
-_NO_MATTER = ("path", "answer_tokens", "slots")
+NO_MATTER = ("path", "answer_tokens", "slots", "temperature")
 """Of a target: what its likelihoods do not depend on."""
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _GAINS = (-math.inf, -8, -4, -2, -1, -0.5, -0.1, 0.1, 0.5, 1, 2, 4, 8, math.inf)
@@ -185,7 +185,7 @@ def doubts(source: str, *, proposes: bool, target: Mapping[str, Any] | None) -> 
     if before is None or target is None:
         return
     changed = [name for name in before if name in target and before[name] != target[name]
-               and name not in _NO_MATTER]  # fmt: skip
+               and name not in NO_MATTER]  # fmt: skip
     if changed:
         told = ", ".join(f"{name} (was {before[name]}, now {target[name]})" for name in changed)
         yield (

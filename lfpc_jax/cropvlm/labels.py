@@ -116,38 +116,27 @@ class Measuring:
 
     def measure(
         self,
-        chunks: Sequence[Sequence[Record]],
+        share: Sequence[Record],
+        done: Sequence[Measured | Rejected],
         journal: Journal[Measured],
         *,
         name: str,
         max_lost: float,
-        advance: Callable[[int], None] = lambda _: None,
-        timed: Callable[[int, float], None] = lambda count, seconds: None,
         still_ours: Callable[[], None] = lambda: None,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> int:
-        """Measures what the journal does not hold of this process's chunks, and returns how many
-        records it holds then. Returns early once `stop` says so, and raises `TooManyLost` as soon
-        as more than `max_lost` of the records cannot be asked. `still_ours` raises, before a write,
-        if the journal now belongs to another command."""
-        share = [record for chunk in chunks for record in chunk]
-        done = journal.resume(share, together=self.chunk)
+    ) -> Iterator[tuple[int, float]]:
+        """Adds to the journal what is not `done` of this process's share. Yields, whenever a chunk
+        is on disk, how many records it has and how many seconds it took. Raises `TooManyLost` as
+        soon as more than `max_lost` of the share cannot be asked. `still_ours` raises, before a
+        write, if the journal now belongs to another command."""
         lost = [entry for entry in done if isinstance(entry, Rejected)]
-        advance(len(done))
-        reached = len(done)
-        for chunk in in_chunks(share[reached:], self.chunk):
-            if stop():
-                break
+        for chunk in in_chunks(share[len(done) :], self.chunk):
             began = time.perf_counter()
             entries = list(self._measured(chunk))
             still_ours()
             journal.add(entries)
-            timed(len(chunk), time.perf_counter() - began)
-            reached += len(chunk)
-            advance(len(chunk))
             lost += [entry for entry in entries if isinstance(entry, Rejected)]
             check_share(name, lost, len(share), max_lost)
-        return reached
+            yield len(chunk), time.perf_counter() - began
 
     def _measured(self, records: Sequence[Record]) -> Iterator[Measured | Rejected]:
         sizes = {record.id: _size(record) for record in records}

@@ -1,0 +1,315 @@
+"""Labels the records of a set with boxes, from which a crop network first learns by imitation.
+
+    label_boxes.py SET OUT --target DIR [--presentation both] [--grid 5]
+    label_boxes.py SET OUT --boxes outside
+    label_boxes.py SET OUT --boxes truth
+    label_boxes.py SET OUT --again OLD [--within 0.5] [--ties largest] [--noise 0] [--seed 1]
+
+SET is a set in our layout or a public one, such as `text_vqa%1/2:FILE` (see data/sources.py). OUT
+becomes a set in our layout with the same records, whose targets are the labels; pictures that are
+files are left where they are. Training reads it, as in `train.py --config cropvlm/sft.py`.
+
+By default a frozen target model is asked how likely it finds the right answer with each box of a
+grid in view (225 boxes for 5 x 5 cells), and the best box, widened at random, is the label. All
+likelihoods are kept in OUT's journals. --again makes other labels of those in OLD, without the
+target. With --boxes outside the labels are the set's own targets, such as another model's boxes,
+with their areas multiplied by 45, 10, 4, 2 and 1 from the fifth of the set that covers least of its
+pictures to the fifth that covers most. With --boxes truth the targets stay as tight as they are.
+
+Beside the set are labels.jsonl (each record's label, before and after widening), report.json,
+report.png, sheet.png (some labels on their pictures) and timing.json. If interrupted, rerun the
+same command to resume; SIGTERM stops it with exit code 0. A command whose target, grid or records
+differ from those that it began with is refused. Several processes share the work.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+
+from lfpc_jax.cli import process_flags, target_flags
+from lfpc_jax.cli.flags import positive
+from lfpc_jax.cropvlm import labelled, labels
+from lfpc_jax.cropvlm.labels import Label, Measuring, Rule, Source, Ties
+from lfpc_jax.cropvlm.local import LocalTarget, Needs
+from lfpc_jax.cropvlm.settings import TargetSettings
+from lfpc_jax.cropvlm.target import Target
+from lfpc_jax.data import layout, pictures, sources
+from lfpc_jax.data.audit import Audited, audit
+from lfpc_jax.data.digest import digest
+from lfpc_jax.data.rejected import MAX_SHARE, Rejected, check_share, parted, summary
+from lfpc_jax.distributed import processes
+from lfpc_jax.distributed.mesh import rollout_mesh
+from lfpc_jax.infogap import provenance
+from lfpc_jax.processing.geometry import Box, hull
+from lfpc_jax.report.labels import Labelled, plot, sheet
+from lfpc_jax.rollout.engine import own_share
+from lfpc_jax.run import progress
+from lfpc_jax.run.claim import FolderClaim, held
+from lfpc_jax.run.models import load_model
+from lfpc_jax.trajectory import Record
+
+_LONGEST_WAIT = 7 * 86400.0
+"""Seconds for which processes wait for each other's likelihoods; one that died is known sooner."""
+_ON_THE_SHEET = 12
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        process_flags.start(args)
+        with held(args.out) as claim:
+            return label_boxes(args, claim)
+    except (ValueError, OSError) as error:
+        processes.failed(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    default = Rule()
+    parser.add_argument("data", metavar="SET")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--boxes", choices=get_args(Source), default="grid", help="where from")
+    parser.add_argument("--grid", type=positive, default=5, metavar="N", help="N x N cells")
+    parser.add_argument("--again", type=Path, metavar="OLD", help="likelihoods of a former command")
+    parser.add_argument(
+        "--noise", type=float, metavar="CELLS",
+        help="each side is moved outwards by up to so many cells; default: 1 for the grid, else 0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--within", type=float, default=default.within, metavar="NATS",
+        help="boxes whose likelihoods are so near the best count as equally good",
+    )  # fmt: skip
+    parser.add_argument("--ties", choices=get_args(Ties), default=default.ties, help="of these")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the noise")
+    parser.add_argument("--chunk", type=positive, default=16, help="records at a time")
+    parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
+    parser.add_argument("--tensor", type=int, default=1, help="devices to spread the target over")
+    target_flags.add(parser)
+    process_flags.add(parser)
+    return parser
+
+
+def label_boxes(args: argparse.Namespace, claim: FolderClaim) -> int:
+    # ------------------------------------------------------------------ the set
+    settings = _checked(args)
+    if (args.out / "meta.json").exists():
+        raise ValueError(
+            f"{args.out}: holds a finished set of labels; choose another folder (to make other "
+            f"labels of its likelihoods, add --again {args.out})"
+        )
+    noise = args.noise if args.noise is not None else float(args.boxes == "grid")
+    rule = Rule(args.within, args.ties, noise, args.seed)
+    with progress.waiting(f"checking {args.data}"):
+        sound = audit(sources.read(args.data), name=args.data, max_share=args.max_lost)
+    origin: dict[str, Any] = {"boxes": args.boxes, "records": digest(sound.records)}
+    # ------------------------------------------------------------------ the likelihoods
+    folder = args.again or args.out
+    if settings is not None:
+        _measure(args, settings, sound, origin["records"], claim)
+        if processes.stop_requested(_LONGEST_WAIT):
+            print(f"stopped; rerun the same command to resume {args.out}")
+            return 0
+    # ------------------------------------------------------------------ the labels
+    if jax.process_index() != 0:
+        return 0
+    claim.check()
+    if args.boxes == "grid":
+        about, measured = labels.measured_in(folder, sound.records, origin["records"])
+        origin |= {name: about[name] for name in ("grid", "target")}
+        made = [
+            entry if isinstance(entry, Rejected) else labels.label_of(entry, about["grid"], rule)
+            for entry in measured
+        ]
+    else:
+        made = labels.labels_of_targets(sound.records, args.boxes, args.grid, rule)
+        origin |= {"grid": args.grid}
+    _publish(args, origin | {"rule": asdict(rule)}, sound, made)
+    return 0
+
+
+def _checked(args: argparse.Namespace) -> TargetSettings | None:
+    """The target that is to be asked, or None if none is needed."""
+    settings = target_flags.settings_of(args)
+    needless = [flag for flag, given in (("--target", settings), ("--again", args.again)) if given]
+    if args.boxes != "grid":
+        if needless:
+            raise ValueError(f"--boxes {args.boxes} asks no target: leave out {needless[0]}")
+        return None
+    if len(needless) != 1:
+        raise ValueError(
+            "give the --target that is to be asked, or --again with the folder of a command that "
+            "has asked it; and not both"
+        )
+    if settings is None:
+        return None
+    if settings.url:
+        raise ValueError(
+            f"--target-url {settings.url}: a server does not tell how likely it finds a given "
+            "answer; name a --target of this machine"
+        )
+    if settings.presentation == "image":
+        raise ValueError(
+            "--presentation image shows no crop, so no box is better than another; take both"
+        )
+    return settings
+
+
+# -------------------------------------------------------------------- likelihoods
+
+
+def _measure(
+    args: argparse.Namespace,
+    settings: TargetSettings,
+    sound: Audited,
+    records: str,
+    claim: FolderClaim,
+) -> None:
+    """Fills this process's journal."""
+    target = _target(args, settings, sound.records)
+    decides = {
+        name: value for name, value in target.identity.items() if name not in labelled.NO_MATTER
+    }
+    measuring = Measuring(
+        target,
+        {"records": records, "target": decides},
+        args.grid,
+        args.chunk,
+        shows_nothing=settings.presentation != "crop",
+    )
+    journal = measuring.journal(args.out, jax.process_index(), jax.process_count())
+    journal.check()
+    processes.agree({"labels": json.dumps(dict(journal.about))})
+    chunks = own_share(labels.in_chunks(sound.records, args.chunk))
+    share = [record for chunk in chunks for record in chunk]
+    done = journal.resume(share, together=args.chunk)
+    timing = args.out / f"timing-{jax.process_index()}.jsonl"
+
+    def timed(count: int, seconds: float) -> None:
+        with timing.open("a") as file:
+            file.write(json.dumps({"records": count, "seconds": seconds}) + "\n")
+
+    with progress.bar("labelling", len(share) - len(done)) as advance:
+        for count, seconds in measuring.measure(
+            share, done, journal, name=args.data, max_lost=args.max_lost, still_ours=claim.check
+        ):
+            timed(count, seconds)
+            advance(count)
+            if processes.stop_seen():
+                break
+
+
+def _target(
+    args: argparse.Namespace, settings: TargetSettings, records: Sequence[Record]
+) -> Target:
+    mesh = rollout_mesh(args.tensor, devices=jax.local_devices())
+    dtype = None if settings.dtype == "auto" else settings.dtype
+    model = load_model(Path(settings.path), dtype=dtype, mesh=mesh)
+    with progress.waiting(f"measuring {len(records)} questions"):
+        return LocalTarget.of(
+            model, settings, needs=lambda dialogue: Needs.of(dialogue, records), mesh=mesh
+        )
+
+
+# -------------------------------------------------------------------- the new set
+
+
+def _publish(
+    args: argparse.Namespace,
+    origin: Mapping[str, Any],
+    sound: Audited,
+    made: Sequence[Label | Rejected],
+) -> None:
+    """Writes everything that OUT gets; the meta file, which makes it a set, at the end."""
+    lost = [entry for entry in made if isinstance(entry, Rejected)]
+    everyone = len(made) + len(sound.rejected)
+    check_share(args.data, [*lost, *sound.rejected], everyone, args.max_lost)
+    if len(lost) == len(made):
+        raise ValueError(f"{args.data}: no record has a label ({summary(lost)})")
+    report = labelled.report_of(sound.records, made, sound.rejected)
+    (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    plot(report, args.out / "report.png")
+    _write_sheet(args.out / "sheet.png", sound.records, made)
+    seconds = _timing(args.out)
+    about = _selected(args.data) | {
+        labelled.FROM: args.data,
+        "by": args.target or None,
+        "likelihoods": None if args.again is None else str(args.again.absolute()),
+        labelled.LABELS: origin,
+    }
+    count = labelled.write_labelled(
+        args.out, sound.records, made, sound.rejected, about, args.max_lost
+    )
+    gone, unsuited = map(len, parted([*lost, *sound.rejected]))
+    ties = f", {report['ties']['records']} of them tied with others" if args.target else ""
+    took = "" if seconds is None else f"; {seconds:.2f} s a record"
+    print(
+        f"wrote {args.out}: {count} records, {gone} lost, {unsuited} unsuited (without a picture, "
+        f"without a target, videos, several pictures); labels cover "
+        f"{report['size']['label']['mean']:.1%} of their pictures{ties}{took}"
+    )
+    for name, gain in report["gain"].items():
+        if gain and gain["mean"] <= 0:
+            before = {"whole": "the whole image as the crop", "without": "no crop"}[name]
+            print(
+                f"warning: with the best boxes the target finds its answers no likelier than with "
+                f"{before} ({gain['mean']:.3f} nats on average), so these labels teach nothing; "
+                "look at sheet.png, and whether the target can read the crops",
+                file=sys.stderr,
+            )
+
+
+def _write_sheet(file: Path, records: Sequence[Record], made: Sequence[Label | Rejected]) -> None:
+    """Some of the labels, evenly spread over the set."""
+    pairs = [(r, label) for r, label in zip(records, made, strict=True) if isinstance(label, Label)]
+    step = max(len(pairs) / _ON_THE_SHEET, 1.0)
+    some = [pairs[int(place * step)] for place in range(min(len(pairs), _ON_THE_SHEET))]
+    sheet([_on_sheet(record, label) for record, label in some]).save(file)
+
+
+def _on_sheet(record: Record, label: Label) -> Labelled:
+    boxes = {"label": Box(*label.box), "best": Box(*label.best)}
+    if record.targets:
+        boxes["target"] = hull(Box(*nest[0]) for nest in record.targets)
+    text = f"{record.question} {' '.join(record.options)}\n{record.answer}"
+    for name, before in (("whole image", label.whole), ("no crop", label.without)):
+        if label.likelihood is not None and before is not None:
+            text += f"\n{label.likelihood - before:+.2f} nats over {name}"
+    return Labelled(pictures.original(record.picture), boxes, text)
+
+
+def _selected(source: str) -> dict[str, Any]:
+    """What the set's meta file says of its resolution selection, which still holds: a record keeps
+    its `longest_side`."""
+    folder = sources.own_folder(source)
+    if folder is None or provenance.selection_of(source) is None:
+        return {}
+    about = layout.read_meta(folder)["about"]
+    return {name: about[name] for name in (provenance.FROM, provenance.SELECTION) if name in about}
+
+
+def _timing(out: Path) -> float | None:
+    """Writes timing.json, and returns the seconds that a record took, over all processes and
+    interruptions. Lines that an interruption cut short are left out."""
+    records, seconds = 0, 0.0
+    for file in sorted(out.glob("timing-*.jsonl")):
+        for line in file.read_text().splitlines():
+            with suppress(ValueError):
+                entry = json.loads(line)
+                records, seconds = records + entry["records"], seconds + entry["seconds"]
+    if not records:
+        return None
+    timing = {"records": records, "seconds": seconds, "a_record": seconds / records}
+    (out / "timing.json").write_text(json.dumps(timing, indent=2) + "\n")
+    return seconds / records
