@@ -43,6 +43,7 @@ def write_labelled(
     """Writes labels.jsonl (a line for each label) and, at the end, the set of the records that have
     one, with the others and the unsound ones among its losses; `origin` goes into its meta file.
     Returns how many there are."""
+    out.mkdir(parents=True, exist_ok=True)
     with (out / "labels.jsonl").open("w") as file:
         for label in labels:
             if isinstance(label, Label):

@@ -77,9 +77,15 @@ def records(count: int, folder: Path) -> list[Record]:
         targets = (((70.0, 40.0, 90.0, 60.0),),) if number % 4 == 0 else ()
         made.append(
             Record(
-                f"r{number}", "which colour is it?", "red", Picture(path=str(file)),
-                targets=targets, references=("red", "dark red"), metric="anls", longest_side=150,
-            )  # fmt: skip
+                f"r{number}",
+                "which colour is it?",
+                "red",
+                Picture(path=str(file)),
+                targets=targets,
+                references=("red", "dark red"),
+                metric="anls",
+                longest_side=150,
+            )
         )
     return made
 
