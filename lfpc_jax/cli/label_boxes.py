@@ -127,7 +127,7 @@ def label_boxes(args: argparse.Namespace, claim: FolderClaim) -> int:
     claim.check()
     if args.boxes == "grid":
         about, measured = labels.measured_in(folder, sound.records, origin["records"])
-        origin |= {name: about[name] for name in ("grid", "target")}
+        origin |= {"grid": about["grid"], "target": labelled.target_in(about)}
         made = [
             entry if isinstance(entry, Rejected) else labels.label_of(entry, about["grid"], rule)
             for entry in measured
@@ -178,12 +178,9 @@ def _measure(
 ) -> None:
     """Fills this process's journal."""
     target = _target(args, settings, sound.records)
-    decides = {
-        name: value for name, value in target.identity.items() if name not in labelled.NO_MATTER
-    }
     measuring = Measuring(
         target,
-        {"records": records, "target": decides},
+        {"records": records} | labelled.about_target(target.identity),
         args.grid,
         args.chunk,
         shows_nothing=settings.presentation != "crop",

@@ -62,7 +62,7 @@ from lfpc_jax.run.metrics import EpisodeMetrics, reward, target_metrics
 from lfpc_jax.run.openings import opener, with_unique_ids
 from lfpc_jax.run.overrides import override
 from lfpc_jax.run.reporting import Clock, log_to, summary
-from lfpc_jax.run.training_data import audited_data, warn_of_other_gaps
+from lfpc_jax.run.training_data import audited_data, warn_of_other_gaps, warn_of_other_labels
 from lfpc_jax.run.validation import certain_accuracy, validate, validation_records
 from lfpc_jax.trajectory import Group
 
@@ -198,6 +198,7 @@ def train(
             log.warning("%s", line)
         if jax.process_index() == 0:
             warn_of_other_gaps(model, parts, dialogue.processor)
+            warn_of_other_labels(config, parts)
         processes.barrier("gaps", _SAVE_SECONDS)  # all weights are read for that
 
     # ------------------------------------------------------------------ learner

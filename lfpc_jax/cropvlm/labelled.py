@@ -25,7 +25,8 @@ depended on."""
 
 MAP = 20
 """Rows and columns of the map of where labels lie."""
-NO_MATTER = ("path", "answer_tokens", "slots", "temperature")
+_TARGET = "target's "
+_NO_MATTER = ("path", "answer_tokens", "slots", "temperature")
 """Of a target: what its likelihoods do not depend on."""
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _GAINS = (-math.inf, -8, -4, -2, -1, -0.5, -0.1, 0.1, 0.5, 1, 2, 4, 8, math.inf)
@@ -163,6 +164,18 @@ def _covered(boxes: Sequence[tuple[Record, Box4, Label]]) -> dict[str, float] | 
 # -------------------------------------------------------------------- where labels come from
 
 
+def about_target(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a target's identity what its likelihoods depend on, each by a name that a message can
+    give."""
+    return {f"{_TARGET}{name}": value for name, value in identity.items() if name not in _NO_MATTER}
+
+
+def target_in(about: Mapping[str, Any]) -> dict[str, Any]:
+    """That part of an identity again, from all that likelihoods depend on."""
+    return {name.removeprefix(_TARGET): value for name, value in about.items()
+            if name.startswith(_TARGET)}  # fmt: skip
+
+
 def labels_of(source: str) -> Mapping[str, Any] | None:
     """Everything that the labels of a set in our layout depended on, or None for other sets."""
     folder = sources.own_folder(source)
@@ -185,8 +198,7 @@ def doubts(source: str, *, proposes: bool, target: Mapping[str, Any] | None) -> 
     before = made.get("target")
     if before is None or target is None:
         return
-    changed = [name for name in before if name in target and before[name] != target[name]
-               and name not in NO_MATTER]  # fmt: skip
+    changed = [name for name in before if name in target and before[name] != target[name]]
     if changed:
         told = ", ".join(f"{name} (was {before[name]}, now {target[name]})" for name in changed)
         yield (
