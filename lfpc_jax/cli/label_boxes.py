@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any, get_args
 
 import jax
@@ -297,16 +298,21 @@ def _selected(source: str) -> dict[str, Any]:
 
 
 def _timing(out: Path) -> float | None:
-    """Writes timing.json, and returns the seconds that a record took, over all processes and
-    interruptions. Lines that an interruption cut short are left out."""
-    records, seconds = 0, 0.0
+    """Writes timing.json, and returns the seconds of a record: the median over chunks, so that
+    compiling hardly counts. Lines that an interruption cut short are left out."""
+    chunks: list[tuple[int, float]] = []
     for file in sorted(out.glob("timing-*.jsonl")):
         for line in file.read_text().splitlines():
             with suppress(ValueError):
                 entry = json.loads(line)
-                records, seconds = records + entry["records"], seconds + entry["seconds"]
-    if not records:
+                chunks.append((entry["records"], entry["seconds"]))
+    if not chunks:
         return None
-    timing = {"records": records, "seconds": seconds, "a_record": seconds / records}
+    a_record = median(seconds / count for count, seconds in chunks)
+    timing = {
+        "records": sum(count for count, _ in chunks),
+        "seconds": sum(seconds for _, seconds in chunks),
+        "a_record": a_record,
+    }
     (out / "timing.json").write_text(json.dumps(timing, indent=2) + "\n")
-    return seconds / records
+    return a_record

@@ -28,6 +28,7 @@ from lfpc_jax.data import pictures
 from lfpc_jax.data.journal import Journal, about_of, joined
 from lfpc_jax.data.rejected import Rejected, Unusable, check_share
 from lfpc_jax.processing.geometry import Box, area, hull
+from lfpc_jax.rollout.engine import LogitsNotFinite
 from lfpc_jax.trajectory import Box4, Picture, Record, Size
 
 FORMAT = 1
@@ -166,6 +167,8 @@ class Measuring:
         """If one of the questions cannot be asked, each is asked alone, to find out which."""
         try:
             return list(self.target.likelihoods(questions))
+        except LogitsNotFinite:
+            raise  # it is the target that is broken, and no question
         except (Unusable, ValueError) as error:
             if len(questions) > 1:
                 return [answer for question in questions for answer in self._asked([question])]

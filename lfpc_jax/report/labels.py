@@ -71,7 +71,7 @@ def _sizes(axes: Any, sizes: Mapping[str, Any]) -> None:
         axes.bar(places, counts, width=0.5 * width, color=shade, label=told)
     axes.set_xlabel("box area / image area")
     axes.set_ylabel("records")
-    axes.legend(fontsize=8)
+    _legend(axes)
 
 
 def _map(axes: Any, covered: Sequence[Sequence[float]]) -> None:
@@ -92,12 +92,19 @@ def _gains(axes: Any, gains: Mapping[str, Any]) -> None:
         told = {"whole": "over the whole image as the crop", "without": "over no crop"}[name]
         told += f": mean {of['mean']:.2f}, median {of['median']:.2f}"
         axes.bar(places, counts, width=width, color=(_BLUE, _ORANGE)[number], label=told)
-        names = [f"< {edges[0]:g}", *(f"{low:g}" for low in edges[:-1]), f"> {edges[-1]:g}"]
-        axes.set_xticks(range(len(counts)), names, fontsize=7)
+        between = [place + 0.5 for place in range(len(edges))]
+        axes.set_xticks(between, [f"{edge:g}" for edge in edges], fontsize=8)
+        axes.set_xlim(-0.5, len(counts) - 0.5)
     if drawn:
-        axes.legend(fontsize=8)
+        _legend(axes)
     else:
         axes.set_title("no likelihoods: the boxes are the set's own", fontsize=9)
+
+
+def _legend(axes: Any) -> None:
+    """A legend with room for it above what is drawn."""
+    axes.set_ylim(top=1.3 * axes.get_ylim()[1])
+    axes.legend(fontsize=8, loc="upper left")
 
 
 def _ties(axes: Any, ties: Mapping[str, Any]) -> None:

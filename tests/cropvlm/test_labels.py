@@ -22,6 +22,7 @@ from lfpc_jax.cropvlm.labels import (
 from lfpc_jax.data import layout
 from lfpc_jax.data.rejected import Rejected, TooManyLost
 from lfpc_jax.processing.geometry import Box
+from lfpc_jax.rollout.engine import LogitsNotFinite
 from lfpc_jax.trajectory import Picture
 from support import rigged_labels
 from support.rigged_labels import CELLS, GRID, SIZE, RiggedTarget, best_of
@@ -135,6 +136,15 @@ def test_bad_records_are_left_out_with_their_reasons_and_cost_no_others(records,
     assert [made[place] for place in (0, 1, 2, 4)] == expected
     with pytest.raises(TooManyLost, match="set: 2 of 8 records cannot be used"):
         measure(given, tmp_path / "strict", target)  # at the second chunk, not at the end: no nan
+
+
+def test_a_target_that_is_broken_is_no_question_s_fault(records, tmp_path):
+    class Broken(RiggedTarget):
+        def like(self, record, best, box):
+            raise LogitsNotFinite("record 'r0', box None: nan")
+
+    with pytest.raises(LogitsNotFinite, match="box None: nan"):
+        measure(records, tmp_path, Broken(), max_lost=1.0)
 
 
 def test_cut_anywhere_a_journal_resumes_to_the_same_bytes_with_whole_chunks(records, tmp_path):
