@@ -198,7 +198,7 @@ def train(
             log.warning("%s", line)
         if jax.process_index() == 0:
             warn_of_other_gaps(model, parts, dialogue.processor)
-            warn_of_other_labels(config, parts)
+            warn_of_other_labels(config, parts, targets.get("target"))
         processes.barrier("gaps", _SAVE_SECONDS)  # all weights are read for that
 
     # ------------------------------------------------------------------ learner

@@ -1,18 +1,17 @@
 """The sets of a training run, audited: the mixture to train on, the records to validate on."""
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lfpc_jax.cropvlm import labelled
+from lfpc_jax.cropvlm.labelled import doubts as doubts_of_labels
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.pipeline import Part, in_turn
 from lfpc_jax.data.rejected import parted, summary
 from lfpc_jax.infogap.provenance import doubts
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.run.config import Source, TargetSettings, TrainConfig
-from lfpc_jax.run.models import LoadedModel, identity_of
+from lfpc_jax.run.config import Source, TrainConfig
+from lfpc_jax.run.models import LoadedModel
 from lfpc_jax.trajectory import Record
 
 log = logging.getLogger(__name__)
@@ -51,21 +50,11 @@ def warn_of_other_gaps(
             log.warning("%s: %s", part.name, doubt)
 
 
-def warn_of_other_labels(config: TrainConfig, parts: Sequence[Part]) -> None:
-    """Warns of sets whose targets are labels that were not made for this run's target, or not for a
-    crop network."""
-    made = [part for part in parts if labelled.labels_of(part.name) is not None]
-    target = _identity(config.target) if made and config.target is not None else None
-    for part in made:
-        proposes = config.rollout.dialogue == "box"
-        for doubt in labelled.doubts(part.name, proposes=proposes, target=target):
+def warn_of_other_labels(
+    config: TrainConfig, parts: Sequence[Part], target: Mapping[str, Any] | None
+) -> None:
+    """Warns of sets whose targets are labels that were not made for the target of this identity, or
+    not for what is trained."""
+    for part in parts:
+        for doubt in doubts_of_labels(part.name, proposes=config.proposals, target=target):
             log.warning("%s: %s", part.name, doubt)
-
-
-def _identity(target: TargetSettings) -> dict[str, Any]:
-    """What a target's likelihoods depend on, without loading it."""
-    identity: dict[str, Any] = dict(identity_of(Path(target.path))) if target.path else {}
-    identity |= {"presentation": target.presentation, "crop_tokens": target.crop_tokens}
-    if target.presentation != "crop":
-        identity["image_tokens"] = target.image_tokens
-    return identity
