@@ -1,5 +1,5 @@
 """The labelling command: killed and resumed, in two processes, stopped, made again by another rule,
-refused where something differs; what it writes; and a small real model as the target."""
+refused where something differs; and what it writes."""
 
 import json
 import random
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 
 import PIL.Image
 import pytest
@@ -16,8 +15,8 @@ from lfpc_jax.cli import label_boxes
 from lfpc_jax.cropvlm.grid import in_pixels, widened
 from lfpc_jax.data import layout
 from lfpc_jax.processing.geometry import Box
-from support import rigged_labels, small
-from support.processes import ROOT, coordinator_flags, environment
+from support import rigged_labels
+from support.processes import coordinator_flags, environment
 from support.rigged_labels import CELLS, GRID, SIZE, RiggedTarget, best_of
 
 OUTPUTS = ("records.jsonl", "labels.jsonl", "report.json", "meta.json", "report.png", "sheet.png")
@@ -245,75 +244,3 @@ def test_a_target_that_reads_no_crop_is_warned_of(tmp_path, monkeypatch, capsys)
     assert "no likelier than with no crop" in told
     box = Box(*next(iter(layout.read(tmp_path / "out"))).targets[0][0])
     assert box == widened(in_pixels(CELLS[0], GRID, SIZE), SIZE, 1 / 3, seed=0, record="r0")
-
-
-REAL_FLAGS = ("--grid", 2, "--chunk", 2, "--target-image-tokens", 24, "--target-crop-tokens", 16)
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """A small model as the target, and five records with different answers."""
-    folder = tmp_path_factory.mktemp("real")
-    small.hf_folder(folder / "hf")
-    words = ("red", "blue", "word")
-    layout.write(folder / "set", [small.record(i, answer=words[i % 3]) for i in range(5)])
-    return folder
-
-
-def label(folder, out, *more):
-    flags = [folder / "set", out, "--target", folder / "hf", *REAL_FLAGS, *more]
-    assert label_boxes.main(list(map(str, flags))) == 0
-    return contents(out) | {"journal": (out / "journal-0.jsonl").read_bytes()}
-
-
-@pytest.mark.compiles
-def test_a_real_target_is_asked_and_resumes_to_the_same_bytes(real, tmp_path):
-    """The journal is cut at the head, in the first chunk, and within the last line."""
-    expected = label(real, tmp_path / "whole")
-    made = [json.loads(line) for line in expected["labels.jsonl"].splitlines()]
-    assert len({tuple(label["best"]) for label in made}) > 1
-    for one in made:
-        assert one["likelihood"] >= one["whole"]
-        assert -100 < one["without"] < 0
-    journal = expected["journal"]
-    ends = [place for place, byte in enumerate(journal) if byte == 10]
-    for keep in (ends[0] // 2, ends[1] + 1, ends[4] + 60):
-        out = tmp_path / str(keep)
-        out.mkdir()
-        (out / "journal-0.jsonl").write_bytes(journal[:keep])
-        assert label(real, out) == expected
-
-
-@pytest.mark.slow
-def test_a_real_target_killed_at_random_moments_gives_the_same_bytes(real, tmp_path):
-    """And so do two processes."""
-
-    def run(out, *more):
-        command = [sys.executable, ROOT / "launch/label_boxes.py", real / "set", out]
-        flags = ["--target", real / "hf", *REAL_FLAGS, "--cache", tmp_path / "cache", *more]
-        return subprocess.Popen(
-            list(map(str, command + flags)), env=environment(),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    began = time.monotonic()
-    finished(run(tmp_path / "whole"))
-    took = time.monotonic() - began
-    rng, kills = random.Random(), 0
-    out = tmp_path / "out"
-    while kills < 12 and not (out / "meta.json").exists():
-        process = run(out)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=rng.uniform(0.2, took))
-        kills += process.poll() is None
-        process.kill()
-        process.communicate()
-    assert kills > 0
-    if not (out / "meta.json").exists():
-        finished(run(out))
-    assert contents(out) == contents(tmp_path / "whole")
-    flags = coordinator_flags()
-    both = [run(tmp_path / "both", *flags, i) for i in range(2)]
-    for process in both:
-        finished(process)
-    assert contents(tmp_path / "both") == contents(tmp_path / "whole")
