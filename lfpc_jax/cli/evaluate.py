@@ -3,39 +3,58 @@
     evaluate.py OUT --model DIR --data hr_bench_8k.tsv hr_bench_4k.parquet vstar_bench
     evaluate.py OUT --model DIR --data world/ --image-tokens 1024 16384 --diagnose
     evaluate.py OUT --rescore --judge-url http://host:8000/v1 --judge-model NAME
+    evaluate.py OUT --model CROPPER --target DIR --data text_vqa_boxes:rows.parquet \\
+        --modes tool direct --boxes true centre random whole rel_att --expand 2 4 9 16
 
 DIR is a Hugging Face folder, one that convert.py wrote, or a training run's: RUN (its newest
 checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. --data takes HR-Bench (TSV or parquet),
 V* (its folder, or its JSON list), sets in our layout, and READER:PATH (see `data.sources`), each
 also as NAME=PATH. Crops are always cut from the original, whatever budget the shown image has.
 
+With --target (or --target-url and --target-model) a frozen model answers, and --model is the crop
+network whose boxes it is shown. It is also shown no crop (--modes direct), boxes that no network
+proposes (--boxes), true boxes with their area times a factor (--expand), and altered crops
+(--diagnose). --model may be left out if no boxes are to be predicted. A question that the target
+could not be asked has no answer; the same command asks it again.
+
 Answers are written to OUT as they come. If interrupted, rerun the same command to resume; more
-benchmarks, budgets and diagnostics may be added later. --rescore grades the stored answers again,
-without the model. OUT gets results.json, results.png, scores.jsonl (a line for each question),
-timing.json, and trajectories/, which the report shows. If the judge fails, the earlier results
-stay. Several processes each ask a share. SIGTERM to any of them ends all with exit code 0, and the
-same command resumes.
+benchmarks, budgets, boxes and diagnostics may be added later. --rescore grades the stored answers
+again, without the model. OUT gets results.json, results.png, scores.jsonl (a line for each
+question), timing.json, and trajectories/, which the report shows; expansion.png if true boxes were
+expanded. If the judge fails, the earlier results stay. Several processes each ask a share. SIGTERM
+to any of them ends all with exit code 0, and the same command resumes.
 """
 
 import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
 
-from lfpc_jax.cli import asking_flags, judge_flags, process_flags
+from lfpc_jax.cli import asking_flags, judge_flags, process_flags, target_flags
+from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.data.rejected import MAX_SHARE
 from lfpc_jax.distributed import processes
 from lfpc_jax.evaluation.alter import ALTERATIONS, alteration
 from lfpc_jax.evaluation.benchmark import Benchmark, open_benchmark
-from lfpc_jax.evaluation.conditions import DIRECT, TOOL
-from lfpc_jax.evaluation.journal import Journal
+from lfpc_jax.evaluation.conditions import (
+    BOXES,
+    DIRECT,
+    TOOL,
+    Asks,
+    AsksTarget,
+    attended,
+    expanded,
+    is_altered,
+)
+from lfpc_jax.evaluation.journal import WITH_BOXES, Journal
 from lfpc_jax.evaluation.published import about_benchmark
 from lfpc_jax.evaluation.results import (
     Answers,
@@ -50,9 +69,12 @@ from lfpc_jax.evaluation.run import ask, in_order
 from lfpc_jax.evaluation.tables import printed, sheets
 from lfpc_jax.rewards.judge import Judge, JudgeFailed
 from lfpc_jax.rollout.asking import digest
+from lfpc_jax.rollout.engine import own_share
 from lfpc_jax.run import progress
 from lfpc_jax.run.claim import FolderClaim, held
 from lfpc_jax.run.engines import Engines
+from lfpc_jax.run.targets import TargetEngines
+from lfpc_jax.trajectory import Record
 
 _SEVERAL = ("image_tokens",)
 _LINES_EVERY = 10.0
@@ -84,11 +106,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", nargs="+", default=[], metavar="[NAME=]PATH")
     asking_flags.add(parser, several=_SEVERAL)
     parser.add_argument(
-        "--modes", nargs="+", choices=(TOOL, DIRECT), default=[TOOL], help="direct has no tool"
-    )
+        "--modes", nargs="+", choices=(TOOL, DIRECT), default=argparse.SUPPRESS,
+        help="direct has no tool, and shows a target no crop (default: tool; of a target without "
+        "a crop network direct)",
+    )  # fmt: skip
     parser.add_argument(
         "--diagnose", nargs="*", choices=ALTERATIONS, metavar="ALTERATION",
         help=f"also with crops altered: {', '.join(ALTERATIONS)}; all, if none is named",
+    )  # fmt: skip
+    target_flags.add(parser)
+    parser.add_argument(
+        "--boxes", nargs="+", choices=BOXES, default=[], help="also show the target these boxes"
+    )
+    parser.add_argument(
+        "--expand", nargs="+", type=float, default=[], metavar="FACTOR",
+        help="also show it the true boxes with their area times each factor",
+    )  # fmt: skip
+    parser.add_argument(
+        "--layer", nargs="+", type=int, default=[], metavar="N",
+        help="also show it the rel_att boxes of these layers, counted from 0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--likelihoods", action="store_true",
+        help="also compute the target's log-likelihood of the right answer, for every box",
     )  # fmt: skip
     parser.add_argument("--rollouts", type=int, default=1, help="answers to each question")
     parser.add_argument("--temperature", type=float, default=0.0)
@@ -117,8 +157,11 @@ def evaluate(args: argparse.Namespace, claim: FolderClaim) -> int:
     judge = judge_flags.judge_of(args, cache, batch_seconds=_JUDGING) if first else None
     # ------------------------------------------------------------------ the answers
     if not args.rescore:
-        if args.model is None or not args.data:
-            raise ValueError("give --model and --data, or --rescore for the answers that are there")
+        if not args.data or (args.model is None and target_flags.settings_of(args) is None):
+            raise ValueError(
+                "give --model and --data (or --target and --data), or --rescore for the answers "
+                "that are there"
+            )
         _answer(args, journal)
         if processes.stop_requested(_LONGEST_WAIT):
             print(f"stopped; rerun the same command to resume {args.out}")
@@ -159,36 +202,39 @@ def _graded(args: argparse.Namespace, journal: Journal, judge: Judge | None) -> 
 
 
 def _answer(args: argparse.Namespace, journal: Journal) -> None:
-    args = asking_flags.resolved(args, args.model, several=_SEVERAL)
+    settings = target_flags.settings_of(args)
+    conditions = _conditions(args, settings)
+    if args.model is not None or settings is None:
+        usual = asking_flags.USUAL if settings is None else asking_flags.BOX_USUAL
+        args = asking_flags.resolved(args, args.model, usual=usual, several=_SEVERAL)
     benchmarks = _benchmarks(args)
-    altered = [] if args.diagnose is None else args.diagnose or ALTERATIONS
-    conditions = in_order([*args.modes, *altered])
     for benchmark in benchmarks:
-        for name in altered:
+        for name in filter(is_altered, conditions):
             alteration(name, benchmark.records)  # refuses what it cannot alter, before any hour
-    engines = Engines.load(args)
-    asked = engines.asked | {
-        "model": str(args.model.absolute()),
-        "rollouts": args.rollouts,
-        "seed": args.seed,
-        "temperature": args.temperature,
-        "max_turns": args.max_turns,
-        "turn_tokens": args.turn_tokens,
-        "episode_tokens": args.episode_tokens,
-        "crop_tokens": args.crop_tokens,
-        "convention": args.convention,
-        "prompt": digest(args.prompt),
-    }
+    records = [record for benchmark in benchmarks for record in benchmark.records]
+    engines = (
+        Engines.load(args) if settings is None else TargetEngines.load(args, settings, records)
+    )
+    asked = engines.asked | {"rollouts": args.rollouts, "seed": args.seed}
+    if args.model is not None:
+        asked |= _asking(args)
     about = {benchmark.name: about_benchmark(benchmark) for benchmark in benchmarks}
-    processes.agree({"questions": json.dumps([asked, about, conditions, args.image_tokens])})
+    budgets = dict.fromkeys(args.image_tokens if settings is None else [settings.image_tokens])
+    if settings is not None:
+        if args.model is not None:
+            [asked["image_tokens"]] = args.image_tokens
+        for benchmark in benchmarks:
+            boxed = sum(bool(record.targets) for record in benchmark.records)
+            about[benchmark.name][WITH_BOXES] = boxed
+    processes.agree({"questions": json.dumps([asked, about, conditions, [*budgets]])})
     journal.begin(asked, about)
     if journal.process == 0:
         engines.keep_assets(args.out / "assets")
-    records = [record for benchmark in benchmarks for record in benchmark.records]
-    for tokens in dict.fromkeys(args.image_tokens):
-        engine = cache(partial(engines.engine, tokens, records))
+    unanswered: list[str] = []
+    for tokens in budgets:
+        engine = _once(engines.engine, tokens, records)
         for benchmark in benchmarks:
-            ask(
+            unanswered += ask(
                 engine,
                 benchmark,
                 tokens,
@@ -199,6 +245,66 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
                 bar=lambda what, total: progress.bar(what, total, every=_LINES_EVERY),
                 stop=processes.stop_seen,
             )
+    _tell(unanswered, len(list(own_share(records))) * len(conditions), args)
+
+
+def _once(
+    make: Callable[[int, Sequence[Record]], Asks | AsksTarget],
+    tokens: int,
+    records: Sequence[Record],
+) -> Callable[[], Asks | AsksTarget]:
+    """Makes what is asked at a budget when it is first needed."""
+    return cache(lambda: make(tokens, records))
+
+
+def _conditions(args: argparse.Namespace, settings: TargetSettings | None) -> tuple[str, ...]:
+    """The conditions that the flags ask for. Raises ValueError for flags that contradict."""
+    altered = [] if args.diagnose is None else args.diagnose or ALTERATIONS
+    modes = getattr(args, "modes", [DIRECT if settings and args.model is None else TOOL])
+    boxes = [*args.boxes, *map(expanded, args.expand), *map(attended, args.layer)]
+    if settings is None and (boxes or args.likelihoods):
+        raise ValueError(
+            "--boxes, --expand, --layer and --likelihoods are of a target model; give --target "
+            "DIR, or --target-url and --target-model"
+        )
+    if settings is not None and args.model is None and (altered or TOOL in modes):
+        raise ValueError(
+            "--modes tool and --diagnose show the target what a crop network proposes; give "
+            "--model CROPPER, or leave them out"
+        )
+    if settings is not None and len(getattr(args, "image_tokens", [])) > 1:
+        raise ValueError(
+            f"--image-tokens {args.image_tokens}: of a crop network one budget is evaluated at a "
+            "time; give one, and another OUT for another"
+        )
+    return in_order([*modes, *boxes, *altered])
+
+
+def _asking(args: argparse.Namespace) -> dict[str, Any]:
+    """How the model is asked, as evaluation.json records it."""
+    return {
+        "model": str(args.model.absolute()),
+        "temperature": args.temperature,
+        "max_turns": args.max_turns,
+        "turn_tokens": args.turn_tokens,
+        "episode_tokens": args.episode_tokens,
+        "crop_tokens": args.crop_tokens,
+        "convention": args.convention,
+        "prompt": digest(args.prompt),
+    }
+
+
+def _tell(unanswered: Sequence[str], asked: int, args: argparse.Namespace) -> None:
+    """Prints how many questions the target could not be asked. Raises ValueError if it was most."""
+    if not unanswered:
+        return
+    told = (
+        f"{len(unanswered)} questions could not be put to the target, and have no answer; the "
+        f"first: {unanswered[0]}"
+    )
+    if len(unanswered) > args.max_unjudged * asked:
+        raise ValueError(f"{told}. Mend that, and rerun the same command to ask them again")
+    print(f"{told}. Rerun the same command to ask them again", file=sys.stderr)
 
 
 def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:

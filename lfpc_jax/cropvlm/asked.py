@@ -13,16 +13,17 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from lfpc_jax.cropvlm.boxes import BoxOf, boxes_of
-from lfpc_jax.cropvlm.target import Question, Said, Target
+from lfpc_jax.cropvlm.pair import answered
+from lfpc_jax.cropvlm.target import Target
 from lfpc_jax.data import pictures
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.evaluation.alter import alteration, altered
-from lfpc_jax.evaluation.conditions import TOOL, Runs, Stored, is_altered, layer_of
+from lfpc_jax.evaluation.conditions import REL_ATT, TOOL, Runs, Stored, is_altered, layer_of
 from lfpc_jax.trajectory import Box4, Crop, End, Group, Record, Size, Trajectory, Turn
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,9 @@ log = logging.getLogger(__name__)
 _TOGETHER = 256
 """Records whose boxes are found before the target answers them."""
 
-Attended = Callable[[int, Sequence[Record]], Iterator[Box4]]
-"""ViCrop's boxes of records, in order, by the target's attention at a layer."""
+Attended = Callable[[int | None, Sequence[Record]], Iterator[Box4 | None]]
+"""ViCrop's boxes of records, in order, by the target's attention at a layer, or at the usual one; a
+record that cannot be shown has none."""
 
 
 @dataclass
@@ -56,36 +58,26 @@ class AskedTarget:
         elif is_altered(condition):
             with altered(self.target, alteration(condition, records, seed=seed)):
                 yield _Again(self, stored())
-        elif (layer := layer_of(condition)) is not None:
-            yield _Attended(self, condition, layer)
+        elif condition == REL_ATT or layer_of(condition) is not None:
+            yield _Attended(self, condition, layer_of(condition))
         else:
             yield _Given(self, condition, boxes_of(condition, seed=seed))
 
-    def groups(
-        self, asked: Sequence[tuple[Record, tuple[Trajectory, ...]]], seed: int
-    ) -> Iterator[Group]:
-        """The target's answers to each record's episodes, with the box that each proposes."""
-        boxes = [tuple(map(_box, trajectories)) for _, trajectories in asked]
-        questions = [
-            Question(record, tuple(dict.fromkeys(of_record)))
-            for (record, _), of_record in zip(asked, boxes)
-        ]
-        answers = self.target.answers(questions, seed=seed)
-        unknown: Iterator[tuple[float | None, ...]] = (
-            (None,) * len(question.boxes) for question in questions
+    def answered(self, groups: Sequence[Group], seed: int) -> Iterator[Group]:
+        return answered(self.target, groups, seed=seed, likelihoods=self.likelihoods)
+
+    def given(self, record: Record, size: Size, boxes: Sequence[Box4 | None], name: str) -> Group:
+        """The episodes of boxes that were given, before the target has answered; `name` says where
+        the boxes are from."""
+        processor = self.target.dialogue.processor
+        rows, columns = processor.grid(*pictures.shrunk(size, record.longest_side))
+        shown = columns * processor.factor, rows * processor.factor
+        return Group(
+            record,
+            tuple(
+                _episode(record, number, size, shown, box, name) for number, box in enumerate(boxes)
+            ),
         )
-        likelihoods = self.target.likelihoods(questions) if self.likelihoods else unknown
-        for (record, trajectories), of_record, question, said, likely in zip(
-            asked, boxes, questions, answers, likelihoods
-        ):
-            known = dict(zip(question.boxes, zip(said, likely), strict=True))
-            yield Group(
-                record,
-                tuple(
-                    _answered(trajectory, *known[box])
-                    for trajectory, box in zip(trajectories, of_record)
-                ),
-            )
 
 
 @dataclass
@@ -98,18 +90,16 @@ class _Given:
 
     def run(self, records: Iterable[Record], *, rollouts: int, seed: int) -> Iterator[Group]:
         for batch in _batches(_sized(records)):
-            asked = [
-                (
+            groups = [
+                self.asked.given(
                     record,
-                    tuple(self._episode(record, size, rollout) for rollout in range(rollouts)),
+                    size,
+                    [self.box_of(record, size, rollout) for rollout in range(rollouts)],
+                    self.name,
                 )
                 for record, size in batch
             ]
-            yield from self.asked.groups(asked, seed)
-
-    def _episode(self, record: Record, size: Size, rollout: int) -> Trajectory:
-        box = self.box_of(record, size, rollout)
-        return episode(self.asked.target, record, size, rollout, box, self.name)
+            yield from self.asked.answered(groups, seed)
 
 
 @dataclass
@@ -118,24 +108,19 @@ class _Attended:
 
     asked: AskedTarget
     name: str
-    layer: int
+    layer: int | None
 
     def run(self, records: Iterable[Record], *, rollouts: int, seed: int) -> Iterator[Group]:
         if self.asked.attended is None:
             raise ValueError("rel_att needs the attention of a local target; give one by --target")
         for batch in _batches(_sized(records)):
             boxes = self.asked.attended(self.layer, [record for record, _ in batch])
-            asked = [
-                (
-                    record,
-                    tuple(
-                        episode(self.asked.target, record, size, rollout, box, self.name)
-                        for rollout in range(rollouts)
-                    ),
-                )
+            groups = [
+                self.asked.given(record, size, [box] * rollouts, self.name)
                 for (record, size), box in zip(batch, boxes, strict=True)
+                if box is not None
             ]
-            yield from self.asked.groups(asked, seed)
+            yield from self.asked.answered(groups, seed)
 
 
 @dataclass
@@ -146,21 +131,18 @@ class _Again:
     stored: Mapping[str, Group]
 
     def run(self, records: Iterable[Record], *, rollouts: int, seed: int) -> Iterator[Group]:
-        asked = [(record, self.stored[record.id].trajectories) for record in records]
-        yield from self.asked.groups(asked, seed)
+        groups = (Group(record, self.stored[record.id].trajectories) for record in records)
+        while batch := list(itertools.islice(groups, _TOGETHER)):
+            yield from self.asked.answered(batch, seed)
 
 
-def episode(
-    target: Target, record: Record, size: Size, rollout: int, box: Box4 | None, name: str
+def _episode(
+    record: Record, rollout: int, original: Size, shown: Size, box: Box4 | None, name: str
 ) -> Trajectory:
-    """The episode of a box that was given, before the target has answered; `name` says where the
-    box is from."""
     turns: tuple[Turn, ...] = ()
     end: End = "answered"
     if box is not None:
         turns, end = (Turn(0, 0, name, call=True, crop=Crop(box, box)),), "proposed"
-    processor = target.dialogue.processor
-    rows, columns = processor.grid(*pictures.shrunk(size, record.longest_side))
     return Trajectory(
         record=record.id,
         rollout=rollout,
@@ -168,22 +150,12 @@ def episode(
         sampled=np.zeros(0, bool),
         logprobs=np.zeros(0, np.float32),
         policy_logprobs=np.zeros(0, np.float32),
-        original=size,
-        shown=(columns * processor.factor, rows * processor.factor),
+        original=original,
+        shown=shown,
         turns=turns,
         end=end,
         answer=None,
     )
-
-
-def _answered(trajectory: Trajectory, said: Said, likelihood: float | None) -> Trajectory:
-    return replace(trajectory, answer=said.answer, unanswered=said.fault, likelihood=likelihood)
-
-
-def _box(trajectory: Trajectory) -> Box4 | None:
-    """The box that an episode proposes."""
-    crops = [turn.crop.box for turn in trajectory.turns if turn.crop is not None]
-    return crops[-1] if crops else None
 
 
 def _batches(sized: Iterator[tuple[Record, Size]]) -> Iterator[list[tuple[Record, Size]]]:

@@ -185,63 +185,25 @@ class Pair:
                 self.stats.skipped += self.engine.stats.skipped[before:]
             else:
                 groups = list(self._without_boxes(chunk, rollouts))
-            proposed = time.perf_counter()
-            self.stats.proposer_seconds += proposed - start
-            answered = self._answered(groups, seed, alive)
-            self.stats.target_seconds += time.perf_counter() - proposed
+            self.stats.proposer_seconds += time.perf_counter() - start
+            told_groups = answered(
+                self.target,
+                groups,
+                seed=seed,
+                answers=self.answers,
+                likelihoods=self.likelihoods,
+                alive=alive,
+                stats=self.stats,
+            )
+            while (group := self._timed(told_groups)) is not None:
+                yield group
             last.clear()
-            yield from answered
 
-    # ------------------------------------------------------------------ the target
-
-    def _answered(
-        self, groups: Sequence[Group], seed: int, alive: Callable[[], None]
-    ) -> list[Group]:
-        """The groups with what the target says of their boxes."""
-        questions = [
-            Question(group.record, tuple(dict.fromkeys(map(shown_box, group.trajectories))))
-            for group in groups
-        ]
-        answers: list[tuple[Said, ...]] = [()] * len(groups)
-        likelihoods: list[tuple[float, ...]] = [()] * len(groups)
-        if self.answers and questions:
-            for number, said in enumerate(self.target.answers(questions, seed=seed)):
-                answers[number] = said
-                alive()
-        if self.likelihoods and questions:
-            for number, values in enumerate(self.target.likelihoods(questions)):
-                likelihoods[number] = values
-                alive()
-        self.stats.questions += len(questions)
-        self.stats.episodes += sum(len(group.trajectories) for group in groups)
-        self.stats.boxes += sum(len(question.boxes) for question in questions)
-        self.stats.cached += sum(each.cached for said in answers for each in said)
-        told = zip(groups, questions, answers, likelihoods, strict=True)
-        return [self._told(*of_group) for of_group in told]
-
-    def _told(
-        self,
-        group: Group,
-        question: Question,
-        answers: tuple[Said, ...],
-        likelihoods: tuple[float, ...],
-    ) -> Group:
-        boxes = question.boxes
-        for name, asked, values in (
-            ("answers", self.answers, answers),
-            ("likelihoods", self.likelihoods, likelihoods),
-        ):
-            assert len(values) == (len(boxes) if asked else 0), (name, values, boxes)
-        said = dict(zip(boxes, answers))
-        likely = dict(zip(boxes, likelihoods))
-        return replace(
-            group,
-            trajectories=tuple(
-                _with(trajectory, said.get(box), likely.get(box))
-                for trajectory in group.trajectories
-                for box in [shown_box(trajectory)]
-            ),
-        )
+    def _timed(self, groups: Iterator[Group]) -> Group | None:
+        start = time.perf_counter()
+        group = next(groups, None)
+        self.stats.target_seconds += time.perf_counter() - start
+        return group
 
     def _without_boxes(self, records: Iterable[Record | Opening], rollouts: int) -> Iterator[Group]:
         """Groups of episodes in which nobody proposes anything."""
@@ -268,6 +230,63 @@ def shown_box(trajectory: Trajectory) -> Box4 | None:
     there is none that could be."""
     crops = [turn.crop for turn in trajectory.turns if turn.crop is not None]
     return crops[-1].box if crops else None
+
+
+def answered(
+    target: Target,
+    groups: Sequence[Group],
+    *,
+    seed: int,
+    answers: bool = True,
+    likelihoods: bool = False,
+    alive: Callable[[], None] = lambda: None,
+    stats: Stats | None = None,
+) -> Iterator[Group]:
+    """The groups with what the target says of their boxes, as its answers come. It is asked once
+    for each distinct box of a group. If likelihoods are asked for, all answers come before them.
+    `alive` is called again and again."""
+    questions = [
+        Question(group.record, tuple(dict.fromkeys(map(shown_box, group.trajectories))))
+        for group in groups
+    ]
+    if not questions:
+        return
+    nothing: list[tuple[()]] = [()] * len(questions)
+    said: Iterable[tuple[Said, ...]] = nothing
+    if answers:
+        said = target.answers(questions, seed=seed)
+    likely: Iterable[tuple[float, ...]] = nothing
+    if likelihoods:
+        said = list(_watched(said, alive))
+        likely = target.likelihoods(questions)
+    for group, question, of_answers, of_likelihoods in zip(
+        groups, questions, said, likely, strict=True
+    ):
+        alive()
+        if stats is not None:
+            stats.questions += 1
+            stats.episodes += len(group.trajectories)
+            stats.boxes += len(question.boxes)
+            stats.cached += sum(each.cached for each in of_answers)
+        by_box = {
+            box: (
+                of_answers[place] if answers else None,
+                of_likelihoods[place] if likelihoods else None,
+            )
+            for place, box in enumerate(question.boxes)
+        }
+        trajectories = (
+            _with(trajectory, *by_box[shown_box(trajectory)]) for trajectory in group.trajectories
+        )
+        yield replace(group, trajectories=tuple(trajectories))
+
+
+def _watched(
+    said: Iterable[tuple[Said, ...]], alive: Callable[[], None]
+) -> Iterator[tuple[Said, ...]]:
+    for answers in said:
+        alive()
+        yield answers
 
 
 @contextmanager

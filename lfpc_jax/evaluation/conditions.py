@@ -12,7 +12,8 @@ true_x4            the same with four times the area (see `cropvlm.boxes`), also
 centre             the middle half of each side
 random             drawn for each record
 whole              the whole image
-rel_att_22         ViCrop's box from the target's attention at a layer
+rel_att            ViCrop's box from the target's attention (see `cropvlm.vicrop`)
+rel_att_22         the same from another layer
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -142,7 +143,7 @@ def ordered(conditions: Iterable[str]) -> list[str]:
         if (factor := factor_of(condition)) is not None:
             return places[TRUE], factor, condition
         if (layer := layer_of(condition)) is not None:
-            return places[REL_ATT], layer, condition
+            return places[REL_ATT], float(layer), condition
         return places.get(condition, len(places)), 0.0, condition
 
     return sorted(set(conditions), key=key)

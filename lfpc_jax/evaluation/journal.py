@@ -75,12 +75,14 @@ class Journal:
 
     def begin(self, asked: dict[str, Any], benchmarks: dict[str, dict[str, Any]]) -> None:
         """Records what is asked. A folder that was begun before may only be resumed with the same
-        settings; benchmarks, budgets and conditions may be added."""
+        settings; benchmarks, budgets and conditions may be added, and to a target's evaluation a
+        crop network."""
         path = self.folder / "evaluation.json"
         known: dict[str, Any] = {}
+        before: dict[str, Any] = {}
         if path.exists():
             old = self.settings()
-            known = old["benchmarks"]
+            known, before = old["benchmarks"], old["asked"]
             self._check_truth(old, asked)
             changed = self._changed(old["asked"], asked)
             changed += [
@@ -99,7 +101,7 @@ class Journal:
         settings = {
             "format": FORMAT,
             "truth": TRUTH,
-            "asked": asked,
+            "asked": before | asked,
             "benchmarks": known | benchmarks,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -141,8 +143,13 @@ class Journal:
         warning, and one without the prompt is resumed without. Where a model lies does not matter
         if its identity is known."""
         old = {"prompt": asked.get("prompt")} | dict(old)
+        if TARGET in asked and "model" not in old:  # the crop network is added now
+            asked = {name: asked[name] for name in asked if name in old}
         known = {IDENTITY, "model"} if IDENTITY in asked and IDENTITY in old else {IDENTITY}
-        changed = [name for name in asked if name not in known and old.get(name) != asked[name]]
+        changed = [
+            name for name in asked if name not in {*known, TARGET} and old.get(name) != asked[name]
+        ]
+        changed += _changed_target(old.get(TARGET), asked.get(TARGET))
         if IDENTITY not in asked:
             return changed
         if (before := old.get(IDENTITY)) is None:
@@ -243,3 +250,10 @@ class Journal:
                 if out.read(1) != b"\n":
                     out.write(b"\n")
             out.write(json.dumps(line).encode() + b"\n")
+
+
+def _changed_target(old: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
+    """What differs between two targets; with one of them missing, the target."""
+    if old is None or now is None:
+        return [] if old is now else [TARGET]
+    return [f"{TARGET} ({part})" for part in {**old, **now} if old.get(part) != now.get(part)]

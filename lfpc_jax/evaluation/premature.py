@@ -30,9 +30,7 @@ _PLAIN = re.compile(r"[\d\W_]*|yes|no|[a-z]", re.IGNORECASE)
 
 def states_answer_first(trajectory: Trajectory, record: Record, answer: str | None) -> bool | None:
     """Whether `answer`, the episode's last word, stands before its first call; None for an episode
-    that makes no call, or has no answer, or whose answer is a target model's."""
-    if trajectory.end == "proposed":
-        return None
+    that makes no call, or has no answer."""
     calls = [place for place, turn in enumerate(trajectory.turns) if turn.call]
     if not calls or answer is None or not answer.strip():
         return None

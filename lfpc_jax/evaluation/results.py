@@ -24,6 +24,9 @@ from lfpc_jax.rewards.verdict import Fault
 Results = dict[str, Any]
 
 
+_NO_TOKEN = -1
+"""Of evaluations without a crop network, whose episodes have no ids."""
+
 Answers = Mapping[Trial, Sequence[Answered]]
 
 
@@ -33,7 +36,9 @@ def grade_all(journal: Journal, judge: Judges | None = None) -> Answers:
     asked = journal.settings()["asked"]
     answers = {}
     for part in journal.parts():
-        answered = graded(journal.read(part, asked["rollouts"]), asked["image_token"], judge)
+        answered = graded(
+            journal.read(part, asked["rollouts"]), asked.get("image_token", _NO_TOKEN), judge
+        )
         for fault in faults_of(answered):
             if fault.cause == NOT_ASKED:
                 raise JudgeFailed(f"the judge gives no more verdicts: {fault.reason}")
@@ -87,10 +92,13 @@ def results(
             }
             budgets[str(tokens)] = _budget(of_each, about)
             if settings["asked"].get(TARGET):
-                budgets[str(tokens)]["boxes"] = {
-                    condition: box_metrics(answered)
-                    for condition, answered in of_each.items()
-                    if condition != DIRECT and condition not in ALTERATIONS
+                budgets[str(tokens)] |= {
+                    "answer_first": None,  # who answers sees the crop before
+                    "boxes": {
+                        condition: box_metrics(answered)
+                        for condition, answered in of_each.items()
+                        if condition != DIRECT and condition not in ALTERATIONS
+                    },
                 }
             if truth := of_each.get("truth"):
                 several = sum(len(question.record.targets) > 1 for question in truth)

@@ -3,7 +3,7 @@
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,17 @@ import jax
 
 from lfpc_jax.checkpoint import assets
 from lfpc_jax.distributed.mesh import rollout_mesh
-from lfpc_jax.evaluation.conditions import Asks, without_tool
+from lfpc_jax.evaluation.conditions import without_tool
 from lfpc_jax.evaluation.journal import IDENTITY
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout import asking
+from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.sizing import CHUNK, sizes, text_buckets, together
 from lfpc_jax.run import progress
-from lfpc_jax.run.dialogues import after_prompt, toolless, zooming
+from lfpc_jax.run.dialogues import after_prompt, dialogue_as, toolless
 from lfpc_jax.run.models import LoadedModel, asking_of, load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes, windows_for
 from lfpc_jax.trajectory import Record
@@ -66,15 +67,10 @@ class Engines:
         if asked := asking_of(self.args.model):
             (folder / asking.FILE).write_text(asked.text, encoding="utf-8")
 
-    def engine(self, tokens: int, records: Sequence[Record]) -> Asks:
+    def engine(self, tokens: int, records: Sequence[Record]) -> Engine:
         """An engine compiled for the records' prompts, with and without the tool."""
-        args = self.args
-        dialogue = zooming(
-            self.model.assets,
-            image_tokens=tokens,
-            crop_tokens=args.crop_tokens,
-            convention=args.convention,
-        )
+        asked = {field.name: getattr(self.args, field.name) for field in fields(Asking)}
+        dialogue = dialogue_as(Asking(**asked | {"image_tokens": tokens}), self.model.assets)
         with progress.waiting(f"measuring {len(records)} prompts"):
             seen = {*sizes(dialogue, records), *sizes(without_tool(dialogue), records)}
         shapes = self.shapes(tokens, text_buckets([text for _, text in seen]))
