@@ -157,7 +157,7 @@ def evaluate(args: argparse.Namespace, claim: FolderClaim) -> int:
     judge = judge_flags.judge_of(args, cache, batch_seconds=_JUDGING) if first else None
     # ------------------------------------------------------------------ the answers
     if not args.rescore:
-        if not args.data or (args.model is None and target_flags.settings_of(args) is None):
+        if not args.data or (args.model is None and not args.target and not args.target_url):
             raise ValueError(
                 "give --model and --data (or --target and --data), or --rescore for the answers "
                 "that are there"
@@ -202,7 +202,7 @@ def _graded(args: argparse.Namespace, journal: Journal, judge: Judge | None) -> 
 
 
 def _answer(args: argparse.Namespace, journal: Journal) -> None:
-    settings = target_flags.settings_of(args)
+    settings = target_flags.settings_of(args, args.out / "said")
     conditions = _conditions(args, settings)
     if args.model is not None or settings is None:
         usual = asking_flags.USUAL if settings is None else asking_flags.BOX_USUAL

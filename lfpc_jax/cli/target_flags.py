@@ -1,6 +1,7 @@
 """The flags of a target model, the same in every command that may ask one."""
 
 import argparse
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 from lfpc_jax.cropvlm.settings import Presentation, TargetSettings
@@ -24,6 +25,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--target-model", default="", help="its name on that server")
     group.add_argument(
+        "--target-key-variable", default="", help="environment variable that holds its key"
+    )
+    group.add_argument(
+        "--target-cache", default="", metavar="DIR",
+        help="folder that keeps its answers (default: a folder in OUT)",
+    )  # fmt: skip
+    group.add_argument(
         "--presentation", choices=get_args(Presentation), default=usual.presentation,
         help="what it is shown: the full image and the crop, one of them, or the zoom tool's "
         "conversation",
@@ -37,8 +45,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def settings_of(args: argparse.Namespace) -> TargetSettings | None:
-    """The target that the flags name, or None if they name none."""
+def settings_of(args: argparse.Namespace, cache: Path) -> TargetSettings | None:
+    """The target that the flags name, or None if they name none. A server's answers are kept in the
+    folder `cache`, unless the flags name another."""
     if args.target and args.target_url:
         raise ValueError(
             f"--target {args.target} and --target-url {args.target_url}: a target is a local model "
@@ -56,6 +65,8 @@ def settings_of(args: argparse.Namespace) -> TargetSettings | None:
         path=args.target,
         url=args.target_url,
         model=args.target_model,
+        key_variable=args.target_key_variable,
+        cache=args.target_cache or str(cache),
         presentation=args.presentation,
         dtype=args.target_dtype,
         **{name: getattr(args, f"target_{name}") for name in _FLAGS},

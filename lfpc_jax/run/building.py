@@ -1,5 +1,6 @@
 """The parts of a run, built from its settings: for training, for a session, and for replays."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,8 @@ from lfpc_jax.arrays import Tree
 from lfpc_jax.cropvlm.local import LocalTarget, Needs
 from lfpc_jax.cropvlm.pair import Pair
 from lfpc_jax.cropvlm.remote import RemoteTarget
+from lfpc_jax.cropvlm.settings import TargetSettings
+from lfpc_jax.cropvlm.showing import Showing
 from lfpc_jax.cropvlm.target import Target
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.learner import Learner
@@ -60,12 +63,19 @@ def engine_of(
 
 
 def target_of(config: TrainConfig, mesh: Mesh, bar: Bar = no_bar) -> Target | None:
-    """The run's target, or None if it has none. A local one is on this process's mesh, with its
-    weights, and has room for every question that the crop network's prompt has room for. A server
-    is asked whether it answers."""
-    settings = config.target
-    if settings is None:
+    """The run's target, or None if it has none. A local one has room for every question that the
+    crop network's prompt has room for."""
+    if config.target is None:
         return None
+    most = max(config.rollout.prompt_text)
+    return open_target(config.target, mesh, lambda showing: Needs.up_to(showing, most), bar)
+
+
+def open_target(
+    settings: TargetSettings, mesh: Mesh, needs: Callable[[Showing], Needs], bar: Bar = no_bar
+) -> Target:
+    """The target that the settings name. A local one is on this process's mesh, with its weights,
+    and `needs` says for which questions it has room. A server is asked whether it answers."""
     if settings.url:
         remote = RemoteTarget(settings, bar)
         with progress.waiting(f"asking the target, {remote}"):
@@ -77,7 +87,7 @@ def target_of(config: TrainConfig, mesh: Mesh, bar: Bar = no_bar) -> Target | No
     return LocalTarget.of(  # type: ignore[return-value]
         load_model(path, dtype=dtype, mesh=mesh),
         settings,
-        needs=lambda dialogue: Needs.up_to(dialogue, max(config.rollout.prompt_text)),
+        needs=needs,
         mesh=mesh,
         convention=asking.convention,
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 
@@ -20,30 +20,13 @@ from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.evaluation.conditions import Runs
 from lfpc_jax.evaluation.journal import TARGET
 from lfpc_jax.run import progress
+from lfpc_jax.run.building import open_target
 from lfpc_jax.run.engines import Engines
-from lfpc_jax.run.models import assets_of, load_model
+from lfpc_jax.run.models import assets_of
 from lfpc_jax.trajectory import Box4, Record
 
 _ASSETS = "target"
 """Beside the crop network's files: the folder of those of a local target."""
-
-
-def open_target(
-    settings: TargetSettings, records: Sequence[Record], *, mesh: jax.sharding.Mesh, cache: Path
-) -> Target:
-    """The target that the settings name, with room for these questions. A remote one keeps its
-    answers in the folder `cache`, and has answered a test question."""
-    if settings.url:
-        raise ValueError("a target on a server")
-    dtype = None if settings.dtype == "auto" else settings.dtype
-    model = load_model(Path(settings.path), dtype=dtype, mesh=mesh)
-    with progress.waiting(f"measuring {len(records)} questions"):
-        target = LocalTarget.of(
-            model, settings, needs=lambda dialogue: Needs.of(dialogue, records), mesh=mesh
-        )
-    with progress.waiting("compiling the target"):
-        target.warm_up()
-    return cast(Target, target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +44,13 @@ class TargetEngines:
         cls, args: argparse.Namespace, settings: TargetSettings, records: Sequence[Record]
     ) -> "TargetEngines":
         mesh = rollout_mesh(args.tensor, devices=jax.local_devices())
-        target = open_target(settings, records, mesh=mesh, cache=args.out / "said")
+        with progress.waiting(f"measuring {len(records)} questions"):
+            target = open_target(
+                settings, mesh, lambda showing: Needs.of(showing, records), progress.bar
+            )
+        if isinstance(target, LocalTarget):
+            with progress.waiting("compiling the target"):
+                target.warm_up()
         return cls(args, settings, target, None if args.model is None else Engines.load(args))
 
     @cached_property
