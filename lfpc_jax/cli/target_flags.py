@@ -45,7 +45,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def settings_of(args: argparse.Namespace, cache: Path) -> TargetSettings | None:
+def settings_of(args: argparse.Namespace, cache: Path | None = None) -> TargetSettings | None:
     """The target that the flags name, or None if they name none. A server's answers are kept in the
     folder `cache`, unless the flags name another."""
     if args.target and args.target_url:
@@ -66,7 +66,7 @@ def settings_of(args: argparse.Namespace, cache: Path) -> TargetSettings | None:
         url=args.target_url,
         model=args.target_model,
         key_variable=args.target_key_variable,
-        cache=args.target_cache or str(cache),
+        cache=args.target_cache or str(cache or ""),
         presentation=args.presentation,
         dtype=args.target_dtype,
         **{name: getattr(args, f"target_{name}") for name in _FLAGS},
