@@ -66,6 +66,8 @@ class Proposal(Zoom):
 class Proposing(Dialogue):
     """The dialogue with a crop network. Its toolbox holds `Proposal` alone."""
 
+    answers: ClassVar[bool] = False
+
     def messages(self, record: Record) -> list[Message]:
         image = [] if record.picture == Picture() else [{"type": "image"}]
         return [{"role": "user", "content": [*image, {"type": "text", "text": prompt(record)}]}]

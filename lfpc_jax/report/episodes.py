@@ -21,7 +21,7 @@ from lfpc_jax.processing.geometry import Box, Frame, crop_box
 from lfpc_jax.report.album import Album, Opened
 from lfpc_jax.report.conversation import Decoder, seen_size, token_side
 from lfpc_jax.report.problems import Problem
-from lfpc_jax.rollout.said import said
+from lfpc_jax.rollout.said import by_target, said
 from lfpc_jax.trajectory import Group, Picture, Record, Trajectory, Turn
 
 Line = dict[str, Any]
@@ -171,7 +171,7 @@ class Episodes:
             "turns": turns,
             "blocks": blocks,
             "rewards": rewards,
-        }
+        } | _of_target(trajectory)
 
     def _turn(
         self, turn: Turn, trajectory: Trajectory, opened: Opened | None, tokens: int, side: int
@@ -219,6 +219,14 @@ def _scored(record: Record) -> dict[str, Any]:
     return {"metric": str(record.metric), "references": references}
 
 
+def _of_target(trajectory: Trajectory) -> dict[str, Any]:
+    """What a target model made of the box, if there is a target."""
+    if not by_target(trajectory):
+        return {}
+    names = ("answer", "likelihood", "unanswered")
+    return {"target": {name: getattr(trajectory, name) for name in names}}
+
+
 def check(trajectory: Trajectory) -> None:
     """Raises ValueError or TypeError that says what cannot be drawn or read."""
     lengths = {
@@ -237,6 +245,11 @@ def check(trajectory: Trajectory) -> None:
         raise TypeError("its rollout is no number")
     if not isinstance(trajectory.end, str) or not isinstance(trajectory.answer, str | None):
         raise TypeError("its end or answer is no text")
+    if not isinstance(trajectory.unanswered, str):
+        raise TypeError("why it is unanswered is no text")
+    likelihood = trajectory.likelihood
+    if likelihood is not None and not (_is_number(likelihood) and math.isfinite(likelihood)):
+        raise ValueError(f"its likelihood is {likelihood!r:.40}, not a finite number")
     reached = 0
     for number, turn in enumerate(trajectory.turns):
         if not (_is_whole(turn.start) and _is_whole(turn.stop)):
@@ -301,8 +314,11 @@ def _targets(record: Record) -> tuple[list[list[list[float]]], int]:
 def _is_box(box: Any) -> bool:
     if not isinstance(box, list | tuple) or len(box) != 4:
         return False
-    numbers = all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in box)
-    return numbers and all(abs(edge) <= _FARTHEST for edge in box)
+    return all(_is_number(edge) and abs(edge) <= _FARTHEST for edge in box)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_whole(value: Any) -> bool:

@@ -1,5 +1,5 @@
 """An episode as one picture: the original with its boxes, and beside it what the model saw, which
-is the shown image and the crops."""
+is the shown image and the crops. A crop network's box stands beside the pixels that it cuts."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ import PIL.ImageFont
 from jaxtyping import UInt8
 
 from lfpc_jax.data import pictures
-from lfpc_jax.processing.geometry import Box
+from lfpc_jax.processing.geometry import Box, crop_box
 from lfpc_jax.trajectory import Group
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4")
@@ -29,23 +29,33 @@ def draw(group: Group, number: int = 0) -> PIL.Image.Image:
             f"record {group.record.id!r}: the group does not hold the pictures that the model saw; "
             "roll it out again, or write a report of the archive by launch/report.py"
         )
-    turns = group.trajectories[number].turns
-    boxes = [Box(*turn.crop.box) for turn in turns if turn.crop is not None]
+    original = pictures.original(group.record.picture)
+    episode = group.trajectories[number]
+    boxes = [Box(*turn.crop.box) for turn in episode.turns if turn.crop is not None]
+    if episode.end == "proposed":
+        return sketch(original, group.image, [(box, cut(original, box)) for box in boxes], "cut")
     crops = list(zip(boxes, group.crops[number], strict=True))
-    return sketch(pictures.original(group.record.picture), group.image, crops)
+    return sketch(original, group.image, crops)
+
+
+def cut(original: PIL.Image.Image, box: Box) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The pixels of the original that a box touches. A crop network does not see them, and its
+    target at a size of its own."""
+    return np.array(original.crop(crop_box(box, original.size)))
 
 
 def sketch(
     original: PIL.Image.Image,
     shown: UInt8[np.ndarray, "_ _ 3"],
     crops: Sequence[tuple[Box, UInt8[np.ndarray, "_ _ 3"]]],
+    how: str = "seen",
 ) -> PIL.Image.Image:
-    """Boxes are in pixels of the original."""
+    """Boxes are in pixels of the original. `how` says what the crops' pixels are."""
     left = outlined(original, [box for box, _ in crops], _HEIGHT)
     size = left.size
     column = [_card(shown, "shown", _GREY)]
     for number, (_, pixels) in enumerate(crops):
-        column.append(_card(pixels, f"crop {number + 1}, seen", colour(number)))
+        column.append(_card(pixels, f"crop {number + 1}, {how}", colour(number)))
     height = max(size[1], sum(card.height + _GAP for card in column))
     page = PIL.Image.new("RGB", (size[0] + 2 * _GAP + _CROP, height), "white")
     page.paste(left, (0, 0))

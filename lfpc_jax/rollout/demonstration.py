@@ -36,8 +36,10 @@ def demonstrated(
         if request is not None:
             episode.take(dialogue.reply(request, opening, episode.cut))
     if episode.end not in ("answered", "no_action", "proposed"):
+        fault = episode.turns[-1].fault if episode.turns else ""
         raise ValueError(
-            f"record {record.id!r}: the demonstration's last turn is a call: {turns[-1:]!r}; it "
+            f"record {record.id!r}: the demonstration's last turn is a call: {turns[-1:]!r}"
+            f"{f', refused as {fault}' if fault else ''}; it "
             f"ended with {episode.end or 'another turn to come'}, and should with what the model "
             "is to answer: add that, or raise max_turns, episode_tokens or capacity"
         )

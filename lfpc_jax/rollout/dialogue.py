@@ -6,6 +6,7 @@ is encoded, but sampled tokens are never encoded again.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import PIL.Image
@@ -79,7 +80,10 @@ the model asked for them."""
 @dataclass(frozen=True)
 class Dialogue:
     """`processor` has the budget of the shown image; every tool brings its own for what it gives.
-    `alter`, if given, replaces what calls give; its pictures must keep to the crops' budget."""
+    `alter`, if given, replaces what calls give; its pictures must keep to the crops' budget.
+    `answers` says whether the model that the dialogue is with answers by itself."""
+
+    answers: ClassVar[bool] = True
 
     tokenizer: Tokenizer
     chat: ChatTemplate

@@ -3,10 +3,12 @@
 Only the sampled ids are taken from the record. Everything else is computed again: the prompt, how
 each turn is parsed, the crops, the replies, how the episode ended, the rewards, and the
 log-probabilities, by one forward pass over the whole conversation. So a replay shows where a
-picture, the prompt, the parser or the weights have changed since. It also measures the difference
+picture, the prompt, the parser or the weights have changed since. Of a crop network's episode the
+box and its crop are computed again, but the answer is the target model's and is taken from the
+record. A replay also measures the difference
 between the log-probabilities of the sampler and of a forward pass, by class of token:
 
-- `digits`: tokens of a call that hold a digit,
+- `digits`: tokens of a call, or of a crop network's box, that hold a digit,
 - `after_crop`: other tokens of turns that begin after a crop came back,
 - `text`: all others.
 """
@@ -126,7 +128,7 @@ class Replayer:
             return ["the last turn did not end the episode"]
         again = episode.trajectory()
         lines = []
-        for name in ("end", "answer", "original", "shown"):
+        for name in ("end", *(["answer"] if self.dialogue.answers else []), "original", "shown"):
             old, new = getattr(recorded, name), getattr(again, name)
             if old != new:
                 lines.append(f"{name} was {old!r}, now {new!r}")

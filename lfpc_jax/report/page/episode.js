@@ -1,7 +1,7 @@
 // One episode, whole: what was asked, where the model looked, what was said, what it earned.
 
-const REWARDS = { total: "Total", accuracy: "Accuracy", format: "Format", tool: "Tool", overlap: "Overlap", iou: "IoU", r_iou: "Conditional IoU", r_l1: "Corners", r_geo: "Grounding" };
-const ENDS = { answered: "it answered", no_action: "a turn with neither call nor answer", max_turns: "no turns left", max_tokens: "cut off at its limit of tokens", context_full: "no room in the context" };
+const REWARDS = { total: "Total", accuracy: "Accuracy", format: "Format", tool: "Tool", likelihood: "Log-likelihood", valid: "Valid box", overlap: "Overlap", iou: "IoU", r_iou: "Conditional IoU", r_l1: "Corners", r_geo: "Grounding" };
+const ENDS = { answered: "it answered", proposed: "it proposed a box", no_action: "a turn with neither call nor answer", max_turns: "no turns left", max_tokens: "cut off at its limit of tokens", context_full: "no room in the context" };
 const REPLACED = { noise: "noise in place of what was cut", blank: "a blank in place of what was cut", other: "the same part of another picture", downsampled: "cut from the shown image", truth: "the true box in its place" };
 const reading = { shade: true };
 
@@ -51,7 +51,7 @@ function came(line, record, bare) {
   const where = [INDEX.runs.length > 1 && INDEX.runs[line.run].name, line.part, record.dataset, record.category, record.id].filter(Boolean);
   return [
     h("dl", { class: "verdict" },
-      fact("Answer", [markOf(line), " ", line.answer === null ? "none" : h("bdi", {}, readable(line.answer.slice(0, 300)))]),
+      fact("Answer", [markOf(line), " ", line.answer === null ? (line.end === "proposed" ? "none by a target" : "none") : h("bdi", {}, readable(line.answer.slice(0, 300)))]),
       fact("Right answer", h("bdi", {}, readable(record.answer))),
       record.references && fact("References, by " + record.metric, h("bdi", {}, readable(counted(record.references)))),
       line.total !== null && fact("Reward", format(line.total)),
@@ -82,7 +82,7 @@ function crops(detail, root) {
   const cards = detail.turns.map((turn, at) => {
     if (!turn.crop) return null;
     const crop = turn.crop, [x1, y1, x2, y2] = crop.pixels;
-    const seen = crop.seen ? "seen as " + times(crop.seen) + ", " + crop.tokens + " tokens" : "the size it was seen at is not known";
+    const seen = detail.target ? "shown to the target" : crop.seen ? "seen as " + times(crop.seen) + ", " + crop.tokens + " tokens" : "the size it was seen at is not known";
     const by = crop.by && h("dd", { class: "by" }, REPLACED[crop.by] || "altered: " + readable(crop.by));
     return h("div", { class: "crop", style: { "--box": boxColour(at) }, "data-turn": at, onpointerenter: () => light(root, at, true), onpointerleave: () => light(root, at, false) },
       crop.image !== null && h("img", { src: pictureOf(crop.image), alt: "crop " + cropNumber(detail, at) }),
@@ -112,8 +112,19 @@ function conversation(detail, line) {
     list.append(block.sampled ? sampledBlock(block, detail) : givenBlock(block, detail));
     if (block.sampled && !scored) list.append(replyNote(block.turn, detail) || "");
   }
+  if (detail.target) list.append(targetBlock(detail.target, detail.turns.some((turn) => turn.crop)));
   list.append(h("p", { class: "ended" }, `Ended after ${line.turns} ${line.turns === 1 ? "turn" : "turns"} and ${line.sampled.toLocaleString("en")} sampled tokens: ${ENDS[line.end] || line.end}.`));
   return list;
+}
+
+// What the target model made of the box: its answer, the right answer's likelihood, or why neither is there.
+function targetBlock(target, boxed) {
+  const asked = target.answer !== null || target.likelihood !== null;
+  const said = [asked && h("p", {}, boxed ? "saw the box" : "saw no box"), !asked && !target.unanswered && h("p", {}, "was not asked"),
+    target.answer !== null && h("p", {}, "answered ", h("bdi", {}, readable(target.answer))),
+    target.likelihood !== null && h("p", {}, "log-likelihood of the right answer " + format(target.likelihood)),
+    target.unanswered && h("p", {}, "could not be asked: ", h("bdi", {}, readable(target.unanswered)))];
+  return h("div", { class: "block given target" }, h("header", {}, h("b", {}, "Target model")), h("div", { class: "said-by", dir: "auto" }, said));
 }
 
 function sampledBlock(block, detail) {
@@ -135,7 +146,7 @@ function givenBlock(block, detail) {
   const parts = block.parts.map((part) => (typeof part === "string" ? readable(part) : imagePart(part, detail)));
   const name = { system: "System", user: block.turn < 0 ? "Question" : "Tool's reply" }[block.role] || block.role || "Given";
   const body = h("div", { class: "said-by", dir: "auto" }, parts);
-  if (block.role === "system") return h("div", { class: "block given" }, h("details", {}, h("summary", {}, h("b", {}, name), "the tools and how to call them"), body));
+  if (block.role === "system") return h("div", { class: "block given" }, h("details", {}, h("summary", {}, h("b", {}, name), detail.target ? "the template's own" : "the tools and how to call them"), body));
   return h("div", { class: "block given" }, h("header", {}, h("b", {}, name)), body);
 }
 
@@ -151,7 +162,7 @@ function imagePart(part, detail) {
 // Without a tokenizer the replies are known only by what they were.
 function replyNote(at, detail) {
   const turn = detail.turns[at];
-  if (!turn || !turn.crop) return null;
+  if (!turn || !turn.crop || detail.target) return null;
   const picture = turn.crop.image !== null && h("img", { class: "inline", src: pictureOf(turn.crop.image), alt: "crop", style: { "--box": boxColour(at) } });
   return h("div", { class: "block given" }, h("header", {}, h("b", {}, "Tool's reply")), h("div", { class: "said-by" }, picture || "a crop"));
 }
