@@ -19,7 +19,7 @@ from lfpc_jax.rollout.demonstration import demonstrated
 from lfpc_jax.rollout.episode import Episode, Rules
 from lfpc_jax.rollout.replay import token_classes
 from lfpc_jax.rollout.said import by_target, said
-from support import cropper, handmade, small
+from support import handmade, small, small_boxes
 
 RULES = Rules(max_turns=1, turn_tokens=24)
 RECORD = small.record(0)  # 160 x 120
@@ -27,7 +27,7 @@ RECORD = small.record(0)  # 160 x 120
 
 def wrote(text, *, stopped=True, tell=lambda episode: None):
     """The group of the episode in which the crop network writes this, stop token included."""
-    dialogue = cropper.dialogue()
+    dialogue = small_boxes.dialogue()
     episode = Episode(dialogue.open(RECORD), 0, RULES, dialogue, 128)
     ids = dialogue.tokenizer.encode(text).tolist() + [dialogue.tokenizer.im_end] * stopped
     nothing = [0.0] * len(ids)
@@ -38,8 +38,8 @@ def wrote(text, *, stopped=True, tell=lambda episode: None):
 
 
 def group_of(*trajectories, rewards=()):
-    box = demonstrated(cropper.dialogue().open(RECORD), ["[0, 0, 9, 9]."], cropper.dialogue(),
-                       RULES, 128)  # fmt: skip
+    dialogue = small_boxes.dialogue()
+    box = demonstrated(dialogue.open(RECORD), ["[0, 0, 9, 9]."], dialogue, RULES, 128)
     return replace(box, trajectories=trajectories, crops=((),) * len(trajectories), rewards=rewards)
 
 
@@ -99,7 +99,7 @@ def test_the_answer_of_a_model_that_answers_is_its_own():
 
 
 def test_a_demonstration_is_a_box_and_another_text_is_refused_by_its_fault():
-    dialogue = cropper.dialogue()
+    dialogue = small_boxes.dialogue()
     opening = dialogue.open(RECORD)
     text = write_box((40.0, 60.0, 120.0, 120.0), opening.view.frame)
     [trajectory] = demonstrated(opening, [text], dialogue, RULES, 128).trajectories
@@ -111,8 +111,8 @@ def test_a_demonstration_is_a_box_and_another_text_is_refused_by_its_fault():
 
 
 def test_digits_are_a_class_of_their_own_in_a_replay():
-    trajectory = wrote("[35, 20, 60, 80].")
-    masks = token_classes(trajectory, cropper.dialogue())
+    trajectory = wrote("[40, 30, 75, 80].")
+    masks = token_classes(trajectory, small_boxes.dialogue())
     assert [int(mask.sum()) for mask in masks.values()] == [1, 4, 0]  # <|im_end|>, four numbers
 
 
@@ -147,7 +147,7 @@ def test_a_line_of_an_episode_without_a_target_is_as_before(tmp_path):
 def shown(trajectory, rewards=()):
     """Its line and details on the report page."""
     episodes = Episodes(Album())
-    decoder = Decoder(cropper.tokenizer())
+    decoder = Decoder(small_boxes.dialogue().tokenizer)
     episodes.add(0, "step-000001", "run", group_of(trajectory, rewards=rewards), decoder)
     assert episodes.problems == []
     return episodes.lines[0], json.loads(episodes.details[0])
@@ -216,7 +216,7 @@ def test_a_drawing_shows_the_box_and_the_pixels_that_it_cuts():
     ],
 )  # fmt: skip
 def test_the_terminal_shows_the_box_and_leaves_the_answer_to_the_target(capsys, text, lines):
-    printer = EpisodePrinter(cropper.dialogue())
+    printer = EpisodePrinter(small_boxes.dialogue())
     wrote(text, tell=printer.on_episode)
     assert capsys.readouterr().out.splitlines() == lines
 

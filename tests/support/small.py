@@ -114,11 +114,6 @@ def pushed(tokenizer: Tokenizer, follows, seed: int = 0, push: float = 12.0):
         return jax.numpy.asarray(noise if param.init == "normal" else rest, np.float32)
 
     tree = jax.tree.map(initial, spec.spec_tree(config()), is_leaf=spec.is_param)
-    return pushed(tree, rng, dialogue().tokenizer, FOLLOWS, push)
-
-
-def pushed(tree, rng, tokenizer, follows, push):
-    """The parameters with embeddings that push from each token to those that may follow it."""
     vocabulary, width = tree["embed"].shape
     embed = rng.standard_normal((vocabulary, width)).astype(np.float32)
     unembed = 0.03 * rng.standard_normal((vocabulary, width)).astype(np.float32)
