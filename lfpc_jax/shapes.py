@@ -5,6 +5,7 @@ bucket. A length above the largest bucket raises an error; nothing is ever cut.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -233,6 +234,55 @@ class TrainShapes:
         if filled == span >= worst:
             return cls(row_tokens, rows, Buckets((filled,)), shared=shared)
         return cls(row_tokens, rows, Buckets((filled, max(worst, filled + 1))), span, shared)
+
+
+def scoring_shapes(
+    lengths: Sequence[tuple[int, int]], windows: Sequence[int], *, tokens: int, shared: bool
+) -> TrainShapes:
+    """The shapes of micro-batches of up to `tokens` tokens (or one row) that score episodes of one
+    record. `lengths` are the tokens of each, those that can be shared and all, and `windows` those
+    of each distinct picture. There are windows for every picture to have a span of its own: see
+    `spans_for` for those that are needed.
+
+    Longer rows hold fewer copies of the prompt, but attention looks at more of the row in vain.
+    From the smallest models to 7B, rows of eight prompts cost within 4 % of the best length.
+    """
+    prompt = max(begins for begins, _ in lengths) if shared else 0
+    longest = max(length for _, length in lengths)
+    rest = [length - (begins if shared else 0) for begins, length in lengths]
+    best = 2 ** round(math.log2(8 * max(prompt, 16)))
+    unit = max(64, best // 8)
+    row_tokens = -(-min(max(best, 2 * longest), prompt + sum(rest)) // unit) * unit
+    needed = _rows_for(rest, row_tokens - prompt)
+    micro_batches = -(-needed * row_tokens // max(tokens, row_tokens))
+    span = max(4, -(-max(windows, default=0) // 4) * 4)
+    return TrainShapes(
+        row_tokens,
+        -(-needed // micro_batches),
+        Buckets((span * max(1, len(windows)),)),
+        span,
+        shared,
+    )
+
+
+def spans_for(n: int) -> int:
+    """The number of spans of windows that a scoring program is compiled for to hold `n`: at most an
+    eighth of it is padding."""
+    unit = max(1, 2 ** (n.bit_length() - 4))
+    return -(-n // unit) * unit
+
+
+def _rows_for(lengths: Sequence[int], room: int) -> int:
+    """The rows with so much room that hold the lengths, the longest first, each in the first row
+    that has room for it."""
+    left: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        row = next((row for row, free in enumerate(left) if free >= length), None)
+        if row is None:
+            left.append(room - length)
+        else:
+            left[row] -= length
+    return len(left)
 
 
 def micro_batches_for(n: int) -> int:

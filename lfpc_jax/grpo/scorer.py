@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import RULES
@@ -50,6 +50,9 @@ class Scorer:
         self._logprobs = jax.jit(
             self._all_logprobs, out_shardings=(rows, rows), compiler_options=self._options
         )
+        self._logprobs_at = jax.jit(
+            self._all_logprobs_at, out_shardings=rows, compiler_options=self._options
+        )
 
     def logprobs(
         self, params: Tree, batch: Batch, real: Bool[Any, "M"]
@@ -58,6 +61,14 @@ class Scorer:
         dtype that is computed with."""
         with jax.set_mesh(self.mesh):
             return self._logprobs(params, batch, real, self._allowed)
+
+    def logprobs_at(
+        self, params: Tree, batch: Batch, real: Bool[Any, "M"], at: Int[Any, "M B N"]
+    ) -> Float[Array, "M B N"]:
+        """As `logprobs`, of the tokens at these places of each row alone. No logits are computed
+        elsewhere."""
+        with jax.set_mesh(self.mesh):
+            return self._logprobs_at(params, batch, real, self._allowed, at)
 
     def lowered_logprobs(self, params: Tree, batch: Batch) -> Any:
         """The program of `logprobs` for abstract arrays, to compile ahead of time."""
@@ -69,11 +80,11 @@ class Scorer:
     @property
     def shards(self) -> int:
         """How many shards of a batch this process fills."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"] // jax.process_count()
+        processes = {device.process_index for device in self.mesh.devices.flat}
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"] // len(processes)
 
     def place(self, batch: Batch) -> Batch:
         """The batch on the devices; `batch` holds this process's rows of it."""
-
         shardings = self.batch_shardings(batch)
         return jax.tree.map(jax.make_array_from_process_local_data, shardings, batch)
 
@@ -100,7 +111,15 @@ class Scorer:
 
     # ------------------------------------------------------------ what is compiled
 
+    def _laid_out(self, params: Tree) -> Tree:
+        """With a tree for each layer if `unstacked`. Parameters that are unstacked already, as an
+        engine's are, stay so."""
+        if isinstance(params["text"], tuple):
+            return text.paired(params)
+        return text.paired(unstack(params)) if self.unstacked else params
+
     def _hidden(self, params: Tree, batch: Batch) -> Float[Array, "B T D"]:
+        """The final hidden states of a micro-batch."""
         embeddings = None
         if batch.images is not None:
             embeddings = qwen.encode_images(params, batch.images, cfg=self.cfg)
@@ -108,8 +127,7 @@ class Scorer:
 
     def _forward(self, params: Tree, batch: Batch, allowed: Array, *, entropy: bool) -> Any:
         """The log-probability of every token given those before it, at that token's position."""
-        if self.unstacked:
-            params = text.paired(unstack(params))
+        params = self._laid_out(params)
         hidden = self._hidden(params, batch)
         targets = jnp.roll(batch.tokens.ids, -1, axis=1)
         measure = token_logprobs_and_entropy if entropy else token_logprobs
@@ -134,3 +152,26 @@ class Scorer:
             return jax.lax.cond(holds, run, lambda: nothing)
 
         return jax.lax.map(of_micro_batch, (batch, real))
+
+    def _all_logprobs_at(
+        self, params: Tree, batch: Batch, real: Array, allowed: Array, at: Array
+    ) -> Array:
+        def of_micro_batch(scanned: tuple[Batch, Array, Array]) -> Array:
+            part, holds, places = scanned
+            run = partial(self._forward_at, params, part, allowed, places)
+            return jax.lax.cond(holds, run, lambda: jnp.zeros(places.shape, jnp.float32))
+
+        return jax.lax.map(of_micro_batch, (batch, real, at))
+
+    def _forward_at(self, params: Tree, batch: Batch, allowed: Array, at: Array) -> Array:
+        """The log-probabilities of the tokens at `at`, from the hidden states before them."""
+        hidden = self._hidden(self._laid_out(params), batch)
+        before = jnp.take_along_axis(hidden, jnp.maximum(at - 1, 0)[..., None], axis=1)
+        return token_logprobs(
+            params,
+            before,
+            jnp.take_along_axis(batch.tokens.ids, at, axis=1),
+            cfg=self.cfg,
+            allowed=allowed,
+            temperature=self.temperature,
+        )

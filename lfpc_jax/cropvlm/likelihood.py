@@ -1,0 +1,292 @@
+"""How likely a target finds the right answer with each box in view.
+
+    likelihoods = Likelihoods(cfg, mesh=mesh)
+    for question, values in zip(questions, likelihoods(params, showing, questions)): ...
+
+The right answer is written after each box's conversation, and all of them are scored by packed rows
+(`grpo.packing`). What all boxes of a question share, the full image included, lies once in a row.
+The image, and every distinct crop, is encoded once in a micro-batch. Only the answers' tokens have
+logits.
+
+A log-likelihood is that of the model alone: at temperature 1, over its whole vocabulary, as
+transformers computes it. The sampler bans the placeholders of vision, so its probabilities of the
+same tokens are larger by as much as the model would give those.
+
+A question's values depend on nothing but the question, the weights and the mesh: micro-batches hold
+boxes of one question, and their shape follows from it. So a run that was interrupted, or shared
+between processes, gives the same bytes. Shapes are rounded so that similar questions share
+programs. Several processes each score their own questions on their own devices.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int32
+
+from lfpc_jax.arrays import Array, Tree
+from lfpc_jax.cropvlm.showing import Pixels, Showing, Shown
+from lfpc_jax.cropvlm.target import Question
+from lfpc_jax.data.rejected import Unusable
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.grpo.packing import Bin, Item, SeenPicture, fill, lay_out
+from lfpc_jax.grpo.scorer import Scorer
+from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.tuning import tuning
+from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.rollout.dialogue import ToolReply
+from lfpc_jax.rollout.engine import LogitsNotFinite
+from lfpc_jax.shapes import Buckets, TrainShapes, scoring_shapes, spans_for, windows_for
+from lfpc_jax.trajectory import Batch, Trajectory
+
+log = logging.getLogger(__name__)
+
+MICRO_BATCH = 16384
+"""The tokens of a micro-batch on each shard, unless said otherwise."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The log-likelihood of the right answer with a box in view, the sum over its `tokens`, the end
+    of the turn included; or, in `fault`, why the box could not be shown."""
+
+    total: float | None
+    tokens: int = 0
+    fault: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A question's items, and for each box the number of its item or a fault."""
+
+    question: Question
+    showing: Showing
+    items: tuple[Item, ...]
+    boxes: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A prepared question whose micro-batches are being computed: for each, the batch, the places
+    of the answers' tokens, and their log-probabilities."""
+
+    prepared: _Prepared
+    micro_batches: tuple[tuple[Batch, Int32[np.ndarray, "1 B N"], Array], ...]
+
+
+class Likelihoods:
+    """Scores the right answers of questions. It holds no parameters."""
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        *,
+        mesh: Mesh | None = None,
+        micro_batch: int = MICRO_BATCH,
+        shared: bool = True,
+        workers: int = 2,
+    ) -> None:
+        """`mesh` is of this process's devices; by default of the first. A micro-batch has at most
+        `micro_batch` tokens on each shard, or one row. `shared` is turned off only to measure what
+        it is worth."""
+        self.cfg, self.workers = cfg, workers
+        self.micro_batch, self.shared = micro_batch, shared
+        self.scorer = Scorer(
+            cfg,
+            allowed=np.ones(cfg.text.vocab, bool),
+            mesh=mesh or make_mesh(devices=jax.local_devices()[:1]),
+            unstacked=tuning().unstacked,
+        )
+        self._compiled: set[Hashable] = set()
+
+    def __call__(
+        self, params: Tree, showing: Showing, questions: Iterable[Question]
+    ) -> Iterator[tuple[Likelihood, ...]]:
+        """For each question, in order, the log-likelihood of its record's answer for each of its
+        boxes. `params` lie on the mesh, in the dtype that is computed with; their layers are
+        stacked or not.
+
+        A question that cannot be shown has the reason as the fault of all its boxes."""
+        asked: _Asked | None = None
+        with ThreadPoolExecutor(self.workers, "likelihoods") as pool:
+            for question in questions:
+                before, asked = asked, self._ask(params, self._prepare(question, showing, pool))
+                if before is not None:
+                    yield self._read(before)
+            if asked is not None:
+                yield self._read(asked)
+
+    # ------------------------------------------------------------ what is scored
+
+    def _prepare(self, question: Question, showing: Showing, pool: ThreadPoolExecutor) -> _Prepared:
+        """One item for each distinct conversation. What follows an opening is made by `pool`."""
+        record = question.record
+        try:
+            shown = showing.show(question)
+            answer = showing.answer_ids(record)
+            follows = [follow for opening in shown.openings for follow in opening.follow]
+            replies = [*pool.map(lambda follow: follow(), follows)]
+        except (Unusable, ValueError) as error:
+            log.warning("record %r cannot be shown: %s", record.id, error)
+            return _Prepared(question, showing, (), (str(error),) * len(question.boxes))
+        return _Prepared(
+            question, showing, _items(shown, replies, answer, record.id), _numbers(shown)
+        )
+
+    def _shapes(self, items: Sequence[Item], processor: ImageProcessor) -> TrainShapes:
+        sizes = [
+            windows_for(*processor.grid_of(picture.pixels), processor.window)
+            for picture in {p.key: p for item in items for p in item.pictures}.values()
+        ]
+        return scoring_shapes(
+            [(item.begins, len(item.trajectory.ids)) for item in items],
+            sizes,
+            tokens=self.micro_batch,
+            shared=self.shared,
+        )
+
+    # ------------------------------------------------------------ how
+
+    def _ask(self, params: Tree, prepared: _Prepared) -> _Asked:
+        """Packs a question's items and dispatches their micro-batches."""
+        if not prepared.items:
+            return _Asked(prepared, ())
+        processor = prepared.showing.processor
+        shapes = self._shapes(prepared.items, processor)
+        bins, shards = fill(prepared.items, shapes, processor), self.scorer.shards
+        windows = shapes.span * spans_for(max(map(_spans, bins)))
+        shapes = replace(shapes, windows=Buckets((max(windows, shapes.span),)))
+        most = max(_answered(row) for bin_ in bins for row in bin_.rows)
+        places = 2 ** math.ceil(math.log2(most))
+        self._note(shapes, windows, places)
+        batches = (
+            lay_out(
+                bins[first : first + shards],
+                shapes,
+                processor,
+                shards=shards,
+                micro_batches=1,
+                windows=windows,
+                image_token=self.cfg.image_token,
+            )
+            for first in range(0, len(bins), shards)
+        )
+        return _Asked(prepared, tuple(self._scored(params, batch, places) for batch in batches))
+
+    def _scored(
+        self, params: Tree, batch: Batch, places: int
+    ) -> tuple[Batch, Int32[np.ndarray, "1 B N"], Array]:
+        """A micro-batch, the `places` of the answers' tokens in each row (0 where there are fewer),
+        and their log-probabilities, which are not waited for."""
+        at = np.zeros((*batch.weights.shape[:2], places), np.int32)
+        for row, weights in enumerate(batch.weights[0]):
+            answers = np.flatnonzero(weights)
+            at[0, row, : len(answers)] = answers
+        placed = self.scorer.place(batch)
+        return batch, at, self.scorer.logprobs_at(params, placed, np.ones(1, bool), at)
+
+    def _read(self, asked: _Asked) -> tuple[Likelihood, ...]:
+        """Waits for a question's log-probabilities and adds up those of each box."""
+        prepared = asked.prepared
+        totals = np.zeros(len(prepared.items))
+        counts = np.zeros(len(prepared.items), int)
+        for batch, at, logprobs in asked.micro_batches:
+            here = np.take_along_axis(batch.weights, at, axis=2) > 0
+            numbers = np.take_along_axis(batch.advantages, at, axis=2)[here].astype(int)
+            np.add.at(totals, numbers, np.asarray(logprobs, np.float64)[here])
+            np.add.at(counts, numbers, 1)
+        return tuple(
+            Likelihood(None, fault=place)
+            if isinstance(place, str)
+            else Likelihood(_finite(totals[place], prepared.question, number), int(counts[place]))
+            for number, place in enumerate(prepared.boxes)
+        )
+
+    def _note(self, shapes: TrainShapes, windows: int, places: int) -> None:
+        """Logs what is compiled, once for each program."""
+        program = (shapes.row_tokens, shapes.rows, shapes.span, windows, places)
+        if program not in self._compiled:
+            self._compiled.add(program)
+            log.info(
+                "compiling the likelihoods' program number %d: %d rows of %d tokens, %d windows in "
+                "spans of %d, up to %d tokens of answers in a row",
+                len(self._compiled),
+                shapes.rows,
+                shapes.row_tokens,
+                windows,
+                shapes.span,
+                places,
+            )
+
+
+def _items(
+    shown: Shown, replies: Sequence[ToolReply], answer: Int32[np.ndarray, "T"], record: str
+) -> tuple[Item, ...]:
+    """One item for each conversation, its number in place of its advantage, to find its tokens."""
+    openings = [
+        (number, opening) for number, opening in enumerate(shown.openings) for _ in opening.follow
+    ]
+    items = []
+    for place, ((number, opening), reply) in enumerate(zip(openings, replies, strict=True)):
+        ids = np.concatenate([opening.ids, reply.ids, answer])
+        right = np.arange(len(ids)) >= len(ids) - len(answer)
+        nothing = np.zeros(len(ids), np.float32)
+        trajectory = Trajectory(
+            record=f"{record}, opening {number}",
+            rollout=place,
+            ids=ids,
+            sampled=right,
+            logprobs=nothing,
+            policy_logprobs=nothing,
+            original=(0, 0),
+            shown=(0, 0),
+            turns=(),
+            end="answered",
+            answer=None,
+        )
+        seen = [opening.view.shown] if opening.view is not None else []
+        seen += [reply.picture] if reply.picture is not None else []
+        pictures = tuple(SeenPicture(_content(pixels), pixels) for pixels in seen)
+        weights = right.astype(np.float32)
+        items.append(Item(trajectory, pictures, float(place), weights, len(opening.ids)))
+    return tuple(items)
+
+
+def _content(pixels: Pixels) -> Hashable:
+    """The same for equal pictures, so that each is encoded once."""
+    return pixels.shape, hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+
+
+def _numbers(shown: Shown) -> tuple[int | str, ...]:
+    """For each box the number of its item, or why it cannot be shown."""
+    first = np.cumsum([0, *(len(opening.follow) for opening in shown.openings)])
+    return tuple(
+        place if isinstance(place, str) else int(first[place.opening]) + place.follow
+        for place in shown.places
+    )
+
+
+def _spans(bin_: Bin) -> int:
+    """How many spans of a bin hold pictures; they are the first ones."""
+    return sum(free < bin_.span for free in bin_.free)
+
+
+def _answered(row: Sequence[Item]) -> int:
+    """The tokens of answers in a row."""
+    return sum(int(item.trajectory.sampled.sum()) for item in row)
+
+
+def _finite(total: float, question: Question, number: int) -> float:
+    if not np.isfinite(total):
+        raise LogitsNotFinite(
+            f"record {question.record.id!r}, box {question.boxes[number]}: the target's "
+            f"log-likelihood of the right answer is {total}, so its logits are not finite; compute "
+            "in float32, or take weights that are sound (they were finite when they were loaded)"
+        )
+    return float(total)
