@@ -46,10 +46,10 @@ class Journal(Generic[E]):
     entry: Callable[[Mapping[str, Any]], E]
 
     def check(self) -> None:
-        """Raises ValueError for a journal that was begun with something else."""
-        head, *_ = (self.path.read_bytes() if self.path.exists() else b"").partition(b"\n")
-        if head:
-            self._check_begun(head)
+        """Raises ValueError for a journal that was begun with something else. One whose first line
+        was cut short was not begun."""
+        if lines := self._lines():
+            self._check_begun(lines[0])
 
     def resume(self, records: Sequence[Record], *, together: int = 1) -> list[E | Rejected]:
         """What the journal holds of the records, which are those of its process in their order.

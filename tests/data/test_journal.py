@@ -42,6 +42,7 @@ def test_cut_at_any_byte_it_resumes_to_the_same_bytes(tmp_path, together):
     (tmp_path / "cut").mkdir()
     for keep in range(len(expected) + 1):
         (tmp_path / "cut" / "j.jsonl").write_bytes(expected[:keep])
+        journal(tmp_path / "cut", size=3).check()
         done, worked = work(tmp_path / "cut", together)
         assert done == whole
         assert (tmp_path / "cut" / "j.jsonl").read_bytes() == expected
