@@ -38,7 +38,7 @@ from lfpc_jax.cli import process_flags, target_flags
 from lfpc_jax.cli.flags import positive
 from lfpc_jax.cropvlm import labelled, labels
 from lfpc_jax.cropvlm.labels import Label, Measuring, Rule, Source, Ties
-from lfpc_jax.cropvlm.local import LocalTarget, Needs
+from lfpc_jax.cropvlm.local import Needs
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.cropvlm.target import Target
 from lfpc_jax.data import layout, pictures, sources
@@ -50,11 +50,10 @@ from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.infogap import provenance
 from lfpc_jax.processing.geometry import Box, hull
 from lfpc_jax.report.labels import Labelled, plot, sheet
-from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.engine import own_share
 from lfpc_jax.run import progress
+from lfpc_jax.run.building import open_target
 from lfpc_jax.run.claim import FolderClaim, held
-from lfpc_jax.run.models import asking_of, load_model
 from lfpc_jax.trajectory import Record
 
 _LONGEST_WAIT = 7 * 86400.0
@@ -213,18 +212,8 @@ def _target(
     args: argparse.Namespace, settings: TargetSettings, records: Sequence[Record]
 ) -> Target:
     mesh = rollout_mesh(args.tensor, devices=jax.local_devices())
-    path = Path(settings.path)
-    dtype = None if settings.dtype == "auto" else settings.dtype
-    model = load_model(path, dtype=dtype, mesh=mesh)
-    asking = asking_of(path) or Asking()
     with progress.waiting(f"measuring {len(records)} questions"):
-        return LocalTarget.of(  # type: ignore[return-value]
-            model,
-            settings,
-            needs=lambda dialogue: Needs.of(dialogue, records),
-            mesh=mesh,
-            convention=asking.convention,
-        )
+        return open_target(settings, mesh, lambda showing: Needs.of(showing, records))
 
 
 # -------------------------------------------------------------------- the new set
