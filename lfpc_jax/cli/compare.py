@@ -23,7 +23,8 @@ from rich.console import Console
 from lfpc_jax.evaluation import comparable
 from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, SeededEstimate
 from lfpc_jax.evaluation.plots import plot_arms
-from lfpc_jax.evaluation.tables import Sheet, arm_sheets, markdown, printed
+from lfpc_jax.evaluation.sheet import Sheet, markdown, printed
+from lfpc_jax.evaluation.tables import arm_sheets
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -54,8 +54,8 @@ from lfpc_jax.evaluation.conditions import (
     expanded,
     is_altered,
 )
-from lfpc_jax.evaluation.journal import WITH_BOXES, Journal
-from lfpc_jax.evaluation.published import about_benchmark
+from lfpc_jax.evaluation.journal import CROPVLM, WITH_BOXES, Journal
+from lfpc_jax.evaluation.published import about_benchmark, cropvlm_column_of
 from lfpc_jax.evaluation.results import (
     Answers,
     check_judged,
@@ -66,7 +66,8 @@ from lfpc_jax.evaluation.results import (
 )
 from lfpc_jax.evaluation.results_files import write_results
 from lfpc_jax.evaluation.run import ask, in_order
-from lfpc_jax.evaluation.tables import printed, sheets
+from lfpc_jax.evaluation.sheet import printed
+from lfpc_jax.evaluation.tables import sheets
 from lfpc_jax.rewards.judge import Judge, JudgeFailed
 from lfpc_jax.rollout.asking import digest
 from lfpc_jax.rollout.engine import own_share
@@ -225,7 +226,7 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
             [asked["image_tokens"]] = args.image_tokens
         for benchmark in benchmarks:
             boxed = sum(bool(record.targets) for record in benchmark.records)
-            about[benchmark.name][WITH_BOXES] = boxed
+            about[benchmark.name] |= {WITH_BOXES: boxed, CROPVLM: cropvlm_column_of(benchmark)}
     processes.agree({"questions": json.dumps([asked, about, conditions, [*budgets]])})
     journal.begin(asked, about)
     if journal.process == 0:

@@ -37,6 +37,8 @@ TARGET = "target"
 asked; see `cropvlm.target`."""
 WITH_BOXES = "with_boxes"
 """Of a benchmark that a target is asked: how many questions have true boxes."""
+CROPVLM = "cropvlm"
+"""Of the same: the set, if CropVLM's figures are for it."""
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lfpc_jax.evaluation.arms import MEASURES, SeededEstimate
-from lfpc_jax.evaluation.conditions import DIRECT, TOOL
+from lfpc_jax.evaluation.conditions import DIRECT, TOOL, factor_of, is_altered, ordered
 from lfpc_jax.evaluation.published import COLUMNS, OVERALL
 from lfpc_jax.evaluation.results import Results
-from lfpc_jax.evaluation.tables import each
+from lfpc_jax.evaluation.sheet import each
 
 _BLUE, _GREY, _RED, _GREEN = "#3a5fcd", "#9aa3ad", "#c8412f", "#2f8f4e"
 
@@ -19,16 +19,15 @@ def plot(results: Results, file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    scored = [
-        row for row in each(results) if any(mode in row[3]["conditions"] for mode in (TOOL, DIRECT))
-    ]
+    scored = [row for row in each(results) if not all(map(is_altered, row[3]["conditions"]))]
     changes = [
         (f"{name}, {tokens}: {diagnosis['test']}", diagnosis["found"]["change"])
         for name, tokens, _, budget in scored
         for diagnosis in budget["diagnostics"]
         if diagnosis["found"]
     ]
-    heights = [0.9 + 0.62 * max(1, len(scored)), 0.9 + 0.3 * len(changes)]
+    bars = sum(sum(not is_altered(n) for n in budget["conditions"]) for *_, budget in scored)
+    heights = [0.9 + 0.31 * max(2 * len(scored), bars, 2), 0.9 + 0.3 * len(changes)]
     rows = 2 if changes else 1
     figure = Figure(figsize=(8, sum(heights[:rows])), layout="constrained")
     FigureCanvasAgg(figure)
@@ -37,6 +36,64 @@ def plot(results: Results, file: Path) -> None:
     if changes:
         _changes(axes[1], changes)
     figure.savefig(file, dpi=140)
+
+
+def plot_expansion(results: Results, file: Path) -> bool:
+    """Draws the accuracy and the size of true boxes over the factor by which their area is scaled,
+    with lines for no crop and for predicted boxes. Returns whether there was anything to draw."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    studied = [row for row in each(results) if len(_factors(row[3])) > 1]
+    if not studied:
+        return False
+    figure = Figure(figsize=(9, 0.3 + 3.2 * len(studied)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for (left, right), (name, tokens, _, budget) in zip(
+        figure.subplots(len(studied), 2, squeeze=False), studied
+    ):
+        accuracies = {
+            condition: value["accuracy"].get("overall")
+            for condition, value in budget["conditions"].items()
+        }
+        sizes = {condition: value["size"] for condition, value in budget["boxes"].items()}
+        for axes, values, what in (
+            (left, accuracies, "accuracy, %"),
+            (right, sizes, "size of the box, % of the image"),
+        ):
+            _expanded(axes, _factors(budget), values)
+            axes.set_ylabel(what)
+            axes.set_title(f"{name}, {tokens} tokens", loc="left", fontsize=10)
+    figure.savefig(file, dpi=140)
+    return True
+
+
+def _factors(budget: Mapping[str, Any]) -> dict[str, float]:
+    factors = {name: factor_of(name) for name in ordered(budget["conditions"])}
+    return {name: factor for name, factor in factors.items() if factor is not None}
+
+
+def _expanded(
+    axes: Any, factors: Mapping[str, float], values: Mapping[str, dict[str, float] | None]
+) -> None:
+    """A value with its interval over the factors, and lines where no factor applies."""
+    known = [(factor, value) for name, factor in factors.items() if (value := values.get(name))]
+    across = [factor for factor, _ in known]
+    centre, low, high = (
+        [100 * value[key] for _, value in known] for key in ("value", "low", "high")
+    )
+    axes.plot(across, centre, "o-", color=_BLUE, ms=4, label="true boxes")
+    axes.fill_between(across, low, high, color=_BLUE, alpha=0.2, lw=0)
+    for name, label, colour in ((TOOL, "predicted", _GREEN), (DIRECT, "no crop", _GREY)):
+        if value := values.get(name):
+            axes.axhline(100 * value["value"], color=colour, lw=1.5, label=label)
+            axes.axhspan(100 * value["low"], 100 * value["high"], color=colour, alpha=0.12, lw=0)
+    axes.set_xscale("log")
+    axes.set_xticks(across, [f"{factor:g}" for factor in across])
+    axes.minorticks_off()
+    axes.set_xlabel("area, times that of the true box")
+    axes.legend(fontsize=8, frameon=False)
+    _plain(axes)
 
 
 def plot_arms(
@@ -89,17 +146,20 @@ def _bar(
 
 
 def _accuracies(axes: Any, scored: list[Any]) -> None:
-    shift = {TOOL: -0.16, DIRECT: 0.16}
+    asked = {name for *_, budget in scored for name in budget["conditions"]}
+    modes = [name for name in ordered({TOOL, DIRECT, *asked}) if not is_altered(name)]
+    height = 0.64 / len(modes)
     for place, (_, tokens, about, budget) in enumerate(scored):
-        for mode, colour in ((TOOL, _BLUE), (DIRECT, _GREY)):
+        for number, mode in enumerate(modes):
+            colour = {TOOL: _BLUE, DIRECT: _GREY}.get(mode, f"C{number}")
             condition = budget["conditions"].get(mode, {})
             value = condition.get("accuracy", {}).get("overall")
             if value is None:
                 continue
             centre = 100 * value["value"]
             low, high = centre - 100 * value["low"], 100 * value["high"] - centre
-            y = place + shift[mode]
-            axes.barh(y, centre, height=0.3, color=colour, label=_once(axes, mode))
+            y = place + (number - (len(modes) - 1) / 2) * height
+            axes.barh(y, centre, height=0.94 * height, color=colour, label=_once(axes, mode))
             axes.errorbar(centre, y, xerr=[[low], [high]], color="#20242a", capsize=3, lw=1)
         if about["column"]:
             rows = [figures for budget, figures in OVERALL.values() if str(budget) == tokens]

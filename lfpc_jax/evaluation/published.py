@@ -1,4 +1,5 @@
-"""The LFPC paper's figures (arXiv 2603.27494), to stand beside ours. In per cent.
+"""The papers' figures, to stand beside ours: LFPC's (arXiv 2603.27494), and CropVLM's below (arXiv
+2511.19820). In per cent.
 
 They hold for the benchmarks as published, so a part of one, or another set in the same format, has
 none. All are at a budget for the shown image of 1,024 visual tokens, but for the last.
@@ -46,6 +47,25 @@ LABELS = {
     "relative_position": "spatial",
 }
 
+TEXT_VQA = "TextVQA"
+CROPVLM_AT = 1024
+"""Pixels of the longest side that CropVLM's figures are for."""
+
+CROPVLM: dict[str, tuple[float, float, float, float]] = {
+    "CropVLM, SFT": (17.9, 51.0, 12.5, 53.5),
+    "CropVLM, accuracy": (18.6, 72.0, 16.8, 56.1),
+    "CropVLM, likelihood": (13.5, 85.0, 33.4, 57.1),
+}
+"""IoU, recall and size of the boxes, and the target's accuracy, by what the crop network was
+trained with."""
+
+CROPVLM_LABELS = {"grid": 50.9, "outside": 50.3}
+"""The mean accuracy over benchmarks by the labels of SFT."""
+
+_TEXT_VQA_ROWS = {"text_vqa": 5000, "text_vqa_boxes": 4370}
+"""The questions of its validation part, and those of them with boxes that people drew, by what
+their reader calls them."""
+
 _ROWS = {"hr_bench": 800, "v_star": 191}
 _V_STAR_CATEGORIES = dict(zip(FOLDERS, (115, 76)))
 
@@ -66,6 +86,14 @@ def column_of(benchmark: Benchmark) -> str | None:
         return V_STAR if whole else None
     name = benchmark.name.lower()
     return HR_8K if "8k" in name else HR_4K if "4k" in name else None
+
+
+def cropvlm_column_of(benchmark: Benchmark) -> str | None:
+    """The set whose figures CropVLM's can stand beside: TextVQA's validation part, or the questions
+    of it that have drawn boxes, whole. None for others."""
+    rows = len(benchmark.records) + len(benchmark.rejected)
+    named = {record.dataset for record in benchmark.records}
+    return TEXT_VQA if any(named == {n} and rows == m for n, m in _TEXT_VQA_ROWS.items()) else None
 
 
 def about_benchmark(benchmark: Benchmark) -> dict[str, Any]:

@@ -8,16 +8,12 @@ could score) is a line below and not a column.
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from lfpc_jax.evaluation.arms import MEASURES, SeededEstimate
-from lfpc_jax.evaluation.conditions import CONDITIONS, DIRECT, TOOL
+from lfpc_jax.evaluation.box_tables import box_sheets
+from lfpc_jax.evaluation.conditions import TOOL, is_altered, ordered
 from lfpc_jax.evaluation.diagnostics import MISSED
 from lfpc_jax.evaluation.published import (
     COLUMNS,
@@ -28,98 +24,20 @@ from lfpc_jax.evaluation.published import (
     OVERALL,
 )
 from lfpc_jax.evaluation.results import Results
+from lfpc_jax.evaluation.sheet import NONE, Sheet, each, estimate
 
-_NONE = "-"
-_WRAPPED = {"benchmark": 12, "ended": 12}
-"""Columns that give way on a narrow terminal, and how far."""
 _CATEGORIES = tuple(LABELS)
 
 
-@dataclass
-class Sheet:
-    """A table. `texts` and `numbers` are its headings, and numbers are aligned to the right;
-    `parts` are groups of rows; `meaning` explains its words, and `warnings` stand below it."""
-
-    title: str
-    texts: tuple[str, ...]
-    numbers: tuple[str, ...]
-    parts: list[list[tuple[str, ...]]] = field(default_factory=lambda: [[]])
-    meaning: str = ""
-    warnings: tuple[str, ...] = ()
-
-    def add(self, *cells: str) -> None:
-        self.parts[-1].append(cells)
-
-    def part(self) -> None:
-        """Begins another group of rows."""
-        self.parts.append([])
-
-
 def sheets(results: Results, seconds: dict[str, float]) -> list[Sheet]:
+    boxes = [*box_sheets(results)]
     return [
         _accuracies(results),
-        _crops(results),
+        *(boxes or [_crops(results)]),
         _episodes(results, seconds),
         *_papers(results),
         *_diagnostics(results),
     ]
-
-
-def printed(all_sheets: list[Sheet]) -> RenderableType:
-    """All tables, for the terminal."""
-    parts: list[RenderableType] = []
-    for sheet in all_sheets:
-        parts += [_table(sheet), *(Text(line, "yellow") for line in sheet.warnings)]
-    return Group(*parts)
-
-
-def markdown(sheet: Sheet) -> str:
-    """A table as GitHub's Markdown."""
-    headings = (*sheet.texts, *sheet.numbers)
-    rule = [":--"] * len(sheet.texts) + ["--:"] * len(sheet.numbers)
-    rows = [headings, rule, *(row for part in sheet.parts for row in part)]
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-    below = [text for text in (sheet.meaning, *sheet.warnings) if text]
-    return "\n".join([f"**{sheet.title}**", "", *lines, *(f"\n{text}" for text in below)]) + "\n"
-
-
-def _table(sheet: Sheet) -> Table:
-    table = Table(
-        title=sheet.title,
-        title_justify="left",
-        title_style="bold",
-        caption=sheet.meaning or None,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    for heading in sheet.texts:
-        least = _WRAPPED.get(heading)
-        table.add_column(heading, no_wrap=least is None, min_width=least)
-    for heading in sheet.numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for rows in sheet.parts:
-        for row in rows:
-            table.add_row(*row)
-        table.add_section()
-    return table
-
-
-def each(results: Results) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
-    """Every benchmark and budget, with what is known of the benchmark and the results at that
-    budget."""
-    for name, about in results["benchmarks"].items():
-        for tokens, budget in sorted(about["budgets"].items(), key=lambda pair: int(pair[0])):
-            yield name, tokens, about, budget
-
-
-def estimate(value: dict[str, Any] | None, *, signed: bool = False) -> str:
-    """A share and its interval, in per cent."""
-    if value is None:
-        return _NONE
-    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if signed else "{:.1f} [{:.1f}, {:.1f}]"
-    return form.format(*(100 * value[key] for key in ("value", "low", "high")))
 
 
 def _in_order(categories: Iterable[str]) -> list[str]:
@@ -132,8 +50,8 @@ def _modes(results: Results) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Benchmark, budget, mode and results of everything that was asked with unaltered crops or
     without the tool."""
     for name, tokens, _, budget in each(results):
-        for mode in (TOOL, DIRECT):
-            if mode in budget["conditions"]:
+        for mode in ordered(budget["conditions"]):
+            if not is_altered(mode):
                 yield name, tokens, mode, budget["conditions"][mode]
 
 
@@ -185,7 +103,7 @@ def _warnings(results: Results) -> Iterator[str]:
                 mode: counted[key] for mode, counted in budget["conditions"].items() if counted[key]
             }
             if counts:
-                listed = ", ".join(f"{m} {counts[m]}" for m in CONDITIONS if m in counts)
+                listed = ", ".join(f"{m} {counts[m]}" for m in ordered(counts))
                 yield f"{name}, {tokens}: {what}: {listed}"
         for mode, condition in budget["conditions"].items():
             unknown = condition.get("unjudged", {"count": 0})
@@ -257,7 +175,7 @@ def _episodes(results: Results, seconds: dict[str, float]) -> Sheet:
 
 
 def _number(value: float | None, form: str, times: int = 1) -> str:
-    return _NONE if value is None else form.format(times * value)
+    return NONE if value is None else form.format(times * value)
 
 
 def _papers(results: Results) -> Iterator[Sheet]:
@@ -279,7 +197,7 @@ def _papers(results: Results) -> Iterator[Sheet]:
     for category in _CATEGORIES:
         cells = [LFPC_BY_CATEGORY[column].get(category) for column in columns]
         if any(cell is not None for cell in cells):
-            published = (_NONE if cell is None else f"{cell:.1f}" for cell in cells)
+            published = (NONE if cell is None else f"{cell:.1f}" for cell in cells)
             sheet.add(f"LFPC, {LABELS[category]}", "1024", *published)
     sheet.part()
     for (tokens, _), row in ours.items():
@@ -349,7 +267,7 @@ def _papers_lost(column: str | None, tokens: str) -> Iterator[tuple[str, float]]
 
 def _changed(paired: dict[str, Any] | None) -> tuple[str, ...]:
     if paired is None:
-        return ("0", _NONE, _NONE, _NONE)
+        return ("0", NONE, NONE, NONE)
     before, after = (f"{100 * paired[key]:.1f}" for key in ("before", "after"))
     return str(paired["questions"]), before, after, estimate(paired["change"], signed=True)
 
@@ -381,7 +299,7 @@ def arm_sheets(
         )
         for name, value in changed.items():
             seeds = ", ".join(f"{100 * seed:+.1f}" for seed in value.seeds) if value else ""
-            table.add(name, _cell(value, signed=True), seeds or _NONE)
+            table.add(name, _cell(value, signed=True), seeds or NONE)
         yield table
 
 

@@ -17,7 +17,8 @@ from lfpc_jax.evaluation.measures import measure
 from lfpc_jax.evaluation.plots import plot
 from lfpc_jax.evaluation.results import encoded, timing
 from lfpc_jax.evaluation.run import ask
-from lfpc_jax.evaluation.tables import printed, sheets
+from lfpc_jax.evaluation.sheet import printed
+from lfpc_jax.evaluation.tables import sheets
 from lfpc_jax.trajectory import Picture
 from support import rigged, small
 from support.played import IMAGE, Said, episode, record

@@ -20,7 +20,8 @@ from lfpc_jax.evaluation.published import about_benchmark
 from lfpc_jax.evaluation.results import grade_all, results
 from lfpc_jax.evaluation.run import ask
 from lfpc_jax.evaluation.scoring import Outcome, accuracies, accuracy, paired
-from lfpc_jax.evaluation.tables import markdown, sheets
+from lfpc_jax.evaluation.sheet import markdown
+from lfpc_jax.evaluation.tables import sheets
 from lfpc_jax.trajectory import Picture, Record
 from support import rigged, small
 from support.pictured import jpeg

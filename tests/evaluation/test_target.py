@@ -8,10 +8,12 @@ import pytest
 from lfpc_jax.cli import evaluate as command
 from lfpc_jax.cropvlm.asked import AskedTarget
 from lfpc_jax.cropvlm.pair import Pair
+from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.conditions import attended as attended_at
 from lfpc_jax.evaluation.conditions import expanded
 from lfpc_jax.evaluation.journal import Journal, Trial
+from lfpc_jax.evaluation.published import cropvlm_column_of
 from lfpc_jax.evaluation.run import ask
 from support import rigged, rigged_answers
 from support.rigged import counted
@@ -249,3 +251,53 @@ def test_a_target_that_is_gone_ends_the_command(run, tmp_path):
     assert "questions without an answer, which do not count: direct 1" in " ".join(printed.split())
     assert run(out, *TARGET, "--modes", "direct")[0] == 0
     assert Journal(out).seconds(Trial("set", 32, "direct")) is not None
+
+
+def test_tables_pictures_and_the_expansion_study(records, tmp_path, monkeypatch):
+    from lfpc_jax.evaluation.plots import plot, plot_expansion
+    from lfpc_jax.evaluation.sheet import markdown
+    from lfpc_jax.evaluation.tables import sheets
+
+    engine = rigged_answers.proposer(rigged_answers.outlines_two_in_three)
+    conditions = ("tool", "direct", "true", *map(expanded, (4.0, 16.0, 64.0)), "whole")
+    evaluated(tmp_path, records, conditions, engine=engine)
+    found = counted(Journal(tmp_path))
+    text = "\n".join(map(markdown, sheets(found, {})))
+    lost = sum(rigged.digest(one.id) % 3 == 0 for one in records)
+    assert lost == 6
+    [accuracy, boxes, *_] = sheets(found, {})
+    assert boxes.title.startswith("Boxes, %")
+    rows = {row[1].strip(): row for row in boxes.parts[0]}
+    assert [*rows] == ["tool", "valid", "true", "true_x4", "true_x16", "true_x64", "whole"]
+    assert rows["tool"][3].startswith("75.0 [")
+    assert rows["valid"][3].startswith("100.0 [")
+    assert rows["tool"][-1].startswith("25.0 [")
+    assert rows["true"][5].startswith(f"{100 * AREA:.1f} [")
+    shown = [row[2] for row in accuracy.parts[0] if row[2]]
+    assert shown == ["tool", "direct", *list(rows)[2:]]
+    assert "CropVLM" not in text
+    assert not any(sheet.title == "Crops" for sheet in sheets(found, {}))
+    plot(found, tmp_path / "results.png")
+    assert plot_expansion(found, tmp_path / "expansion.png")
+    assert min((tmp_path / f"{name}.png").stat().st_size for name in ("results", "expansion")) > 9e3
+    found["benchmarks"]["set"]["cropvlm"] = "TextVQA"
+    beside = markdown(next(sheet for sheet in sheets(found, {}) if "2511.19820" in sheet.title))
+    assert "| CropVLM, SFT | 17.9 | 51 | 12.5 | 53.5 |" in beside
+    assert "| CropVLM, likelihood | 13.5 | 85 | 33.4 | 57.1 |" in beside
+    assert "| this crop network (set, 32 tokens) | " in beside
+    budget = found["benchmarks"]["set"]["budgets"]["32"]
+    for name in ("true_x4", "true_x16", "true_x64"):
+        del budget["conditions"][name]
+    assert not plot_expansion(found, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "rows", "column"),
+    [("text_vqa", 5000, "TextVQA"), ("text_vqa_boxes", 4370, "TextVQA"), ("text_vqa", 4370, None),
+     ("doc_vqa", 5000, None)],
+)  # fmt: skip
+def test_cropvlms_figures_are_of_whole_sets(records, dataset, rows, column):
+    named = replace(records[0], dataset=dataset)
+    benchmark = Benchmark("set", "set", (named,) * (rows - 1), (Rejected("x", "empty answer", ""),))
+    assert cropvlm_column_of(benchmark) == column
