@@ -92,11 +92,12 @@ class Needs:
             left += question_tokens
         return cls(text_buckets([left]), following + question_tokens)
 
-    def shapes(self, dialogue: Showing, settings: TargetSettings, groups: int) -> RolloutShapes:
-        """Shapes with room for every such question and its answer. `groups` are the shards of a
-        batch of rows. A picture that is never shown has no budget."""
-        image_tokens = 1 if dialogue.presentation == "crop" else settings.image_tokens
-        crop_tokens = 1 if dialogue.presentation == "image" else settings.crop_tokens
+    def shapes(self, settings: TargetSettings, window: int, groups: int) -> RolloutShapes:
+        """Shapes with room for every such question and its answer. `window` is the side of the
+        model's windows, and `groups` are the shards of a batch of rows. A picture that is never
+        shown has no budget."""
+        image_tokens = 1 if settings.presentation == "crop" else settings.image_tokens
+        crop_tokens = 1 if settings.presentation == "image" else settings.crop_tokens
         following = rounded(self.following)
         at_once = together(settings.slots, groups)
         return RolloutShapes(
@@ -113,7 +114,7 @@ class Needs:
             + settings.answer_tokens,
             prefill_rows=at_once,
             extend_rows=at_once,
-            window=dialogue.processor.window,
+            window=window,
         )
 
 
@@ -160,7 +161,7 @@ class LocalTarget:
         target = cls(
             model.cfg,
             dialogue,
-            needed.shapes(dialogue, settings, mesh.shape["data"]),
+            needed.shapes(settings, dialogue.processor.window, mesh.shape["data"]),
             prompts=needed.prompts,
             answer_tokens=settings.answer_tokens,
             identity=lambda: model.identity,

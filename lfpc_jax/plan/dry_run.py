@@ -14,7 +14,7 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import is_param, spec_tree
-from lfpc_jax.plan.run import model_of
+from lfpc_jax.plan.run import model_of, target_model_of
 from lfpc_jax.run.config import TrainConfig, described, updates_of
 from lfpc_jax.shapes import RolloutShapes
 
@@ -25,10 +25,9 @@ def print_plan(config: TrainConfig) -> None:
     console = Console()
     console.print_json(json.dumps(described(config)))
     cfg = model_of(config)
-    if not Path(config.model.path).exists():
-        console.print(
-            f"{config.model.path} is not here: planned with the published model of that size"
-        )
+    for path in (config.model.path, config.target.path if config.target else ""):
+        if path and not Path(path).exists():
+            console.print(f"{path} is not here: planned with the published model of that size")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     rollout = config.rollout_shapes(cfg.vision.window)
     train = config.train_shapes(cfg.vision.window)
@@ -86,6 +85,11 @@ def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:
     whole = narrow * _count(spec_tree(cfg))
     table.add_row("rollout's parameters", f"{whole * copies / _GiB:.2f}",
                   f"{whole / _GiB / config.rollout.tensor:.2f}")  # fmt: skip
+    if config.target is not None and config.target.path:
+        other = target_model_of(config.target)
+        held = jnp.dtype(other.dtype).itemsize * _count(spec_tree(other))
+        table.add_row("target's parameters", f"{held * copies / _GiB:.2f}",
+                      f"{held / _GiB / config.rollout.tensor:.2f}")  # fmt: skip
     local = jax.local_device_count()
     each = cache / _GiB
     table.add_row("rollout's cache, a process", f"{each:.2f}", f"{each / local:.2f}")

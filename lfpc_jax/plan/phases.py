@@ -1,4 +1,5 @@
-"""The programs of a run by phase: rollouts, resharding, log-probabilities and updates."""
+"""The programs of a run by phase: rollouts, a target's answers, resharding, log-probabilities and
+updates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,10 +36,12 @@ def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase
     the usual number of windows, unless its name says how many.
 
     Resharding goes array by array, so a chip also holds the old layout of all parameters and the
-    new one. If the policy's own log-probabilities are not computed, only the reference's are.
+    new one. If the policy's own log-probabilities are not computed, only the reference's are. A
+    target's weights are there in every phase. While it is asked, the rollouts' weights are, too,
+    but not their cache.
     """
-    state, reference = run.state_bytes, run.reference_bytes
-    held = state + reference
+    state, reference, target = run.state_bytes, run.reference_bytes, run.target_bytes
+    held = state + reference + target
     rollouts = rollout_programs(
         replace(run.cfg, remat="none"),
         run.rollout_mesh,
@@ -51,11 +54,14 @@ def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase
         return (program for program in programs if only is None or program.name in only)
 
     yield Phase("rollout", run.rollout_mesh, wanted(rollouts), held)
+    if run.target is not None:
+        beside = state + reference + run.rollout_bytes
+        yield Phase("target", run.rollout_mesh, wanted(run.target.programs()), beside)
     yield Phase("reshard", run.train_mesh, wanted(_reshard(run)), held + _laid_out_beside(run))
     if run.logprob_passes:
-        beside = held if run.recomputes_logprobs else state
+        beside = held if run.recomputes_logprobs else state + target
         yield Phase("score", run.train_mesh, wanted(_update(run, "score")), beside)
-    yield Phase("update", run.train_mesh, wanted(_update(run, "update")), reference)
+    yield Phase("update", run.train_mesh, wanted(_update(run, "update")), reference + target)
 
 
 def rollout_phase(model: str, where: Slice, tensor: int, shapes: RolloutShapes) -> Phase:

@@ -89,9 +89,10 @@ def step_figures(
 ) -> dict[str, Any]:
     """For a file: the least seconds of a step by phase, and the chip-hours of the run. They are 0
     if the chip's peaks are not known."""
-    seconds = {"rollout": 0.0, "update": 0.0}
+    apart = ("rollout", "target") if config.target is not None else ("rollout",)
+    seconds = dict.fromkeys((*apart, "update"), 0.0)
     for program in programs:
-        phase = "rollout" if program.phase == "rollout" else "update"
+        phase = program.phase if program.phase in apart else "update"
         seconds[phase] += program.seconds_a_step or 0.0
     chips = len(where.devices)
     return {
@@ -109,6 +110,8 @@ _TRAINING = (
 )
 _ADVICE = {
     "rollout": "lower rollout.slots or rollout.capacity, {rollout}or take a larger slice",
+    "target": "lower target.slots, rollout.prompt_text or the target's budgets of tokens, "
+    "{rollout}take a smaller target, or take a larger slice",
     "reshard": "{rollout}or take a larger slice",
     "score": _TRAINING,
     "update": _TRAINING,

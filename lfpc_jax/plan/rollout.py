@@ -1,6 +1,7 @@
 """The rollout engine's programs for a slice, each at its largest size."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,16 @@ from lfpc_jax.shapes import RolloutShapes
 
 _STOP_STATES = 16
 _ALL = Trainable()
+
+
+def all_hosts(host: RolloutShapes, hosts: int) -> RolloutShapes:
+    """The shapes of one host, side by side for all."""
+    return replace(
+        host,
+        slots=host.slots * hosts,
+        prefill_rows=host.prefill_rows * hosts,
+        extend_rows=host.extend_rows * hosts,
+    )
 
 
 def rollout_programs(

@@ -18,7 +18,9 @@ from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.plan.programs import bytes_per_chip
+from lfpc_jax.plan.rollout import all_hosts
 from lfpc_jax.plan.slices import Slice
+from lfpc_jax.plan.target import PlannedTarget
 from lfpc_jax.plan.update import abstract_reference, abstract_state
 from lfpc_jax.plan.work import (
     Load,
@@ -28,7 +30,8 @@ from lfpc_jax.plan.work import (
     rollout_loads,
     update_loads,
 )
-from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.run.building import asks_for_answers
+from lfpc_jax.run.config import TargetSettings, TrainConfig
 from lfpc_jax.run.config_checks import check, check_devices
 from lfpc_jax.run.folder import run_of
 from lfpc_jax.shapes import RolloutShapes, TrainShapes, micro_batches_for
@@ -43,16 +46,26 @@ def check_there(config: TrainConfig, where: Slice) -> None:
 
 
 def model_of(config: TrainConfig, platform: str | None = None) -> ModelConfig:
-    """The configuration of a run's model. If its folder is not here, that of the published model of
-    the size in its name. `platform` decides what a dtype of "auto" is."""
-    path, dtype = Path(config.model.path), config.model.dtype
+    """The configuration of a run's model. `platform` decides what a dtype of "auto" is."""
+    return _at("model.path", config.model.path, config.model.dtype, platform)
+
+
+def target_model_of(settings: TargetSettings, platform: str | None = None) -> ModelConfig:
+    """The configuration of a local target."""
+    return _at("target.path", settings.path, settings.dtype, platform)
+
+
+def _at(setting: str, name: str, dtype: str, platform: str | None) -> ModelConfig:
+    """If the folder is not here, the configuration of the published model of the size in its
+    name."""
+    path = Path(name)
     dtype = tuning(platform).dtype if dtype == "auto" else dtype
     if not path.exists():
         size = re.search(r"\d+b", path.name.lower())
         if size is None:
             raise ValueError(
-                f"model.path {path} is not here, and its name says no size to plan with; a run "
-                "that is still to come is planned by its first model, as --model.path "
+                f"{setting} {path} is not here, and its name says no size to plan with; a run "
+                f"that is still to come is planned by its first model, as --{setting} "
                 "Qwen2.5-VL-7B-Instruct"
             )
         return model_config.published(size[0], dtype=dtype)
@@ -74,6 +87,7 @@ class PlannedRun:
     rollout_mesh: Mesh
     train_shapes: TrainShapes
     rollout_shapes: RolloutShapes
+    target: PlannedTarget | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, where: Slice) -> "PlannedRun":
@@ -91,15 +105,10 @@ class PlannedRun:
         check_rows(train_mesh)
         rollouts = rollout_mesh(config.rollout.tensor, devices=where.devices)
         host = config.rollout_shapes(cfg.vision.window, max(1, rollouts.shape["data"] // hosts))
-        all_hosts = replace(
-            host,
-            slots=host.slots * hosts,
-            prefill_rows=host.prefill_rows * hosts,
-            extend_rows=host.extend_rows * hosts,
-        )
         goes_on = continues(cfg.kernel, platform=where.platform, dtype=cfg.dtype)
         train_shapes = config.train_shapes(cfg.vision.window, continues=goes_on)
-        return cls(config, where, cfg, train_mesh, rollouts, train_shapes, all_hosts)
+        shapes, target = all_hosts(host, hosts), _target(config, where, rollouts)
+        return cls(config, where, cfg, train_mesh, rollouts, train_shapes, shapes, target)
 
     # ------------------------------------------------------------ how many of what
 
@@ -155,6 +164,16 @@ class PlannedRun:
             return 0
         return bytes_per_chip(abstract_reference(self.cfg, self.train_mesh, self.config.trainable))
 
+    @property
+    def target_bytes(self) -> int:
+        """The bytes of a local target's weights, which each chip holds at all times."""
+        return 0 if self.target is None else self.target.held_bytes
+
+    @property
+    def rollout_bytes(self) -> int:
+        """The bytes of the weights that rollouts hold."""
+        return bytes_per_chip(self.place(self.rollout_mesh))
+
     # ------------------------------------------------------------ how much there is to do
 
     def loads(self, episode: PlannedEpisode) -> dict[str, Load]:
@@ -187,4 +206,23 @@ class PlannedRun:
             shards=self.shards,
             tensor=self.train_mesh.shape["tensor"],
         )
-        return rollout | {"reshard": reshard_load(self.cfg, copies["tensor"])} | update
+        asked = {}
+        if self.target is not None:
+            asked = self.target.loads(prompts=r.prompts, boxes=r.rollouts, hosts=self.slice.hosts)
+        return rollout | asked | {"reshard": reshard_load(self.cfg, copies["tensor"])} | update
+
+
+def _target(config: TrainConfig, where: Slice, mesh: Mesh) -> PlannedTarget | None:
+    """The target of a run, if it is on its devices."""
+    if config.target is None or not config.target.path:
+        return None
+    cfg = target_model_of(config.target, where.platform)
+    return PlannedTarget.of(
+        config.target,
+        replace(cfg, remat="none", kernel=tuning(where.platform).kernel),
+        mesh,
+        hosts=where.hosts,
+        question=max(config.rollout.prompt_text),
+        answers=asks_for_answers(config.rewards),
+        likelihoods=bool(config.rewards.likelihood),
+    )

@@ -10,10 +10,8 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 
-from lfpc_jax.model import parameters
 from lfpc_jax.plan import counts
 from lfpc_jax.plan.guess import update_bytes
-from lfpc_jax.plan.programs import bytes_per_chip
 from lfpc_jax.plan.roofline import least_time
 from lfpc_jax.plan.run import PlannedRun, check_there
 from lfpc_jax.plan.slices import Slice
@@ -58,6 +56,7 @@ def _updates(
                 flags += ["--model.remat", remat, "--update.rows", str(rows)]
                 run = PlannedRun.of(_single_chip_rollouts(override(config, flags)), where)
                 held = run.state_bytes + run.reference_bytes
+                held += run.target_bytes // max(_ways(where))  # split as far as it can be
                 shapes = run.train_shapes
                 widest = shapes.windows.sizes[-1]
                 more = update_bytes(run.cfg, shapes, widest, shards=run.shards, tensor=tensor)
@@ -82,9 +81,8 @@ def _seconds(run: PlannedRun, episode: PlannedEpisode) -> float:
 def _rollout(config: TrainConfig, where: Slice) -> Flags | None:
     for tensor in _ways(where):
         run = PlannedRun.of(override(config, ("--rollout.tensor", str(tensor))), where)
-        held = run.state_bytes + run.reference_bytes
-        weights = bytes_per_chip(parameters.whole(run.cfg, config.trainable, run.rollout_mesh))
-        free = _ROOM * where.chip.hbm_bytes - held - weights
+        held = run.state_bytes + run.reference_bytes + run.target_bytes
+        free = _ROOM * where.chip.hbm_bytes - held - run.rollout_bytes
         chips = where.chips_a_host
         each = counts.cache_bytes(run.cfg) * run.rollout_shapes.capacity / chips
         for slots in _SLOTS:

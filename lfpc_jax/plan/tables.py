@@ -74,10 +74,11 @@ def print_step(figures: Mapping[str, Any], episode: PlannedEpisode) -> None:
     seconds = figures["seconds_a_step"]
     print(f"compiled in {figures['compile_seconds']:.0f} s")
     if step := sum(seconds.values()):
+        parts = ", ".join(f"{phase} {part:,.1f}" for phase, part in seconds.items())
         print(
-            f"a step on {figures['chips']} chips takes {step:,.1f} s at least: rollout "
-            f"{seconds['rollout']:,.1f}, update {seconds['update']:,.1f}; {figures['steps']} steps "
-            f"{figures['chip_hours']:,.0f} chip-hours\n(peaks of compute, memory and wire; "
+            f"a step on {figures['chips']} chips takes {step:,.1f} s at least: {parts}; "
+            f"{figures['steps']} steps {figures['chip_hours']:,.0f} chip-hours\n"
+            "(peaks of compute, memory and wire; "
             f"episodes of {episode.sampled} sampled tokens and {episode.crops} crops, all slots "
             "always busy)"
         )

@@ -28,7 +28,7 @@ from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.run import progress
-from lfpc_jax.run.config import TrainConfig, updates_of
+from lfpc_jax.run.config import Rewards, TrainConfig, updates_of
 from lfpc_jax.run.dialogues import dialogue_as
 from lfpc_jax.run.models import asking_of, load_model
 
@@ -58,8 +58,17 @@ def engine_of(
     if target is None:
         return engine
     rewards = config.rewards
-    needs_answer = bool(rewards.accuracy or rewards.grounding_needs_answer or rewards.own)
-    return Pair(engine, target, answers=needs_answer, likelihoods=bool(rewards.likelihood))
+    return Pair(
+        engine,
+        target,
+        answers=asks_for_answers(rewards),
+        likelihoods=bool(rewards.likelihood),
+    )
+
+
+def asks_for_answers(rewards: Rewards) -> bool:
+    """Whether the rewards of a crop network's boxes need the target's answers."""
+    return bool(rewards.accuracy or rewards.grounding_needs_answer or rewards.own)
 
 
 def target_of(config: TrainConfig, mesh: Mesh, bar: Bar = no_bar) -> Target | None:
