@@ -7,7 +7,7 @@ import lfpc_jax
 
 ROOT = Path(lfpc_jax.__file__).parent
 FLOORS = (
-    ("arrays",),
+    ("arrays", "jsonfile"),
     ("shapes", "trajectory"),
     ("distributed", "processing", "remote"),
     ("model",),

@@ -5,7 +5,6 @@ The checks read only headers, so nothing is allocated. An error is a `ValueError
 file and the key.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from lfpc_jax.checkpoint import keys, tensorfile
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.checkpoint.tensorfile import TensorFile
+from lfpc_jax.jsonfile import read_object
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
 
@@ -141,13 +141,7 @@ def _indexed(index: Path) -> Iterator[Tensor]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        raw = json.loads(
-            index.read_text(), object_pairs_hook=lambda pairs: tensorfile.unique(pairs, index)
-        )
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{index}: not valid JSON ({error}); copy the file again") from error
-    weight_map = raw.get("weight_map") if isinstance(raw, dict) else None
+    weight_map = read_object(index, unique_keys=True).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index}: has no 'weight_map'; copy the file again")
     for key, name in weight_map.items():

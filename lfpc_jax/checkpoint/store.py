@@ -23,6 +23,7 @@ from lfpc_jax.checkpoint import assets, manifest, staging
 from lfpc_jax.checkpoint.demand import check_tree
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.checkpoint.manifest import Manifest
+from lfpc_jax.jsonfile import Checked, read_object
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
 
@@ -95,11 +96,14 @@ def _described(folder: Path) -> tuple[Origin, Manifest]:
     path = folder / _DESCRIPTION
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a folder that `to-orbax` has written")
+    raw = read_object(path)
     try:
-        raw = json.loads(path.read_text())
         version, origin, files = raw["format"], Origin.from_json(raw["origin"]), raw["files"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is corrupt ({error!r}); copy {folder} again") from error
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: is corrupt ({error!r:.200}); copy {folder} again") from error
+    Checked(path).mapping("files", files)
+    if not any(name.startswith(f"{_PARAMS}/") for name in files):
+        raise ValueError(f"{path}: is corrupt (it lists no weights); copy {folder} again")
     if version != FORMAT:
         raise ValueError(
             f"{path}: has format {version!r}, this version reads {FORMAT}; convert it again"

@@ -19,6 +19,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from lfpc_jax.jsonfile import parsed
+
 DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
@@ -109,25 +111,10 @@ def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
                 "copy the file again"
             )
         text = file.read(length)
-    try:
-        header = json.loads(text, object_pairs_hook=lambda pairs: unique(pairs, path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: the header is not valid JSON ({error}); copy the file again"
-        ) from error
+    header = parsed(text, f"{path}: the header", unique_keys=True)
     if not isinstance(header, dict):
         raise ValueError(f"{path}: the header is not a JSON object; copy the file again")
     return header, 8 + length
-
-
-def unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    """A JSON object whose keys are unique; the standard parser keeps the last of two equal keys."""
-    out: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in out:
-            raise ValueError(f"{path}: duplicate key {key!r}; remove one of the two")
-        out[key] = value
-    return out
 
 
 def _entry(path: Path, key: str, raw: Any, data_at: int) -> Entry:

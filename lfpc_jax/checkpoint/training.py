@@ -26,6 +26,7 @@ from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import manifest, staging
 from lfpc_jax.checkpoint.manifest import Manifest
 from lfpc_jax.distributed.exchange import everyones
+from lfpc_jax.jsonfile import read_object
 
 log = logging.getLogger(__name__)
 
@@ -148,8 +149,13 @@ def is_checkpoint(path: Path) -> bool:
 
 def listed(path: Path) -> Manifest:
     """The manifest of the files that hold a checkpoint's model, as it was written."""
-    written = json.loads((path / _MANIFEST).read_text())
-    return {name: entry for name, entry in written.items() if name.split("/")[0] in MODEL_ITEMS}
+    written = read_object(path / _MANIFEST)
+    return {name: entry for name, entry in written.items() if _of_model(name)}
+
+
+def _of_model(name: str) -> bool:
+    """Whether a file of a checkpoint holds parameters."""
+    return name.split("/")[0] in MODEL_ITEMS
 
 
 def _first_whole(folder: Path, candidates: Sequence[Path]) -> Saved | None:
@@ -161,7 +167,7 @@ def _first_whole(folder: Path, candidates: Sequence[Path]) -> Saved | None:
     if name is None:
         return None
     path = folder.absolute() / name
-    return Saved(path, int(name), json.loads((path / _FACTS).read_text()))
+    return Saved(path, int(name), read_object(path / _FACTS))
 
 
 def _is_whole(path: Path, names: Sequence[str] | None = None) -> bool:
@@ -171,10 +177,14 @@ def _is_whole(path: Path, names: Sequence[str] | None = None) -> bool:
         log.warning("%s: was not finished and is skipped", path)
         return False
     try:
-        written = json.loads(file.read_text())
+        written = read_object(file)
+        missing = {*(names or ()), _FACTS} - written.keys()
+        if missing or not any(_of_model(name) for name in written):
+            raise ValueError(f"{file} does not list {', '.join(missing) or 'the weights'}")
         wanted = written if names is None else {name: written[name] for name in names}
         manifest.verify(path, wanted)
-    except (ValueError, KeyError) as error:
+        read_object(path / _FACTS)
+    except ValueError as error:
         log.warning("%s: is damaged (%s) and is skipped", path, error)
         return False
     return True
@@ -186,7 +196,7 @@ def _by_accuracy(paths: Iterable[Path]) -> list[Path]:
     accuracies = {}
     for path in paths:
         if _is_whole(path, [_FACTS]):
-            facts = json.loads((path / _FACTS).read_text())
+            facts = read_object(path / _FACTS)
             # Until November 2026 the fact was called "score".
             accuracy = facts.get("accuracy", facts.get("score"))
             if accuracy is not None:

@@ -21,12 +21,14 @@ import pyarrow
 
 from lfpc_jax.data import parquet
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected, Unusable, check_share
+from lfpc_jax.jsonfile import Checked, brief, read_object
 from lfpc_jax.trajectory import Metric, Picture, Record
 
 Table = Literal["jsonl", "parquet"]
 
 FORMAT = "lfpc_jax records"
 VERSION = 1
+_TABLES = tuple(f"records.{table}" for table in get_args(Table))
 _PER_FOLDER = 1000
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp"}
 _SCHEMA = pyarrow.schema(
@@ -130,14 +132,34 @@ def read(folder: Path) -> Iterator[Record | Rejected]:
 def read_meta(folder: Path) -> dict[str, Any]:
     path = folder / "meta.json"
     if not path.exists():
-        raise ValueError(f"{path}: missing; is {folder} a set in the project's layout?")
-    meta = json.loads(path.read_text())
+        raise ValueError(f"{path}: missing; {_remedy(folder)}")
+    meta = read_object(path)
     if meta.get("format") != FORMAT or meta.get("version") != VERSION:
         raise ValueError(
-            f"{path}: format {meta.get('format')!r} version {meta.get('version')!r}, where "
-            f"{FORMAT!r} version {VERSION} is read; write the set again with this code"
+            f"{path}: format {brief(meta.get('format'))} version {brief(meta.get('version'))}, "
+            f"where {FORMAT!r} version {VERSION} is read; write the set again with this code"
         )
+    check = Checked(path)
+    check.whole("count", meta.get("count"), 0, 1 << 40)
+    check.mapping("about", meta.get("about", {}))
+    if meta.get("records") not in _TABLES:
+        raise check.wrong("records", meta.get("records"), f"one of {', '.join(_TABLES)}")
     return meta
+
+
+def _remedy(folder: Path) -> str:
+    """What to do about a folder without its meta file, as after an interrupted command, or if a
+    person wrote the records."""
+    table = folder / "records.jsonl"
+    if not table.is_file():
+        return f"is {folder} a set in the project's layout?"
+    with table.open("rb") as lines:
+        count = sum(1 for _ in lines)
+    meta = {"format": FORMAT, "version": VERSION, "records": table.name, "count": count}
+    return (
+        "if a command was interrupted, run it again; if you wrote records.jsonl yourself and it is "
+        f"whole, write this into meta.json:\n{json.dumps(meta, indent=2)}"
+    )
 
 
 def _schema(columns: Iterable[str]) -> pyarrow.Schema:
@@ -154,7 +176,7 @@ def _jsonl(path: Path) -> Iterator[Any]:
         for line in file:
             try:
                 yield json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 yield line
 
 

@@ -1,11 +1,11 @@
 """What the readers of public sets share: rows from files, and a row's parts from its values."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lfpc_jax.data.rejected import Rejected, Unusable
+from lfpc_jax.jsonfile import parsed
 from lfpc_jax.trajectory import Picture, Record
 
 Row = Any
@@ -35,10 +35,7 @@ def parquet_files(folder: Path) -> list[Path]:
 
 def json_list(path: Path, key: str = "") -> list[Row]:
     """The list that a JSON file holds, itself or under `key`."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON, or truncated: {error}; download it again") from error
+    value = parsed(path.read_bytes(), path)
     if key and isinstance(value, dict):
         value = value.get(key)
     if not isinstance(value, list):

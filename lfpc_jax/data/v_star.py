@@ -12,7 +12,6 @@ is the label.
 """
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from lfpc_jax.data.benchmarks import V_STAR_FOLDERS
 from lfpc_jax.data.columns import check_columns
 from lfpc_jax.data.pictures import measured
 from lfpc_jax.data.rejected import Rejected, Unusable
+from lfpc_jax.jsonfile import parsed, read_object
 from lfpc_jax.processing.geometry import Box, area, clamp
 from lfpc_jax.trajectory import Nests, Picture, Record
 
@@ -61,7 +61,7 @@ def read_list(path: Path) -> Iterator[Record | Rejected]:
                 continue
             name = f"{path.stem}/{number}"
             try:
-                yield _entry(json.loads(line), path, left_out)
+                yield _entry(parsed(line, name), path, left_out)
             except Unusable as error:
                 yield Rejected.of(name, error)
             except _MALFORMED as error:
@@ -74,7 +74,7 @@ def read_list(path: Path) -> Iterator[Record | Rejected]:
 
 
 def _sample(name: str, category: str, path: Path, seed: int) -> Record:
-    sample = json.loads(path.read_text(encoding="utf-8"))
+    sample = read_object(path)
     check_columns(path.parent, sample, FOLDER_KEYS)
     options = [str(option).strip() for option in sample["options"]]
     order = sorted(range(len(options)), key=lambda place: _drawn(seed, name, place))

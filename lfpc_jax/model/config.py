@@ -4,13 +4,16 @@
 as there. Settings that this port cannot compute raise an error that names them; none is ignored.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lfpc_jax.jsonfile import Checked, brief, read_object
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.preprocessor_config import has_processor, processor_fields
+
+_DEEPEST, _WIDEST, _LARGEST_VOCABULARY, _LARGEST_PATCH = 1024, 1 << 17, 1 << 22, 256
+"""More than any model has: a config that asks for more is damaged."""
 
 Kernel = Literal["auto", "xla", "cudnn", "splash"]
 Remat = Literal["none", "dots", "full"]
@@ -113,68 +116,87 @@ def from_folder(folder: str | Path, **compute: Any) -> ModelConfig:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the folder of a Qwen2.5-VL model")
-    try:
-        raw = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); copy the file again") from error
+    raw = read_object(path)
     if raw.get("model_type") != "qwen2_5_vl":
         raise ValueError(
-            f"{path}: model_type is {raw.get('model_type')!r}, expected 'qwen2_5_vl'; "
+            f"{path}: model_type is {brief(raw.get('model_type'))}, expected 'qwen2_5_vl'; "
             "only Qwen2.5-VL models can be loaded"
         )
-    return replace(_from_hf(raw, path, _image_statistics(Path(folder))), **compute)
+    try:
+        cfg = _from_hf(raw, path, _image_statistics(Path(folder)))
+    except ValueError as error:
+        named = str(error).startswith(str(folder))
+        raise error if named else ValueError(f"{path}: {error}") from error
+    return replace(cfg, **compute)
 
 
 def _from_hf(raw: dict[str, Any], path: Path, statistics: dict[str, Any]) -> ModelConfig:
     from transformers import Qwen2_5_VLConfig
 
-    hf = Qwen2_5_VLConfig.from_dict(raw)
+    try:
+        hf = Qwen2_5_VLConfig.from_dict(raw)
+    except Exception as error:  # transformers checks some values, and trips over others
+        reason = " ".join(f"{type(error).__name__}: {error!s:.200}".split())
+        raise ValueError(f"{path}: transformers cannot read it ({reason})") from error
+    check = Checked(path)
     text: Any = hf.text_config
     vision: Any = hf.vision_config
-    rope = text.rope_parameters
-    sections = tuple(rope.get("mrope_section", (16, 24, 24)))
+    rope = check.mapping("rope_parameters", text.rope_parameters)
+    section = rope.get("mrope_section", (16, 24, 24))
+    sections = check.wholes("rope_parameters.mrope_section", section, 0, _WIDEST)
+    vision_rope = check.mapping("vision_config.rope_parameters", vision.rope_parameters or {})
     for key, value, expected in (
         ("hidden_act", text.hidden_act, "silu"),
         ("vision_config.hidden_act", vision.hidden_act, "silu"),
         ("vision_config.in_channels", vision.in_channels, 3),
-        ("rope type", rope["rope_type"], "default"),
+        ("rope type", rope.get("rope_type"), "default"),
         ("use_sliding_window", bool(text.use_sliding_window), False),
-        ("layer_types", set(text.layer_types), {"full_attention"}),
-        ("vision rope", (vision.rope_parameters or {}).get("rope_theta", 10000.0), 10000.0),
+        ("layer_types", sorted(set(map(str, text.layer_types))), ["full_attention"]),
+        ("vision rope", vision_rope.get("rope_theta", 10000.0), 10000.0),
         ("mrope sections", len(sections), 3),
     ):
         if value != expected:
             raise ValueError(
-                f"{path}: {key} is {value!r}, but this port computes only {expected!r}, so "
+                f"{path}: {key} is {brief(value)}, but this port computes only {expected!r}, so "
                 "results would be wrong; use another model"
             )
+
+    def whole(name: str, most: int) -> int:
+        return check.whole(name, getattr(text, name), 1, most)
+
+    def of_tower(name: str, most: int) -> int:
+        return check.whole(f"vision_config.{name}", getattr(vision, name), 1, most)
+
+    vocabulary = whole("vocab_size", _LARGEST_VOCABULARY)
+    depth = of_tower("depth", _DEEPEST)
+    full_layers = vision.fullatt_block_indexes
     return ModelConfig(
         text=TextConfig(
-            layers=text.num_hidden_layers,
-            width=text.hidden_size,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            mlp=text.intermediate_size,
-            vocab=text.vocab_size,
-            eps=text.rms_norm_eps,
-            rope_theta=rope["rope_theta"],
+            layers=whole("num_hidden_layers", _DEEPEST),
+            width=whole("hidden_size", _WIDEST),
+            heads=whole("num_attention_heads", _WIDEST),
+            kv_heads=whole("num_key_value_heads", _WIDEST),
+            mlp=whole("intermediate_size", 8 * _WIDEST),
+            vocab=vocabulary,
+            eps=check.number("rms_norm_eps", text.rms_norm_eps, 0.0, 1.0),
+            rope_theta=check.number("rope_theta", rope.get("rope_theta"), 0.0, 1e12),
             mrope_section=(sections[0], sections[1], sections[2]),
         ),
         vision=VisionConfig(
-            depth=vision.depth,
-            width=vision.hidden_size,
-            heads=vision.num_heads,
-            mlp=vision.intermediate_size,
-            out=vision.out_hidden_size,
-            full_layers=tuple(vision.fullatt_block_indexes),
-            patch=vision.patch_size,
-            merge=vision.spatial_merge_size,
-            temporal_patch=vision.temporal_patch_size,
-            window_px=vision.window_size,
+            depth=depth,
+            width=of_tower("hidden_size", _WIDEST),
+            heads=of_tower("num_heads", _WIDEST),
+            mlp=of_tower("intermediate_size", 8 * _WIDEST),
+            out=of_tower("out_hidden_size", _WIDEST),
+            full_layers=check.wholes("vision_config.fullatt_block_indexes", full_layers, 0, depth),
+            patch=of_tower("patch_size", _LARGEST_PATCH),
+            merge=of_tower("spatial_merge_size", _LARGEST_PATCH),
+            temporal_patch=of_tower("temporal_patch_size", _LARGEST_PATCH),
+            window_px=of_tower("window_size", _WIDEST),
             **statistics,
         ),
         tied=bool(hf.tie_word_embeddings),
-        image_token=hf.image_token_id,
+        image_token=check.whole("image_token_id", hf.image_token_id, 0, vocabulary - 1),
     )
 
 

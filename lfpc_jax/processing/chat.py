@@ -10,7 +10,6 @@ transformers a question that contains `<|im_end|>` ends the user's turn, and one
 `<|image_pad|>` shifts every image after it.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from lfpc_jax.jsonfile import Checked, read_object
 from lfpc_jax.processing.tokenizer import Tokenizer
 
 Message = dict[str, Any]
@@ -36,7 +36,15 @@ class ChatTemplate:
     def from_folder(cls, folder: Path, tokenizer: Tokenizer) -> "ChatTemplate":
         """Reads the first file that is there: chat_template.jinja, chat_template.json, or
         tokenizer_config.json."""
-        return cls(_read_source(folder), tokenizer)
+        template = cls(_read_source(folder), tokenizer)
+        try:
+            template.render([{"role": "user", "content": "Which way?"}], True)
+        except Exception as error:  # whatever a template does, Jinja raises
+            reason = " ".join(f"{type(error).__name__}: {error!s:.200}".split())
+            raise ValueError(
+                f"{folder}: its chat template cannot be rendered ({reason}); copy its file again"
+            ) from error
+        return template
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """The conversation as text, with one placeholder for each image. Text that spells a special
@@ -159,7 +167,10 @@ def _read_source(folder: Path) -> str:
 
 def _from_json(file: Path) -> str | None:
     """The `chat_template` of a JSON file. If the file names several, the default one."""
-    source = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+    source = read_object(file).get("chat_template")
     if isinstance(source, list):
-        return {entry["name"]: entry["template"] for entry in source}.get("default")
-    return source
+        named = (entry for entry in source if isinstance(entry, dict))
+        source = next((e.get("template") for e in named if e.get("name") == "default"), None)
+    if source is None or isinstance(source, str):
+        return source
+    raise Checked(file).wrong("chat_template", source, "a text, or a list of named ones")

@@ -82,7 +82,11 @@ class ImageProcessor:
     def from_folder(cls, folder: Path) -> "ImageProcessor":
         """The processor that a model folder's files describe; see `preprocessor_config` for what is
         refused."""
-        return cls(**processor_fields(folder))
+        fields = processor_fields(folder)
+        try:
+            return cls(**fields)
+        except ValueError as error:
+            raise ValueError(f"{folder}: its image processor's file: {error}") from error
 
     @property
     def factor(self) -> int:

@@ -35,7 +35,7 @@ class Tokenizer:
     def from_folder(cls, folder: Path) -> "Tokenizer":
         """Reads tokenizer.json, or vocab.json and merges.txt, as tokenizer_config.json says."""
         _require_files(folder)
-        backend = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        backend = _backend(folder)
         ids = backend.get_vocab()
 
         def special(name: str) -> int:
@@ -93,6 +93,23 @@ class Tokenizer:
     def reserved_in(self, text: str) -> str | None:
         """The first reserved token that `text` spells, or None."""
         return next((token for token in self.reserved if token in text), None)
+
+
+def _backend(folder: Path) -> PreTrainedTokenizerBase:
+    """Transformers' tokenizer, tried on a text. What transformers, its Rust library and a template
+    raise for damaged files has no type in common, and a panic in Rust is no `Exception`."""
+    try:
+        backend = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        backend.decode(backend.encode("Which way? [1, 2]", add_special_tokens=False))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        reason = " ".join(f"{type(error).__name__}: {error!s:.200}".split())
+        raise ValueError(
+            f"{folder}: its tokenizer files cannot be read ({reason}); copy tokenizer_config.json, "
+            "tokenizer.json, vocab.json and merges.txt again, those of them that it had"
+        ) from error
+    return backend
 
 
 def _require_files(folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from lfpc_jax.jsonfile import brief, read_object
 from lfpc_jax.processing.chat import Message
 from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.processing.images import ImageProcessor
@@ -34,6 +35,14 @@ Conversation = Literal["zoom", "box"]
 
 BOX: Mapping[str, Any] = {"convention": "percent", "max_turns": 1}
 """What every crop network's settings are."""
+
+
+_LEAST = {
+    **{"image_tokens": 1, "crop_tokens": 1},
+    **{"max_turns": 1, "turn_tokens": 1, "episode_tokens": 0},
+}
+_MOST = 1 << 30
+_KINDS = {int: "a whole number", str: "a text"}
 
 
 @dataclass(frozen=True)
@@ -59,13 +68,11 @@ class Asking:
                     f"{name} is {getattr(self, name)!r}; it must be one of "
                     f"{', '.join(get_args(known))}"
                 )
-        least = {"image_tokens": 1, "crop_tokens": 1, "max_turns": 1, "turn_tokens": 1,
-                 "episode_tokens": 0}  # fmt: skip
-        for name, minimum in least.items():
+        for name, minimum in _LEAST.items():
             value = getattr(self, name)
-            if type(value) is not int or value < minimum:
+            if type(value) is not int or not minimum <= value <= _MOST:
                 raise ValueError(
-                    f"{name} is {value!r}; it must be a whole number, at least {minimum}"
+                    f"{name} is {brief(value)}; it must be a whole number, at least {minimum}"
                 )
         for name, only in BOX.items() if self.dialogue == "box" else ():
             if getattr(self, name) != only:
@@ -88,16 +95,19 @@ class Asking:
         if not file.is_file():
             return None
         try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
+            raw = read_object(file)
             if (version := raw.pop("format")) != FORMAT:
                 raise ValueError(f"format {version!r}, where {FORMAT} is read")
-            if not isinstance(raw.get("prompt", ""), str):
-                raise ValueError("prompt is no text")
+            for name, value in raw.items():
+                kind = int if name in _LEAST else str
+                if type(value) is not kind:
+                    raise ValueError(f"{name} is {brief(value)}; it must be {_KINDS[kind]}")
             return cls(**raw)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = " ".join(f"{error!s:.200}".split())
             raise ValueError(
-                f"{file}: does not say how the model is to be asked ({error!s:.200}); restore it, "
-                "or remove it and give every flag"
+                f"{file}: does not say how the model is to be asked ({reason}); restore it, or "
+                "remove it and give every flag"
             ) from error
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.jsonfile import read_object
 from lfpc_jax.report import metrics
 from lfpc_jax.rollout.asking import FILE, Asking
 from lfpc_jax.run.dialogues import prompt_of
@@ -22,7 +23,7 @@ _PRIVATE = ("judge", "wandb_project")
 
 def card(run: RunFolder, step: int, asking: Asking) -> str:
     """The card of the model after `step`, as Markdown."""
-    settings = json.loads(run.settings.read_text())
+    settings = read_object(run.settings)
     parts = [
         *_licence(run.assets / NAME),
         f"# {run.path.resolve().name}, step {step}",
@@ -63,7 +64,7 @@ def _began_with(run: RunFolder) -> str:
     current: RunFolder | None = run
     while current is not None and current.path.resolve() not in visited:
         visited.add(current.path.resolve())
-        path = json.loads(current.settings.read_text())["model"]["path"]
+        path = read_object(current.settings)["model"]["path"]
         step = current.began_at
         models.append(f"`{path}`" + ("" if step is None else f", step {step}"))
         current = run_of(Path(path))

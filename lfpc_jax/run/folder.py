@@ -32,6 +32,7 @@ from lfpc_jax.checkpoint import assets, staging, training
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import everyones
+from lfpc_jax.jsonfile import read_object
 from lfpc_jax.model import config, parameters, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import LoRA, Trainable
@@ -72,7 +73,7 @@ class RunFolder:
 
     @property
     def _origin(self) -> dict[str, Any]:
-        return json.loads((self.path / "origin.json").read_text())
+        return read_object(self.path / "origin.json")
 
     @property
     def began_at(self) -> int | None:
@@ -83,18 +84,18 @@ class RunFolder:
     def asking(self) -> Asking:
         """How to ask the run's model. For a run from before asking.json it follows from the
         settings."""
-        rollout = json.loads(self.settings.read_text()).get("rollout", {})
+        rollout = read_object(self.settings).get("rollout", {})
         return Asking.read(self.assets) or Asking.of_settings(rollout)
 
     @property
     def judged_by(self) -> str:
         """The judge of the run's rewards, by the settings of its last start; empty if none."""
-        return shown_judge(json.loads(self.settings.read_text()).get("judge"))
+        return shown_judge(read_object(self.settings).get("judge"))
 
     @property
     def trainable(self) -> Trainable:
         """Which parameters the run trains."""
-        model = json.loads(self.settings.read_text())["model"]
+        model = read_object(self.settings)["model"]
         lora = model["lora"]
         if lora is not None:
             tuples = {name: tuple(value) for name, value in lora.items() if isinstance(value, list)}
@@ -130,7 +131,7 @@ class RunFolder:
 
     def _resume(self, settings: TrainConfig) -> None:
         now = described(settings)
-        begun = json.loads(self.settings.read_text())
+        begun = read_object(self.settings)
         limits = begun.get("rollout", {})
         begun["rollout"] = with_limits(limits)
         _check_schedule(self.path, begun, settings)
@@ -240,7 +241,7 @@ def unfinished(path: Path) -> str:
     if run is None or (path != run.path and path.name.isdigit()):
         return ""
     newest = max(training.whole_steps_of(run.checkpoints), default=0)
-    steps = json.loads(run.settings.read_text()).get("steps", 0)
+    steps = read_object(run.settings).get("steps", 0)
     if newest >= steps:
         return ""
     return (

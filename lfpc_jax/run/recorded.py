@@ -5,13 +5,13 @@ Functions are recorded by name only, so they do not come back: readers are the d
 """
 
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
+from lfpc_jax.jsonfile import read_object
 from lfpc_jax.rollout.episode import with_limits
 from lfpc_jax.run.config import TrainConfig
 
@@ -20,7 +20,7 @@ def recorded_config(file: Path) -> TrainConfig:
     """Settings that the file does not have, because it is older, have their defaults; settings that
     this version does not know are ignored. Raises ValueError for a file that is damaged."""
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = read_object(file)
         raw["rollout"] = with_limits(raw.get("rollout", {}))
         config = _read(TrainConfig, raw)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -31,7 +31,7 @@ def recorded_config(file: Path) -> TrainConfig:
 
 def own_rewards(file: Path) -> tuple[str, ...]:
     """The names of the rewards that are functions of the user's own."""
-    rewards = json.loads(file.read_text(encoding="utf-8")).get("rewards", {})
+    rewards = read_object(file).get("rewards", {})
     return tuple(reward["name"] for reward in rewards.get("own", ()))
 
 

@@ -237,7 +237,7 @@ def test_the_wrong_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="holds a dict"):
         list(public.visual_probe(tmp_path / "list.json"))
     (tmp_path / "list.json").write_text('[{"images": [')
-    with pytest.raises(ValueError, match=r"list.json: not JSON, or truncated"):
+    with pytest.raises(ValueError, match=r"list.json: not valid JSON, or truncated"):
         list(public.visual_probe(tmp_path / "list.json"))
 
 

@@ -153,7 +153,7 @@ def test_each_fault_of_a_row_of_text_vqa_has_its_reason(tmp_path, changes, reaso
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"data": [', "not JSON, or truncated"),
+        ('{"data": [', "not valid JSON, or truncated"),
         ('{"rows": []}', "holds a NoneType where a list is expected under 'data'"),
         ('"x"', "holds a str where a list is expected"),
     ],

@@ -43,7 +43,7 @@ def test_a_file_of_a_model_that_answers_is_as_it_was_before_there_were_crop_netw
         ({"crop_tokens": "12"}, "crop_tokens"),
         ({"max_turns": True}, "max_turns is True"),
         ({"episode_tokens": -1}, "at least 0"),
-        ({"prompt": 3}, "prompt is no text"),
+        ({"prompt": 3}, "prompt is .*; it must be a text"),
         ({"dialogue": "chat"}, "dialogue"),
         ({"dialogue": "box"}, "max_turns is 4, and a crop network's .* is 1; set it to that"),
         ({"dialogue": "box", "convention": "unit"}, "convention is unit, and .* is percent"),
