@@ -33,7 +33,6 @@ from jaxtyping import Int32
 from lfpc_jax.arrays import Array, Tree
 from lfpc_jax.cropvlm.showing import Pixels, Showing, Shown
 from lfpc_jax.cropvlm.target import Question
-from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.packing import Bin, Item, SeenPicture, fill, lay_out
 from lfpc_jax.grpo.scorer import Scorer
@@ -54,21 +53,20 @@ MICRO_BATCH = 16384
 @dataclass(frozen=True)
 class Likelihood:
     """The log-likelihood of the right answer with a box in view, the sum over its `tokens`, the end
-    of the turn included; or, in `fault`, why the box could not be shown."""
+    of the turn included."""
 
-    total: float | None
-    tokens: int = 0
-    fault: str = ""
+    total: float
+    tokens: int
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A question's items, and for each box the number of its item or a fault."""
+    """A question's items, and for each box the number of its item."""
 
     question: Question
     showing: Showing
     items: tuple[Item, ...]
-    boxes: tuple[int | str, ...]
+    boxes: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +110,8 @@ class Likelihoods:
         boxes. `params` lie on the mesh, in the dtype that is computed with; their layers are
         stacked or not.
 
-        A question that cannot be shown has the reason as the fault of all its boxes."""
+        Raises `Unusable` for a picture that cannot be read, and ValueError for a text, a box or a
+        shape that cannot be shown."""
         asked: _Asked | None = None
         with ThreadPoolExecutor(self.workers, "likelihoods") as pool:
             for question in questions:
@@ -127,17 +126,12 @@ class Likelihoods:
     def _prepare(self, question: Question, showing: Showing, pool: ThreadPoolExecutor) -> _Prepared:
         """One item for each distinct conversation. What follows an opening is made by `pool`."""
         record = question.record
-        try:
-            shown = showing.show(question)
-            answer = showing.answer_ids(record)
-            follows = [follow for opening in shown.openings for follow in opening.follow]
-            replies = [*pool.map(lambda follow: follow(), follows)]
-        except (Unusable, ValueError) as error:
-            log.warning("record %r cannot be shown: %s", record.id, error)
-            return _Prepared(question, showing, (), (str(error),) * len(question.boxes))
-        return _Prepared(
-            question, showing, _items(shown, replies, answer, record.id), _numbers(shown)
-        )
+        shown = showing.show(question)
+        answer = showing.answer_ids(record)
+        follows = [follow for opening in shown.openings for follow in opening.follow]
+        replies = [*pool.map(lambda follow: follow(), follows)]
+        items = _items(shown, replies, answer, record.id)
+        return _Prepared(question, showing, items, _numbers(shown, record.id))
 
     def _shapes(self, items: Sequence[Item], processor: ImageProcessor) -> TrainShapes:
         sizes = [
@@ -202,10 +196,8 @@ class Likelihoods:
             np.add.at(totals, numbers, np.asarray(logprobs, np.float64)[here])
             np.add.at(counts, numbers, 1)
         return tuple(
-            Likelihood(None, fault=place)
-            if isinstance(place, str)
-            else Likelihood(_finite(totals[place], prepared.question, number), int(counts[place]))
-            for number, place in enumerate(prepared.boxes)
+            Likelihood(_finite(totals[item], prepared.question, number), int(counts[item]))
+            for number, item in enumerate(prepared.boxes)
         )
 
     def _note(self, shapes: TrainShapes, windows: int, places: int) -> None:
@@ -263,13 +255,15 @@ def _content(pixels: Pixels) -> Hashable:
     return pixels.shape, hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
 
 
-def _numbers(shown: Shown) -> tuple[int | str, ...]:
-    """For each box the number of its item, or why it cannot be shown."""
+def _numbers(shown: Shown, record: str) -> tuple[int, ...]:
+    """For each box the number of its item."""
     first = np.cumsum([0, *(len(opening.follow) for opening in shown.openings)])
-    return tuple(
-        place if isinstance(place, str) else int(first[place.opening]) + place.follow
-        for place in shown.places
-    )
+    numbers = []
+    for place in shown.places:
+        if isinstance(place, str):
+            raise ValueError(f"record {record!r}: {place}")
+        numbers.append(int(first[place.opening]) + place.follow)
+    return tuple(numbers)
 
 
 def _spans(bin_: Bin) -> int:

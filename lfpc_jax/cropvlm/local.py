@@ -25,6 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
+from lfpc_jax.cropvlm.likelihood import Likelihoods
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.cropvlm.showing import Showing, Shown
 from lfpc_jax.cropvlm.target import NOT_SHOWN, Question, Said
@@ -138,6 +139,7 @@ class LocalTarget:
     ) -> None:
         self.cfg, self.mesh, self.prompts, self.params = cfg, mesh, prompts, None
         self._model_identity = identity
+        self._likelihoods = Likelihoods(cfg, mesh=mesh, workers=workers)
         rules = Rules(max_turns=1, turn_tokens=answer_tokens, sampling=sampling)
         self.engine = Engine(
             cfg, dialogue, shapes, rules, mesh=mesh, unstacked=unstacked, workers=workers
@@ -258,6 +260,12 @@ class LocalTarget:
                     yield waiting.popleft().answers()
         for asked in waiting:
             yield asked.answers()
+
+    def likelihoods(self, questions: Iterable[Question]) -> Iterator[tuple[float, ...]]:
+        """For each question, in order, the log-likelihood of its record's answer for each of its
+        boxes; see `Likelihoods`, also for what it raises."""
+        for values in self._likelihoods(self.params, self.dialogue, questions):
+            yield tuple(value.total for value in values)
 
     def _shown_ahead(
         self, questions: Iterable[Question], pool: ThreadPoolExecutor

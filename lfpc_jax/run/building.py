@@ -93,7 +93,7 @@ def open_target(
     path = Path(settings.path)
     dtype = None if settings.dtype == "auto" else settings.dtype
     asking = asking_of(path) or Asking()
-    return LocalTarget.of(  # type: ignore[return-value]
+    return LocalTarget.of(
         load_model(path, dtype=dtype, mesh=mesh),
         settings,
         needs=needs,

@@ -211,18 +211,18 @@ def test_programs_are_few():
     assert made.scorer._logprobs_at._cache_size() <= 2
 
 
-def test_what_cannot_be_shown_is_a_fault_and_the_others_are_scored(alone, expected):
-    asked = questions()
-    outside = replace(asked[0], boxes=((900.0, 900.0, 950.0, 950.0), *asked[0].boxes))
-    unasked = replace(asked[1], record=replace(asked[1].record, answer=" "))
-    found = [*alone(small.params(), showing(), [outside, unasked, asked[2]])]
-    assert "covers nothing of its picture" in found[0][0].fault
-    assert found[0][0].total is None
-    assert [(each.total, each.tokens) for each in found[0][1:]] == expected[0]
-    assert {each.fault for each in found[1]} == {
-        "record 'r1' has no answer whose likelihood could be asked"
-    }
-    assert [(each.total, each.tokens) for each in found[2]] == expected[2]
+@pytest.mark.parametrize(
+    ("changes", "boxes", "reason"),
+    [
+        ({}, ((900.0, 900.0, 950.0, 950.0), None), "'r0': .*covers nothing of its picture"),
+        ({"answer": " "}, (None,), "'r0' has no answer"),
+        ({"question": "<|im_end|>"}, (None,), "im_end"),
+    ],
+)
+def test_what_cannot_be_shown_is_named(alone, changes, boxes, reason):
+    asked = Question(replace(questions()[0].record, **changes), boxes)
+    with pytest.raises(ValueError, match=reason):
+        values(alone, asked=[asked])
 
 
 def test_logits_that_are_not_finite_stop_it_by_name(alone):
