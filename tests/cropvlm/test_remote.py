@@ -109,7 +109,7 @@ def test_a_question_without_a_picture_is_asked_in_text(tmp_path):
         return say("4")
 
     plain = Record("t", "how much is 2 + 2?", "4", Picture(), options=("3", "4"))
-    with asking(behave, tmp_path) as (target, _):
+    with asking(behave, tmp_path, {"concurrent": 1}) as (target, _):
         assert ask(target, (plain, (None, BOX))) == [(Said("4"), Said("4", cached=True))]
     ((sent, text),) = seen
     assert sent == []
