@@ -208,7 +208,7 @@ class PlannedRun:
         )
         asked = {}
         if self.target is not None:
-            asked = self.target.loads(prompts=r.prompts, boxes=r.rollouts, hosts=self.slice.hosts)
+            asked = self.target.loads(prompts=r.prompts, hosts=self.slice.hosts)
         return rollout | asked | {"reshard": reshard_load(self.cfg, copies["tensor"])} | update
 
 
@@ -223,6 +223,7 @@ def _target(config: TrainConfig, where: Slice, mesh: Mesh) -> PlannedTarget | No
         mesh,
         hosts=where.hosts,
         question=max(config.rollout.prompt_text),
+        boxes=config.rollout.rollouts,
         answers=asks_for_answers(config.rewards),
         likelihoods=bool(config.rewards.likelihood),
     )
