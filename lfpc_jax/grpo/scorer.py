@@ -75,6 +75,14 @@ class Scorer:
         with jax.set_mesh(self.mesh):
             return self._logprobs.lower(params, batch, *self._abstract(batch))
 
+    def lowered_logprobs_at(self, params: Tree, batch: Batch, places: int) -> Any:
+        """The program of `logprobs_at` for abstract arrays and so many places in each row."""
+        shape = (*batch.tokens.ids.shape[:2], places)
+        rows = NamedSharding(self.mesh, PartitionSpec(None, RULES["batch"]))
+        at = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
+        with jax.set_mesh(self.mesh):
+            return self._logprobs_at.lower(params, batch, *self._abstract(batch), at)
+
     # ------------------------------------------------------------ where arrays live
 
     @property

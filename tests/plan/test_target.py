@@ -83,6 +83,24 @@ def test_how_often_a_step_asks_it(two, tmp_path):
     assert "target decode" in [program.name for program in likely.target.programs()]
 
 
+@pytest.mark.compiles
+def test_likelihoods_are_planned_as_they_are_scored(tmp_path):
+    """A question of 4 boxes: an image of 64 tokens and 64 of text once a row, then 64 + 192 + 8 a
+    box. Rows of 1,024 tokens hold three boxes, so two rows on one device hold a question, and 8
+    questions take 8 calls."""
+    config, file = str(small_plan.config_file(tmp_path, target=True)), tmp_path / "plan.json"
+    args = ["--config", config, "--topology", "cpu:2", "--json", str(file)]
+    args += ["--rewards.accuracy", "0", "--rewards.likelihood", "1"]
+    assert plan.main([*args, "--program", "target score"]) == 0
+    (row,) = json.loads(file.read_text())["programs"]
+    assert (row["phase"], row["fits"], row["load"]["calls"]) == ("target", True, 8)
+    run = run_of(tmp_path)
+    assert row["beside"] == run.state_bytes + run.rollout_bytes
+    assert row["kinds"]["parameters"] == run.target_bytes
+    windows, tokens = 5 * 8, 2 * 1024  # a span of 8 windows for each picture
+    assert row["kinds"]["inputs"] == windows * (64 * 588 + 16) + tokens * 10 * 4
+
+
 def test_a_target_behind_a_server_takes_nothing(tmp_path):
     flags = ["--target.path", "", "--target.url", "http://h/v1", "--target.model", "m"]
     run = run_of(tmp_path, *flags)
