@@ -1,7 +1,8 @@
 """What the arms share at each size. The size stands behind a colon: `--config stage1.py:3b`.
 
 `7b` and `3b` are the paper's settings with that size of Qwen2.5-VL; without a size, `7b` is meant.
-`micro` is the small world of `launch/demo.py`, which trains on two CPU cores.
+`micro` is the small world of `launch/demo.py`, which trains on two CPU cores. What the configs of
+crop networks share is in `cropvlm/shared.py`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,10 +15,13 @@ from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import CONFIGS, load_config, named_config
 
 NAMES = sorted(
-    str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py") if path.stem != "common"
+    str(path.relative_to(CONFIGS))
+    for path in CONFIGS.rglob("*.py")
+    if path.stem not in ("common", "shared")
 )
 AUTHORS = [name for name in NAMES if name.startswith("authors_")]
-ARMS = [name for name in NAMES if not name.startswith(("micro/", "authors_"))]
+ARMS = [name for name in NAMES if not name.startswith(("micro/", "authors_", "cropvlm/"))]
+CROPVLM = [name for name in NAMES if name.startswith("cropvlm/")]
 TABLE_10 = ["ablations/conditional_iou.py", "ablations/no_threshold.py", "ablations/no_iou.py"]
 STAGE_2 = ["stage2.py", *TABLE_10]
 BEFORE = json.loads(Path(__file__).with_name("resolved_configs.json").read_text())
@@ -140,7 +143,50 @@ def flat(settings, within=""):
 
 def test_every_size_of_every_config_was_compared():
     sizes = [f"{name}:{size}" for name in ARMS for size in ("3b", "micro")]
-    assert set(BEFORE) == {*NAMES, *sizes}
+    assert set(BEFORE) == {name for name in NAMES if name not in CROPVLM} | {*sizes}
+
+
+@pytest.mark.parametrize("size", ["", ":3b", ":micro"])
+@pytest.mark.parametrize("name", CROPVLM)
+def test_crop_networks_hold_together_at_every_size(name, size):
+    config = load_config(f"{name}{size}", CONFIGS)
+    check(config)
+    check(config, processes=4)
+    assert config.proposals
+    assert (config.target is None) == (name == "cropvlm/sft.py")
+    first = config.model.path
+    if name != "cropvlm/sft.py":
+        _, run = named_config(f"cropvlm/sft.py{size}", CONFIGS)
+        assert first == ("runs/demo-cropvlm/sft-0" if size == ":micro" else f"runs/{run}")
+
+
+def test_crop_networks_have_the_published_values():
+    """CropVLM's, as its authors' code has them where the paper says nothing."""
+    sft, accuracy, likelihood = (
+        load_config(f"cropvlm/{name}.py", CONFIGS) for name in ("sft", "accuracy", "likelihood")
+    )
+    lora = sft.model.lora
+    assert (lora.rank, lora.alpha, lora.dropout, lora.vision) == (128, 256, 0.05, True)
+    assert (sft.stage, sft.update.objective.kind, sft.rollout.prompts) == ("sft", "sft", 16)
+    o = sft.optimizer
+    assert (o.learning_rate, o.schedule, o.warmup / updates_of(sft)) == (
+        5e-5, "cosine", pytest.approx(0.03, abs=1e-3),
+    )  # fmt: skip
+    for config in (accuracy, likelihood):
+        r, u, o = config.rollout, config.update, config.optimizer
+        assert (r.prompts, r.rollouts, r.temperature, r.turn_tokens) == (16, 6, 0.8, 32)
+        assert (u.mini_batch, u.epochs, u.objective.kl) == (16, 1, 0.01)
+        assert (u.deviation, u.aggregate, u.constant_length) == ("none", "constant", 32)
+        assert (o.learning_rate, o.schedule, o.clip_norm) == (5e-6, "cosine", 0.1)
+        assert config.target.image_tokens * 28**2 == pytest.approx(512**2, rel=0.04)
+        assert config.target.presentation == "both"
+    for config in (sft, accuracy, likelihood):
+        assert 16 * config.steps == pytest.approx(62_000, abs=16), "one epoch"
+        assert updates_of(config) == config.steps
+    weights = [(c.rewards.accuracy, c.rewards.likelihood, c.rewards.valid)
+               for c in (sft, accuracy, likelihood)]  # fmt: skip
+    assert weights == [(0, 0, 1), (1, 0, 1), (0, 1, 1)]
+    assert replace(accuracy, rewards=likelihood.rewards) == likelihood
 
 
 def test_the_designs_of_table_10_differ_in_their_boxes_alone():
@@ -190,6 +236,8 @@ def test_a_name_with_and_without_a_size(name, run):
         ("micro/stage2.py", r"config 'micro/stage2.py' is now stage2.py:micro$"),
         ("micro/control.py", r"is now ablations/no_iou.py:micro$"),
         ("common.py", r"common.py: has no get_config\(\)"),
+        ("cropvlm/shared.py", r"shared.py: has no get_config\(\)"),
+        ("cropvlm/accuracy.py:13b", r"accuracy.py: unknown size '13b'; known are 7b, 3b, micro"),
     ],
 )
 def test_a_name_that_stands_for_nothing_is_refused(name, message):

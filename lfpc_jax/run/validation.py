@@ -75,12 +75,18 @@ def validate(
                 for name, value in measured.items()
                 if name.startswith("crop/")
             }
-    both = accuracies[0].keys() & accuracies[1].keys()
-    sums = [math.fsum(known[name] for name in both) for known in accuracies]
-    count, as_they_are, blank = map(sum, zip(*everyones([len(both), *sums])))
-    if count:
-        values["validation/gap"] = as_they_are / count - blank / count
+    if len(accuracies) > 1:
+        values |= _gap(*accuracies)
     return values, episodes
+
+
+def _gap(plain: Mapping[str, float], blank: Mapping[str, float]) -> dict[str, float]:
+    """What accuracy is lost with blank crops, over all processes' records that were judged both
+    times; nothing if there are none."""
+    both = plain.keys() & blank.keys()
+    sums = [math.fsum(known[name] for name in both) for known in (plain, blank)]
+    count, as_they_are, blanked = map(sum, zip(*everyones([len(both), *sums])))
+    return {"validation/gap": as_they_are / count - blanked / count} if count else {}
 
 
 def certain_accuracy(values: Mapping[str, float]) -> float:
