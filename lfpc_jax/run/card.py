@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.cropvlm.proposing import OUTLINE
 from lfpc_jax.jsonfile import read_object
 from lfpc_jax.report import metrics
 from lfpc_jax.rollout.asking import FILE, Asking
@@ -18,7 +19,43 @@ from lfpc_jax.run.folder import RunFolder, run_of
 
 NAME = "README.md"
 _PRIVATE = ("judge", "wandb_project")
-"""Settings that name servers or accounts; a card leaves them out."""
+"""Settings that name servers or accounts; a card leaves them out, and of a target what is about its
+server."""
+_OF_SERVERS = ("url", "cache", "key_variable", "patience")
+
+_ABOUT = {
+    "zoom": "A Qwen2.5-VL that lfpc_jax has trained to look closer before it answers",
+    "box": "A crop network: a Qwen2.5-VL that lfpc_jax has trained to propose the part of an image "
+    "in which another model, the target, finds the answer to a question. It answers no question",
+}
+
+_IN_TRANSFORMERS = """In plain transformers:
+
+```python
+import PIL.Image
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+folder, file, question = "FOLDER", "FILE", "TEXT"
+model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+processor = AutoProcessor.from_pretrained(folder, max_pixels={image_tokens} * 28 * 28)
+image = PIL.Image.open(file).convert("RGB")
+text = question[:1].upper() + question[1:] + "\\n{outline}"
+messages = [{{"role": "user", "content": [{{"type": "image"}}, {{"type": "text", "text": text}}]}}]
+prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+inputs = processor(text=[prompt], images=[image], return_tensors="pt")
+ids = model.generate(**inputs, do_sample=False, max_new_tokens={turn_tokens})
+written = processor.batch_decode(
+    ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+)[0]
+x1, y1, x2, y2 = (float(number) for number in written.strip(" \\n[].").split(","))
+width, height = image.size
+crop = image.crop((x1 * width / 100, y1 * height / 100, x2 * width / 100, y2 * height / 100))
+```
+
+The text is `[x1, y1, x2, y2].`: the left, upper, right and lower edge of the box, in hundredths of
+the image's width and height. It may be no box; then the code above fails, and lfpc_jax shows the
+target the image alone. lfpc_jax also grows a box to 28 pixels a side, and cuts the whole pixels
+that it touches."""
 
 
 def card(run: RunFolder, step: int, asking: Asking) -> str:
@@ -27,21 +64,38 @@ def card(run: RunFolder, step: int, asking: Asking) -> str:
     parts = [
         *_licence(run.assets / NAME),
         f"# {run.path.resolve().name}, step {step}",
-        f"A Qwen2.5-VL that lfpc_jax has trained to look closer before it answers: the weights "
-        f"after step {step} of {settings['steps']}.",
+        f"{_ABOUT[asking.dialogue]}: the weights after step {step} of {settings['steps']}.",
         _table(("what", "value"), [("began with", _began_with(run)), *_training(settings)]),
         "## How to ask it",
         f"It was trained with these settings. lfpc_jax's commands read them from `{FILE}`:",
         _table(("what", "value"), _asked(asking)),
-        "```\npython launch/ask.py --model FOLDER --image FILE --question TEXT\n```",
+        *_ways(asking),
         _prompt(asking),
         "## Validation",
         _validation(run, step, settings),
         "## Settings",
         "All settings, except those that name servers or accounts.",
-        _json({name: value for name, value in settings.items() if name not in _PRIVATE}),
+        _json(_public(settings)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _ways(asking: Asking) -> Iterator[str]:
+    """Commands and code that ask the model."""
+    target = " --target ANSWERING_MODEL" if asking.dialogue == "box" else ""
+    command = f"python launch/ask.py --model FOLDER{target} --image FILE --question TEXT"
+    yield f"```\n{command}\n```"
+    if asking.dialogue == "box":
+        yield _IN_TRANSFORMERS.format(
+            image_tokens=asking.image_tokens, turn_tokens=asking.turn_tokens, outline=OUTLINE
+        )
+
+
+def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {name: value for name, value in settings.items() if name not in _PRIVATE}
+    if target := shown.get("target"):
+        shown["target"] = {n: value for n, value in target.items() if n not in _OF_SERVERS}
+    return shown
 
 
 def _licence(base: Path) -> Iterator[str]:
@@ -77,9 +131,13 @@ def _training(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "trained on", _sets(settings["data"]["train"])
     if settings["stage"] == "grpo":
         shares = ("accuracy", "format", "tool", "grounding")
+        if rollout.get("dialogue") == "box":
+            shares = ("accuracy", "likelihood", "valid", "grounding")
         yield "reward", ", ".join(f"{name} {rewards[name]:g}" for name in shares)
         yield "prompts and rollouts a step", f"{rollout['prompts']} x {rollout['rollouts']}"
     yield "learning rate", f"{settings['optimizer']['learning_rate']:g}"
+    if target := settings.get("target"):
+        yield "target", f"`{target['model'] or target['path']}`, shown `{target['presentation']}`"
     lora = model["lora"]
     what = "all weights" if model["train_vision"] else "all but the vision tower"
     yield "trained", what if lora is None else f"LoRA factors of rank {lora['rank']}, merged in"
@@ -91,6 +149,12 @@ def _sets(sources: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _asked(asking: Asking) -> Iterator[tuple[str, str]]:
+    if asking.dialogue == "box":
+        yield "it writes", "`[x1, y1, x2, y2].`, in hundredths of the image's sides"
+        yield "tokens of the image, at most", f"{asking.image_tokens:,}"
+        yield "tokens of the target's crop, at most", f"{asking.crop_tokens:,}"
+        yield "tokens of its turn, at most", f"{asking.turn_tokens:,}"
+        return
     yield "boxes are written", asking.convention
     yield "tokens of the shown image, at most", f"{asking.image_tokens:,}"
     yield "tokens of a crop, at most", f"{asking.crop_tokens:,}"
