@@ -49,7 +49,7 @@ def plot(report: Mapping[str, Any], file: Path) -> None:
 
 def _title(report: Mapping[str, Any]) -> str:
     lost = sum(report["lost"].values())
-    title = f"{report['records']:,} labels, {lost:,} records without one"
+    title = f"labels: {report['records']:,}, records without one: {lost:,}"
     for name in ("best", "label"):
         if covered := report["targets"][name]:
             title += (
@@ -112,7 +112,7 @@ def _ties(axes: Any, ties: Mapping[str, Any]) -> None:
     axes.bar(names, counts, color=_BLUE)
     axes.set_xlabel("boxes that are as good as the best")
     axes.set_ylabel("records")
-    axes.set_title(f"{ties['records']:,} records with a tie", fontsize=9)
+    axes.set_title(f"records with a tie: {ties['records']:,}", fontsize=9)
 
 
 def sheet(labelled: Sequence[Labelled]) -> PIL.Image.Image:
