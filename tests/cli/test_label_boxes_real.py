@@ -64,7 +64,8 @@ def test_a_real_target_is_asked(labelled):
         assert one["likelihood"] >= one["whole"]
         assert -100 < one["without"] < 0
     target = json.loads(labelled["meta.json"])["about"]["labels"]["target"]
-    assert {"weights", "assets", "presentation", "image_tokens", "crop_tokens"} <= target.keys()
+    named = {"weights", "assets", "presentation", "image_tokens", "crop_tokens", "prompt"}
+    assert named <= target.keys()
 
 
 @pytest.mark.compiles
