@@ -62,6 +62,7 @@ class Model(Protocol):
     def assets(self) -> Path: ...
     @property
     def identity(self) -> Mapping[str, str]: ...
+    def without_weights(self) -> "Model": ...
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,9 @@ class LocalTarget:
     ) -> None:
         self.cfg, self.mesh, self.prompts, self.params = cfg, mesh, prompts, None
         self._model_identity = identity
+        self._how: dict[str, Any] = {"presentation": dialogue.presentation}
+        if dialogue.presentation == "zoom":
+            self._how["tools"] = [tool.schema for tool in dialogue.toolbox.tools]
         self._likelihoods = Likelihoods(cfg, mesh=mesh, workers=workers)
         rules = Rules(max_turns=1, turn_tokens=answer_tokens, sampling=sampling)
         self.engine = Engine(
@@ -162,13 +166,14 @@ class LocalTarget:
         `convention` is that of the boxes which it writes."""
         dialogue = Showing.from_folder(model.assets, settings, convention)
         needed = needs(dialogue)
+        named = model.without_weights()  # else they could never be let go of
         target = cls(
             model.cfg,
             dialogue,
             needed.shapes(settings, dialogue.processor.window, mesh.shape["data"]),
             prompts=needed.prompts,
             answer_tokens=settings.answer_tokens,
-            identity=lambda: model.identity,
+            identity=lambda: named.identity,
             sampling=sampling,
             mesh=mesh,
         )
@@ -194,7 +199,7 @@ class LocalTarget:
         return {
             **self._model_identity(),
             "dtype": self.cfg.dtype,
-            "presentation": self.dialogue.presentation,
+            **self._how,
             "image_tokens": shapes.image_tokens,
             "crop_tokens": shapes.crop_tokens,
             "answer_tokens": rules.turn_tokens,

@@ -1,6 +1,6 @@
 """Loads the model that a command's argument names: a model folder of any kind, or a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +40,9 @@ class LoadedModel:
         assert self.folder is not None, "a model without weights"
         with progress.waiting(f"which model {self.folder} holds"):
             return model_identity(self.folder, self.assets)
+
+    def without_weights(self) -> "LoadedModel":
+        return replace(self, params=None)
 
 
 def load_model(path: Path, *, dtype: str | None = None, mesh: Mesh | None = None) -> LoadedModel:

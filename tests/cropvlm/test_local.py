@@ -1,5 +1,7 @@
 """A local target's answers: transformers' own, in order, with a reason for what cannot be asked."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import jax
@@ -272,12 +274,16 @@ def test_from_a_folder(tmp_path, by_transformers):
     needs = Needs.of(showing(), [question.record for question in asked])
     made = LocalTarget.of(model, SETTINGS, needs=lambda dialogue: needs, mesh=mesh)
     programs = made.warm_up()
+    identity, weights = model.identity, weakref.ref(jax.tree.leaves(model.params)[0])
+    del model
     made.load(jax.device_put(small.params(0, 0.0), spec.shardings(small.config(), mesh)))
+    gc.collect()
+    assert weights() is None, "the first weights' memory is free"
     assert texts(made.answers(asked)) == by_transformers[:1]
     assert made.engine.slots.programs.late == []
     assert len(made.engine.slots.programs.traces) == programs
+    assert made.identity.items() >= identity.items()
     identity = made.identity
-    assert identity.items() >= model.identity.items()
     assert identity["presentation"] == "both"
     assert (identity["image_tokens"], identity["crop_tokens"]) == (32, 16)
     assert (identity["answer_tokens"], identity["dtype"]) == (TOKENS, "float32")
