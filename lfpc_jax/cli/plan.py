@@ -3,7 +3,8 @@
     plan.py --config stage1.py --topology v5p:2x2x4 [--rollout.tensor 4 ...] [--json FILE]
 
 compiles every program of the run for the slice (or for cpu:8, or for this machine's gpu): a host's
-rollouts at their largest, the resharding, the log-probabilities and the update of the whole slice.
+rollouts at their largest, a local target's programs, the resharding, the log-probabilities and the
+update of the whole slice.
 It prints memory per chip by kind, FLOPs, bytes of memory and network, the least seconds that a step
 can take, and compile times. If a model folder is not here, the published model of the size in
 its name is planned. If a program does not fit, the command says which setting to change and exits
