@@ -30,11 +30,11 @@ def test_what_works():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (replace(ZOOM, target=SERVER), r"target with rollout.dialogue zoom.*--rollout.dialogue box"),
+        (replace(ZOOM, target=SERVER), r"target with rollout.dialogue zoom.*dialogue box to"),
         (changed(ZOOM, "rewards", likelihood=1.0), r"rewards.likelihood 1.0 with .* zoom.*set it"),
         (changed(ZOOM, "rewards", valid=1.0), r"rewards.valid 1.0 with rollout.dialogue zoom"),
         (changed(ACCURACY, "rollout", max_turns=2), r"rollout.max_turns is 2 .*one turn; set"),
-        (changed(ACCURACY, "rollout", convention="shown"), r"rollout.convention is shown .*percent"),
+        (changed(ACCURACY, "rollout", convention="shown"), r"convention is shown .*percent"),
         (changed(ACCURACY, "rewards", format=0.2), r"rewards.format is 0.2 .*--rewards.format 0"),
         (changed(ACCURACY, "rewards", tool=1.2), r"rewards.tool is 1.2 .*rewards.valid"),
         (replace(ACCURACY, without_tool=0.5), r"without_tool is 0.5 with rollout.dialogue box"),
@@ -48,9 +48,9 @@ def test_what_works():
             ),
             r"rewards.grounding_needs_answer is True, .* or set --rewards.grounding_needs_answer F",
         ),
-        (replace(ACCURACY, target=TargetSettings()), r"target.path '' and target.url ''.*not both"),
+        (replace(ACCURACY, target=TargetSettings()), r"target.url ''.*not both"),
         (replace(ACCURACY, target=replace(SERVER, path="x")), r"target.path 'x' and target.url"),
-        (replace(ACCURACY, target=replace(SERVER, model="")), r"target.model '': a server is asked"),
+        (replace(ACCURACY, target=replace(SERVER, model="")), r"'': a server is asked"),
         (changed(ACCURACY, "target", model="m"), r"target.url '' and target.model 'm'"),
         (changed(ACCURACY, "target", slots=0), r"target.slots is 0; it must be at least 1"),
         (changed(ACCURACY, "target", answer_tokens=0), r"target.answer_tokens is 0"),
@@ -60,7 +60,7 @@ def test_what_works():
             replace(ACCURACY, target=replace(SERVER, presentation="zoom")),
             r"target.presentation zoom with target.url .*--target.presentation both",
         ),
-        (replace(ACCURACY, target=replace(SERVER, cache="")), r"target.cache is empty .*--target.c"),
+        (replace(ACCURACY, target=replace(SERVER, cache="")), r"cache is empty .*--target.cache"),
         (replace(ACCURACY, target=replace(SERVER, url="host:1")), r"target.url"),
         (replace(LIKELIHOOD, target=SERVER), r"rewards.likelihood 1.0 with target.url .*local"),
     ],
@@ -74,8 +74,6 @@ def test_a_local_targets_slots_are_shared_among_its_copies():
     counts = {"devices": 8, "local": 8, "processes": 1}
     config = replace(ACCURACY, mesh=MeshSettings())
     check_devices(config, **counts)
-    with pytest.raises(
-        ValueError, match=r"target.slots 30 is no multiple of the 8 copies.*24 or 32"
-    ):
+    with pytest.raises(ValueError, match=r"target.slots 30 is no multiple .*24 or 32"):
         check_devices(changed(config, "target", slots=30), **counts)
     check_devices(replace(config, target=replace(SERVER, slots=30)), **counts)
