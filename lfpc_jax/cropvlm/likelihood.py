@@ -46,7 +46,7 @@ from lfpc_jax.trajectory import Batch, Trajectory
 
 log = logging.getLogger(__name__)
 
-MICRO_BATCH = 16384
+MICRO_BATCH = 32768
 """The tokens of a micro-batch on each shard, unless said otherwise."""
 
 
