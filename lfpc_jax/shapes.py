@@ -237,20 +237,27 @@ class TrainShapes:
 
 
 def scoring_shapes(
-    lengths: Sequence[tuple[int, int]], windows: Sequence[int], *, tokens: int, shared: bool
+    lengths: Sequence[tuple[int, int]],
+    windows: Sequence[int],
+    *,
+    tokens: int,
+    keys: float,
+    shared: bool,
 ) -> TrainShapes:
     """The shapes of micro-batches of up to `tokens` tokens (or one row) that score episodes of one
     record. `lengths` are the tokens of each, those that can be shared and all, and `windows` those
     of each distinct picture. There are windows for every picture to have a span of its own: see
     `spans_for` for those that are needed.
 
-    Longer rows hold fewer copies of the prompt, but attention looks at more of the row in vain.
-    From the smallest models to 7B, rows of eight prompts cost within 4 % of the best length.
+    Longer rows hold fewer copies of the prompt, but attention looks at more of the row in vain. If
+    a token's products with the weights cost as much as its attention to `keys` keys, a prompt of P
+    tokens is best in rows of about P + sqrt(P^2 + P keys); half of attention is its softmax, which
+    moves memory (docs/log.md).
     """
     prompt = max(begins for begins, _ in lengths) if shared else 0
     longest = max(length for _, length in lengths)
     rest = [length - (begins if shared else 0) for begins, length in lengths]
-    best = 2 ** round(math.log2(8 * max(prompt, 16)))
+    best = 2 ** round(math.log2(max(prompt + math.sqrt(prompt**2 + prompt * keys), 128)))
     unit = max(64, best // 8)
     row_tokens = -(-min(max(best, 2 * longest), prompt + sum(rest)) // unit) * unit
     needed = _rows_for(rest, row_tokens - prompt)

@@ -36,7 +36,7 @@ from lfpc_jax.cropvlm.target import Question
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.packing import Bin, Item, SeenPicture, fill, lay_out
 from lfpc_jax.grpo.scorer import Scorer
-from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.config import ModelConfig, TextConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.dialogue import ToolReply
@@ -142,6 +142,7 @@ class Likelihoods:
             [(item.begins, len(item.trajectory.ids)) for item in items],
             sizes,
             tokens=self.micro_batch,
+            keys=keys_of(self.cfg.text),
             shared=self.shared,
         )
 
@@ -264,6 +265,13 @@ def _numbers(shown: Shown, record: str) -> tuple[int, ...]:
             raise ValueError(f"record {record!r}: {place}")
         numbers.append(int(first[place.opening]) + place.follow)
     return tuple(numbers)
+
+
+def keys_of(text: TextConfig) -> float:
+    """To how many keys a token's attention costs as much as its products with a layer's weights."""
+    attending = text.heads * text.head_dim
+    projections = 2 * text.width * (attending + text.kv_heads * text.head_dim)
+    return (projections + 3 * text.width * text.mlp) / (2 * attending)
 
 
 def _spans(bin_: Bin) -> int:

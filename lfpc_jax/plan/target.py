@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.cropvlm.likelihood import MICRO_BATCH
+from lfpc_jax.cropvlm.likelihood import MICRO_BATCH, keys_of
 from lfpc_jax.cropvlm.local import GREEDY, Needs
 from lfpc_jax.cropvlm.settings import Presentation, TargetSettings
 from lfpc_jax.grpo.packing import empty_batch
@@ -137,6 +137,7 @@ class PlannedTarget:
             [(left, shapes.capacity)] * self.boxes,
             [*images, *crops],
             tokens=MICRO_BATCH,
+            keys=keys_of(self.cfg.text),
             shared=True,
         )
         in_a_row = max(1, (rows.row_tokens - left) // (shapes.capacity - left))

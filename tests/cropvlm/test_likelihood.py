@@ -77,7 +77,7 @@ def by_transformers(theirs, dialogue, record, box, settings=SETTINGS):
     """The log-probability of each token of the answer; one prompt at a time, with transformers'
     template, tokenizer, image processor and model."""
     model, tokenizer = theirs
-    messages = dialogue.conversation(record, box).messages
+    messages = dialogue.conversation(record, box, dialogue.view(record)).messages
     original = PIL.Image.open(record.picture.path).convert("RGB")
     images, budgets = [], []
     if dialogue.presentation != "crop":
