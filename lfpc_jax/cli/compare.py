@@ -3,12 +3,14 @@
     compare.py OUT --arm warm EVALUATED --arm stage1 SEED0 SEED1 SEED2 \\
         --change accuracy warm stage1 --change drop 3*warm stage1
 
-An arm is a name and folders of evaluate.py, one for each seed. All arms must have been asked the
-same questions. --change MEASURE BEFORE AFTER is the second arm's value minus the first's, paired by
-question; "3*warm" is three times the first's. OUT gets comparison.json (with each seed's values),
-comparison.md and comparison.png. Intervals are 95 %, over samples. Answers are graded as in
-results.json: by rule, or by the verdicts of the judge that graded them, which must be the same for
-all arms.
+An arm is a name and folders of evaluate.py, one for each seed. NAME@CONDITION takes the answers
+under another condition than with the tool, as --arm without@direct. All arms must have been asked
+the same questions. --change MEASURE BEFORE AFTER is the second arm's value minus the first's,
+paired by question; "3*warm" is three times the first's. If a target model was shown boxes, rank
+correlations over arms say which measure of boxes goes with accuracy. OUT gets comparison.json (with
+each seed's values), comparison.md and comparison.png. Intervals are 95 %, over samples. Answers are
+graded as in results.json: by rule, or by the verdicts of the judge that graded them, which must be
+the same for all arms.
 """
 
 import argparse
@@ -23,8 +25,9 @@ from rich.console import Console
 from lfpc_jax.evaluation import comparable
 from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, SeededEstimate
 from lfpc_jax.evaluation.plots import plot_arms
+from lfpc_jax.evaluation.ranks import correlations
 from lfpc_jax.evaluation.sheet import Sheet, markdown, printed
-from lfpc_jax.evaluation.tables import arm_sheets
+from lfpc_jax.evaluation.tables import arm_sheets, rank_sheets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def compare(args: argparse.Namespace) -> None:
-    arms = [Arm(name, tuple(map(Path, folders))) for name, *folders in args.arm]
+    arms = [Arm.parse(name, folders) for name, *folders in args.arm]
     changes = [Change.parse(*words) for words in args.change]
     _check(arms, changes)
     budgets = comparable.budgets_of(arms)
@@ -70,12 +73,18 @@ def compare(args: argparse.Namespace) -> None:
             for arm in arms
         }
         changed = {str(change): comparison.changed(change) for change in changes}
+        ranked = correlations(comparison, [arm.name for arm in arms])
         sheets += arm_sheets(title, measured, changed, known)
+        sheets += rank_sheets(title, ranked)
         by_title[title] = measured
         encoded[f"{benchmark}-{tokens}"] = {
             "arms": {arm: _encoded(row) for arm, row in measured.items()},
             "changes": _encoded(changed),
         }
+        if ranked:
+            encoded[f"{benchmark}-{tokens}"]["ranks"] = {
+                measure: asdict(value) for measure, value in ranked.items()
+            }
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "comparison.json").write_text(json.dumps(encoded, indent=2) + "\n")
     (args.out / "comparison.md").write_text("\n".join(map(markdown, sheets)))

@@ -8,7 +8,7 @@ sample. There are too few seeds for an interval over seeds, so each seed's value
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -27,13 +27,14 @@ from lfpc_jax.rewards.answers import options_by_letter
 from lfpc_jax.rewards.judge import Remembered
 from lfpc_jax.trajectory import Record
 
-ACCURACY, NOISE, DROP = "accuracy", "noise", "drop"
+ACCURACY, NOISE, DROP, FULL = "accuracy", "noise", "drop", "full"
 _OF_EPISODES: dict[str, Callable[[Measures], float | None]] = {
     ACCURACY: lambda episode: episode.right,
     "calls": lambda episode: float(episode.crops > 0),
     "overlap": lambda episode: episode.overlap,
     "iou": lambda episode: episode.iou,
     "area": lambda episode: fmean(episode.areas) if episode.areas else None,
+    FULL: lambda episode: episode.full,
 }
 MEASURES = {
     ACCURACY: "answers that are right",
@@ -43,6 +44,7 @@ MEASURES = {
     "overlap": "share of the target that the fullest crop holds, 0 without a crop",
     "iou": "IoU of that crop and the target",
     "area": "a crop's share of the image",
+    FULL: "targets that a crop network's box holds whole, 0 without a box",
 }
 _ENDS = dict.fromkeys(MEASURES, (0.0, 1.0)) | {DROP: (-1.0, 1.0)}
 """The least and the most that a measure can be."""
@@ -50,10 +52,18 @@ _ENDS = dict.fromkeys(MEASURES, (0.0, 1.0)) | {DROP: (-1.0, 1.0)}
 
 @dataclass(frozen=True)
 class Arm:
-    """A name, and the folders of its evaluations, one for each seed."""
+    """A name, and the folders of its evaluations, one for each seed. Its answers are those under
+    `condition`."""
 
     name: str
     folders: tuple[Path, ...]
+    condition: str = TOOL
+
+    @classmethod
+    def parse(cls, name: str, folders: Sequence[str]) -> "Arm":
+        """From the words that follow --arm; the name may be `NAME@CONDITION`."""
+        condition = name.rpartition("@")[2] if "@" in name else TOOL
+        return cls(name, tuple(map(Path, folders)), condition)
 
     @cached_property
     def answers(self) -> tuple[Answers, ...]:
@@ -134,20 +144,24 @@ class Comparison:
     def __init__(self, arms: Sequence[Arm], benchmark: str, tokens: int) -> None:
         self._seeds = {
             arm.name: [
-                _by_question(answers, folder, benchmark, tokens)
+                _by_question(answers, folder, Trial(benchmark, tokens, arm.condition))
                 for answers, folder in zip(arm.answers, arm.folders)
             ]
             for arm in arms
         }
-        part = Trial(benchmark, tokens, TOOL)
+        parts = {arm.name: Trial(benchmark, tokens, arm.condition) for arm in arms}
         self._samples = {
             answered.record.id: sample_of(answered.record)
             for arm in arms
             for answers in arm.answers
-            for answered in answers[part]
+            for answered in answers[parts[arm.name]]
         }
         asked = [
-            (arm.name, folder, {answered.record.id: answered.record for answered in answers[part]})
+            (
+                arm.name,
+                folder,
+                {answered.record.id: answered.record for answered in answers[parts[arm.name]]},
+            )
             for arm in arms
             for answers, folder in zip(arm.answers, arm.folders)
         ]
@@ -178,6 +192,10 @@ class Comparison:
             f"{where}: {len(lacking)} of {len(records)} questions could not be judged in every "
             "evaluation, and count in no accuracy"
         ]
+
+    def shows_boxes(self, arm: str) -> bool:
+        """Whether a target model was shown this arm's boxes, and some could be cut."""
+        return any(FULL in seed and any(seed["calls"].values()) for seed in self._seeds[arm])
 
     def measured(self, arm: str, measure: str) -> SeededEstimate | None:
         """A measure of an arm; None if nothing was measured."""
@@ -289,19 +307,21 @@ def _downsampled_otherwise(where: str, asked: _Asked) -> list[str]:
     ]
 
 
-def _by_question(
-    answers: Answers, folder: Path, benchmark: str, tokens: int
-) -> dict[str, dict[str, float]]:
+def _by_question(answers: Answers, folder: Path, part: Trial) -> dict[str, dict[str, float]]:
     """The values of one evaluation, by measure and question."""
-    tool = answers.get(Trial(benchmark, tokens, TOOL))
+    tool = answers.get(part)
     if tool is None:
+        under = "with the tool" if part.condition == TOOL else f"under {part.condition!r}"
         raise ValueError(
-            f"{folder}: no answers to {benchmark} at {tokens} tokens with the tool; there are "
-            f"{sorted(part.name for part in answers)}"
+            f"{folder}: no answers to {part.benchmark} at {part.tokens} tokens {under}; there are "
+            f"{sorted(other.name for other in answers)}"
         )
     measured = {name: _means(tool, value) for name, value in _OF_EPISODES.items()}
-    noise = Trial(benchmark, tokens, NOISE)
-    if (altered := answers.get(noise)) is not None:
+    if not any(episode.end == "proposed" for answered in tool for episode in answered.episodes):
+        del measured[FULL]
+    noise = replace(part, condition=NOISE)
+    altered = answers.get(noise) if part.condition == TOOL else None
+    if altered is not None:
         left = {record.id for record in to_ask(NOISE, [answered.record for answered in tool], tool)}
         left -= {answered.record.id for answered in altered}
         if left:

@@ -1,4 +1,5 @@
-"""The paper's findings, and a page that says which of them a comparison of arms confirms."""
+"""The papers' findings, LFPC's and CropVLM's, and a page that says which of them a comparison of
+arms confirms."""
 
 import json
 import shutil
@@ -18,16 +19,49 @@ CLAIMS = {
     ("accuracy", "control", "stage2"): "not down",
 }
 """Changes, as compare.py takes them, and the direction in which the paper found them."""
+CROPVLM_CLAIMS = {
+    ("area", "sft", "by_accuracy"): "up",
+    ("area", "sft", "by_likelihood"): "up",
+    ("area", "by_accuracy", "by_likelihood"): "up",
+    ("overlap", "sft", "by_accuracy"): "up",
+    ("overlap", "sft", "by_likelihood"): "up",
+    ("accuracy", "sft", "by_accuracy"): "up",
+    ("accuracy", "sft", "by_likelihood"): "up",
+    ("accuracy", "outside", "sft"): "alike",
+    ("accuracy", "by_likelihood", "crop_alone"): "down",
+    ("accuracy", "without@direct", "tight"): "down",
+}
+"""CropVLM's, by arms of these names: `sft` on labels of the grid, `outside` on boxes of another
+source, `tight` on boxes that are not widened, each of the first with GRPO `by_accuracy` and
+`by_likelihood`, `crop_alone` with a target that does not see the full image, and
+`without@direct` without a crop."""
+CROPVLM_RANKS = {"iou": "lower than overlap", "overlap": "up", "area": "up"}
+"""How measures of boxes go with the accuracy over arms: IoU does not predict it, recall does, and
+so does the size that recall comes with."""
 _SMALL = 0.02
+_CERTAIN = 0.05
 _LEGEND = (
     f'"Not down" is confirmed where the interval excludes a loss of more than {100 * _SMALL:g} '
-    "points. A claim is unclear where the interval leaves both answers open."
+    f'points, "alike" where it excludes any change of more than {100 * _SMALL:g} points. A claim '
+    "is unclear where the interval leaves both answers open."
+)
+_RANKS_LEGEND = (
+    f'Of rank correlations, "up" is confirmed where the coefficient is positive with p < {_CERTAIN}'
+    ' and refuted where it is not positive; "lower than overlap" is confirmed where the '
+    "coefficient is lower than that of overlap over all seeds and in each."
 )
 
 
-def write_page(folder: Path, about: str, compared: Mapping[int, Path]) -> None:
+def write_page(
+    folder: Path,
+    about: str,
+    compared: Mapping[int, Path],
+    claims: Mapping[tuple[str, str, str], str] = CLAIMS,
+    ranks: Mapping[str, str] | None = None,
+) -> None:
     """Writes results.md, results.json and pictures into `folder`. `about` says what was compared;
-    `compared` are the folders that compare.py wrote, by temperature."""
+    `compared` are the folders that compare.py wrote, by temperature. `claims` are of changes and
+    `ranks` of rank correlations; those that were not compared are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {}
     page = [
@@ -45,23 +79,56 @@ def write_page(folder: Path, about: str, compared: Mapping[int, Path]) -> None:
             (comparison / "comparison.md").read_text().strip(),
             "### What the paper found, and what this shows",
             "\n".join(["| change | where | expected | shown |", "|---|---|---|---|",
-                       *_verdicts(budgets)]),
-            _LEGEND,
+                       *_verdicts(budgets, claims), *_ranked(budgets, ranks or {})]),
+            f"{_LEGEND} {_RANKS_LEGEND}" if ranks else _LEGEND,
         ]  # fmt: skip
     (folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n")
     (folder / "results.md").write_text("\n\n".join(page) + "\n")
 
 
-def _verdicts(budgets: Mapping[str, Any]) -> Iterator[str]:
+def _verdicts(
+    budgets: Mapping[str, Any], claims: Mapping[tuple[str, str, str], str]
+) -> Iterator[str]:
     """A row for each claim at each budget: yes or no where the interval leaves no doubt."""
     for name, budget in budgets.items():
-        for (measure, before, after), expected in CLAIMS.items():
+        for (measure, before, after), expected in claims.items():
             change = str(Change.parse(measure, before, after))
             if (measured := budget["changes"].get(change)) is None:
                 continue
             low, high = measured["estimate"]["low"], measured["estimate"]["high"]
-            if expected == "down":
-                low, high = -high, -low
-            confirmed = low > (-_SMALL if expected == "not down" else 0)
-            verdict = "yes" if confirmed else "no" if high < 0 else "unclear"
+            verdict = _verdict(expected, low, high)
             yield f"| {change} | {name} | {expected} | {verdict} |"
+
+
+def _verdict(expected: str, low: float, high: float) -> str:
+    if expected == "alike":
+        apart = low > _SMALL or high < -_SMALL
+        return "yes" if -_SMALL < low and high < _SMALL else "no" if apart else "unclear"
+    if expected == "down":
+        low, high = -high, -low
+    confirmed = low > (-_SMALL if expected == "not down" else 0)
+    return "yes" if confirmed else "no" if high < 0 else "unclear"
+
+
+def _ranked(budgets: Mapping[str, Any], ranks: Mapping[str, str]) -> Iterator[str]:
+    """A row for each claim about rank correlations at each budget."""
+    for name, budget in budgets.items():
+        known = budget.get("ranks", {})
+        for measure, expected in ranks.items():
+            if measure in known and known[measure]["value"] is not None:
+                verdict = _rank_verdict(known, measure, expected)
+                yield f"| rank of {measure} with accuracy | {name} | {expected} | {verdict} |"
+
+
+def _rank_verdict(known: Mapping[str, Any], measure: str, expected: str) -> str:
+    value, p = known[measure]["value"], known[measure]["p"]
+    if expected == "up":
+        certain = p is not None and p < _CERTAIN
+        return "no" if value <= 0 else "yes" if certain else "unclear"
+    other = known.get(expected.removeprefix("lower than "), {"value": None, "seeds": ()})
+    pairs = [(value, other["value"]), *zip(known[measure]["seeds"], other["seeds"])]
+    if any(None in pair for pair in pairs):
+        return "unclear"
+    if all(first < second for first, second in pairs):
+        return "yes"
+    return "no" if all(first > second for first, second in pairs) else "unclear"

@@ -1,25 +1,26 @@
 """Checks that the arms of a comparison were asked and graded alike, and reports missing answers."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from lfpc_jax.evaluation.arms import Arm
-from lfpc_jax.evaluation.conditions import TOOL
-from lfpc_jax.evaluation.journal import Journal, Trial
+from lfpc_jax.evaluation.journal import TARGET, Journal, Trial
 from lfpc_jax.evaluation.results import check_judged, faults_of
 
 _MOST_UNJUDGED = 0.5
 """The share of an evaluation's answers that may stay without a verdict."""
 _SETTINGS = ("rollouts", "temperature", "crop_tokens", "convention", "max_turns", "turn_tokens",
-        "episode_tokens", "prompt", "dtype")  # fmt: skip
+        "episode_tokens", "prompt", "dtype", "image_tokens")  # fmt: skip
 """The settings of an evaluation that change answers, beside the weights and the questions."""
 
 
 def asked_otherwise(arms: Sequence[Arm]) -> Iterator[str]:
     """A line for each setting in which the evaluations differ. Such a difference is as much a cause
     of different results as the weights are."""
-    every = [(arm.name, Journal(folder).settings()["asked"]) for arm in arms
-             for folder in arm.folders]  # fmt: skip
-    for name in _SETTINGS:
+    every = [(arm.name, _settings(folder)) for arm in arms for folder in arm.folders]
+    of_targets = [name for _, asked in every for name in asked if name.startswith(TARGET)]
+    for name in (*_SETTINGS, *dict.fromkeys(of_targets)):
         values: dict[str, list[str]] = {}
         for arm, asked in every:
             if name in asked:
@@ -28,6 +29,13 @@ def asked_otherwise(arms: Sequence[Arm]) -> Iterator[str]:
             told = "; ".join(f"{value} ({', '.join(dict.fromkeys(by))})"
                              for value, by in values.items())  # fmt: skip
             yield f"the arms were asked with another {name}: {told}"
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """How an evaluation was asked, with each setting of its target by its own name."""
+    asked = Journal(folder).settings()["asked"]
+    target = asked.pop(TARGET, {})
+    return asked | {f"{TARGET} ({part})": value for part, value in target.items()}
 
 
 def check_judges(arms: Sequence[Arm]) -> None:
@@ -60,7 +68,7 @@ def unanswered(arms: Sequence[Arm], benchmark: str, tokens: int) -> Iterator[str
     for arm in arms:
         for folder, answers in zip(arm.folders, arm.answers):
             wanted = Journal(folder).settings()["benchmarks"][benchmark]["questions"]
-            answered = len(answers[Trial(benchmark, tokens, TOOL)])
+            answered = len(answers[Trial(benchmark, tokens, arm.condition)])
             if answered < wanted:
                 yield (
                     f"{folder}: {answered} of {wanted} questions of {benchmark} at {tokens} tokens "

@@ -23,6 +23,7 @@ from lfpc_jax.evaluation.published import (
     LOST_TO_NOISE,
     OVERALL,
 )
+from lfpc_jax.evaluation.ranks import Correlation
 from lfpc_jax.evaluation.results import Results
 from lfpc_jax.evaluation.sheet import NONE, Sheet, each, estimate
 
@@ -301,6 +302,23 @@ def arm_sheets(
             seeds = ", ".join(f"{100 * seed:+.1f}" for seed in value.seeds) if value else ""
             table.add(name, _cell(value, signed=True), seeds or NONE)
         yield table
+
+
+def rank_sheets(title: str, ranked: dict[str, Correlation]) -> Iterator[Sheet]:
+    """How measures of boxes go with the accuracy over arms; nothing without such measures."""
+    if not ranked:
+        return
+    table = Sheet(
+        f"{title}: rank correlation with accuracy over arms (Spearman)",
+        ("measure",),
+        ("all seeds", "p", "arms", "each seed"),
+        meaning="p: share of all orders of the arms with a coefficient as far from 0 or farther.",
+    )
+    for measure, value in ranked.items():
+        seeds = ", ".join(_number(seed, "{:+.2f}") for seed in value.seeds)
+        of_all = _number(value.value, "{:+.2f}"), _number(value.p, "{:.3f}")
+        table.add(measure, *of_all, str(value.arms), seeds or NONE)
+    yield table
 
 
 def _cell(value: SeededEstimate | None, *, signed: bool) -> str:

@@ -6,18 +6,15 @@ from dataclasses import replace
 import pytest
 
 from lfpc_jax.cli import evaluate as command
-from lfpc_jax.cropvlm.asked import AskedTarget
-from lfpc_jax.cropvlm.pair import Pair
 from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.conditions import attended as attended_at
 from lfpc_jax.evaluation.conditions import expanded
 from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.published import cropvlm_column_of
-from lfpc_jax.evaluation.run import ask
 from support import rigged, rigged_answers
 from support.rigged import counted
-from support.rigged_answers import RiggedTarget
+from support.rigged_answers import RiggedTarget, evaluated
 
 COUNT = 24
 AREA = (rigged.SIDE / rigged.SIZE) ** 2
@@ -26,21 +23,6 @@ AREA = (rigged.SIDE / rigged.SIZE) ** 2
 @pytest.fixture(scope="module")
 def records():
     return tuple(rigged.world(COUNT))
-
-
-def evaluated(folder, records, conditions, target=None, engine=None, rollouts=1, **more):
-    target = target or RiggedTarget()
-    pair = None if engine is None else lambda: Pair(engine, target)
-    asks = AskedTarget(target, pair, **more)
-    benchmark = Benchmark("set", "layout", records, ())
-    journal = Journal(folder)
-    boxed = sum(bool(record.targets) for record in records)
-    about = {"questions": len(records), "digest": benchmark.digest, "column": None,
-             "with_boxes": boxed}  # fmt: skip
-    journal.begin({"rollouts": rollouts, "target": target.identity}, {"set": about})
-    unanswered = ask(lambda: asks, benchmark, 32, conditions, journal, rollouts=rollouts, seed=0)
-    found = counted(journal)["benchmarks"]["set"]["budgets"]["32"]
-    return found, unanswered, journal
 
 
 def right(found, condition):

@@ -19,8 +19,12 @@ from lfpc_jax.cropvlm.proposing import proposing, write_box
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.cropvlm.showing import Showing
 from lfpc_jax.cropvlm.target import Said
+from lfpc_jax.evaluation.benchmark import Benchmark
+from lfpc_jax.evaluation.journal import Journal
+from lfpc_jax.evaluation.run import ask
 from lfpc_jax.rollout.episode import Rules
 from support import rigged, small
+from support.rigged import counted
 from support.rigged_target import RiggedProposer
 
 SETTINGS = TargetSettings(path="rigged", image_tokens=32, crop_tokens=16)
@@ -102,6 +106,22 @@ def outlines_two_in_three(episode) -> str:
 def proposer(say=outlines, image_tokens=32) -> RiggedProposer:
     dialogue = proposing(small.folder(), image_tokens=image_tokens, crop_tokens=16)
     return RiggedProposer(say, dialogue, Rules(max_turns=1, turn_tokens=64))
+
+
+def evaluated(folder, records, conditions, target=None, engine=None, rollouts=1, **more):
+    """The results of a set, why questions were not answered, and the journal."""
+    target = target or RiggedTarget()
+    pair = None if engine is None else lambda: Pair(engine, target)
+    asks = AskedTarget(target, pair, **more)
+    benchmark = Benchmark("set", "layout", records, ())
+    journal = Journal(folder)
+    boxed = sum(bool(record.targets) for record in records)
+    about = {"questions": len(records), "digest": benchmark.digest, "column": None,
+             "with_boxes": boxed}  # fmt: skip
+    journal.begin({"rollouts": rollouts, "target": target.identity}, {"set": about})
+    unanswered = ask(lambda: asks, benchmark, 32, conditions, journal, rollouts=rollouts, seed=0)
+    found = counted(journal)["benchmarks"]["set"]["budgets"]["32"]
+    return found, unanswered, journal
 
 
 class RiggedTargets:
