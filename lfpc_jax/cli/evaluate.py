@@ -206,7 +206,9 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
     settings = target_flags.settings_of(args, args.out / "said")
     conditions = _conditions(args, settings)
     if args.model is not None or settings is None:
-        usual = asking_flags.USUAL if settings is None else asking_flags.BOX_USUAL
+        usual = asking_flags.USUAL
+        if settings is not None:  # what the target would refuse as too narrow is no valid box
+            args.crop_tokens, usual = settings.crop_tokens, asking_flags.BOX_USUAL
         args = asking_flags.resolved(args, args.model, usual=usual, several=_SEVERAL)
     benchmarks = _benchmarks(args)
     for benchmark in benchmarks:
@@ -272,6 +274,11 @@ def _conditions(args: argparse.Namespace, settings: TargetSettings | None) -> tu
         raise ValueError(
             "--modes tool and --diagnose show the target what a crop network proposes; give "
             "--model CROPPER, or leave them out"
+        )
+    if settings is not None and hasattr(args, "crop_tokens"):
+        raise ValueError(
+            f"--crop-tokens {args.crop_tokens}: crops are shown to the target; give "
+            "--target-crop-tokens"
         )
     if settings is not None and len(getattr(args, "image_tokens", [])) > 1:
         raise ValueError(

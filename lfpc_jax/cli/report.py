@@ -16,13 +16,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.cropvlm.seen import target_view
 from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.seen import shown_crops
 from lfpc_jax.evaluation.tables import sheets
 from lfpc_jax.report import document, plots
 from lfpc_jax.report.album import Album
 from lfpc_jax.report.conversation import Decoder
-from lfpc_jax.report.episodes import Episodes, Replaced
+from lfpc_jax.report.episodes import Episodes, Replaced, SeenByTarget
 from lfpc_jax.report.problems import Problem
 from lfpc_jax.report.run import Run, open_run
 from lfpc_jax.run import progress
@@ -76,10 +77,10 @@ def report(args: argparse.Namespace) -> int:
         for number, run in enumerate(runs):
             run.sheets = _sheets(run)
             decoder = Decoder(run.tokenizer)
-            replaced = cache(partial(_replaced, run))
+            replaced, seen = cache(partial(_replaced, run)), cache(partial(_seen, run))
             for part, group in run.groups(args.parts, args.episodes // len(runs)):
                 where = str(run.folder / "trajectories" / f"{part}.jsonl")
-                episodes.add(number, part, where, group, decoder, replaced(part))
+                episodes.add(number, part, where, group, decoder, replaced(part), seen(part))
     episodes.arrange()
     # ------------------------------------------------------------------ the page
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +123,18 @@ def _replaced(run: Run, part: str) -> Replaced | None:
         run.problems.append(Problem(f"{run.folder}, {part}", reason))
         return None
     return None if show is None else Replaced(asked.condition, show)
+
+
+def _seen(run: Run, part: str) -> SeenByTarget | None:
+    """What a target saw in a part of an evaluation, if a target was asked."""
+    if not run.is_evaluation:
+        return None
+    try:
+        return target_view(Journal(run.folder), Trial.of(part.rpartition("-p")[0]))
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        reason = f"what the target saw cannot be made again: {error}"
+        run.problems.append(Problem(f"{run.folder}, {part}", reason))
+        return None
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -89,9 +89,7 @@ class RemoteTarget:
         self._store = Store(settings.cache, "answer", str)
         self._lock = threading.Lock()
         self._under_way: dict[str, Future[str]] = {}
-        tokenizer = _NoTokenizer()
-        template = ChatTemplate("", tokenizer)
-        self.dialogue = Showing.within(settings, tokenizer, template, ImageProcessor())
+        self.dialogue = showing_without_text(settings)
 
     def __str__(self) -> str:
         return f"{self._client.url}, model {self.settings.model}"
@@ -246,6 +244,12 @@ class _Shown:
             if self._view is None:
                 self._view = (self._showing.view(self.record),)
         return self._showing.conversation(self.record, box, *self._view)
+
+
+def showing_without_text(settings: TargetSettings) -> Showing:
+    """What a target on a server is shown, whose tokenizer nobody here has."""
+    tokenizer = _NoTokenizer()
+    return Showing.within(settings, tokenizer, ChatTemplate("", tokenizer), ImageProcessor())
 
 
 class _NoTokenizer(Tokenizer):

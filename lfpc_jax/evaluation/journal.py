@@ -35,6 +35,8 @@ IDENTITY = "identity"
 TARGET = "target"
 """Among what is asked: which target model answered with a crop network's boxes, and how it was
 asked; see `cropvlm.target`."""
+ASSETS_OF_TARGET = "target"
+"""The folder of a local target's files, among the assets."""
 WITH_BOXES = "with_boxes"
 """Of a benchmark that a target is asked: how many questions have true boxes."""
 CROPVLM = "cropvlm"

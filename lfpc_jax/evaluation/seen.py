@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from lfpc_jax.data import pictures
 from lfpc_jax.evaluation.alter import ALTERATIONS, TRUTH, Truth, alteration
 from lfpc_jax.evaluation.conditions import TOOL
-from lfpc_jax.evaluation.journal import Journal, Trial
+from lfpc_jax.evaluation.journal import TARGET, Journal, Trial
 from lfpc_jax.processing.geometry import Frame
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.dialogue import Alter, Opening, View
@@ -48,13 +48,22 @@ class ShownCrops:
 
 
 def shown_crops(journal: Journal, part: Trial) -> ShownCrops | None:
-    """For the episodes of a part; None if its crops were not altered."""
+    """For the episodes of a part; None if its crops were not altered, or shown to a target."""
+    asked = journal.settings()["asked"]
+    alter = None if TARGET in asked else alter_of(journal, part)
+    if alter is None:
+        return None
+    processor = ImageProcessor.from_folder(journal.folder / "assets")
+    zoom = Zoom.within(asked["crop_tokens"], processor, asked["convention"])
+    return ShownCrops(zoom, processor.with_tokens(part.tokens), alter)
+
+
+def alter_of(journal: Journal, part: Trial) -> Alter | None:
+    """How crops were altered in a part; None if they were not."""
     if part.condition not in ALTERATIONS:
         return None
     settings = journal.settings()
     asked = settings["asked"]
-    processor = ImageProcessor.from_folder(journal.folder / "assets")
-    zoom = Zoom.within(asked["crop_tokens"], processor, asked["convention"])
     records = []
     if part.condition == "other":
         every = journal.read(Trial(part.benchmark, part.tokens, TOOL), asked["rollouts"])
@@ -65,7 +74,6 @@ def shown_crops(journal: Journal, part: Trial) -> ShownCrops | None:
                 f"{part.name}: {len(records)} of the {questions} questions have an answer, and "
                 "`other` drew its pictures from all of them"
             )
-    alter = alteration(part.condition, records, seed=asked["seed"])
     if part.condition == "truth" and settings.get("truth") != TRUTH:
-        alter = Truth(together=False)
-    return ShownCrops(zoom, processor.with_tokens(part.tokens), alter)
+        return Truth(together=False)
+    return alteration(part.condition, records, seed=asked["seed"])

@@ -33,13 +33,19 @@ _FARTHEST = 1e9
 """Pixels; no box is beyond, and NaN is not within."""
 
 
+Pixels = UInt8[np.ndarray, "_ _ 3"]
+
+SeenByTarget = Callable[[Record, Trajectory], Sequence[tuple[str, Pixels]]]
+"""The pictures of an episode as its target saw them, each with what it is."""
+
+
 @dataclass(frozen=True)
 class Replaced:
     """Crops that were altered before the model saw them: the alteration's name, and a function from
     an episode, the number of a crop in it and the original to what the model saw."""
 
     name: str
-    show: Callable[[Record, Trajectory, int, PIL.Image.Image], UInt8[np.ndarray, "_ _ 3"]]
+    show: Callable[[Record, Trajectory, int, PIL.Image.Image], Pixels]
 
 
 @dataclass(eq=False)
@@ -62,8 +68,10 @@ class Episodes:
         group: Group,
         decoder: Decoder,
         replaced: Replaced | None = None,
+        seen: SeenByTarget | None = None,
     ) -> None:
-        """Adds a group's episodes. `replaced` is given if their crops were altered."""
+        """Adds a group's episodes. `replaced` is given if their crops were altered, and `seen` if a
+        target model was shown them."""
         try:
             record = self._record(group.record, where)
         except _EXPECTED as error:
@@ -84,6 +92,8 @@ class Episodes:
                         f"its original is {trajectory.original}, its group's {opened.image.size}"
                     )
                 content = self._detail(group.record, trajectory, rewards, opened, decoder, replaced)
+                if seen is not None and opened is not None and "target" in content:
+                    content["target"]["seen"] = self._seen(seen(group.record, trajectory))
                 detail = json.dumps(content, allow_nan=False, separators=(",", ":"))
                 line = _line(run, part, record, trajectory, rewards)
             except _EXPECTED as error:
@@ -172,6 +182,17 @@ class Episodes:
             "blocks": blocks,
             "rewards": rewards,
         } | _of_target(trajectory)
+
+    def _seen(self, shown: Sequence[tuple[str, Pixels]]) -> list[dict[str, Any]]:
+        """What a target saw: the name, the picture and its size."""
+        return [
+            {
+                "name": name,
+                "image": self.album.artificial(PIL.Image.fromarray(pixels)),
+                "size": pixels.shape[1::-1],
+            }
+            for name, pixels in shown
+        ]
 
     def _turn(
         self, turn: Turn, trajectory: Trajectory, opened: Opened | None, tokens: int, side: int

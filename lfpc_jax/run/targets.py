@@ -18,15 +18,12 @@ from lfpc_jax.cropvlm.target import Target
 from lfpc_jax.cropvlm.vicrop import RelativeAttention, relative_attention_boxes
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.evaluation.conditions import Runs
-from lfpc_jax.evaluation.journal import TARGET
+from lfpc_jax.evaluation.journal import ASSETS_OF_TARGET, TARGET
 from lfpc_jax.run import progress
 from lfpc_jax.run.building import open_target
 from lfpc_jax.run.engines import Engines
 from lfpc_jax.run.models import assets_of
 from lfpc_jax.trajectory import Box4, Record
-
-_ASSETS = "target"
-"""Beside the crop network's files: the folder of those of a local target."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +61,8 @@ class TargetEngines:
         if self.network is not None:
             self.network.keep_assets(folder)
         if self.settings.path:
-            (folder / _ASSETS).mkdir(parents=True, exist_ok=True)
-            assets.copy(assets_of(Path(self.settings.path)), folder / _ASSETS)
+            (folder / ASSETS_OF_TARGET).mkdir(parents=True, exist_ok=True)
+            assets.copy(assets_of(Path(self.settings.path)), folder / ASSETS_OF_TARGET)
 
     def engine(self, tokens: int, records: Sequence[Record]) -> AskedTarget:
         """The target under every condition. The crop network's engine is compiled when it is first

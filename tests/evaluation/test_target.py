@@ -205,6 +205,7 @@ def test_the_command_without_a_crop_network(run, tmp_path):
         ([*TARGET, "--target-url", "http://h/v1"], "give one of them"),
         (["--target-url", "http://h/v1"], "needs both --target-url and --target-model"),
         ([*TARGET, "--expand", "0"], "an area factor of 0: true boxes may be scaled by 0.01 to"),
+        ([*TARGET, "--crop-tokens", "16"], "shown to the target; give --target-crop-tokens"),
         ([*TARGET, "--target-slots", "0"], "--target-slots is 0; it must be at least 1"),
         (
             [*TARGET, "--model", "m", "--image-tokens", "32", "64"],

@@ -9,6 +9,7 @@ for killing it.
 """
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -135,11 +136,13 @@ class RiggedTargets:
             self.asked |= {"image_token": token, "dtype": "float32", "model": "rigged"}
 
     def keep_assets(self, folder) -> None:
+        shutil.copytree(small.folder(), folder / "target", dirs_exist_ok=True)
         if self.proposer is not None:
             rigged.RiggedEngines(self.proposer).keep_assets(folder)
 
     def engine(self, tokens, records) -> AskedTarget:
-        pair = None if self.proposer is None else lambda: Pair(self.proposer, self.target)
+        also = {"likelihoods": self.likelihoods}
+        pair = None if self.proposer is None else lambda: Pair(self.proposer, self.target, **also)
         return AskedTarget(self.target, pair, likelihoods=self.likelihoods)
 
 

@@ -112,19 +112,20 @@ function conversation(detail, line) {
     list.append(block.sampled ? sampledBlock(block, detail) : givenBlock(block, detail));
     if (block.sampled && !scored) list.append(replyNote(block.turn, detail) || "");
   }
-  if (detail.target) list.append(targetBlock(detail.target, detail.turns.some((turn) => turn.crop)));
+  if (detail.target) list.append(targetBlock(detail.target, detail.turns.some((turn) => turn.crop), line));
   list.append(h("p", { class: "ended" }, `Ended after ${line.turns} ${line.turns === 1 ? "turn" : "turns"} and ${line.sampled.toLocaleString("en")} sampled tokens: ${ENDS[line.end] || line.end}.`));
   return list;
 }
 
-// What the target model made of the box: its answer, the right answer's likelihood, or why neither is there.
-function targetBlock(target, boxed) {
+// What the target model saw and made of the box: its answer, the right answer's likelihood, or why neither is there.
+function targetBlock(target, boxed, line) {
+  const seen = (target.seen || []).map((one) => [h("img", { class: "inline", src: pictureOf(one.image), alt: one.name + " as the target saw it" }), h("span", { class: "chip" }, one.name + ", " + times(one.size))]);
   const asked = target.answer !== null || target.likelihood !== null;
   const said = [asked && h("p", {}, boxed ? "saw the box" : "saw no box"), !asked && !target.unanswered && h("p", {}, "was not asked"),
-    target.answer !== null && h("p", {}, "answered ", h("bdi", {}, readable(target.answer))),
+    target.answer !== null && h("p", {}, "answered ", h("bdi", {}, readable(target.answer)), " ", markOf(line)),
     target.likelihood !== null && h("p", {}, "log-likelihood of the right answer " + format(target.likelihood)),
     target.unanswered && h("p", {}, "could not be asked: ", h("bdi", {}, readable(target.unanswered)))];
-  return h("div", { class: "block given target" }, h("header", {}, h("b", {}, "Target model")), h("div", { class: "said-by", dir: "auto" }, said));
+  return h("div", { class: "block given target" }, h("header", {}, h("b", {}, "Target model")), h("div", { class: "said-by", dir: "auto" }, seen, said));
 }
 
 function sampledBlock(block, detail) {
