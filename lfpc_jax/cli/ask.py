@@ -1,30 +1,43 @@
 """One question about one image: the conversation as it unfolds, and a picture of where it looked.
 
     ask.py --model DIR --image FILE --question TEXT [--options red blue] [--out ask.png]
+    ask.py --model CROPPER --target DIR --image FILE --question TEXT
 
 DIR is a Hugging Face folder, a folder that convert.py wrote, or a training run. Boxes are printed
 in pixels of the original. Decoding is greedy, unless a temperature is given.
+
+With --target (or --target-url and --target-model) the model is a crop network: it proposes a box,
+and the target answers with and without its crop.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import jax
+import PIL.Image
+from jax.sharding import Mesh
 
-from lfpc_jax.cli import asking_flags
+from lfpc_jax.cli import asking_flags, target_flags
+from lfpc_jax.cropvlm.local import Needs
+from lfpc_jax.cropvlm.pair import shown_box
+from lfpc_jax.cropvlm.showing import Showing
+from lfpc_jax.cropvlm.target import Question, Target
 from lfpc_jax.data import pictures
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.processing.geometry import Box
 from lfpc_jax.report.episode_printer import EpisodePrinter
-from lfpc_jax.report.sketch import sketch
+from lfpc_jax.report.sketch import draw, sketch
+from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run import progress
-from lfpc_jax.run.dialogues import after_prompt, zooming
+from lfpc_jax.run.building import open_target
+from lfpc_jax.run.dialogues import after_prompt, dialogue_as
 from lfpc_jax.run.models import load_model
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Group, Picture, Record
@@ -52,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, default=Path("ask.png"), metavar="FILE")
     asking_flags.add(parser)
+    target_flags.add(parser)
     parser.add_argument(
         "--longest-side", type=int, metavar="PIXELS", help="downsample the shown image to it first"
     )
@@ -76,16 +90,29 @@ def ask(args: argparse.Namespace) -> int:
         longest_side=args.longest_side,
     )
     # ------------------------------------------------------------------ the model
-    args = asking_flags.resolved(args, args.model)
+    settings = target_flags.settings_of(args, args.out.parent / "said")
+    usual = asking_flags.USUAL
+    if settings is not None:  # what the target would refuse as too narrow is no valid box
+        args.crop_tokens, usual = settings.crop_tokens, asking_flags.BOX_USUAL
+    args = asking_flags.resolved(args, args.model, usual=usual)
     mesh = rollout_mesh(args.tensor, devices=jax.local_devices()[: args.tensor])
+    target = None
+    if settings is not None:
+        target = open_target(settings, mesh, lambda showing: Needs.of(showing, [record]))
+    group = _asked(args, record, mesh)
+    # ------------------------------------------------------------------ the picture
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    picture = draw(group) if target is None else _answered(group, target)
+    picture.save(args.out)
+    print(f"wrote {args.out}")
+    return 0
+
+
+def _asked(args: argparse.Namespace, record: Record, mesh: Mesh) -> Group:
+    """The model's conversation, which is printed as it unfolds."""
     model = load_model(args.model, dtype=args.dtype, mesh=mesh)
-    dialogue = zooming(
-        model.assets,
-        image_tokens=args.image_tokens,
-        crop_tokens=args.crop_tokens,
-        convention=args.convention,
-    )
-    # ------------------------------------------------------------------ the conversation
+    asked = {field.name: getattr(args, field.name) for field in fields(Asking)}
+    dialogue = dialogue_as(Asking(**asked), model.assets)
     rules = Rules(
         max_turns=args.max_turns,
         turn_tokens=args.turn_tokens,
@@ -103,10 +130,27 @@ def ask(args: argparse.Namespace) -> int:
     if not groups:
         [(_, reason)] = engine.stats.skipped
         raise ValueError(reason)
-    # ------------------------------------------------------------------ the picture
-    _draw(groups[0], args.out)
-    print(f"wrote {args.out}")
-    return 0
+    return groups[0]
+
+
+def _answered(group: Group, target: Target) -> PIL.Image.Image:
+    """Prints what the target answers with the crop and without one, and draws what it saw."""
+    record, [trajectory] = group.record, group.trajectories
+    box = shown_box(trajectory)
+    boxes = (None,) if box is None else (box, None)
+    with progress.waiting("asking the target (a local one's first answer compiles)"):
+        [answers] = target.answers([Question(record, boxes)])
+    for shown, said in zip(boxes, answers):
+        how = "without a crop" if shown is None else "with the crop"
+        if said.fault:
+            raise ValueError(f"the target could not be asked {how}: {said.fault}")
+        print(f"the target {how}: {said.answer or '(an empty answer)'}")
+    assert isinstance(target.dialogue, Showing)
+    full, crop = target.dialogue.pictures(record, box)
+    assert group.image is not None
+    crops = [] if box is None or crop is None else [(Box(*box), crop)]
+    original = pictures.original(record.picture)
+    return sketch(original, group.image if full is None else full, crops, "as the target saw it")
 
 
 def _shapes(args: argparse.Namespace, rules: Rules, window: int) -> RolloutShapes:
@@ -120,12 +164,3 @@ def _shapes(args: argparse.Namespace, rules: Rules, window: int) -> RolloutShape
         capacity=args.image_tokens + _PROMPT_TEXT[-1] + replies,
         window=window,
     )
-
-
-def _draw(group: Group, out: Path) -> None:
-    [trajectory], [crops] = group.trajectories, group.crops
-    assert group.image is not None
-    boxes = [Box(*turn.crop.box) for turn in trajectory.turns if turn.crop is not None]
-    original = pictures.original(group.record.picture)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sketch(original, group.image, list(zip(boxes, crops, strict=True))).save(out)

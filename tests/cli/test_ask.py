@@ -67,3 +67,56 @@ def test_mistakes_are_named(hf, tmp_path, capsys, change, message):
     assert code == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def proposes(monkeypatch, text):
+    """Whatever the crop network samples, its turn reads as this."""
+    from lfpc_jax.cropvlm.proposing import Proposing, read_box
+
+    monkeypatch.setattr(Proposing, "read", lambda self, sampled: read_box(text))
+
+
+def asked_with_a_target(hf, tmp_path, *more):
+    sizes = ["--target-image-tokens", "32", "--target-crop-tokens", "16",
+             "--target-answer-tokens", "6", "--target-slots", "2"]  # fmt: skip
+    image, out = small.picture(3, 400, 300).path, tmp_path / "look.png"
+    command = ["--model", str(hf), "--target", str(hf), "--image", image, "--question", "Which?"]
+    command += ["--image-tokens", "32", "--turn-tokens", "8", "--out", str(out)]
+    return ask.main([*command, *sizes, *more]), out
+
+
+def test_a_crop_network_and_its_target(hf, tmp_path, capsys, monkeypatch):
+    proposes(monkeypatch, "[25, 50, 75, 100].")
+    code, out = asked_with_a_target(hf, tmp_path)
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert "crop of (100, 150, 300, 300) of the original, written as (25, 50, 75, 100)" in printed
+    assert "ended: proposed" in printed
+    assert re.search(r"^the target with the crop: .", printed, re.MULTILINE)
+    assert re.search(r"^the target without a crop: .", printed, re.MULTILINE)
+    page = PIL.Image.open(out)
+    assert page.width > 720 * 4 / 3
+    assert (np.asarray(page) == (0xE6, 0x19, 0x4B)).all(axis=-1).sum() > 500
+    proposes(monkeypatch, "somewhere")
+    code, out = asked_with_a_target(hf, tmp_path)
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert "no_box" in printed
+    assert "with the crop" not in printed
+    assert re.search(r"^the target without a crop: .", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--target", "nowhere"], "nowhere"),
+        (["--target-url", "http://h/v1"], "give one of them"),
+        (["--target-crop-tokens", "0"], "--target-crop-tokens is 0; it must be at least 1"),
+        (["--convention", "shown"], "a crop network's (dialogue box) is percent"),
+    ],
+)
+def test_mistakes_with_a_target_are_named(hf, tmp_path, capsys, change, message):
+    code, out = asked_with_a_target(hf, tmp_path, *change)
+    assert code == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()

@@ -10,9 +10,11 @@ for killing it.
 
 import dataclasses
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lfpc_jax.cropvlm.asked import AskedTarget
 from lfpc_jax.cropvlm.pair import Pair
@@ -155,3 +157,21 @@ def targets(target: RiggedTarget, engine=None) -> type:
         return RiggedTargets(rigged_here, engine if args.model else None, args.likelihoods)
 
     return type("TargetEngines", (), {"load": staticmethod(load)})
+
+
+def command(out: Path | str, data: Path | str, *more: str) -> list[str]:
+    flags = ["--target", "t", "--target-image-tokens", "32", "--target-crop-tokens", "16"]
+    flags += ["--model", "m", "--image-tokens", "32", "--boxes", "random", "--expand", "4"]
+    return [str(out), *flags, "--data", f"set={data}", "--diagnose", "noise", *more]
+
+
+def main(out: str, data: str, seconds: str = "0", *more: str) -> int:
+    from lfpc_jax.cli import evaluate
+
+    made = targets(RiggedTarget(pause=float(seconds)), proposer(outlines_two_in_three))
+    evaluate.TargetEngines = made
+    return evaluate.main(command(out, data, *more))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
