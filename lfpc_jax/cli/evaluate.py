@@ -47,6 +47,7 @@ from lfpc_jax.evaluation.benchmark import Benchmark, open_benchmark
 from lfpc_jax.evaluation.conditions import (
     BOXES,
     DIRECT,
+    REL_ATT,
     TOOL,
     Asks,
     AsksTarget,
@@ -264,6 +265,7 @@ def _conditions(args: argparse.Namespace, settings: TargetSettings | None) -> tu
     """The conditions that the flags ask for. Raises ValueError for flags that contradict."""
     altered = [] if args.diagnose is None else args.diagnose or ALTERATIONS
     modes = getattr(args, "modes", [DIRECT if settings and args.model is None else TOOL])
+    rel_att = REL_ATT in args.boxes
     boxes = [*args.boxes, *map(expanded, args.expand), *map(attended, args.layer)]
     if settings is None and (boxes or args.likelihoods):
         raise ValueError(
@@ -274,6 +276,11 @@ def _conditions(args: argparse.Namespace, settings: TargetSettings | None) -> tu
         raise ValueError(
             "--modes tool and --diagnose show the target what a crop network proposes; give "
             "--model CROPPER, or leave them out"
+        )
+    if settings is not None and settings.url and (args.likelihoods or args.layer or rel_att):
+        raise ValueError(
+            f"--target-url {settings.url}: rel_att and --likelihoods need the weights of the "
+            "target; give a local one by --target DIR, or leave them out"
         )
     if settings is not None and hasattr(args, "crop_tokens"):
         raise ValueError(

@@ -42,9 +42,9 @@ _SMALL = 0.02
 _CERTAIN = 0.05
 _LEGEND = (
     f'"Not down" is confirmed where the interval excludes a loss of more than {100 * _SMALL:g} '
-    f'points, "alike" where it excludes any change of more than {100 * _SMALL:g} points. A claim '
-    "is unclear where the interval leaves both answers open."
+    "points. A claim is unclear where the interval leaves both answers open."
 )
+_ALIKE = f' "Alike" is confirmed where it excludes any change of more than {100 * _SMALL:g} points.'
 _RANKS_LEGEND = (
     f'Of rank correlations, "up" is confirmed where the coefficient is positive with p < {_CERTAIN}'
     ' and refuted where it is not positive; "lower than overlap" is confirmed where the '
@@ -63,6 +63,8 @@ def write_page(
     `compared` are the folders that compare.py wrote, by temperature. `claims` are of changes and
     `ranks` of rank correlations; those that were not compared are left out."""
     folder.mkdir(parents=True, exist_ok=True)
+    legend = _LEGEND + (_ALIKE if "alike" in claims.values() else "")
+    legend += f" {_RANKS_LEGEND}" if ranks else ""
     numbers = {}
     page = [
         f"# Results\n\n{about} Intervals are 95%, over questions; numbers and each seed's values "
@@ -80,7 +82,7 @@ def write_page(
             "### What the paper found, and what this shows",
             "\n".join(["| change | where | expected | shown |", "|---|---|---|---|",
                        *_verdicts(budgets, claims), *_ranked(budgets, ranks or {})]),
-            f"{_LEGEND} {_RANKS_LEGEND}" if ranks else _LEGEND,
+            legend,
         ]  # fmt: skip
     (folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n")
     (folder / "results.md").write_text("\n\n".join(page) + "\n")

@@ -46,6 +46,8 @@ class TargetEngines:
                 settings, mesh, lambda showing: Needs.of(showing, records), progress.bar
             )
         if isinstance(target, LocalTarget):
+            for layer in args.layer:
+                RelativeAttention(layer=layer).depth(target.cfg.text)  # refuses before any hour
             with progress.waiting("compiling the target"):
                 target.warm_up()
         return cls(args, settings, target, None if args.model is None else Engines.load(args))

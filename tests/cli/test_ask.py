@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from lfpc_jax.cli import ask, convert
-from support import small
+from support import rigged, rigged_answers, small
 
 pytestmark = pytest.mark.compiles
 
@@ -97,13 +97,22 @@ def test_a_crop_network_and_its_target(hf, tmp_path, capsys, monkeypatch):
     page = PIL.Image.open(out)
     assert page.width > 720 * 4 / 3
     assert (np.asarray(page) == (0xE6, 0x19, 0x4B)).all(axis=-1).sum() > 500
-    proposes(monkeypatch, "somewhere")
-    code, out = asked_with_a_target(hf, tmp_path)
-    printed = capsys.readouterr().out
-    assert code == 0
-    assert "no_box" in printed
-    assert "with the crop" not in printed
-    assert re.search(r"^the target without a crop: .", printed, re.MULTILINE)
+
+
+def test_a_target_without_a_box_and_one_that_is_gone(capsys):
+    record, target = rigged.world(1)[0], rigged_answers.RiggedTarget()
+    for say, lines in (
+        (rigged_answers.outlines, ["with the crop", "without a crop"]),
+        (lambda episode: "the square", ["without a crop"]),
+    ):
+        [group] = rigged_answers.proposer(say).run([record], rollouts=1, seed=0)
+        page = ask._answered(group, target)
+        printed = capsys.readouterr().out.splitlines()
+        assert [line.rpartition(":")[0] for line in printed] == [f"the target {n}" for n in lines]
+        assert (np.asarray(page) == (0xE6, 0x19, 0x4B)).all(axis=-1).any() == (len(lines) == 2)
+    target.fails[record.id] = "no connection: it is gone"
+    with pytest.raises(ValueError, match=r"asked without a crop: no connection: it is gone"):
+        ask._answered(group, target)
 
 
 @pytest.mark.parametrize(

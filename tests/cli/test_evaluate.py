@@ -156,3 +156,40 @@ def test_mistakes_are_named(tmp_path, capsys, monkeypatch, change, message):
     layout.write(tmp_path / "one", rigged.world(1))
     assert evaluate.main([str(tmp_path / "out"), *change]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.compiles
+def test_a_small_crop_network_and_a_small_target(hf, data, tmp_path, monkeypatch, capsys):
+    """Both are the small model. The target alone first, then with the network's boxes."""
+    one = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    out = tmp_path / "out"
+    command = [str(out), "--target", str(hf), "--data", str(data / "world"), "--likelihoods"]
+    command += ["--target-image-tokens", "32", "--target-crop-tokens", "16"]
+    command += ["--target-answer-tokens", "8", "--target-slots", "4"]
+    boxes = ["--boxes", "true", "whole", "rel_att", "--layer", "0"]
+    assert evaluate.main([*command, *boxes]) == 0
+    direct = (out / "trajectories" / "world-32-direct-p0.jsonl").read_bytes()
+    network = ["--model", str(hf), "--image-tokens", "32", "--slots", "4", "--turn-tokens", "8"]
+    assert evaluate.main([*command, *network, "--modes", "tool"]) == 0
+    assert (out / "trajectories" / "world-32-direct-p0.jsonl").read_bytes() == direct
+    found = json.loads((out / "results.json").read_text())
+    budget = found["benchmarks"]["world"]["budgets"]["32"]
+    kinds = ["tool", "direct", "true", "whole", "rel_att", "rel_att_0"]
+    assert set(budget["conditions"]) == set(kinds)
+    assert all(condition["missing"] == 0 for condition in budget["conditions"].values())
+    assert budget["boxes"]["whole"]["size"]["value"] == budget["boxes"]["whole"]["recall"]["value"]
+    assert found["asked"]["target"].keys() >= {"weights", "presentation", "image_tokens"}
+    assert found["asked"]["identity"]["weights"] == found["asked"]["target"]["weights"]
+    journal = Journal(out)
+    episodes = [
+        trajectory
+        for part in journal.parts()
+        for group in journal.read(part, 1)
+        for trajectory in group.trajectories
+    ]
+    assert len(episodes) == 3 * len(kinds)
+    assert all(episode.likelihood < 0 and episode.answer is not None for episode in episodes)
+    assert evaluate.main([*command, "--modes", "direct", "--layer", "9"]) == 1
+    assert "layer 9 of a model whose 2 layers count from 0" in capsys.readouterr().err

@@ -178,6 +178,8 @@ def run(monkeypatch, tmp_path, capsys):
 
 TARGET = ("--target", "rigged", "--target-image-tokens", "32", "--target-crop-tokens", "16")
 
+SERVER = ("--target-url", "http://h/v1", "--target-model", "m")
+
 
 def test_the_command_without_a_crop_network(run, tmp_path):
     out = tmp_path / "out"
@@ -206,6 +208,9 @@ def test_the_command_without_a_crop_network(run, tmp_path):
         (["--target-url", "http://h/v1"], "needs both --target-url and --target-model"),
         ([*TARGET, "--expand", "0"], "an area factor of 0: true boxes may be scaled by 0.01 to"),
         ([*TARGET, "--crop-tokens", "16"], "shown to the target; give --target-crop-tokens"),
+        ([*SERVER, "--boxes", "rel_att"], "need the weights of the target; give a local one"),
+        ([*SERVER, "--layer", "3"], "need the weights of the target"),
+        ([*SERVER, "--likelihoods"], "need the weights of the target"),
         ([*TARGET, "--target-slots", "0"], "--target-slots is 0; it must be at least 1"),
         (
             [*TARGET, "--model", "m", "--image-tokens", "32", "64"],

@@ -57,7 +57,7 @@ def test_killed_evaluations_go_on_to_the_same_bytes(tmp_path, here):
         assert len({json.loads(line)["record"] for line in once}) == len(once)
 
 
-@pytest.mark.compiles
+@pytest.mark.slow
 def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path, here):
     data = rigged.write_set(tmp_path / "data", COUNT)
     out = tmp_path / "both"
