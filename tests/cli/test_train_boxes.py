@@ -132,6 +132,7 @@ def test_labels_are_imitated_and_boxes_alone_validated(folder):
         assert crop.box == pytest.approx(TARGET[0], abs=5)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_slow_or_wrong_stops_the_run_before_an_update(folder):
     """It answers the check, and then nothing that is an answer; then it is mended."""
     run, mended = folder / "gone", []
