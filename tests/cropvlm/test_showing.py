@@ -131,7 +131,7 @@ def test_both_parts_are_the_conversation_in_one_go(showing, presentation, box):
         question=" Wo steht „café“?", longest_side=300
     )):  # fmt: skip
         opening, reply = parts(dialogue, box, asked)
-        conversation = dialogue.conversation(asked, box)
+        conversation = dialogue.conversation(asked, box, dialogue.view(asked))
         text = dialogue.chat.render(conversation.messages, True)
         grids = [dialogue.processor.grid_of(picture) for picture in conversation.pictures]
         first, *others = text.split("<|image_pad|>")
@@ -166,7 +166,7 @@ def test_ids_and_pixels_equal_transformers_processor(showing, folder, presentati
         if presentation != "image":
             x1, y1, x2, y2 = box
             shown.append(original.crop((int(x1), int(y1), int(x2), int(np.ceil(y2)))))
-        conversation = dialogue.conversation(record(), box)
+        conversation = dialogue.conversation(record(), box, dialogue.view(record()))
         text = processor.apply_chat_template(
             [_in_parts(message) for message in conversation.messages], add_generation_prompt=True
         )
@@ -310,7 +310,7 @@ def test_the_right_answer_as_the_target_would_write_it(showing):
     assert both.tokenizer.decode(ids) == "A red bus.<|im_end|>"
     _, reply = parts(both, BOX)
     messages = [
-        *both.conversation(record(), BOX).messages,
+        *both.conversation(record(), BOX, both.view(record())).messages,
         {"role": "assistant", "content": "A red bus."},
     ]
     whole = both.chat.encode(messages, [(1, 1), (1, 1)], False).tolist()
