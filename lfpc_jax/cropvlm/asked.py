@@ -1,32 +1,31 @@
 """A target model as an evaluation asks it: with boxes of a crop network, with others, with none.
 
 Every condition yields ordinary groups, which are stored, graded and shown as the episodes of a
-model are. A box that no network proposed is an episode of one turn without ids, whose text names
-the condition. Without a box an episode has no turn. An altered crop is that of the box which the
-crop network proposed under `tool`: the network is not asked again, and the stored episode gets
-another answer.
+model are (see `given` in `cropvlm.boxes` for boxes that no network proposed). An altered crop is
+that of the box which the crop network proposed under `tool`: the network is not asked again, and
+the stored episode gets another answer.
 
 The target answers each different box of a record once, and rollouts with the same box share it.
 """
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
-import numpy as np
-
-from lfpc_jax.cropvlm.boxes import BoxOf, boxes_of
+from lfpc_jax.cropvlm.boxes import boxes_of, given, size_of
 from lfpc_jax.cropvlm.pair import answered
 from lfpc_jax.cropvlm.target import Target
-from lfpc_jax.data import pictures
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.evaluation.alter import alteration, altered
 from lfpc_jax.evaluation.conditions import REL_ATT, TOOL, Runs, Stored, is_altered, layer_of
-from lfpc_jax.trajectory import Box4, Crop, End, Group, Record, Size, Trajectory, Turn
+from lfpc_jax.trajectory import Box4, Group, Record, Size
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _TOGETHER = 256
 """Records whose boxes are found before the target answers them."""
@@ -34,6 +33,9 @@ _TOGETHER = 256
 Attended = Callable[[int | None, Sequence[Record]], Iterator[Box4 | None]]
 """ViCrop's boxes of records, in order, by the target's attention at a layer, or at the usual one; a
 record that cannot be shown has none."""
+
+Unanswered = Callable[[Iterable[Record], int], Iterator[Group]]
+"""The groups of records, of so many rollouts each, that the target is to answer."""
 
 
 @dataclass
@@ -57,109 +59,63 @@ class AskedTarget:
             yield self.proposer()
         elif is_altered(condition):
             with altered(self.target, alteration(condition, records, seed=seed)):
-                yield _Again(self, stored())
+                yield _Answers(self, self._stored(stored))
         elif condition == REL_ATT or layer_of(condition) is not None:
-            yield _Attended(self, condition, layer_of(condition))
+            yield _Answers(self, self._attended(condition))
         else:
-            yield _Given(self, condition, boxes_of(condition, seed=seed))
+            yield _Answers(self, self._given(condition, seed))
 
-    def answered(self, groups: Sequence[Group], seed: int) -> Iterator[Group]:
-        return answered(self.target, groups, seed=seed, likelihoods=self.likelihoods)
+    def _stored(self, stored: Stored) -> Unanswered:
+        by_record = stored()
 
-    def given(self, record: Record, size: Size, boxes: Sequence[Box4 | None], name: str) -> Group:
-        """The episodes of boxes that were given, before the target has answered; `name` says where
-        the boxes are from."""
-        processor = self.target.dialogue.processor
-        rows, columns = processor.grid(*pictures.shrunk(size, record.longest_side))
-        shown = columns * processor.factor, rows * processor.factor
-        return Group(
-            record,
-            tuple(
-                _episode(record, number, size, shown, box, name) for number, box in enumerate(boxes)
-            ),
-        )
+        def groups(records: Iterable[Record], rollouts: int) -> Iterator[Group]:
+            for record in records:
+                yield Group(record, by_record[record.id].trajectories)
 
+        return groups
 
-@dataclass
-class _Given:
-    """Boxes that need no model."""
+    def _given(self, condition: str, seed: int) -> Unanswered:
+        """Boxes that need no model."""
+        box_of, processor = boxes_of(condition, seed=seed), self.target.dialogue.processor
 
-    asked: AskedTarget
-    name: str
-    box_of: BoxOf
+        def groups(records: Iterable[Record], rollouts: int) -> Iterator[Group]:
+            for record, size in _sized(records):
+                boxes = [box_of(record, size, rollout) for rollout in range(rollouts)]
+                yield given(record, size, boxes, processor, condition)
 
-    def run(self, records: Iterable[Record], *, rollouts: int, seed: int) -> Iterator[Group]:
-        for batch in _batches(_sized(records)):
-            groups = [
-                self.asked.given(
-                    record,
-                    size,
-                    [self.box_of(record, size, rollout) for rollout in range(rollouts)],
-                    self.name,
-                )
-                for record, size in batch
-            ]
-            yield from self.asked.answered(groups, seed)
+        return groups
 
-
-@dataclass
-class _Attended:
-    """ViCrop's boxes."""
-
-    asked: AskedTarget
-    name: str
-    layer: int | None
-
-    def run(self, records: Iterable[Record], *, rollouts: int, seed: int) -> Iterator[Group]:
-        if self.asked.attended is None:
+    def _attended(self, condition: str) -> Unanswered:
+        """ViCrop's boxes."""
+        if self.attended is None:
             raise ValueError("rel_att needs the attention of a local target; give one by --target")
-        for batch in _batches(_sized(records)):
-            boxes = self.asked.attended(self.layer, [record for record, _ in batch])
-            groups = [
-                self.asked.given(record, size, [box] * rollouts, self.name)
-                for (record, size), box in zip(batch, boxes, strict=True)
-                if box is not None
-            ]
-            yield from self.asked.answered(groups, seed)
+        attended, processor = self.attended, self.target.dialogue.processor
+
+        def groups(records: Iterable[Record], rollouts: int) -> Iterator[Group]:
+            for batch in _batches(_sized(records)):
+                boxes = attended(layer_of(condition), [record for record, _ in batch])
+                for (record, size), box in zip(batch, boxes, strict=True):
+                    if box is not None:
+                        yield given(record, size, [box] * rollouts, processor, condition)
+
+        return groups
 
 
 @dataclass
-class _Again:
-    """Stored episodes, answered once more."""
+class _Answers:
+    """Groups that the target answers, a batch at a time."""
 
     asked: AskedTarget
-    stored: Mapping[str, Group]
+    groups: Unanswered
 
     def run(self, records: Iterable[Record], *, rollouts: int, seed: int) -> Iterator[Group]:
-        groups = (Group(record, self.stored[record.id].trajectories) for record in records)
-        while batch := list(itertools.islice(groups, _TOGETHER)):
-            yield from self.asked.answered(batch, seed)
+        asked = self.asked
+        for batch in _batches(self.groups(records, rollouts)):
+            yield from answered(asked.target, batch, seed=seed, likelihoods=asked.likelihoods)
 
 
-def _episode(
-    record: Record, rollout: int, original: Size, shown: Size, box: Box4 | None, name: str
-) -> Trajectory:
-    turns: tuple[Turn, ...] = ()
-    end: End = "answered"
-    if box is not None:
-        turns, end = (Turn(0, 0, name, call=True, crop=Crop(box, box)),), "proposed"
-    return Trajectory(
-        record=record.id,
-        rollout=rollout,
-        ids=np.zeros(0, np.int32),
-        sampled=np.zeros(0, bool),
-        logprobs=np.zeros(0, np.float32),
-        policy_logprobs=np.zeros(0, np.float32),
-        original=original,
-        shown=shown,
-        turns=turns,
-        end=end,
-        answer=None,
-    )
-
-
-def _batches(sized: Iterator[tuple[Record, Size]]) -> Iterator[list[tuple[Record, Size]]]:
-    while batch := list(itertools.islice(sized, _TOGETHER)):
+def _batches(values: Iterator[T]) -> Iterator[list[T]]:
+    while batch := list(itertools.islice(values, _TOGETHER)):
         yield batch
 
 
@@ -168,6 +124,6 @@ def _sized(records: Iterable[Record]) -> Iterator[tuple[Record, Size]]:
     logged and left out, as an engine does."""
     for record in records:
         try:
-            yield record, pictures.size(record.picture)
+            yield record, size_of(record)
         except Unusable as error:
             log.warning("record %r skipped: %s", record.id, error)

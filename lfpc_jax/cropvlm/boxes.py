@@ -1,7 +1,7 @@
 """Boxes that no crop network proposes, to be shown to a target model beside those that one does.
 
     true        the record's targets: the smallest box of each, of several the smallest box around
-                all (as `evaluation.alter.true_box` has it, since a target sees one crop)
+                all, since the answering model sees one crop
     true_xF     that box with F times its area: scaled about its centre, its shape kept, and clipped
                 at the image's edges, where it therefore ends up smaller
     centre      [.25, .25, .75, .75] of the image: a quarter of its area
@@ -11,18 +11,23 @@
     whole       the whole image, at the crop's budget
 
 All are in pixels of the original. ViCrop's boxes (`rel_att`) are in `cropvlm.vicrop`.
+
+A box that no network proposed becomes an episode of one turn without ids, whose text says where the
+box is from. Without a box an episode has no turn.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lfpc_jax.evaluation.alter import true_box
+from lfpc_jax.data import pictures
+from lfpc_jax.evaluation.alter import shows
 from lfpc_jax.evaluation.conditions import CENTRE, DIRECT, RANDOM, WHOLE, factor_of
-from lfpc_jax.processing.geometry import Box, clamp
+from lfpc_jax.processing.geometry import Box, clamp, hull
+from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.episode import rollout_key
-from lfpc_jax.trajectory import Box4, Record, Size
+from lfpc_jax.trajectory import Box4, Crop, End, Group, Record, Size, Trajectory, Turn
 
 _CENTRE = (0.25, 0.25, 0.75, 0.75)
 
@@ -50,8 +55,7 @@ def true(record: Record, size: Size, factor: float = 1.0) -> Box4:
     """The record's true box with `factor` times its area, clipped at the image's edges."""
     if not record.targets:
         raise ValueError(f"record {record.id!r} has no targets, which its true box needs")
-    targets = [clamp(Box(*nest[0]), size) for nest in record.targets]
-    return expanded_box(true_box(targets, targets[:1]), factor, size)
+    return expanded_box(hull(clamp(Box(*nest[0]), size) for nest in record.targets), factor, size)
 
 
 def expanded_box(box: Box, factor: float, size: Size) -> Box:
@@ -72,3 +76,46 @@ def drawn(record: Record, size: Size, seed: int, rollout: int) -> Box4:
 def _share(shares: Box4, size: Size) -> Box4:
     (x1, y1, x2, y2), (width, height) = shares, size
     return x1 * width, y1 * height, x2 * width, y2 * height
+
+
+def size_of(record: Record) -> Size:
+    """The size of a record's original, (0, 0) without a picture. Only the head of its file is read.
+    Raises `Unusable` for a picture that cannot be opened."""
+    return pictures.size(record.picture) if shows(record) else (0, 0)
+
+
+def given(
+    record: Record, size: Size, boxes: Sequence[Box4 | None], processor: ImageProcessor, name: str
+) -> Group:
+    """An episode for each box, before anyone has answered. `processor` has the budget at which the
+    image is shown, and `name` says where the boxes are from."""
+    shown = (0, 0)
+    if shows(record):
+        rows, columns = processor.grid(*pictures.shrunk(size, record.longest_side))
+        shown = columns * processor.factor, rows * processor.factor
+    episodes = (
+        _episode(record, rollout, size, shown, box, name) for rollout, box in enumerate(boxes)
+    )
+    return Group(record, tuple(episodes))
+
+
+def _episode(
+    record: Record, rollout: int, original: Size, shown: Size, box: Box4 | None, name: str
+) -> Trajectory:
+    turns: tuple[Turn, ...] = ()
+    end: End = "answered"
+    if box is not None:
+        turns, end = (Turn(0, 0, name, call=True, crop=Crop(box, box)),), "proposed"
+    return Trajectory(
+        record=record.id,
+        rollout=rollout,
+        ids=np.zeros(0, np.int32),
+        sampled=np.zeros(0, bool),
+        logprobs=np.zeros(0, np.float32),
+        policy_logprobs=np.zeros(0, np.float32),
+        original=original,
+        shown=shown,
+        turns=turns,
+        end=end,
+        answer=None,
+    )

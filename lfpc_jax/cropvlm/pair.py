@@ -12,7 +12,7 @@ cut is shown as no crop: the target answers from the full image alone. (The auth
 crop of 2 x 2 pixels instead.)
 
 `dialogue` is the target's: an alteration there alters the target's crops, and without a tool it
-sees none. Then the crop network is not run, and an episode consists of its prompt alone.
+sees none. Then the crop network is not run, and an episode has no turn.
 """
 
 import itertools
@@ -22,9 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from lfpc_jax.arrays import Tree
+from lfpc_jax.cropvlm.boxes import given, size_of
 from lfpc_jax.cropvlm.target import Question, Said, Target
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
@@ -207,22 +206,14 @@ class Pair:
 
     def _without_boxes(self, records: Iterable[Record | Opening], rollouts: int) -> Iterator[Group]:
         """Groups of episodes in which nobody proposes anything."""
-        for record in records:
-            name = record.record.id if isinstance(record, Opening) else record.id
+        for asked in records:
+            record = asked.record if isinstance(asked, Opening) else asked
             try:
-                opening = (
-                    record if isinstance(record, Opening) else self.engine.dialogue.open(record)
-                )
-            except (Unusable, ValueError) as error:
-                self.stats.skipped.append((name, str(error)))
-                continue
-            view = opening.view
-            yield Group(
-                opening.record,
-                tuple(_unproposed(opening, number) for number in range(rollouts)),
-                image=None if view is None else view.shown,
-                crops=((),) * rollouts,
-            )
+                size = size_of(record)
+            except Unusable as error:
+                self.stats.skipped.append((record.id, str(error)))
+            else:
+                yield given(record, size, [None] * rollouts, self.dialogue.processor, "")
 
 
 def shown_box(trajectory: Trajectory) -> Box4 | None:
@@ -313,21 +304,3 @@ def _with(trajectory: Trajectory, said: Said | None, likelihood: float | None) -
         return replace(trajectory, likelihood=likelihood)
     assert (said.answer is None) == bool(said.fault), said
     return replace(trajectory, answer=said.answer, unanswered=said.fault, likelihood=likelihood)
-
-
-def _unproposed(opening: Opening, rollout: int) -> Trajectory:
-    length = len(opening.ids)
-    frame = None if opening.view is None else opening.view.frame
-    return Trajectory(
-        record=opening.record.id,
-        rollout=rollout,
-        ids=opening.ids,
-        sampled=np.zeros(length, bool),
-        logprobs=np.zeros(length, np.float32),
-        policy_logprobs=np.zeros(length, np.float32),
-        original=(0, 0) if frame is None else frame.original,
-        shown=(0, 0) if frame is None else frame.shown,
-        turns=(),
-        end="answered",
-        answer=None,
-    )
