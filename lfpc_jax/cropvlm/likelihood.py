@@ -19,6 +19,7 @@ programs. Several processes each score their own questions on their own devices.
 """
 
 import hashlib
+import itertools
 import logging
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -222,38 +223,37 @@ def _items(
     shown: Shown, replies: Sequence[ToolReply], answer: Int32[np.ndarray, "T"], record: str
 ) -> tuple[Item, ...]:
     """One item for each conversation, its number in place of its advantage, to find its tokens."""
-    openings = [
-        (number, opening) for number, opening in enumerate(shown.openings) for _ in opening.follow
-    ]
-    items = []
-    for place, ((number, opening), reply) in enumerate(zip(openings, replies, strict=True)):
-        ids = np.concatenate([opening.ids, reply.ids, answer])
-        right = np.arange(len(ids)) >= len(ids) - len(answer)
-        nothing = np.zeros(len(ids), np.float32)
-        trajectory = Trajectory(
-            record=f"{record}, opening {number}",
-            rollout=place,
-            ids=ids,
-            sampled=right,
-            logprobs=nothing,
-            policy_logprobs=nothing,
-            original=(0, 0),
-            shown=(0, 0),
-            turns=(),
-            end="answered",
-            answer=None,
-        )
-        seen = [opening.view.shown] if opening.view is not None else []
-        seen += [reply.picture] if reply.picture is not None else []
-        pictures = tuple(SeenPicture(_content(pixels), pixels) for pixels in seen)
-        weights = right.astype(np.float32)
-        items.append(Item(trajectory, pictures, float(place), weights, len(opening.ids)))
+    items: list[Item] = []
+    coming = iter(replies)
+    for number, opening in enumerate(shown.openings):
+        full = [] if opening.view is None else [_seen(opening.view.shown)]
+        for reply in itertools.islice(coming, len(opening.follow)):
+            ids = np.concatenate([opening.ids, reply.ids, answer])
+            right = np.arange(len(ids)) >= len(ids) - len(answer)
+            nothing = np.zeros(len(ids), np.float32)
+            trajectory = Trajectory(
+                record=f"{record}, opening {number}",
+                rollout=len(items),
+                ids=ids,
+                sampled=right,
+                logprobs=nothing,
+                policy_logprobs=nothing,
+                original=(0, 0),
+                shown=(0, 0),
+                turns=(),
+                end="answered",
+                answer=None,
+            )
+            crop = [] if reply.picture is None else [_seen(reply.picture)]
+            weights, begins = right.astype(np.float32), len(opening.ids)
+            items.append(Item(trajectory, (*full, *crop), float(len(items)), weights, begins))
     return tuple(items)
 
 
-def _content(pixels: Pixels) -> Hashable:
-    """The same for equal pictures, so that each is encoded once."""
-    return pixels.shape, hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+def _seen(pixels: Pixels) -> SeenPicture:
+    """Equal pictures have the same key, so that each is encoded once."""
+    content = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+    return SeenPicture((pixels.shape, content), pixels)
 
 
 def _numbers(shown: Shown, record: str) -> tuple[int, ...]:

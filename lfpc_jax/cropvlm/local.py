@@ -14,7 +14,6 @@ What cannot be shown, or does not fit the capacity, is a fault with its reason a
 
 import itertools
 import json
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,8 +38,8 @@ from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.sizing import CHUNK, rounded, text_buckets, together
-from lfpc_jax.shapes import Buckets, RolloutShapes, windows_for
+from lfpc_jax.rollout.sizing import CHUNK, in_buckets, rounded, text_buckets, together
+from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture, Record, Trajectory
 
 GREEDY = Sampling(temperature=0.0)
@@ -212,28 +211,10 @@ class LocalTarget:
         self.params = params
         self.engine.load(params)
 
-    def unload(self) -> None:
-        """Lets go of the weights, so that their memory is free."""
-        self.params = None
-        self.engine.unload()
-
-    @property
-    def loaded(self) -> bool:
-        return self.engine.loaded
-
     def warm_up(self) -> int:
         """Compiles every program that answers need, and returns how many there are."""
-        shapes, prompts = self.engine.shapes, None
-        if self.prompts is not None:
-            prompts = {
-                (
-                    shapes.image_windows.fit(windows_for(*grid, shapes.window), "windows"),
-                    shapes.prompt_text.fit(text, "tokens of a question"),
-                )
-                for grid, text in self.prompts
-                if math.prod(grid) <= shapes.image_tokens
-            }
-        return self.engine.warm_up(prompts, follows=True)
+        needed = None if self.prompts is None else in_buckets(self.prompts, self.engine.shapes)
+        return self.engine.warm_up(needed, follows=True)
 
     # Answers
 

@@ -52,16 +52,16 @@ class Named:
     reader: str
     metric: str
     rest: str
-    part: str = ""
+    part: str | None = None
 
     @classmethod
     def parse(cls, source: str) -> "Named":
         before, colon, rest = source.partition(":")
         if not colon or Path(source).exists():
             return cls("layout", "", source)
-        before, _, part = before.partition("%")
+        before, percent, part = before.partition("%")
         reader, _, metric = before.partition("@")
-        return cls(reader, metric, rest, part)
+        return cls(reader, metric, rest, part if percent else None)
 
     @property
     def paths(self) -> list[Path]:
@@ -90,10 +90,9 @@ def read(source: str) -> Iterator[Record | Rejected]:
     for path in named.paths:
         if not path.exists() and not ("*" in path.name and vqa.files_of(path)):
             raise ValueError(f"set {source!r}: {path} does not exist")
-    within = _within(source, named.part)
     entries = READERS[named.reader](*named.paths)
-    if named.part:
-        entries = filter(within, entries)
+    if named.part is not None:
+        entries = filter(_within(source, named.part), entries)
     return _scored_by(named.metric, entries) if named.metric else entries
 
 
@@ -121,9 +120,7 @@ def _within(source: str, part: str) -> Callable[[Record | Rejected], bool]:
     """Whether an entry is in the part. A rejected row is in that of its name, so that each is in
     one."""
     number, slash, parts = part.partition("/")
-    if part and not (
-        slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)
-    ):
+    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
         raise ValueError(
             f"set {source!r}: part {part!r}; write it as 1/2 for the first of two parts"
         )

@@ -1,12 +1,13 @@
 """How large an engine's programs must be for given questions, measured before anything compiles."""
 
-from collections.abc import Collection, Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.chat import Grid
 from lfpc_jax.rollout.dialogue import Dialogue
-from lfpc_jax.shapes import Buckets, geometric
+from lfpc_jax.shapes import Buckets, RolloutShapes, geometric, windows_for
 from lfpc_jax.trajectory import Record
 
 CHUNK = 8
@@ -23,6 +24,19 @@ def sizes(dialogue: Dialogue, records: Sequence[Record]) -> Iterator[tuple[Grid,
     for record in records:
         with suppress(Unusable, ValueError):
             yield dialogue.size(record)
+
+
+def in_buckets(prompts: Iterable[tuple[Grid, int]], shapes: RolloutShapes) -> set[tuple[int, int]]:
+    """The programs that these prompts need, as `Engine.warm_up` takes them: image grids and text
+    lengths in their buckets. Images over the budget are left to the engine, which names them."""
+    return {
+        (
+            shapes.image_windows.fit(windows_for(*grid, shapes.window), "windows of an image"),
+            shapes.prompt_text.fit(text, "tokens of a question"),
+        )
+        for grid, text in prompts
+        if math.prod(grid) <= shapes.image_tokens
+    }
 
 
 def text_buckets(lengths: Collection[int]) -> Buckets:

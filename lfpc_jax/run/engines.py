@@ -1,7 +1,6 @@
 """A model to evaluate, loaded once, and an engine for each budget of the shown image."""
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,11 +18,11 @@ from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.sizing import CHUNK, sizes, text_buckets, together
+from lfpc_jax.rollout.sizing import CHUNK, in_buckets, sizes, text_buckets, together
 from lfpc_jax.run import progress
 from lfpc_jax.run.dialogues import after_prompt, dialogue_as, toolless
 from lfpc_jax.run.models import LoadedModel, asking_of, load_model
-from lfpc_jax.shapes import Buckets, RolloutShapes, windows_for
+from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Record
 
 
@@ -76,16 +75,8 @@ class Engines:
         shapes = self.shapes(tokens, text_buckets([text for _, text in seen]))
         engine = Engine(self.model.cfg, dialogue, shapes, self.rules, mesh=self.mesh)
         engine.load(self.model.params)
-        prompts = {
-            (
-                shapes.image_windows.fit(windows_for(*grid, shapes.window), "windows of an image"),
-                shapes.prompt_text.fit(text, "tokens of a question"),
-            )
-            for grid, text in seen
-            if math.prod(grid) <= tokens
-        }
         with progress.waiting(f"compiling for {tokens} tokens"):
-            engine.warm_up(prompts)
+            engine.warm_up(in_buckets(seen, shapes))
         return engine
 
     def shapes(self, tokens: int, texts: Buckets) -> RolloutShapes:

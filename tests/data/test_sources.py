@@ -113,7 +113,7 @@ def test_a_part_and_a_metric_may_be_named_together(tmp_path, picture):
     assert sources.names_reader(f"layout%1/2:{tmp_path / 'set'}")
 
 
-@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "1/", "a/2", "1/0", "-1/2", "1/2/3"])
+@pytest.mark.parametrize("part", ["", "0/2", "3/2", "1", "1/", "a/2", "1/0", "-1/2", "1/2/3"])
 def test_a_part_that_is_none_is_refused_at_once(tmp_path, picture, part):
     with pytest.raises(ValueError, match=r"write it as 1/2 for the first of two parts"):
         sources.read(f"layout%{part}:{tmp_path}")
