@@ -13,7 +13,6 @@ What cannot be shown, or does not fit the capacity, is a fault with its reason a
 """
 
 import itertools
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +32,6 @@ from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.processing.chat import Grid
 from lfpc_jax.processing.geometry import Convention
-from lfpc_jax.rollout.asking import digest
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
@@ -203,7 +201,7 @@ class LocalTarget:
             "crop_tokens": shapes.crop_tokens,
             "answer_tokens": rules.turn_tokens,
             "temperature": rules.sampling.temperature,
-            "prompt": _wording(self.dialogue),
+            "prompt": self.dialogue.wording,
         }
 
     def load(self, params: Tree) -> None:
@@ -283,12 +281,6 @@ class LocalTarget:
                 f"{self.engine.shapes.capacity} tokens of the target's capacity"
             )
         return Said(self.dialogue.answer(trajectory))
-
-
-def _wording(dialogue: Showing) -> str:
-    """A digest of the text around questions and right answers, which is part of this code."""
-    probe = Record("", "QUESTION", "ANSWER", Picture(path="any"), ("FIRST", "SECOND"))
-    return digest(json.dumps([dialogue.messages(probe), dialogue.answer_text(probe)]))
 
 
 @dataclass(eq=False)

@@ -7,8 +7,10 @@ of 504). Pictures are sent as PNG, without loss. What a server does with them is
 At temperature 0 nothing is drawn, so the seed of a run changes no answer: every request has the
 same. Answers are kept on disk, by all that decides them, and are not asked for again; failures are
 never kept. `remote/client.py` says how patiently the server is asked. A request that came to
-nothing is a fault and no answer: no connection, no reply in time, an error, a refusal, no text, a
-text that was cut off. Servers give no log-likelihoods of a text that they did not write.
+nothing is a fault and no answer: no connection, no reply in time, an error, a refusal, no text. A
+text that was cut off at `answer_tokens` is the model's own answer and is scored as it stands, as a
+local target's is; empty, if nothing but thoughts was written. Servers give no log-likelihoods of a
+text that they did not write.
 
 `answers` never raises for what the server does. `check` does; call it before anything depends on
 the target. The API key is read from the environment. It appears in no message, fault or file, and
@@ -50,7 +52,6 @@ _TOGETHER = 256
 _CHARACTERS = 256
 """No token is longer, so an answer has at most so many times its tokens."""
 _REMEDIES = remedies("target.url", "target.patience.reply_seconds") | {
-    "cut off": "raise target.answer_tokens, or take a model that answers briefly",
     "HTTP 400": "check that the model takes as many pictures in a message as are shown, and as "
     "many tokens",
     "HTTP 413": "the pictures are too large for the server: lower target.image_tokens and "
@@ -98,7 +99,8 @@ class RemoteTarget:
     def identity(self) -> dict[str, Any]:
         """Where it is and how it is asked; the address holds no password (see `check_url`)."""
         names = ("url", "model", "presentation", "image_tokens", "crop_tokens", "answer_tokens")
-        return {name: getattr(self.settings, name) for name in names}
+        asked = {name: getattr(self.settings, name) for name in names}
+        return asked | {"prompt": self._showing.wording}
 
     def check(self) -> None:
         """Asks for the colour of a red picture, within `reply_seconds` and never from the cache.
@@ -187,13 +189,9 @@ class RemoteTarget:
         return self._client.ask(body, self._read, batch)
 
     def _read(self, reply: Reply) -> str:
-        ended = how_it_ended(reply)
-        if ended == "declined":
-            raise Failed(ended, ": the model would not answer", again=False, alike=False)
-        if ended == "cut off":
-            most = self.settings.answer_tokens
-            raise Failed(ended, f" after {most} tokens", again=False, alike=False)
-        answer = read_completion(reply).content
+        if how_it_ended(reply) == "declined":
+            raise Failed("declined", ": the model would not answer", again=False, alike=False)
+        answer = read_completion(reply, empty_if_cut_off=True).content
         if len(answer) > _CHARACTERS * self.settings.answer_tokens:
             raise Failed("too long", f": {len(answer)} characters", again=False, alike=False)
         if self._client.repeats_key(answer):

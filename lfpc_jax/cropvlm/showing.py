@@ -31,12 +31,13 @@ from lfpc_jax.processing.geometry import Box, Convention, area, clamp
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.processing.tokenizer import Tokenizer
+from lfpc_jax.rollout.asking import digest
 from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply, View, question
 from lfpc_jax.rollout.protocol import CALL, CALL_END, Answer, read_turn
 from lfpc_jax.rollout.said import said, untagged
 from lfpc_jax.rollout.tools import Observation, Ready, Toolbox
 from lfpc_jax.rollout.zoom import Region, Zoom
-from lfpc_jax.trajectory import Box4, Record, Trajectory
+from lfpc_jax.trajectory import Box4, Picture, Record, Trajectory
 
 BRIEFLY = "Give a very brief answer."
 
@@ -157,8 +158,8 @@ class Showing(Dialogue):
 
     def answer(self, trajectory: Trajectory) -> str:
         """What a target that was asked has said, empty if nothing. After a call of the zoom tool
-        the answer is read as `said` reads it. Elsewhere it is what `read_answer` reads, cut off or
-        not."""
+        the answer is read as `said` reads it. Elsewhere it is what `read_answer` reads. An answer
+        that was cut off at its limit is the target's own, and is scored as it stands."""
         if self.presentation == "zoom":
             return said(trajectory) or ""
         return read_answer(trajectory.turns[-1].text if trajectory.turns else "")
@@ -181,6 +182,12 @@ class Showing(Dialogue):
                 f"record {record.id!r}: its answer spells the special token {token}; skip it"
             )
         return np.append(self.tokenizer.encode(text), np.int32(self.tokenizer.im_end))
+
+    @property
+    def wording(self) -> str:
+        """A digest of the text around questions and right answers, which is part of this code."""
+        probe = Record("", "QUESTION", "ANSWER", Picture(path="any"), ("FIRST", "SECOND"))
+        return digest(json.dumps([self.messages(probe), self.answer_text(probe)]))
 
     # Lengths
 
@@ -337,6 +344,9 @@ class Showing(Dialogue):
 
 
 def read_answer(written: str) -> str:
-    """All that was written, without thoughts and, if it is tagged, without its tags."""
+    """All that was written, without thoughts and, if it is tagged, without its tags. The final
+    period, with which an answer is to end (see `Showing.answer_text`), is no part of it, as in the
+    authors' code: ANLS would count it as an error."""
     action = read_turn(written)
-    return action.text if isinstance(action, Answer) else untagged(written)
+    text = action.text if isinstance(action, Answer) else untagged(written)
+    return text.removesuffix(".").rstrip()

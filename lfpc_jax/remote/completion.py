@@ -56,16 +56,20 @@ class Completion:
     cut_off: bool
 
 
-def read_completion(reply: Reply) -> Completion:
-    """Raises `Failed` for anything that is not a chat completion with a text."""
+def read_completion(reply: Reply, *, empty_if_cut_off: bool = False) -> Completion:
+    """Raises `Failed` for anything that is not a chat completion with a text. With
+    `empty_if_cut_off` the missing text of a model that was cut off while it thought is empty."""
     if reply.status != 200:
         raise _refused(reply)
     body = _json(reply)
     try:
         choice = body["choices"][0]
         content = choice["message"]["content"]
+        cut_off = how_it_ended(reply) == "cut off"
+        if content is None and cut_off and empty_if_cut_off:
+            content = ""
         if isinstance(content, str):
-            return Completion(content, how_it_ended(reply) == "cut off")
+            return Completion(content, cut_off)
     except (KeyError, IndexError, TypeError, AttributeError):
         pass
     what = "no JSON" if body is None else "JSON without choices[0].message.content as a text"

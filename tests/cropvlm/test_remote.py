@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from lfpc_jax.cropvlm import showing
 from lfpc_jax.cropvlm.remote import RemoteTarget, TargetFailed
 from lfpc_jax.cropvlm.target import Question, Said, Target
 from lfpc_jax.data import pictures
@@ -70,7 +71,7 @@ def test_what_is_asked(tmp_path, presentation, box, parts):
     changes = {"image_tokens": 100, "crop_tokens": 64, "presentation": presentation}
     with asking(behave, tmp_path, answer_tokens=20, **changes) as (target, server):
         assert isinstance(target, Target)
-        assert ask(target, (big, (box,))) == [(Said("Exit."),)]
+        assert ask(target, (big, (box,))) == [(Said("Exit"),)]
     ((sent, text),) = seen
     assert text == "What does the sign say?\nGive a very brief answer."
     budgets = {"full": shown(big.picture, 100), "crop": shown(big.picture, 64, BOX)}
@@ -165,11 +166,11 @@ def test_the_same_is_asked_once(tmp_path):
     same, box = record(), (BOX,)
     with asking(scripted(late(0.3, say("Exit."))), tmp_path) as (target, server):
         (five, (last,)) = ask(target, (same, box * 5), (record("other"), box))
-        assert {each.answer for each in (*five, last)} == {"Exit."}
+        assert {each.answer for each in (*five, last)} == {"Exit"}
         assert sorted(each.cached for each in (*five, last)) == [False] + [True] * 5
-        assert ask(target, (same, box), seed=7) == [(Said("Exit.", cached=True),)]
+        assert ask(target, (same, box), seed=7) == [(Said("Exit", cached=True),)]
         again = RemoteTarget(settings(server.url, tmp_path))
-        assert ask(again, (same, box)) == [(Said("Exit.", cached=True),)]
+        assert ask(again, (same, box)) == [(Said("Exit", cached=True),)]
         assert len(server.requests) == 1
         others = [
             replace(again.settings, model="seer-2"),
@@ -185,7 +186,7 @@ def test_the_same_is_asked_once(tmp_path):
 
 
 def test_another_server_is_another_target(tmp_path):
-    for answer in ("Exit.", "No."):
+    for answer in ("Exit", "No"):
         with asking(scripted(say(answer)), tmp_path) as (target, server):
             assert ask(target, (record(), (BOX,))) == [(Said(answer),)]
             assert len(server.requests) == 1
@@ -195,7 +196,7 @@ def test_what_another_process_added_since_is_known(tmp_path):
     with asking(scripted(say("Exit.")), tmp_path) as (first, server):
         second = RemoteTarget(settings(server.url, tmp_path))
         ask(first, (record(), (BOX,)))
-        assert ask(second, (record(), (BOX,))) == [(Said("Exit.", cached=True),)]
+        assert ask(second, (record(), (BOX,))) == [(Said("Exit", cached=True),)]
         assert len(server.requests) == 1
 
 
@@ -216,7 +217,7 @@ def test_what_a_model_says_is_read_as_a_local_one_s(tmp_path):
     said = ["  Exit. \n", "<think>hm</think>Exit.", "<answer>exit</answer>", "", "\ud800!"]
     with asking(scripted(*map(say, said)), tmp_path, {"concurrent": 1}) as (target, _):
         (answers,) = ask(target, (record(), boxes(len(said))))
-        assert [each.answer for each in answers] == ["Exit.", "Exit.", "exit", "", "?!"]
+        assert [each.answer for each in answers] == ["Exit", "Exit", "exit", "", "?!"]
         (again,) = ask(target, (record(), boxes(len(said))))
     assert again == tuple(replace(each, cached=True) for each in answers)
 
@@ -230,7 +231,7 @@ def test_what_cannot_be_shown_is_a_fault_of_its_own(tmp_path):
         assert off.fault.startswith("cannot be shown: the box (300.0, 0.0, 400.0, 50.0) covers")
         assert unread.fault.startswith("cannot be shown: unreadable picture: 10 embedded bytes")
         assert off.answer is unread.answer is None
-        assert fine == Said("Exit.")
+        assert fine == Said("Exit")
         assert len(server.requests) == 1
 
 
@@ -384,5 +385,17 @@ def test_the_identity_says_where_and_how(tmp_path):
     assert target.identity == {
         "url": "http://h:8000/v1", "model": "seer-1", "presentation": "both",
         "image_tokens": 324, "crop_tokens": 324, "answer_tokens": 32,
+        "prompt": target.dialogue.wording,
     }  # fmt: skip
     json.dumps(target.identity)
+
+
+@pytest.mark.parametrize("presentation", ["both", "crop", "image"])
+def test_another_wording_is_another_target(tmp_path, monkeypatch, presentation):
+    """As for a local one: what is asked around questions is part of this code."""
+    target = RemoteTarget(settings("http://h:8000/v1", tmp_path, presentation=presentation))
+    before = target.identity
+    with altered(target, Blank()):
+        assert target.identity == before
+    monkeypatch.setattr(showing, "BRIEFLY", "Answer in a word.")
+    assert {name for name in before if target.identity[name] != before[name]} == {"prompt"}

@@ -55,8 +55,11 @@ FAULTS = {
     "an error": (raw(b'{"error": {"message": "overloaded"}}'), "no chat completion", 3),
     "declined": (choice(content=None, refusal="I cannot help"), "declined", 1),
     "filtered": (choice("content_filter", content="Ex"), "declined", 1),
-    "cut off": (choice("length", content="The sign says that the ex"), "cut off", 1),
-    "all thought": (choice("length", content=None), "cut off", 1),
+    "cut off with no message": (
+        raw(b'{"choices": [{"finish_reason": "length"}]}'),
+        "no chat completion",
+        3,
+    ),
     "too long": (choice(content="x" * 100_000), "too long", 1),
     "huge": (choice(content="x" * (1 << 21)), "no chat completion", 3),
 }
@@ -75,7 +78,26 @@ def test_a_failure_is_a_fault_and_never_an_answer(tmp_path, name):
         assert len(server.requests) == requests
         assert not list(tmp_path.iterdir())
         server.behave = scripted(say("Exit."))
-        assert ask(target, (record(), (BOX,))) == [(Said("Exit."),)]
+        assert ask(target, (record(), (BOX,))) == [(Said("Exit"),)]
+
+
+@pytest.mark.parametrize(
+    ("behave", "answer"),
+    [
+        (choice("length", content="The sign says that the ex"), "The sign says that the ex"),
+        (choice("length", content="Exit."), "Exit"),
+        (choice("length", content="<think>The sign"), ""),
+        (choice("length", content=""), ""),
+        (choice("length", content=None), ""),  # all of it was thought
+    ],
+)
+def test_an_answer_that_was_cut_off_is_the_model_s_own(tmp_path, behave, answer):
+    """It is scored as it stands and kept like any other, as a local target's is."""
+    with asking(scripted(behave), tmp_path) as (target, server):
+        assert ask(target, (record(), (BOX,))) == [(Said(answer),)]
+        server.behave = scripted(say("No."))
+        assert ask(target, (record(), (BOX,))) == [(Said(answer, cached=True),)]
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("slow", [late(0.6, say("no")), drip, drip_headers])
@@ -89,7 +111,7 @@ def test_slowness_is_named(tmp_path, slow):
 @pytest.mark.parametrize("trouble", [status(429, ("Retry-After", "1")), hang_up, cut_short])
 def test_trouble_that_passes_is_waited_out(tmp_path, trouble):
     with asking(scripted(trouble, say("Exit.")), tmp_path) as (target, server):
-        assert ask(target, (record(), (BOX,))) == [(Said("Exit."),)]
+        assert ask(target, (record(), (BOX,))) == [(Said("Exit"),)]
     waited = server.requests[1][0] - server.requests[0][0]
     assert waited >= (1 if trouble not in (hang_up, cut_short) else 0)
 
@@ -124,12 +146,14 @@ def test_a_target_that_is_gone_is_not_asked_all_the_rest(tmp_path):
 def test_some_fail_and_the_others_do_not_suffer(tmp_path):
     def behave(index, asked):
         number = int(asked[1][5:7])
-        return (say("Exit."), status(500), choice("length", content="Ex"), say("No."))[number % 4]
+        return (say("Exit."), status(500), choice("content_filter", content="Ex"), say("No."))[
+            number % 4
+        ]
 
     questions = [(record(str(n), f"Sign {n:02}?"), (BOX,)) for n in range(24)]
     with asking(behave, tmp_path) as (target, _):
         said = ask(target, *questions)
-    expected = [("Exit.", ""), (None, "HTTP 500"), (None, "cut off"), ("No.", "")] * 6
+    expected = [("Exit", ""), (None, "HTTP 500"), (None, "declined"), ("No", "")] * 6
     assert [(each.answer, each.fault.partition(":")[0]) for (each,) in said] == expected
 
 
@@ -144,7 +168,7 @@ def test_a_cache_that_cannot_be_written_costs_no_answer(tmp_path, caplog):
     folder = tmp_path / "cache"
     with asking(scripted(say("Exit.")), folder) as (target, _):
         folder.rmdir()
-        assert ask(target, (record(), (BOX,))) == [(Said("Exit."),)]
+        assert ask(target, (record(), (BOX,))) == [(Said("Exit"),)]
     assert str(folder) in caplog.text
 
 

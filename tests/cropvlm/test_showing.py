@@ -325,7 +325,11 @@ def test_the_right_answer_as_the_target_would_write_it(showing):
 @pytest.mark.parametrize(
     ("written", "plain", "zoomed"),
     [
-        ("Red.", "Red.", "Red."),
+        ("Red.", "Red", "Red."),
+        ("3.5.", "3.5", "3.5."),
+        ("U.S.", "U.S", "U.S."),
+        ("<think>hm.</think>Red. \n", "Red", "Red."),
+        (".", "", "."),
         (" red \n", "red", "red"),
         ("<answer>red</answer>", "red", "red"),
         ("<think>is it?</think>Blue", "Blue", "Blue"),
@@ -344,6 +348,25 @@ def test_answers_are_read(showing, written, plain, zoomed):
         assert episode.close_turn(stopped=True) is None
         answer = dialogue.answer(episode.trajectory())
         assert answer == (zoomed if presentation == "zoom" else plain)
+
+
+@pytest.mark.parametrize("presentation", PRESENTATIONS)
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [("The sign says that the ex", "The sign says that the ex"), ("<think>The sign", "")],
+)
+def test_an_answer_that_was_cut_off_is_scored_as_it_stands(showing, presentation, written, plain):
+    """After a call of the zoom tool an answer needs its tags, so there it is an empty one."""
+    dialogue = showing(presentation)
+    opening, reply = parts(dialogue, BOX)
+    ids = dialogue.tokenizer.encode(written).tolist()
+    episode = Episode(opening, 0, Rules(max_turns=1, turn_tokens=len(ids)), dialogue, 4096)
+    episode.take(reply)
+    episode.drew(ids, [0.0] * len(ids), [0.0] * len(ids))
+    assert episode.close_turn(stopped=False) is None
+    trajectory = episode.trajectory()
+    assert trajectory.end == "max_tokens"
+    assert dialogue.answer(trajectory) == ("" if presentation == "zoom" else plain)
 
 
 @pytest.mark.parametrize("presentation", PRESENTATIONS)
