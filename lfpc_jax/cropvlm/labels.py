@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from jaxtyping import Float32
@@ -26,9 +26,8 @@ from lfpc_jax.cropvlm.grid import cells, expanded, in_pixels, widened
 from lfpc_jax.cropvlm.target import Question, Target
 from lfpc_jax.data import pictures
 from lfpc_jax.data.journal import Journal, about_of, joined
-from lfpc_jax.data.rejected import Rejected, Unusable, check_share
+from lfpc_jax.data.rejected import Reason, Rejected, Unusable, check_share
 from lfpc_jax.processing.geometry import Box, area, hull
-from lfpc_jax.rollout.engine import LogitsNotFinite
 from lfpc_jax.trajectory import Box4, Picture, Record, Size
 
 FORMAT = 1
@@ -146,36 +145,29 @@ class Measuring:
             for record in records
             if not isinstance(size := sizes[record.id], Rejected)
         ]
-        given = iter(self._asked(asked))
+        given = self.target.likelihoods(asked)
         for record in records:
             size = sizes[record.id]
-            answer = size if isinstance(size, Rejected) else next(given)
-            if isinstance(answer, Rejected):
-                yield answer
-            elif not np.isfinite(answer).all():
-                yield Rejected(record.id, "cannot be asked", f"its likelihoods are {set(answer)}")
+            if isinstance(size, Rejected):
+                yield size
+                continue
+            likelihoods = next(given)
+            faults = [each.fault for each in likelihoods if each.fault]
+            values = [each.total for each in likelihoods if each.total is not None]
+            if faults:
+                cause, _, detail = faults[0].partition(": ")
+                known = cause in get_args(Reason)
+                reason = cast(Reason, cause) if known else "cannot be asked"
+                yield Rejected(record.id, reason, detail)
+            elif not np.isfinite(values).all():
+                yield Rejected(record.id, "cannot be asked", f"its likelihoods are {set(values)}")
             else:
-                assert not isinstance(size, Rejected)
-                without = answer[0] if self.shows_nothing else None
-                yield Measured.of(record.id, size, answer[self.shows_nothing :], without)
+                without = values[0] if self.shows_nothing else None
+                yield Measured.of(record.id, size, values[self.shows_nothing :], without)
 
     def _question(self, record: Record, size: Size) -> Question:
         boxes = tuple(in_pixels(cell, self.grid, size) for cell in cells(self.grid))
         return Question(record, ((None,) if self.shows_nothing else ()) + boxes)
-
-    def _asked(self, questions: Sequence[Question]) -> list[tuple[float, ...] | Rejected]:
-        """If one of the questions cannot be asked, each is asked alone, to find out which."""
-        try:
-            return list(self.target.likelihoods(questions))
-        except LogitsNotFinite:
-            raise  # it is the target that is broken, and no question
-        except (Unusable, ValueError) as error:
-            if len(questions) > 1:
-                return [answer for question in questions for answer in self._asked([question])]
-            (asked,) = questions
-            if isinstance(error, Unusable):
-                return [Rejected.of(asked.record.id, error)]
-            return [Rejected(asked.record.id, "cannot be asked", str(error))]
 
 
 def in_chunks(records: Sequence[Record], chunk: int) -> list[Sequence[Record]]:

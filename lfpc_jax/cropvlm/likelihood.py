@@ -33,7 +33,8 @@ from jaxtyping import Int32
 
 from lfpc_jax.arrays import Array, Tree
 from lfpc_jax.cropvlm.showing import Pixels, Showing, Shown
-from lfpc_jax.cropvlm.target import Question
+from lfpc_jax.cropvlm.target import NOT_SHOWN, Likelihood, Question
+from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.packing import Bin, Item, SeenPicture, fill, lay_out
 from lfpc_jax.grpo.scorer import Scorer
@@ -51,23 +52,14 @@ MICRO_BATCH = 32768
 """The tokens of a micro-batch on each shard, unless said otherwise."""
 
 
-@dataclass(frozen=True)
-class Likelihood:
-    """The log-likelihood of the right answer with a box in view, the sum over its `tokens`, the end
-    of the turn included."""
-
-    total: float
-    tokens: int
-
-
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A question's items, and for each box the number of its item."""
+    """A question's items, and for each box the number of its item, or its fault."""
 
     question: Question
     showing: Showing
     items: tuple[Item, ...]
-    boxes: tuple[int, ...]
+    boxes: tuple[int | str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +103,8 @@ class Likelihoods:
         boxes. `params` lie on the mesh, in the dtype that is computed with; their layers are
         stacked or not.
 
-        Raises `Unusable` for a picture that cannot be read, and ValueError for a text, a box or a
-        shape that cannot be shown."""
+        A picture that cannot be read, and a text, a box or a shape that cannot be shown, are faults
+        of the boxes that they concern."""
         asked: _Asked | None = None
         with ThreadPoolExecutor(self.workers, "likelihoods") as pool:
             for question in questions:
@@ -126,13 +118,18 @@ class Likelihoods:
 
     def _prepare(self, question: Question, showing: Showing, pool: ThreadPoolExecutor) -> _Prepared:
         """One item for each distinct conversation. What follows an opening is made by `pool`."""
-        record = question.record
-        shown = showing.show(question)
-        answer = showing.answer_ids(record)
-        follows = [follow for opening in shown.openings for follow in opening.follow]
-        replies = [*pool.map(lambda follow: follow(), follows)]
-        items = _items(shown, replies, answer, record.id)
-        return _Prepared(question, showing, items, _numbers(shown, record.id))
+        try:
+            shown = showing.show(question)
+            answer = showing.answer_ids(question.record)
+            follows = [follow for opening in shown.openings for follow in opening.follow]
+            replies = [*pool.map(lambda follow: follow(), follows)]
+        except Unusable as error:
+            return _Prepared(question, showing, (), (str(error),) * len(question.boxes))
+        except ValueError as error:
+            fault = f"{NOT_SHOWN}: {error}"
+            return _Prepared(question, showing, (), (fault,) * len(question.boxes))
+        items = _items(shown, replies, answer, question.record.id)
+        return _Prepared(question, showing, items, _numbers(shown))
 
     def _shapes(self, items: Sequence[Item], processor: ImageProcessor) -> TrainShapes:
         sizes = [
@@ -198,7 +195,9 @@ class Likelihoods:
             np.add.at(totals, numbers, np.asarray(logprobs, np.float64)[here])
             np.add.at(counts, numbers, 1)
         return tuple(
-            Likelihood(_finite(totals[item], prepared.question, number), int(counts[item]))
+            Likelihood(None, fault=item)
+            if isinstance(item, str)
+            else Likelihood(_finite(totals[item], prepared.question, number), int(counts[item]))
             for number, item in enumerate(prepared.boxes)
         )
 
@@ -256,15 +255,15 @@ def _seen(pixels: Pixels) -> SeenPicture:
     return SeenPicture((pixels.shape, content), pixels)
 
 
-def _numbers(shown: Shown, record: str) -> tuple[int, ...]:
-    """For each box the number of its item."""
+def _numbers(shown: Shown) -> tuple[int | str, ...]:
+    """For each box the number of its item, or the fault for which it has none."""
     first = np.cumsum([0, *(len(opening.follow) for opening in shown.openings)])
-    numbers = []
-    for place in shown.places:
-        if isinstance(place, str):
-            raise ValueError(f"record {record!r}: {place}")
-        numbers.append(int(first[place.opening]) + place.follow)
-    return tuple(numbers)
+    return tuple(
+        f"{NOT_SHOWN}: {place}"
+        if isinstance(place, str)
+        else int(first[place.opening]) + place.follow
+        for place in shown.places
+    )
 
 
 def keys_of(text: TextConfig) -> float:

@@ -27,7 +27,7 @@ from lfpc_jax.arrays import Tree
 from lfpc_jax.cropvlm.likelihood import Likelihoods
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.cropvlm.showing import Showing, Shown
-from lfpc_jax.cropvlm.target import NOT_SHOWN, Question, Said
+from lfpc_jax.cropvlm.target import NOT_SHOWN, Likelihood, Question, Said
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.processing.chat import Grid
@@ -248,11 +248,10 @@ class LocalTarget:
         for asked in waiting:
             yield asked.answers()
 
-    def likelihoods(self, questions: Iterable[Question]) -> Iterator[tuple[float, ...]]:
+    def likelihoods(self, questions: Iterable[Question]) -> Iterator[tuple[Likelihood, ...]]:
         """For each question, in order, the log-likelihood of its record's answer for each of its
-        boxes; see `Likelihoods`, also for what it raises."""
-        for values in self._likelihoods(self.params, self.dialogue, questions):
-            yield tuple(value.total for value in values)
+        boxes; see `Likelihoods`."""
+        return self._likelihoods(self.params, self.dialogue, questions)
 
     def _shown_ahead(
         self, questions: Iterable[Question], pool: ThreadPoolExecutor

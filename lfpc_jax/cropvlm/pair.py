@@ -24,7 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.cropvlm.boxes import given, size_of
-from lfpc_jax.cropvlm.target import Question, Said, Target
+from lfpc_jax.cropvlm.target import Likelihood, Question, Said, Target
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.engine import OnEpisode
@@ -246,7 +246,7 @@ def answered(
     said: Iterable[tuple[Said, ...]] = nothing
     if answers:
         said = target.answers(questions, seed=seed)
-    likely: Iterable[tuple[float, ...]] = nothing
+    likely: Iterable[tuple[Likelihood, ...]] = nothing
     if likelihoods:
         said = list(_watched(said, alive))
         likely = target.likelihoods(questions)
@@ -298,9 +298,12 @@ def asking_for(
         engine.answers, engine.likelihoods = before
 
 
-def _with(trajectory: Trajectory, said: Said | None, likelihood: float | None) -> Trajectory:
-    """The episode with what the target said; `said` is None if it was not asked for an answer."""
-    if said is None:
-        return replace(trajectory, likelihood=likelihood)
-    assert (said.answer is None) == bool(said.fault), said
-    return replace(trajectory, answer=said.answer, unanswered=said.fault, likelihood=likelihood)
+def _with(trajectory: Trajectory, said: Said | None, likely: Likelihood | None) -> Trajectory:
+    """The episode with what the target said; None is what it was not asked for."""
+    if said is not None:
+        assert (said.answer is None) == bool(said.fault), said
+        trajectory = replace(trajectory, answer=said.answer, unanswered=said.fault)
+    if likely is not None:
+        fault = trajectory.unanswered or likely.fault
+        trajectory = replace(trajectory, likelihood=likely.total, unanswered=fault)
+    return trajectory

@@ -33,7 +33,7 @@ import PIL.Image
 
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.cropvlm.showing import Conversation, Pixels, Showing, read_answer
-from lfpc_jax.cropvlm.target import NOT_SHOWN, Question, Said
+from lfpc_jax.cropvlm.target import NOT_SHOWN, Likelihood, Question, Said
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.chat import ChatTemplate, Message
 from lfpc_jax.processing.images import ImageProcessor
@@ -142,7 +142,7 @@ class RemoteTarget:
             for question in questions:
                 yield tuple(self._told(next(said)) for _ in question.boxes)
 
-    def likelihoods(self, questions: Sequence[Question]) -> Iterator[tuple[float, ...]]:
+    def likelihoods(self, questions: Sequence[Question]) -> Iterator[tuple[Likelihood, ...]]:
         raise ValueError(
             f"target.url {self.settings.url}: servers give no log-likelihoods of a text that they "
             "did not write; take a local target, as target.path MODEL, or reward accuracy"

@@ -31,6 +31,16 @@ class Said:
     cached: bool = False
 
 
+@dataclass(frozen=True)
+class Likelihood:
+    """The log-likelihood of the right answer with a box in view, the sum over its `tokens`, the end
+    of the turn included; or why it could not be asked for, in a fault as `Said` has it."""
+
+    total: float | None
+    tokens: int = 0
+    fault: str = ""
+
+
 @runtime_checkable
 class Target(Protocol):
     """A frozen model. `dialogue` is how it is shown things: an alteration there alters its crops,
@@ -47,7 +57,7 @@ class Target(Protocol):
         """For each question, in order, an answer for each of its boxes."""
         ...
 
-    def likelihoods(self, questions: Sequence[Question]) -> Iterator[tuple[float, ...]]:
+    def likelihoods(self, questions: Sequence[Question]) -> Iterator[tuple[Likelihood, ...]]:
         """For each question, in order, the log-likelihood of its record's answer for each of its
-        boxes: the sum over the tokens that write it, the end of the turn included."""
+        boxes."""
         ...

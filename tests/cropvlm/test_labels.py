@@ -19,6 +19,7 @@ from lfpc_jax.cropvlm.labels import (
     labels_of_targets,
     measured_in,
 )
+from lfpc_jax.cropvlm.target import Likelihood
 from lfpc_jax.data import layout
 from lfpc_jax.data.rejected import Rejected, TooManyLost
 from lfpc_jax.processing.geometry import Box
@@ -153,7 +154,7 @@ def test_cut_anywhere_a_journal_resumes_to_the_same_bytes_with_whole_chunks(reco
 
         def likelihoods(self, questions):
             for values in super().likelihoods(questions):
-                yield tuple(value - 1e-6 * len(questions) for value in values)
+                yield tuple(Likelihood(value.total - 1e-6 * len(questions)) for value in values)
 
     whole = measure(records, tmp_path / "whole", Neighbours())
     expected = (tmp_path / "whole" / "journal-0.jsonl").read_bytes()
@@ -264,6 +265,7 @@ def doubtful(folder, **made):
     made = {"boxes": "grid", "target": {"weights": "a", "presentation": "both"}} | made
     folder.mkdir()
     meta = {"format": layout.FORMAT, "version": layout.VERSION, "about": {"labels": made}}
+    meta |= {"records": "records.jsonl", "count": 0}
     (folder / "meta.json").write_text(json.dumps(meta))
     return str(folder)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import jax
@@ -22,6 +23,7 @@ from lfpc_jax.model import spec
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.engine import LogitsNotFinite
+from lfpc_jax.trajectory import Picture
 from support import small
 
 pytestmark = pytest.mark.compiles
@@ -214,15 +216,29 @@ def test_programs_are_few():
 @pytest.mark.parametrize(
     ("changes", "boxes", "reason"),
     [
-        ({}, ((900.0, 900.0, 950.0, 950.0), None), "'r0': .*covers nothing of its picture"),
-        ({"answer": " "}, (None,), "'r0' has no answer"),
-        ({"question": "<|im_end|>"}, (None,), "im_end"),
+        ({}, ((900.0, 900.0, 950.0, 950.0),), "cannot be shown: .*covers nothing of its picture"),
+        ({"answer": " "}, (None,), "cannot be shown: .*'r0' has no answer"),
+        ({"question": "<|im_end|>"}, (None,), "cannot be shown: .*im_end"),
+        ({"picture": Picture("nowhere.png")}, (None,), "missing picture: .*nowhere.png"),
     ],
 )
-def test_what_cannot_be_shown_is_named(alone, changes, boxes, reason):
-    asked = Question(replace(questions()[0].record, **changes), boxes)
-    with pytest.raises(ValueError, match=reason):
-        values(alone, asked=[asked])
+def test_what_cannot_be_shown_is_a_fault_and_costs_no_other(alone, changes, boxes, reason):
+    sound = questions()[0]
+    asked = Question(replace(sound.record, **changes), boxes)
+    before, bad, after = alone(small.params(), showing(), [sound, asked, sound])
+    assert [each.total for each in bad] == [None]
+    assert re.match(reason, bad[0].fault)
+    assert before == after
+    assert not any(each.fault for each in before)
+
+
+def test_a_box_that_cannot_be_shown_costs_no_other_box(alone):
+    sound = questions()[0]
+    asked = replace(sound, boxes=((900.0, 900.0, 950.0, 950.0), *sound.boxes))
+    [(bad, *others)] = alone(small.params(), showing(), [asked])
+    [without] = alone(small.params(), showing(), [sound])
+    assert bad.fault
+    assert tuple(others) == without
 
 
 def test_logits_that_are_not_finite_stop_it_by_name(alone):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lfpc_jax.cropvlm.pair import Pair, asking_for, shown_box
-from lfpc_jax.cropvlm.target import Said
+from lfpc_jax.cropvlm.target import Likelihood, Said
 from lfpc_jax.evaluation.alter import alteration, altered
 from lfpc_jax.evaluation.conditions import under
 from lfpc_jax.run.metrics import target_metrics
@@ -15,6 +15,7 @@ from support import rigged
 from support.rigged_target import (
     RiggedProposer,
     RiggedTarget,
+    likes_the_crop,
     names_the_crop,
     outlines,
 )
@@ -150,6 +151,21 @@ def test_what_the_target_could_not_be_asked_is_no_answer():
     assert (unanswered.answer, unanswered.unanswered) == (None, "timed out")
     assert {t.answer for t in group.trajectories if t is not unanswered} == {"A"}
     assert engine.stats.cached == 2
+
+
+def test_an_answer_whose_likelihood_cannot_be_asked_for_masks_its_episode_alone():
+    fault = "cannot be shown: the box covers nothing of its picture"
+
+    def likes(record, crop):
+        return Likelihood(None, fault=fault) if crop is None else likes_the_crop(record, crop)
+
+    engine = pair(RiggedTarget(likes=likes), likelihoods=True)
+    [group] = run(engine, count=1)
+    masked = group.trajectories[3]
+    others = [trajectory for trajectory in group.trajectories if trajectory is not masked]
+    assert (masked.likelihood, masked.unanswered) == (None, fault)
+    assert {t.unanswered for t in others} == {""}
+    assert None not in {t.likelihood for t in others}
 
 
 def test_whoever_raises_for_an_episode_stops_the_target_too():

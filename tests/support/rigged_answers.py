@@ -21,7 +21,7 @@ from lfpc_jax.cropvlm.pair import Pair
 from lfpc_jax.cropvlm.proposing import proposing, write_box
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.cropvlm.showing import Showing
-from lfpc_jax.cropvlm.target import Said
+from lfpc_jax.cropvlm.target import Likelihood, Said
 from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.evaluation.run import ask
@@ -80,7 +80,9 @@ class RiggedTarget:
         for question in questions:
             pictures = [self.dialogue.pictures(question.record, box) for box in question.boxes]
             yield tuple(
-                -0.1 if self.say(question.record, *seen) == question.record.answer else -2.0
+                Likelihood(
+                    -0.1 if self.say(question.record, *seen) == question.record.answer else -2.0
+                )
                 for seen in pictures
             )
 

@@ -17,9 +17,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import PIL.Image
 
 from lfpc_jax.cropvlm.grid import cells, in_pixels
-from lfpc_jax.cropvlm.target import Question
+from lfpc_jax.cropvlm.target import Likelihood, Question
 from lfpc_jax.data import layout, pictures
-from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.geometry import Box
 from lfpc_jax.trajectory import Picture, Record
 
@@ -50,15 +49,17 @@ class RiggedTarget:
     def answers(self, questions: Sequence[Question], *, seed: int = 0) -> Iterator[Any]:
         raise AssertionError("labels need no answers")
 
-    def likelihoods(self, questions: Sequence[Question]) -> Iterator[tuple[float, ...]]:
+    def likelihoods(self, questions: Sequence[Question]) -> Iterator[tuple[Likelihood, ...]]:
         for question in questions:
             time.sleep(self.pause)
             record = question.record
             if record.id in self.unusable:
-                raise Unusable("unreadable picture", "its last rows are missing")
+                fault = "unreadable picture: its last rows are missing"
+                yield (Likelihood(None, fault=fault),) * len(question.boxes)
+                continue
             best = in_pixels(CELLS[best_of(record)], GRID, pictures.size(record.picture))
             self.asked += len(question.boxes)
-            yield tuple(self.like(record, best, box) for box in question.boxes)
+            yield tuple(Likelihood(self.like(record, best, box)) for box in question.boxes)
 
     def like(self, record: Record, best: Box, box: Box | None) -> float:
         if record.id in self.tied:

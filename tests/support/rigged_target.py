@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lfpc_jax.cropvlm.target import Question, Said
+from lfpc_jax.cropvlm.target import Likelihood, Question, Said
 from lfpc_jax.processing.geometry import Box
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.engine import Stats
@@ -50,12 +50,12 @@ class RiggedTarget:
             said = [self.says(question.record, self.crop(question, box)) for box in question.boxes]
             yield tuple(each if isinstance(each, Said) else Said(each) for each in said)
 
-    def likelihoods(self, questions: Sequence[Question]) -> Iterator[tuple[float, ...]]:
+    def likelihoods(self, questions: Sequence[Question]) -> Iterator[tuple[Likelihood, ...]]:
         for question in questions:
             self.asked.append(("likelihoods", question.record.id, question.boxes))
-            yield tuple(
-                self.likes(question.record, self.crop(question, box)) for box in question.boxes
-            )
+            crops = [self.crop(question, box) for box in question.boxes]
+            likes = [self.likes(question.record, crop) for crop in crops]
+            yield tuple(x if isinstance(x, Likelihood) else Likelihood(x) for x in likes)
 
     def crop(self, question: Question, box: Box4 | None) -> np.ndarray | None:
         """What is shown for a box, altered if the dialogue says so."""
