@@ -141,6 +141,15 @@ class Showing(Dialogue):
         """The record's picture, opened; None without one."""
         return self.look(record) if shows(record) else None
 
+    def with_box(self, record: Record, box: Box4 | None) -> Opening:
+        """The opening of a question, which goes on with one box or without. Raises what `show`
+        raises, and ValueError for a box that cannot be shown."""
+        shown = self.show(Question(record, (box,)))
+        [place] = shown.places
+        if isinstance(place, str):
+            raise ValueError(f"record {record.id!r}: {place}")
+        return shown.openings[place.opening]
+
     def conversation(self, record: Record, box: Box4 | None, view: View | None) -> Conversation:
         """All that a target is shown about one box, as messages and pictures: what a server is
         sent. `view` is that of the record. Raises ValueError for a box that cannot be shown."""
@@ -350,3 +359,13 @@ def read_answer(written: str) -> str:
     action = read_turn(written)
     text = action.text if isinstance(action, Answer) else untagged(written)
     return text.removesuffix(".").rstrip()
+
+
+def prompt_text() -> str:
+    """All the text that `both`, `crop` and `image` put around questions and pictures, as
+    `rollout.asking.prompt_text` writes it. What differs between records stands in capitals."""
+    parts = {
+        name: f"{question(Record('', 'QUESTION', '', Picture(), options=options))}\n{BRIEFLY}"
+        for name, options in (("question", ()), ("question with options", ("FIRST", "SECOND")))
+    }
+    return "\n\n".join(f"[{name}]\n{text}" for name, text in parts.items()) + "\n"

@@ -30,8 +30,9 @@ from lfpc_jax.trajectory import Picture, Record
 FILE = "asking.json"
 FORMAT = 1
 
-Conversation = Literal["zoom", "box"]
-"""What is held with a model: questions answered with the zoom tool, or a box for a target model."""
+Conversation = Literal["zoom", "box", "target"]
+"""What is held with a model: questions answered with the zoom tool, a box for a target model, or
+the answers of a target model to questions with a crop in view."""
 
 BOX: Mapping[str, Any] = {"convention": "percent", "max_turns": 1}
 """What every crop network's settings are."""

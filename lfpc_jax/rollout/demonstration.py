@@ -14,10 +14,16 @@ from lfpc_jax.trajectory import Group
 def demonstrated(
     opening: Opening, turns: Sequence[str], dialogue: Dialogue, rules: Rules, capacity: int
 ) -> Group:
-    """The episode in which the model writes `turns`. Raises ValueError for turns that do not make a
-    whole episode within the rules."""
+    """The episode in which the model writes `turns`. It goes on from the opening as the first of
+    its `follow` says, if it has any. Raises ValueError for turns that do not make a whole episode
+    within the rules."""
     record = opening.record
     episode = Episode(opening, 0, rules, dialogue, capacity)
+    if opening.follow and episode.take(opening.follow[0]()) is None:
+        raise ValueError(
+            f"record {record.id!r}: the prompt of the demonstration does not fit the capacity of "
+            f"{capacity}; raise capacity"
+        )
     for number, text in enumerate(turns):
         if episode.end is not None:
             raise ValueError(

@@ -102,9 +102,10 @@ class DataSettings:
 class RolloutSettings:
     """A step has `prompts` prompts with `rollouts` episodes each. Every process runs `slots`
     episodes at once. `dialogue` is `zoom`, in which the model may look closer and answers, or
-    `box`, in which a crop network proposes a box and the target answers. `convention` says how the
-    model writes boxes. `tensor` devices hold one copy of the model. The other settings are
-    explained in `RolloutShapes`, `Rules` and `Sampling`."""
+    `box`, in which a crop network proposes a box and the target answers, or `target`, in which a
+    target is taught to answer with a crop in view. `convention` says how the model writes boxes.
+    `tensor` devices hold one copy of the model. The other settings are explained in
+    `RolloutShapes`, `Rules` and `Sampling`."""
 
     prompts: int = 256
     rollouts: int = 16

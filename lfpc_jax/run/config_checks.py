@@ -197,7 +197,9 @@ def _check_sampling(config: TrainConfig) -> None:
 
 
 def _check_conversations(config: TrainConfig) -> None:
-    """A run whose model answers by itself."""
+    """A run whose model answers by itself, or is taught to be a target."""
+    if config.rollout.dialogue == "target":
+        _check_taught_target(config)
     if config.target is not None:
         raise ValueError(
             f"target with rollout.dialogue {config.rollout.dialogue}, in which the model that is "
@@ -211,6 +213,19 @@ def _check_conversations(config: TrainConfig) -> None:
                 f"rewards.{name} {weight} with rollout.dialogue {config.rollout.dialogue}: it "
                 "rewards a crop network's box; set it to 0, or --rollout.dialogue box with a target"
             )
+
+
+def _check_taught_target(config: TrainConfig) -> None:
+    if config.stage != "sft":
+        raise ValueError(
+            f"stage {config.stage} with rollout.dialogue target: a target is taught by "
+            "demonstrations, of a box and of its answer; set --stage sft with `demonstrate`"
+        )
+    if config.rollout.max_turns != 2:
+        raise ValueError(
+            f"rollout.max_turns is {config.rollout.max_turns} with rollout.dialogue target: the "
+            "crop comes between a box and the answer; set --rollout.max_turns 2"
+        )
 
 
 def _check_proposals(config: TrainConfig) -> None:

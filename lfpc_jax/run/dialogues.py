@@ -1,9 +1,10 @@
 """The dialogue that every command holds with a model: its folder's tokenizer and template, with the
-zoom tool, or that of a crop network."""
+zoom tool, or that of a crop network or of its target."""
 
 from pathlib import Path
 
-from lfpc_jax.cropvlm import proposing
+from lfpc_jax.cropvlm import proposing, showing
+from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.processing.chat import ChatTemplate
 from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.processing.images import ImageProcessor
@@ -29,6 +30,9 @@ def dialogue_as(asking: Asking, assets: Path) -> Dialogue:
     budgets = {"image_tokens": asking.image_tokens, "crop_tokens": asking.crop_tokens}
     if asking.dialogue == "box":
         return proposing.proposing(assets, **budgets)
+    if asking.dialogue == "target":
+        settings = TargetSettings(image_tokens=asking.image_tokens, crop_tokens=asking.crop_tokens)
+        return showing.Showing.from_folder(assets, settings, asking.convention)
     return zooming(assets, **budgets, convention=asking.convention)
 
 
@@ -36,6 +40,8 @@ def prompt_of(asking: Asking) -> str:
     """All the text that this dialogue puts around questions and pictures, as this code has it."""
     if asking.dialogue == "box":
         return proposing.prompt_text()
+    if asking.dialogue == "target":
+        return showing.prompt_text()
     return prompt_text(asking.convention)
 
 

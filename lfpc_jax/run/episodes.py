@@ -5,14 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from lfpc_jax.cropvlm.pair import Pair
+from lfpc_jax.cropvlm.proposing import CONVENTION, read_box
+from lfpc_jax.cropvlm.showing import Showing
 from lfpc_jax.distributed.exchange import total
 from lfpc_jax.evaluation.conditions import without_tool
+from lfpc_jax.processing.geometry import Box
 from lfpc_jax.rewards.judge import Bar
 from lfpc_jax.rollout.demonstration import demonstrated
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.engine import Engine, OnEpisode
 from lfpc_jax.rollout.episode import rollout_key
-from lfpc_jax.rollout.protocol import CALL
+from lfpc_jax.rollout.protocol import CALL, Call
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.trajectory import Group, Record
@@ -53,10 +56,31 @@ def _demonstrate(config: TrainConfig, dialogue: Dialogue, opening: Opening, step
     assert config.demonstrate is not None
     rng = np.random.default_rng(rollout_key(config.seed, record.id, step))
     turns = config.demonstrate(record, opening.view, rng)
+    if isinstance(dialogue, Showing):
+        opening, turns = _with_box(dialogue, opening, turns)
     if not any(CALL in turn for turn in turns) and rng.random() < config.without_tool:
         dialogue = without_tool(dialogue)
         opening = dialogue.open(record)
     return demonstrated(opening, turns, dialogue, config.rules, config.rollout.capacity)
+
+
+def _with_box(
+    dialogue: Showing, opening: Opening, turns: tuple[str, ...]
+) -> tuple[Opening, tuple[str, ...]]:
+    """A target's prompt, which goes on with the box that the turn before its answer proposes, or
+    without one; and the answer."""
+    *proposed, answer = turns
+    box = None
+    if proposed:
+        call = read_box(proposed[-1])
+        if not isinstance(call, Call) or opening.view is None or len(proposed) > 1:
+            raise ValueError(
+                f"record {opening.record.id!r}: the demonstration {turns!r} must be an answer, "
+                "with at most a box [x1, y1, x2, y2] before it if the record has a picture"
+            )
+        shares = Box(*call.arguments["bbox_2d"])
+        box = opening.view.frame.to(shares, CONVENTION, "original")
+    return dialogue.with_box(opening.record, box), (answer,)
 
 
 def skipped_share(
