@@ -11,11 +11,17 @@ bootstrap over samples that all agree gives an interval of no width.
   worse. For differences of -1, 0 and 1 it is theirs exactly. It needs only the mean and the square
   of differences, so it also serves means over a sample's own rows, and differences of another
   range: the two added samples lie at the ends of what a difference can be, wherever those are.
+- `crossed`: a mean over seeds and samples of which both are drawn, by the analysis of variance with
+  two crossed random factors, and Satterthwaite's degrees of freedom.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import stdtrit
 
 Z = 1.959963984540054
 """The normal distribution's 97.5% point."""
@@ -81,3 +87,39 @@ def change(
     spread = (squares + (low * low + high * high)) / (n + 2) - centre**2
     half = Z * math.sqrt(spread / (n + 2))
     return Estimate(total / n, max(low, centre - half), min(high, centre + half), n)
+
+
+def crossed(
+    values: Float[np.ndarray, "seeds samples"], ends: tuple[float, float] = (-1.0, 1.0)
+) -> Estimate | None:
+    """The mean of values between the `ends`, as an estimate for other seeds and other samples; None
+    with fewer than two of either, where their variance is unknown.
+
+    A value is the mean plus an effect of its seed, one of its sample and one of both. The mean's
+    variance is (MS_seeds + MS_samples - MS_both) / (seeds x samples), and at least what seeds or
+    samples alone would give: an effect whose estimate is negative counts as 0. With few seeds that
+    disagree, Student's t makes the interval wide."""
+    seeds, samples = values.shape
+    if min(seeds, samples) < 2:
+        return None
+    low, high = ends
+    assert low - 1e-9 <= values.min() <= values.max() <= high + 1e-9, (ends, values)
+    value = float(values.mean())
+    by_seed, by_sample = (values.mean(axis=axis) - value for axis in (1, 0))
+    rest = values - value - by_seed[:, None] - by_sample
+    freedom = seeds - 1, samples - 1, (seeds - 1) * (samples - 1)
+    squares = (
+        samples * float((by_seed**2).sum()) / freedom[0],
+        seeds * float((by_sample**2).sum()) / freedom[1],
+        float((rest**2).sum()) / freedom[2],
+    )
+    terms = [(squares[0], freedom[0])], [(squares[1], freedom[1])], [*zip(squares, freedom)]
+    sums = [sum(square for square, _ in term) for term in terms[:2]]
+    sums.append(squares[0] + squares[1] - squares[2])
+    largest = int(np.argmax(sums))
+    uncertain = sum(square**2 / degrees for square, degrees in terms[largest])
+    if not uncertain:
+        return Estimate(value, value, value, samples)
+    t = float(stdtrit(sums[largest] ** 2 / uncertain, 0.975))
+    half = t * math.sqrt(sums[largest] / (seeds * samples))
+    return Estimate(value, max(low, value - half), min(high, value + half), samples)
