@@ -143,7 +143,8 @@ def flat(settings, within=""):
 
 def test_every_size_of_every_config_was_compared():
     sizes = [f"{name}:{size}" for name in ARMS for size in ("3b", "micro")]
-    assert set(BEFORE) == {name for name in NAMES if name not in CROPVLM} | {*sizes}
+    younger = {*CROPVLM, "micro/boxes.py", "micro/target.py"}
+    assert set(BEFORE) == {*NAMES} - younger | {*sizes}
 
 
 @pytest.mark.parametrize("size", ["", ":3b", ":micro"])

@@ -5,8 +5,8 @@
 [ours]    neither says; chosen here
 
 `7b` and `3b` are sizes of Qwen2.5-VL, for crop network and target alike; `--target.path MODEL`
-takes another. (The authors' crop network and target are SmolVLM.) `micro` is the small world's
-model, as both.
+takes another. (The authors' crop network and target are SmolVLM.) `micro` is the small world, where
+the crop network begins from configs/micro/boxes and configs/micro/target answers.
 """
 
 from dataclasses import replace
@@ -67,10 +67,10 @@ def reinforced(size: str, rewards: Rewards) -> TrainConfig:
     micro = size == common.MICRO
     config = _base(size)
     settings = TargetSettings(
-        path="configs/micro/warm" if micro else common.published(size),
+        path="configs/micro/target" if micro else common.published(size),
         # [code] 512 px whatever the crop network sees: 18 x 18 tokens of 28 px
-        image_tokens=64 if micro else 324,
-        crop_tokens=64 if micro else 324,  # [ours]
+        image_tokens=16 if micro else 324,
+        crop_tokens=12 if micro else 324,  # [ours]
         answer_tokens=16 if micro else 32,  # [ours]
         slots=64 if micro else 128,
     )
@@ -134,7 +134,7 @@ def _base(size: str) -> TrainConfig:
 def _micro() -> TrainConfig:
     return TrainConfig(
         steps=36,
-        model=ModelSettings(path="configs/micro/warm", remat="none"),
+        model=ModelSettings(path="configs/micro/boxes", remat="none"),
         data=DataSettings(
             validation=(Source(f"{DEMO}/data/validation"),), validation_records=64, threads=2
         ),
@@ -142,21 +142,21 @@ def _micro() -> TrainConfig:
             dialogue="box",
             convention="percent",
             prompts=16,
-            rollouts=6,
-            slots=96,
+            rollouts=8,
+            slots=64,
             chunk=8,
-            capacity=160,
-            image_tokens=64,
-            crop_tokens=64,
-            prompt_text=(64,),
-            prefill_rows=8,
+            capacity=144,
+            image_tokens=16,
+            crop_tokens=12,
+            prompt_text=(96,),
+            prefill_rows=16,
             extend_rows=16,
             max_turns=1,
-            turn_tokens=32,
-            temperature=0.8,
+            turn_tokens=24,
+            temperature=1.0,
             workers=1,
         ),
-        update=UpdateSettings(mini_batch=16, rows=1, row_tokens=384, windows=48),
+        update=UpdateSettings(mini_batch=16, rows=1, row_tokens=384, windows=4),
         validation_temperature=0.0,
         validate_every=12,
         checkpoint_every=12,

@@ -9,7 +9,8 @@ is learned in a hundred updates, where boxes around marks had not taught it in t
 `make micro-target` runs this and writes configs/micro/boxes, from which every arm of `make
 demo-cropvlm` begins.
 
-Hardware: two CPU cores, a quarter of an hour.
+Hardware: two CPU cores, a quarter of an hour. Expect: an update/loss of 0.1 nats a token after 30
+steps, which is that of a guess, and under 0.01 at the end.
 """
 
 from dataclasses import replace

@@ -40,6 +40,7 @@ from rich.console import Console
 
 from lfpc_jax.cli import asking_flags, judge_flags, process_flags, target_flags
 from lfpc_jax.cropvlm.settings import TargetSettings
+from lfpc_jax.cropvlm.vicrop import RelativeAttention
 from lfpc_jax.data.rejected import MAX_SHARE
 from lfpc_jax.distributed import processes
 from lfpc_jax.evaluation.alter import ALTERATIONS, alteration
@@ -127,6 +128,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--layer", nargs="+", type=int, default=[], metavar="N",
         help="also show it the rel_att boxes of these layers, counted from 0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--square", type=float, default=RelativeAttention.side, metavar="PIXELS",
+        help="side of the smallest square that rel_att may choose, in pixels of the original",
     )  # fmt: skip
     parser.add_argument(
         "--likelihoods", action="store_true",

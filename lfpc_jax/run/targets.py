@@ -56,7 +56,11 @@ class TargetEngines:
     def asked(self) -> dict[str, Any]:
         """What identifies both models for an evaluation."""
         network = {} if self.network is None else self.network.asked
-        asked = {TARGET: self.target.identity, "likelihoods": self.args.likelihoods}
+        asked = {
+            TARGET: self.target.identity,
+            "likelihoods": self.args.likelihoods,
+            "square": self.args.square,
+        }
         return network | asked
 
     def keep_assets(self, folder: Path) -> None:
@@ -86,7 +90,7 @@ class TargetEngines:
     def _attended(self, layer: int | None, records: Sequence[Record]) -> Iterator[Box4 | None]:
         target = self.target
         assert isinstance(target, LocalTarget)
-        settings = RelativeAttention(layer=layer)
+        settings = RelativeAttention(layer=layer, side=self.args.square)
         return relative_attention_boxes(
             target.params, target.cfg, target.dialogue, records, settings
         )
