@@ -133,7 +133,7 @@ def _base(size: str) -> TrainConfig:
 
 def _micro() -> TrainConfig:
     return TrainConfig(
-        steps=36,
+        steps=60,
         model=ModelSettings(path="configs/micro/boxes", remat="none"),
         data=DataSettings(
             validation=(Source(f"{DEMO}/data/validation"),), validation_records=64, threads=2
@@ -158,7 +158,7 @@ def _micro() -> TrainConfig:
         ),
         update=UpdateSettings(mini_batch=16, rows=1, row_tokens=384, windows=4),
         validation_temperature=0.0,
-        validate_every=12,
-        checkpoint_every=12,
-        trajectories_every=12,
+        validate_every=20,
+        checkpoint_every=20,
+        trajectories_every=20,
     )

@@ -2,6 +2,10 @@
 
     demo.py [--out runs/demo] [--seeds 0] [--arms baseline stage1 stage2]
     demo.py --out runs/reproduce --arms all --seeds 0 1 2 --temperatures 0 1 --write docs
+    demo.py --system cropvlm [--arms tight outside grid accuracy likelihood]
+
+With --system cropvlm it is the second system's: labels by a target model, crop networks that
+imitate them, and both rewards.
 
 It prints and runs ordinary commands of launch/, --jobs of them at once. If it is interrupted, rerun
 the same command to resume: commands that are done are not run again. At the end it writes a table
@@ -15,25 +19,56 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lfpc_jax.cli.flags import positive
 from lfpc_jax.data import layout
 from lfpc_jax.evaluation import claims
-from lfpc_jax.run import steps
-from lfpc_jax.run.demo_plan import ARMS, HARSHEST, Demo, in_order
+from lfpc_jax.run import cropvlm_plan, demo_plan, steps
+from lfpc_jax.run.cropvlm_plan import CropDemo
+from lfpc_jax.run.demo_plan import HARSHEST, Demo
 from lfpc_jax.trajectory import Record
+
+
+@dataclass(frozen=True)
+class Usual:
+    """A system's usual flags, the arms that it has, and what makes the models that it needs."""
+
+    out: str
+    arms: tuple[str, ...]
+    warm: str
+    known: tuple[str, ...]
+    made_by: str
+
+
+USUAL = {
+    "lfpc": Usual(
+        "runs/demo",
+        ("baseline", "stage1", "stage2"),
+        "configs/micro/warm",
+        tuple(demo_plan.ARMS),
+        "warmstart",
+    ),
+    "cropvlm": Usual(
+        "runs/demo-cropvlm",
+        ("tight", "outside", "grid", "accuracy", "likelihood"),
+        "configs/micro/boxes",
+        tuple(cropvlm_plan.ARMS),
+        "micro-target",
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     typed = sys.argv[1:] if argv is None else argv
     args = _parser().parse_args(typed)
-    if not Path(args.warm).is_dir():
-        print(
-            f"error: --warm {args.warm}: no such folder; `make warmstart` makes it", file=sys.stderr
-        )
+    try:
+        demo = demo_of(args)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    demo = demo_of(args)
     planned = demo.plan()
     try:
         identities = steps.check(planned, demo.out)
@@ -46,8 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{(time.monotonic() - start) / 60:.1f} minutes. Look at {demo.out / 'report.html'}")
     if args.write:
         compared = {temperature: demo.compared(temperature) for temperature in demo.temperatures}
-        claims.write_page(args.write, _about(demo, typed), compared)
-        print(f"wrote {args.write / 'results.md'}, results.json and pictures")
+        page: dict[str, Any] = {}
+        if isinstance(demo, CropDemo):
+            over = "seeds and questions" if len(demo.seeds) > 1 else "questions"
+            page = {"claims": claims.CROPVLM, "name": "cropvlm_results", "over": over}
+        claims.write_page(args.write, _about(demo, typed), compared, **page)
+        name = page.get("name", "results")
+        print(f"wrote {args.write / f'{name}.md'}, {name}.json and pictures")
     print("What to type next:")
     for words in _next(demo):
         print(f"  python launch/{shlex.join(words)}")
@@ -59,12 +99,24 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
-    parser.add_argument("--arms", nargs="+", default=["baseline", "stage1", "stage2"],
-                        choices=("all", *ARMS))  # fmt: skip
+    parser.add_argument("--system", choices=tuple(USUAL), default="lfpc")
+    parser.add_argument(
+        "--out", type=Path, default=argparse.SUPPRESS, metavar="DIR",
+        help=f"default: {', '.join(usual.out for usual in USUAL.values())}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--arms", nargs="+", default=argparse.SUPPRESS,
+        choices=("all", *demo_plan.ARMS, *cropvlm_plan.ARMS), metavar="ARM",
+        help="; ".join(f"of {name}: all, {', '.join(usual.known)} (default: "
+                       f"{', '.join(usual.arms)})" for name, usual in USUAL.items()),
+    )  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument(
-        "--temperatures", nargs="+", type=int, default=[0], help="of the evaluations"
+        "--temperatures",
+        nargs="+",
+        type=int,
+        default=[0],
+        help="of the evaluations; crop networks are evaluated greedily",
     )
     parser.add_argument(
         "--steps", type=int, help="training steps of every arm; default: the configs'"
@@ -81,9 +133,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--warm",
-        default="configs/micro/warm",
+        default=argparse.SUPPRESS,
         metavar="DIR",
-        help="the model that every arm begins from",
+        help="the model that every arm begins from; default: "
+        + ", ".join(usual.warm for usual in USUAL.values()),
+    )
+    parser.add_argument(
+        "--target", default="configs/micro/target", metavar="DIR", help="the target of cropvlm"
     )
     parser.add_argument(
         "--write",
@@ -94,20 +150,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def demo_of(args: argparse.Namespace) -> Demo:
-    return Demo(
-        args.out,
-        arms=tuple(in_order(args.arms)),
-        seeds=tuple(args.seeds),
-        temperatures=tuple(args.temperatures),
-        steps=args.steps or 0,
-        scenes=args.scenes,
-        questions=args.questions,
-        warm=args.warm,
-    )
+def demo_of(args: argparse.Namespace) -> Demo | CropDemo:
+    """Raises ValueError for what the chosen system does not have."""
+    usual = USUAL[args.system]
+    arms = getattr(args, "arms", usual.arms)
+    if unknown := set(arms) - {"all", *usual.known}:
+        known = ", ".join(usual.known)
+        raise ValueError(f"--arms {' '.join(unknown)}: --system {args.system} has {known}")
+    made = {
+        "seeds": tuple(args.seeds),
+        "steps": args.steps or 0,
+        "scenes": args.scenes,
+        "questions": args.questions,
+        "warm": getattr(args, "warm", usual.warm),
+    }
+    out = getattr(args, "out", Path(usual.out))
+    for flag, needed in ("warm", made["warm"]), ("target", args.target):
+        if not Path(needed).is_dir() and (flag == "warm" or args.system == "cropvlm"):
+            raise ValueError(f"--{flag} {needed}: no such folder; `make {usual.made_by}` makes it")
+    if args.system == "cropvlm":
+        if args.temperatures != [0]:
+            raise ValueError("--temperatures: crop networks are evaluated greedily; leave it out")
+        return CropDemo(out, arms=tuple(cropvlm_plan.in_order(arms)), target=args.target, **made)
+    temperatures = tuple(args.temperatures)
+    return Demo(out, arms=tuple(demo_plan.in_order(arms)), temperatures=temperatures, **made)
 
 
-def _about(demo: Demo, typed: Sequence[str]) -> str:
+def _about(demo: Demo | CropDemo, typed: Sequence[str]) -> str:
     return (
         f"Written by `{shlex.join(('launch/demo.py', *typed))}`, which [the small world](demo.md) "
         f"describes: {demo.questions:,} held-out questions, seeds "
@@ -115,8 +184,11 @@ def _about(demo: Demo, typed: Sequence[str]) -> str:
     )
 
 
-def _next(demo: Demo) -> Iterator[tuple[str, ...]]:
+def _next(demo: Demo | CropDemo) -> Iterator[tuple[str, ...]]:
     """Commands to try on the results."""
+    if isinstance(demo, CropDemo):
+        yield from _next_of_crops(demo)
+        return
     arm = "stage2" if "stage2" in demo.arms else demo.arms[-1]
     run, data = f"{demo.out / arm}-{demo.seeds[0]}", demo.out / "data"
     record = next(row for row in layout.read(data / "heldout") if isinstance(row, Record))
@@ -126,3 +198,13 @@ def _next(demo: Demo) -> Iterator[tuple[str, ...]]:
     yield ("train.py", "--config", "stage1.py:micro", "--run", "runs/mine",
            "--data.train", f"{data / 'answer'}", "--data.validation", f"{data / 'blurred'}",
            "--optimizer.learning_rate", "1e-4")  # fmt: skip
+
+
+def _next_of_crops(demo: CropDemo) -> Iterator[tuple[str, ...]]:
+    run, data = f"{demo.out / demo.arms[-1]}-{demo.seeds[0]}", demo.out / "data"
+    record = next(row for row in layout.read(data / "heldout") if isinstance(row, Record))
+    yield ("ask.py", "--model", run, *demo.target_flags(), "--image", f"{record.picture.path}",
+           "--question", record.question)  # fmt: skip
+    yield "convert.py", "to-hf", run, "exported"
+    yield ("label_boxes.py", f"{data / 'grid'}", f"{data / 'wide'}", "--again", f"{data / 'grid'}",
+           "--within", "0.5", "--ties", "largest")  # fmt: skip

@@ -1,0 +1,230 @@
+"""The second system's demo: the arms of crop networks, and the commands that make their data, train
+them and measure them.
+
+As in `demo_plan`, an arm is a config at the size `micro`, and this module puts all paths into one
+folder. Half of the scenes is labelled, in three ways, and imitated; the other half is for GRPO. One
+target model answers for all. The boxes that no crop network proposes are evaluated once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from lfpc_jax.evaluation.claims import CROPVLM
+from lfpc_jax.run.config import TargetSettings, TrainConfig
+from lfpc_jax.run.config_files import load_config
+from lfpc_jax.run.demo_plan import NESTED
+from lfpc_jax.run.steps import Step
+
+SFT = "cropvlm/sft.py:micro"
+ARMS = {
+    "tight": (SFT, ""),
+    "outside": (SFT, ""),
+    "grid": (SFT, ""),
+    "accuracy": ("cropvlm/accuracy.py:micro", "grid"),
+    "likelihood": ("cropvlm/likelihood.py:micro", "grid"),
+    "tight_accuracy": ("cropvlm/accuracy.py:micro", "tight"),
+    "tight_likelihood": ("cropvlm/likelihood.py:micro", "tight"),
+}
+"""The arms' configs, and the arms that they continue. The first three imitate the labels of their
+name."""
+ALONE = ("grid", "accuracy", "likelihood")
+"""The arms whose crops are also shown without the full image."""
+LABELS = {
+    "tight": ("--boxes", "truth"),
+    "outside": ("--boxes", "outside"),
+    "grid": ("--noise", "0.25"),
+}
+"""How label_boxes.py makes the labels of an arm. A cell of the grid is as large as a mark here, so
+boxes of the grid are widened by less than the whole cell of the published rule."""
+LAYER = "2"
+"""The layer of its attention, as deep as the published one."""
+GIVEN = {
+    "none": "direct",
+    "whole": "whole",
+    "centre": "centre",
+    "random": "random",
+    "rel_att": f"rel_att_{LAYER}",
+    "true": "true",
+    "true_x4": "true_x4",
+}
+"""What is compared with the arms: the target without a crop, and with given boxes."""
+AREAS = ("0.25", "0.5", "2", "4", "8", "16")
+"""The factors of the expansion study."""
+SQUARE = "64"
+"""The side of rel_att's smallest square: a little more than a mark."""
+
+
+@cache
+def config_of(arm: str) -> TrainConfig:
+    return load_config(ARMS[arm][0])
+
+
+@cache
+def target_settings() -> TargetSettings:
+    target = config_of("accuracy").target
+    assert target is not None
+    return target
+
+
+def in_order(wanted: Sequence[str]) -> list[str]:
+    """The wanted arms (or `all`) and those that they continue, in the order of training."""
+    names = set(ARMS) if "all" in wanted else set(wanted)
+    names |= {ARMS[name][1] for name in names} - {""}
+    return [name for name in ARMS if name in names]
+
+
+@dataclass(frozen=True)
+class CropDemo:
+    """What is made in the folder `out`. Every arm begins with the crop network `warm` or where
+    another ended, and `target` answers. With `steps` 0 each config's own number is used. `scenes`
+    scenes are trained on, and `questions` are held out."""
+
+    out: Path
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    scenes: int
+    questions: int
+    warm: str
+    target: str
+
+    @property
+    def temperatures(self) -> tuple[int, ...]:
+        """A crop network is evaluated greedily."""
+        return (0,)
+
+    def plan(self) -> list[Step]:
+        """Every command, in order."""
+        planned = [*self._data(), self._given_boxes("both"), self._given_boxes("crop")]
+        for seed in self.seeds:
+            planned += [self._training(arm, seed) for arm in self.arms]
+            for arm in self.arms:
+                planned += self._evaluations(arm, seed)
+        for step in self._tables():
+            after = tuple(earlier.name for earlier in planned)
+            planned.append(replace(step, after=after, gathers=True))
+        return planned
+
+    def compared(self, temperature: int) -> Path:
+        return self.out / "compared"
+
+    @property
+    def _world(self) -> Path:
+        return self.out / "data" / "world"
+
+    @property
+    def _cache(self) -> tuple[str, str]:
+        return "--cache", f"{self.out / 'compiled'}"
+
+    def target_flags(self, presentation: str = "both") -> tuple[str, ...]:
+        """The target, as a command's flags name it."""
+        settings = target_settings()
+        return (
+            *("--target", self.target, "--presentation", presentation),
+            *("--target-image-tokens", f"{settings.image_tokens}"),
+            *("--target-crop-tokens", f"{settings.crop_tokens}"),
+            *("--target-answer-tokens", f"{settings.answer_tokens}"),
+            *("--target-slots", f"{settings.slots}"),
+        )
+
+    def _data(self) -> Iterator[Step]:
+        data = self.out / "data"
+        scenes = {
+            "world": ("train", "--count", f"{self.scenes}"),
+            "heldout": ("heldout", "--count", f"{self.questions}"),
+            "validation": ("train", "--seed", "1", "--count",
+                           f"{config_of('accuracy').data.validation_records}"),
+        }  # fmt: skip
+        for name, which in scenes.items():
+            yield Step(
+                f"data {name}",
+                ("synthesize.py", f"{data / name}", "--world", "micro", "--nested", *NESTED,
+                 "--split", *which, "--overwrite"),
+            )  # fmt: skip
+        for arm in self.arms:
+            if arm not in LABELS:
+                continue
+            asked = self.target_flags() + self._cache if arm == "grid" else ()
+            yield Step(
+                f"label {arm}",
+                ("label_boxes.py", f"layout%1/2:{self._world}", f"{data / arm}", *LABELS[arm],
+                 *asked),
+                after=("data world",),
+                model=self.target if asked else "",
+            )  # fmt: skip
+
+    def _training(self, arm: str, seed: int) -> Step:
+        data, begins = self.out / "data", ARMS[arm][1]
+        start = f"{self.out / begins}-{seed}" if begins else self.warm
+        source = f"layout%2/2:{self._world}" if begins else f"{data / arm}"
+        words = (
+            *("--run", f"{self.out / arm}-{seed}", "--seed", f"{seed}"),
+            *("--model.path", start, "--data.train", source),
+            *("--data.validation", f"{data / 'validation'}", *self._cache),
+            *(("--target.path", self.target) if begins else ()),
+            *(("--steps", f"{self.steps}") if self.steps else ()),
+        )
+        after = ["data world" if begins else f"label {arm}", "data validation"]
+        if begins:
+            after.append(f"train {begins}-{seed}")
+        return Step(
+            f"train {arm}-{seed}",
+            ("train.py", "--config", ARMS[arm][0], *words),
+            tuple(after),
+            model=self.target if begins else self.warm,
+        )
+
+    def _evaluated(self, name: str) -> Path:
+        return self.out / "evaluated" / name
+
+    def _evaluation(self, name: str, presentation: str, *words: str) -> tuple[str, ...]:
+        return (
+            "evaluate.py", f"{self._evaluated(name)}", *words,
+            "--data", f"micro={self.out / 'data' / 'heldout'}", *self.target_flags(presentation),
+            *self._cache,
+        )  # fmt: skip
+
+    def _given_boxes(self, presentation: str) -> Step:
+        """The target without a crop, and with boxes that no crop network proposes."""
+        boxes = ["--boxes", "true", "centre", "random", "whole"]
+        if presentation == "both":
+            boxes += ["--expand", *AREAS, "--layer", LAYER, "--square", SQUARE]
+        name = f"given-{presentation}"
+        return Step(
+            f"evaluate {name}",
+            self._evaluation(name, presentation, *boxes),
+            after=("data heldout",),
+            model=self.target,
+        )
+
+    def _evaluations(self, arm: str, seed: int) -> Iterator[Step]:
+        """An arm's boxes, with the full image and without."""
+        for presentation in ("both", "crop") if arm in ALONE else ("both",):
+            name = f"{arm}-{presentation}-{seed}"
+            yield Step(
+                f"evaluate {name}",
+                self._evaluation(name, presentation, "--model", f"{self.out / arm}-{seed}"),
+                after=("data heldout", f"train {arm}-{seed}"),
+                model=self.target,
+            )
+
+    def _tables(self) -> Iterator[Step]:
+        """The commands that compare everything that was trained and measured, and show it."""
+        given = f"{self._evaluated('given-both')}"
+        words = ["compare.py", f"{self.compared(0)}", "--over-seeds", "--correlate"]
+        for name, condition in GIVEN.items():
+            words += ["--arm", f"{name}@{condition}", given]
+        for arm in self.arms:
+            shown = {"both": arm} | ({"crop": f"{arm}_alone"} if arm in ALONE else {})
+            for presentation, name in shown.items():
+                folders = (f"{arm}-{presentation}-{seed}" for seed in self.seeds)
+                words += ["--arm", name, *map(str, map(self._evaluated, folders))]
+        known = {*GIVEN, *self.arms, *(f"{arm}_alone" for arm in ALONE if arm in self.arms)}
+        for change in CROPVLM:
+            if set(change[1:]) <= known:
+                words += ["--change", *change]
+        yield Step("compare", tuple(words))
+        runs = [f"{self.out / arm}-{seed}" for seed in self.seeds for arm in self.arms]
+        yield Step("report", ("report.py", *runs, "--out", f"{self.out / 'report.html'}"))
