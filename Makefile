@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TEST_ARGS ?=
 
-.PHONY: demo reproduce warmstart check test lint constraints clean
+.PHONY: demo demo-cropvlm reproduce reproduce-cropvlm warmstart micro-target check test lint constraints clean
 
 # The whole method in a small world: selection, both stages, evaluation, a table and a report.
 demo: export JAX_PLATFORMS ?= cpu
@@ -15,6 +15,18 @@ reproduce: export JAX_PLATFORMS ?= cpu
 reproduce: .venv/demo
 	$(BIN)/python launch/demo.py --out runs/reproduce --arms all --seeds 0 1 2 --temperatures 0 1 \
 	  --questions 1000 --write docs
+
+# The second system in the same world: labels by a target model, crop networks that imitate them, both
+# rewards, every kind of box, a table and a report.
+demo-cropvlm: export JAX_PLATFORMS ?= cpu
+demo-cropvlm: .venv/demo
+	$(BIN)/python launch/demo.py --system cropvlm
+
+# Every arm on three seeds, and from them docs/cropvlm_results.*: an hour on two cores, resumable.
+reproduce-cropvlm: export JAX_PLATFORMS ?= cpu
+reproduce-cropvlm: .venv/demo
+	$(BIN)/python launch/demo.py --system cropvlm --out runs/reproduce-cropvlm --arms all \
+	  --seeds 0 1 2 --questions 1000 --write docs
 
 # The model that all arms begin from, from random weights: configs/micro/warm.
 warmstart: export JAX_PLATFORMS ?= cpu
@@ -29,6 +41,18 @@ warmstart: .venv/demo
 	rm runs/warm/exported/README.md  # the folder that ships has one of its own
 	cp runs/warm/exported/* configs/micro/warm/
 	sha256sum configs/micro/warm/model.safetensors
+
+# The second system's models, from configs/micro/warm: the crop networks' start and their target.
+micro-target: export JAX_PLATFORMS ?= cpu
+micro-target: .venv/demo
+	$(BIN)/python launch/train.py --config micro/boxes.py --run runs/warm/boxes
+	$(BIN)/python launch/train.py --config micro/target.py --run runs/warm/target
+	for model in boxes target; do \
+	  $(BIN)/python launch/convert.py to-hf runs/warm/$$model runs/warm/exported-$$model --overwrite && \
+	  rm runs/warm/exported-$$model/README.md && \
+	  cp runs/warm/exported-$$model/* configs/micro/$$model/ && \
+	  sha256sum configs/micro/$$model/model.safetensors || exit 1; \
+	done
 
 # Lint, types, and the tests that compile nothing: the tests' first tier. Some wait for processes, so three at once.
 check: lint

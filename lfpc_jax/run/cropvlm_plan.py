@@ -131,12 +131,12 @@ class CropDemo:
 
     def _data(self) -> Iterator[Step]:
         data = self.out / "data"
+        validated = f"{config_of('accuracy').data.validation_records}"
         scenes = {
             "world": ("train", "--count", f"{self.scenes}"),
             "heldout": ("heldout", "--count", f"{self.questions}"),
-            "validation": ("train", "--seed", "1", "--count",
-                           f"{config_of('accuracy').data.validation_records}"),
-        }  # fmt: skip
+            "validation": ("heldout", "--seed", "1", "--count", validated),
+        }
         for name, which in scenes.items():
             yield Step(
                 f"data {name}",

@@ -1,0 +1,106 @@
+"""The second system's demo: commands that their programs take, in an order that works."""
+
+from importlib import import_module
+
+import pytest
+
+from lfpc_jax.cli import demo, synthesize
+from lfpc_jax.cli.train import CONFIGS
+from lfpc_jax.data import sources
+from lfpc_jax.evaluation.arms import MEASURES, Arm
+from lfpc_jax.evaluation.claims import CROPVLM
+from lfpc_jax.run.config_checks import check
+from lfpc_jax.run.config_files import load_config
+from lfpc_jax.run.cropvlm_plan import ARMS, GIVEN
+from lfpc_jax.run.overrides import override
+
+
+def planned(*words):
+    args = demo._parser().parse_args(["--system", "cropvlm", *words])
+    return demo.demo_of(args).plan()
+
+
+def test_every_command_is_one_that_its_program_takes(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(synthesize, "synthesize", drawn.append)
+    every = planned("--arms", "all", "--seeds", "0", "1")
+    assert len({step.name for step in every}) == len(every)
+    for step in every:
+        program = import_module(f"lfpc_jax.cli.{step.words[0].removesuffix('.py')}")
+        if step.words[0] == "synthesize.py":
+            program.main(step.words[1:])
+        elif step.words[0] == "train.py":
+            args, rest = program._parser().parse_known_args(step.words[1:])
+            config = override(load_config(args.config, CONFIGS), rest)
+            check(config)
+            assert f"{config.seed}" == step.name[-1]
+            assert config.model.path == step.words[step.words.index("--model.path") + 1]
+        else:
+            program._parser().parse_args(step.words[1:])
+    assert [(args.split, args.seed) for args in drawn] == [
+        ("train", 0), ("heldout", 0), ("heldout", 1)
+    ]  # fmt: skip
+    trained = [step.name for step in every if step.name.startswith("train")]
+    assert trained == [f"train {arm}-{seed}" for seed in (0, 1) for arm in ARMS]
+
+
+def test_half_of_the_scenes_is_labelled_and_the_other_half_reinforced():
+    steps = {step.name: step.words for step in planned()}
+    for name in ("label tight", "label outside", "label grid"):
+        assert sources.Named.parse(steps[name][1]).part == "1/2"
+    for name in ("train accuracy-0", "train likelihood-0"):
+        source = steps[name][steps[name].index("--data.train") + 1]
+        assert sources.Named.parse(source).part == "2/2"
+
+
+def test_an_arm_comes_after_the_one_it_begins_from():
+    names = [step.name for step in planned("--arms", "tight_likelihood")]
+    assert names.index("train tight-0") < names.index("train tight_likelihood-0")
+    assert not any("grid" in name or "outside" in name for name in names)
+
+
+def test_no_command_begins_before_what_it_reads_is_made():
+    every = planned("--arms", "all", "--seeds", "0", "1")
+    place = {"synthesize.py": 1, "label_boxes.py": 2, "train.py": 4, "evaluate.py": 1}
+    made = {}
+    for step in every:
+        assert set(step.after) <= {before.name for before in every[: every.index(step)]}
+        named = (word.rpartition("=")[2].removeprefix("layout%1/2:").removeprefix("layout%2/2:")
+                 for word in step.words)  # fmt: skip
+        read = {made[word] for word in named if word in made}
+        assert set(step.after) >= read
+        assert bool(read) == (step.words[0] != "synthesize.py")
+        if step.words[0] in place:
+            made[step.words[place[step.words[0]]]] = step.name
+
+
+def test_the_comparison_holds_every_claim_and_every_given_box():
+    [compare] = [step for step in planned("--arms", "all") if step.words[0] == "compare.py"]
+    parsed = import_module("lfpc_jax.cli.compare")._parser().parse_args(compare.words[1:])
+    arms = {arm.name: arm.condition for arm in (Arm.parse(*words) for words in parsed.arm)}
+    assert {name: arms[name] for name in GIVEN} == GIVEN
+    assert [tuple(change) for change in parsed.change] == list(CROPVLM)
+    for measure, before, after in CROPVLM:
+        assert measure in MEASURES
+        assert {before, after} <= set(arms)
+    [fewer] = [step for step in planned("--arms", "grid") if step.words[0] == "compare.py"]
+    assert "tight" not in fewer.words
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--arms", "stage1"], "--arms stage1: --system cropvlm has tight, outside"),
+        (["--temperatures", "1"], "crop networks are evaluated greedily"),
+        (["--warm", "/nowhere"], "--warm /nowhere: no such folder; `make micro-target` makes it"),
+        (["--target", "/nowhere"], "--target /nowhere: no such folder"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_runs(words, message, capsys):
+    assert demo.main(["--system", "cropvlm", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_first_system_does_not_have_its_arms(capsys):
+    assert demo.main(["--arms", "grid"]) == 1
+    assert "--arms grid: --system lfpc has baseline, stage1" in capsys.readouterr().err
