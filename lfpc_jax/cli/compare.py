@@ -8,9 +8,9 @@ under another condition than with the tool, as --arm without@direct. All arms mu
 the same questions. --change MEASURE BEFORE AFTER is the second arm's value minus the first's,
 paired by question; "3*warm" is three times the first's. If a target model was shown boxes, rank
 correlations over arms say which measure of boxes goes with accuracy. OUT gets comparison.json (with
-each seed's values), comparison.md and comparison.png. Intervals are 95 %, over samples. Answers are
-graded as in results.json: by rule, or by the verdicts of the judge that graded them, which must be
-the same for all arms.
+each seed's values), comparison.md and comparison.png. Intervals are 95 %, over samples, and with
+--over-seeds over seeds and samples. Answers are graded as in results.json: by rule, or by the
+verdicts of the judge that graded them, which must be the same for all arms.
 """
 
 import argparse
@@ -50,13 +50,21 @@ def _parser() -> argparse.ArgumentParser:
         "--change", nargs=3, action="append", default=[], metavar=("MEASURE", "BEFORE", "AFTER"),
         help=f"measures: {', '.join(MEASURES)}",
     )  # fmt: skip
+    parser.add_argument(
+        "--over-seeds", action="store_true",
+        help="intervals for other seeds as well, where arms have several",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rank", nargs="+", metavar="ARM",
+        help="the arms of the rank correlations, which a target should have been shown alike",
+    )  # fmt: skip
     return parser
 
 
 def compare(args: argparse.Namespace) -> None:
     arms = [Arm.parse(name, folders) for name, *folders in args.arm]
     changes = [Change.parse(*words) for words in args.change]
-    _check(arms, changes)
+    _check(arms, changes, args.rank or ())
     budgets = comparable.budgets_of(arms)
     for line in comparable.asked_otherwise(arms):
         print(line, file=sys.stderr)
@@ -65,7 +73,7 @@ def compare(args: argparse.Namespace) -> None:
     sheets: list[Sheet] = []
     encoded, by_title = {}, {}
     for benchmark, tokens in budgets:
-        comparison = Comparison(arms, benchmark, tokens)
+        comparison = Comparison(arms, benchmark, tokens, over_seeds=args.over_seeds)
         known = (*unknown, *comparable.unanswered(arms, benchmark, tokens), *comparison.notes)
         title = f"{benchmark}, {tokens} visual tokens of the image"
         measured = {
@@ -73,8 +81,8 @@ def compare(args: argparse.Namespace) -> None:
             for arm in arms
         }
         changed = {str(change): comparison.changed(change) for change in changes}
-        ranked = correlations(comparison, [arm.name for arm in arms])
-        sheets += arm_sheets(title, measured, changed, known)
+        ranked = correlations(comparison, args.rank or [arm.name for arm in arms])
+        sheets += arm_sheets(title, measured, changed, known, over_seeds=args.over_seeds)
         sheets += rank_sheets(title, ranked)
         by_title[title] = measured
         encoded[f"{benchmark}-{tokens}"] = {
@@ -93,8 +101,10 @@ def compare(args: argparse.Namespace) -> None:
     print(f"wrote {args.out / 'comparison.json'}, comparison.md and comparison.png")
 
 
-def _check(arms: Sequence[Arm], changes: Sequence[Change]) -> None:
+def _check(arms: Sequence[Arm], changes: Sequence[Change], ranked: Sequence[str]) -> None:
     names = [arm.name for arm in arms]
+    if missing := set(ranked) - set(names):
+        raise ValueError(f"--rank: no arm {sorted(missing)}; there are {names}")
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"--arm: {sorted(twice)} twice; give all folders of an arm at once")
     if bare := [arm.name for arm in arms if not arm.folders]:

@@ -2,7 +2,7 @@
 
     demo.py [--out runs/demo] [--seeds 0] [--arms baseline stage1 stage2]
     demo.py --out runs/reproduce --arms all --seeds 0 1 2 --temperatures 0 1 --write docs
-    demo.py --system cropvlm [--arms tight outside grid accuracy likelihood]
+    demo.py --system cropvlm [--arms tight outside sft by_accuracy by_likelihood]
 
 With --system cropvlm it is the second system's: labels by a target model, crop networks that
 imitate them, and both rewards.
@@ -53,7 +53,7 @@ USUAL = {
     ),
     "cropvlm": Usual(
         "runs/demo-cropvlm",
-        ("tight", "outside", "grid", "accuracy", "likelihood"),
+        ("tight", "outside", "sft", "by_accuracy", "by_likelihood"),
         "configs/micro/boxes",
         tuple(cropvlm_plan.ARMS),
         "micro-target",
@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         page: dict[str, Any] = {}
         if isinstance(demo, CropDemo):
             over = "seeds and questions" if len(demo.seeds) > 1 else "questions"
-            page = {"claims": claims.CROPVLM, "name": "cropvlm_results", "over": over}
+            page = {"claims": claims.CROPVLM_CLAIMS, "ranks": claims.CROPVLM_RANKS,
+                    "name": "cropvlm_results", "over": over}  # fmt: skip
         claims.write_page(args.write, _about(demo, typed), compared, **page)
         name = page.get("name", "results")
         print(f"wrote {args.write / f'{name}.md'}, {name}.json and pictures")

@@ -3,7 +3,8 @@
 Every measure, and every change between two arms, is first a value of each question: the mean over
 its rollouts and the arm's seeds. A sample's value is then the mean over its questions. The 95%
 intervals count samples, as those of `evaluate.py` do: the four cycles of an HR-Bench sample are one
-sample. There are too few seeds for an interval over seeds, so each seed's value is given instead.
+sample. Each seed's value is given beside them. With `over_seeds` intervals count seeds as drawn as
+well (`intervals.crossed`); three seeds that disagree make them wide.
 """
 
 import json
@@ -13,12 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from lfpc_jax.data.hr_bench import sample_of
 from lfpc_jax.evaluation.alter import applies
 from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.evaluation.conditions import TOOL
 from lfpc_jax.evaluation.diagnostics import to_ask
-from lfpc_jax.evaluation.intervals import Estimate, change, mean, share
+from lfpc_jax.evaluation.intervals import Estimate, change, crossed, mean, share
 from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.measures import Measures
 from lfpc_jax.evaluation.results import Answers, grade_all
@@ -141,7 +144,10 @@ class Comparison:
     evaluation counts in no accuracy. `notes` are warnings about the numbers.
     """
 
-    def __init__(self, arms: Sequence[Arm], benchmark: str, tokens: int) -> None:
+    def __init__(
+        self, arms: Sequence[Arm], benchmark: str, tokens: int, *, over_seeds: bool = False
+    ) -> None:
+        self._over_seeds = over_seeds
         self._seeds = {
             arm.name: [
                 _by_question(answers, folder, Trial(benchmark, tokens, arm.condition))
@@ -206,6 +212,9 @@ class Comparison:
             estimate = mean(values)
         else:
             estimate = share(_mean(values), len(values))
+        if self._over_seeds:
+            of_seeds = [seed.get(measure, {}) for seed in self._seeds[arm]]
+            estimate = self._crossed(of_seeds, _ENDS[measure]) or estimate
         return None if estimate is None else SeededEstimate(estimate, self._each(arm, measure))
 
     def changed(self, asked: Change) -> SeededEstimate | None:
@@ -213,33 +222,35 @@ class Comparison:
         both."""
         least, most = _ENDS[asked.measure]
         before, after = (self._pooled(arm, asked.measure) for arm in (asked.before, asked.after))
-        estimate = change(
-            self._differences(before, after, asked.times),
-            ends=(least - asked.times * most, most - asked.times * least),
-        )
+        ends = least - asked.times * most, most - asked.times * least
+        estimate = change(self._over_samples(_differences(before, after, asked.times)), ends=ends)
         if estimate is None:
             return None
         then, now = (self._seeds[arm] for arm in (asked.before, asked.after))
         if len(then) == 1:  # what all seeds began from
             then = then * len(now)
         pairs = zip(then, now) if len(then) == len(now) else ()
-        seeds = (
-            self._differences(a.get(asked.measure, {}), b.get(asked.measure, {}), asked.times)
+        differences = [
+            _differences(a.get(asked.measure, {}), b.get(asked.measure, {}), asked.times)
             for a, b in pairs
-        )
+        ]
+        if self._over_seeds:
+            estimate = self._crossed(differences, ends) or estimate
+        seeds = map(self._over_samples, differences)
         return SeededEstimate(estimate, tuple(fmean(values) for values in seeds if values))
 
-    def _differences(
-        self, before: Mapping[str, float], after: Mapping[str, float], times: float
-    ) -> list[float]:
-        """The differences by sample, over the questions that have both values."""
-        return self._over_samples(
-            {
-                question: value - times * before[question]
-                for question, value in after.items()
-                if question in before
-            }
-        )
+    def _crossed(
+        self, seeds: Sequence[Mapping[str, float]], ends: tuple[float, float]
+    ) -> Estimate | None:
+        """The mean over seeds and samples with an interval over both, of the questions that every
+        seed has a value for. None with a single seed."""
+        if len(seeds) < 2:
+            return None
+        common = sorted(set.intersection(*map(set, seeds)))
+        rows = [
+            self._over_samples({question: seed[question] for question in common}) for seed in seeds
+        ]
+        return crossed(np.array(rows), ends)
 
     def _pooled(self, arm: str, measure: str) -> dict[str, float]:
         """The values by question, as means over seeds."""
@@ -305,6 +316,17 @@ def _downsampled_otherwise(where: str, asked: _Asked) -> list[str]:
         f"{where}: {len(others)} of {len(records)} images were downsampled otherwise in one "
         "evaluation than in another"
     ]
+
+
+def _differences(
+    before: Mapping[str, float], after: Mapping[str, float], times: float
+) -> dict[str, float]:
+    """The differences, over the questions that have both values."""
+    return {
+        question: value - times * before[question]
+        for question, value in after.items()
+        if question in before
+    }
 
 
 def _by_question(answers: Answers, folder: Path, part: Trial) -> dict[str, dict[str, float]]:

@@ -27,14 +27,23 @@ CROPVLM_CLAIMS = {
     ("overlap", "sft", "by_likelihood"): "up",
     ("accuracy", "sft", "by_accuracy"): "up",
     ("accuracy", "sft", "by_likelihood"): "up",
+    ("area", "tight", "tight_by_accuracy"): "up",
+    ("area", "tight", "tight_by_likelihood"): "up",
+    ("area", "tight_by_accuracy", "tight_by_likelihood"): "up",
+    ("overlap", "tight", "tight_by_accuracy"): "up",
+    ("overlap", "tight", "tight_by_likelihood"): "up",
+    ("accuracy", "tight", "tight_by_accuracy"): "up",
+    ("accuracy", "tight", "tight_by_likelihood"): "up",
     ("accuracy", "outside", "sft"): "alike",
     ("accuracy", "by_likelihood", "crop_alone"): "down",
     ("accuracy", "without@direct", "tight"): "down",
+    ("accuracy", "sft", "tight"): "down",
 }
 """CropVLM's, by arms of these names: `sft` on labels of the grid, `outside` on boxes of another
-source, `tight` on boxes that are not widened, each of the first with GRPO `by_accuracy` and
-`by_likelihood`, `crop_alone` with a target that does not see the full image, and
-`without@direct` without a crop."""
+source, `tight` on boxes that are not widened, the first with GRPO `by_accuracy` and
+`by_likelihood`, the last with it `tight_by_accuracy` and `tight_by_likelihood`; `crop_alone` is
+`by_likelihood` with a target that does not see the full image, and `without@direct` has no
+crop."""
 CROPVLM_RANKS = {"iou": "lower than overlap", "overlap": "up", "area": "up"}
 """How measures of boxes go with the accuracy over arms: IoU does not predict it, recall does, and
 so does the size that recall comes with."""
@@ -58,20 +67,24 @@ def write_page(
     compared: Mapping[int, Path],
     claims: Mapping[tuple[str, str, str], str] = CLAIMS,
     ranks: Mapping[str, str] | None = None,
+    *,
+    name: str = "results",
+    over: str = "questions",
 ) -> None:
-    """Writes results.md, results.json and pictures into `folder`. `about` says what was compared;
-    `compared` are the folders that compare.py wrote, by temperature. `claims` are of changes and
-    `ranks` of rank correlations; those that were not compared are left out."""
+    """Writes results.md, results.json and pictures into `folder`, or files of another `name`.
+    `about` says what was compared, and `over` what intervals are over; `compared` are the folders
+    that compare.py wrote, by temperature. `claims` are of changes and `ranks` of rank correlations;
+    those that were not compared are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     legend = _LEGEND + (_ALIKE if "alike" in claims.values() else "")
     legend += f" {_RANKS_LEGEND}" if ranks else ""
     numbers = {}
     page = [
-        f"# Results\n\n{about} Intervals are 95%, over questions; numbers and each seed's values "
-        "are in [results.json](results.json)."
+        f"# Results\n\n{about} Intervals are 95%, over {over}; numbers and each seed's values "
+        f"are in [{name}.json]({name}.json)."
     ]
     for temperature, comparison in compared.items():
-        picture = f"results-{temperature}.png"
+        picture = f"{name}-{temperature}.png"
         shutil.copy(comparison / "comparison.png", folder / picture)
         budgets = json.loads((comparison / "comparison.json").read_text())
         numbers[f"temperature {temperature}"] = budgets
@@ -84,8 +97,8 @@ def write_page(
                        *_verdicts(budgets, claims), *_ranked(budgets, ranks or {})]),
             legend,
         ]  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    (folder / "results.md").write_text("\n\n".join(page) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    (folder / f"{name}.md").write_text("\n\n".join(page) + "\n")
 
 
 def _verdicts(

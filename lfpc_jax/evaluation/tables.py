@@ -278,12 +278,14 @@ def arm_sheets(
     measured: dict[str, dict[str, SeededEstimate | None]],
     changed: dict[str, SeededEstimate | None],
     known: tuple[str, ...],
+    *,
+    over_seeds: bool = False,
 ) -> Iterator[Sheet]:
     """A comparison's tables: the measures of every arm, and the changes between arms if there are
     some. `known` are warnings, which stand below the first table."""
     measures = [name for name in MEASURES if any(row[name] for row in measured.values())]
     table = Sheet(
-        f"{title}: % [95% interval over samples]",
+        f"{title}: % [95% interval over {'seeds and ' if over_seeds else ''}samples]",
         ("arm",),
         tuple(measures),
         meaning=". ".join(f"{name}: {MEASURES[name]}" for name in measures) + ".",

@@ -11,45 +11,44 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from lfpc_jax.evaluation.claims import CROPVLM
+from lfpc_jax.evaluation.claims import CROPVLM_CLAIMS
 from lfpc_jax.run.config import TargetSettings, TrainConfig
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.demo_plan import NESTED
 from lfpc_jax.run.steps import Step
 
-SFT = "cropvlm/sft.py:micro"
+SFT, ACCURACY, LIKELIHOOD = (
+    f"cropvlm/{name}.py:micro" for name in ("sft", "accuracy", "likelihood")
+)
 ARMS = {
     "tight": (SFT, ""),
     "outside": (SFT, ""),
-    "grid": (SFT, ""),
-    "accuracy": ("cropvlm/accuracy.py:micro", "grid"),
-    "likelihood": ("cropvlm/likelihood.py:micro", "grid"),
-    "tight_accuracy": ("cropvlm/accuracy.py:micro", "tight"),
-    "tight_likelihood": ("cropvlm/likelihood.py:micro", "tight"),
+    "sft": (SFT, ""),
+    "by_accuracy": (ACCURACY, "sft"),
+    "by_likelihood": (LIKELIHOOD, "sft"),
+    "tight_by_accuracy": (ACCURACY, "tight"),
+    "tight_by_likelihood": (LIKELIHOOD, "tight"),
 }
-"""The arms' configs, and the arms that they continue. The first three imitate the labels of their
-name."""
-ALONE = ("grid", "accuracy", "likelihood")
-"""The arms whose crops are also shown without the full image."""
+"""The arms' configs, and the arms that they continue. The first three imitate labels, `sft` those
+of the grid."""
+ALONE = {"by_likelihood": "crop_alone"}
+"""The arms whose crops are also shown without the full image, and how they are then called."""
 LABELS = {
     "tight": ("--boxes", "truth"),
     "outside": ("--boxes", "outside"),
-    "grid": ("--noise", "0.25"),
+    "sft": ("--noise", "0.25"),
 }
 """How label_boxes.py makes the labels of an arm. A cell of the grid is as large as a mark here, so
 boxes of the grid are widened by less than the whole cell of the published rule."""
 LAYER = "2"
 """The layer of its attention, as deep as the published one."""
-GIVEN = {
-    "none": "direct",
-    "whole": "whole",
-    "centre": "centre",
-    "random": "random",
-    "rel_att": f"rel_att_{LAYER}",
-    "true": "true",
-    "true_x4": "true_x4",
-}
+GIVEN = (
+    "without@direct", "whole@whole", "centre@centre", "random@random", f"rel_att@rel_att_{LAYER}",
+    "true@true", "true_x4@true_x4",
+)  # fmt: skip
 """What is compared with the arms: the target without a crop, and with given boxes."""
+TRUE_ALONE = "true_alone@true"
+"""The same with true boxes and without the full image."""
 AREAS = ("0.25", "0.5", "2", "4", "8", "16")
 """The factors of the expansion study."""
 SQUARE = "64"
@@ -63,7 +62,7 @@ def config_of(arm: str) -> TrainConfig:
 
 @cache
 def target_settings() -> TargetSettings:
-    target = config_of("accuracy").target
+    target = config_of("by_accuracy").target
     assert target is not None
     return target
 
@@ -131,7 +130,7 @@ class CropDemo:
 
     def _data(self) -> Iterator[Step]:
         data = self.out / "data"
-        validated = f"{config_of('accuracy').data.validation_records}"
+        validated = f"{config_of('by_accuracy').data.validation_records}"
         scenes = {
             "world": ("train", "--count", f"{self.scenes}"),
             "heldout": ("heldout", "--count", f"{self.questions}"),
@@ -146,7 +145,7 @@ class CropDemo:
         for arm in self.arms:
             if arm not in LABELS:
                 continue
-            asked = self.target_flags() + self._cache if arm == "grid" else ()
+            asked = self.target_flags() + self._cache if arm == "sft" else ()
             yield Step(
                 f"label {arm}",
                 ("label_boxes.py", f"layout%1/2:{self._world}", f"{data / arm}", *LABELS[arm],
@@ -213,16 +212,17 @@ class CropDemo:
     def _tables(self) -> Iterator[Step]:
         """The commands that compare everything that was trained and measured, and show it."""
         given = f"{self._evaluated('given-both')}"
-        words = ["compare.py", f"{self.compared(0)}", "--over-seeds", "--correlate"]
-        for name, condition in GIVEN.items():
-            words += ["--arm", f"{name}@{condition}", given]
-        for arm in self.arms:
-            shown = {"both": arm} | ({"crop": f"{arm}_alone"} if arm in ALONE else {})
-            for presentation, name in shown.items():
-                folders = (f"{arm}-{presentation}-{seed}" for seed in self.seeds)
-                words += ["--arm", name, *map(str, map(self._evaluated, folders))]
-        known = {*GIVEN, *self.arms, *(f"{arm}_alone" for arm in ALONE if arm in self.arms)}
-        for change in CROPVLM:
+        words = ["compare.py", f"{self.compared(0)}", "--over-seeds", "--rank", *self.arms]
+        for name in GIVEN:
+            words += ["--arm", name, given]
+        words += ["--arm", TRUE_ALONE, f"{self._evaluated('given-crop')}"]
+        alone = {name: arm for arm, name in ALONE.items() if arm in self.arms}
+        for name in (*self.arms, *alone):
+            presentation = "crop" if name in alone else "both"
+            folders = (f"{alone.get(name, name)}-{presentation}-{seed}" for seed in self.seeds)
+            words += ["--arm", name, *map(str, map(self._evaluated, folders))]
+        known = {*GIVEN, *self.arms, *alone}
+        for change in CROPVLM_CLAIMS:
             if set(change[1:]) <= known:
                 words += ["--change", *change]
         yield Step("compare", tuple(words))

@@ -8,10 +8,10 @@ from lfpc_jax.cli import demo, synthesize
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.data import sources
 from lfpc_jax.evaluation.arms import MEASURES, Arm
-from lfpc_jax.evaluation.claims import CROPVLM
+from lfpc_jax.evaluation.claims import CROPVLM_CLAIMS
 from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import load_config
-from lfpc_jax.run.cropvlm_plan import ARMS, GIVEN
+from lfpc_jax.run.cropvlm_plan import ARMS, GIVEN, TRUE_ALONE
 from lfpc_jax.run.overrides import override
 
 
@@ -46,17 +46,17 @@ def test_every_command_is_one_that_its_program_takes(monkeypatch):
 
 def test_half_of_the_scenes_is_labelled_and_the_other_half_reinforced():
     steps = {step.name: step.words for step in planned()}
-    for name in ("label tight", "label outside", "label grid"):
+    for name in ("label tight", "label outside", "label sft"):
         assert sources.Named.parse(steps[name][1]).part == "1/2"
-    for name in ("train accuracy-0", "train likelihood-0"):
+    for name in ("train by_accuracy-0", "train by_likelihood-0"):
         source = steps[name][steps[name].index("--data.train") + 1]
         assert sources.Named.parse(source).part == "2/2"
 
 
 def test_an_arm_comes_after_the_one_it_begins_from():
-    names = [step.name for step in planned("--arms", "tight_likelihood")]
-    assert names.index("train tight-0") < names.index("train tight_likelihood-0")
-    assert not any("grid" in name or "outside" in name for name in names)
+    names = [step.name for step in planned("--arms", "tight_by_likelihood")]
+    assert names.index("train tight-0") < names.index("train tight_by_likelihood-0")
+    assert not any("sft" in name or "outside" in name for name in names)
 
 
 def test_no_command_begins_before_what_it_reads_is_made():
@@ -77,13 +77,16 @@ def test_no_command_begins_before_what_it_reads_is_made():
 def test_the_comparison_holds_every_claim_and_every_given_box():
     [compare] = [step for step in planned("--arms", "all") if step.words[0] == "compare.py"]
     parsed = import_module("lfpc_jax.cli.compare")._parser().parse_args(compare.words[1:])
-    arms = {arm.name: arm.condition for arm in (Arm.parse(*words) for words in parsed.arm)}
-    assert {name: arms[name] for name in GIVEN} == GIVEN
-    assert [tuple(change) for change in parsed.change] == list(CROPVLM)
-    for measure, before, after in CROPVLM:
+    arms = {arm.name: arm.condition for arm in (Arm.parse(n, f) for n, *f in parsed.arm)}
+    assert {*GIVEN, TRUE_ALONE, *ARMS, "crop_alone"} == set(arms)
+    assert arms["true_x4@true_x4"] == "true_x4"
+    assert arms["sft"] == "tool"
+    assert parsed.rank == [*ARMS]
+    assert [tuple(change) for change in parsed.change] == list(CROPVLM_CLAIMS)
+    for measure, before, after in CROPVLM_CLAIMS:
         assert measure in MEASURES
         assert {before, after} <= set(arms)
-    [fewer] = [step for step in planned("--arms", "grid") if step.words[0] == "compare.py"]
+    [fewer] = [step for step in planned("--arms", "sft") if step.words[0] == "compare.py"]
     assert "tight" not in fewer.words
 
 
@@ -102,5 +105,5 @@ def test_what_cannot_be_is_said_before_anything_runs(words, message, capsys):
 
 
 def test_the_first_system_does_not_have_its_arms(capsys):
-    assert demo.main(["--arms", "grid"]) == 1
-    assert "--arms grid: --system lfpc has baseline, stage1" in capsys.readouterr().err
+    assert demo.main(["--arms", "sft"]) == 1
+    assert "--arms sft: --system lfpc has baseline, stage1" in capsys.readouterr().err
