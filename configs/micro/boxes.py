@@ -41,7 +41,7 @@ def get_config() -> TrainConfig:
             capacity=128,
             prompt_text=(96,),
         ),
-        rewards=Rewards(accuracy=0, format=0, tool=0),
+        rewards=Rewards(accuracy=0.0, format=0.0, tool=0.0),
         update=replace(config.update, row_tokens=384, windows=4),
         optimizer=replace(config.optimizer, schedule="cosine", warmup=10),
         demonstrate=outlined,
