@@ -86,8 +86,8 @@ def drawn(record: Record, rng: np.random.Generator) -> Box4:
     x1, y1, x2, y2 = words.around(around, times, x, y)
     least = 0.1 * width  # what is left of a box that lies beside the picture
     return (
-        min(max(x1, 0), width - least),
-        min(max(y1, 0), height - least),
-        max(min(x2, width), least),
-        max(min(y2, height), least),
+        min(max(x1, 0.0), width - least),
+        min(max(y1, 0.0), height - least),
+        max(min(x2, float(width)), least),
+        max(min(y2, float(height)), least),
     )
