@@ -110,6 +110,23 @@ def test_a_change_is_paired_by_question_and_seed(folders):
     assert same.estimate.low < 0 < same.estimate.high
 
 
+def test_over_seeds_an_interval_is_for_other_seeds_as_well(folders):
+    """The two seeds lose 0.7 and 0.35: other seeds may lose anything, or nothing."""
+    arms = [
+        Arm("whole", (folders["whole"],)),
+        Arm("mixed", (folders["crops"], folders["half"])),
+    ]
+    asked = Change("drop", "whole", "mixed")
+    over_questions = comparison(folders).changed(asked)
+    over_seeds = Comparison(arms, "set", 32, over_seeds=True).changed(asked)
+    assert over_seeds.estimate.value == pytest.approx(over_questions.estimate.value)
+    assert over_seeds.seeds == over_questions.seeds
+    assert over_questions.estimate.low > 0 > over_seeds.estimate.low
+    # One seed says nothing of others.
+    one = Comparison(arms[:1], "set", 32, over_seeds=True).measured("whole", "accuracy")
+    assert one == comparison(folders).measured("whole", "accuracy")
+
+
 def answered(one, rights):
     """With a crop each, by three rollouts."""
     said = [episode(Said(2, box=(0, 0, 50, 50)), Said(1), name=one.id, rollout=i) for i in range(3)]

@@ -118,6 +118,17 @@ def test_the_command_prints_them_and_the_page_says_what_holds(folders, tmp_path,
     assert "by_accuracy" not in page  # not compared
 
 
+def test_ranks_may_be_over_some_of_the_arms(folders, tmp_path, capsys):
+    arms = [word for name, folder in folders.items() for word in ("--arm", name, folder)]
+    first, second, *_ = folders
+    out = tmp_path / "compared"
+    assert compare.main([str(out), *arms, "--rank", first, second]) == 0
+    [budget] = json.loads((out / "comparison.json").read_text()).values()
+    assert "ranks" not in budget  # of two arms
+    assert compare.main([str(out), *arms, "--rank", "nobody"]) == 1
+    assert "--rank: no arm ['nobody']; there are" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("expected", "low", "high", "verdict"),
     [
