@@ -179,8 +179,11 @@ def test_crop_networks_have_the_published_values():
         assert (u.mini_batch, u.epochs, u.objective.kl) == (16, 1, 0.01)
         assert (u.deviation, u.aggregate, u.constant_length) == ("none", "constant", 32)
         assert (o.learning_rate, o.schedule, o.clip_norm) == (5e-6, "cosine", 0.1)
+        assert o.warmup / updates_of(config) == pytest.approx(0.03, abs=1e-3)
         assert config.target.image_tokens * 28**2 == pytest.approx(512**2, rel=0.04)
         assert config.target.presentation == "both"
+        assert config.target.crop_tokens == config.target.image_tokens, "one processor for both"
+        assert config.target.answer_tokens == r.turn_tokens
     for config in (sft, accuracy, likelihood):
         assert 16 * config.steps == pytest.approx(62_000, abs=16), "one epoch"
         assert updates_of(config) == config.steps

@@ -70,8 +70,8 @@ def reinforced(size: str, rewards: Rewards) -> TrainConfig:
         path="configs/micro/target" if micro else common.published(size),
         # [code] 512 px whatever the crop network sees: 18 x 18 tokens of 28 px
         image_tokens=16 if micro else 324,
-        crop_tokens=12 if micro else 324,  # [ours]
-        answer_tokens=16 if micro else 32,  # [ours]
+        crop_tokens=12 if micro else 324,  # [code] as the image
+        answer_tokens=16 if micro else 32,  # [code] as the crop network's turn
         slots=64 if micro else 128,
     )
     return replace(
@@ -91,6 +91,7 @@ def reinforced(size: str, rewards: Rewards) -> TrainConfig:
         optimizer=OptimizerSettings(
             learning_rate=3e-4 if micro else 5e-6,  # [code]
             schedule="cosine",  # [code]
+            warmup=0 if micro else round(0.03 * config.steps),  # [code] 3 %
             clip_norm=0.1,  # [code]
         ),
     )

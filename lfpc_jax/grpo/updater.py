@@ -4,8 +4,10 @@
     for every epoch, for every mini-batch   update
 
 The first pass is left out if there is one mini-batch and one epoch: then the update computes these
-log-probabilities itself. A mini-batch is packed when it is needed, while the device still works on
-the one before. Keeping all of them packed would fill the host's memory with pictures.
+log-probabilities itself. With LoRA's dropout the pass is there in any case, since what an update
+computes with dropout cannot be compared with the sampler. A mini-batch is packed when it is needed,
+while the device still works on the one before. Keeping all of them packed would fill the host's
+memory with pictures.
 
 The paper computes log-probabilities in micro-batches of 4. Here they are computed in the update's
 micro-batches of `rows` rows, which differs by rounding only.
@@ -150,15 +152,18 @@ class Updater:
         known: dict[int, dict[str, Any]] = {}
         apart: list[tuple[Any, Any]] = []
         recompute = recomputes_logprobs(self.settings, len(mini_batches))
-        if not recompute and self.reference is None:
+        compares = self.learner.dropout > 0 and math.isfinite(self.most_apart)
+        if not recompute and not compares and self.reference is None:
             return known, apart
-        current = self.learner.computing(state) if recompute else None
+        current = self.learner.computing(state) if recompute or compares else None
         for number, batch, real in self._packed(mini_batches):
             placed = self.learner.place(batch)
             known[number] = {}
             if current is not None:
-                known[number]["old"], _ = self.learner.logprobs(current, placed, real)
-                apart.append(self.learner.apart(known[number]["old"], placed))
+                logprobs, _ = self.learner.logprobs(current, placed, real)
+                apart.append(self.learner.apart(logprobs, placed))
+                if recompute:
+                    known[number]["old"] = logprobs
             if self.reference is not None:
                 known[number]["reference"], _ = self.learner.logprobs(self.reference, placed, real)
         return known, apart

@@ -1,6 +1,7 @@
 """What a crop network is asked, and what its text means."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -9,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from lfpc_jax.cropvlm.demonstrating import labelled_box
 from lfpc_jax.cropvlm.proposing import OUTLINE, Proposal, proposing, read_box, write_box
 from lfpc_jax.processing.geometry import Box, Frame
 from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.rollout.protocol import Call, Refusal
 from lfpc_jax.rollout.tools import NO_IMAGE, Ready
 from lfpc_jax.trajectory import Picture, Record
@@ -281,3 +284,17 @@ def test_whole_hundredths_come_back_as_they_were(across, down):
     y1, y2 = down[0], max(down[0] + 1, down[1])
     box = frame.to(Box(x1, y1, x2, y2), "percent", "original")
     assert write_box(box, frame) == f"[{x1}, {y1}, {x2}, {y2}]."
+
+
+def test_a_label_is_written_for_imitation_and_holds_all_targets():
+    """As `true` boxes do in an evaluation: a target model sees one crop."""
+    view = View(np.zeros((56, 112, 3), np.uint8), PIL.Image.new("RGB", (400, 200)))
+    rng = np.random.default_rng(0)
+    inner, outer = (40.0, 20.0, 80.0, 40.0), (0.0, 0.0, 200.0, 100.0)
+    other = (200.0, 60.0, 300.0, 80.0)
+    made = Record("r", "?", "a", Picture(path="x"), targets=((inner, outer),))
+    assert labelled_box(made, view, rng) == ("[10, 10, 20, 20].",)
+    made = replace(made, targets=((inner, outer), (other,)))
+    assert labelled_box(made, view, rng) == ("[10, 10, 75, 40].",)
+    with pytest.raises(ValueError, match="record 'r': has no box, so there is no label"):
+        labelled_box(replace(made, targets=()), view, rng)

@@ -18,13 +18,14 @@ from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import pack
 from lfpc_jax.grpo.updater import REFUSALS, Apart, NotFinite, Updater, UpdateSettings, weighed
-from lfpc_jax.model.parameters import Trainable
+from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.report.figures import FIGURES
 from lfpc_jax.shapes import Buckets, TrainShapes
 from support import ported, random_groups, reference
 
 pytestmark = pytest.mark.compiles
 
+WHOLE = Trainable()
 SHAPES = TrainShapes(128, 4, Buckets((48,)))  # one micro-batch holds all
 
 
@@ -36,12 +37,12 @@ def model(tmp_path_factory):
     return cfg, ported.parameters(hf, cfg)
 
 
-def learner_of(cfg, objective, rate):
+def learner_of(cfg, objective, rate, trainable=WHOLE):
     return Learner(
         cfg,
         optax.sgd(rate),
         objective=objective,
-        trainable=Trainable(),
+        trainable=trainable,
         allowed=np.ones(cfg.text.vocab, bool),
         mesh=make_mesh(devices=jax.devices()[:1]),
     )
@@ -215,6 +216,33 @@ def test_tokens_of_another_policy_are_not_trained_on(
     assert "from_drawn" not in metrics
     first = math.inf if made.settings.old == "trainer" and count > 1 else wider
     assert asked == [first] + [math.inf] * (count - 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "mini_batches"), [({}, 1), ({"old": "sampler"}, 1), ({}, 2), ({"epochs": 2}, 1)]
+)
+def test_dropout_is_no_other_policy(model, settings, mini_batches):
+    """What an update computes with LoRA's dropout lies far from the sampler's, who drops nothing.
+    How far the policies lie apart is measured without it, and limits nothing of the update."""
+    cfg, params = model
+    trainable = Trainable(lora=LoRA(4, 64.0, dropout=0.5))
+    learner = learner_of(cfg, Objective(), 0.5, trainable)
+    state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
+    noisy = [
+        x + 0.3 * jax.random.normal(jax.random.key(number), x.shape)
+        for number, x in enumerate(jax.tree.leaves(state.trained))
+    ]
+    state = replace(state, trained=jax.tree.unflatten(jax.tree.structure(state.trained), noisy))
+    made = Updater(learner, UpdateSettings(**settings), SHAPES, ported.processor(cfg))
+    batches = [[one] for one in groups()[:mini_batches]]
+    expected = distance(made, state, batches)
+    with pytest.raises(Apart) as raised:
+        replace(made, most_apart=0.999 * expected)(state, batches)
+    assert raised.value.mean == pytest.approx(expected, rel=1e-4)
+    after, metrics = replace(made, most_apart=1.001 * expected)(raised.value.state, batches)
+    assert int(after.updates) == mini_batches * made.settings.epochs
+    if not settings and mini_batches == 1:
+        assert metrics["change_kl"] == 0, "of one policy with itself, dropped alike"
 
 
 def test_what_is_not_finite_is_refused_as_such_not_taken_for_another_policy(start):
