@@ -93,7 +93,7 @@ def crossed(
     values: Float[np.ndarray, "seeds samples"], ends: tuple[float, float] = (-1.0, 1.0)
 ) -> Estimate | None:
     """The mean of values between the `ends`, as an estimate for other seeds and other samples; None
-    with fewer than two of either, where their variance is unknown.
+    with fewer than two of either, or if all values are equal, where their variance is unknown.
 
     A value is the mean plus an effect of its seed, one of its sample and one of both. The mean's
     variance is (MS_seeds + MS_samples - MS_both) / (seeds x samples), and at least what seeds or
@@ -119,7 +119,7 @@ def crossed(
     largest = int(np.argmax(sums))
     uncertain = sum(square**2 / degrees for square, degrees in terms[largest])
     if not uncertain:
-        return Estimate(value, value, value, samples)
+        return None
     t = float(stdtrit(sums[largest] ** 2 / uncertain, 0.975))
     half = t * math.sqrt(sums[largest] / (seeds * samples))
     return Estimate(value, max(low, value - half), min(high, value + half), samples)

@@ -127,6 +127,20 @@ def test_over_seeds_an_interval_is_for_other_seeds_as_well(folders):
     assert one == comparison(folders).measured("whole", "accuracy")
 
 
+def test_seeds_that_are_all_right_make_nothing_certain(folders):
+    """The interval is then that over questions, as for a single seed."""
+    arms = [Arm("whole", (folders["whole"],) * 3), Arm("again", (folders["whole"],) * 3)]
+    over_seeds, over_questions = (
+        Comparison(arms, "set", 32, over_seeds=over) for over in (True, False)
+    )
+    right = over_seeds.measured("whole", "accuracy")
+    assert right.estimate.low < right.estimate.value == right.estimate.high == 1
+    assert right == over_questions.measured("whole", "accuracy")
+    same = over_seeds.changed(Change("accuracy", "whole", "again"))
+    assert same.estimate.low < 0 < same.estimate.high
+    assert same == over_questions.changed(Change("accuracy", "whole", "again"))
+
+
 def answered(one, rights):
     """With a crop each, by three rollouts."""
     said = [episode(Said(2, box=(0, 0, 50, 50)), Said(1), name=one.id, rollout=i) for i in range(3)]
