@@ -119,26 +119,29 @@ def test_log_probabilities_equal_a_forward_over_both_pictures(shared):
     assert checked >= 30
 
 
-def test_slots_chunk_and_mesh_change_nothing(followed):
+def test_slots_and_chunk_change_nothing(followed):
     """Few slots are filled again and again, in the middle of an opening's follows. A follow longer
     than a piece is written in several."""
-    shapes = small.SHAPES
-    others = [
-        engine(replace(shapes, slots=1, chunk=5, observation_text=8)),
-        engine(
-            replace(shapes, slots=8, extend_rows=4, prefill_rows=2),
-            mesh=rollout_mesh(1, devices=jax.devices()[:2]),
-        ),
-    ]
-    for made in others:
-        again = run(made, [branching(number) for number in range(3)], 2)
-        for name, trajectory in again.items():
-            wanted = followed[name]
-            np.testing.assert_array_equal(trajectory.ids, wanted.ids, str(name))
-            assert (trajectory.turns, trajectory.end) == (wanted.turns, wanted.end)
-            np.testing.assert_allclose(trajectory.logprobs, wanted.logprobs, atol=1e-5)
-        assert made.stats.prompts == 3
-        assert made.stats.rollouts == 18
+    changes_nothing(engine(replace(small.SHAPES, slots=1, chunk=5, observation_text=8)), followed)
+
+
+@pytest.mark.slow
+def test_a_mesh_changes_nothing(followed):
+    """The answers alone are compared in `tests/cropvlm/test_local.py`, in less time."""
+    shapes = replace(small.SHAPES, slots=8, extend_rows=4, prefill_rows=2)
+    mesh = rollout_mesh(1, devices=jax.devices()[:2])
+    changes_nothing(engine(shapes, mesh=mesh), followed)
+
+
+def changes_nothing(other, followed):
+    again = run(other, [branching(number) for number in range(3)], 2)
+    for name, trajectory in again.items():
+        wanted = followed[name]
+        np.testing.assert_array_equal(trajectory.ids, wanted.ids, str(name))
+        assert (trajectory.turns, trajectory.end) == (wanted.turns, wanted.end)
+        np.testing.assert_allclose(trajectory.logprobs, wanted.logprobs, atol=1e-5)
+    assert other.stats.prompts == 3
+    assert other.stats.rollouts == 18
 
 
 def test_a_follow_that_does_not_fit_ends_its_episodes_alone(shared, followed):
@@ -157,8 +160,10 @@ def test_a_follow_that_does_not_fit_ends_its_episodes_alone(shared, followed):
     np.testing.assert_array_equal(fits["r1", 5].ids, followed["r1", 5].ids)
 
 
+@pytest.mark.slow
 def test_a_warm_up_for_follows_leaves_nothing_to_compile():
-    """Also where every episode has one turn, which alone would compile nothing for replies."""
+    """Also where every episode has one turn, which alone would compile nothing for replies. A local
+    target's warm-up, in `tests/cropvlm/test_local.py`, shows the same."""
     made = engine(rules=replace(RULES, max_turns=1))
     programs = made.warm_up(follows=True)
     found = run(made, [branching(number) for number in range(4)], 2)
