@@ -6,15 +6,16 @@
     label_boxes.py SET OUT --again OLD [--within 0.5] [--ties largest] [--noise 0] [--seed 1]
 
 SET is a set in our layout or a public one, such as `text_vqa%1/2:FILE` (see data/sources.py). OUT
-becomes a set in our layout with the same records, whose targets are the labels; pictures that are
-files are left where they are. Training reads it, as in `train.py --config cropvlm/sft.py`.
+becomes a set in our layout with the same records, whose target boxes are the labels; pictures that
+are files are left where they are. Training reads it, as in `train.py --config cropvlm/sft.py`.
 
 By default a frozen target model is asked how likely it finds the right answer with each box of a
 grid in view (225 boxes for 5 x 5 cells), and the best box, widened at random, is the label. All
 likelihoods are kept in OUT's journals. --again makes other labels of those in OLD, without the
-target. With --boxes outside the labels are the set's own targets, such as another model's boxes,
-with their areas multiplied by 45, 10, 4, 2 and 1 from the fifth of the set that covers least of its
-pictures to the fifth that covers most. With --boxes truth the targets stay as tight as they are.
+target model. With --boxes outside the labels are the set's own target boxes, such as another
+model's, with their areas multiplied by 45, 10, 4, 2 and 1 from the fifth of the set that covers
+least of its pictures to the fifth that covers most. With --boxes truth they stay as tight as they
+are.
 
 Beside the set are labels.jsonl (each record's label, before and after widening), report.json,
 report.png, sheet.png (some labels on their pictures) and timing.json. If interrupted, rerun the
@@ -129,14 +130,14 @@ def label_boxes(args: argparse.Namespace, claim: FolderClaim) -> int:
     if args.boxes == "grid":
         about, measured = labels.measured_in(folder, sound.records, origin["records"])
         origin |= {"grid": about["grid"], "target": labelled.target_in(about)}
-        made = [
+        entries = [
             entry if isinstance(entry, Rejected) else labels.label_of(entry, about["grid"], rule)
             for entry in measured
         ]
     else:
-        made = labels.labels_of_targets(sound.records, args.boxes, args.grid, rule)
+        entries = labels.labels_of_target_boxes(sound.records, args.boxes, args.grid, rule)
         origin |= {"grid": args.grid}
-    _publish(args, origin | {"rule": asdict(rule)}, sound, made)
+    _publish(args, origin | {"rule": asdict(rule)}, sound, entries)
     return 0
 
 
@@ -223,18 +224,18 @@ def _publish(
     args: argparse.Namespace,
     origin: Mapping[str, Any],
     sound: Audited,
-    made: Sequence[Label | Rejected],
+    entries: Sequence[Label | Rejected],
 ) -> None:
     """Writes everything that OUT gets; the meta file, which makes it a set, at the end."""
-    lost = [entry for entry in made if isinstance(entry, Rejected)]
-    everyone = len(made) + len(sound.rejected)
+    lost = [entry for entry in entries if isinstance(entry, Rejected)]
+    everyone = len(entries) + len(sound.rejected)
     check_share(args.data, [*lost, *sound.rejected], everyone, args.max_lost)
-    if len(lost) == len(made):
+    if len(lost) == len(entries):
         raise ValueError(f"{args.data}: no record has a label ({summary(lost)})")
-    report = labelled.report_of(sound.records, made, sound.rejected)
+    report = labelled.report_of(sound.records, entries, sound.rejected)
     (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     plot(report, args.out / "report.png")
-    _write_sheet(args.out / "sheet.png", sound.records, made)
+    _write_sheet(args.out / "sheet.png", sound.records, entries)
     seconds = _timing(args.out)
     about = _selected(args.data) | {
         labelled.FROM: args.data,
@@ -243,14 +244,14 @@ def _publish(
         labelled.LABELS: origin,
     }
     count = labelled.write_labelled(
-        args.out, sound.records, made, sound.rejected, about, args.max_lost
+        args.out, sound.records, entries, sound.rejected, about, args.max_lost
     )
     gone, unsuited = map(len, parted([*lost, *sound.rejected]))
     ties = f", {report['ties']['records']} of them tied with others" if args.target else ""
     took = "" if seconds is None else f"; {seconds:.2f} s a record"
     print(
         f"wrote {args.out}: {count} records, {gone} lost, {unsuited} unsuited (without a picture, "
-        f"without a target, videos, several pictures); labels cover "
+        f"without a target box, videos, several pictures); labels cover "
         f"{report['size']['label']['mean']:.1%} of their pictures{ties}{took}"
     )
     for name, gain in report["gain"].items():
@@ -264,9 +265,11 @@ def _publish(
             )
 
 
-def _write_sheet(file: Path, records: Sequence[Record], made: Sequence[Label | Rejected]) -> None:
+def _write_sheet(
+    file: Path, records: Sequence[Record], entries: Sequence[Label | Rejected]
+) -> None:
     """Some of the labels, evenly spread over the set."""
-    pairs = [(r, label) for r, label in zip(records, made, strict=True) if isinstance(label, Label)]
+    pairs = labelled.labelled_records(records, entries)
     step = max(len(pairs) / _ON_THE_SHEET, 1.0)
     some = [pairs[int(place * step)] for place in range(min(len(pairs), _ON_THE_SHEET))]
     sheet([_on_sheet(record, label) for record, label in some]).save(file)

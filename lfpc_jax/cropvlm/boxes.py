@@ -1,6 +1,6 @@
 """Boxes that no crop network proposes, to be shown to a target model beside those that one does.
 
-    true        the record's targets: the smallest box of each, of several the smallest box around
+    true        the record's target boxes: the smallest of each, of several the smallest box around
                 all, since the answering model sees one crop
     true_xF     that box with F times its area: scaled about its centre, its shape kept, and clipped
                 at the image's edges, where it therefore ends up smaller

@@ -1,4 +1,4 @@
-"""A set with labels in place of its targets, written in our layout; what the labels came to in
+"""A set with labels in place of its target boxes, written in our layout; what the labels came to in
 numbers; and what training compares with them."""
 
 import json
@@ -27,7 +27,7 @@ MAP = 20
 """Rows and columns of the map of where labels lie."""
 _TARGET = "target's "
 _NO_MATTER = ("path", "answer_tokens", "slots", "temperature")
-"""Of a target: what its likelihoods do not depend on."""
+"""Of a target model: what its likelihoods do not depend on."""
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _GAINS = (-math.inf, -8, -4, -2, -1, -0.5, -0.1, 0.1, 0.5, 1, 2, 4, 8, math.inf)
 """Edges, in nats, by which gains are counted."""
@@ -59,27 +59,36 @@ def write_labelled(
     return count
 
 
+def labelled_records(
+    records: Sequence[Record], labels: Sequence[Label | Rejected]
+) -> list[tuple[Record, Label]]:
+    """The records that have a label, with it."""
+    pairs = zip(records, labels, strict=True)
+    return [(record, label) for record, label in pairs if isinstance(label, Label)]
+
+
 # -------------------------------------------------------------------- in numbers
 
 
 def report_of(
     records: Sequence[Record], labels: Sequence[Label | Rejected], unsound: Sequence[Rejected]
 ) -> dict[str, Any]:
-    """What the labels came to, as JSON. `targets` are the records' own, before they are replaced.
+    """What the labels came to, as JSON. `targets` are about the records' own
+    target boxes, before they are replaced.
     Gains are differences of log-likelihoods in nats."""
-    pairs = [(r, made) for r, made in zip(records, labels, strict=True) if isinstance(made, Label)]
-    made = [label for _, label in pairs]
+    labelled = labelled_records(records, labels)
+    kept = [label for _, label in labelled]
     lost = [entry for entry in (*labels, *unsound) if isinstance(entry, Rejected)]
-    scored = [label for label in made if label.likelihood is not None]
-    truths = [(record, label) for record, label in pairs if record.targets]
+    scored = [label for label in kept if label.likelihood is not None]
+    truths = [(record, label) for record, label in labelled if record.targets]
     return {
-        "records": len(made),
+        "records": len(kept),
         "lost": dict(Counter(entry.reason for entry in lost)),
         "size": {
-            "best": _shares([_share(label.best, label) for label in made]),
-            "label": _shares([_share(label.box, label) for label in made]),
+            "best": _shares([_share(label.best, label) for label in kept]),
+            "label": _shares([_share(label.box, label) for label in kept]),
         },
-        "map": _map(made),
+        "map": _map(kept),
         "likelihood": _mean([label.likelihood for label in scored]),
         "gain": {
             "whole": _gains([(label.likelihood, label.whole) for label in scored]),
@@ -187,15 +196,15 @@ def labels_of(source: str) -> Mapping[str, Any] | None:
 def doubts(source: str, *, proposes: bool, target: Mapping[str, Any] | None) -> Iterator[str]:
     """A line for each way in which a set's labels may not suit a run: one whose model `proposes`
     boxes or not, for the `target` of this identity, if it has one."""
-    made = labels_of(source)
-    if made is None:
+    about = labels_of(source)
+    if about is None:
         return
-    if not proposes and made["boxes"] != "truth":
+    if not proposes and about["boxes"] != "truth":
         yield (
-            f"its targets are labels for a crop network ({made['boxes']}), not what must be seen; "
-            "train on it with --rollout.dialogue box"
+            f"its target boxes are labels for a crop network ({about['boxes']}), not what must be "
+            "seen; train on it with --rollout.dialogue box"
         )
-    before = made.get("target")
+    before = about.get("target")
     if before is None or target is None:
         return
     changed = [name for name in before if name in target and before[name] != target[name]]

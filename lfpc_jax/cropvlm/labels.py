@@ -34,8 +34,8 @@ FORMAT = 1
 
 Ties = Literal["smallest", "largest"]
 Source = Literal["grid", "outside", "truth"]
-"""Where boxes come from: the grid, or the set's own targets, which are expanded if they are those
-of an outside model and left as tight as they are if they are the truth."""
+"""Where boxes come from: the grid, or the set's own target boxes, which are expanded if they are
+those of an outside model and left as tight as they are if they are the truth."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Measuring:
             raise ValueError(f"grid {self.grid}, chunk {self.chunk}: both must be at least 1")
 
     def journal(self, folder: Path, process: int, processes: int) -> Journal[Measured]:
-        made = {"grid": self.grid, "chunk": self.chunk, "processes": processes}
-        return _journal(_file(folder, process), dict(self.about) | made)
+        how = {"grid": self.grid, "chunk": self.chunk, "processes": processes}
+        return _journal(_file(folder, process), dict(self.about) | how)
 
     def measure(
         self,
@@ -244,11 +244,11 @@ def label_of(measured: Measured, grid: int, rule: Rule) -> Label:
     )
 
 
-def labels_of_targets(
+def labels_of_target_boxes(
     records: Sequence[Record], source: Source, grid: int, rule: Rule
 ) -> list[Label | Rejected]:
-    """Labels from the records' own targets: the smallest box around all of a record's, expanded
-    over all of the set if they are an outside model's, and widened if the rule says so."""
+    """Labels from the records' own target boxes: the smallest box around all of a record's,
+    expanded over all of the set if they are an outside model's, and widened if the rule says so."""
     sizes: list[Size | Rejected] = []
     for record in records:
         size = _size(record)

@@ -61,6 +61,24 @@ _REMEDIES = remedies("target.url", "target.patience.reply_seconds") | {
 logger = logging.getLogger(__name__)
 
 
+def check_settings(settings: TargetSettings, flag: str = "") -> None:
+    """Raises ValueError for what cannot be asked of a server. `flag` is what stands before the name
+    of a setting where a command sets it."""
+    check_url(settings.url, "target.url")
+    settings.patience.check("target.patience")
+    if settings.presentation == "zoom":
+        raise ValueError(
+            f"target.presentation zoom with target.url {settings.url}: the zoom tool's "
+            "conversation is for models that were trained on it here; set "
+            f"{flag}target.presentation both"
+        )
+    if not settings.cache:
+        raise ValueError(
+            f"target.cache is empty with target.url {settings.url}: a server's answers are kept, "
+            f"so that none is paid for twice; name a folder, as {flag}target.cache FOLDER"
+        )
+
+
 class TargetFailed(ValueError):
     """The target gives no answers. The message says where it is, why, and what to do."""
 
@@ -72,19 +90,7 @@ class RemoteTarget:
     dialogue: Dialogue
 
     def __init__(self, settings: TargetSettings, bar: Bar = no_bar) -> None:
-        check_url(settings.url, "target.url")
-        if settings.presentation == "zoom":
-            raise ValueError(
-                f"target.presentation zoom with target.url {settings.url}: the zoom tool's "
-                "conversation is for models that were trained on it here; set "
-                "target.presentation both"
-            )
-        if not settings.cache:
-            raise ValueError(
-                f"target.cache is empty with target.url {settings.url}: a server's answers are "
-                "kept, so that none is asked for twice; name a folder, as target.cache FOLDER"
-            )
-        settings.patience.check("target.patience")
+        check_settings(settings)
         self.settings, self._bar = settings, bar
         self._client = Client("target", settings.url, settings.key_variable, settings.patience)
         self._store = Store(settings.cache, "answer", str)

@@ -7,12 +7,12 @@ noise, blank, other, downsampled, truth     as `tool`, but crops are altered (se
 Of a crop network and its target model, `tool` shows the target the box that the network proposes,
 and `direct` shows it no crop. Boxes that no network proposed are further conditions:
 
-true               the record's targets; of several the smallest box around all
+true               the record's target boxes; of several the smallest box around all
 true_x4            the same with four times the area (see `cropvlm.boxes`), also for other factors
 centre             the middle half of each side
 random             drawn for each record
 whole              the whole image
-rel_att            ViCrop's box from the target's attention (see `cropvlm.vicrop`)
+rel_att            ViCrop's box from the target model's attention (see `cropvlm.vicrop`)
 rel_att_22         the same from another layer
 """
 

@@ -59,9 +59,6 @@ CROPVLM: dict[str, tuple[float, float, float, float]] = {
 """IoU, recall and size of the boxes, and the target's accuracy, by what the crop network was
 trained with."""
 
-CROPVLM_LABELS = {"grid": 50.9, "outside": 50.3}
-"""The mean accuracy over benchmarks by the labels of SFT."""
-
 _TEXT_VQA_ROWS = {"text_vqa": 5000, "text_vqa_boxes": 4370}
 """The questions of its validation part, and those of them with boxes that people drew, by what
 their reader calls them."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lfpc_jax.checkpoint import store
+from lfpc_jax.cropvlm.remote import check_settings
 from lfpc_jax.distributed.mesh import sides_of
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.preprocessor_config import has_processor
-from lfpc_jax.remote.request import check_url
 from lfpc_jax.rollout.sampling import COLDEST
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.run.config import TargetSettings, TrainConfig, updates_of
@@ -279,18 +279,7 @@ def _check_target(config: TrainConfig, target: TargetSettings) -> None:
             "--target.path MODEL, or reward accuracy"
         )
     if target.url:
-        check_url(target.url, "target.url")
-        target.patience.check("target.patience")
-        if not target.cache:
-            raise ValueError(
-                f"target.cache is empty with target.url {target.url}: a server's answers are kept, "
-                "so that none is paid for twice; name a folder, as --target.cache runs/target-cache"
-            )
-    if target.presentation == "zoom" and target.url:
-        raise ValueError(
-            f"target.presentation zoom with target.url {target.url}: the zoom tool's conversation "
-            "is ours, and no server was trained on it; set --target.presentation both"
-        )
+        check_settings(target, flag="--")
     if target.presentation == "image" and config.stage == "grpo":
         raise ValueError(
             "target.presentation image: without a crop every box gets the same answer, and nothing "

@@ -68,9 +68,11 @@ def test_a_real_target_is_asked(labelled):
     assert named <= target.keys()
 
 
-@pytest.mark.compiles
+@pytest.mark.slow
 def test_with_its_journal_cut_it_resumes_to_the_same_bytes(folder, labelled, tmp_path):
-    """Cut within the second line of the first chunk, so that the first is asked again, too."""
+    """As `test_label_boxes.py` shows of a rigged target, and `test_likelihood.py` of one question's
+    values, in less time. Cut within the second line of the first chunk, so that the first is asked
+    again, too."""
     journal = labelled["journal"]
     ends = [place for place, byte in enumerate(journal) if byte == 10]
     (tmp_path / "journal-0.jsonl").write_bytes(journal[: ends[1] + 60])

@@ -118,7 +118,10 @@ def test_another_target_under_the_same_name_is_refused_on_resume(
     assert "target: is another than when the run began, by its weights, assets" in said
 
 
+@pytest.mark.slow
 def test_labels_are_imitated_and_boxes_alone_validated(folder):
+    """What is imitated is tested in `tests/cropvlm/test_episodes.py`, and validations without a
+    target model in `tests/run/test_validation_boxes.py`, in less time."""
     run = folder / "alone"
     finished(start(folder, run, config=f"{CONFIG}:alone"))
     found = metrics(run)

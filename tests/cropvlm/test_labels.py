@@ -16,7 +16,7 @@ from lfpc_jax.cropvlm.labels import (
     Rule,
     in_chunks,
     label_of,
-    labels_of_targets,
+    labels_of_target_boxes,
     measured_in,
 )
 from lfpc_jax.cropvlm.target import Likelihood
@@ -196,11 +196,11 @@ def test_targets_become_labels_tight_or_expanded(records):
                              ((30.0, 5.0, 40.0, 15.0),))
     )  # fmt: skip
     given = [records[0], two, records[2], records[4], replace(records[5], picture=Picture())]
-    tight = labels_of_targets(given, "truth", 5, EXACT)
+    tight = labels_of_target_boxes(given, "truth", 5, EXACT)
     boxes = [label.box if isinstance(label, Label) else label.reason for label in tight]
     truth = (70, 40, 90, 60)
     assert boxes == [truth, (10, 5, 40, 20), "no target", truth, "nothing to crop"]
-    outside = labels_of_targets(given, "outside", 5, EXACT)
+    outside = labels_of_target_boxes(given, "outside", 5, EXACT)
     side = 20 * 45**0.5
     assert outside[0].best == truth
     assert outside[0].box == pytest.approx((80 - side / 2, 0, 80 + side / 2, 100))
@@ -209,7 +209,7 @@ def test_targets_become_labels_tight_or_expanded(records):
     assert outside[1].box == pytest.approx(
         (25 - wide / 2, 12.5 - high / 2, 25 + wide / 2, 12.5 + high / 2)
     )
-    noisy = labels_of_targets(given, "truth", 5, Rule(noise=1.0, seed=2))
+    noisy = labels_of_target_boxes(given, "truth", 5, Rule(noise=1.0, seed=2))
     assert noisy[0].box == widened(Box(*truth), SIZE, 0.2, seed=2, record="r0")
 
 

@@ -252,22 +252,25 @@ def test_progress_is_told(tmp_path):
 # ---------------------------------------------------------------- processes
 
 ASKING = """
-import json, sys
-from support.target_server import ask, boxes, record, settings
-from lfpc_jax.cropvlm.remote import RemoteTarget
+import sys
+from support.target_server import RemoteTarget, ask, boxes, record, settings
 url, cache = sys.argv[1:]
 target = RemoteTarget(settings(url, cache, {"concurrent": 4}))
-said = ask(target, *((record(str(n), f"Sign {n}?", seed=n), boxes(10)) for n in range(4)))
-print(json.dumps([[each.answer for each in of_one] for of_one in said]))
+ask(target, *((record(str(n), f"Sign {n}?", seed=n), boxes(10)) for n in range(4)))
 """
 
 
 def started(server, cache):
     path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
-    return subprocess.Popen(
-        [sys.executable, "-c", ASKING, server.url, str(cache)],
-        stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path},
-    )  # fmt: skip
+    command = [sys.executable, "-c", ASKING, server.url, str(cache)]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path})
+
+
+def asked_here(server, cache):
+    """The same in this process, by a target that knows nothing but what is on disk."""
+    target = RemoteTarget(settings(server.url, cache, {"concurrent": 4}))
+    said = ask(target, *((record(str(n), f"Sign {n}?", seed=n), boxes(10)) for n in range(4)))
+    return [[each.answer for each in of_question] for of_question in said]
 
 
 def answer_of(asked):
@@ -283,7 +286,7 @@ def test_a_killed_process_asks_only_for_what_it_had_not_kept(tmp_path):
             time.sleep(0.01)
         for process in two:
             os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
         kept = {
             json.loads(line)["key"]
             for file in tmp_path.iterdir()
@@ -292,15 +295,14 @@ def test_a_killed_process_asks_only_for_what_it_had_not_kept(tmp_path):
         }
         assert 0 < len(kept) < 40
         before = len(server.requests)
-        first, _ = started(server, tmp_path).communicate()
+        first = asked_here(server, tmp_path)
         assert len(server.requests) - before <= 40 - len(kept)
         before = len(server.requests)
-        second, _ = started(server, tmp_path).communicate()
+        second = asked_here(server, tmp_path)
         assert len(server.requests) == before
         assert first == second
-        told = json.loads(first)
         for number in range(4):
-            for box, answer in zip(boxes(10), told[number]):
+            for box, answer in zip(boxes(10), first[number], strict=True):
                 crop = shown(picture(seed=number), 324, box)
                 assert answer == f"Sign {number} {int(crop.sum())}"
 

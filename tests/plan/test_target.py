@@ -115,7 +115,7 @@ def test_a_target_that_is_not_here_is_planned_by_its_name(tmp_path):
         run_of(tmp_path, "--target.path", "my-model")
 
 
-@pytest.mark.compiles
+@pytest.mark.slow
 def test_a_search_leaves_room_for_the_target(tmp_path):
     """A 7B target of 15.4 GiB is split over the chips of a host of v5e."""
     config = load_config(str(small_plan.config_file(tmp_path, target=True)), tmp_path)
