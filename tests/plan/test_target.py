@@ -86,8 +86,9 @@ def test_how_often_a_step_asks_it(two, tmp_path):
 @pytest.mark.compiles
 def test_likelihoods_are_planned_as_they_are_scored(tmp_path):
     """A question of 4 boxes: an image of 64 tokens and 64 of text once a row, then 64 + 192 + 8 a
-    box. Rows of 1,024 tokens hold three boxes, so two rows on one device hold a question, and 8
-    questions take 8 calls."""
+    box. A row has room for the longest conversation twice, 2 x 392 tokens in steps of 64, which are
+    832, and holds two boxes. So two rows on one device hold a question, and 8 questions take 8
+    calls."""
     config, file = str(small_plan.config_file(tmp_path, target=True)), tmp_path / "plan.json"
     args = ["--config", config, "--topology", "cpu:2", "--json", str(file)]
     args += ["--rewards.accuracy", "0", "--rewards.likelihood", "1"]
@@ -97,7 +98,7 @@ def test_likelihoods_are_planned_as_they_are_scored(tmp_path):
     run = run_of(tmp_path)
     assert row["beside"] == run.state_bytes + run.rollout_bytes
     assert row["kinds"]["parameters"] == run.target_bytes
-    windows, tokens = 5 * 8, 2 * 1024  # a span of 8 windows for each picture
+    windows, tokens = 5 * 8, 2 * 832  # a span of 8 windows for each picture
     assert row["kinds"]["inputs"] == windows * (64 * 588 + 16) + tokens * 10 * 4
 
 
