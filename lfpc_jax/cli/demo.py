@@ -2,7 +2,7 @@
 
     demo.py [--out runs/demo] [--seeds 0] [--arms baseline stage1 stage2]
     demo.py --out runs/reproduce --arms all --seeds 0 1 2 --temperatures 0 1 --write docs
-    demo.py --system cropvlm [--arms tight outside sft by_accuracy by_likelihood]
+    demo.py --system cropvlm [--arms tight outside_fitted sft by_accuracy by_likelihood]
 
 With --system cropvlm it is the second system's: labels by a target model, crop networks that
 imitate them, and both rewards.
@@ -53,7 +53,7 @@ USUAL = {
     ),
     "cropvlm": Usual(
         "runs/demo-cropvlm",
-        ("tight", "outside", "sft", "by_accuracy", "by_likelihood"),
+        ("tight", "outside_fitted", "sft", "by_accuracy", "by_likelihood"),
         "configs/micro/boxes",
         tuple(cropvlm_plan.ARMS),
         "micro-target",

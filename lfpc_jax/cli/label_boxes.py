@@ -13,9 +13,9 @@ By default a frozen target model is asked how likely it finds the right answer w
 grid in view (225 boxes for 5 x 5 cells), and the best box, widened at random, is the label. All
 likelihoods are kept in OUT's journals. --again makes other labels of those in OLD, without the
 target model. With --boxes outside the labels are the set's own target boxes, such as another
-model's, with their areas multiplied by 45, 10, 4, 2 and 1 from the fifth of the set that covers
-least of its pictures to the fifth that covers most. With --boxes truth they stay as tight as they
-are.
+model's, with their areas multiplied by --factors (45, 10, 4, 2 and 1), from the fifth of the set
+that covers least of its pictures to the fifth that covers most. With --boxes truth they stay as
+tight as they are.
 
 Beside the set are labels.jsonl (each record's label, before and after widening), report.json,
 report.png, sheet.png (some labels on their pictures) and timing.json. If interrupted, rerun the
@@ -95,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--ties", choices=get_args(Ties), default=default.ties, help="of these")
     parser.add_argument("--seed", type=int, default=default.seed, help="of the noise")
+    parser.add_argument(
+        "--factors", type=float, nargs="+", default=default.factors, metavar="AREA",
+        help="of outside boxes, from the part of the set that covers least to the one that covers "
+        "most; published for small text",
+    )  # fmt: skip
     parser.add_argument("--chunk", type=positive, default=16, help="records at a time")
     parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
     parser.add_argument("--tensor", type=int, default=1, help="devices to spread the target over")
@@ -112,7 +117,7 @@ def label_boxes(args: argparse.Namespace, claim: FolderClaim) -> int:
             f"labels of its likelihoods, add --again {args.out})"
         )
     noise = args.noise if args.noise is not None else float(args.boxes == "grid")
-    rule = Rule(args.within, args.ties, noise, args.seed)
+    rule = Rule(args.within, args.ties, noise, args.seed, tuple(args.factors))
     with progress.waiting(f"checking {args.data}"):
         sound = audit(sources.read(args.data), name=args.data, max_share=args.max_lost)
     origin: dict[str, Any] = {"boxes": args.boxes, "records": digest(sound.records)}

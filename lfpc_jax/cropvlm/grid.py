@@ -54,15 +54,15 @@ def widened(box: Box, size: Size, most: float, *, seed: int, record: str) -> Box
     return clamp(wide, size)
 
 
-def expanded(boxes: Sequence[Box], sizes: Sequence[Size]) -> list[Box]:
-    """The boxes with their areas multiplied by `FACTORS`. The quintile of a box is decided by the
-    share of the other boxes that cover less of their picture, so equal ones are treated alike."""
+def expanded(
+    boxes: Sequence[Box], sizes: Sequence[Size], factors: Sequence[float] = FACTORS
+) -> list[Box]:
+    """The boxes with their areas multiplied by `factors`, one for each of as many equal parts of
+    them. The part (quintile) of a box is decided by the share of the other boxes that cover less of
+    their picture, so equal ones are treated alike."""
     shares = [
         area(box) / (width * height) for box, (width, height) in zip(boxes, sizes, strict=True)
     ]
     ordered = sorted(shares)
-    quintiles = [bisect.bisect_left(ordered, share) * len(FACTORS) // len(boxes)
-                 for share in shares]  # fmt: skip
-    return [
-        scaled(box, FACTORS[quintile], size) for box, quintile, size in zip(boxes, quintiles, sizes)
-    ]
+    parts = [bisect.bisect_left(ordered, share) * len(factors) // len(boxes) for share in shares]
+    return [scaled(box, factors[part], size) for box, part, size in zip(boxes, parts, sizes)]

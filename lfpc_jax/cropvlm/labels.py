@@ -22,7 +22,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from jaxtyping import Float32
 
-from lfpc_jax.cropvlm.grid import cells, expanded, in_pixels, widened
+from lfpc_jax.cropvlm.grid import FACTORS, cells, expanded, in_pixels, widened
 from lfpc_jax.cropvlm.target import Question, Target
 from lfpc_jax.data import pictures
 from lfpc_jax.data.journal import Journal, about_of, joined
@@ -41,16 +41,20 @@ those of an outside model and left as tight as they are if they are the truth.""
 @dataclass(frozen=True)
 class Rule:
     """How likelihoods become labels. `within` is in nats. Each side is moved outwards by up to
-    `noise` cells, drawn from the seed and the record."""
+    `noise` cells, drawn from the seed and the record. `factors` multiply the areas of outside
+    boxes (see `grid.expanded`)."""
 
     within: float = 1e-4
     ties: Ties = "smallest"
     noise: float = 1.0
     seed: int = 0
+    factors: tuple[float, ...] = FACTORS
 
     def __post_init__(self) -> None:
         if min(self.within, self.noise) < 0:
             raise ValueError(f"{self}: within and noise must not be negative")
+        if not self.factors or min(self.factors) < 1:
+            raise ValueError(f"{self}: factors must be given, and all at least 1")
 
 
 @dataclass(frozen=True)
@@ -259,7 +263,9 @@ def labels_of_target_boxes(
         (record, size) for record, size in zip(records, sizes) if not isinstance(size, Rejected)
     ]
     tight = [hull(Box(*nest[0]) for nest in record.targets) for record, _ in kept]
-    wide = expanded(tight, [size for _, size in kept]) if source == "outside" else tight
+    wide = tight
+    if source == "outside":
+        wide = expanded(tight, [size for _, size in kept], rule.factors)
     labels = iter([
         Label(
             record.id, size, best,

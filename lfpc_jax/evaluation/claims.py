@@ -35,15 +35,16 @@ CROPVLM_CLAIMS = {
     ("accuracy", "tight", "tight_by_accuracy"): "up",
     ("accuracy", "tight", "tight_by_likelihood"): "up",
     ("accuracy", "outside", "sft"): "alike",
+    ("accuracy", "outside_fitted", "sft"): "alike",
     ("accuracy", "by_likelihood", "crop_alone"): "down",
     ("accuracy", "without@direct", "tight"): "down",
     ("accuracy", "sft", "tight"): "down",
 }
 """CropVLM's, by arms of these names: `sft` on labels of the grid, `outside` on boxes of another
-source, `tight` on boxes that are not widened, the first with GRPO `by_accuracy` and
-`by_likelihood`, the last with it `tight_by_accuracy` and `tight_by_likelihood`; `crop_alone` is
-`by_likelihood` with a target that does not see the full image, and `without@direct` has no
-crop."""
+source (`outside_fitted` with factors that fit the set), `tight` on boxes that are not widened, the
+first with GRPO `by_accuracy` and `by_likelihood`, the last with it `tight_by_accuracy` and
+`tight_by_likelihood`; `crop_alone` is `by_likelihood` with a target that does not see the full
+image, and `without@direct` has no crop."""
 CROPVLM_RANKS = {"iou": "lower than overlap", "overlap": "up", "area": "up"}
 """How measures of boxes go with the accuracy over arms: IoU does not predict it, recall does, and
 so does the size that recall comes with."""

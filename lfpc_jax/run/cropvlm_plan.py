@@ -23,22 +23,26 @@ SFT, ACCURACY, LIKELIHOOD = (
 ARMS = {
     "tight": (SFT, ""),
     "outside": (SFT, ""),
+    "outside_fitted": (SFT, ""),
     "sft": (SFT, ""),
     "by_accuracy": (ACCURACY, "sft"),
     "by_likelihood": (LIKELIHOOD, "sft"),
     "tight_by_accuracy": (ACCURACY, "tight"),
     "tight_by_likelihood": (LIKELIHOOD, "tight"),
 }
-"""The arms' configs, and the arms that they continue. The first three imitate labels, `sft` those
+"""The arms' configs, and the arms that they continue. The first four imitate labels, `sft` those
 of the grid."""
 ALONE = {"by_likelihood": "crop_alone"}
 """The arms whose crops are also shown without the full image, and how they are then called."""
 LABELS = {
     "tight": ("--boxes", "truth"),
     "outside": ("--boxes", "outside"),
+    "outside_fitted": ("--boxes", "outside", "--factors", "4", "3", "2", "1.5", "1"),
     "sft": ("--noise", "0.25"),
 }
-"""How label_boxes.py makes the labels of an arm. A cell of the grid is as large as a mark here, so
+"""How label_boxes.py makes the labels of an arm. The published factors of outside boxes are for
+text of a hundredth of a picture; here they make whole pictures of marks, so there is an arm with
+smaller ones. A cell of the grid is as large as a mark here, so
 boxes of the grid are widened by less than the whole cell of the published rule."""
 LAYER = "2"
 """The layer of its attention, as deep as the published one."""

@@ -46,7 +46,7 @@ def test_every_command_is_one_that_its_program_takes(monkeypatch):
 
 def test_half_of_the_scenes_is_labelled_and_the_other_half_reinforced():
     steps = {step.name: step.words for step in planned()}
-    for name in ("label tight", "label outside", "label sft"):
+    for name in ("label tight", "label outside_fitted", "label sft"):
         assert sources.Named.parse(steps[name][1]).part == "1/2"
     for name in ("train by_accuracy-0", "train by_likelihood-0"):
         source = steps[name][steps[name].index("--data.train") + 1]

@@ -89,6 +89,12 @@ def test_what_counts_is_the_share_of_the_picture():
     assert made[1] == pytest.approx((0, 0, 60 * 2, 100))  # the third quintile, four times: cut
 
 
+def test_factors_may_be_others_and_as_many_as_there_are_parts():
+    boxes = [Box(500 - side, 500 - side, 500 + side, 500 + side) for side in (10, 20, 30, 40)]
+    made = expanded(boxes, [(1000, 1000)] * 4, (4.0, 1.0))
+    assert [area(box) / 4 for box in made] == pytest.approx([400, 1600, 900, 1600])
+
+
 def test_boxes_that_cover_as_much_are_expanded_alike():
     boxes = [Box(0, 0, 10, 10)] * 5
     areas = [area(box) for box in expanded(boxes, [(1000, 1000)] * 5)]
