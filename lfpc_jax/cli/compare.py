@@ -97,7 +97,7 @@ def compare(args: argparse.Namespace) -> None:
     (args.out / "comparison.json").write_text(json.dumps(encoded, indent=2) + "\n")
     (args.out / "comparison.md").write_text("\n".join(map(markdown, sheets)))
     plot_arms(by_title, args.out / "comparison.png")
-    Console(width=None if sys.stdout.isatty() else 150).print(printed(sheets))
+    Console(width=None if sys.stdout.isatty() else 200).print(printed(sheets))
     print(f"wrote {args.out / 'comparison.json'}, comparison.md and comparison.png")
 
 

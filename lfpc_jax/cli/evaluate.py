@@ -54,6 +54,7 @@ from lfpc_jax.evaluation.conditions import (
     AsksTarget,
     attended,
     expanded,
+    factor_of,
     is_altered,
 )
 from lfpc_jax.evaluation.journal import CROPVLM, WITH_BOXES, Journal
@@ -181,7 +182,7 @@ def evaluate(args: argparse.Namespace, claim: FolderClaim) -> int:
         counted = results(journal.settings(), answers, args.judge_model, server)
         seconds = timing(journal)
         write_results(journal, answers, counted, seconds)
-        Console(width=None if sys.stdout.isatty() else 100).print(printed(sheets(counted, seconds)))
+        Console(width=None if sys.stdout.isatty() else 160).print(printed(sheets(counted, seconds)))
         print(f"wrote {args.out / 'results.json'}")
     return 0
 
@@ -220,6 +221,7 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
     for benchmark in benchmarks:
         for name in filter(is_altered, conditions):
             alteration(name, benchmark.records)  # refuses what it cannot alter, before any hour
+    _check_true_boxes(benchmarks, conditions)
     records = [record for benchmark in benchmarks for record in benchmark.records]
     engines = (
         Engines.load(args) if settings is None else TargetEngines.load(args, settings, records)
@@ -298,6 +300,27 @@ def _conditions(args: argparse.Namespace, settings: TargetSettings | None) -> tu
             "time; give one, and another OUT for another"
         )
     return in_order([*modes, *boxes, *altered])
+
+
+def _check_true_boxes(benchmarks: Sequence[Benchmark], conditions: Sequence[str]) -> None:
+    """Raises ValueError if true boxes are to be shown and no question has one. Says how many have
+    one, if not all do."""
+    true = [condition for condition in conditions if factor_of(condition) is not None]
+    if not true:
+        return
+    boxed = {b.name: sum(bool(record.targets) for record in b.records) for b in benchmarks}
+    if not any(boxed.values()):
+        raise ValueError(
+            f"{', '.join(true)}: no question of {', '.join(boxed)} has a true box; name a set with "
+            "boxes, such as text_vqa_boxes:FILE or text_vqa:FILE:BOXES, or leave these out"
+        )
+    for benchmark in benchmarks:
+        if (few := boxed[benchmark.name]) < len(benchmark.records) and jax.process_index() == 0:
+            print(
+                f"{benchmark.name}: {few} of {len(benchmark.records)} questions have a true box; "
+                f"{', '.join(true)} are of these alone",
+                file=sys.stderr,
+            )
 
 
 def _asking(args: argparse.Namespace) -> dict[str, Any]:

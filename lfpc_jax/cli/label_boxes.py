@@ -60,6 +60,7 @@ from lfpc_jax.trajectory import Record
 _LONGEST_WAIT = 7 * 86400.0
 """Seconds for which processes wait for each other's likelihoods; one that died is known sooner."""
 _ON_THE_SHEET = 12
+_GRID = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("data", metavar="SET")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--boxes", choices=get_args(Source), default="grid", help="where from")
-    parser.add_argument("--grid", type=positive, default=5, metavar="N", help="N x N cells")
+    parser.add_argument(
+        "--grid", type=positive, metavar="N", help=f"N x N cells; default: {_GRID}, or that of OLD"
+    )
     parser.add_argument("--again", type=Path, metavar="OLD", help="likelihoods of a former command")
     parser.add_argument(
         "--noise", type=float, metavar="CELLS",
@@ -134,14 +137,20 @@ def label_boxes(args: argparse.Namespace, claim: FolderClaim) -> int:
     claim.check()
     if args.boxes == "grid":
         about, measured = labels.measured_in(folder, sound.records, origin["records"])
+        if args.again and args.grid not in (None, about["grid"]):
+            raise ValueError(
+                f"--grid {args.grid}: the likelihoods of {args.again} are those of a grid of "
+                f"{about['grid']} x {about['grid']}; leave --grid out, or ask the --target again"
+            )
         origin |= {"grid": about["grid"], "target": labelled.target_in(about)}
         entries = [
             entry if isinstance(entry, Rejected) else labels.label_of(entry, about["grid"], rule)
             for entry in measured
         ]
     else:
-        entries = labels.labels_of_target_boxes(sound.records, args.boxes, args.grid, rule)
-        origin |= {"grid": args.grid}
+        grid = args.grid or _GRID
+        entries = labels.labels_of_target_boxes(sound.records, args.boxes, grid, rule)
+        origin |= {"grid": grid}
     _publish(args, origin | {"rule": asdict(rule)}, sound, entries)
     return 0
 
@@ -188,7 +197,7 @@ def _measure(
     measuring = Measuring(
         target,
         {"records": records} | labelled.about_target(target.identity),
-        args.grid,
+        args.grid or _GRID,
         args.chunk,
         shows_nothing=settings.presentation != "crop",
     )
@@ -236,7 +245,10 @@ def _publish(
     everyone = len(entries) + len(sound.rejected)
     check_share(args.data, [*lost, *sound.rejected], everyone, args.max_lost)
     if len(lost) == len(entries):
-        raise ValueError(f"{args.data}: no record has a label ({summary(lost)})")
+        boxes = (
+            "; its records need targets, as sets with boxes have" if args.boxes != "grid" else ""
+        )
+        raise ValueError(f"{args.data}: no record has a label ({summary(lost)}){boxes}")
     report = labelled.report_of(sound.records, entries, sound.rejected)
     (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     plot(report, args.out / "report.png")

@@ -84,7 +84,8 @@ def open_target(
     settings: TargetSettings, mesh: Mesh, needs: Callable[[Showing], Needs], bar: Bar = no_bar
 ) -> Target:
     """The target that the settings name. A local one is on this process's mesh, with its weights,
-    and `needs` says for which questions it has room. A server is asked whether it answers."""
+    and `needs` says for which questions it has room. A server is asked whether it answers. Raises
+    ValueError for a crop network, which answers nothing."""
     if settings.url:
         remote = RemoteTarget(settings, bar)
         with progress.waiting(f"asking the target, {remote}"):
@@ -93,6 +94,11 @@ def open_target(
     path = Path(settings.path)
     dtype = None if settings.dtype == "auto" else settings.dtype
     asking = asking_of(path) or Asking()
+    if asking.dialogue == "box":
+        raise ValueError(
+            f"{path}: is a crop network: it proposes boxes and answers no question; name the model "
+            "that is to answer as the target"
+        )
     return LocalTarget.of(
         load_model(path, dtype=dtype, mesh=mesh),
         settings,

@@ -1,5 +1,6 @@
 """Measures a model on the validation records, with crops as they are and with blank crops."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,8 @@ from lfpc_jax.run.episodes import sample
 from lfpc_jax.run.metrics import EpisodeMetrics, reward
 from lfpc_jax.run.openings import unique_ids
 from lfpc_jax.trajectory import Group, Record
+
+log = logging.getLogger(__name__)
 
 
 def validation_records(records: Sequence[Record]) -> list[Record]:
@@ -69,6 +72,8 @@ def validate(
         if not prefix:
             asked, answered = total([len(mine), len(groups)])
             values["validation/skipped"] = 1 - answered / asked
+            if not answered:
+                log.warning("the validation measured nothing: all %d records were skipped", asked)
             episodes = groups
             values |= {
                 f"validation/{name.split('/')[1]}": value

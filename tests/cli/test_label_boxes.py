@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from dataclasses import replace
 
 import PIL.Image
 import pytest
@@ -193,6 +194,9 @@ def test_what_differs_is_refused_by_name(tmp_path, run):
     assert "begun with another records (was " in error
     _, error = run(fewer, tmp_path / "again", "--again", out)
     assert "its likelihoods are of other records than these" in error
+    _, error = run(data, tmp_path / "again", "--again", out, "--grid", 5)
+    assert "--grid 5: the likelihoods of" in error
+    assert "a grid of 3 x 3; leave --grid out" in error
 
 
 @pytest.mark.parametrize(
@@ -216,6 +220,9 @@ def test_flags_that_cannot_be_are_refused(tmp_path, run, flags, told):
 def test_the_sets_own_targets_as_labels(tmp_path, run):
     """Every fourth has one; the others are left out and counted. Their targets cover as much."""
     data = rigged_labels.make_set(tmp_path / "set", 8)
+    layout.write(tmp_path / "none", [replace(r, targets=()) for r in layout.read(data)])
+    _, error = run(tmp_path / "none", tmp_path / "nothing", "--boxes", "outside")
+    assert "no record has a label (8 no target); its records need targets" in error
     code, printed = run(data, tmp_path / "truth", "--boxes", "truth")
     assert code == 0, printed
     assert "2 records, 0 lost, 6 unsuited" in printed

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lfpc_jax.cli import evaluate as command
+from lfpc_jax.data import layout
 from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.conditions import attended as attended_at
@@ -289,3 +290,17 @@ def test_cropvlms_figures_are_of_whole_sets(records, dataset, rows, column):
     named = replace(records[0], dataset=dataset)
     benchmark = Benchmark("set", "set", (named,) * (rows - 1), (Rejected("x", "empty answer", ""),))
     assert cropvlm_column_of(benchmark) == column
+
+
+def test_true_boxes_of_questions_without_any_are_refused_and_of_some_are_told(run, tmp_path):
+    records = list(layout.read(tmp_path / "data"))
+    without = [replace(record, targets=()) for record in records]
+    layout.write(tmp_path / "none", without)
+    layout.write(tmp_path / "some", [*records[:2], *without[2:]])
+    flags = [*TARGET, "--boxes", "true", "--expand", "4"]
+    code, _, error = run(tmp_path / "refused", *flags, "--data", f"none={tmp_path / 'none'}")
+    assert code == 1
+    assert "true, true_x4: no question of none has a true box; name a set with boxes" in error
+    code, _, error = run(tmp_path / "told", *flags, "--data", f"some={tmp_path / 'some'}")
+    assert code == 0
+    assert "some: 2 of 6 questions have a true box; true, true_x4 are of these alone" in error

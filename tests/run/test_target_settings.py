@@ -4,6 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from lfpc_jax.cropvlm.local import Needs
+from lfpc_jax.distributed.mesh import rollout_mesh
+from lfpc_jax.run.building import open_target
 from lfpc_jax.run.config import MeshSettings, Rewards, TargetSettings, TrainConfig
 from lfpc_jax.run.config_checks import check, check_devices
 from lfpc_jax.run.config_files import CONFIGS, load_config
@@ -77,3 +80,10 @@ def test_a_local_targets_slots_are_shared_among_its_copies():
     with pytest.raises(ValueError, match=r"target.slots 30 is no multiple .*24 or 32"):
         check_devices(changed(config, "target", slots=30), **counts)
     check_devices(replace(config, target=replace(SERVER, slots=30)), **counts)
+
+
+def test_a_crop_network_is_no_target(tmp_path):
+    (tmp_path / "asking.json").write_text(ACCURACY.asking.text)
+    settings = TargetSettings(path=str(tmp_path))
+    with pytest.raises(ValueError, match="is a crop network: it proposes boxes and answers no q"):
+        open_target(settings, rollout_mesh(), lambda showing: Needs.up_to(showing, 8))

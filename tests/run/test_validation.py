@@ -250,3 +250,14 @@ def test_a_validation_says_how_much_of_it_could_not_be_shown():
     assert values["validation/skipped"] == 0.5
     assert values["validation/accuracy"] == 1
     assert len(seen) == 4
+
+
+def test_a_validation_of_which_nothing_could_be_shown_is_told(caplog):
+    class Nothing(RiggedEngine):
+        def run(self, records, **how):
+            return iter(())
+
+    engine = Nothing(rigged.reads_the_whole, small.dialogue())
+    values, seen = validated(rigged.reads_the_whole, rigged.world(8), engine)
+    assert (values, seen) == ({"validation/skipped": 1.0}, [])
+    assert "measured nothing: all 8 records were skipped" in caplog.text
