@@ -45,9 +45,14 @@ source (`outside_fitted` with factors that fit the set), `tight` on boxes that a
 first with GRPO `by_accuracy` and `by_likelihood`, the last with it `tight_by_accuracy` and
 `tight_by_likelihood`; `crop_alone` is `by_likelihood` with a target that does not see the full
 image, and `without@direct` has no crop."""
-CROPVLM_RANKS = {"iou": "lower than overlap", "overlap": "up", "area": "up"}
+CROPVLM_RANKS = {
+    "iou": "lower than overlap",
+    "overlap": "up",
+    "area": "up",
+    "overlap and area": "up",
+}
 """How measures of boxes go with the accuracy over arms: IoU does not predict it, recall does, and
-so does the size that recall comes with."""
+so does the size that recall comes with; or both together."""
 _SMALL = 0.02
 _CERTAIN = 0.05
 _LEGEND = (

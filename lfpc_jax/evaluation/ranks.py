@@ -5,6 +5,9 @@ Spearman's coefficient is the correlation of ranks; equal values share the mean 
 arms no normal approximation holds, so `p` is exact: the share of all orders of the arms whose
 coefficient lies as far from 0 or farther. Beyond `MOST` arms it is not computed. Each seed's
 coefficient is given beside that of the arms' values over all seeds, if all arms have as many seeds.
+
+`TOGETHER` are two measures whose ranks predict the accuracy's in one linear model: the multiple
+correlation is between 0 and 1, and never below that of either alone. Its `p` is as exact.
 """
 
 import itertools
@@ -21,6 +24,7 @@ LEAST = 3
 _ROUNDING = 1e-9
 RANKED = ("iou", "overlap", "full", "area")
 """The measures whose ranks are compared with those of the accuracy."""
+TOGETHER = ("overlap", "area")
 
 
 @dataclass(frozen=True)
@@ -39,25 +43,58 @@ def correlations(comparison: Comparison, arms: Sequence[str]) -> dict[str, Corre
     these are fewer than `LEAST`, or no arm is a target model's."""
     shown = [arm for arm in arms if comparison.shows_boxes(arm)]
     found = {}
-    for measure in RANKED:
-        pairs = [
-            (of_boxes, accuracy)
+    for measures in (*((measure,) for measure in RANKED), TOGETHER):
+        rows = [
+            row
             for arm in shown
-            if (of_boxes := comparison.measured(arm, measure)) is not None
-            and (accuracy := comparison.measured(arm, ACCURACY)) is not None
+            if None not in (row := [comparison.measured(arm, m) for m in (*measures, ACCURACY)])
         ]
-        if len(pairs) < LEAST:
+        if len(rows) < LEAST:
             continue
-        first, second = ([each.estimate.value for each in side] for side in zip(*pairs))
-        counts = {len(each.seeds) for pair in pairs for each in pair}
+        columns = [*zip(*rows)]
+        values = [[each.estimate.value for each in column if each] for column in columns]
+        counts = {len(each.seeds) for row in rows for each in row if each}
         seeds = range(counts.pop()) if len(counts) == 1 else ()
-        found[measure] = Correlation(
-            spearman(first, second),
-            exact_p(first, second),
-            len(pairs),
-            tuple(spearman(*zip(*((a.seeds[n], b.seeds[n]) for a, b in pairs))) for n in seeds),
+        of_seeds = (
+            [[each.seeds[n] for each in column if each] for column in columns] for n in seeds
+        )
+        value_of, p_of = (spearman, exact_p) if len(measures) == 1 else (multiple, multiple_p)
+        found[" and ".join(measures)] = Correlation(
+            value_of(*values), p_of(*values), len(rows), tuple(value_of(*seed) for seed in of_seeds)
         )
     return found
+
+
+def multiple(*values: Sequence[float]) -> float | None:
+    """The multiple correlation of the last values' ranks with those of the others; None where the
+    last are all equal, or the others."""
+    *plane, ranks = _centred(values)
+    basis = _basis(plane)
+    length = float(ranks @ ranks)
+    if not length or not len(basis):
+        return None
+    return math.sqrt(min(1.0, float(((basis @ ranks) ** 2).sum()) / length))
+
+
+def multiple_p(*values: Sequence[float]) -> float | None:
+    """The share of all orders of the last values whose multiple correlation is as high or
+    higher."""
+    if multiple(*values) is None or len(values[0]) > MOST:
+        return None
+    *plane, ranks = _centred(values)
+    orders = np.array(list(itertools.permutations(ranks)))
+    explained = ((orders @ _basis(plane).T) ** 2).sum(1)
+    return float((explained >= explained[0] - _ROUNDING).mean())
+
+
+def _centred(values: Sequence[Sequence[float]]) -> list[np.ndarray]:
+    return [(ranks := _ranks(of_measure)) - ranks.mean() for of_measure in values]
+
+
+def _basis(plane: Sequence[np.ndarray]) -> np.ndarray:
+    """Orthonormal rows that span the given ones."""
+    _, scales, rows = np.linalg.svd(np.array(plane), full_matrices=False)
+    return rows[scales > _ROUNDING]
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:

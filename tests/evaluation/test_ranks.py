@@ -9,7 +9,7 @@ from scipy import stats
 from lfpc_jax.cli import compare
 from lfpc_jax.evaluation import claims
 from lfpc_jax.evaluation.arms import Arm, Comparison
-from lfpc_jax.evaluation.ranks import correlations, exact_p, spearman
+from lfpc_jax.evaluation.ranks import correlations, exact_p, multiple, multiple_p, spearman
 from support import rigged, rigged_answers
 from support.rigged_answers import RiggedTarget, evaluated
 
@@ -63,6 +63,22 @@ def folders(tmp_path_factory):
     return {name: str(base / name) for name in networks}
 
 
+def test_two_measures_together():
+    """Neither orders the arms as their accuracy does; their difference does."""
+    recall, size = [1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 1.0, 5.0, 4.0, 3.0]
+    accuracy = [1.0, 3.0, 2.0, 4.0, 5.0]
+    model = np.stack([np.ones(5), recall, size], axis=1)
+    fitted = model @ np.linalg.lstsq(model, np.array(accuracy, float), rcond=None)[0]
+    wanted = np.corrcoef(fitted, accuracy)[0, 1]
+    assert multiple(recall, size, accuracy) == pytest.approx(wanted)
+    assert wanted > spearman(recall, accuracy) > spearman(size, accuracy)
+    assert multiple(recall, recall, accuracy) == pytest.approx(spearman(recall, accuracy))
+    assert multiple(recall, size, [1.0] * 5) is None
+    assert multiple([1.0] * 3, [2.0] * 3, [1.0, 2.0, 3.0]) is None
+    assert multiple_p([1.0, 2.0, 3.0], [3.0, 1.0, 2.0], [1.0, 2.0, 3.0]) == 1
+    assert 0 < multiple_p(recall, size, accuracy) < 0.3
+
+
 def test_an_arm_may_be_of_another_condition(folders):
     arms = [Arm.parse("sft", [folders["sft"]]), Arm.parse("without@direct", [folders["sft"]]),
             Arm.parse("true@true", [folders["sft"]])]  # fmt: skip
@@ -106,7 +122,7 @@ def test_the_command_prints_them_and_the_page_says_what_holds(folders, tmp_path,
     printed = " ".join(capsys.readouterr().out.split())
     assert "rank correlation with accuracy over arms (Spearman)" in printed
     [budget] = json.loads((out / "comparison.json").read_text()).values()
-    assert set(budget["ranks"]) == {"iou", "overlap", "full", "area"}
+    assert set(budget["ranks"]) == {"iou", "overlap", "full", "area", "overlap and area"}
     claims.write_page(
         tmp_path / "page", "Rigged.", {0: out}, claims.CROPVLM_CLAIMS, claims.CROPVLM_RANKS
     )
