@@ -136,7 +136,9 @@ class RunFolder:
         begun["rollout"] = with_limits(limits)
         _check_schedule(self.path, begun, settings)
         _check_temperature(self.path, begun, settings)
-        changed = _differences(begun, now, described(TrainConfig()))
+        usual = described(TrainConfig())
+        usual["model"]["lora"] = described(LoRA())
+        changed = _differences(begun, now, usual)
         if changed:
             raise ValueError(
                 f"{self.path}: was begun with other settings of {sorted(changed)}; resume it with "

@@ -100,9 +100,15 @@ def test_folders_that_are_none_of_ours(kept, tmp_path):
     description.write_text(json.dumps(raw | {"format": 99}))
     with pytest.raises(ValueError, match=r"lfpc\.json: has format 99"):
         store.open_store(tmp_path / "out")
-    for corrupt in ("{", "{}", '{"format": 1, "origin": {"colour": 1}, "files": {}}', "[]"):
+    for corrupt, words in (
+        ("{", "not valid JSON, or truncated"),
+        ("{}", "is corrupt"),
+        ('{"format": 1, "origin": {"colour": 1}, "files": {}}', "is corrupt"),
+        (json.dumps(raw | {"files": {}}), "is corrupt .it lists no weights"),
+        ("[]", r"holds \[\], expected an object"),
+    ):
         description.write_text(corrupt)
-        with pytest.raises(ValueError, match=r"lfpc\.json: is corrupt"):
+        with pytest.raises(ValueError, match=rf"lfpc\.json: {words}"):
             store.open_store(tmp_path / "out")
 
 

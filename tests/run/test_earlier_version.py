@@ -75,7 +75,8 @@ def test_an_archive_reads_as_it_was_written(old, expected):
         assert len(read) == len(groups) == 2
         for group, was in zip(read, groups):
             assert plain(group.record) == was["record"] | {"references": [], "metric": "rules"}
-            assert plain(group.trajectories) == was["trajectories"]
+            since = {"likelihood": None, "unanswered": ""}
+            assert plain(group.trajectories) == [entry | since for entry in was["trajectories"]]
             assert plain(group.rewards) == was["rewards"]
             crops += sum(turn.crop is not None for t in group.trajectories for turn in t.turns)
     assert crops > 5
@@ -161,7 +162,11 @@ def test_a_comparison_comes_out_as_before(old):
     words = ["compared", "--arm", "run", "evaluated", "--change", "calls", "run", "run"]
     before = json.loads((old / "compared/comparison.json").read_text())
     assert compare.main(words) == 0
-    assert json.loads((old / "compared/comparison.json").read_text()) == before
+    now = json.loads((old / "compared/comparison.json").read_text())
+    for budget in now.values():
+        for arm in budget["arms"].values():
+            arm.pop("full")  # a measure that is younger
+    assert now == before
 
 
 def test_a_report_shows_the_run_and_the_evaluation(old, expected):
