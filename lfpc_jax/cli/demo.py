@@ -207,5 +207,6 @@ def _next_of_crops(demo: CropDemo) -> Iterator[tuple[str, ...]]:
     yield ("ask.py", "--model", run, *demo.target_flags(), "--image", f"{record.picture.path}",
            "--question", record.question)  # fmt: skip
     yield "convert.py", "to-hf", run, "exported"
-    yield ("label_boxes.py", f"{data / 'grid'}", f"{data / 'wide'}", "--again", f"{data / 'grid'}",
-           "--within", "0.5", "--ties", "largest")  # fmt: skip
+    if "sft" in demo.arms:
+        yield ("label_boxes.py", f"layout%1/2:{data / 'world'}", f"{data / 'wide'}", "--again",
+               f"{data / 'sft'}", "--within", "0.5", "--ties", "largest")  # fmt: skip

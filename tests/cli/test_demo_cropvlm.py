@@ -6,13 +6,14 @@ import pytest
 
 from lfpc_jax.cli import demo, synthesize
 from lfpc_jax.cli.train import CONFIGS
-from lfpc_jax.data import sources
+from lfpc_jax.data import layout, sources
 from lfpc_jax.evaluation.arms import MEASURES, Arm
 from lfpc_jax.evaluation.claims import CROPVLM_CLAIMS
 from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.cropvlm_plan import ARMS, GIVEN, TRUE_ALONE
 from lfpc_jax.run.overrides import override
+from support import small
 
 
 def planned(*words):
@@ -88,6 +89,20 @@ def test_the_comparison_holds_every_claim_and_every_given_box():
         assert {before, after} <= set(arms)
     [fewer] = [step for step in planned("--arms", "sft") if step.words[0] == "compare.py"]
     assert "tight" not in fewer.words
+
+
+def test_what_to_type_next_can_be_typed(tmp_path):
+    layout.write(tmp_path / "data/heldout", [small.record(0)])
+    args = demo._parser().parse_args(["--system", "cropvlm", "--out", str(tmp_path)])
+    made = demo.demo_of(args)
+    programs = []
+    for program, *words in demo._next(made):
+        programs.append(program)
+        module = import_module(f"lfpc_jax.cli.{program.removesuffix('.py')}")
+        module._parser().parse_args(words)
+    assert programs == ["ask.py", "convert.py", "label_boxes.py"]
+    labelled = {step.words[1] for step in made.plan() if step.name == "label sft"}
+    assert words[0] in labelled  # the same records
 
 
 @pytest.mark.parametrize(
