@@ -13,9 +13,13 @@ os.environ["XLA_FLAGS"] = xla.flags(8)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import hypothesis
 import jax
 from jaxtyping import install_import_hook
 
+# A test's time says nothing on a busy machine.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 pytest_plugins = ["support.compilations"]
 install_import_hook("lfpc_jax", "beartype.beartype")
 jax.devices()  # all eight, before a plan for two of them could be the first to ask

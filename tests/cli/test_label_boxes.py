@@ -89,7 +89,8 @@ def test_what_it_writes(uninterrupted):
     about = meta["about"]
     assert (about["labelled from"], about["by"]) == (str(data), "rigged")
     assert about["labels"]["target"] == {"weights": "rigged", "presentation": "both"}
-    assert about["labels"]["rule"] == {"within": 1e-4, "ties": "smallest", "noise": 1.0, "seed": 0}
+    rule = {"within": 1e-4, "ties": "smallest", "noise": 1.0, "seed": 0}
+    assert about["labels"]["rule"] == rule | {"factors": [45.0, 10.0, 4.0, 2.0, 1.0]}
     assert (about["labels"]["boxes"], about["labels"]["grid"]) == ("grid", GRID)
     report = json.loads((out / "report.json").read_text())
     assert report["records"] == 39

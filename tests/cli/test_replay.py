@@ -36,7 +36,7 @@ ROLLOUTS = 4
 
 def begin(run, config):
     """A run's folder and its dialogue; the folder of checkpoints is still missing."""
-    assets = run.path.parent / "assets"
+    assets = run.path.parent / "hf-assets"
     run.begin(config, assets, Origin(dtypes=("float32",)), None)
     rollout = config.rollout
     return zooming(
@@ -234,7 +234,7 @@ def imitated(recorded, tmp_path, monkeypatch):
     """Demonstrations of a run, half of which were asked without the tool."""
     monkeypatch.setenv("MICRO", str(recorded.path.parent))
     config = taught.get_config()
-    shutil.copytree(recorded.assets, tmp_path / "assets")
+    shutil.copytree(recorded.assets, tmp_path / "hf-assets")
     run = RunFolder(tmp_path / "run")
     dialogue = begin(run, config)
     groups = []
