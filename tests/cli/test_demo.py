@@ -3,12 +3,11 @@
 import json
 import shlex
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from lfpc_jax.cli import ask, convert, demo, synthesize, train
+from lfpc_jax.cli import ask, convert, demo, train
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.data import layout
 from lfpc_jax.run import steps
@@ -17,6 +16,7 @@ from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.demo_plan import ARMS
 from lfpc_jax.run.overrides import override
 from support import small
+from support.planned_commands import taken
 
 
 def planned(*words):
@@ -24,21 +24,8 @@ def planned(*words):
 
 
 def test_every_command_is_one_that_its_program_takes(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(synthesize, "synthesize", drawn.append)
     every = planned("--arms", "all", "--seeds", "0", "1", "--temperatures", "0", "1")
-    assert len({step.name for step in every}) == len(every)
-    for step in every:
-        program = import_module(f"lfpc_jax.cli.{step.words[0].removesuffix('.py')}")
-        if step.words[0] == "synthesize.py":
-            program.main(step.words[1:])
-        elif step.words[0] == "train.py":
-            args, rest = program._parser().parse_known_args(step.words[1:])
-            config = override(load_config(args.config, CONFIGS), rest)
-            check(config)
-            assert f"{config.seed}" == step.name[-1]
-        else:
-            program._parser().parse_args(step.words[1:])
+    drawn, _ = taken(every, monkeypatch)
     assert [args.split for args in drawn] == ["train", "heldout", "heldout"]
     assert [args.longest_side for args in drawn] == [None, None, 56]
     assert all(args.size == (224, 224) for args in drawn)

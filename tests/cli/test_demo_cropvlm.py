@@ -4,16 +4,13 @@ from importlib import import_module
 
 import pytest
 
-from lfpc_jax.cli import demo, synthesize
-from lfpc_jax.cli.train import CONFIGS
+from lfpc_jax.cli import demo
 from lfpc_jax.data import layout, sources
 from lfpc_jax.evaluation.arms import MEASURES, Arm
 from lfpc_jax.evaluation.claims import CROPVLM_CLAIMS
-from lfpc_jax.run.config_checks import check
-from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.cropvlm_plan import ARMS, GIVEN, TRUE_ALONE
-from lfpc_jax.run.overrides import override
 from support import small
+from support.planned_commands import taken
 
 
 def planned(*words):
@@ -22,22 +19,12 @@ def planned(*words):
 
 
 def test_every_command_is_one_that_its_program_takes(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(synthesize, "synthesize", drawn.append)
     every = planned("--arms", "all", "--seeds", "0", "1")
-    assert len({step.name for step in every}) == len(every)
+    drawn, configs = taken(every, monkeypatch)
     for step in every:
-        program = import_module(f"lfpc_jax.cli.{step.words[0].removesuffix('.py')}")
-        if step.words[0] == "synthesize.py":
-            program.main(step.words[1:])
-        elif step.words[0] == "train.py":
-            args, rest = program._parser().parse_known_args(step.words[1:])
-            config = override(load_config(args.config, CONFIGS), rest)
-            check(config)
-            assert f"{config.seed}" == step.name[-1]
-            assert config.model.path == step.words[step.words.index("--model.path") + 1]
-        else:
-            program._parser().parse_args(step.words[1:])
+        if step.name in configs:
+            begins = step.words[step.words.index("--model.path") + 1]
+            assert configs[step.name].model.path == begins
     assert [(args.split, args.seed) for args in drawn] == [
         ("train", 0), ("heldout", 0), ("heldout", 1)
     ]  # fmt: skip
