@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.model import attention
+from lfpc_jax.model import attention, attention_cudnn, attention_splash
 from lfpc_jax.model.config import published
 from support import ported  # noqa: F401  (puts the package's modules under the type checks first)
 
@@ -37,8 +37,8 @@ def same_segment(segments):
 @pytest.mark.parametrize("causal", [True, False])
 def test_xla_blocks_equal_plain_attention(monkeypatch, budget, causal, T):
     """Whole, in few and in many blocks, with a remainder; values and gradients."""
-    monkeypatch.setattr(attention, "SCORE_BYTES", budget)
-    monkeypatch.setattr(attention, "_SHORT", 16)
+    monkeypatch.setattr(attention_xla, "SCORE_BYTES", budget)
+    monkeypatch.setattr(attention_xla, "_SHORT", 16)
     q, k, v = random(T, 2, T, 4, 2, 8)
     segments = np.sort(np.random.default_rng(1).integers(0, 4, (2, T)), axis=1)
     visible = same_segment(segments) & (np.tri(T, dtype=bool) if causal else True)
@@ -67,8 +67,8 @@ def test_xla_blocks_equal_plain_attention(monkeypatch, budget, causal, T):
 
 @pytest.mark.parametrize("budget", [2**26, 3_000])
 def test_a_segment_sees_the_one_that_it_goes_on_from(monkeypatch, budget):
-    monkeypatch.setattr(attention, "SCORE_BYTES", budget)
-    monkeypatch.setattr(attention, "_SHORT", 16)
+    monkeypatch.setattr(attention_xla, "SCORE_BYTES", budget)
+    monkeypatch.setattr(attention_xla, "_SHORT", 16)
     T = 60
     q, k, v = random(3, 1, T, 4, 2, 8)
     segments = np.repeat([1, 2, 3, 4, 0], [20, 10, 15, 10, 5])[None].astype(np.int32)
@@ -114,14 +114,14 @@ def test_splash_equals_plain_attention(N, K, H, T, causal):
     segments = np.sort(np.random.default_rng(0).integers(1, 4, (2, T)), axis=1).astype(np.int32)
     visible = same_segment(segments) & (np.tri(T, dtype=bool) if causal else True)
     args = tuple(map(jnp.asarray, (q, k, v, segments)))
-    found = attention._splash(*args, causal=causal, interpret=True)
+    found = attention_splash.splash(*args, causal=causal, interpret=True)
     np.testing.assert_allclose(found, exact(q, k, v, visible), atol=3e-6)
 
 
 @pytest.mark.parametrize("limit", [0, 2**30])
 def test_splash_gradients_fused_or_not(limit, monkeypatch):
     """Three blocks of keys, against autodiff of the formula."""
-    monkeypatch.setattr(attention, "SPLASH_BYTES", limit)
+    monkeypatch.setattr(attention_splash, "BACKWARD_BYTES", limit)
     q, k, v = map(jnp.asarray, random(0, 1, 384, 2, 1, 64))
     segments = jnp.asarray(np.arange(384)[None] // 200 + 1, jnp.int32)
     visible = jnp.asarray(same_segment(np.asarray(segments)) & np.tri(384, dtype=bool))
@@ -132,7 +132,7 @@ def test_splash_gradients_fused_or_not(limit, monkeypatch):
         return jnp.einsum("bnts,bskh->btnh", weights, v, precision="highest")
 
     def splash(q, k, v):
-        return attention._splash(q, k, v, segments, causal=True, interpret=True)
+        return attention_splash.splash(q, k, v, segments, causal=True, interpret=True)
 
     found, expected = (
         jax.grad(lambda *x, run=run: jnp.sin(run(*x)).sum(), (0, 1, 2))(q, k, v)
@@ -152,7 +152,7 @@ def test_splash_on_a_mesh(sides, N, K):
     segments = np.ones((4, 128), np.int32)
     visible = np.broadcast_to(np.tri(128, dtype=bool), (4, 128, 128))
     with jax.set_mesh(make_mesh(*sides)):
-        found = jax.jit(lambda *x: attention._splash(*x, causal=True, interpret=True))(
+        found = jax.jit(lambda *x: attention_splash.splash(*x, causal=True, interpret=True))(
             *map(jnp.asarray, (q, k, v, segments))
         )
     np.testing.assert_allclose(found, exact(q, k, v, visible), atol=3e-6)
@@ -163,14 +163,14 @@ def test_cudnn_masks_hold_in_its_reference_implementation():
     q, k, v = random(0, 3, 40, 4, 2, 80)
     args = tuple(map(jnp.asarray, (q, k, v)))
     valid = np.random.default_rng(0).random((3, 40)) < 0.7
-    found = attention._cudnn(
+    found = attention_cudnn.cudnn(
         *args, causal=False, lengths=None, valid=jnp.asarray(valid), implementation="xla"
     )
     expected = exact(q, k, v, np.broadcast_to(valid[:, None], (3, 40, 40)))
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
     lengths = np.array([40, 7, 23])
-    found = attention._cudnn(
+    found = attention_cudnn.cudnn(
         *args, causal=True, lengths=jnp.asarray(lengths), valid=None, implementation="xla"
     )
     real = np.arange(40) < lengths[:, None]
