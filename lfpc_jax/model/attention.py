@@ -6,8 +6,8 @@ row of a softmax is ever empty.
 
 - `xla` runs anywhere (`attention_xla`).
 - `splash` is the Pallas kernel for TPUs (`attention_splash`). It has no mask for prefixes.
-- `cudnn` (`attention_cudnn`) supports rows padded at their end (`lengths`) and keys that are valid or not (`valid`).
-  On a GPU packed rows (`segments`) use `xla`.
+- `cudnn` (`attention_cudnn`) supports rows padded at their end (`lengths`) and keys that are
+  valid or not (`valid`). On a GPU packed rows (`segments`) use `xla`.
 
 `select` chooses the kernel and gives the reason. Each trace logs the choice, and the name scope
 (such as `attention_splash`) holds it, so that profiles and HLO show which kernel ran.
