@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.model import attention_cudnn, attention_splash, attention_xla
+from lfpc_jax.model import attention, attention_cudnn, attention_splash, attention_xla
 from lfpc_jax.model.config import published
 from support import ported  # noqa: F401  (puts the package's modules under the type checks first)
 
