@@ -41,7 +41,7 @@ from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.vocabulary import allowed_ids
-from lfpc_jax.shapes import Buckets, TrainShapes
+from lfpc_jax.shapes import TrainShapes
 from lfpc_jax.trajectory import Group, Picture, Record, Trajectory
 
 RATE = 1e-5
@@ -136,7 +136,7 @@ def _dense(world: World, args: argparse.Namespace) -> Case:
         )
     record = Record("dense", "?", "a", Picture())
     group = Group(record, tuple(trajectories), crops=((),) * args.rows)
-    shapes = TrainShapes(512, args.dense_rows, Buckets((1,)))
+    shapes = TrainShapes(512, args.dense_rows, places=512, windows=1, span=1)
     return Case("dense", _items([group]), shapes, args.rows)
 
 
@@ -216,11 +216,11 @@ def _ours(world: World, case: Case, args: argparse.Namespace) -> Step:
     def step() -> tuple[float, float]:
         """Packing is part of an update."""
         nonlocal state
-        batch, real = pack(
+        mini_batch = pack(
             case.items, case.shapes, world.dialogue.processor, shards=1,
             image_token=cfg.image_token,
         )  # fmt: skip
-        state, metrics = learner.update(state, learner.place(batch), real)
+        state, metrics, _ = learner.update(state, learner.place(mini_batch))
         return float(metrics["loss"]), float(metrics["gradient_norm"])
 
     return step

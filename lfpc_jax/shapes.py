@@ -173,32 +173,41 @@ class RolloutShapes:
 
 @dataclass(frozen=True)
 class TrainShapes:
-    """The lengths of an update's micro-batch on each shard of the batch: `rows` rows of
-    `row_tokens` tokens, and windows for the pictures in them.
+    """The lengths of an update's micro-batches on each shard of the batch.
 
-    The smallest bucket of `windows` is filled with several episodes. It is divided into spans of
-    `span` windows that no picture crosses (0: one span). A larger bucket is a single span and
-    serves an episode that does not fit there. With `shared`, episodes of a record follow one copy
-    of their prompt in a row.
+    A micro-batch of rows has `rows` rows of `row_tokens` tokens. A row has places for `places`
+    tokens that count; a micro-batch in which a row has more of them has places for every token of
+    a row. With `shared`, episodes of a record follow one copy of their prompt in a row.
+
+    A micro-batch of pictures has `windows` windows. They are divided into spans of `span` windows
+    that no picture crosses. A picture that does not fit in a span, as a strip, lies in a
+    micro-batch that is a single span.
     """
 
     row_tokens: int
     rows: int
-    windows: Buckets
-    span: int = 0
+    places: int
+    windows: int
+    span: int
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.row_tokens, self.rows) < 1:
-            raise ValueError(f"{self}: rows and row_tokens must be at least 1")
-        if self.span and self.windows.sizes[0] % self.span:
-            raise ValueError(
-                f"{self}: the smallest bucket of windows must be a multiple of the span"
-            )
+        if min(self.row_tokens, self.rows, self.places, self.windows, self.span) < 1:
+            raise ValueError(f"{self}: every length and count must be at least 1")
+        if self.places > self.row_tokens:
+            raise ValueError(f"{self}: a row has no more places than tokens; lower places")
+        if self.windows % self.span:
+            raise ValueError(f"{self}: windows must be a multiple of the span")
 
-    def span_of(self, windows: int) -> int:
-        """The span of a bucket."""
-        return self.span or windows if windows == self.windows.sizes[0] else windows
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """The spans that a micro-batch of pictures may have, the usual first."""
+        return tuple(dict.fromkeys((self.span, self.windows)))
+
+    @property
+    def all_places(self) -> tuple[int, ...]:
+        """The places that a row may have, the usual first."""
+        return tuple(dict.fromkeys((self.places, self.row_tokens)))
 
     @classmethod
     def of(
@@ -208,15 +217,19 @@ class TrainShapes:
         max_turns: int,
         rows: int,
         row_tokens: int = 0,
+        places: int = 0,
         windows: int = 0,
         shared: bool = False,
     ) -> "TrainShapes":
-        """Shapes that hold any episode of such an engine. A micro-batch is filled up to `windows`
-        windows; 0 is enough for an image and a crop of full size, not strips, in each row."""
-        if min(rows, max_turns) < 1 or windows < 0:
+        """Shapes that hold any episode of such an engine. 0 `row_tokens` are the engine's capacity,
+        0 `places` a quarter of the row, and 0 `windows` are enough for an image and a crop of full
+        size. A micro-batch of pictures has as many windows as its largest picture needs, or more.
+        """
+        if min(rows, max_turns) < 1 or min(windows, places) < 0:
             raise ValueError(
-                f"train shapes: {rows} rows, {max_turns} turns, {windows} windows; rows and turns "
-                "must be at least 1, and windows at least 0 (0: computed from the budgets)"
+                f"train shapes: {rows} rows, {max_turns} turns, {places} places, {windows} "
+                "windows; rows and turns must be at least 1, and places and windows at least 0 "
+                "(0: computed from the budgets)"
             )
         row_tokens = row_tokens or rollout.capacity
         if row_tokens < rollout.capacity:
@@ -224,16 +237,24 @@ class TrainShapes:
                 f"train shapes: rows of {row_tokens} tokens cannot hold an episode of "
                 f"{rollout.capacity}; raise row_tokens, or lower the rollout's capacity"
             )
-        crops = max_turns - 1
-        worst = rollout.image_windows.sizes[-1] + crops * rollout.crop_windows.sizes[-1]
-        budgets = rollout.image_tokens, rollout.crop_tokens
+        if places > row_tokens:
+            raise ValueError(
+                f"train shapes: {places} places in rows of {row_tokens} tokens; lower places, or "
+                "raise row_tokens"
+            )
+        buckets = [rollout.image_windows, *[rollout.crop_windows] * (max_turns > 1)]
+        budgets = [rollout.image_tokens, *[rollout.crop_tokens] * (max_turns > 1)]
         usual = [common_windows(tokens, rollout.window) for tokens in budgets]
-        filled = windows or rows * sum(usual)
-        span = filled // max(1, filled // max(usual))
-        filled -= filled % span
-        if filled == span >= worst:
-            return cls(row_tokens, rows, Buckets((filled,)), shared=shared)
-        return cls(row_tokens, rows, Buckets((filled, max(worst, filled + 1))), span, shared)
+        span = max(usual)
+        needed = max(windows or sum(usual), *(sizes.sizes[-1] for sizes in buckets), span)
+        return cls(
+            row_tokens,
+            rows,
+            places or -(-row_tokens // 4),
+            -(-needed // span) * span,
+            span,
+            shared,
+        )
 
 
 def scoring_shapes(
@@ -293,6 +314,7 @@ def _rows_for(lengths: Sequence[int], room: int) -> int:
 
 
 def micro_batches_for(n: int) -> int:
-    """The number of micro-batches that a program is compiled for to hold `n`: a power of four. The
-    padding is skipped at run time, so few programs matter more than little padding."""
-    return 4 ** -(-(n - 1).bit_length() // 2)
+    """For how many micro-batches of pictures embeddings have room, to hold those of `n`: a power of
+    two, or one and a half times one. Only the programs that move embeddings depend on it."""
+    power = 2 ** max(0, (n - 1).bit_length())
+    return power // 4 * 3 if power >= 4 and n <= power // 4 * 3 else power

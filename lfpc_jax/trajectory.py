@@ -1,6 +1,6 @@
 """The records that packages hand to each other.
 
-Letters: B rows, T tokens, I images, W windows, P patches of a window, C values of a patch, R rows
+Letters: B rows, T tokens, N tokens that count, I images, W windows, P patches of a window, C values of a patch, R rows
 of windows, S spans.
 JAX also builds its trees with shardings, shapes or tracers in place of arrays. So the shapes of
 their fields are stated but not checked.
@@ -33,7 +33,8 @@ class Images:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PackedImages:
-    """Rows of windows, cut into spans. A span may hold several pictures of any sizes.
+    """A micro-batch of pictures: rows of windows, one for each shard, cut into spans. A span may
+    hold several pictures of any sizes.
 
     For each window, `picture` is the number of its picture in the row (from 1; 0 is padding),
     `grid` is that picture's grid, and `window` is the window's number in the picture.
@@ -51,9 +52,8 @@ class Tokens:
     """Rows of tokens. Several episodes may share a row, each as a segment; segment 0 is padding.
 
     `places` is -1 at text. At an image placeholder it is the index of the embedding that belongs
-    there, among those that `encode_images` returns: all of a bucket, or, of packed images, those of
-    the row of windows that serves this row of tokens (each row of windows serves an equal run of
-    rows of tokens, in order).
+    there: among all that `encode_images` returns or, in updates, among those of the shard that the
+    row is on (see `grpo/packing.py`).
 
     `prefix` names the segment that a token attends to beside its own, such as a shared prompt.
     Where there is none, it is the token's own segment. Without `prefix`, no segment attends to
@@ -70,12 +70,13 @@ class Tokens:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Packed episodes, and what the loss needs for every token. A batch is one micro-batch, or
-    several with one more leading axis.
+    """A micro-batch of rows of packed episodes, and what the loss needs for the tokens that count.
 
-    `weights` says how much a sampled token counts; it is 0 at all other tokens. Weights sum to 1
-    over the mini-batch; groups without variance are left out but keep their share, so the sum may
-    be below 1.
+    `at` are the indices of these tokens in their row. They are the sampled tokens; no others have
+    logits. Where a row has fewer than N, the rest is 0, with weight 0.
+
+    `weights` says how much a token counts. Weights sum to 1 over the mini-batch; groups without
+    variance are left out but keep their share, so the sum may be below 1.
 
     `sampler` are log-probabilities of the distribution that tokens were drawn from, `old` of the
     policy before the step, `reference` of the policy that a KL term stays near. Without `old`, the
@@ -83,12 +84,12 @@ class Batch:
     """
 
     tokens: Tokens
-    images: PackedImages | None
-    weights: Array  # float32 [B, T]
-    advantages: Array  # float32 [B, T]
-    sampler: Array  # float32 [B, T]
-    old: Array | None = None  # float32 [B, T]
-    reference: Array | None = None  # float32 [B, T]
+    at: Array  # int32 [B, N]
+    weights: Array  # float32 [B, N]
+    advantages: Array  # float32 [B, N]
+    sampler: Array  # float32 [B, N]
+    old: Array | None = None  # float32 [B, N]
+    reference: Array | None = None  # float32 [B, N]
 
 
 Box4 = tuple[float, float, float, float]

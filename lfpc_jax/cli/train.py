@@ -353,7 +353,7 @@ def train(
             keeper.save(step, checkpoint_items(state), facts)
     except NotFinite as error:
         file = f"not-finite-{step + 1:06d}-{jax.process_index()}.npz"
-        save_batch(run.path / file, error.batch)
+        save_batch(run.path / file, error.mini_batch)
         raise
     except LogitsNotFinite as error:
         raise LogitsNotFinite(f"after step {step}: {error}") from error

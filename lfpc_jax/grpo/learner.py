@@ -1,14 +1,21 @@
-"""One sharded update: micro-batches through the loss and its gradient, then one optimizer step.
+"""One sharded update: a mini-batch through the loss and its gradient, then one optimizer step.
 
     learner = Learner(cfg, optimizer, ...)
     state = learner.start(params, key)                          # parameters are donated
-    old, entropy = learner.logprobs(learner.computing(state), batch, real)
-    state, metrics = learner.update(state, batch, real)         # state is donated
+    state, metrics, logprobs = learner.update(state, learner.place(mini_batch))    # so is the state
 
-All micro-batches of a mini-batch go through one program by `lax.scan`. Micro-batches that only pad
-their number are skipped. Gradients are summed in float32. The metrics beside the loss are weighted
-means over the tokens in the batch. Parameters are cast once, before the scan, so that a mesh
-gathers them in the dtype that it computes with.
+An update is a sequence of programs. Each takes a micro-batch, so none depends on how many there
+are:
+
+    encode    pictures to embeddings, each distinct picture of the mini-batch once
+    learn     rows of tokens to the loss and its gradient, which includes the embeddings' gradients
+    backward  the embeddings' gradients through the vision tower, which is computed once more
+    apply     the optimizer
+
+Gradients are summed in float32, in arrays that are given from program to program. The metrics
+beside the loss are weighted means over the tokens of the mini-batch. Parameters are cast once,
+before the first program, so that a mesh gathers them in the dtype that it computes with. A tower
+that is not trained is never differentiated.
 
 An update whose gradient or loss is not finite changes nothing but the count of such updates in a
 row. An update whose log-probabilities lie further than `most_apart` from those that the tokens were
@@ -16,7 +23,9 @@ sampled with changes nothing at all.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -35,11 +44,13 @@ from lfpc_jax.grpo.objective import (
     judged_weights,
     loss_of,
 )
-from lfpc_jax.grpo.scorer import Scorer
-from lfpc_jax.model import parameters, spec
+from lfpc_jax.grpo.packing import MiniBatch
+from lfpc_jax.grpo.scorer import Embeddings, Scorer
+from lfpc_jax.model import parameters, qwen, spec
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.layers import restack
 from lfpc_jax.model.parameters import Trainable
-from lfpc_jax.trajectory import Batch
+from lfpc_jax.trajectory import Batch, PackedImages
 
 
 @jax.tree_util.register_dataclass
@@ -54,6 +65,16 @@ class TrainState:
     updates: Any  # int32, as the two below
     refused: Any
     ever_refused: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Policy:
+    """What an update computes with: trained parameters in the model's dtype, and the frozen ones,
+    both laid out. With dropout, `key` decides what is dropped."""
+
+    trained: Tree
+    frozen: Tree
+    key: Array | None
 
 
 class Learner(Scorer):
@@ -81,63 +102,135 @@ class Learner(Scorer):
         self.optimizer, self.objective, self.trainable = optimizer, objective, trainable
         self.seed, self.dropout = seed, trainable.lora.dropout if trainable.lora else 0.0
         self.specs = parameters.specs(cfg, trainable)
-        placed = self.state_shardings()
         scalar = NamedSharding(mesh, PartitionSpec())
+        placed, summed = self.state_shardings(), self.gradient_shardings()
+        compiled = partial(jax.jit, compiler_options=self._options)
         self._start = jax.jit(self._new_state, out_shardings=placed, donate_argnums=1)
-        self._update = jax.jit(
-            self._step,
-            out_shardings=(placed, scalar),
-            donate_argnums=0,
-            compiler_options=self._options,
-        )
-        self._apart = jax.jit(
-            lambda logprobs, batch: (
-                apart_from_sampler(logprobs, batch),
-                judged_weights(logprobs, batch).sum(),
-            ),
-            out_shardings=(scalar, scalar),
-        )
         self._computing = jax.jit(
             lambda state: parameters.join(parameters.cast(state.trained, cfg.dtype), state.frozen)
         )
+        self._narrow = jax.jit(partial(parameters.cast, dtype=cfg.dtype))
+        self._zeros = jax.jit(
+            lambda trained: jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trained),
+            out_shardings=summed,
+        )
+        self._drops = jax.jit(self._dropped)
+        self._learn = compiled(
+            self._learned,
+            out_shardings=(scalar, text_of(summed), self.rows, self.rows),
+            donate_argnums=0,
+        )
+        self._add = jax.jit(partial(jax.tree.map, jnp.add), out_shardings=scalar)
+        self._gathered = jax.jit(qwen.gathered, out_shardings=self.rows, donate_argnums=0)
+        self._cut = jax.jit(_cut, static_argnums=2, out_shardings=self.rows)
+        self._backward = compiled(
+            self._through_tower, out_shardings=tower_of(summed), donate_argnums=0
+        )
+        self._apply = compiled(self._applied, out_shardings=(placed, scalar), donate_argnums=(0, 1))
+        self._apart = jax.jit(_distance, out_shardings=scalar)
 
     def start(self, params: Tree, key: Array) -> TrainState:
         with jax.set_mesh(self.mesh):
             return self._start(key, params)
 
     def update(
-        self, state: TrainState, batch: Batch, real: Bool[Any, "M"], *, most_apart: float = math.inf
-    ) -> tuple[TrainState, Scalars]:
-        """One optimizer step. `real` says which micro-batches hold anything. `most_apart` bounds
-        the mean distance of the tokens' log-probabilities from the sampler's; it only makes sense
-        for an update of the policy that sampled."""
+        self, state: TrainState, mini_batch: MiniBatch, *, most_apart: float = math.inf
+    ) -> tuple[TrainState, Scalars, list[Float[Array, "B N"]]]:
+        """One optimizer step on a placed mini-batch. Returns also, for each micro-batch of rows,
+        the log-probabilities that the step was computed from. `most_apart` bounds the mean distance
+        of the tokens' log-probabilities from the sampler's; it only makes sense for an update of
+        the policy that sampled."""
         with jax.set_mesh(self.mesh):
-            return self._update(state, batch, real, self._allowed, np.float32(most_apart))
+            policy = self._policy(state)
+            gradients = self._zeros(policy.trained)
+            of_text, of_tower = text_of(gradients), tower_of(gradients)
+            del gradients
+            embeddings = self._encoded_with(policy, mini_batch)
+            slopes = None
+            if embeddings is not None and self.trains_tower:
+                slopes = self._room(mini_batch, jnp.float32)
+            sums: Scalars = {}
+            logprobs = []
+            for number, rows in enumerate(mini_batch.rows):
+                frozen = self._frozen(policy, "rows", number)
+                more, of_text, slope, measured = self._learn(
+                    of_text,
+                    text_of(policy.trained),
+                    text_of(frozen),
+                    rows,
+                    self._seen(embeddings, rows),
+                    self._allowed,
+                )
+                sums = self._add(sums, more) if sums else more
+                if slopes is not None:
+                    slopes = self._gathered(slopes, rows.tokens.places, slope)
+                logprobs.append(measured)
+            del embeddings
+            if slopes is not None:
+                of_tower = self._tower_gradients(of_tower, policy, mini_batch, slopes)
+            del policy, slopes
+            gradients = {**of_text, **of_tower}
+            state, metrics = self._apply(state, gradients, sums, np.float32(most_apart))
+        return state, metrics, logprobs
 
-    def apart(self, logprobs: Float[Array, "M B T"], batch: Batch) -> tuple[Array, Array]:
+    def apart(
+        self, logprobs: Sequence[Float[Array, "B N"]], mini_batch: MiniBatch
+    ) -> Float[Array, "2"]:
         """The weighted sum of the distances between these log-probabilities and the sampler's, and
         the sum of the weights; log-probabilities that are NaN are left out of both."""
         with jax.set_mesh(self.mesh):
-            return self._apart(logprobs, batch)
+            each = [self._apart(*pair) for pair in zip(logprobs, mini_batch.rows, strict=True)]
+            return sum(each[1:], each[0])
 
     def computing(self, state: TrainState) -> Tree:
-        """A copy of the parameters in the form that updates and rollouts compute with. LoRA's
-        factors stay separate from the weights, since a sum of both in bfloat16 would round away
-        most of what the factors have learned early in training."""
+        """A copy of the parameters in the form that rollouts compute with. LoRA's factors stay
+        separate from the weights, since a sum of both in bfloat16 would round away most of what the
+        factors have learned early in training."""
         with jax.set_mesh(self.mesh):
             return self._computing(state)
 
-    def lowered(self, name: Literal["logprobs", "update"], batch: Batch) -> Any:
-        """The program of `logprobs` or `update` for abstract arrays, to compile ahead of time."""
-        state = self.abstract_state()
-        if name == "logprobs":
-            part = spec.abstract_of(self.specs[0], self.cfg.dtype, self.mesh)
-            params = parameters.join(part, state.frozen)
-            return self.lowered_logprobs(params, replace(batch, old=None))
-        whole = NamedSharding(self.mesh, PartitionSpec())
-        limit = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
-        with jax.set_mesh(self.mesh):
-            return self._update.lower(state, batch, *self._abstract(batch), limit)
+    # ------------------------------------------------------------ the parts of an update
+
+    @property
+    def trains_tower(self) -> bool:
+        return "vision" in self.specs[0]
+
+    def _policy(self, state: TrainState) -> _Policy:
+        key = None
+        if self.dropout:
+            key = jax.random.fold_in(jax.random.key(self.seed), state.updates)
+        trained = self.laid_out(self._narrow(state.trained))
+        return _Policy(trained, self.laid_out(state.frozen), key)
+
+    def _frozen(self, policy: _Policy, kind: Literal["rows", "pictures"], number: int) -> Tree:
+        """The frozen parameters, and what dropout needs for a micro-batch."""
+        if policy.key is None:
+            return policy.frozen
+        micro_batch = 2 * number + (kind == "pictures")
+        return parameters.join(self._drops(policy.trained, policy.key, micro_batch), policy.frozen)
+
+    def _encoded_with(self, policy: _Policy, mini_batch: MiniBatch) -> Embeddings:
+        def params() -> Iterator[Tree]:
+            for number in range(len(mini_batch.bins)):
+                frozen = self._frozen(policy, "pictures", number)
+                yield tower_of(parameters.join(policy.trained, frozen))
+
+        return self._all_encoded(params(), mini_batch)
+
+    def _tower_gradients(
+        self, summed: Tree, policy: _Policy, mini_batch: MiniBatch, slopes: Array
+    ) -> Tree:
+        """`summed` with the tower's gradients, which follow from the embeddings'."""
+        tokens = mini_batch.shapes.windows * self.cfg.vision.window**2
+        for number, images in enumerate(mini_batch.pictures()):
+            summed = self._backward(
+                summed,
+                tower_of(policy.trained),
+                tower_of(self._frozen(policy, "pictures", number)),
+                self.place_arrays(images),
+                self._cut(slopes, number, tokens),
+            )
+        return summed
 
     # ------------------------------------------------------------ where arrays live
 
@@ -161,6 +254,11 @@ class Learner(Scorer):
         )
         return TrainState(part, frozen, moments, count, count, count)
 
+    def gradient_shardings(self) -> Tree:
+        """Where each sum of gradients lies: as its parameter does."""
+        specs = spec.unstacked(self.specs[0]) if self.unstacked else self.specs[0]
+        return spec.shardings_of(specs, self.mesh)
+
     # ------------------------------------------------------------ what is compiled
 
     def _new_state(self, key: Array, params: Tree) -> TrainState:
@@ -168,55 +266,59 @@ class Learner(Scorer):
         zero = jnp.zeros((), jnp.int32)
         return TrainState(part, frozen, self.optimizer.init(part), zero, zero, zero)
 
-    def _loss(
-        self, part: Tree, frozen: Tree, batch: Batch, allowed: Array, key: Array | None
-    ) -> Any:
-        params = parameters.join(part, frozen)
-        if key is not None:
-            params = parameters.dropping(params, key, self.dropout)
-        entropy = self.objective.entropy > 0
-        measured = self._forward(params, batch, allowed, entropy=entropy)
-        logprobs, entropies = measured if entropy else (measured, None)
-        return loss_of(logprobs, entropies, batch, self.objective)
+    def _dropped(self, trained: Tree, key: Array, micro_batch: Array) -> Tree:
+        return parameters.drops(trained, jax.random.fold_in(key, micro_batch), self.dropout)
 
-    def _step(
-        self, state: TrainState, batch: Batch, real: Array, allowed: Array, most_apart: Array
+    def _learned(
+        self,
+        gradients: Tree,
+        trained: Tree,
+        frozen: Tree,
+        rows: Batch,
+        seen: Array | None,
+        allowed: Array,
+    ) -> tuple[Scalars, Tree, Array | None, Array]:
+        """A micro-batch of rows: its part of the loss and of the metrics' sums, `gradients` with
+        its own added, the gradient of the embeddings that it saw, and its log-probabilities."""
+
+        def loss(trained: Tree, seen: Array | None) -> tuple[Array, tuple[Scalars, Array]]:
+            entropy = self.objective.entropy > 0
+            params = parameters.join(trained, frozen)
+            measured = self._measured(params, rows, seen, allowed, entropy=entropy)
+            logprobs, entropies = measured if entropy else (measured, None)
+            value, sums = loss_of(logprobs, entropies, rows, self.objective)
+            return value, (sums, logprobs)
+
+        with_seen = seen is not None and self.trains_tower
+        gradient = jax.value_and_grad(loss, argnums=(0, 1) if with_seen else 0, has_aux=True)
+        (value, (sums, logprobs)), slopes = gradient(trained, seen)
+        new, slope = slopes if with_seen else (slopes, None)
+        sums = {"loss": value, "present": rows.weights.sum(), **sums}
+        return sums, _added(gradients, new), slope, logprobs
+
+    def _through_tower(
+        self, gradients: Tree, trained: Tree, frozen: Tree, images: PackedImages, slope: Array
+    ) -> Tree:
+        """`gradients` with those of the tower added, for a micro-batch of pictures."""
+
+        def encode(trained: Tree) -> Array:
+            return self._encoded(parameters.join(trained, frozen), images)
+
+        embeddings, pull = jax.vjp(encode, trained)
+        [new] = pull(slope.astype(embeddings.dtype))
+        return _added(gradients, new)
+
+    def _applied(
+        self, state: TrainState, gradients: Tree, sums: Scalars, most_apart: Array
     ) -> tuple[TrainState, Scalars]:
-        compute = parameters.cast(state.trained, self.cfg.dtype)
-        gradient = jax.value_and_grad(self._loss, has_aux=True)
-        first = jax.tree.map(lambda x: x[0], batch)
-        key = None
-        if self.dropout:
-            key = jax.random.fold_in(jax.random.key(self.seed), state.updates)
-        like = jax.eval_shape(self._loss, compute, state.frozen, first, allowed, key)
-        empty = (
-            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
-            self._placed(jax.tree.map(jnp.zeros_like, state.trained)),
-        )
-
-        def body(carry: Any, scanned: tuple[Batch, Array, Array]) -> tuple[Any, None]:
-            part, holds, number = scanned
-
-            def run(carry: Any) -> Any:
-                own = None if key is None else jax.random.fold_in(key, number)
-                return jax.tree.map(
-                    lambda total, new: total + new.astype(total.dtype),
-                    carry,
-                    gradient(compute, state.frozen, part, allowed, own),
-                )
-
-            return jax.lax.cond(holds, run, lambda carry: carry, carry), None
-
-        scanned = (batch, real, jnp.arange(len(real)))
-        ((loss, sums), gradients), _ = jax.lax.scan(body, empty, scanned)
-        present = batch.weights.sum()  # under 1 where episodes were left out, as flat groups are
+        """The optimizer's step with the summed gradients of all micro-batches."""
+        gradients = restack(gradients) if self.unstacked else gradients
+        gradients = self._placed_as_state(gradients)
+        sums = dict(sums)
+        loss, present = sums.pop("loss"), sums.pop("present")
+        # `present` is under 1 where episodes were left out, as flat groups are.
         watched = {name: x / present for name, x in sums.items()}
         strange = watched.get(FROM_DRAWN, jnp.zeros(())) > most_apart
-        return self._apply(state, loss, watched, self._placed(gradients), strange)
-
-    def _apply(
-        self, state: TrainState, loss: Array, watched: Scalars, gradients: Tree, strange: Array
-    ) -> tuple[TrainState, Scalars]:
         norm = optax.global_norm(gradients)
         sound = jnp.isfinite(norm) & jnp.isfinite(loss) & ~strange
         broken = ~sound & ~strange
@@ -236,5 +338,29 @@ class Learner(Scorer):
         counts = {"refused": new.refused.astype(jnp.float32)}
         return new, {"loss": loss, "gradient_norm": norm, **watched, **counts}
 
-    def _placed(self, tree: Tree) -> Tree:
+    def _placed_as_state(self, tree: Tree) -> Tree:
         return jax.lax.with_sharding_constraint(tree, spec.shardings_of(self.specs[0], self.mesh))
+
+
+def text_of(params: Tree) -> Tree:
+    """All parameters, or a part of them, but the vision tower's."""
+    return {name: part for name, part in params.items() if name != "vision"}
+
+
+def tower_of(params: Tree) -> Tree:
+    """The vision tower's parameters alone."""
+    return {name: part for name, part in params.items() if name == "vision"}
+
+
+def _added(sums: Tree, new: Tree) -> Tree:
+    return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, new)
+
+
+def _cut(slopes: Array, number: Array, tokens: int) -> Array:
+    """The gradients of the embeddings of one micro-batch of pictures."""
+    return jax.lax.dynamic_slice_in_dim(slopes, number * tokens, tokens, 1)
+
+
+def _distance(logprobs: Array, rows: Batch) -> Float[Array, "2"]:
+    weights = judged_weights(logprobs, rows).sum()
+    return jnp.stack([apart_from_sampler(logprobs, rows), weights])

@@ -69,8 +69,8 @@ class Objective:
 
 
 def loss_of(
-    logprobs: Float[Array, "B T"],
-    entropy: Float[Array, "B T"] | None,
+    logprobs: Float[Array, "B N"],
+    entropy: Float[Array, "B N"] | None,
     batch: Batch,
     objective: Objective,
 ) -> tuple[Float[Array, ""], Scalars]:
@@ -117,7 +117,7 @@ def loss_of(
     return loss, watched
 
 
-def apart_from_sampler(logprobs: Float[Array, "*M B T"], batch: Batch) -> Float[Array, ""]:
+def apart_from_sampler(logprobs: Float[Array, "B N"], batch: Batch) -> Float[Array, ""]:
     """The weighted sum of the distances between these log-probabilities and the sampler's. If
     nothing was trained in between, both come from the same weights and differ by rounding only.
     Tokens whose log-probability here is NaN are left out, since their update is refused as not
@@ -128,7 +128,7 @@ def apart_from_sampler(logprobs: Float[Array, "*M B T"], batch: Batch) -> Float[
     return jnp.where(w > 0, w * distance, 0.0).sum()
 
 
-def judged_weights(logprobs: Float[Array, "*M B T"], batch: Batch) -> Float[Array, "*M B T"]:
+def judged_weights(logprobs: Float[Array, "B N"], batch: Batch) -> Float[Array, "B N"]:
     """The weights of the tokens that `apart_from_sampler` counts; 0 for the others."""
     return jnp.where(jnp.isnan(logprobs), 0.0, batch.weights)
 

@@ -1,27 +1,30 @@
-"""Episodes packed into the fixed rows of micro-batches.
+"""A mini-batch as micro-batches of fixed shapes: rows of episodes, and the pictures they saw.
 
 An episode is a segment of a row. It attends to itself alone, and nothing is cut. With shared
-prompts, a record's prompt lies in a row once, without its last id, as one more segment that all of
-the record's episodes there attend to. Each episode starts with that last id, from which its first
-sampled id is predicted. Results and gradients are the same, and the prompt is computed once.
+prompts, a record's prompt lies in a row once, without its last id, as one more segment, and the
+record's episodes there follow it and attend to it. Each episode starts with that last id, from
+which its first sampled id is predicted. Results and gradients are the same, and the prompt is
+computed once.
 
-Each shard of a micro-batch has some rows of tokens and some spans of windows. A picture that
-several episodes there saw, as the image of a group, lies there once, within one span. Where an
-episode goes depends on lengths and order alone, and changes results by rounding only.
+Rows are filled over the whole mini-batch, by tokens alone, and then dealt to the shards. Rows of a
+group stay together as far as every shard gets equally many. A shard's pictures are packed by
+windows into micro-batches of their own, each distinct picture once. A picture whose rows lie on
+several shards is encoded by each of them, so embeddings never leave their shard. Where an episode
+or picture goes depends on lengths and order alone, and changes results by rounding only.
 """
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Float32, UInt8
 
 from lfpc_jax.processing.batch import empty_tokens
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
-from lfpc_jax.shapes import TrainShapes, micro_batches_for, windows_for
+from lfpc_jax.shapes import TrainShapes, windows_for
 from lfpc_jax.trajectory import Batch, PackedImages, Trajectory
 
 
@@ -49,35 +52,98 @@ class Item:
         """How many ids of the prompt can be shared."""
         return max(0, self.prompt - 1)
 
-    def length(self, row: Sequence["Item"]) -> int:
-        """Tokens that this episode would add to `row`, not counting a prompt already there."""
-        known = any(other.trajectory.record == self.trajectory.record for other in row)
-        return len(self.trajectory.ids) - (self.begins if known else 0)
+    @property
+    def counting(self) -> int:
+        """How many of its tokens have a weight."""
+        return int(np.count_nonzero(self.weights))
 
 
 @dataclass(eq=False)
-class Bin:
-    """What lies on one shard of one micro-batch: the episodes of each row and the first window of
-    each picture. `room` is what is left in each row, `free` what is left in each span."""
+class Row:
+    """What lies in a row: the episodes of each record, and how many tokens are left."""
 
-    shared: bool
-    room: list[int]
-    free: list[int]
+    room: int
+    groups: dict[str, list[Item]] = field(default_factory=dict)
+
+    def adds(self, item: Item, shared: bool) -> int:
+        """The tokens that an episode would add. A prompt that lies here already adds none."""
+        known = shared and item.trajectory.record in self.groups
+        return len(item.trajectory.ids) - (item.begins if known else 0)
+
+    def put(self, item: Item, shared: bool) -> None:
+        self.room -= self.adds(item, shared)
+        self.groups.setdefault(item.trajectory.record, []).append(item)
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for group in self.groups.values() for item in group]
+
+    @property
+    def counting(self) -> int:
+        return sum(item.counting for item in self.items)
+
+
+@dataclass(eq=False)
+class PictureBin:
+    """What lies on one shard of one micro-batch of pictures: the first window of each, and how
+    many windows are left in each span."""
+
     span: int
-    rows: list[list[Item]]
+    free: list[int]
     first: dict[Hashable, int] = field(default_factory=dict)
     pictures: dict[Hashable, SeenPicture] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, shapes: TrainShapes, windows: int) -> "Bin":
-        span = shapes.span_of(windows)
-        room = [shapes.row_tokens] * shapes.rows
-        return cls(shapes.shared, room, [span] * (windows // span), span, [[] for _ in room])
+    def empty(cls, shapes: TrainShapes, span: int) -> "PictureBin":
+        return cls(span, [span] * (shapes.windows // span))
 
-    @property
-    def windows(self) -> int:
-        """How many windows its bucket has; 0 if it holds no pictures."""
-        return self.span * len(self.free) if self.first else 0
+    def put(self, picture: SeenPicture, windows: int) -> bool:
+        """Whether there was room for it."""
+        fits = [at for at, left in enumerate(self.free) if left >= windows]
+        if not fits:
+            return False
+        at = min(fits, key=self.free.__getitem__)
+        self.first[picture.key] = (at + 1) * self.span - self.free[at]
+        self.pictures[picture.key] = picture
+        self.free[at] -= windows
+        return True
+
+
+@dataclass(frozen=True)
+class Filling:
+    """Tokens that lie in rows, and tokens that are computed; windows likewise."""
+
+    tokens: int
+    all_tokens: int
+    windows: int
+    all_windows: int
+
+
+@dataclass(frozen=True, eq=False)
+class MiniBatch:
+    """This process's shards of a mini-batch. `bins` are the pictures of each micro-batch, shard by
+    shard."""
+
+    rows: tuple[Batch, ...]
+    bins: tuple[tuple[PictureBin, ...], ...]
+    shapes: TrainShapes
+    processor: ImageProcessor
+    filling: Filling
+
+    def having(self, name: Literal["old", "reference"], values: Sequence[Any]) -> "MiniBatch":
+        """With log-probabilities for the tokens that count, by micro-batch of rows."""
+        pairs = zip(self.rows, values, strict=True)
+        return replace(self, rows=tuple(replace(rows, **{name: x}) for rows, x in pairs))
+
+    def pictures(self) -> Iterator[PackedImages]:
+        """The micro-batches of pictures. Each is laid out when it is asked for, since all of them
+        would fill the host's memory."""
+        for bins in self.bins:
+            images = empty_pictures(self.shapes, self.processor, len(bins), bins[0].span)
+            for shard, bin_ in enumerate(bins):
+                for number, key in enumerate(bin_.first, start=1):
+                    _write_picture(images, shard, number, bin_, key, self.processor)
+            yield images
 
 
 def pack(
@@ -88,29 +154,22 @@ def pack(
     shards: int,
     image_token: int,
     agree: Callable[[Sequence[int]], Sequence[int]] = lambda sizes: sizes,
-) -> tuple[Batch, Bool[np.ndarray, "M"]]:
-    """A mini-batch, and which of its micro-batches hold anything. This process fills `shards`
-    shards of each. `agree` returns the largest of each size that any process needs."""
-    bins = fill(items, shapes, processor)
-    needed = -(-len(bins) // shards), max((bin_.windows for bin_ in bins), default=0)
-    micro_batches, windows = agree(needed)
-    count = micro_batches_for(max(micro_batches, 1))
-    batch = lay_out(
-        bins,
+) -> MiniBatch:
+    """Packs a mini-batch. This process fills `shards` shards of each micro-batch. `agree` returns
+    the largest of each size that any process needs."""
+    return lay_out(
+        deal(fill(items, shapes), shards),
         shapes,
         processor,
-        shards=shards,
-        micro_batches=count,
-        windows=windows,
         image_token=image_token,
+        agree=agree,
     )
-    return batch, np.arange(count) < micro_batches
 
 
-def fill(items: Sequence[Item], shapes: TrainShapes, processor: ImageProcessor) -> tuple[Bin, ...]:
-    """Puts every item into the first bin that has room for it, the longest of a group first."""
-    bins: list[Bin] = []
-    shared: list[Bin] = []
+def fill(items: Sequence[Item], shapes: TrainShapes) -> list[Row]:
+    """Puts every item into the row where it adds the fewest tokens and leaves the least room, the
+    groups in their order, the longest of a group first."""
+    rows: list[Row] = []
     for item in sorted(items, key=_by_group_and_length(items)):
         length = len(item.trajectory.ids)
         if length > shapes.row_tokens:
@@ -118,28 +177,13 @@ def fill(items: Sequence[Item], shapes: TrainShapes, processor: ImageProcessor) 
                 f"record {item.trajectory.record!r}: an episode of {length} ids does not fit a row "
                 f"of {shapes.row_tokens}; raise row_tokens, or lower the rollout's capacity"
             )
-        nearest = shared
-        if shapes.shared:  # where its prompt lies already comes first
-            nearest = sorted(shared, key=partial(_lacks, item))
-        if not any(_put(item, candidate, processor) for candidate in nearest):
-            bins.append(_alone(item, shapes, processor))
-            if bins[-1].windows <= shapes.windows.sizes[0]:
-                shared.append(bins[-1])
-    return tuple(bins)
-
-
-def _alone(item: Item, shapes: TrainShapes, processor: ImageProcessor) -> Bin:
-    """A bin with this item, of the smallest bucket that holds it."""
-    for windows in shapes.windows.sizes:
-        new = Bin.empty(shapes, windows)
-        if _put(item, new, processor):
-            return new
-    needed = sum(_windows(picture, processor) for picture in item.pictures)
-    raise ValueError(
-        f"record {item.trajectory.record!r}: the pictures of an episode take {needed} windows, the "
-        f"largest bucket has {shapes.windows.sizes[-1]}; add a larger bucket, or lower the "
-        "rollout's image_tokens, crop_tokens or max_turns"
-    )
+        adds = [(row.adds(item, shapes.shared), row.room, row) for row in rows]
+        fits = [(added, room, row) for added, room, row in adds if added <= room]
+        if not fits:
+            rows.append(Row(shapes.row_tokens))
+        row = min(fits, key=lambda fit: fit[:2])[2] if fits else rows[-1]
+        row.put(item, shapes.shared)
+    return rows
 
 
 def _by_group_and_length(items: Sequence[Item]) -> Callable[[Item], tuple[int, int]]:
@@ -149,150 +193,192 @@ def _by_group_and_length(items: Sequence[Item]) -> Callable[[Item], tuple[int, i
     return lambda item: (order[item.trajectory.record], -len(item.trajectory.ids))
 
 
-def _put(item: Item, into: Bin, processor: ImageProcessor) -> bool:
-    whole = len(item.trajectory.ids)
-    adds = [item.length(row) if into.shared else whole for row in into.rows]
-    fits = [row for row, room in enumerate(into.room) if room >= adds[row]]
-    if not fits:
-        return False
-    row = min(fits, key=adds.__getitem__)
-    new = {picture.key: picture for picture in item.pictures if picture.key not in into.first}
-    free, first = [*into.free], {}
-    for key, picture in new.items():
-        windows = _windows(picture, processor)
-        at = next((at for at, left in enumerate(free) if left >= windows), None)
-        if at is None:
-            return False
-        first[key] = (at + 1) * into.span - free[at]
-        free[at] -= windows
-    into.free = free
-    into.first |= first
-    into.pictures |= new
-    into.rows[row].append(item)
-    into.room[row] -= adds[row]
-    return True
+def deal(rows: Sequence[Row], shards: int) -> list[list[Row]]:
+    """The rows of each shard. Rows that follow each other stay together; no shard has more than
+    one row more than another."""
+    ends = [len(rows) * shard // shards for shard in range(shards + 1)]
+    return [[*rows[start:stop]] for start, stop in itertools.pairwise(ends)]
 
 
-def _lacks(item: Item, bin_: Bin) -> bool:
-    """Whether the bin holds no other episode of the item's record."""
-    return all(item.length(row) == len(item.trajectory.ids) for row in bin_.rows)
+def lay_out(
+    shards: Sequence[Sequence[Row]],
+    shapes: TrainShapes,
+    processor: ImageProcessor,
+    *,
+    image_token: int,
+    agree: Callable[[Sequence[int]], Sequence[int]] = lambda sizes: sizes,
+) -> MiniBatch:
+    """The rows of each shard, and their pictures, as micro-batches. Rows with more tokens that
+    count than the usual places come first, as do pictures that fit no span."""
+    rows = [sorted(rows, key=lambda row: row.counting <= shapes.places) for rows in shards]
+    bins = [_picture_bins(rows, shapes, processor) for rows in rows]
+    crowded = [sum(row.counting > shapes.places for row in rows) for rows in rows]
+    wide = [sum(bin_.span > shapes.span for bin_ in of_shard) for of_shard in bins]
+    needed = (
+        -(-max(map(len, rows)) // shapes.rows),
+        -(-max(crowded) // shapes.rows),
+        max(len(of_shard) - n for of_shard, n in zip(bins, wide)),
+        max(wide),
+    )
+    micro_batches, with_all_places, usual_bins, wide_bins = agree(needed)
+    spans = [shapes.windows] * wide_bins + [shapes.span] * usual_bins
+    placed = [_padded(of_shard, spans, shapes) for of_shard in bins]
+    sizes = [
+        shapes.all_places[-1 if micro < with_all_places else 0] for micro in range(micro_batches)
+    ]
+    made = [empty_rows(shapes, len(shards) * shapes.rows, places) for places in sizes]
+    for shard, of_shard in enumerate(rows):
+        at = _places(placed[shard], shapes, processor)
+        for number, row in enumerate(of_shard):
+            micro, below = divmod(number, shapes.rows)
+            index = shard * shapes.rows + below
+            _write_row(made[micro], index, row, shapes, at, processor, image_token)
+    filling = Filling(
+        sum(shapes.row_tokens - row.room for of_shard in rows for row in of_shard),
+        micro_batches * len(shards) * shapes.rows * shapes.row_tokens,
+        sum(shapes.windows - sum(bin_.free) for of_shard in placed for bin_ in of_shard),
+        len(spans) * len(shards) * shapes.windows,
+    )
+    return MiniBatch(tuple(made), tuple(zip(*placed)), shapes, processor, filling)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _picture_bins(
+    rows: Sequence[Row], shapes: TrainShapes, processor: ImageProcessor
+) -> list[PictureBin]:
+    """Every distinct picture of the rows in the fullest bin that has room, the largest first."""
+    seen = {p.key: p for row in rows for item in row.items for p in item.pictures}
+    bins: list[PictureBin] = []
+    sizes = {key: _windows(picture, processor) for key, picture in seen.items()}
+    for key in sorted(seen, key=lambda key: -sizes[key]):
+        if sizes[key] > shapes.windows:
+            raise ValueError(
+                f"a picture of {sizes[key]} windows does not fit a micro-batch of "
+                f"{shapes.windows}; raise update.windows, or lower the budget of its tokens"
+            )
+        fullest = sorted(bins, key=lambda bin_: sum(bin_.free))
+        if not any(bin_.put(seen[key], sizes[key]) for bin_ in fullest):
+            span = shapes.span if sizes[key] <= shapes.span else shapes.windows
+            bins.append(PictureBin.empty(shapes, span))
+            bins[-1].put(seen[key], sizes[key])
+    return bins
+
+
+def _padded(
+    bins: Sequence[PictureBin], spans: Sequence[int], shapes: TrainShapes
+) -> list[PictureBin]:
+    """A bin for each micro-batch, in the order of `spans`; those that are missing are empty."""
+    by_span = {span: iter([b for b in bins if b.span == span]) for span in set(spans)}
+    return [next(by_span[span], None) or PictureBin.empty(shapes, span) for span in spans]
+
+
+def _places(
+    bins: Sequence[PictureBin], shapes: TrainShapes, processor: ImageProcessor
+) -> dict[Hashable, int]:
+    """The index of every picture's first embedding among those of the shard."""
+    return {
+        key: (number * shapes.windows + first) * processor.window**2
+        for number, bin_ in enumerate(bins)
+        for key, first in bin_.first.items()
+    }
 
 
 def _windows(picture: SeenPicture, processor: ImageProcessor) -> int:
     return windows_for(*processor.grid_of(picture.pixels), processor.window)
 
 
-def lay_out(
-    bins: Sequence[Bin],
-    shapes: TrainShapes,
+def _write_picture(
+    images: PackedImages,
+    shard: int,
+    number: int,
+    bin_: PictureBin,
+    key: Hashable,
     processor: ImageProcessor,
-    *,
-    shards: int,
-    micro_batches: int,
-    windows: int,
-    image_token: int,
-) -> Batch:
-    """The bins as arrays `[micro_batches, ...]`. The bins fill the shards of a micro-batch, then
-    those of the next. With 0 `windows` there are no images."""
-    assert len(bins) <= shards * micro_batches
-    batch = empty_batch(
-        shapes, processor, shards=shards, micro_batches=micro_batches, windows=windows
-    )
-    for number, bin_ in enumerate(bins):
-        micro, shard = divmod(number, shards)
-        for row, items in enumerate(bin_.rows):
-            _write_row(batch, micro, shard * shapes.rows + row, items, bin_, processor, image_token)
-        for at, (key, first) in enumerate(bin_.first.items(), start=1):
-            _write_picture(batch, (micro, shard), at, first, bin_.pictures[key], processor)
-    return batch
+) -> None:
+    picture = bin_.pictures[key]
+    count = _windows(picture, processor)
+    span, start = divmod(bin_.first[key], bin_.span)
+    place = (shard, span, slice(start, start + count))
+    images.pixels[place] = processor.patchify(picture.pixels, count)
+    images.picture[place] = number
+    images.grid[place] = processor.grid_of(picture.pixels)
+    images.window[place] = np.arange(count)
+
+
+# ---------------------------------------------------------------- rows
 
 
 def _write_row(
     batch: Batch,
-    micro: int,
-    row: int,
-    items: Sequence[Item],
-    bin_: Bin,
+    index: int,
+    row: Row,
+    shapes: TrainShapes,
+    first: dict[Hashable, int],
     processor: ImageProcessor,
     image_token: int,
 ) -> None:
-    at, segment = 0, 0
-    beginnings: dict[str, int] = {}
-    for item in items:
-        ids = np.asarray(item.trajectory.ids)
-        grids = [processor.grid_of(picture.pixels) for picture in item.pictures]
-        positions, _ = mrope_positions(ids, grids, image_token)
-        places = np.full(len(ids), -1, np.int32)
-        if grids:
-            of_pictures = [
-                bin_.first[picture.key] * processor.window**2 + processor.places(grid)
-                for picture, grid in zip(item.pictures, grids)
-            ]
-            places[ids == image_token] = np.concatenate(of_pictures)
-        begins, record = item.begins if bin_.shared else 0, item.trajectory.record
-        parts = [slice(begins, len(ids))]
-        if begins and record not in beginnings:
-            beginnings[record] = segment + 1
-            parts = [slice(begins), *parts]
-        for part in parts:
-            segment += 1
-            stop = at + len(ids[part])
-            place = (micro, row, slice(at, stop))
-            batch.tokens.ids[place] = ids[part]
-            batch.tokens.segments[place] = segment
-            if batch.tokens.prefix is not None:
-                batch.tokens.prefix[place] = beginnings.get(record, segment)
-            batch.tokens.positions[micro, :, row, at:stop] = positions[:, part]
-            batch.tokens.places[place] = places[part]
-            batch.weights[place] = item.weights[part]
-            batch.advantages[place] = item.advantage
-            batch.sampler[place] = item.trajectory.logprobs[part]
-            at = stop
+    """Writes a row's groups one after another, each prompt before its episodes."""
+    at, segment, counted = 0, 0, 0
+    for items in row.groups.values():
+        beginning = 0
+        for item in items:
+            ids = np.asarray(item.trajectory.ids)
+            grids = [processor.grid_of(picture.pixels) for picture in item.pictures]
+            positions, _ = mrope_positions(ids, grids, image_token)
+            places = np.full(len(ids), -1, np.int32)
+            if grids:
+                of_pictures = [
+                    first[picture.key] + processor.places(grid)
+                    for picture, grid in zip(item.pictures, grids)
+                ]
+                places[ids == image_token] = np.concatenate(of_pictures)
+            begins = item.begins if shapes.shared else 0
+            parts = [slice(begins, len(ids))]
+            if begins and not beginning:
+                beginning = segment + 1
+                parts = [slice(begins), *parts]
+            for part in parts:
+                segment += 1
+                place = (index, slice(at, at + len(ids[part])))
+                batch.tokens.ids[place] = ids[part]
+                batch.tokens.segments[place] = segment
+                if batch.tokens.prefix is not None:
+                    batch.tokens.prefix[place] = beginning or segment
+                batch.tokens.positions[:, index, place[1]] = positions[:, part]
+                batch.tokens.places[place] = places[part]
+                at += len(ids[part])
+            counts = np.flatnonzero(item.weights)
+            assert not len(counts) or counts[0] >= begins, item.trajectory.record
+            kept = (index, slice(counted, counted + len(counts)))
+            batch.at[kept] = counts + (at - len(ids))
+            batch.weights[kept] = item.weights[counts]
+            batch.advantages[kept] = item.advantage
+            batch.sampler[kept] = item.trajectory.logprobs[counts]
+            counted += len(counts)
 
 
-def _write_picture(
-    batch: Batch,
-    shard: tuple[int, int],
-    number: int,
-    first: int,
-    picture: SeenPicture,
-    processor: ImageProcessor,
-) -> None:
-    count = _windows(picture, processor)
-    assert batch.images is not None
-    span, start = divmod(first, batch.images.picture.shape[-1])
-    place = (*shard, span, slice(start, start + count))
-    batch.images.pixels[place] = processor.patchify(picture.pixels, count)
-    batch.images.picture[place] = number
-    batch.images.grid[place] = processor.grid_of(picture.pixels)
-    batch.images.window[place] = np.arange(count)
-
-
-def empty_batch(
-    shapes: TrainShapes,
-    processor: ImageProcessor,
-    *,
-    shards: int,
-    micro_batches: int,
-    windows: int,
-    xp: Any = np,
-) -> Batch:
-    """Micro-batches of nothing but padding; see `processing.batch.empty_tokens` for `xp`."""
-    rows = (micro_batches, shards * shapes.rows, shapes.row_tokens)
-    images = None
-    if windows:
-        span = shapes.span_of(windows)
-        packed = (micro_batches, shards, windows // span, span)
-        images = PackedImages(
-            pixels=xp.zeros((*packed, *processor.window_shape), np.uint8),
-            picture=xp.zeros(packed, np.int32),
-            grid=xp.zeros((*packed, 2), np.int32),
-            window=xp.zeros(packed, np.int32),
-        )
+def empty_rows(shapes: TrainShapes, count: int, places: int, *, xp: Any = np) -> Batch:
+    """Rows of nothing but padding; see `processing.batch.empty_tokens` for `xp`."""
+    counted = (count, places)
     return Batch(
-        empty_tokens(*rows, prefix=shapes.shared, xp=xp),
-        images,
-        weights=xp.zeros(rows, np.float32),
-        advantages=xp.zeros(rows, np.float32),
-        sampler=xp.zeros(rows, np.float32),
+        empty_tokens(count, shapes.row_tokens, prefix=shapes.shared, xp=xp),
+        at=xp.zeros(counted, np.int32),
+        weights=xp.zeros(counted, np.float32),
+        advantages=xp.zeros(counted, np.float32),
+        sampler=xp.zeros(counted, np.float32),
+    )
+
+
+def empty_pictures(
+    shapes: TrainShapes, processor: ImageProcessor, shards: int, span: int, *, xp: Any = np
+) -> PackedImages:
+    """A micro-batch of padding in spans of so many windows."""
+    packed = (shards, shapes.windows // span, span)
+    return PackedImages(
+        pixels=xp.zeros((*packed, *processor.window_shape), np.uint8),
+        picture=xp.zeros(packed, np.int32),
+        grid=xp.zeros((*packed, 2), np.int32),
+        window=xp.zeros(packed, np.int32),
     )

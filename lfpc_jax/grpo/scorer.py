@@ -1,12 +1,19 @@
 """Log-probabilities of packed rows, and where their arrays live on a mesh.
 
     scorer = Scorer(cfg, allowed=allowed, mesh=mesh)
-    placed = scorer.place(batch)
-    logprobs, entropy = scorer.logprobs(params, placed, real)
+    placed = scorer.place(mini_batch)
+    params = scorer.laid_out(params)
+    embeddings = scorer.embeddings(params, placed)
+    logprobs = scorer.logprobs(params, placed, embeddings)
 
-All micro-batches go through one program. Those that only pad their number are skipped.
+The programs take a micro-batch each, so none depends on how many there are: `encode` a micro-batch
+of pictures, `score` one of rows. Between them the embeddings of a mini-batch's pictures lie in one
+array, `[shards, N, D]`. Small programs put embeddings into it and take a row's embeddings out of
+it. They alone depend on how many pictures it has room for.
 """
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,20 +22,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import RULES
+from lfpc_jax.grpo.packing import MiniBatch
 from lfpc_jax.model import qwen, text
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
 from lfpc_jax.model.tuning import update_options
-from lfpc_jax.trajectory import Batch
+from lfpc_jax.shapes import micro_batches_for
+from lfpc_jax.trajectory import Batch, PackedImages
+
+Embeddings = Float[Array, "S N D"] | None
 
 
 class Scorer:
-    """The compiled scoring program of a model. It holds no parameters."""
+    """The compiled scoring programs of a model. It holds no parameters."""
 
     def __init__(
         self,
@@ -46,140 +57,135 @@ class Scorer:
         self.temperature = temperature
         self._allowed = jnp.asarray(allowed)
         self._options = update_options(mesh.devices.flat[0].platform)
-        rows = NamedSharding(mesh, PartitionSpec(None, RULES["batch"]))
-        self._logprobs = jax.jit(
-            self._all_logprobs, out_shardings=(rows, rows), compiler_options=self._options
-        )
-        self._logprobs_at = jax.jit(
-            self._all_logprobs_at, out_shardings=rows, compiler_options=self._options
-        )
+        rows = self.rows
+        compiled = partial(jax.jit, out_shardings=rows, compiler_options=self._options)
+        self._encode = compiled(self._encoded)
+        self._score = compiled(self._logprobs)
+        self._unstack = jax.jit(unstack)
+        self._put = jax.jit(_put, out_shardings=rows, donate_argnums=0)
+        self._placed = jax.jit(qwen.placed, out_shardings=rows)
+
+    def laid_out(self, params: Tree) -> Tree:
+        """The parameters as the programs take them: with a tree for each layer if `unstacked`.
+        Parameters that are so already, as an engine's are, stay so."""
+        if not self.unstacked or isinstance(params.get("text"), tuple):
+            return params
+        with jax.set_mesh(self.mesh):
+            return self._unstack(params)
+
+    def embeddings(self, params: Tree, mini_batch: MiniBatch) -> Embeddings:
+        """The embeddings of all pictures, or None if there are none."""
+        with jax.set_mesh(self.mesh):
+            return self._all_encoded(itertools.repeat({"vision": params["vision"]}), mini_batch)
 
     def logprobs(
-        self, params: Tree, batch: Batch, real: Bool[Any, "M"]
-    ) -> tuple[Float[Array, "M B T"], Float[Array, "M B T"]]:
-        """The log-probability of every token, and the entropy at its position. `params` are in the
-        dtype that is computed with."""
+        self, params: Tree, mini_batch: MiniBatch, embeddings: Embeddings
+    ) -> list[Float[Array, "B N"]]:
+        """For each micro-batch of rows, the log-probabilities of the tokens that count. `params`
+        are laid out and in the dtype that is computed with; the rows are placed."""
         with jax.set_mesh(self.mesh):
-            return self._logprobs(params, batch, real, self._allowed)
-
-    def logprobs_at(
-        self, params: Tree, batch: Batch, real: Bool[Any, "M"], at: Int[Any, "M B N"]
-    ) -> Float[Array, "M B N"]:
-        """As `logprobs`, of the tokens at these places of each row alone. No logits are computed
-        elsewhere."""
-        with jax.set_mesh(self.mesh):
-            return self._logprobs_at(params, batch, real, self._allowed, at)
-
-    def lowered_logprobs(self, params: Tree, batch: Batch) -> Any:
-        """The program of `logprobs` for abstract arrays, to compile ahead of time."""
-        with jax.set_mesh(self.mesh):
-            return self._logprobs.lower(params, batch, *self._abstract(batch))
-
-    def lowered_logprobs_at(self, params: Tree, batch: Batch, places: int) -> Any:
-        """The program of `logprobs_at` for abstract arrays and so many places in each row."""
-        shape = (*batch.tokens.ids.shape[:2], places)
-        rows = NamedSharding(self.mesh, PartitionSpec(None, RULES["batch"]))
-        at = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
-        with jax.set_mesh(self.mesh):
-            return self._logprobs_at.lower(params, batch, *self._abstract(batch), at)
+            return [
+                self._score(params, rows, self._seen(embeddings, rows), self._allowed)
+                for rows in mini_batch.rows
+            ]
 
     # ------------------------------------------------------------ where arrays live
+
+    @property
+    def rows(self) -> NamedSharding:
+        """The sharding of arrays whose first axis is split as rows are."""
+        return NamedSharding(self.mesh, PartitionSpec(RULES["batch"]))
+
+    @property
+    def all_shards(self) -> int:
+        """Over how many shards rows are split."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     @property
     def shards(self) -> int:
         """How many shards of a batch this process fills."""
         processes = {device.process_index for device in self.mesh.devices.flat}
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"] // len(processes)
+        return self.all_shards // len(processes)
 
-    def place(self, batch: Batch) -> Batch:
-        """The batch on the devices; `batch` holds this process's rows of it."""
-        shardings = self.batch_shardings(batch)
-        return jax.tree.map(jax.make_array_from_process_local_data, shardings, batch)
+    def place(self, mini_batch: MiniBatch) -> MiniBatch:
+        """The mini-batch with its rows on the devices. Pictures follow when they are encoded."""
+        return replace(mini_batch, rows=tuple(map(self.place_arrays, mini_batch.rows)))
 
-    def batch_shardings(self, batch: Batch) -> Batch:
-        """Where each array of such a batch lies: its rows are split, its micro-batches are not."""
-        rows, third = (
-            NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, RULES["batch"]))
-            for axis in (1, 2)
-        )
-        placed = jax.tree.map(lambda _: rows, batch)
-        return replace(placed, tokens=replace(placed.tokens, positions=third))
+    def place_arrays(self, arrays: Any) -> Any:
+        """A micro-batch on the devices; `arrays` holds this process's rows of it."""
+        shardings = self.shardings_of(arrays)
+        return jax.tree.map(jax.make_array_from_process_local_data, shardings, arrays)
 
-    def local_rows(self, placed: Array) -> np.ndarray:
-        """This process's rows of an array over all tokens, which `place` or `logprobs` returned."""
-        rows = {shard.index[1].start or 0: shard.data for shard in placed.addressable_shards}
-        return np.concatenate([rows[first] for first in sorted(rows)], axis=1)
+    def shardings_of(self, arrays: Any) -> Any:
+        """Where each array of a micro-batch lies: its rows are split."""
+        placed = jax.tree.map(lambda _: self.rows, arrays)
+        if not isinstance(arrays, Batch):
+            return placed
+        second = NamedSharding(self.mesh, PartitionSpec(None, RULES["batch"]))
+        return replace(placed, tokens=replace(placed.tokens, positions=second))
 
-    def _abstract(self, batch: Batch) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        """`real` and `allowed` for a batch."""
-        whole = NamedSharding(self.mesh, PartitionSpec())
-        real = jax.ShapeDtypeStruct(batch.tokens.ids.shape[:1], jnp.bool_, sharding=whole)
-        allowed = jax.ShapeDtypeStruct(self._allowed.shape, jnp.bool_, sharding=whole)
-        return real, allowed
+    def local(self, mini_batch: MiniBatch) -> MiniBatch:
+        """A placed mini-batch with this process's rows as NumPy arrays."""
+        return replace(mini_batch, rows=tuple(map(self.local_rows, mini_batch.rows)))
+
+    def local_rows(self, rows: Any) -> Any:
+        """This process's rows of a micro-batch on the devices, or of an array split by rows."""
+
+        def parts(x: Array, axis: int) -> np.ndarray:
+            held = {shard.index[axis].start or 0: shard.data for shard in x.addressable_shards}
+            return np.concatenate([held[first] for first in sorted(held)], axis)
+
+        axes = jax.tree.map(lambda sharding: len(sharding.spec) - 1, self.shardings_of(rows))
+        return jax.tree.map(parts, rows, axes)
+
+    def _all_encoded(self, params: Iterable[Tree], mini_batch: MiniBatch) -> Embeddings:
+        """The embeddings of all pictures, with parameters for each micro-batch of them."""
+        if not mini_batch.bins:
+            return None
+        embeddings = self._room(mini_batch, self.cfg.dtype)
+        for number, (images, of_micro_batch) in enumerate(zip(mini_batch.pictures(), params)):
+            part = self._encode(of_micro_batch, self.place_arrays(images))
+            embeddings = self._put(embeddings, part, number)
+        return embeddings
+
+    def _room(self, mini_batch: MiniBatch, dtype: Any) -> Float[Array, "S N D"]:
+        """Zeros for the embeddings of all pictures, or for their gradients."""
+        windows = micro_batches_for(len(mini_batch.bins)) * mini_batch.shapes.windows
+        shape = (self.all_shards, windows * self.cfg.vision.window**2, self.cfg.text.width)
+        return jnp.zeros(shape, dtype, device=self.rows)
+
+    def _seen(self, embeddings: Embeddings, rows: Batch) -> Array | None:
+        """The image embedding for every token of a micro-batch of rows."""
+        return None if embeddings is None else self._placed(embeddings, rows.tokens.places)
 
     # ------------------------------------------------------------ what is compiled
 
-    def _laid_out(self, params: Tree) -> Tree:
-        """With a tree for each layer if `unstacked`. Parameters that are unstacked already, as an
-        engine's are, stay so."""
-        if isinstance(params["text"], tuple):
-            return text.paired(params)
-        return text.paired(unstack(params)) if self.unstacked else params
+    def _encoded(self, params: Tree, images: PackedImages) -> Array:
+        return qwen.encode_images(params, images, cfg=self.cfg)
 
-    def _hidden(self, params: Tree, batch: Batch) -> Float[Array, "B T D"]:
-        """The final hidden states of a micro-batch."""
-        embeddings = None
-        if batch.images is not None:
-            embeddings = qwen.encode_images(params, batch.images, cfg=self.cfg)
-        return qwen.hidden_states(params, batch.tokens, embeddings, cfg=self.cfg)
+    def _logprobs(self, params: Tree, rows: Batch, seen: Array | None, allowed: Array) -> Array:
+        return self._measured(params, rows, seen, allowed, entropy=False)
 
-    def _forward(self, params: Tree, batch: Batch, allowed: Array, *, entropy: bool) -> Any:
-        """The log-probability of every token given those before it, at that token's position."""
-        params = self._laid_out(params)
-        hidden = self._hidden(params, batch)
-        targets = jnp.roll(batch.tokens.ids, -1, axis=1)
+    def _measured(
+        self, params: Tree, rows: Batch, seen: Array | None, allowed: Array, *, entropy: bool
+    ) -> Any:
+        """The log-probability of every token that counts, given those before it, and the entropy
+        of its distribution, if wanted."""
+        params = text.paired(params) if isinstance(params["text"], tuple) else params
+        hidden = qwen.hidden_states(params, rows.tokens, seen, cfg=self.cfg)
+        before = jnp.take_along_axis(hidden, jnp.maximum(rows.at - 1, 0)[..., None], axis=1)
         measure = token_logprobs_and_entropy if entropy else token_logprobs
-        measured = measure(
-            params,
-            hidden,
-            targets,
-            cfg=self.cfg,
-            allowed=allowed,
-            temperature=self.temperature,
-        )
-        return jax.tree.map(lambda x: jnp.roll(x, 1, axis=1), measured)
-
-    def _all_logprobs(
-        self, params: Tree, batch: Batch, real: Array, allowed: Array
-    ) -> tuple[Array, Array]:
-        def of_micro_batch(scanned: tuple[Batch, Array]) -> tuple[Array, Array]:
-            part, holds = scanned
-            shape = part.tokens.ids.shape
-            nothing = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
-            run = partial(self._forward, params, part, allowed, entropy=True)
-            return jax.lax.cond(holds, run, lambda: nothing)
-
-        return jax.lax.map(of_micro_batch, (batch, real))
-
-    def _all_logprobs_at(
-        self, params: Tree, batch: Batch, real: Array, allowed: Array, at: Array
-    ) -> Array:
-        def of_micro_batch(scanned: tuple[Batch, Array, Array]) -> Array:
-            part, holds, places = scanned
-            run = partial(self._forward_at, params, part, allowed, places)
-            return jax.lax.cond(holds, run, lambda: jnp.zeros(places.shape, jnp.float32))
-
-        return jax.lax.map(of_micro_batch, (batch, real, at))
-
-    def _forward_at(self, params: Tree, batch: Batch, allowed: Array, at: Array) -> Array:
-        """The log-probabilities of the tokens at `at`, from the hidden states before them."""
-        hidden = self._hidden(self._laid_out(params), batch)
-        before = jnp.take_along_axis(hidden, jnp.maximum(at - 1, 0)[..., None], axis=1)
-        return token_logprobs(
+        return measure(
             params,
             before,
-            jnp.take_along_axis(batch.tokens.ids, at, axis=1),
+            jnp.take_along_axis(rows.tokens.ids, rows.at, axis=1),
             cfg=self.cfg,
             allowed=allowed,
             temperature=self.temperature,
         )
+
+
+def _put(embeddings: Array, part: Array, number: Array) -> Array:
+    """Writes those of one micro-batch of pictures."""
+    at = number * part.shape[1]
+    return jax.lax.dynamic_update_slice_in_dim(embeddings, part.astype(embeddings.dtype), at, 1)

@@ -12,7 +12,7 @@ from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.training import Saved
 from lfpc_jax.grpo.learner import Learner, TrainState
-from lfpc_jax.trajectory import Batch
+from lfpc_jax.grpo.packing import MiniBatch
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,14 @@ def begin_state(
     return restore_state(saved, learner), copy
 
 
-def save_batch(file: Path, batch: Batch) -> None:
-    """Writes this process's rows of a batch as a NumPy archive."""
-    leaves = jax.tree_util.tree_leaves_with_path(batch)
+def save_batch(file: Path, mini_batch: MiniBatch) -> None:
+    """Writes this process's micro-batches as a NumPy archive, with names as
+    `rows[0].tokens.ids` and `pictures[0].pixels`."""
+    whole = {"rows": mini_batch.rows, "pictures": (*mini_batch.pictures(),)}
     arrays: dict[str, Any] = {
-        jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in leaves
+        f"{name}{jax.tree_util.keystr(path)}": np.asarray(leaf)
+        for name, part in whole.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
     }
     np.savez(file, allow_pickle=False, **arrays)
     log.error("saved the batch as %s", file)

@@ -113,16 +113,31 @@ def _remat(body: Callable, remat: str, *, scanned: bool) -> Callable:
 
 
 def unstack(params: Tree) -> Tree:
-    """The same parameters with a tree for each layer, for decoding, where a scan would copy every
-    layer's weights out of the stack at every step. Compilation takes longer by about the number of
-    layers."""
-    return {
-        **params,
-        "text": _split(params["text"]),
-        "vision": {**params["vision"], "layers": _split(params["vision"]["layers"])},
-    }
+    """The same parameters, or a part of them, with a tree for each layer: for decoding, where a
+    scan would copy every layer's weights out of the stack at every step, and for CPUs. Compilation
+    takes longer by about the number of layers."""
+    apart = dict(params)
+    if "text" in params:
+        apart["text"] = _split(params["text"])
+    if "layers" in params.get("vision", {}):
+        apart["vision"] = {**params["vision"], "layers": _split(params["vision"]["layers"])}
+    return apart
+
+
+def restack(params: Tree) -> Tree:
+    """What `unstack` was given."""
+    stacked = dict(params)
+    if "text" in params:
+        stacked["text"] = _join(params["text"])
+    if "layers" in params.get("vision", {}):
+        stacked["vision"] = {**params["vision"], "layers": _join(params["vision"]["layers"])}
+    return stacked
 
 
 def _split(layers: Tree) -> tuple[Tree, ...]:
     depth = jax.tree.leaves(layers)[0].shape[0]
     return tuple(jax.tree.map(lambda x, i=i: x[i], layers) for i in range(depth))
+
+
+def _join(layers: tuple[Tree, ...]) -> Tree:
+    return jax.tree.map(lambda *x: jnp.stack(x), *layers)

@@ -133,26 +133,29 @@ def _new_factors(key: jax.Array, trained: Tree, lora: LoRA) -> Tree:
     return made
 
 
-def dropping(params: Tree, key: jax.Array, rate: float) -> Tree:
-    """The parameters with what `layers.linear` needs to drop values before LoRA's factors: a key
-    for every layer of every projection, and the rate."""
+def drops(trained: Tree, key: jax.Array, rate: float) -> Tree:
+    """What `layers.linear` needs to drop values before LoRA's factors, to be joined with the
+    parameters: a key for every layer of every projection, and the rate."""
     numbers = itertools.count()
 
-    def add(part: Tree) -> Tree:
-        if not isinstance(part, dict):
-            return part
+    def drop(part: Tree, stacked: bool) -> Tree:
+        if isinstance(part, tuple):
+            return tuple(drop(layer, False) for layer in part)
         if "lora" not in part:
-            return {name: add(inner) for name, inner in part.items()}
-        depth = len(part["lora"]["a"])
-        keys = jax.random.split(jax.random.fold_in(key, next(numbers)), depth)
-        drop = {"key": jax.random.key_data(keys), "rate": jnp.full(depth, rate, jnp.float32)}
-        return {**part, "lora": {**part["lora"], "drop": drop}}
+            return {name: drop(inner, stacked) for name, inner in part.items()}
+        new = jax.random.fold_in(key, next(numbers))
+        depth = (len(part["lora"]["a"]),) if stacked else ()
+        keys = jax.random.split(new, depth) if stacked else new
+        dropped = {"key": jax.random.key_data(keys), "rate": jnp.full(depth, rate, jnp.float32)}
+        return {"lora": {"drop": dropped}}
 
-    return add(params)
+    return drop(trained, True)
 
 
 def join(trained: Tree, frozen: Tree) -> Tree:
-    """The model's parameters, including LoRA's factors."""
+    """The model's parameters, including LoRA's factors. Both parts are stacked, or neither is."""
+    if isinstance(trained, tuple):
+        return tuple(join(part, other) for part, other in zip(trained, frozen, strict=True))
     if not isinstance(trained, dict):
         return trained
     both = dict(frozen)

@@ -21,7 +21,8 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import computing
 from lfpc_jax.trajectory import Images, PackedImages, Tokens
 
-Embeddings = Float[Array, "N D"] | Float[Array, "R N D"] | None
+Embeddings = Float[Array, "N D"] | Float[Array, "B T D"] | None
+"""Those that `Tokens.places` indexes, or those that `placed` has put where they belong."""
 
 
 def encode_images(params: Tree, images: Images | PackedImages, *, cfg: ModelConfig) -> Array:
@@ -39,18 +40,26 @@ def embed(params: Tree, tokens: Tokens, embeddings: Embeddings, *, cfg: ModelCon
     """Token embeddings, replaced by image embeddings at image placeholders."""
     x = params["embed"].astype(cfg.dtype)[tokens.ids]
     if embeddings is not None:
-        placed = _placed(embeddings.astype(x.dtype), jnp.maximum(tokens.places, 0))
-        x = jnp.where(tokens.places[..., None] >= 0, placed, x)
+        embeddings = embeddings.astype(x.dtype)
+        seen = embeddings if embeddings.ndim == 3 else embeddings[jnp.maximum(tokens.places, 0)]
+        x = jnp.where(tokens.places[..., None] >= 0, seen, x)
     return constrain(x, "batch", None, None)
 
 
-def _placed(embeddings: Array, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """Embeddings [R, N, D] are indexed row by row, so that on a mesh no device needs those of
-    another."""
-    if embeddings.ndim == 2:
-        return embeddings[index]
-    rows = index.reshape(len(embeddings), -1)
-    return jax.vmap(lambda row, at: row[at])(embeddings, rows).reshape(*index.shape, -1)
+def placed(embeddings: Float[Array, "R N D"], places: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """The embedding for every token; any at text. Each row of embeddings serves an equal run of
+    rows of tokens, in order, so that on a mesh no device needs those of another."""
+    rows = jnp.maximum(places, 0).reshape(len(embeddings), -1)
+    return jax.vmap(lambda row, at: row[at])(embeddings, rows).reshape(*places.shape, -1)
+
+
+def gathered(
+    slopes: Float[Array, "R N D"], places: Int[Array, "B T"], slope: Float[Array, "B T D"]
+) -> Float[Array, "R N D"]:
+    """`slopes` with the gradients of what `placed` returned added to those of the embeddings."""
+    rows = jnp.where(places < 0, slopes.shape[1], places).reshape(len(slopes), -1)
+    each = slope.astype(slopes.dtype).reshape(*rows.shape, -1)
+    return jax.vmap(lambda row, at, x: row.at[at].add(x, mode="drop"))(slopes, rows, each)
 
 
 def vocabulary(cfg: ModelConfig) -> str:

@@ -9,7 +9,7 @@ inputs, and `[out, in]` in the file. So it is flattened to two dimensions and tr
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -177,6 +177,21 @@ def _plain(
     stack: int = 0,
 ) -> Param:
     return Param(shape, axes, init, name, shape, 0, stack)
+
+
+def unstacked(tree: Tree) -> Tree:
+    """The tree of `Param` with a tree for each layer, as `layers.unstack` has the parameters."""
+
+    def split(layers: Tree) -> tuple[Tree, ...]:
+        alone = jax.tree.map(lambda p: replace(p, stack=0), layers, is_leaf=is_param)
+        return (alone,) * jax.tree.leaves(layers, is_leaf=is_param)[0].stack
+
+    apart = dict(tree)
+    if "text" in tree:
+        apart["text"] = split(tree["text"])
+    if "layers" in tree.get("vision", {}):
+        apart["vision"] = {**tree["vision"], "layers": split(tree["vision"]["layers"])}
+    return apart
 
 
 def is_param(x: Any) -> bool:

@@ -268,6 +268,7 @@ class TrainConfig:
             max_turns=self.rollout.max_turns,
             rows=self.update.rows,
             row_tokens=self.update.row_tokens,
+            places=self.update.places,
             windows=self.update.windows,
             shared=continues and self.update.share_prompts,
         )

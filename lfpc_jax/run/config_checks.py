@@ -103,6 +103,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "update.micro_batch_mean": u.micro_batch_mean,
         "update.row_tokens": u.row_tokens,
         "update.windows": u.windows,
+        "update.places": u.places,
         "keep_best": config.keep_best,
     }
     for least, counts in enumerate((from_none, from_one)):

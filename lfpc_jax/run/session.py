@@ -176,17 +176,20 @@ class Session:
         count = len(group.trajectories)
         # Each episode's number stands in place of its advantage, to find its tokens in the rows.
         numbered = replace(group, rewards=(), advantages=np.arange(1.0, count + 1))
-        batch, real = pack(
+        packed = pack(
             items_of([numbered], aggregate="token", episodes=1, tokens=1),
             self._updater.shapes,
             self.dialogue.processor,
             shards=self._learner.shards,
             image_token=self.cfg.image_token,
         )
-        params = self._learner.computing(self._state)
-        logprobs, _ = self._learner.logprobs(params, self._learner.place(batch), real)
-        values, sampled = np.asarray(logprobs), batch.weights > 0
-        return [values[sampled & (batch.advantages == number + 1)] for number in range(count)]
+        learner = self._learner
+        params = learner.laid_out(learner.computing(self._state))
+        placed = learner.place(packed)
+        logprobs = learner.logprobs(params, placed, learner.embeddings(params, placed))
+        values = np.concatenate([np.ravel(learner.local_rows(x)) for x in logprobs])
+        numbers = np.concatenate([np.ravel(rows.advantages) for rows in packed.rows])
+        return [values[numbers == number + 1] for number in range(count)]
 
     @cached_property
     def _state(self) -> TrainState:
