@@ -165,6 +165,7 @@ class Learner(Scorer):
                 if slopes is not None:
                     slopes = self._gathered(slopes, rows.tokens.places, slope)
                 logprobs.append(measured)
+                jax.block_until_ready(logprobs[-2:-1])  # so no more than two micro-batches exist
             del embeddings
             if slopes is not None:
                 of_tower = self._tower_gradients(of_tower, policy, mini_batch, slopes)
@@ -223,12 +224,13 @@ class Learner(Scorer):
         """`summed` with the tower's gradients, which follow from the embeddings'."""
         tokens = mini_batch.shapes.windows * self.cfg.vision.window**2
         for number, images in enumerate(mini_batch.pictures()):
+            inputs = self.place_arrays(images), self._cut(slopes, number, tokens)
+            jax.block_until_ready(summed)  # so no more than two micro-batches exist
             summed = self._backward(
                 summed,
                 tower_of(policy.trained),
                 tower_of(self._frozen(policy, "pictures", number)),
-                self.place_arrays(images),
-                self._cut(slopes, number, tokens),
+                *inputs,
             )
         return summed
 

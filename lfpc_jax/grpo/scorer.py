@@ -143,8 +143,11 @@ class Scorer:
         if not mini_batch.bins:
             return None
         embeddings = self._room(mini_batch, self.cfg.dtype)
+        part = None
         for number, (images, of_micro_batch) in enumerate(zip(mini_batch.pictures(), params)):
-            part = self._encode(of_micro_batch, self.place_arrays(images))
+            inputs = self.place_arrays(images)
+            jax.block_until_ready(part)  # so no more than two micro-batches exist
+            part = self._encode(of_micro_batch, inputs)
             embeddings = self._put(embeddings, part, number)
         return embeddings
 
