@@ -13,7 +13,7 @@ it. They alone depend on how many pictures it has room for.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,13 +26,13 @@ from jaxtyping import Array, Bool, Float
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import RULES
-from lfpc_jax.grpo.packing import MiniBatch
+from lfpc_jax.grpo.packing import MiniBatch, empty_pictures, empty_rows
 from lfpc_jax.model import qwen, text
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.model.logprobs import token_logprobs, token_logprobs_and_entropy
 from lfpc_jax.model.tuning import update_options
-from lfpc_jax.shapes import micro_batches_for
+from lfpc_jax.shapes import TrainShapes, micro_batches_for
 from lfpc_jax.trajectory import Batch, PackedImages
 
 Embeddings = Float[Array, "S N D"] | None
@@ -88,6 +88,48 @@ class Scorer:
                 self._score(params, rows, self._seen(embeddings, rows), self._allowed)
                 for rows in mini_batch.rows
             ]
+
+    # ------------------------------------------------------------ ahead of time
+
+    def lowered_encode(self, params: Tree, images: PackedImages) -> Any:
+        """The program `encode` for abstract arrays. Of the parameters it takes the tower's."""
+        with jax.set_mesh(self.mesh):
+            return self._encode.lower({"vision": params["vision"]}, images)
+
+    def lowered_score(self, params: Tree, rows: Batch, seen: Any) -> Any:
+        """The program `score` for abstract arrays. `seen` is None without pictures."""
+        with jax.set_mesh(self.mesh):
+            return self._score.lower(params, rows, seen, self.abstract_allowed)
+
+    def abstract_rows(self, shapes: TrainShapes, places: int) -> Batch:
+        """A micro-batch of rows of all processes: shapes, dtypes and shardings."""
+        count = self.all_shards * shapes.rows
+        return self._abstract(partial(empty_rows, shapes, count, places, xp=jnp))
+
+    def abstract_pictures(self, shapes: TrainShapes, span: int) -> PackedImages:
+        """A micro-batch of pictures of all processes, in spans of so many windows."""
+        processor = self.cfg.vision.processor
+        return self._abstract(
+            partial(empty_pictures, shapes, processor, self.all_shards, span, xp=jnp)
+        )
+
+    def abstract_seen(self, shapes: TrainShapes) -> jax.ShapeDtypeStruct:
+        """The image embedding for every token of a micro-batch of rows."""
+        shape = (self.all_shards * shapes.rows, shapes.row_tokens, self.cfg.text.width)
+        return jax.ShapeDtypeStruct(shape, self.cfg.dtype, sharding=self.rows)
+
+    @property
+    def abstract_allowed(self) -> jax.ShapeDtypeStruct:
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        return jax.ShapeDtypeStruct(self._allowed.shape, jnp.bool_, sharding=whole)
+
+    def _abstract(self, of_zeros: Callable[[], Any]) -> Any:
+        arrays = jax.eval_shape(of_zeros)
+        return jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            arrays,
+            self.shardings_of(arrays),
+        )
 
     # ------------------------------------------------------------ where arrays live
 
