@@ -1,7 +1,8 @@
 """The records that packages hand to each other.
 
-Letters: B rows, T tokens, N tokens that count, I images, W windows, P patches of a window, C values of a patch, R rows
-of windows, S spans.
+Letters: B rows, T tokens, N tokens that count, I images, W windows, P patches of a window, C values
+of a patch, R rows of windows, S spans.
+
 JAX also builds its trees with shardings, shapes or tracers in place of arrays. So the shapes of
 their fields are stated but not checked.
 """
