@@ -48,6 +48,7 @@ def test_a_config_file_with_the_old_limit_is_refused_by_the_new_names(tmp_path):
         ("--rollout.crop_tokens 4", "rollout.crop_tokens 4: zoom: small crops.*raise the budget"),
         ("--update.rows 0", "update.rows is 0; it must be at least 1"),
         ("--update.windows -1", "update.windows is -1; it must be at least 0"),
+        ("--update.places -1", "update.places is -1; it must be at least 0"),
         ("--update.objective.kl nan", "kl and entropy must be finite"),
         ("--update.objective.entropy inf", "kl and entropy must be finite"),
         ("--update.objective.clip_high nan", "clip_high over 0"),
@@ -143,7 +144,7 @@ def test_the_budgets_are_those_of_the_models_own_processor(tmp_path, inside, nam
         check(stage_1(*words, "15"))
 
 
-@pytest.mark.parametrize("named", [{"rows": 0}, {"max_turns": 0}, {"windows": -1}])
+@pytest.mark.parametrize("named", [{"rows": 0}, {"max_turns": 0}, {"windows": -1}, {"places": -1}])
 def test_shapes_of_nothing_are_refused(named):
     with pytest.raises(ValueError, match=r"train shapes: .* must be at least 1"):
         TrainShapes.of(RolloutShapes(), **{"max_turns": 2, "rows": 1} | named)

@@ -106,6 +106,7 @@ def test_every_arm_at_3b_differs_from_7b_in_its_model_alone(name):
 
 SINCE = {
     "update.constant_length": 0,
+    "update.places": 0,
     "rewards.likelihood": 0.0,
     "rewards.valid": 0.0,
     "rollout.dialogue": "zoom",

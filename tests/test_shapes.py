@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from lfpc_jax.shapes import (
     Buckets,
     RolloutShapes,
     TrainShapes,
+    common_windows,
     geometric,
     max_windows,
     windows_for,
@@ -103,16 +106,49 @@ def _grids_of_strips(budget: int):
             yield resized[0] // 28, resized[1] // 28
 
 
-@pytest.mark.parametrize("rows", [1, 2, 16])
+@pytest.mark.parametrize("windows", [0, 100, 1000])
 @pytest.mark.parametrize("tokens", [4, 64, 1024])
-def test_windows_of_a_micro_batch_hold_the_longest_episode_and_lie_in_spans(tokens, rows):
+def test_a_micro_batch_of_pictures_holds_any_picture_and_lies_in_spans(tokens, windows):
+    """A span holds a picture of full size, and a whole micro-batch the narrowest strip."""
     rollout = RolloutShapes(slots=8, capacity=8192, image_tokens=tokens, crop_tokens=tokens)
-    longest = rollout.image_windows.sizes[-1] + 2 * rollout.crop_windows.sizes[-1]
-    shapes = TrainShapes.of(rollout, max_turns=3, rows=rows)
-    assert shapes.windows.sizes[-1] >= longest
-    filled = shapes.windows.sizes[0]
-    assert filled % shapes.span_of(filled) == 0
-    if (
-        rows == 16
-    ):  # more than the longest episode needs: attention is still within a picture's span
-        assert shapes.span_of(filled) <= filled // 16
+    shapes = TrainShapes.of(rollout, max_turns=3, rows=1, windows=windows)
+    assert shapes.span == common_windows(tokens)
+    assert shapes.windows % shapes.span == 0
+    needed = max(windows or 2 * shapes.span, rollout.image_windows.sizes[-1], max_windows(tokens))
+    assert needed <= shapes.windows < needed + shapes.span
+
+
+def test_a_single_turn_has_no_crops():
+    rollout = RolloutShapes(image_tokens=64, crop_tokens=1024)
+    alone, several = (TrainShapes.of(rollout, max_turns=turns, rows=1) for turns in (1, 2))
+    assert alone.windows < several.windows
+    assert (alone.span, several.span) == (common_windows(64), common_windows(1024))
+
+
+def test_places_are_a_quarter_of_a_row_unless_said():
+    rollout = RolloutShapes(capacity=4098)
+    assert TrainShapes.of(rollout, max_turns=2, rows=1).places == 1025
+    shapes = TrainShapes.of(rollout, max_turns=2, rows=1, row_tokens=8192, places=3000)
+    assert (shapes.row_tokens, shapes.places, shapes.all_places) == (8192, 3000, (3000, 8192))
+    assert replace(shapes, places=8192).all_places == (8192,)
+    assert replace(shapes, windows=72, span=72).spans == (72,)
+    assert replace(shapes, windows=144, span=72).spans == (72, 144)
+    with pytest.raises(ValueError, match="5000 places in rows of 4098 tokens; lower places, or"):
+        TrainShapes.of(rollout, max_turns=2, rows=1, places=5000)
+    with pytest.raises(ValueError, match="rows of 4097 tokens cannot hold an episode of 4098"):
+        TrainShapes.of(rollout, max_turns=2, rows=1, row_tokens=4097)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": 0}, "every length and count must be at least 1"),
+        ({"places": 0}, "every length and count must be at least 1"),
+        ({"places": 65}, "no more places than tokens; lower places"),
+        ({"span": 5}, "windows must be a multiple of the span"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(changes, message):
+    whole = {"row_tokens": 64, "rows": 1, "places": 16, "windows": 8, "span": 4}
+    with pytest.raises(ValueError, match=message):
+        TrainShapes(**(whole | changes))

@@ -126,7 +126,7 @@ class Learner(Scorer):
         self._backward = compiled(
             self._through_tower, out_shardings=tower_of(summed), donate_argnums=0
         )
-        self._apply = compiled(self._applied, out_shardings=(placed, scalar), donate_argnums=(0, 1))
+        self._apply = compiled(self._applied, out_shardings=(placed, scalar), donate_argnums=0)
         self._apart = jax.jit(_distance, out_shardings=scalar)
 
     def start(self, params: Tree, key: Array) -> TrainState:
@@ -135,7 +135,7 @@ class Learner(Scorer):
 
     def update(
         self, state: TrainState, mini_batch: MiniBatch, *, most_apart: float = math.inf
-    ) -> tuple[TrainState, Scalars, list[Float[Array, "B N"]]]:
+    ) -> tuple[TrainState, Scalars, list[Float[Array, "B _"]]]:
         """One optimizer step on a placed mini-batch. Returns also, for each micro-batch of rows,
         the log-probabilities that the step was computed from. `most_apart` bounds the mean distance
         of the tokens' log-probabilities from the sampler's; it only makes sense for an update of
@@ -175,7 +175,7 @@ class Learner(Scorer):
         return state, metrics, logprobs
 
     def apart(
-        self, logprobs: Sequence[Float[Array, "B N"]], mini_batch: MiniBatch
+        self, logprobs: Sequence[Float[Array, "B _"]], mini_batch: MiniBatch
     ) -> Float[Array, "2"]:
         """The weighted sum of the distances between these log-probabilities and the sampler's, and
         the sum of the weights; log-probabilities that are NaN are left out of both."""

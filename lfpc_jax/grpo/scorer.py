@@ -35,7 +35,7 @@ from lfpc_jax.model.tuning import update_options
 from lfpc_jax.shapes import TrainShapes, micro_batches_for
 from lfpc_jax.trajectory import Batch, PackedImages
 
-Embeddings = Float[Array, "S N D"] | None
+Embeddings = Float[Array, "S E D"] | None
 
 
 class Scorer:
@@ -80,7 +80,7 @@ class Scorer:
 
     def logprobs(
         self, params: Tree, mini_batch: MiniBatch, embeddings: Embeddings
-    ) -> list[Float[Array, "B N"]]:
+    ) -> list[Float[Array, "B _"]]:
         """For each micro-batch of rows, the log-probabilities of the tokens that count. `params`
         are laid out and in the dtype that is computed with; the rows are placed."""
         with jax.set_mesh(self.mesh):
@@ -193,7 +193,7 @@ class Scorer:
             embeddings = self._put(embeddings, part, number)
         return embeddings
 
-    def _room(self, mini_batch: MiniBatch, dtype: Any) -> Float[Array, "S N D"]:
+    def _room(self, mini_batch: MiniBatch, dtype: Any) -> Float[Array, "S E D"]:
         """Zeros for the embeddings of all pictures, or for their gradients."""
         windows = micro_batches_for(len(mini_batch.bins)) * mini_batch.shapes.windows
         shape = (self.all_shards, windows * self.cfg.vision.window**2, self.cfg.text.width)

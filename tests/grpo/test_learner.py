@@ -14,18 +14,18 @@ from lfpc_jax.grpo.items import counts, items_of
 from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
-from lfpc_jax.grpo.packing import fill, lay_out, pack
+from lfpc_jax.grpo.packing import Row, deal, lay_out, pack
 from lfpc_jax.model import spec
 from lfpc_jax.model.parameters import PROJECTIONS, LoRA, Trainable, join, merged
-from lfpc_jax.shapes import Buckets, TrainShapes
+from lfpc_jax.shapes import TrainShapes
 from support import ported, random_groups, reference
 
 pytestmark = pytest.mark.compiles
 
 REWARDS = {3: (1.0, 0.0, 2.0), 4: (0.0, 1.0, None, 1.0), 2: (1.0, 0.0)}
-PACKED = TrainShapes(96, 2, Buckets((24,)), span=8)
+PACKED = TrainShapes(96, 2, places=40, windows=24, span=8)
 SHARED = replace(PACKED, shared=True)
-ALONE = TrainShapes(64, 1, Buckets((4,)))
+ALONE = TrainShapes(64, 1, places=64, windows=16, span=16)
 EVERY_TERM = Objective(clip_low=0.1, clip_high=0.3, kl=0.2, entropy=0.5, importance_cap=1.2)
 
 
@@ -73,15 +73,33 @@ def packed(cfg, found, shapes=PACKED, shards=1, **more):
 
 
 def alone(cfg, found, shapes, shards):
-    """As `packed`, with every episode in a micro-batch of its own."""
-    processor = ported.processor(cfg)
-    bins = [fill([item], shapes, processor)[0] for item in items(found)]
-    batch = lay_out(
-        bins, shapes, processor, shards=shards, micro_batches=len(bins),
-        windows=shapes.windows.sizes[-1], image_token=cfg.image_token,
-    )  # fmt: skip
-    assert (batch.tokens.segments.max(axis=(1, 2)) == 1).all()
-    return batch, np.full(len(bins), True)
+    """As `packed`, with every episode in a row of its own."""
+    rows = []
+    for item in items(found):
+        rows.append(Row(shapes.row_tokens))
+        rows[-1].put(item, shapes.shared)
+    mini_batch = lay_out(
+        deal(rows, shards), shapes, ported.processor(cfg), image_token=cfg.image_token
+    )
+    assert all(batch.tokens.segments.max() == 1 for batch in mini_batch.rows)
+    return mini_batch
+
+
+def scores(made, params, mini_batch):
+    """Log-probabilities by micro-batch; the parameters are laid out."""
+    placed = made.place(mini_batch)
+    return made.logprobs(params, placed, made.embeddings(params, placed))
+
+
+def ids_of(rows):
+    """The ids that count."""
+    return np.take_along_axis(np.asarray(rows.tokens.ids), np.asarray(rows.at), axis=1)
+
+
+def every(values, mini_batch):
+    """Of the tokens that count, as one vector."""
+    pairs = zip(values, mini_batch.rows, strict=True)
+    return np.concatenate([np.asarray(x)[np.asarray(rows.weights) > 0] for x, rows in pairs])
 
 
 def off_policy(advantage, ids):
@@ -89,14 +107,16 @@ def off_policy(advantage, ids):
     return 0.4 * np.sin(7 * np.float32(advantage) + 3.0 * ids), 0.3 * np.cos(5.0 * ids)
 
 
-def with_others(made, batch, real, state):
+def with_others(made, mini_batch, state):
     """Old and reference log-probabilities by token, so that ratios clip."""
-    own, _ = made.logprobs(made.computing(state), made.place(batch), real)
-    old, reference = (
-        np.asarray(own) + np.where(batch.weights > 0, off, 0).astype(np.float32)
-        for off in off_policy(batch.advantages, batch.tokens.ids)
-    )
-    return replace(batch, old=old, reference=reference if made.objective.kl else None)
+    own = scores(made, made.laid_out(made.computing(state)), mini_batch)
+    others = []
+    for logprobs, rows in zip(own, mini_batch.rows):
+        off = off_policy(rows.advantages, ids_of(rows))
+        others.append([np.asarray(logprobs) + np.float32(x * (rows.weights > 0)) for x in off])
+    old, reference = zip(*others)
+    mini_batch = mini_batch.having("old", old)
+    return mini_batch.having("reference", reference) if made.objective.kl else mini_batch
 
 
 def torch_loss(hf, found, objective, aggregate, temperature):
@@ -172,10 +192,10 @@ def test_loss_and_gradients_equal_torchs(
     )
     state = made.start(copied(params), jax.random.key(0))
     all_of_them = objective.kl > 0  # those without an advantage have a gradient then
-    batch, real = packed(cfg, found, shapes, aggregate=aggregate, all_of_them=all_of_them)
-    assert real.sum() < len(items(found)), "nothing was packed"
-    batch = with_others(made, batch, real, state)
-    after, metrics = made.update(state, made.place(batch), real)
+    mini_batch = packed(cfg, found, shapes, aggregate=aggregate, all_of_them=all_of_them)
+    assert len(mini_batch.rows) < len(items(found)), "nothing was packed"
+    mini_batch = with_others(made, mini_batch, state)
+    after, metrics, _ = made.update(state, made.place(mini_batch))
     assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-4)
     assert float(metrics["clipped_high"]) > 0.05
     assert float(metrics["clipped_low"]) > 0.05
@@ -185,7 +205,7 @@ def test_loss_and_gradients_equal_torchs(
 
 
 def three_steps(
-    cfg, params, shapes=PACKED, mesh=None, micro=None, trainable=None, lay=packed, unstacked=False
+    cfg, params, shapes=PACKED, mesh=None, trainable=None, lay=packed, unstacked=False, found=None
 ):
     """With an epsilon that keeps Adam from blowing up the rounding of gradients that are 0, such as
     that of the keys' biases."""
@@ -193,12 +213,10 @@ def three_steps(
     made = learner(cfg, mesh=mesh, trainable=trainable, optimizer=optimizer, unstacked=unstacked)
     placed = jax.device_put(copied(params), spec.shardings(cfg, made.mesh))
     state = made.start(placed, jax.random.key(0))
-    shards = made.mesh.shape["data"] * made.mesh.shape["fsdp"]
-    batch, real = lay(cfg, scored(), shapes, shards)
-    assert micro is None or real.sum() == micro
+    mini_batch = lay(cfg, found or scored(), shapes, made.all_shards)
     for _ in range(3):
-        placed = made.place(with_others(made, batch, real, state))
-        state, _ = made.update(state, placed, real)
+        placed = made.place(with_others(made, mini_batch, state))
+        state, _, _ = made.update(state, placed)
     assert int(state.updates) == 3
     return jax.device_get(merged(made.computing(state)))
 
@@ -206,12 +224,21 @@ def three_steps(
 @pytest.fixture(scope="module")
 def expected(model):
     _, cfg, params = model
-    return three_steps(cfg, params, micro=2)
+    return three_steps(cfg, params)
+
+
+def micro_batches(cfg, shapes, lay=packed):
+    """How many of rows and of pictures there are on one device, and their sizes."""
+    mini_batch = lay(cfg, scored(), shapes, 1)
+    places = {rows.at.shape[1] for rows in mini_batch.rows}
+    spans = {bins[0].span for bins in mini_batch.bins}
+    return len(mini_batch.rows), len(mini_batch.bins), places, spans
 
 
 def test_alone_equals_packed(model, expected):
     _, cfg, params = model
-    close(three_steps(cfg, params, ALONE, micro=7, lay=alone), expected, 1e-5)
+    assert micro_batches(cfg, ALONE, alone)[0] == 7
+    close(three_steps(cfg, params, ALONE, lay=alone), expected, 1e-5)
 
 
 @pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
@@ -219,17 +246,28 @@ def test_shared_prompts_change_nothing_but_their_cost(model, expected, mesh):
     _, cfg, params = model
     mesh = mesh and make_mesh(*mesh)
     close(three_steps(cfg, params, SHARED, mesh), expected, 1e-5)
-    tokens = [(packed(cfg, scored(), shapes)[0].tokens.segments > 0).sum() for shapes in
-              (replace(PACKED, row_tokens=400), replace(SHARED, row_tokens=400))]  # fmt: skip
+    tokens = [packed(cfg, scored(), replace(shapes, row_tokens=400)).filling.tokens
+              for shapes in (PACKED, SHARED)]  # fmt: skip
     assert tokens[1] < 0.8 * tokens[0]
 
 
-@pytest.mark.parametrize(("rows", "row_tokens", "micro"), [(2, 128, 1), (1, 64, 4)])
-def test_the_number_of_micro_batches_changes_nothing(model, expected, rows, row_tokens, micro):
-    """From two, as the others have it, to one and to four."""
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({"rows": 1, "row_tokens": 64, "shared": True}, None),
+        ({"rows": 3, "row_tokens": 128}, None),
+        ({"rows": 1, "places": 10}, {10, 96}),  # crowded rows, and such with the usual places
+        ({"windows": 8, "span": 4, "shared": True}, None),
+        ({"windows": 4, "span": 1}, None),  # most pictures are strips
+    ],
+)
+def test_any_micro_batches_of_rows_and_pictures_are_the_same_update(
+    model, expected, changes, counts
+):
     _, cfg, params = model
-    shapes = replace(PACKED, rows=rows, row_tokens=row_tokens)
-    close(three_steps(cfg, params, shapes, micro=micro), expected, 1e-5)
+    shapes = replace(PACKED, **changes)
+    assert micro_batches(cfg, shapes) != micro_batches(cfg, PACKED)
+    close(three_steps(cfg, params, shapes), expected, 1e-5)
 
 
 def test_a_mesh_changes_nothing(model, expected):
@@ -247,23 +285,26 @@ def test_a_loop_over_layers_changes_nothing_with_factors(model, projections):
     assert np.abs(loop["text"][projections[0]]["w"] - params["text"][projections[0]]["w"]).max() > 0
 
 
-@pytest.mark.parametrize(("mesh", "micro"), [(None, 2), ((2, 2, 2), 1)])
-def test_what_is_watched_are_means_over_the_tokens_that_are_there(model, mesh, micro):
+@pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
+def test_what_is_watched_are_means_over_the_tokens_that_are_there(model, mesh):
     """Of all micro-batches and shards; an episode without an advantage is not there."""
     _, cfg, params = model
     made = learner(cfg, mesh=mesh and make_mesh(*mesh))
     state = made.start(jax.device_put(copied(params), spec.shardings(cfg, made.mesh)),
                        jax.random.key(0))  # fmt: skip
-    batch, real = packed(cfg, scored(), shards=made.mesh.shape["data"] * made.mesh.shape["fsdp"])
-    assert real.sum() == micro
-    assert 0.5 < batch.weights.sum() < 0.95
-    batch = with_others(made, batch, real, state)
-    _, metrics = made.update(state, made.place(batch), real)
-    weights, advantages = batch.weights.astype(np.float64), batch.advantages
-    apart = np.abs(batch.old.astype(np.float64) - batch.sampler)
-    expected = np.average(apart, weights=weights)
+    mini_batch = packed(cfg, scored(), shards=made.all_shards)
+    assert len(mini_batch.rows) == (1 if mesh else 2)
+    mini_batch = with_others(made, mini_batch, state)
+    _, metrics, _ = made.update(state, made.place(mini_batch))
+    weights, advantages, old, sampler = (
+        every([getattr(rows, name) for rows in mini_batch.rows], mini_batch).astype(np.float64)
+        for name in ("weights", "advantages", "old", "sampler")
+    )
+    assert 0.5 < weights.sum() < 0.95
+    expected = np.average(np.abs(old - sampler), weights=weights)
     assert float(metrics["sampler_apart"]) == pytest.approx(expected, rel=1e-5)
-    off, _ = off_policy(advantages, batch.tokens.ids)  # the ratio is exp(-off)
+    ids = every([ids_of(rows) for rows in mini_batch.rows], mini_batch)
+    off, _ = off_policy(advantages, ids)  # the ratio is exp(-off)
     high = np.average((np.exp(-off) > 1.2) & (advantages > 0), weights=weights)
     assert high > 0.05
     assert float(metrics["clipped_high"]) == pytest.approx(high, rel=1e-5)
@@ -272,11 +313,12 @@ def test_what_is_watched_are_means_over_the_tokens_that_are_there(model, mesh, m
 def test_the_rows_of_a_batch_come_back_as_they_were_placed(model):
     _, cfg, params = model
     made = learner(cfg, mesh=make_mesh(2, 2, 2))
-    batch, real = packed(cfg, scored(), shards=4)
-    placed = made.place(batch)
-    np.testing.assert_array_equal(made.local_rows(placed.weights), batch.weights)
-    found, _ = made.logprobs(params, placed, real)
-    np.testing.assert_array_equal(made.local_rows(found), np.asarray(found))
+    mini_batch = packed(cfg, scored(), replace(SHARED, rows=1, places=10), shards=4)
+    local = made.local(made.place(mini_batch))
+    assert {rows.at.shape[1] for rows in mini_batch.rows} == {10, 96}
+    jax.tree.map(np.testing.assert_array_equal, local.rows, mini_batch.rows)
+    for found in scores(made, params, mini_batch):
+        np.testing.assert_array_equal(made.local_rows(found), np.asarray(found))
 
 
 def test_a_frozen_tower_stays_and_the_rest_learns(model, expected):
@@ -325,10 +367,10 @@ def test_dropout_changes_gradients_alone_and_their_mean_stays(model):
         trainable = Trainable(lora=LoRA(2, 4.0, ("q",), vision=True, dropout=rate))
         made = learner(cfg, trainable=trainable, optimizer=optax.trace(0.0))
         state = made.start(copied(params), jax.random.key(1))
-        batch, real = with_others(made, *found, state), found[1]
+        placed = made.place(with_others(made, found, state))
         for number in (0, 0, *range(1, 48)) if rate else (0,):
             begun = replace(jax.tree.map(jnp.copy, state), updates=jnp.int32(number))
-            after, metrics = made.update(begun, made.place(batch), real)
+            after, metrics, _ = made.update(begun, placed)
             gradient = np.asarray(after.moments.trace["text"]["q"]["lora"]["b"])
             gradients.setdefault(rate, []).append((float(metrics["loss"]), gradient))
     [(loss, whole)] = gradients[0.0]
@@ -358,11 +400,13 @@ def test_factors_compute_what_their_merged_weights_do(model, vision):
     noisy = jax.tree.map(
         lambda x: x + 0.05 * jax.random.normal(jax.random.key(2), x.shape), state.trained
     )
-    batch, real = packed(cfg, scored())
+    mini_batch = packed(cfg, scored())
     both = join(noisy, state.frozen)
-    apart = [made.logprobs(tree, made.place(batch), real)[0] for tree in (both, merged(both))]
-    np.testing.assert_allclose(*apart, atol=2e-4)
-    assert np.abs(apart[0] - made.logprobs(params, made.place(batch), real)[0]).max() > 1e-2
+    factors, merge, without = (
+        every(scores(made, tree, mini_batch), mini_batch) for tree in (both, merged(both), params)
+    )
+    np.testing.assert_allclose(factors, merge, atol=2e-4)
+    assert np.abs(factors - without).max() > 1e-2
 
 
 def test_masters_and_moments_stay_float32_where_the_model_computes_in_bfloat16(model):
@@ -370,8 +414,8 @@ def test_masters_and_moments_stay_float32_where_the_model_computes_in_bfloat16(m
     first moment, is float32's but for rounding. Without clips, which rounding could flip."""
     _, cfg, params = model
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
-    batch, real = packed(cfg, scored())
-    batch = replace(batch, old=batch.sampler)
+    mini_batch = packed(cfg, scored())
+    mini_batch = mini_batch.having("old", [rows.sampler for rows in mini_batch.rows])
     settings = OptimizerSettings(learning_rate=1e-7, clip_norm=1e9)
     losses, gradients = [], []
     for dtype in ("float32", "bfloat16"):
@@ -381,7 +425,7 @@ def test_masters_and_moments_stay_float32_where_the_model_computes_in_bfloat16(m
             optimizer=make_optimizer(settings, 1),
         )
         state = made.start(copied(params), jax.random.key(0))
-        state, metrics = made.update(state, made.place(batch), real)
+        state, metrics, _ = made.update(state, made.place(mini_batch))
         losses.append(float(metrics["loss"]))
         gradients.append(jax.device_get(optax.tree.get(state.moments, "mu")))
     kept = state.trained, *(optax.tree.get(state.moments, name) for name in ("mu", "nu"))
@@ -403,35 +447,38 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(model):
     _, cfg, params = model
     made = learner(cfg, optimizer=optax.adam(1e-2))
     state = made.start(copied(params), jax.random.key(0))
-    batch, real = packed(cfg, scored())
-    sound = made.place(with_others(made, batch, real, state))
-    broken = replace(sound, advantages=sound.advantages.at[0, 0].set(jnp.nan))
-    state, _ = made.update(state, sound, real)
+    sound = made.place(with_others(made, packed(cfg, scored()), state))
+    first, *rest = sound.rows
+    first = replace(first, advantages=first.advantages.at[0, 0].set(jnp.nan))
+    broken = replace(sound, rows=(first, *rest))
+    state, _, _ = made.update(state, sound)
     before = jax.device_get((state.trained, state.moments))
     for count in (1, 2):
-        state, metrics = made.update(state, broken, real)
+        state, metrics, _ = made.update(state, broken)
         assert int(metrics["refused"]) == int(state.refused) == count
     close(jax.device_get((state.trained, state.moments)), before, 0.0)
-    state, metrics = made.update(state, sound, real)
+    state, metrics, _ = made.update(state, sound)
     assert int(metrics["refused"]) == 0
     assert (int(state.updates), int(state.ever_refused)) == (2, 2)
 
 
 def test_scores_and_entropy_equal_torchs(model):
+    """The entropy is the update's: its mean over tokens, weighed as they are."""
     hf, cfg, params = model
     found = scored()
-    made = learner(cfg)
-    batch, real = packed(cfg, found)
-    logprobs, entropy = made.logprobs(params, made.place(batch), real)
-    ours = np.sort(np.asarray(logprobs)[batch.weights > 0])
-    spread = np.sort(np.asarray(entropy)[batch.weights > 0])
+    made = learner(cfg, Objective(entropy=1.0))
+    mini_batch = packed(cfg, found, all_of_them=True)
+    ours = np.sort(every(scores(made, params, mini_batch), mini_batch))
+    state = made.start(copied(params), jax.random.key(0))
+    _, metrics, logprobs = made.update(state, made.place(mini_batch))
     theirs, entropies = [], []
-    for item in items(found):
-        prompt = reference.Prompt(item.trajectory.ids, [one.pixels for one in item.pictures])
+    for item in items(found, all_of_them=True):
+        prompt = reference.Prompt(item.trajectory.ids, [seen.pixels for seen in item.pictures])
         logits = reference.logits(hf, [prompt], len(prompt.ids))[0][:, : reference.IMAGE]
         at = np.flatnonzero(item.trajectory.sampled)
         all_of_them = torch.tensor(logits).double().log_softmax(-1).numpy()[at - 1]
         theirs += all_of_them[np.arange(len(at)), prompt.ids[at]].tolist()
         entropies += (-np.exp(all_of_them) * all_of_them).sum(-1).tolist()
     np.testing.assert_allclose(ours, np.sort(theirs), atol=1e-4)
-    np.testing.assert_allclose(spread, np.sort(entropies), atol=1e-4)
+    assert float(metrics["entropy"]) == pytest.approx(np.mean(entropies), abs=1e-5)
+    np.testing.assert_allclose(np.sort(every(logprobs, mini_batch)), ours, atol=1e-5)

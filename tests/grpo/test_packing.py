@@ -1,4 +1,8 @@
-"""Rows, windows and shards: nothing is cut, mixed or shown twice."""
+"""Rows, pictures and shards: nothing is cut, mixed or encoded twice, and rows are full."""
+
+import itertools
+from collections import defaultdict
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -6,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lfpc_jax.grpo.items import items_of
-from lfpc_jax.grpo.packing import fill, pack
+from lfpc_jax.grpo.packing import Item, SeenPicture, deal, fill, pack
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
-from lfpc_jax.shapes import Buckets, TrainShapes, micro_batches_for, windows_for
+from lfpc_jax.shapes import TrainShapes, micro_batches_for, windows_for
+from lfpc_jax.trajectory import Trajectory
 from support import random_groups
 from support.reference import IMAGE
 
 PROCESSOR = ImageProcessor()
+SHAPES = TrainShapes(200, 2, places=50, windows=24, span=8)
+SHARED = replace(SHAPES, shared=True)
 
 
 def items(seed, sizes=(3, 4, 2)):
@@ -24,82 +31,315 @@ def items(seed, sizes=(3, 4, 2)):
     return items_of(scored, aggregate="token", episodes=9, tokens=90, all_of_them=True)
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    st.integers(0, 50),
-    st.integers(1, 3),
-    st.integers(0, 100),
-    st.integers(1, 3),
-    st.sampled_from([((14,), 0), ((6, 14), 0), ((20,), 0), ((8, 14), 4), ((6, 14), 2)]),
-    st.booleans(),
-)
-def test_every_episode_is_found_again_whole(seed, rows, room, shards, spans, shared):
-    """In rows with so much room beyond the longest episode."""
-    windows, span = spans
-    found = items(seed)
-    length = room + max(len(item.trajectory.ids) for item in found)
-    shapes = TrainShapes(length, rows, Buckets(windows), span, shared)
-    batch, real = pack(found, shapes, PROCESSOR, shards=shards, image_token=IMAGE)
-    tokens = batch.tokens
-    assert tokens.ids.shape == (len(real), shards * rows, length)
-    assert not tokens.segments[~real].any()
+def packed(found, shapes, shards=1, **more):
+    return pack(found, shapes, PROCESSOR, shards=shards, image_token=IMAGE, **more)
+
+
+def sizes(mini_batch):
+    """The places of each micro-batch of rows, and the span of each of pictures."""
+    return (
+        [rows.at.shape[1] for rows in mini_batch.rows],
+        [images.picture.shape[2] for images in mini_batch.pictures()],
+    )
+
+
+def windows_of(picture):
+    return windows_for(*PROCESSOR.grid_of(picture.pixels))
+
+
+def in_windows(*counts):
+    """An episode for each count of windows, with one picture so wide."""
+    found = []
+    for number, count in enumerate(counts):
+        pixels = np.full((28, 112 * count, 3), number, np.uint8)
+        ids = np.r_[1000 + number, np.full(4 * count, IMAGE), 6, 7].astype(np.int32)
+        found.append(episode(f"e{number}", ids, 2, (SeenPicture(number, pixels),)))
+    return found
+
+
+def episode(record, ids, sampled, pictures=(), prompt=0, rollout=0):
+    """Its last `sampled` ids count."""
+    mask = np.arange(len(ids)) >= len(ids) - sampled
+    logprobs = np.where(mask, -1.0 - np.arange(len(ids)), 0).astype(np.float32)
+    trajectory = Trajectory(
+        record=record, rollout=rollout, ids=np.asarray(ids, np.int32), sampled=mask,
+        logprobs=logprobs, policy_logprobs=logprobs, original=(0, 0), shown=(0, 0), turns=(),
+        end="answered", answer=None,
+    )  # fmt: skip
+    weights = np.where(mask, 0.01 * (1 + rollout), 0).astype(np.float32)
+    return Item(trajectory, tuple(pictures), 1.0 + rollout, weights, prompt)
+
+
+def episodes_in(mini_batch):
+    """Every episode that lies in the rows, found by its segments: its ids to where its tokens
+    lie."""
     seen = {}
-    for micro, row in np.ndindex(tokens.ids.shape[:2]):
-        segments = tokens.segments[micro, row]
-        prefix = tokens.prefix[micro, row] if shared else segments
-        begun = set(prefix[prefix != segments])
-        for segment in set(range(1, segments.max() + 1)) - begun:
-            (at,) = np.nonzero(segments == segment)
-            assert (np.diff(at) == 1).all()
-            [before] = set(prefix[at])
-            if before != segment:
-                (prompt,) = np.nonzero(segments == before)
-                assert set(prefix[prompt]) == {before}
-                assert prompt[-1] < at[0]
-                at = np.concatenate([prompt, at])
-            seen[tokens.ids[micro, row, at].tobytes()] = (micro, row, at)
+    for micro, rows in enumerate(mini_batch.rows):
+        tokens = rows.tokens
+        for row, segments in enumerate(tokens.segments):
+            prefix = segments if tokens.prefix is None else tokens.prefix[row]
+            prompts = set(prefix[prefix != segments])
+            for segment in set(range(1, segments.max() + 1)) - prompts:
+                (at,) = np.nonzero(segments == segment)
+                assert (np.diff(at) == 1).all()
+                [before] = set(prefix[at])
+                if before != segment:
+                    (prompt,) = np.nonzero(segments == before)
+                    assert (np.diff(prompt) == 1).all()
+                    assert set(prefix[prompt]) == {before}
+                    assert prompt[-1] < at[0]
+                    at = np.concatenate([prompt, at])
+                key = tokens.ids[row, at].tobytes()
+                assert key not in seen
+                seen[key] = (micro, row, at)
+    return seen
+
+
+def check_all_there(mini_batch, found, shards):
+    """Every item once and whole, with its pictures, and nothing else."""
+    shapes, seen, pictures = mini_batch.shapes, episodes_in(mini_batch), [*mini_batch.pictures()]
     assert len(seen) == len(found)
+    counting = defaultdict(int)
     for item in found:
         micro, row, at = seen[np.asarray(item.trajectory.ids).tobytes()]
-        np.testing.assert_array_equal(batch.weights[micro, row, at], item.weights)
-        np.testing.assert_array_equal(batch.sampler[micro, row, at], item.trajectory.logprobs)
-        counts = at[item.weights > 0]
-        assert (batch.advantages[micro, row, counts] == np.float32(item.advantage)).all()
-        grids = [PROCESSOR.grid_of(one.pixels) for one in item.pictures]
+        rows, shard = mini_batch.rows[micro], row // shapes.rows
+        counts = np.flatnonzero(item.weights)
+        where = np.flatnonzero(np.isin(rows.at[row], at[counts]) & (rows.weights[row] > 0))
+        np.testing.assert_array_equal(rows.at[row, where], at[counts])
+        np.testing.assert_array_equal(rows.weights[row, where], item.weights[counts])
+        np.testing.assert_array_equal(rows.sampler[row, where], item.trajectory.logprobs[counts])
+        assert (rows.advantages[row, where] == np.float32(item.advantage)).all()
+        counting[micro, row] += len(counts)
+        grids = [PROCESSOR.grid_of(picture.pixels) for picture in item.pictures]
         positions, _ = mrope_positions(item.trajectory.ids, grids, IMAGE)
-        np.testing.assert_array_equal(tokens.positions[micro, :, row, at].T, positions)
-        shown = tokens.places[micro, row, at]
+        np.testing.assert_array_equal(rows.tokens.positions[:, row, at], positions)
+        shown = rows.tokens.places[row, at]
         assert ((shown >= 0) == (item.trajectory.ids == IMAGE)).all()
-        check_pictures(batch, micro, row // rows, item, grids, shown[shown >= 0])
+        check_pictures(pictures, shapes, shard, item, grids, shown[shown >= 0])
+    for micro, rows in enumerate(mini_batch.rows):
+        assert rows.tokens.ids.shape == (shards * shapes.rows, shapes.row_tokens)
+        assert rows.at.shape[1] in shapes.all_places
+        for row in range(len(rows.at)):
+            assert (rows.weights[row] > 0).sum() == counting[micro, row]
 
 
-def check_pictures(batch, micro, shard, item, grids, places):
-    """Each slot lies in a window of its own picture, whose patches are that picture's."""
-    images = batch.images
-    span = images.picture.shape[-1]
+def check_pictures(pictures, shapes, shard, item, grids, places):
+    """Each place lies in a window of its own picture, whose patches are that picture's."""
     done = 0
-    for one, grid in zip(item.pictures, grids):
+    for picture, grid in zip(item.pictures, grids):
         own = places[done : done + grid[0] * grid[1]]
         done += len(own)
         at = np.unique(own // 16)
         assert len(at) == windows_for(*grid)
         assert (np.diff(at) == 1).all()
-        assert at[0] // span == at[-1] // span
-        place = (micro, shard, at // span, at % span)
+        [number] = set(at // shapes.windows)
+        images, inside = pictures[number], at % shapes.windows
+        span = images.picture.shape[-1]
+        assert inside[0] // span == inside[-1] // span
+        place = (shard, inside // span, inside % span)
         assert len(set(images.picture[place].tolist())) == 1
         assert images.picture[place][0] > 0
         np.testing.assert_array_equal(images.window[place], np.arange(len(at)))
         assert (images.grid[place] == grid).all()
-        expected = PROCESSOR.patchify(one.pixels, len(at))
+        expected = PROCESSOR.patchify(picture.pixels, len(at))
         np.testing.assert_array_equal(images.pixels[place], expected)
 
 
-def test_a_groups_picture_lies_once_on_a_shard():
+def check_filling(mini_batch, shards):
+    """By counting what lies in the arrays."""
+    shapes = mini_batch.shapes
+    tokens = [rows.tokens.segments > 0 for rows in mini_batch.rows]
+    windows = [images.picture > 0 for images in mini_batch.pictures()]
+    assert astuple(mini_batch.filling) == (
+        sum(map(np.sum, tokens)),
+        sum(map(np.size, tokens)),
+        sum(map(np.sum, windows)),
+        sum(map(np.size, windows)),
+    )
+    assert mini_batch.filling.all_windows == len(windows) * shards * shapes.windows
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 50),
+    rows=st.integers(1, 3),
+    room=st.integers(0, 100),
+    shards=st.integers(1, 5),
+    places=st.sampled_from([1, 12, 40, 1000]),
+    windows=st.sampled_from([(14, 14), (4, 4), (4, 2), (12, 4), (8, 2), (6, 1)]),
+    shared=st.booleans(),
+)
+def test_every_episode_is_found_again_whole(seed, rows, room, shards, places, windows, shared):
+    """In rows with so much room beyond the longest episode."""
+    found = items(seed)
+    length = room + max(len(item.trajectory.ids) for item in found)
+    shapes = TrainShapes(length, rows, min(places, length), *windows, shared)
+    mini_batch = packed(found, shapes, shards)
+    check_all_there(mini_batch, found, shards)
+    check_filling(mini_batch, shards)
+    keys = [[*bin_.first] for bins in mini_batch.bins for bin_ in bins]
+    for shard in range(shards):
+        own = [*itertools.chain.from_iterable(keys[shard::shards])]
+        assert len(set(own)) == len(own), "no picture twice on a shard"
+    assert set(itertools.chain.from_iterable(keys)) == {p.key for i in found for p in i.pictures}
+
+
+DRAWN = st.lists(
+    st.tuples(
+        st.booleans(),  # whether it shows the picture that several groups do
+        st.integers(1, 20),  # the prompt's text
+        st.lists(  # episodes: the columns of their own pictures, and what they sample
+            st.tuples(st.lists(st.integers(1, 12), max_size=2), st.integers(1, 30)),
+            min_size=1,
+            max_size=5,
+        ),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def drawn_items(drawn):
+    """Groups with a prompt in common; every id of text is another."""
+    tokens = itertools.count(1000)
+    common = SeenPicture("common", np.full((56, 84, 3), 7, np.uint8))
+    found = []
+    for group, (shows, text, episodes) in enumerate(drawn):
+        shown = [common] * shows
+        prompt = [next(tokens), *[IMAGE] * 6 * shows, *(next(tokens) for _ in range(text))]
+        for rollout, (columns, sampled) in enumerate(episodes):
+            ids, crops = [*prompt], []
+            for number, wide in enumerate(columns):
+                pixels = np.full((28, 28 * wide, 3), rollout + number, np.uint8)
+                crops.append(SeenPicture((group, rollout, number), pixels))
+                ids += [next(tokens), *[IMAGE] * wide, next(tokens)]
+            ids += [next(tokens) for _ in range(sampled)]
+            pictures = (*shown, *crops)
+            found.append(episode(f"g{group}", ids, sampled, pictures, len(prompt), rollout))
+    return found
+
+
+@settings(deadline=None, max_examples=60)
+@given(DRAWN, st.integers(1, 4), st.integers(1, 2), st.booleans(), st.integers(1, 40))
+def test_random_episodes_lie_in_rows_whole_and_once(drawn, shards, rows, shared, places):
+    found = drawn_items(drawn)
+    length = max(len(item.trajectory.ids) for item in found) + 10
+    shapes = TrainShapes(length, rows, places, windows=6, span=2, shared=shared)
+    mini_batch = packed(found, shapes, shards)
+    check_all_there(mini_batch, found, shards)
+    check_filling(mini_batch, shards)
+
+
+@settings(deadline=None, max_examples=60)
+@given(DRAWN, st.integers(0, 80), st.integers(1, 5))
+def test_a_group_s_episodes_follow_its_prompt(drawn, room, shards):
+    """In a row a group's prompt lies once, and its episodes right after it. A shard's rows are a
+    run of those that were filled, and no shard has more than one row more than another."""
+    found = drawn_items(drawn)
+    length = max(len(item.trajectory.ids) for item in found) + room
+    shapes = TrainShapes(length, 1, length, windows=3, span=3, shared=True)
+    rows = fill(found, shapes)
+    dealt = deal(rows, shards)
+    assert [*itertools.chain.from_iterable(dealt)] == rows
+    counts = [*map(len, dealt)]
+    assert max(counts) - min(counts) <= 1
+    mini_batch = packed(found, shapes, shards)
+    for batch in mini_batch.rows:
+        for segments, prefix in zip(batch.tokens.segments, batch.tokens.prefix):
+            used = segments[segments > 0]
+            assert (segments[len(used) :] == 0).all(), "tokens lie at the beginning of a row"
+            assert (np.diff(used) >= 0).all()
+            blocks = [block for block, _ in itertools.groupby(prefix[prefix > 0].tolist())]
+            assert len(blocks) == len(set(blocks)), "one block for each prompt"
+    for row in rows:
+        prompts = sum(items[0].begins for items in row.groups.values())
+        own = sum(len(i.trajectory.ids) - i.begins for i in row.items)
+        assert prompts + own + row.room == length
+
+
+def test_rows_are_full_over_the_whole_mini_batch():
+    """Episodes of one group are put where others have left room."""
+    lengths = {"a": (60, 60), "b": (40, 35), "c": (5,)}
+    found = [
+        episode(record, 1000 + np.arange(length) + 10 * number, 1, rollout=number)
+        for record, of_group in lengths.items()
+        for number, length in enumerate(of_group)
+    ]
+    rows = fill(found, replace(SHAPES, row_tokens=100))
+    assert [[len(i.trajectory.ids) for i in row.items] for row in rows] == [[60, 40], [60, 35, 5]]
+    assert [row.room for row in rows] == [0, 0]
+
+
+@pytest.mark.parametrize("shards", [16, 32])
+def test_rows_of_the_papers_lengths_are_full(shards):
+    """32 groups of 16 episodes: a prompt of about 1,400 tokens, and about 1,500 of its own."""
+    rng, found = np.random.default_rng(0), []
+    for group in range(32):
+        prompt = int(rng.integers(1300, 1500))
+        for rollout in range(16):
+            own = int(np.clip(rng.normal(1500, 400), 700, 3000))
+            ids = np.zeros(prompt + own, np.int32)
+            found.append(episode(f"g{group}", ids, own // 3, (), prompt, rollout))
+    shapes = TrainShapes(8192, 1, 4096, windows=1, span=1, shared=True)
+    rows = fill(found, shapes)
+    most = max(map(len, deal(rows, shards)))
+    computed = shards * most * shapes.row_tokens
+    filled = sum(shapes.row_tokens - row.room for row in rows)
+    assert filled / computed >= 0.85
+    assert filled / (len(rows) * shapes.row_tokens) >= 0.9
+    apart = defaultdict(set)
+    for shard, of_shard in enumerate(deal(rows, shards)):
+        for row in of_shard:
+            for record in row.groups:
+                apart[record].add(shard)
+    assert np.mean([*map(len, apart.values())]) < 3, "a group's rows stay together"
+    mini_batch = packed(found, shapes, shards)
+    assert mini_batch.filling.tokens == filled
+    assert mini_batch.filling.all_tokens == computed
+
+
+def test_a_picture_lies_once_on_every_shard_that_shows_it():
     found = [item for item in items(0, (6, 1)) if item.trajectory.record == "g0"]
-    [one] = fill(found, TrainShapes(600, 1, Buckets((200,))), PROCESSOR)
     crops = sum(len(item.pictures) - 1 for item in found)
-    assert len(one.first) == 1 + crops
-    assert len(one.rows[0]) == 6
+    together = packed(found, replace(SHAPES, row_tokens=1000))
+    assert sum(len(bin_.first) for [bin_] in together.bins) == 1 + crops
+    longest = max(len(item.trajectory.ids) for item in found)
+    apart = packed(found, replace(SHAPES, row_tokens=longest), shards=2)
+    for shard in range(2):
+        assert sum("g0" in bins[shard].first for bins in apart.bins) == 1
+    assert sum(len(bin_.first) for bins in apart.bins for bin_ in bins) == 2 + crops
+    check_all_there(apart, found, 2)
+
+
+def test_a_picture_of_several_groups_lies_once():
+    """Equal keys are the same picture, whoever shows it."""
+    picture = SeenPicture("shown by all", np.full((84, 56, 3), 9, np.uint8))
+    found = [
+        episode(
+            f"g{group}", [group + 1, *[IMAGE] * 6, 40, 50 + rollout, 60], 2, (picture,), 8, rollout
+        )
+        for group in range(3)
+        for rollout in range(2)
+    ]
+    mini_batch = packed(found, SHARED)
+    assert [[*bin_.first] for [bin_] in mini_batch.bins] == [["shown by all"]]
+    check_all_there(mini_batch, found, 1)
+    places = mini_batch.rows[0].tokens.places
+    assert (places >= 0).sum() == 3 * 6, "once a prompt"
+    assert len(np.unique(places[places >= 0])) == 6
+
+
+def test_an_episode_with_five_pictures():
+    rng = np.random.default_rng(0)
+    pictures, ids = [], [1]
+    for number, columns in enumerate((2, 5, 1, 9, 4)):
+        pixels = rng.integers(0, 256, (56, 28 * columns, 3), dtype=np.uint8)
+        pictures.append(SeenPicture(number, pixels))
+        ids += [*[IMAGE] * 2 * columns, 10 + number]
+    found = [episode("e", ids, 3, pictures), *items(1)]
+    mini_batch = packed(found, replace(SHAPES, windows=4, span=2), shards=2)
+    assert len(mini_batch.bins) > 1
+    check_all_there(mini_batch, found, 2)
 
 
 def test_a_prompt_lies_once_in_a_row():
@@ -107,54 +347,103 @@ def test_a_prompt_lies_once_in_a_row():
     prompt = found[0].prompt
     assert prompt > 3
     lengths = [len(item.trajectory.ids) for item in found]
-    room = sum(lengths) - 5 * (prompt - 1)
-    shapes = TrainShapes(room, 1, Buckets((200,)), shared=True)
-    [one] = fill(found, shapes, PROCESSOR)
-    assert one.room == [0]
-    batch, _ = pack(found, shapes, PROCESSOR, shards=1, image_token=IMAGE)
-    at = np.flatnonzero(batch.tokens.segments[0, 0] == 1)
-    np.testing.assert_array_equal(batch.tokens.ids[0, 0, at], found[0].trajectory.ids[: len(at)])
+    shapes = replace(SHARED, row_tokens=sum(lengths) - 5 * (prompt - 1))
+    [row] = fill(found, shapes)
+    assert row.room == 0
+    tokens = packed(found, shapes).rows[0].tokens
+    at = np.flatnonzero(tokens.segments[0] == 1)
+    np.testing.assert_array_equal(tokens.ids[0, at], found[0].trajectory.ids[: len(at)])
     assert len(at) == prompt - 1
 
 
-def test_a_large_bucket_serves_an_episode_that_needs_it_alone():
-    found = items(0)
-    needs = [sum(windows_for(*PROCESSOR.grid_of(p.pixels)) for p in i.pictures) for i in found]
-    bins = fill(found, TrainShapes(200, 4, Buckets((max(needs) - 1, 60))), PROCESSOR)
-    large = [one for one in bins if one.windows == 60]
-    assert all(sum(map(len, one.rows)) == 1 for one in large)
-    assert len(large) == needs.count(max(needs))
+def test_rows_with_many_tokens_that_count_have_places_for_all():
+    """They come first, in as few micro-batches as hold them; the others have the usual places."""
+    counts = (10, 45, 8, 30, 9, 5)
+    found = [
+        episode(f"e{number}", 1000 + np.arange(100 * number, 100 * number + 60), count)
+        for number, count in enumerate(counts)
+    ]
+    shapes = TrainShapes(60, 2, places=10, windows=1, span=1)
+    mini_batch = packed(found, shapes)
+    assert sizes(mini_batch) == ([60, 10, 10], [])
+    assert (mini_batch.rows[0].weights > 0).sum(axis=1).tolist() == [45, 30]
+    check_all_there(mini_batch, found, 1)
+    one_each = packed(found, replace(shapes, rows=1), shards=3)
+    assert sizes(one_each) == ([60, 10], [])
+    check_all_there(one_each, found, 3)
+    few = packed(found, replace(shapes, places=45))
+    assert sizes(few) == ([45, 45, 45], [])
+
+
+def test_a_strip_lies_in_a_micro_batch_that_is_one_span():
+    """And leaves its room to others, which else lie in the usual spans."""
+    found = in_windows(3, 7, 2, 4, 4, 4, 4)
+    mini_batch = packed(found, replace(SHAPES, windows=8, span=4))
+    assert sizes(mini_batch)[1] == [8, 4, 4, 4]
+    [first, *_] = mini_batch.bins
+    assert first[0].span == 8
+    assert [*first[0].first] == [1], "one of 7 windows"
+    check_all_there(mini_batch, found, 1)
+    several = packed(found, replace(SHAPES, windows=8, span=4), shards=2)
+    assert {bin_.span for bin_ in several.bins[0]} == {8}, "on every shard"
+    check_all_there(several, found, 2)
 
 
 def test_what_fits_nowhere_is_refused_by_name():
     found = items(0)
     with pytest.raises(ValueError, match=r"'g0': an episode of \d+ ids does not fit a row of 20"):
-        fill(found, TrainShapes(20, 1, Buckets((30,))), PROCESSOR)
-    with pytest.raises(ValueError, match=r"'g0': the pictures of an episode take \d+ windows"):
-        fill(found, TrainShapes(300, 1, Buckets((1,))), PROCESSOR)
+        packed(found, replace(SHAPES, row_tokens=20, places=20))
+    with pytest.raises(ValueError, match=r"a picture of \d windows does not fit .*update.windows"):
+        packed(found, replace(SHAPES, windows=1, span=1))
+
+
+def test_fewer_rows_than_shards_leave_shards_empty():
+    found = items(3, (2, 1))
+    mini_batch = packed(found, replace(SHAPES, row_tokens=1000), shards=4)
+    [rows] = mini_batch.rows
+    filled = rows.tokens.segments.reshape(4, -1).any(axis=1)
+    assert filled.sum() == 1
+    assert (rows.weights.reshape(4, -1) > 0).any(axis=1).tolist() == filled.tolist()
+    for images in mini_batch.pictures():
+        assert not images.picture[~filled].any()
+    check_all_there(mini_batch, found, 4)
+    check_filling(mini_batch, 4)
 
 
 def test_no_pictures_are_no_images_unless_another_process_has_some():
     found = [item for item in items(0, (3, 4)) if not item.pictures]
     assert found
-    shapes = TrainShapes(100, 2, Buckets((4,)))
-    batch, _ = pack(found, shapes, PROCESSOR, shards=1, image_token=IMAGE)
-    assert batch.images is None
-    batch, real = pack(found, shapes, PROCESSOR, shards=1, image_token=IMAGE,
-                       agree=lambda own: [3, 4])  # fmt: skip
-    assert batch.images is not None
-    assert batch.images.pixels.shape[:4] == (4, 1, 1, 4)
-    assert real.tolist() == [True, True, True, False]
+    assert packed(found, SHAPES).bins == ()
+    mini_batch = packed(found, SHAPES, agree=lambda own: [3, 1, 2, 1])
+    assert sizes(mini_batch) == ([200, 50, 50], [24, 8, 8])
+    assert not any(images.picture.any() for images in mini_batch.pictures())
+    check_all_there(mini_batch, found, 1)
+
+
+def test_processes_agree_on_the_most_that_any_needs():
+    """What each would need alone is said by kinds: rows, crowded rows, pictures, strips."""
+    needs = []
+    shapes = replace(SHAPES, rows=1, places=10, row_tokens=60, windows=8, span=4)
+    counts = (20, 5)
+    rows = [
+        episode(f"r{number}", 1000 + np.arange(60 * number, 60 * number + 60), count)
+        for number, count in enumerate(counts)
+    ]
+    for found in (rows, in_windows(7, 4, 4, 4)):
+        packed(found, shapes, agree=lambda own: needs.append([*own]) or own)
+    assert needs == [[2, 1, 0, 0], [2, 0, 2, 1]]
 
 
 def test_a_process_with_nothing_at_all_still_has_the_shapes_of_the_others():
-    batch, real = pack([], TrainShapes(100, 2, Buckets((4,))), PROCESSOR, shards=2,
-                       image_token=IMAGE, agree=lambda own: [2, 4])  # fmt: skip
-    assert batch.tokens.ids.shape == (4, 4, 100)
-    assert real.sum() == 2
-    assert not batch.weights.any()
+    mini_batch = packed([], SHAPES, shards=2, agree=lambda own: [2, 1, 1, 1])
+    assert [rows.tokens.ids.shape for rows in mini_batch.rows] == [(4, 200)] * 2
+    assert sizes(mini_batch) == ([200, 50], [24, 8])
+    assert not any(rows.weights.any() for rows in mini_batch.rows)
+    assert astuple(mini_batch.filling) == (0, 2 * 4 * 200, 0, 2 * 2 * 24)
 
 
-@pytest.mark.parametrize(("n", "count"), [(1, 1), (2, 4), (4, 4), (5, 16), (16, 16), (17, 64)])
-def test_numbers_of_micro_batches(n, count):
+@pytest.mark.parametrize(
+    ("n", "count"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 8), (9, 12), (13, 16)]
+)
+def test_room_for_the_embeddings_of_micro_batches(n, count):
     assert micro_batches_for(n) == count
