@@ -6,7 +6,7 @@ bucket. A length above the largest bucket raises an error; nothing is ever cut.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 ASPECT_LIMIT = 200
@@ -258,17 +258,11 @@ class TrainShapes:
 
 
 def scoring_shapes(
-    lengths: Sequence[tuple[int, int]],
-    windows: Sequence[int],
-    *,
-    tokens: int,
-    keys: float,
-    shared: bool,
+    lengths: Sequence[tuple[int, int]], windows: Sequence[int], *, keys: float, shared: bool
 ) -> TrainShapes:
-    """The shapes of micro-batches of up to `tokens` tokens (or one row) that score episodes of one
-    record. `lengths` are the tokens of each, those that can be shared and all, and `windows` those
-    of each distinct picture. There are windows for every picture to have a span of its own: see
-    `spans_for` for those that are needed.
+    """The shapes that score episodes of one record, with micro-batches of a single row and span.
+    `lengths` are the tokens of each episode, those that can be shared and all, and `windows` those
+    of each distinct picture.
 
     Longer rows hold fewer copies of the prompt, but attention looks at more of the row in vain. If
     a token's products with the weights cost as much as its attention to `keys` keys, a prompt of P
@@ -281,36 +275,49 @@ def scoring_shapes(
     best = 2 ** round(math.log2(max(prompt + math.sqrt(prompt**2 + prompt * keys), 128)))
     unit = max(64, best // 8)
     row_tokens = -(-min(max(best, 2 * longest), prompt + sum(rest)) // unit) * unit
-    needed = _rows_for(rest, row_tokens - prompt)
-    micro_batches = -(-needed * row_tokens // max(tokens, row_tokens))
     span = max(4, -(-max(windows, default=0) // 4) * 4)
-    return TrainShapes(
-        row_tokens,
-        -(-needed // micro_batches),
-        Buckets((span * max(1, len(windows)),)),
-        span,
-        shared,
+    return TrainShapes(row_tokens, 1, row_tokens, span, span, shared)
+
+
+def scoring_micro_batches(
+    shapes: TrainShapes,
+    windows: Sequence[int],
+    *,
+    rows: int,
+    counting: int,
+    tokens: int,
+    shards: int,
+) -> TrainShapes:
+    """Shapes from `scoring_shapes` with micro-batches for so many `rows`, of which none has more
+    than `counting` tokens that count. On each shard, a micro-batch of rows has up to `tokens`
+    tokens, or one row. One of pictures has up to a window for each 128 `tokens`, or one span, and
+    at most an eighth of its spans are padding."""
+    on_shard = -(-rows // shards)
+    row_batches = -(-on_shard * shapes.row_tokens // max(tokens, shapes.row_tokens))
+    # The full image is on every shard, a crop on one.
+    spans = 1 + -(-(_spans_for(windows, shapes.span) - 1) // shards)
+    picture_batches = -(-spans // max(1, tokens // 128 // shapes.span))
+    each = -(-spans // picture_batches)
+    unit = max(1, 2 ** (each.bit_length() - 4))
+    return replace(
+        shapes,
+        rows=-(-on_shard // row_batches),
+        places=min(2 ** (counting - 1).bit_length(), shapes.row_tokens),
+        windows=-(-each // unit) * unit * shapes.span,
     )
 
 
-def spans_for(n: int) -> int:
-    """The number of spans of windows that a scoring program is compiled for to hold `n`: at most an
-    eighth of it is padding."""
-    unit = max(1, 2 ** (n.bit_length() - 4))
-    return -(-n // unit) * unit
-
-
-def _rows_for(lengths: Sequence[int], room: int) -> int:
-    """The rows with so much room that hold the lengths, the longest first, each in the first row
+def _spans_for(windows: Sequence[int], span: int) -> int:
+    """The spans that hold pictures of so many windows, the largest first, each in the first span
     that has room for it."""
     left: list[int] = []
-    for length in sorted(lengths, reverse=True):
-        row = next((row for row, free in enumerate(left) if free >= length), None)
-        if row is None:
-            left.append(room - length)
+    for size in sorted(windows, reverse=True):
+        at = next((at for at, free in enumerate(left) if free >= size), None)
+        if at is None:
+            left.append(span - size)
         else:
-            left[row] -= length
-    return len(left)
+            left[at] -= size
+    return max(1, len(left))
 
 
 def micro_batches_for(n: int) -> int:

@@ -5,8 +5,8 @@
 
 The right answer is written after each box's conversation, and all of them are scored by packed rows
 (`grpo.packing`). What all boxes of a question share, the full image included, lies once in a row.
-The image, and every distinct crop, is encoded once in a micro-batch. Only the answers' tokens have
-logits.
+The image, and every distinct crop, is encoded once on each shard that needs it. Only the answers'
+tokens have logits.
 
 A log-likelihood is that of the model alone: at temperature 1, over its whole vocabulary, as
 transformers computes it. The sampler bans the placeholders of vision, so its probabilities of the
@@ -21,10 +21,9 @@ programs. Several processes each score their own questions on their own devices.
 import hashlib
 import itertools
 import logging
-import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -36,14 +35,14 @@ from lfpc_jax.cropvlm.showing import Pixels, Showing, Shown
 from lfpc_jax.cropvlm.target import NOT_SHOWN, Likelihood, Question
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.grpo.packing import Bin, Item, SeenPicture, fill, lay_out
+from lfpc_jax.grpo.packing import Item, MiniBatch, SeenPicture, deal, fill, lay_out
 from lfpc_jax.grpo.scorer import Scorer
 from lfpc_jax.model.config import ModelConfig, TextConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.dialogue import ToolReply
 from lfpc_jax.rollout.engine import LogitsNotFinite
-from lfpc_jax.shapes import Buckets, TrainShapes, scoring_shapes, spans_for, windows_for
+from lfpc_jax.shapes import TrainShapes, scoring_micro_batches, scoring_shapes, windows_for
 from lfpc_jax.trajectory import Batch, Trajectory
 
 log = logging.getLogger(__name__)
@@ -64,11 +63,11 @@ class _Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """A prepared question whose micro-batches are being computed: for each, the batch, the places
-    of the answers' tokens, and their log-probabilities."""
+    """A prepared question whose micro-batches are being computed: the rows of each, and the
+    log-probabilities of the answers' tokens."""
 
     prepared: _Prepared
-    micro_batches: tuple[tuple[Batch, Int32[np.ndarray, "1 B N"], Array], ...]
+    micro_batches: tuple[tuple[Batch, Array], ...]
 
 
 class Likelihoods:
@@ -94,7 +93,7 @@ class Likelihoods:
             mesh=mesh or make_mesh(devices=jax.local_devices()[:1]),
             unstacked=tuning().unstacked,
         )
-        self._compiled: set[Hashable] = set()
+        self._compiled: set[TrainShapes] = set()
 
     def __call__(
         self, params: Tree, showing: Showing, questions: Iterable[Question]
@@ -105,6 +104,7 @@ class Likelihoods:
 
         A picture that cannot be read, and a text, a box or a shape that cannot be shown, are faults
         of the boxes that they concern."""
+        params = self.scorer.laid_out(params)
         asked: _Asked | None = None
         with ThreadPoolExecutor(self.workers, "likelihoods") as pool:
             for question in questions:
@@ -131,67 +131,49 @@ class Likelihoods:
         items = _items(shown, replies, answer, question.record.id)
         return _Prepared(question, showing, items, _numbers(shown))
 
-    def _shapes(self, items: Sequence[Item], processor: ImageProcessor) -> TrainShapes:
-        sizes = [
-            windows_for(*processor.grid_of(picture.pixels), processor.window)
-            for picture in {p.key: p for item in items for p in item.pictures}.values()
-        ]
-        return scoring_shapes(
-            [(item.begins, len(item.trajectory.ids)) for item in items],
-            sizes,
-            tokens=self.micro_batch,
-            keys=keys_of(self.cfg.text),
-            shared=self.shared,
-        )
-
     # ------------------------------------------------------------ how
 
     def _ask(self, params: Tree, prepared: _Prepared) -> _Asked:
         """Packs a question's items and dispatches their micro-batches."""
         if not prepared.items:
             return _Asked(prepared, ())
-        processor = prepared.showing.processor
-        shapes = self._shapes(prepared.items, processor)
-        bins, shards = fill(prepared.items, shapes, processor), self.scorer.shards
-        windows = shapes.span * spans_for(max(map(_spans, bins)))
-        shapes = replace(shapes, windows=Buckets((max(windows, shapes.span),)))
-        most = max(_answered(row) for bin_ in bins for row in bin_.rows)
-        places = 2 ** math.ceil(math.log2(most))
-        self._note(shapes, windows, places)
-        batches = (
-            lay_out(
-                bins[first : first + shards],
-                shapes,
-                processor,
-                shards=shards,
-                micro_batches=1,
-                windows=windows,
-                image_token=self.cfg.image_token,
-            )
-            for first in range(0, len(bins), shards)
-        )
-        return _Asked(prepared, tuple(self._scored(params, batch, places) for batch in batches))
+        mini_batch = self._packed(prepared.items, prepared.showing.processor)
+        placed = self.scorer.place(mini_batch)
+        embeddings = self.scorer.embeddings(params, placed)
+        logprobs = self.scorer.logprobs(params, placed, embeddings)
+        return _Asked(prepared, tuple(zip(mini_batch.rows, logprobs, strict=True)))
 
-    def _scored(
-        self, params: Tree, batch: Batch, places: int
-    ) -> tuple[Batch, Int32[np.ndarray, "1 B N"], Array]:
-        """A micro-batch, the `places` of the answers' tokens in each row (0 where there are fewer),
-        and their log-probabilities, which are not waited for."""
-        at = np.zeros((*batch.weights.shape[:2], places), np.int32)
-        for row, weights in enumerate(batch.weights[0]):
-            answers = np.flatnonzero(weights)
-            at[0, row, : len(answers)] = answers
-        placed = self.scorer.place(batch)
-        return batch, at, self.scorer.logprobs_at(params, placed, np.ones(1, bool), at)
+    def _packed(self, items: Sequence[Item], processor: ImageProcessor) -> MiniBatch:
+        windows = [
+            windows_for(*processor.grid_of(picture.pixels), processor.window)
+            for picture in {p.key: p for item in items for p in item.pictures}.values()
+        ]
+        shapes = scoring_shapes(
+            [(item.begins, len(item.trajectory.ids)) for item in items],
+            windows,
+            keys=keys_of(self.cfg.text),
+            shared=self.shared,
+        )
+        rows, shards = fill(items, shapes), self.scorer.shards
+        shapes = scoring_micro_batches(
+            shapes,
+            windows,
+            rows=len(rows),
+            counting=max(row.counting for row in rows),
+            tokens=self.micro_batch,
+            shards=shards,
+        )
+        self._note(shapes)
+        return lay_out(deal(rows, shards), shapes, processor, image_token=self.cfg.image_token)
 
     def _read(self, asked: _Asked) -> tuple[Likelihood, ...]:
         """Waits for a question's log-probabilities and adds up those of each box."""
         prepared = asked.prepared
         totals = np.zeros(len(prepared.items))
         counts = np.zeros(len(prepared.items), int)
-        for batch, at, logprobs in asked.micro_batches:
-            here = np.take_along_axis(batch.weights, at, axis=2) > 0
-            numbers = np.take_along_axis(batch.advantages, at, axis=2)[here].astype(int)
+        for rows, logprobs in asked.micro_batches:
+            here = rows.weights > 0
+            numbers = rows.advantages[here].astype(int)
             np.add.at(totals, numbers, np.asarray(logprobs, np.float64)[here])
             np.add.at(counts, numbers, 1)
         return tuple(
@@ -201,20 +183,19 @@ class Likelihoods:
             for number, item in enumerate(prepared.boxes)
         )
 
-    def _note(self, shapes: TrainShapes, windows: int, places: int) -> None:
-        """Logs what is compiled, once for each program."""
-        program = (shapes.row_tokens, shapes.rows, shapes.span, windows, places)
-        if program not in self._compiled:
-            self._compiled.add(program)
+    def _note(self, shapes: TrainShapes) -> None:
+        """Logs what is compiled, once for each pair of programs."""
+        if shapes not in self._compiled:
+            self._compiled.add(shapes)
             log.info(
-                "compiling the likelihoods' program number %d: %d rows of %d tokens, %d windows in "
-                "spans of %d, up to %d tokens of answers in a row",
+                "compiling the likelihoods' programs number %d: %d rows of %d tokens, up to %d "
+                "tokens of answers in a row; %d windows in spans of %d",
                 len(self._compiled),
                 shapes.rows,
                 shapes.row_tokens,
-                windows,
+                shapes.places,
+                shapes.windows,
                 shapes.span,
-                places,
             )
 
 
@@ -271,16 +252,6 @@ def keys_of(text: TextConfig) -> float:
     attending = text.heads * text.head_dim
     projections = 2 * text.width * (attending + text.kv_heads * text.head_dim)
     return (projections + 3 * text.width * text.mlp) / (2 * attending)
-
-
-def _spans(bin_: Bin) -> int:
-    """How many spans of a bin hold pictures; they are the first ones."""
-    return sum(free < bin_.span for free in bin_.free)
-
-
-def _answered(row: Sequence[Item]) -> int:
-    """The tokens of answers in a row."""
-    return sum(int(item.trajectory.sampled.sum()) for item in row)
 
 
 def _finite(total: float, question: Question, number: int) -> float:

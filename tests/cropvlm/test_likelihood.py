@@ -157,6 +157,13 @@ def close(found, wanted):
         assert total == pytest.approx(other, abs=1e-4 * tokens)
 
 
+def seen_by(made):
+    """The mini-batches that are scored from now on, before they are placed."""
+    placed, place = [], made.scorer.place
+    made.scorer.place = lambda mini_batch: placed.append(mini_batch) or place(mini_batch)
+    return placed
+
+
 def grid(side=3, size=SIZES[0]):
     """All ranges of cells, as labels have them."""
     across, down = (np.linspace(0, length, side + 1) for length in size)
@@ -169,20 +176,29 @@ def test_neither_sharing_nor_micro_batches_nor_the_layers_form_change_them(alone
     asked = questions()
     close(values(Likelihoods(small.config(), shared=False), asked=asked[:1]), expected[:1])
     close(values(alone, unstack(small.params()), asked[1:2]), expected[1:2])
-    packed, calls = Likelihoods(small.config(), micro_batch=400), []
-    scored = packed.scorer.logprobs_at
-    packed.scorer.logprobs_at = lambda *args: calls.append(args) or scored(*args)
+    packed = Likelihoods(small.config(), micro_batch=400)
+    placed = seen_by(packed)
     close(values(packed, asked=[grid()]), values(alone, asked=[grid()]))
-    assert len(calls) >= 3
+    [mini_batch] = placed
+    assert len(mini_batch.rows) >= 3
+    assert len(mini_batch.bins) >= 3
 
 
 def test_a_mesh_changes_nothing(alone, expected):
-    """Four shards, and each layer over two devices; micro-batches leave shards empty, too."""
+    """Four shards, and each layer over two devices. Every shard has as many rows as another, or one
+    less, and encodes the image and the crops of its own rows."""
     cfg, mesh = small.config(), make_mesh(data=4, fsdp=1, tensor=2)
     params = jax.device_put(small.params(), spec.shardings(cfg, mesh))
     wanted = [expected[0], *values(alone, asked=[grid()])]
     meshed = Likelihoods(cfg, mesh=mesh, micro_batch=400)
+    placed = seen_by(meshed)
     close(values(meshed, params, [questions()[0], grid()]), wanted)
+    for mini_batch in placed:
+        segments = [rows.tokens.segments.reshape(4, -1, mini_batch.shapes.row_tokens)
+                    for rows in mini_batch.rows]  # fmt: skip
+        rows_of = sum((of_shards > 0).any(-1).sum(-1) for of_shards in segments)
+        assert rows_of.max() - rows_of.min() <= 1
+    assert rows_of.min() >= 1
 
 
 def test_values_are_the_same_in_any_company(alone, expected):
@@ -193,27 +209,31 @@ def test_values_are_the_same_in_any_company(alone, expected):
 
 
 def test_equal_pictures_are_encoded_once_and_equal_boxes_scored_once(expected):
-    made, packed = Likelihoods(small.config()), []
-    place = made.scorer.place
-    made.scorer.place = lambda batch: packed.append(batch) or place(batch)
+    made = Likelihoods(small.config())
+    placed = seen_by(made)
     first = questions()[0]
     doubled = replace(first, boxes=(*first.boxes, *first.boxes))
     assert values(made, asked=[doubled])[0] == expected[0] * 2
-    [batch] = packed
+    [mini_batch] = placed
     distinct = len({*first.boxes})  # one of them shows no crop
-    assert len(np.unique(batch.images.picture)) == 1 + 1 + distinct - 1  # padding, image, crops
-    assert (batch.weights > 0).sum() == distinct * expected[0][0][1]
+    encoded = [len(np.unique(images.picture)) - 1 for images in mini_batch.pictures()]
+    assert sum(encoded) == 1 + distinct - 1  # the image, the crops
+    counting = sum((rows.weights > 0).sum() for rows in mini_batch.rows)
+    assert counting == distinct * expected[0][0][1]
 
 
 def test_programs_are_few(alone):
     """Questions of one kind share theirs, whatever their texts."""
-    before = alone.scorer._logprobs_at._cache_size()
+    scorer = alone.scorer
+    programs = scorer._encode, scorer._score, scorer._put, scorer._placed
+    before = [program._cache_size() for program in programs]
     asked = [
         replace(grid(), record=small.record(i, question="Which " * (1 + i), answer="blue"))
         for i in range(3)
     ]
     assert len(values(alone, asked=asked)) == 3
-    assert alone.scorer._logprobs_at._cache_size() - before <= 1
+    for program, count in zip(programs, before, strict=True):
+        assert program._cache_size() - count <= 1, program
 
 
 @pytest.mark.parametrize(
