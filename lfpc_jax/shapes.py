@@ -295,7 +295,7 @@ def scoring_micro_batches(
     on_shard = -(-rows // shards)
     row_batches = -(-on_shard * shapes.row_tokens // max(tokens, shapes.row_tokens))
     # The full image is on every shard, a crop on one.
-    spans = 1 + -(-(_spans_for(windows, shapes.span) - 1) // shards)
+    spans = 1 + -(-(spans_for(windows, shapes.span) - 1) // shards)
     picture_batches = -(-spans // max(1, tokens // 128 // shapes.span))
     each = -(-spans // picture_batches)
     unit = max(1, 2 ** (each.bit_length() - 4))
@@ -307,7 +307,7 @@ def scoring_micro_batches(
     )
 
 
-def _spans_for(windows: Sequence[int], span: int) -> int:
+def spans_for(windows: Sequence[int], span: int) -> int:
     """The spans that hold pictures of so many windows, the largest first, each in the first span
     that has room for it."""
     left: list[int] = []

@@ -22,11 +22,13 @@ from lfpc_jax.trajectory import Images, Tokens
 @dataclass(frozen=True)
 class Uncompiled:
     """A program before it is compiled: `lower` lowers it, and `kinds` are its arguments by kind
-    (parameters, moments, cache, inputs)."""
+    (parameters, moments, gradients, cache, inputs). A chip holds `beside` bytes besides these and
+    its phase's."""
 
     name: str
     lower: Callable[[], Any]
     kinds: Mapping[str, Tree]
+    beside: int = 0
 
     @property
     def held(self) -> dict[str, int]:

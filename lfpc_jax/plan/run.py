@@ -208,7 +208,7 @@ class PlannedRun:
         )
         asked = {}
         if self.target is not None:
-            asked = self.target.loads(prompts=r.prompts, hosts=self.slice.hosts)
+            asked = self.target.loads(prompts=r.prompts)
         return rollout | asked | {"reshard": reshard_load(self.cfg, copies["tensor"])} | update
 
 

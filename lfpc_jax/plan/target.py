@@ -1,4 +1,4 @@
-"""The target model of a run on a slice: its weights, its engine's programs and its scoring program.
+"""The target model of a run on a slice: its weights, its engine's programs and those that score.
 
 Its weights are on the rollouts' mesh, like those of the crop network's engine, and stay there
 through every phase of a step. Like rollouts, its programs are compiled for all hosts side by side,
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -19,21 +18,22 @@ from lfpc_jax.arrays import Tree
 from lfpc_jax.cropvlm.likelihood import MICRO_BATCH, keys_of
 from lfpc_jax.cropvlm.local import GREEDY, Needs
 from lfpc_jax.cropvlm.settings import Presentation, TargetSettings
-from lfpc_jax.grpo.packing import empty_batch
+from lfpc_jax.grpo.learner import text_of, tower_of
 from lfpc_jax.grpo.scorer import Scorer
 from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.plan import counts
-from lfpc_jax.plan.programs import Uncompiled, bytes_per_chip, placed
+from lfpc_jax.plan.programs import Uncompiled, bytes_per_chip
 from lfpc_jax.plan.rollout import all_hosts, rollout_programs
 from lfpc_jax.plan.work import Load, PlannedEpisode, rollout_loads
 from lfpc_jax.rollout.sizing import text_buckets
 from lfpc_jax.shapes import (
-    Buckets,
     RolloutShapes,
     TrainShapes,
     common_windows,
+    micro_batches_for,
+    scoring_micro_batches,
     scoring_shapes,
     spans_for,
 )
@@ -59,6 +59,7 @@ class PlannedTarget:
     mesh: Mesh
     shapes: RolloutShapes
     answer_tokens: int
+    hosts: int
     boxes: int
     answers: bool
     likelihoods: bool
@@ -82,7 +83,7 @@ class PlannedTarget:
         needs = Needs(text_buckets([left + question * zoomed]), following + question * (not zoomed))
         host = needs.shapes(settings, cfg.vision.window, max(1, mesh.shape["data"] // hosts))
         shapes = all_hosts(host, hosts)
-        return cls(cfg, mesh, shapes, settings.answer_tokens, boxes, answers, likelihoods)
+        return cls(cfg, mesh, shapes, settings.answer_tokens, hosts, boxes, answers, likelihoods)
 
     @property
     def params(self) -> Tree:
@@ -99,53 +100,68 @@ class PlannedTarget:
         for program in rollout_programs(self.cfg, self.mesh, self.shapes, GREEDY):
             yield replace(program, name=f"target {program.name}")
         if self.likelihoods:
-            yield self._scoring()
+            yield from self._scoring_programs()
 
-    def _scoring(self) -> Uncompiled:
-        """The scoring program for one question with all its boxes, on every shard."""
+    def _scoring_programs(self) -> Iterator[Uncompiled]:
+        """The programs that score one question with all its boxes, on every shard."""
         scorer = Scorer(self.cfg, allowed=np.ones(self.cfg.text.vocab, bool), mesh=self.mesh)
-        rows, windows, in_a_row = self._packed
-        places = 2 ** math.ceil(math.log2(in_a_row * self.answer_tokens))
-        batch = jax.eval_shape(
-            partial(
-                empty_batch,
-                rows,
-                self.cfg.vision.processor,
-                shards=self._shards,
-                micro_batches=1,
-                windows=windows,
-                xp=jnp,
-            )
+        scored, params = self._scored, self.params
+        images = scorer.abstract_pictures(scored.shapes, scored.shapes.span)
+        rows = scorer.abstract_rows(scored.shapes, scored.shapes.places)
+        seen = scorer.abstract_seen(scored.shapes)
+        text, tower = text_of(params), tower_of(params)
+        embeddings = scored.embeddings_bytes(self.cfg)
+        yield Uncompiled(
+            "target score pictures",
+            partial(scorer.lowered_encode, params, images),
+            {"parameters": tower, "inputs": images},
+            bytes_per_chip(text) + embeddings,
         )
-        batch = placed(batch, scorer.batch_shardings(batch))
-        lower = partial(scorer.lowered_logprobs_at, self.params, batch, places)
-        return Uncompiled("target score", lower, {"parameters": self.params, "inputs": batch})
+        yield Uncompiled(
+            "target score",
+            partial(scorer.lowered_score, text, rows, seen),
+            {"parameters": text, "inputs": (rows, seen)},
+            bytes_per_chip(tower) + embeddings,
+        )
+
+    @property
+    def _scored(self) -> "_Scored":
+        """A question with all its boxes at their longest, as `cropvlm/likelihood.py` packs it on
+        the shards of a host."""
+        shapes, shards = self.shapes, max(1, self._shards // self.hosts)
+        left = shapes.image_tokens + shapes.prompt_text.sizes[-1]
+        image = common_windows(shapes.image_tokens, shapes.window)
+        crop = common_windows(shapes.crop_tokens, shapes.window)
+        row = scoring_shapes(
+            [(left, shapes.capacity)] * self.boxes,
+            [image, crop],
+            keys=keys_of(self.cfg.text),
+            shared=True,
+        )
+        in_a_row = max(1, (row.row_tokens - left) // (shapes.capacity - left))
+        rows = math.ceil(self.boxes / in_a_row)
+        micro_batches = scoring_micro_batches(
+            row,
+            [image, *[crop] * self.boxes],
+            rows=rows,
+            counting=min(in_a_row, self.boxes) * self.answer_tokens,
+            tokens=MICRO_BATCH,
+            shards=shards,
+        )
+        on_shard = math.ceil(rows / shards)
+        crops = min(self.boxes, on_shard * in_a_row)
+        spans = spans_for([image, *[crop] * crops], row.span)
+        return _Scored(
+            micro_batches,
+            rows=math.ceil(on_shard / micro_batches.rows),
+            pictures=math.ceil(spans * row.span / micro_batches.windows),
+        )
 
     @property
     def _shards(self) -> int:
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
-    @property
-    def _packed(self) -> tuple[TrainShapes, int, int]:
-        """The rows of a question with all its boxes at their longest, the windows of its pictures,
-        and how many boxes a row has; see `cropvlm/likelihood.py`."""
-        shapes = self.shapes
-        left = shapes.image_tokens + shapes.prompt_text.sizes[-1]
-        images = [common_windows(shapes.image_tokens, shapes.window)]
-        crops = [common_windows(shapes.crop_tokens, shapes.window)] * self.boxes
-        rows = scoring_shapes(
-            [(left, shapes.capacity)] * self.boxes,
-            [*images, *crops],
-            tokens=MICRO_BATCH,
-            keys=keys_of(self.cfg.text),
-            shared=True,
-        )
-        in_a_row = max(1, (rows.row_tokens - left) // (shapes.capacity - left))
-        pictures = 1 + min(self.boxes, rows.rows * in_a_row)
-        windows = rows.span * spans_for(pictures)
-        return replace(rows, windows=Buckets((windows,))), windows, in_a_row
-
-    def loads(self, *, prompts: int, hosts: int) -> dict[str, Load]:
+    def loads(self, *, prompts: int) -> dict[str, Load]:
         """The work of the programs in a step."""
         copies = self.mesh.shape
         episode = PlannedEpisode(
@@ -165,19 +181,36 @@ class PlannedTarget:
         if not self.answers:
             loads = {name: replace(load, calls=0.0) for name, load in loads.items()}
         if self.likelihoods:
-            loads["score"] = self._scoring_load(prompts, hosts)
+            loads |= self._scoring_loads(prompts)
         return {f"target {name}": load for name, load in loads.items()}
 
-    def _scoring_load(self, prompts: int, hosts: int) -> Load:
-        """A host scores one question at a time. Its rows go to as many of the host's copies of the
-        model as they fill."""
-        rows, windows, in_a_row = self._packed
-        tokens, tensor = rows.rows * rows.row_tokens, self.mesh.shape["tensor"]
+    def _scoring_loads(self, prompts: int) -> dict[str, Load]:
+        """A host scores one question at a time, on its copies of the model."""
+        scored, tensor = self._scored, self.mesh.shape["tensor"]
+        shapes, questions = scored.shapes, prompts / self.hosts
         text = counts.text_forward(
-            self.cfg, tokens, rows.row_tokens / 2, logits=rows.rows * in_a_row * self.answer_tokens
+            self.cfg,
+            shapes.rows * shapes.row_tokens,
+            shapes.row_tokens / 2,
+            logits=shapes.rows * shapes.places,
         )
-        seen = counts.vision_forward(self.cfg, windows, rows.span)
-        weights = counts.text_bytes(self.cfg) + counts.vision_bytes(self.cfg)
-        bins = math.ceil(self.boxes / (rows.rows * in_a_row))
-        calls = prompts / hosts * math.ceil(bins * hosts / self._shards)
-        return Load((text + seen) / tensor, weights / tensor, calls)
+        seen = counts.vision_forward(self.cfg, shapes.windows, shapes.span)
+        read = counts.text_bytes(self.cfg), counts.vision_bytes(self.cfg)
+        return {
+            "score pictures": Load(seen / tensor, read[1] / tensor, questions * scored.pictures),
+            "score": Load(text / tensor, read[0] / tensor, questions * scored.rows),
+        }
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A question on a shard: so many micro-batches of rows, and of pictures."""
+
+    shapes: TrainShapes
+    rows: int
+    pictures: int
+
+    def embeddings_bytes(self, cfg: ModelConfig) -> int:
+        """The bytes for the embeddings of all its pictures."""
+        tokens = micro_batches_for(self.pictures) * self.shapes.windows * cfg.vision.window**2
+        return tokens * cfg.text.width * jnp.dtype(cfg.dtype).itemsize
