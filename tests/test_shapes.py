@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,9 @@ from lfpc_jax.shapes import (
     common_windows,
     geometric,
     max_windows,
+    scoring_micro_batches,
+    scoring_shapes,
+    spans_for,
     windows_for,
 )
 
@@ -152,3 +156,39 @@ def test_shapes_that_cannot_be_are_refused(changes, message):
     whole = {"row_tokens": 64, "rows": 1, "places": 16, "windows": 8, "span": 4}
     with pytest.raises(ValueError, match=message):
         TrainShapes(**(whole | changes))
+
+
+def test_a_question_s_micro_batches():
+    """A prompt of 300 tokens and 20 episodes of 100 more in rows of 1,024: 7 episodes in each of 3
+    rows. An image of 16 windows and 20 crops of 4: 1 + 5 spans of 16."""
+    windows = [16, *[4] * 20]
+    row = scoring_shapes([(300, 400)] * 20, windows, keys=1500.0, shared=True)
+    assert row == TrainShapes(1024, 1, 1024, 16, 16, shared=True)
+    made = partial(scoring_micro_batches, row, windows, rows=3, counting=35)
+    assert made(tokens=32768, shards=1) == TrainShapes(1024, 3, 64, 6 * 16, 16, shared=True)
+    assert made(tokens=2048, shards=1) == TrainShapes(1024, 2, 64, 16, 16, shared=True)
+    assert made(tokens=8192, shards=1) == TrainShapes(1024, 3, 64, 3 * 16, 16, shared=True)
+    assert made(tokens=100, shards=1) == TrainShapes(1024, 1, 64, 16, 16, shared=True)
+    assert made(tokens=32768, shards=2) == TrainShapes(1024, 2, 64, 4 * 16, 16, shared=True)
+
+
+@given(
+    windows=st.lists(st.integers(1, 40), min_size=1, max_size=300),
+    rows=st.integers(1, 100),
+    shards=st.integers(1, 8),
+    tokens=st.integers(1, 40000),
+)
+def test_micro_batches_of_a_question_are_few_and_full(windows, rows, shards, tokens):
+    row = scoring_shapes([(10, 60)] * 9, windows, keys=500.0, shared=True)
+    shapes = scoring_micro_batches(
+        row, windows, rows=rows, counting=5, tokens=tokens, shards=shards
+    )
+    on_shard = -(-rows // shards)
+    batches = -(-on_shard // shapes.rows)
+    assert shapes.rows * shapes.row_tokens <= max(tokens, shapes.row_tokens)
+    assert batches * shapes.rows - on_shard < batches  # a micro-batch lacks a row at most
+    spans = shapes.windows // shapes.span
+    assert shapes.windows <= max(tokens / 128, shapes.span) * 9 / 8
+    needed = spans_for(windows, shapes.span)
+    assert spans <= 9 / 8 * (1 + -(-(needed - 1) // shards))
+    assert sum(windows) <= needed * shapes.span < 2 * sum(windows) + shapes.span

@@ -87,19 +87,24 @@ def test_how_often_a_step_asks_it(two, tmp_path):
 def test_likelihoods_are_planned_as_they_are_scored(tmp_path):
     """A question of 4 boxes: an image of 64 tokens and 64 of text once a row, then 64 + 192 + 8 a
     box. A row has room for the longest conversation twice, 2 x 392 tokens in steps of 64, which are
-    832, and holds two boxes. So two rows on one device hold a question, and 8 questions take 8
-    calls."""
+    832, and holds two boxes. So each of two devices has a row and an image with two crops, and 8
+    questions take 8 calls."""
     config, file = str(small_plan.config_file(tmp_path, target=True)), tmp_path / "plan.json"
     args = ["--config", config, "--topology", "cpu:2", "--json", str(file)]
     args += ["--rewards.accuracy", "0", "--rewards.likelihood", "1"]
-    assert plan.main([*args, "--program", "target score"]) == 0
-    (row,) = json.loads(file.read_text())["programs"]
-    assert (row["phase"], row["fits"], row["load"]["calls"]) == ("target", True, 8)
+    names = ["target score pictures", "target score"]
+    assert plan.main([*args, "--program", *names]) == 0
+    pictures, rows = json.loads(file.read_text())["programs"]
+    assert [pictures["program"], rows["program"]] == names
     run = run_of(tmp_path)
-    assert row["beside"] == run.state_bytes + run.rollout_bytes
-    assert row["kinds"]["parameters"] == run.target_bytes
-    windows, tokens = 5 * 8, 2 * 832  # a span of 8 windows for each picture
-    assert row["kinds"]["inputs"] == windows * (64 * 588 + 16) + tokens * 10 * 4
+    windows, tokens, places = 3 * 8, 832, 2 * 8  # a span of 8 windows for each picture
+    embeddings = 3 * 8 * 16 * 64 * 4
+    for row in (pictures, rows):
+        assert (row["phase"], row["fits"], row["load"]["calls"]) == ("target", True, 8)
+        held = row["beside"] + row["kinds"]["parameters"] - run.target_bytes
+        assert held == run.state_bytes + run.rollout_bytes + embeddings
+    assert pictures["kinds"]["inputs"] == windows * (64 * 588 + 16)
+    assert rows["kinds"]["inputs"] == tokens * (7 + 64) * 4 + places * 4 * 4
 
 
 def test_a_target_behind_a_server_takes_nothing(tmp_path):
