@@ -258,11 +258,16 @@ class TrainShapes:
 
 
 def scoring_shapes(
-    lengths: Sequence[tuple[int, int]], windows: Sequence[int], *, keys: float, shared: bool
+    lengths: Sequence[tuple[int, int]],
+    windows: Sequence[int],
+    *,
+    keys: float,
+    shared: bool,
+    shards: int,
 ) -> TrainShapes:
     """The shapes that score episodes of one record, with micro-batches of a single row and span.
     `lengths` are the tokens of each episode, those that can be shared and all, and `windows` those
-    of each distinct picture.
+    of each distinct picture. Rows are short enough for every one of the `shards` to have one.
 
     Longer rows hold fewer copies of the prompt, but attention looks at more of the row in vain. If
     a token's products with the weights cost as much as its attention to `keys` keys, a prompt of P
@@ -274,7 +279,8 @@ def scoring_shapes(
     rest = [length - (begins if shared else 0) for begins, length in lengths]
     best = 2 ** round(math.log2(max(prompt + math.sqrt(prompt**2 + prompt * keys), 128)))
     unit = max(64, best // 8)
-    row_tokens = -(-min(max(best, 2 * longest), prompt + sum(rest)) // unit) * unit
+    on_shard = prompt + min(sum(rest), -(-len(rest) // shards) * max(rest))
+    row_tokens = -(-min(max(best, 2 * longest), on_shard) // unit) * unit
     span = max(4, -(-max(windows, default=0) // 4) * 4)
     return TrainShapes(row_tokens, 1, row_tokens, span, span, shared)
 
@@ -293,7 +299,7 @@ def scoring_micro_batches(
     tokens, or one row. One of pictures has up to a window for each 128 `tokens`, or one span, and
     at most an eighth of its spans are padding."""
     on_shard = -(-rows // shards)
-    row_batches = -(-on_shard * shapes.row_tokens // max(tokens, shapes.row_tokens))
+    row_batches = -(-on_shard // max(1, tokens // shapes.row_tokens))
     # The full image is on every shard, a crop on one.
     spans = 1 + -(-(spans_for(windows, shapes.span) - 1) // shards)
     picture_batches = -(-spans // max(1, tokens // 128 // shapes.span))

@@ -162,8 +162,10 @@ def test_a_question_s_micro_batches():
     """A prompt of 300 tokens and 20 episodes of 100 more in rows of 1,024: 7 episodes in each of 3
     rows. An image of 16 windows and 20 crops of 4: 1 + 5 spans of 16."""
     windows = [16, *[4] * 20]
-    row = scoring_shapes([(300, 400)] * 20, windows, keys=1500.0, shared=True)
+    rows = partial(scoring_shapes, [(300, 400)] * 20, windows, keys=1500.0, shared=True)
+    row = rows(shards=1)
     assert row == TrainShapes(1024, 1, 1024, 16, 16, shared=True)
+    assert rows(shards=8).row_tokens == 640  # 300 + 3 x 100, in steps of 128
     made = partial(scoring_micro_batches, row, windows, rows=3, counting=35)
     assert made(tokens=32768, shards=1) == TrainShapes(1024, 3, 64, 6 * 16, 16, shared=True)
     assert made(tokens=2048, shards=1) == TrainShapes(1024, 2, 64, 16, 16, shared=True)
@@ -179,7 +181,7 @@ def test_a_question_s_micro_batches():
     tokens=st.integers(1, 40000),
 )
 def test_micro_batches_of_a_question_are_few_and_full(windows, rows, shards, tokens):
-    row = scoring_shapes([(10, 60)] * 9, windows, keys=500.0, shared=True)
+    row = scoring_shapes([(10, 60)] * 9, windows, keys=500.0, shared=True, shards=shards)
     shapes = scoring_micro_batches(
         row, windows, rows=rows, counting=5, tokens=tokens, shards=shards
     )

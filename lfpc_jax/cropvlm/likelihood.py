@@ -148,13 +148,15 @@ class Likelihoods:
             windows_for(*processor.grid_of(picture.pixels), processor.window)
             for picture in {p.key: p for item in items for p in item.pictures}.values()
         ]
+        shards = self.scorer.shards
         shapes = scoring_shapes(
             [(item.begins, len(item.trajectory.ids)) for item in items],
             windows,
             keys=keys_of(self.cfg.text),
             shared=self.shared,
+            shards=shards,
         )
-        rows, shards = fill(items, shapes), self.scorer.shards
+        rows = fill(items, shapes)
         shapes = scoring_micro_batches(
             shapes,
             windows,

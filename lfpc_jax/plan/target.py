@@ -137,6 +137,7 @@ class PlannedTarget:
             [image, crop],
             keys=keys_of(self.cfg.text),
             shared=True,
+            shards=shards,
         )
         in_a_row = max(1, (row.row_tokens - left) // (shapes.capacity - left))
         rows = math.ceil(self.boxes / in_a_row)

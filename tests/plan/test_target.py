@@ -86,9 +86,8 @@ def test_how_often_a_step_asks_it(two, tmp_path):
 @pytest.mark.compiles
 def test_likelihoods_are_planned_as_they_are_scored(tmp_path):
     """A question of 4 boxes: an image of 64 tokens and 64 of text once a row, then 64 + 192 + 8 a
-    box. A row has room for the longest conversation twice, 2 x 392 tokens in steps of 64, which are
-    832, and holds two boxes. So each of two devices has a row and an image with two crops, and 8
-    questions take 8 calls."""
+    box. Each of two devices has a row of two boxes, 128 + 2 x 264 tokens in steps of 64, which are
+    704, and an image with two crops. So 8 questions take 8 calls."""
     config, file = str(small_plan.config_file(tmp_path, target=True)), tmp_path / "plan.json"
     args = ["--config", config, "--topology", "cpu:2", "--json", str(file)]
     args += ["--rewards.accuracy", "0", "--rewards.likelihood", "1"]
@@ -97,7 +96,7 @@ def test_likelihoods_are_planned_as_they_are_scored(tmp_path):
     pictures, rows = json.loads(file.read_text())["programs"]
     assert [pictures["program"], rows["program"]] == names
     run = run_of(tmp_path)
-    windows, tokens, places = 3 * 8, 832, 2 * 8  # a span of 8 windows for each picture
+    windows, tokens, places = 3 * 8, 704, 2 * 8  # a span of 8 windows for each picture
     embeddings = 3 * 8 * 16 * 64 * 4
     for row in (pictures, rows):
         assert (row["phase"], row["fits"], row["load"]["calls"]) == ("target", True, 8)
