@@ -20,13 +20,13 @@ from lfpc_jax.grpo.packing import pack
 from lfpc_jax.grpo.updater import REFUSALS, Apart, NotFinite, Updater, UpdateSettings, weighed
 from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.report.figures import FIGURES
-from lfpc_jax.shapes import Buckets, TrainShapes
+from lfpc_jax.shapes import TrainShapes
 from support import ported, random_groups, reference
 
 pytestmark = pytest.mark.compiles
 
 WHOLE = Trainable()
-SHAPES = TrainShapes(128, 4, Buckets((48,)))  # one micro-batch holds all
+SHAPES = TrainShapes(128, 4, places=128, windows=48, span=48)  # one micro-batch holds all
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,11 @@ def groups():
     )
 
 
+def scores(learner, state, placed):
+    params = learner.computing(state)
+    return learner.logprobs(params, placed, learner.embeddings(params, placed))
+
+
 def test_one_mini_batch_is_its_own_old_policy(start):
     """And so its loss is the mean of the advantages, by tokens."""
     made, state = start()
@@ -96,18 +101,17 @@ def test_later_updates_are_held_against_the_policy_before_the_first(start, learn
     one, other, _ = groups()
     batches = [[one], [other]] if epochs == 1 else [[one]]
     made, state = start(epochs=epochs)
-    [(_, batch, real)] = made._packed(batches[-1:])
-    placed = learner.place(batch)
-    before, _ = learner.logprobs(learner.computing(state), placed, real)
+    [placed] = made._packed(batches[-1:])
+    [before] = scores(learner, state, placed)
     once, _ = start()[0](state, [[one]])
-    after, _ = learner.logprobs(learner.computing(once), placed, real)
+    [after] = scores(learner, once, placed)
     away = np.asarray(after - before)
-    expected = (batch.weights * (np.exp(away) - 1 - away)).sum()
+    expected = (placed.rows[0].weights * (np.exp(away) - 1 - away)).sum()
     made, state = start(epochs=epochs)
     state, metrics = made(state, batches)
     assert int(state.updates) == 2
     assert expected > 1e-6
-    assert metrics["change_kl"] == pytest.approx(expected / 2, rel=1e-3)  # the first one's is 0
+    assert metrics["change_kl"] == pytest.approx(float(expected) / 2, rel=1e-3)  # the first one's is 0
 
 
 def test_the_samplers_own_log_probabilities_on_request(start):
@@ -122,82 +126,189 @@ def test_the_samplers_own_log_probabilities_on_request(start):
 
 
 @pytest.mark.parametrize(
-    ("settings", "mini_batches", "kl", "packs", "passes"),
+    ("settings", "mini_batches", "kl", "passes"),
     [
-        ({}, 1, False, 1, 0),  # the update's own forward is the old policy
-        ({}, 2, False, 4, 2),
-        ({"epochs": 2}, 1, False, 3, 1),
-        ({"old": "sampler"}, 1, False, 1, 0),
-        ({"old": "sampler"}, 2, False, 2, 0),
-        ({"old": "sampler", "epochs": 2}, 2, False, 4, 0),
-        ({"old": "sampler"}, 2, True, 4, 2),
-        ({"objective": Objective(kind="sft")}, 2, False, 2, 0),  # imitation has no ratio
-        ({}, 1, True, 2, 1),
-        ({}, 2, True, 4, 4),
+        ({}, 1, False, 0),  # the update's own forward is the old policy
+        ({}, 3, False, 2),  # of the first mini-batch, too
+        ({"epochs": 2}, 1, False, 0),
+        ({"epochs": 2}, 2, False, 1),
+        ({"old": "sampler"}, 1, False, 0),
+        ({"old": "sampler"}, 2, False, 0),
+        ({"old": "sampler", "epochs": 2}, 2, False, 0),
+        ({"old": "sampler"}, 2, True, 2),
+        ({"objective": Objective(kind="sft")}, 2, False, 0),  # imitation has no ratio
+        ({}, 1, True, 1),
+        ({}, 2, True, 3),
     ],
 )
 def test_nothing_is_packed_or_computed_for_nothing(
-    start, learner, monkeypatch, settings, mini_batches, kl, packs, passes
+    start, learner, monkeypatch, settings, mini_batches, kl, passes
 ):
-    """A packed mini-batch is let go before the next, so each pass over them packs it again."""
+    """A mini-batch is packed and placed once, whatever is computed of it."""
     calls = Counter()
 
-    def packed(*args, **named):
-        calls["packs"] += 1
-        return pack(*args, **named)
+    def counted(name, function):
+        def call(*args, **named):
+            calls[name] += 1
+            return function(*args, **named)
 
-    def logprobs(params, batch, real):
-        calls["passes"] += 1
-        return batch.sampler, batch.sampler
+        return call
 
-    def update(state, batch, real, *, most_apart):
-        assert (batch.reference is not None) == kl
-        calls["updates"] += 1
-        return state, {"refused": 0.0, "loss": 0.0}
+    def logprobs(params, mini_batch, embeddings):
+        return [rows.sampler for rows in mini_batch.rows]
 
-    monkeypatch.setattr(step, "pack", packed)
-    monkeypatch.setattr(learner, "logprobs", logprobs)
-    monkeypatch.setattr(learner, "update", update)
+    def update(state, mini_batch, *, most_apart):
+        assert all((rows.reference is not None) == kl for rows in mini_batch.rows)
+        known = [rows.old is not None for rows in mini_batch.rows]
+        ratio = made.settings.objective.kind == "grpo"
+        first = calls["updates"] == 1 and made.settings.old == "trainer"
+        assert known == [ratio and not first] * len(known)
+        return state, {"refused": 0.0, "loss": 0.0}, [rows.sampler for rows in mini_batch.rows]
+
+    monkeypatch.setattr(step, "pack", counted("packs", pack))
+    monkeypatch.setattr(learner, "place", counted("placed", learner.place))
+    monkeypatch.setattr(learner, "embeddings", counted("encodings", lambda *_: None))
+    monkeypatch.setattr(learner, "logprobs", counted("passes", logprobs))
+    monkeypatch.setattr(learner, "update", counted("updates", update))
     made, state = start(**settings)
     if kl:
         made = replace(made, reference=state.trained)
     made(state, [[groups()[0]]] * mini_batches)
     assert calls["updates"] == mini_batches * made.settings.epochs
-    assert (calls["packs"], calls["passes"]) == (packs, passes)
+    assert (calls["packs"], calls["placed"]) == (mini_batches, mini_batches)
+    assert (calls["passes"], calls["encodings"]) == (passes, passes)
+
+
+def programs_of(learner, monkeypatch):
+    """How often each program of a micro-batch is called from now on."""
+    calls = Counter()
+    for name in ("_encode", "_score", "_learn", "_backward", "_apply"):
+        program = getattr(learner, name)
+
+        def call(*args, name=name, program=program):
+            calls[name.strip("_")] += 1
+            return program(*args)
+
+        monkeypatch.setattr(learner, name, call)
+    return calls
+
+
+def test_the_programs_of_a_step(start, learner, monkeypatch):
+    """Of two mini-batches, the second is scored before the first update. Each update encodes its
+    pictures once and goes back through the tower once for each micro-batch of them."""
+    first, second, _ = groups()
+    made, state = start()
+    made = replace(made, shapes=replace(SHAPES, rows=1, windows=9, span=9))
+    packed = [*made._packed([[first], [second]])]
+    rows, pictures = ([len(getattr(each, name)) for each in packed] for name in ("rows", "bins"))
+    assert min(rows) > 1
+    assert pictures[0] > 1, "several micro-batches"
+    calls = programs_of(learner, monkeypatch)
+    made(state, [[first], [second]])
+    assert calls == {
+        "encode": sum(pictures) + pictures[1],
+        "score": rows[1],
+        "learn": sum(rows),
+        "backward": sum(pictures),
+        "apply": 2,
+    }
+
+
+def test_a_frozen_tower_is_never_differentiated_nor_encoded_twice_before(model, monkeypatch):
+    """The reference's embeddings are the policy's."""
+    cfg, params = model
+    first, second, _ = groups()
+    learner = learner_of(cfg, Objective(kl=0.1), 0.5, Trainable(vision=False))
+    state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
+    made = Updater(
+        learner, UpdateSettings(objective=learner.objective), SHAPES, ported.processor(cfg),
+        learner.computing(state),
+    )  # fmt: skip
+    assert "vision" not in state.trained
+    calls = programs_of(learner, monkeypatch)
+    made(state, [[first], [second]])
+    before, updates = 2, 2  # the reference's of the first, and of the second all have one
+    assert calls == {"encode": before + updates, "score": 1 + 2, "learn": 2, "apply": 2}
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_second_epoch_s_old_policy_is_what_a_pass_before_would_give(
+    start, learner, monkeypatch, dropped
+):
+    """The first update's own log-probabilities, by token. With dropout there is a pass: what an
+    update computes is not the policy then."""
+    first, *_ = groups()
+    made, state = start(epochs=2)
+    made = replace(made, shapes=replace(SHAPES, rows=1, places=20))
+    [placed] = made._packed([[first]])
+    assert len({rows.at.shape for rows in placed.rows}) == 2
+    expected, old = scores(learner, state, placed), []
+    calls, update = programs_of(learner, monkeypatch), learner.update
+
+    def watched(state, mini_batch, **named):
+        old.append([rows.old for rows in mini_batch.rows])
+        return update(state, mini_batch, **named)
+
+    monkeypatch.setattr(learner, "update", watched)
+    monkeypatch.setattr(learner, "dropout", 0.1 if dropped else 0.0)
+    monkeypatch.setattr(learner, "_drops", lambda *_: {})
+    made(state, [[first]])
+    assert calls["score"] == (len(placed.rows) if dropped else 0)
+    assert [known[0] is None for known in old] == [not dropped, False]
+    for known, scored in zip(old[1], expected, strict=True):
+        np.testing.assert_allclose(known, scored, atol=1e-5)
+
+
+def test_fill_is_of_all_mini_batches_and_without_pictures_there_is_none_of_windows(start):
+    made, state = start()
+    first, second, flat = groups()
+    [one], [other] = made._packed([[first]]), made._packed([[second]])
+    _, metrics = made(state, [[first], [second], [flat]])
+    tokens = sum((rows.tokens.segments > 0).sum() for each in (one, other) for rows in each.rows)
+    assert metrics["fill"] == pytest.approx(tokens / (2 * 4 * 128))
+    windows = sum((images.picture > 0).sum() for each in (one, other) for images in each.pictures())
+    assert metrics["windows_fill"] == pytest.approx(windows / (2 * 48))
+    rng = np.random.default_rng(0)
+    blind = random_groups.rewarded(
+        random_groups.group(rng, "blind", 3, picture=False), (1.0, 0.0, 0.0)
+    )
+    _, metrics = made(start()[1], [[blind]])
+    assert "windows_fill" not in metrics
+    assert 0 < metrics["fill"] < 1
 
 
 def distance(made, state, groups):
     """The mean distance of the tokens' log-probabilities from the sampler's, by hand."""
     apart = weight = 0.0
-    for _, batch, real in made._packed(groups):
-        params, placed = made.learner.computing(state), made.learner.place(batch)
-        logprobs, _ = made.learner.logprobs(params, placed, real)
-        apart += (batch.weights * np.abs(np.asarray(logprobs) - batch.sampler)).sum()
-        weight += batch.weights.sum()
+    for placed in made._packed(groups):
+        for logprobs, rows in zip(scores(made.learner, state, placed), placed.rows):
+            apart += (rows.weights * np.abs(logprobs - rows.sampler)).sum()
+            weight += rows.weights.sum()
     return float(apart / weight)
 
 
 @pytest.mark.parametrize(
-    ("settings", "mini_batches", "judged"),
+    ("settings", "order", "judged"),
     [
-        ({}, 1, 1),  # in the update itself
-        ({"old": "sampler"}, 1, 1),
-        ({"old": "sampler"}, 2, 1),
-        ({"epochs": 2, "old": "sampler"}, 1, 1),
-        ({}, 2, 2),  # before the first
-        ({"epochs": 2}, 1, 1),
+        ({}, (0,), (0,)),  # in the update itself
+        ({"old": "sampler"}, (0,), (0,)),
+        ({"old": "sampler"}, (0, 1), (0,)),
+        ({"epochs": 2, "old": "sampler"}, (0,), (0,)),
+        ({"epochs": 2}, (0,), (0,)),
+        ({}, (0, 1), (1, 0)),  # the second before the first update
+        ({}, (1, 0), (0, 1)),
     ],
 )
-def test_tokens_of_another_policy_are_not_trained_on(
-    start, monkeypatch, settings, mini_batches, judged
-):
+def test_tokens_of_another_policy_are_not_trained_on(start, monkeypatch, settings, order, judged):
     """The episodes' log-probabilities were made up: as if the sampler had other weights. Nothing
     changes, to the bit, nor is it a refusal of what is not finite; a wider limit lets them pass,
     and asks nothing of later mini-batches, whose policy has moved."""
-    batches = [[one] for one in groups()[:mini_batches]]
+    batches = [[groups()[number]] for number in order]
     made, state = start(**settings)
-    expected = distance(made, state, batches[:judged])
+    distances = [distance(made, state, [[groups()[number]]]) for number in judged]
+    expected = max(distances)
     assert expected > 0.5
+    assert min(distances) < 0.98 * expected or len(judged) == 1
     before = jax.device_get(state)
     with pytest.raises(Apart, match="apart in the mean") as raised:
         replace(made, most_apart=0.99 * expected)(state, batches)
@@ -210,12 +321,11 @@ def test_tokens_of_another_policy_are_not_trained_on(
         return update(*args, most_apart=most_apart)
 
     monkeypatch.setattr(made.learner, "update", watched)
-    wider, count = 1.01 * expected, mini_batches * made.settings.epochs
+    wider, count = 1.01 * expected, len(batches) * made.settings.epochs
     after, metrics = replace(made, most_apart=wider)(raised.value.state, batches)
     assert int(after.updates) == count
     assert "from_drawn" not in metrics
-    first = math.inf if made.settings.old == "trainer" and count > 1 else wider
-    assert asked == [first] + [math.inf] * (count - 1)
+    assert asked == [wider] + [math.inf] * (count - 1)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +363,8 @@ def test_what_is_not_finite_is_refused_as_such_not_taken_for_another_policy(star
     one, *_ = groups()
     for _ in range(REFUSALS - 1):
         state, metrics = replace(made, most_apart=1e-3)(state, [[one]])
-        assert metrics == {"empty": 0.0, "refused": 1.0}
+        assert metrics.keys() == {"empty", "refused", "fill", "windows_fill"}
+        assert (metrics["empty"], metrics["refused"]) == (0.0, 1.0)
     with pytest.raises(NotFinite):
         replace(made, most_apart=1e-3)(state, [[one]])
 
@@ -264,34 +375,31 @@ def test_what_is_not_finite_hides_no_other_policy(start, monkeypatch):
     first, second, _ = groups()
     made, state = start()
     expected = distance(made, state, [[first]])
-    logprobs, count = made.learner.logprobs, 0
+    logprobs = made.learner.logprobs
 
     def broken(*args):
-        nonlocal count
-        count += 1
-        found, entropy = logprobs(*args)
-        return (found * jnp.nan if count == 2 else found), entropy
+        return [found * jnp.nan for found in logprobs(*args)]
 
-    monkeypatch.setattr(made.learner, "logprobs", broken)
+    monkeypatch.setattr(made.learner, "logprobs", broken)  # those of the second, before any update
     with pytest.raises(Apart) as raised:
         replace(made, most_apart=0.99 * expected)(state, [[first], [second]])
     assert raised.value.mean == pytest.approx(expected, rel=1e-4)
     assert int(raised.value.state.updates) == 0
-    count = 0
+    state = raised.value.state
     after, metrics = replace(made, most_apart=1.01 * expected)(state, [[first], [second]])
     assert (int(after.updates), int(after.ever_refused), metrics["refused"]) == (1, 1, 0.5)
 
 
-@pytest.mark.parametrize("mini_batches", [1, 2])
-def test_a_sampler_that_gave_no_number_is_no_sampler_of_this_policy(start, mini_batches):
+@pytest.mark.parametrize(("mini_batches", "at"), [(1, 0), (2, 0), (2, 1)])
+def test_a_sampler_that_gave_no_number_is_no_sampler_of_this_policy(start, mini_batches, at):
     """In the update itself, and before the first."""
     batches = [[one] for one in groups()[:mini_batches]]
-    group = batches[0][0]
+    group = batches[at][0]
     strange, *others = group.trajectories
     nothing = np.where(strange.sampled, np.nan, strange.logprobs)
     strange = replace(strange, logprobs=nothing, policy_logprobs=nothing)
     broken = replace(group, trajectories=(strange, *others))
-    batches[0] = [broken]
+    batches[at] = [broken]
     made, state = start()
     before = jax.device_get(state)
     with pytest.raises(Apart, match="inf apart") as raised:
@@ -360,8 +468,9 @@ def test_updates_in_a_row_that_are_not_finite_stop_with_the_batch(start):
     broken = replace(groups()[0], advantages=np.array([np.inf, -1.0, 1.0]))
     with pytest.raises(NotFinite, match="3 updates in a row") as caught:
         made(state, [[broken]] * (REFUSALS + 1))
-    batch = caught.value.batch
-    assert batch.tokens.ids.shape == (1, 4, 128)
+    [batch] = caught.value.mini_batch.rows
+    assert batch.tokens.ids.shape == (4, 128)
+    assert isinstance(batch.old, np.ndarray)
     sampled = batch.weights > 0
     assert sampled.any()
     assert np.abs(batch.old - batch.sampler)[sampled].max() > 0.1
