@@ -103,6 +103,7 @@ def test_updates():
 
     names = jax.eval_shape(watched, of_tokens).keys() - {FROM_DRAWN}
     counted = {"loss", "gradient_norm", "refused", "empty", "learning_rate"}
+    counted |= {"fill", "windows_fill"}
     assert of_group("update") == names | counted
 
 

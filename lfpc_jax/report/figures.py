@@ -110,6 +110,8 @@ FIGURES = (
             Panel("update/entropy", "Entropy"),
             Panel("update/refused", "Updates that were not finite"),
             Panel("update/empty", "Mini-batches with nothing to learn from"),
+            Panel("update/fill", "Tokens that lie in rows, of those computed"),
+            Panel("update/windows_fill", "Windows with pictures, of those computed"),
             Panel("update/learning_rate", "Learning rate"),
         ),
         ("update",),

@@ -245,8 +245,14 @@ def test_three_updates_that_are_not_finite_leave_with_2_and_their_batch(folder):
     assert file.name == "not-finite-000003-0.npz"
     assert f"saved the batch as {file}" in errors
     with np.load(file) as batch:
-        assert batch["tokens.ids"].shape == batch["weights"].shape
-        assert np.isclose(batch["weights"].sum(), 1)
+        rows = sum(name.endswith(".tokens.ids") for name in batch)
+        weights = [batch[f"rows[{number}].weights"] for number in range(rows)]
+        assert np.isclose(sum(map(np.sum, weights)), 1)
+        for number, counted in enumerate(weights):
+            at, ids = (batch[f"rows[{number}].{name}"] for name in ("at", "tokens.ids"))
+            assert at.shape == counted.shape
+            assert len(at) == len(ids)
+        assert batch["pictures[0].pixels"].any()
     assert list(metrics(run)) == [("train", 1), ("train", 2)]
     assert all(values["update/refused"] == 1 for values in metrics(run).values())
 

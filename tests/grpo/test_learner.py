@@ -162,6 +162,23 @@ def close(ours, theirs, tolerance):
         assert error <= tolerance, (jax.tree_util.keystr(path), error, scale)
 
 
+def torch_gradients(hf, cfg, found, objective, aggregate, temperature):
+    """The loss, and its gradients as a tree of the package's parameters."""
+    hf.zero_grad()
+    loss = torch_loss(hf, found, objective, aggregate, temperature)
+    loss.backward()
+    gradients = {
+        reference.published_name(name): torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in hf.named_parameters()
+    }
+
+    def theirs(param):
+        layers = [param.from_hf(gradients[name].numpy()) for name in param.hf_names]
+        return np.stack(layers) if param.stack else layers[0]
+
+    return loss.item(), jax.tree.map(theirs, spec.spec_tree(cfg), is_leaf=spec.is_param)
+
+
 @pytest.mark.parametrize(
     ("aggregate", "shapes", "objective", "temperature", "unstacked"),
     [
@@ -177,16 +194,7 @@ def test_loss_and_gradients_equal_torchs(
     """Of the whole tree, vision tower included; a trace without decay holds the last gradient."""
     hf, cfg, params = model
     found = scored()
-    hf.zero_grad()
-    loss = torch_loss(hf, found, objective, aggregate, temperature)
-    loss.backward()
-    gradients = {reference.published_name(name): p.grad for name, p in hf.named_parameters()}
-
-    def theirs(param):
-        layers = [param.from_hf(gradients[name].numpy()) for name in param.hf_names]
-        return np.stack(layers) if param.stack else layers[0]
-
-    expected = jax.tree.map(theirs, spec.spec_tree(cfg), is_leaf=spec.is_param)
+    loss, expected = torch_gradients(hf, cfg, found, objective, aggregate, temperature)
     made = learner(
         cfg, objective, optimizer=optax.trace(0.0), temperature=temperature, unstacked=unstacked
     )
@@ -196,12 +204,69 @@ def test_loss_and_gradients_equal_torchs(
     assert len(mini_batch.rows) < len(items(found)), "nothing was packed"
     mini_batch = with_others(made, mini_batch, state)
     after, metrics, _ = made.update(state, made.place(mini_batch))
-    assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-4)
+    assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-4)
     assert float(metrics["clipped_high"]) > 0.05
     assert float(metrics["clipped_low"]) > 0.05
     close(after.moments.trace, expected, 1e-4)
-    norm = np.sqrt(sum((g.double() ** 2).sum().item() for g in gradients.values()))
+    whole = hf.named_parameters()
+    norm = np.sqrt(sum((p.grad.double() ** 2).sum().item() for _, p in whole))
     assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def on_a_mesh(model):
+    return learner(model[1], optimizer=optax.trace(0.0), mesh=make_mesh(2, 2, 2))
+
+
+def group(seed, name, size, **more):
+    rng = np.random.default_rng(seed)
+    rewards = tuple(float(number) for number in range(size))
+    return random_groups.rewarded(random_groups.group(rng, name, size, **more), rewards)
+
+
+def many_pictures():
+    """An episode with five pictures, a group without any, and two groups that show one picture."""
+    shows = group(2, "first", 3)
+    others = replace(shows, record=replace(shows.record, id="second"), trajectories=tuple(
+        replace(t, record="second", ids=np.where(t.sampled, t.ids % 200 + 7, t.ids))
+        for t in shows.trajectories
+    ))  # fmt: skip
+    return [group(1, "five", 2, crops=4), group(3, "blind", 2, picture=False), shows, others]
+
+
+def blind():
+    return [group(4, "a", 3, picture=False), group(5, "b", 2, picture=False)]
+
+
+@pytest.mark.parametrize("case", ["many pictures", "one row", "no pictures"])
+def test_gradients_on_shards_of_all_kinds_equal_torchs(model, on_a_mesh, case):
+    """Four shards: some show a picture that others show, too, and some have no row at all."""
+    hf, cfg, params = model
+    found = {"many pictures": many_pictures(), "one row": [group(6, "c", 2)],
+             "no pictures": blind()}[case]  # fmt: skip
+    _, expected = torch_gradients(hf, cfg, found, Objective(), "token", 1.0)
+    shapes = TrainShapes(160, 1, places=60, windows=24, span=12, shared=True)
+    every_item = [
+        replace(item, pictures=(replace(item.pictures[0], key="common"), *item.pictures[1:]))
+        if item.trajectory.record in ("first", "second") else item
+        for item in items(found)
+    ]  # fmt: skip
+    mini_batch = pack(
+        every_item, shapes, ported.processor(cfg), shards=4, image_token=cfg.image_token
+    )
+    empty = [not rows.any() for rows in mini_batch.rows[0].weights.reshape(4, -1)]
+    shown = [key for bins in mini_batch.bins for bin_ in bins for key in bin_.first]
+    if case == "many pictures":
+        assert max(len(item.pictures) for item in every_item) == 5
+        assert shown.count("common") == 2, "on two of the shards"
+    assert any(empty) == (case != "many pictures")
+    assert bool(shown) == (case != "no pictures")
+    state = on_a_mesh.start(
+        jax.device_put(copied(params), spec.shardings(cfg, on_a_mesh.mesh)), jax.random.key(0)
+    )
+    mini_batch = with_others(on_a_mesh, mini_batch, state)
+    after, _, _ = on_a_mesh.update(state, on_a_mesh.place(mini_batch))
+    close(after.moments.trace, expected, 1e-4)
 
 
 def three_steps(
@@ -252,21 +317,18 @@ def test_shared_prompts_change_nothing_but_their_cost(model, expected, mesh):
 
 
 @pytest.mark.parametrize(
-    ("changes", "counts"),
+    "changes",
     [
-        ({"rows": 1, "row_tokens": 64, "shared": True}, None),
-        ({"rows": 3, "row_tokens": 128}, None),
-        ({"rows": 1, "places": 10}, {10, 96}),  # crowded rows, and such with the usual places
-        ({"windows": 8, "span": 4, "shared": True}, None),
-        ({"windows": 4, "span": 1}, None),  # most pictures are strips
+        {"rows": 1, "row_tokens": 64, "windows": 9, "span": 3, "shared": True},
+        {"rows": 3, "row_tokens": 128, "windows": 12, "span": 12},
+        {"rows": 1, "places": 10, "windows": 9, "span": 1},  # crowded rows; pictures as strips
     ],
 )
-def test_any_micro_batches_of_rows_and_pictures_are_the_same_update(
-    model, expected, changes, counts
-):
+def test_any_micro_batches_of_rows_and_pictures_are_the_same_update(model, expected, changes):
     _, cfg, params = model
     shapes = replace(PACKED, **changes)
-    assert micro_batches(cfg, shapes) != micro_batches(cfg, PACKED)
+    assert micro_batches(cfg, shapes)[:2] != micro_batches(cfg, PACKED)[:2]
+    assert ("places" in changes) == (micro_batches(cfg, shapes)[2] == {10, 96})
     close(three_steps(cfg, params, shapes), expected, 1e-5)
 
 

@@ -60,13 +60,17 @@ def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices(lo
     scored = [replace(group, advantages=np.array([1.0, -1.0])) for group in groups]
     number, tokens = np.array([*map(counts, scored)]).sum(axis=0).tolist()
     items = items_of(scored, aggregate="token", episodes=number, tokens=tokens)
-    rows = TrainShapes.of(shapes, max_turns=3, rows=1, row_tokens=0, windows=0)
-    batch, real = pack(items, rows, dialogue.processor, shards=4, image_token=cfg.image_token)
-    placed = learner.place(batch)
-    found = learner.local_rows(learner.logprobs(learner.computing(state), placed, real)[0])
-    drawn = batch.weights > 0
-    assert drawn.sum() == tokens > 40
-    assert found[drawn] == pytest.approx(batch.sampler[drawn], abs=2e-4)
+    rows = TrainShapes.of(shapes, max_turns=3, rows=1)
+    packed = pack(items, rows, dialogue.processor, shards=4, image_token=cfg.image_token)
+    placed = learner.place(packed)
+    params = learner.laid_out(learner.computing(state))
+    logprobs = learner.logprobs(params, placed, learner.embeddings(params, placed))
+    count = 0
+    for batch, found in zip(packed.rows, map(learner.local_rows, logprobs), strict=True):
+        drawn = batch.weights > 0
+        count += drawn.sum()
+        assert found[drawn] == pytest.approx(batch.sampler[drawn], abs=2e-4)
+    assert count == tokens > 40
 
 
 def test_young_factors_are_sampled_with_as_they_are_trained():

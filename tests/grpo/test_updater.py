@@ -106,12 +106,12 @@ def test_later_updates_are_held_against_the_policy_before_the_first(start, learn
     once, _ = start()[0](state, [[one]])
     [after] = scores(learner, once, placed)
     away = np.asarray(after - before)
-    expected = (placed.rows[0].weights * (np.exp(away) - 1 - away)).sum()
+    expected = float((placed.rows[0].weights * (np.exp(away) - 1 - away)).sum())
     made, state = start(epochs=epochs)
     state, metrics = made(state, batches)
     assert int(state.updates) == 2
     assert expected > 1e-6
-    assert metrics["change_kl"] == pytest.approx(float(expected) / 2, rel=1e-3)  # the first one's is 0
+    assert metrics["change_kl"] == pytest.approx(expected / 2, rel=1e-3)  # the first one's is 0
 
 
 def test_the_samplers_own_log_probabilities_on_request(start):

@@ -10,7 +10,16 @@ from lfpc_jax.trajectory import Group, Picture, Record, Trajectory
 from support.reference import IMAGE
 
 
-def group(rng: np.random.Generator, name: str, size: int, *, picture: bool = True) -> Group:
+def group(
+    rng: np.random.Generator,
+    name: str,
+    size: int,
+    *,
+    picture: bool = True,
+    crops: int | None = None,
+) -> Group:
+    """`crops` in each episode; None: up to 2."""
+
     def random_picture() -> np.ndarray:
         rows, columns = rng.integers(1, 6, 2)
         return rng.integers(0, 256, (rows * 28, columns * 28, 3), dtype=np.uint8)
@@ -24,9 +33,10 @@ def group(rng: np.random.Generator, name: str, size: int, *, picture: bool = Tru
 
     shown = random_picture() if picture else None
     prompt = [text(2, 6), *([] if shown is None else [block(shown)]), text(2, 6)]
-    trajectories, crops = [], []
+    trajectories, all_crops = [], []
     for number in range(size):
-        seen = [random_picture() for _ in range(int(rng.integers(0, 3)) if picture else 0)]
+        count = int(rng.integers(0, 3)) if crops is None else crops
+        seen = [random_picture() for _ in range(count if picture else 0)]
         parts = [(part, False) for part in prompt]
         for crop in seen:
             parts += [(text(1, 9), True), (text(1, 3), False), (block(crop), False)]
@@ -50,8 +60,8 @@ def group(rng: np.random.Generator, name: str, size: int, *, picture: bool = Tru
                 answer=None,
             )
         )
-        crops.append(tuple(seen))
-    return Group(Record(name, "?", "a", Picture()), tuple(trajectories), shown, tuple(crops))
+        all_crops.append(tuple(seen))
+    return Group(Record(name, "?", "a", Picture()), tuple(trajectories), shown, tuple(all_crops))
 
 
 def groups(seed: int, sizes: tuple[int, ...] = (3, 4)) -> list[Group]:
