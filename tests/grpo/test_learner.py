@@ -245,7 +245,7 @@ def test_gradients_on_shards_of_all_kinds_equal_torchs(model, on_a_mesh, case):
     found = {"many pictures": many_pictures(), "one row": [group(6, "c", 2)],
              "no pictures": blind()}[case]  # fmt: skip
     _, expected = torch_gradients(hf, cfg, found, Objective(), "token", 1.0)
-    shapes = TrainShapes(160, 1, places=60, windows=24, span=12, shared=True)
+    shapes = TrainShapes(104, 1, places=60, windows=6, span=6, shared=True)
     every_item = [
         replace(item, pictures=(replace(item.pictures[0], key="common"), *item.pictures[1:]))
         if item.trajectory.record in ("first", "second") else item
@@ -319,9 +319,9 @@ def test_shared_prompts_change_nothing_but_their_cost(model, expected, mesh):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rows": 1, "row_tokens": 64, "windows": 9, "span": 3, "shared": True},
+        {"rows": 1, "row_tokens": 64, "windows": 4, "span": 4, "shared": True},
         {"rows": 3, "row_tokens": 128, "windows": 12, "span": 12},
-        {"rows": 1, "places": 10, "windows": 9, "span": 1},  # crowded rows; pictures as strips
+        {"rows": 1, "places": 10, "windows": 4, "span": 1},  # crowded rows; pictures as strips
     ],
 )
 def test_any_micro_batches_of_rows_and_pictures_are_the_same_update(model, expected, changes):
