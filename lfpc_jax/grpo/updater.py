@@ -53,8 +53,7 @@ class UpdateSettings:
     is taken over so many rollouts of a group and then over these means; with 0 it is taken over the
     whole mini-batch (see `items`). `constant_length` tokens divide every episode's loss if
     `aggregate` is constant, which with the deviation none is Dr. GRPO. `drop_flat` leaves groups
-    without variance out of the mean. `share_prompts` computes a group's prompt once in every row;
-    splash attention cannot.
+    without variance out of the mean. `share_prompts` computes a group's prompt once in every row.
     """
 
     mini_batch: int = 32

@@ -5,7 +5,8 @@ causal, only to keys at its index or before. Segment 0 is padding and attends to
 row of a softmax is ever empty.
 
 - `xla` runs anywhere (`attention_xla`).
-- `splash` is the Pallas kernel for TPUs (`attention_splash`). It has no mask for prefixes.
+- `splash` is the Pallas kernel for TPUs (`attention_splash`). Rows with prefixes may have up to
+  32,768 tokens.
 - `cudnn` (`attention_cudnn`) supports rows padded at their end (`lengths`) and keys that are
   valid or not (`valid`). On a GPU packed rows (`segments`) use `xla`.
 
@@ -51,8 +52,9 @@ def select(
         return Choice(
             "xla", f"{length} tokens are under splash's block of {attention_splash.LANES}"
         )
-    if wanted == "splash" and continued:
-        return Choice("xla", "splash has no mask for segments that continue another")
+    longest = attention_splash.LONGEST
+    if wanted == "splash" and continued and length > longest:
+        return Choice("xla", f"{length} tokens are over splash's {longest} of rows with prefixes")
     if wanted == "cudnn" and packed:
         return Choice("xla", "cuDNN has no mask for packed segments")
     if wanted == "cudnn" and jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
@@ -67,7 +69,7 @@ def continues(kernel: Kernel, *, dtype: Any, platform: str | None = None) -> boo
     chosen = select(
         kernel, platform=platform, length=attention_splash.LANES, dtype=dtype, packed=True
     )
-    return chosen.kernel == "xla"
+    return chosen.kernel != "cudnn"
 
 
 def attention(
@@ -104,7 +106,7 @@ def attention(
         if valid is not None:
             segments = valid.astype(jnp.int32)
         if choice.kernel == "splash":
-            return attention_splash.splash(q, k, v, segments, causal=causal)
+            return attention_splash.splash(q, k, v, segments, prefix, causal=causal)
         keys, values = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
         return attention_xla.xla(q, keys, values, segments=segments, prefix=prefix, causal=causal)
 
