@@ -107,8 +107,9 @@ def attention(
             segments = valid.astype(jnp.int32)
         if choice.kernel == "splash":
             return attention_splash.splash(q, k, v, segments, prefix, causal=causal)
-        keys, values = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-        return attention_xla.xla(q, keys, values, segments=segments, prefix=prefix, causal=causal)
+        return attention_xla.self_attention(
+            q, k, v, segments=segments, prefix=prefix, causal=causal
+        )
 
 
 def cache_attention(

@@ -94,9 +94,11 @@ def test_which_kernels_serve_prefixes():
     assert attention.continues("auto", platform="cpu", dtype="float32")
 
 
+@pytest.mark.parametrize("by_blocks", [False, True])
 @pytest.mark.parametrize("gradient", [False, True])
-def test_long_rows_never_hold_a_full_score_matrix(gradient):
+def test_long_rows_never_hold_a_full_score_matrix(monkeypatch, gradient, by_blocks):
     """8,192 tokens x 8 heads: a full score matrix would be 2 GiB."""
+    monkeypatch.setattr(attention_xla, "LONG", 1 if by_blocks else 2**30)
     shape = jax.ShapeDtypeStruct((1, 8192, 8, 16), jnp.float32)
 
     def run(q, k, v):
