@@ -38,7 +38,7 @@ forward kernel does not run again in the backward pass."""
 
 _NOBODY = 2**30
 _BITS = 16
-_BLOCK_ROWS = 2048
+_BLOCK_ROW_BYTES = 4096  # for each of the head's lanes; more does not fit into VMEM
 _BLOCK_SCORES = 2**20
 
 
@@ -89,13 +89,13 @@ def keys_computed(
     segments: np.ndarray, prefix: np.ndarray | None = None, *, group: int, causal: bool = True
 ) -> float:
     """How many keys the kernel computes scores with for each of the queries `[B, T]`, in the mean,
-    if `group` query heads share a key head. This counts whole blocks, hidden pairs included, and is
-    the same forward and backward."""
+    in bfloat16, if `group` query heads of a device share a key head. This counts whole blocks,
+    hidden pairs included, and is the same forward and backward."""
     tokens, (_, T) = segments.size, segments.shape
     longer = ((0, 0), (0, _padding(T)))
     padded = np.pad(segments, longer)
     padded_prefix = None if prefix is None else np.pad(prefix, longer)
-    queries, keys = block_sizes(padded.shape[1], group)
+    _, queries, keys = block_sizes(padded.shape[1], group)
     needed = needed_blocks(padded, padded_prefix, queries, keys, causal=causal, xp=np)
     return int(needed.sum()) * queries * keys / tokens
 
@@ -133,19 +133,16 @@ def _meet(queries: tuple[Any, Any], keys: tuple[Any, Any]) -> Any:
     )
 
 
-def block_sizes(length: int, group: int) -> tuple[int, int]:
-    """How many queries, each with `group` heads, and how many keys are a block. Small blocks hold
-    fewer hidden pairs, but every block costs the time of a step."""
+def block_sizes(length: int, group: int, itemsize: int = 2) -> tuple[int, int, int]:
+    """How many of the `group` query heads that share a key head are rows of the same block, how
+    many queries each of them has there, and how many keys a block has. Small blocks hold fewer
+    hidden pairs, but every block costs the time of a step."""
+    rows = _BLOCK_ROW_BYTES // itemsize
+    folded = max(n for n in range(1, rows // LANES + 1) if group % n == 0)
     sizes = [size for size in (1024, 512, 256, 128) if length % size == 0]
-    folded = _folded(group)
-    queries = next((size for size in sizes if folded * size <= _BLOCK_ROWS), LANES)
-    keys = next((size for size in sizes if folded * queries * size <= _BLOCK_SCORES), LANES)
-    return queries, keys
-
-
-def _folded(group: int) -> int:
-    """How many of the query heads that share a key head are rows of the same block."""
-    return max(n for n in range(1, _BLOCK_ROWS // LANES + 1) if group % n == 0)
+    queries = next(size for size in sizes if folded * size <= rows)
+    keys = next(size for size in sizes if folded * queries * size <= _BLOCK_SCORES)
+    return folded, queries, keys
 
 
 def _padding(length: int) -> int:
@@ -174,8 +171,7 @@ def _splash_local(
 
     B, N, T, H = q.shape
     segments, prefix = masks
-    group = N // k.shape[1]
-    folded, (queries, keys) = _folded(group), block_sizes(T, group)
+    folded, queries, keys = block_sizes(T, N // k.shape[1], q.dtype.itemsize)
     needed = needed_blocks(segments, prefix, queries, keys, causal=causal)
     # The fused backward kernel is faster, but stores a gradient of the queries per key block.
     fused = q.dtype.itemsize * N * T * H * needed.shape[-1] <= BACKWARD_BYTES

@@ -209,8 +209,8 @@ def test_keys_computed_is_the_count_of_blocks():
     """28 heads over 4: blocks of 256 queries and 512 keys. The first five blocks of queries hold
     the prompt only and the last two padding; the others read the prompt's three blocks of keys."""
     segments, prefix = (x[None] for x in packed(8192, (1400, 1512, 1512, 1512, 1512)))
-    assert attention_splash.block_sizes(8192, 7) == (256, 512)
-    assert attention_splash.block_sizes(4096, 1) == (1024, 1024)
+    assert attention_splash.block_sizes(8192, 7) == (7, 256, 512)
+    assert attention_splash.block_sizes(4096, 1) == (1, 1024, 1024)
     visible = seen(segments, prefix)[segments > 0].sum() / 8192
     assert visible == pytest.approx(1712, abs=1)
     assert attention_splash.keys_computed(segments, prefix, group=7) == 2576
@@ -233,7 +233,9 @@ def test_skipped_blocks_load_the_next_one():
     np.testing.assert_array_equal(by_queries.block_mask[0], needed)
 
 
-def described(topology, layer_of, T, *, B=1, N=28, K=4, H=128, layers=None, policy=None):
+def described(
+    topology, layer_of, T, *, B=1, N=28, K=4, H=128, layers=None, policy=None, dtype="bfloat16"
+):
     """The text and the temporary bytes of a program for a chip that libtpu describes: layers of
     attention and their gradient. `layer_of` makes attention of the row's masks."""
     from lfpc_jax.plan import slices
@@ -250,7 +252,7 @@ def described(topology, layer_of, T, *, B=1, N=28, K=4, H=128, layers=None, poli
         layer = jax.checkpoint(lambda q, _: (attend(q, k, v), None), policy=policy)
         return jax.lax.scan(layer, q, None, length=layers)[0].astype(jnp.float32).sum()
 
-    heads = (array((B, T, n, H), jnp.bfloat16) for n in (N, K, K))
+    heads = (array((B, T, n, H), dtype) for n in (N, K, K))
     masks = (array((B, T), jnp.int32) for _ in range(2))
     compiled = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(*heads, *masks).compile()
     return compiled.as_text(), compiled.memory_analysis().temp_size_in_bytes
@@ -266,6 +268,28 @@ def calls(text):
     return {part: sum(f"_{part}_" in name for name in names) for part in ("fwd", "dkv", "dq")}
 
 
+def test_gradients_with_saved_residuals_in_a_scan_of_layers():
+    """Two layers, each of its own keys, rematerialised with what is saved by name and without."""
+    segments, prefix = (x[None] for x in packed(256, (70, 60, 50), (0, 40)))
+    q, k, v, weights = (jnp.asarray(x) for x in random(5, 1, 256, 2, 2, 64))
+    attend = interpreted(segments, prefix)
+
+    def loss(keys, policy):
+        def layer(x, k):
+            return x + attend(x, k, v), None
+
+        if policy != "none":
+            layer = jax.checkpoint(layer, policy=policy)
+        return (jax.lax.scan(layer, q, keys)[0] * weights).sum()
+
+    keys = jnp.stack([k, -k])
+    names = jax.checkpoint_policies.save_only_these_names(attention_splash.SAVED)
+    expected, saved, recomputed = (jax.grad(loss)(keys, p) for p in ("none", names, None))
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(saved, expected, atol=1e-6)
+    np.testing.assert_allclose(recomputed, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("saved", [True, False])
 def test_saved_residuals_spare_the_forward_kernel(saved):
     names = jax.checkpoint_policies.save_only_these_names(attention_splash.SAVED)
@@ -276,18 +300,22 @@ def test_saved_residuals_spare_the_forward_kernel(saved):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:2x4", "v5p:2x2x2", "v6e:2x4"])
-@pytest.mark.parametrize("kind", ["prefix", "apart", "tower"])
-def test_the_7b_attention_compiles_for_tpus_without_a_matrix_of_scores(topology, kind):
-    """8,192 tokens, forward and backward. Scores of one head would be 256 MiB in float32."""
-    makers = {
-        "prefix": with_prefix,
-        "apart": lambda segments, _: with_prefix(segments, None),
-        "tower": lambda segments, _: partial(
+@pytest.mark.parametrize("kind", ["7b", "7b apart", "7b float32", "3b", "tower"])
+def test_rows_of_8192_compile_for_tpus_without_a_matrix_of_scores(topology, kind):
+    """Forward and backward. Scores of one head would be 256 MiB in float32."""
+    make = with_prefix
+    if kind == "7b apart":
+        make = lambda segments, _: with_prefix(segments, None)  # noqa: E731
+    if kind == "tower":
+        make = lambda segments, _: partial(  # noqa: E731
             attention_splash.splash, segments=segments, causal=False
-        ),
+        )
+    sizes = {
+        "7b float32": {"dtype": "float32"},
+        "3b": {"N": 16, "K": 2},
+        "tower": {"N": 16, "K": 16, "H": 80},
     }
-    sizes = {"N": 16, "K": 16, "H": 80} if kind == "tower" else {}
-    text, temporary = described(topology, makers[kind], 8192, **sizes)
+    text, temporary = described(topology, make, 8192, **sizes.get(kind, {}))
     assert "8192,8192" not in text
     assert "8192,16384" not in text
     assert calls(text)["fwd"] == calls(text)["dkv"] == 1
