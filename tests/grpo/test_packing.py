@@ -1,5 +1,6 @@
 """Rows, windows and shards: nothing is cut, mixed or shown twice."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from lfpc_jax.grpo.items import items_of
 from lfpc_jax.grpo.packing import fill, pack
+from lfpc_jax.model.packed_sequences import gaps_filled, in_order
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.shapes import Buckets, TrainShapes, micro_batches_for, windows_for
@@ -158,3 +160,22 @@ def test_a_process_with_nothing_at_all_still_has_the_shapes_of_the_others():
 @pytest.mark.parametrize(("n", "count"), [(1, 1), (2, 4), (4, 4), (5, 16), (16, 16), (17, 64)])
 def test_numbers_of_micro_batches(n, count):
     assert micro_batches_for(n) == count
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("shared", [True, False])
+def test_rows_and_pictures_are_in_the_order_that_cudnn_needs(shared):
+    for seed in range(3):
+        found = items(seed, sizes=(3, 1, 4, 2, 3))
+        length = 2 * max(len(item.trajectory.ids) for item in found)
+        shapes = TrainShapes(length, 2, Buckets((14,)), 0, shared)
+        batch, _ = pack(found, shapes, PROCESSOR, shards=1, image_token=IMAGE)
+        segments, prefix, pictures = (
+            x if x is None else jnp.asarray(x.reshape(-1, x.shape[-1]))
+            for x in (batch.tokens.segments, batch.tokens.prefix, batch.images.picture)
+        )
+        assert in_order(segments, prefix).all()
+        assert (gaps_filled(pictures) == pictures).all()
+        assert in_order(pictures, None).all()
+        assert (segments.max(axis=1) > 1).any()
+        assert (pictures.max(axis=1) > 1).any()

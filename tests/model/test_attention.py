@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lfpc_jax.model import attention, attention_cudnn, attention_xla
+from lfpc_jax.model import attention, attention_xla
 from lfpc_jax.model.config import published
 from support import ported  # noqa: F401  (puts the package's modules under the type checks first)
 
@@ -109,26 +109,6 @@ def test_long_rows_never_hold_a_full_score_matrix(monkeypatch, gradient, by_bloc
     assert memory.temp_size_in_bytes < 2**31 / 4
 
 
-def test_cudnn_masks_hold_in_its_reference_implementation():
-    """The same arguments that cuDNN gets, computed by JAX's own implementation."""
-    q, k, v = random(0, 3, 40, 4, 2, 80)
-    args = tuple(map(jnp.asarray, (q, k, v)))
-    valid = np.random.default_rng(0).random((3, 40)) < 0.7
-    found = attention_cudnn.cudnn(
-        *args, causal=False, lengths=None, valid=jnp.asarray(valid), implementation="xla"
-    )
-    expected = exact(q, k, v, np.broadcast_to(valid[:, None], (3, 40, 40)))
-    np.testing.assert_allclose(found, expected, atol=2e-5)
-
-    lengths = np.array([40, 7, 23])
-    found = attention_cudnn.cudnn(
-        *args, causal=True, lengths=jnp.asarray(lengths), valid=None, implementation="xla"
-    )
-    real = np.arange(40) < lengths[:, None]
-    expected = exact(q, k, v, np.broadcast_to(np.tri(40, dtype=bool), (3, 40, 40)))
-    np.testing.assert_allclose(np.asarray(found)[real], expected[real], atol=2e-6)
-
-
 @pytest.mark.parametrize(
     ("kernel", "platform", "more", "expected", "because"),
     [
@@ -136,7 +116,8 @@ def test_cudnn_masks_hold_in_its_reference_implementation():
         ("auto", "tpu", {}, "splash", "default on tpu"),
         ("auto", "gpu", {}, "cudnn", "default on gpu"),
         ("auto", "tpu", {"length": 64}, "xla", "64 tokens are under"),
-        ("cudnn", "gpu", {"packed": True}, "xla", "no mask for packed"),
+        ("auto", "gpu", {"packed": True, "continued": True}, "cudnn", "default on gpu"),
+        ("cudnn", "gpu", {"causal_and_valid": True}, "xla", "no mask for causal rows"),
         ("cudnn", "gpu", {"dtype": jnp.float32}, "xla", "float32"),
         ("xla", "tpu", {}, "xla", "as configured"),
     ],
