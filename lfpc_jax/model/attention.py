@@ -5,9 +5,10 @@ causal, only to keys at its index or before. Segment 0 is padding and attends to
 row of a softmax is ever empty.
 
 - `xla` runs anywhere (`attention_xla`).
-- `splash` is the Pallas kernel for TPUs (`attention_splash`). It has no mask for prefixes.
-- `cudnn` (`attention_cudnn`) supports rows padded at their end (`lengths`) and keys that are
-  valid or not (`valid`). On a GPU packed rows (`segments`) use `xla`.
+- `splash` is the Pallas kernel for TPUs (`attention_splash`). Rows with prefixes may have up to
+  32,768 tokens.
+- `cudnn` (`attention_cudnn`) is for GPUs. Packed rows (`segments`) must be in the order that
+  packing writes. They need a Hopper or a later GPU, and use `xla` on others.
 
 `select` chooses the kernel and gives the reason. Each trace logs the choice, and the name scope
 (such as `attention_splash`) holds it, so that profiles and HLO show which kernel ran.
@@ -42,6 +43,7 @@ def select(
     dtype: Any,
     packed: bool = False,
     continued: bool = False,
+    causal_and_valid: bool = False,
 ) -> Choice:
     """The kernel for self-attention over `length` tokens. If the wanted one cannot compute it,
     `xla` is chosen, and the reason says why."""
@@ -51,10 +53,15 @@ def select(
         return Choice(
             "xla", f"{length} tokens are under splash's block of {attention_splash.LANES}"
         )
-    if wanted == "splash" and continued:
-        return Choice("xla", "splash has no mask for segments that continue another")
-    if wanted == "cudnn" and packed:
-        return Choice("xla", "cuDNN has no mask for packed segments")
+    longest = attention_splash.LONGEST
+    if wanted == "splash" and continued and length > longest:
+        return Choice("xla", f"{length} tokens are over splash's {longest} of rows with prefixes")
+    if wanted == "cudnn" and causal_and_valid:
+        return Choice("xla", "cuDNN has no mask for causal rows whose keys are valid or not")
+    if wanted == "cudnn" and packed and not attention_cudnn.has_packed_layout():
+        return Choice(
+            "xla", "cuDNN takes packed rows on GPUs from Hopper on, and this is an older one"
+        )
     if wanted == "cudnn" and jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return Choice("xla", f"cuDNN takes bfloat16, not {jnp.dtype(dtype).name}")
     return Choice(wanted, origin)
@@ -67,7 +74,7 @@ def continues(kernel: Kernel, *, dtype: Any, platform: str | None = None) -> boo
     chosen = select(
         kernel, platform=platform, length=attention_splash.LANES, dtype=dtype, packed=True
     )
-    return chosen.kernel == "xla"
+    return chosen.kernel in ("xla", "splash", "cudnn")
 
 
 def attention(
@@ -91,12 +98,15 @@ def attention(
         platform=tuning().platform,
         length=q.shape[1],
         dtype=q.dtype,
-        packed=segments is not None or (causal and valid is not None),
+        packed=segments is not None,
         continued=prefix is not None,
+        causal_and_valid=causal and valid is not None,
     )
     level = logging.WARNING if kernel not in ("auto", choice.kernel) else logging.INFO
     log.log(level, "attention %s: %s (%s)", q.shape, choice.kernel, choice.reason)
     with jax.named_scope(f"attention_{choice.kernel}"):
+        if choice.kernel == "cudnn" and segments is not None:
+            return attention_cudnn.packed(q, k, v, segments, prefix, causal=causal)
         if choice.kernel == "cudnn":
             return attention_cudnn.cudnn(q, k, v, causal=causal, lengths=lengths, valid=valid)
         if lengths is not None:
@@ -104,9 +114,10 @@ def attention(
         if valid is not None:
             segments = valid.astype(jnp.int32)
         if choice.kernel == "splash":
-            return attention_splash.splash(q, k, v, segments, causal=causal)
-        keys, values = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-        return attention_xla.xla(q, keys, values, segments=segments, prefix=prefix, causal=causal)
+            return attention_splash.splash(q, k, v, segments, prefix, causal=causal)
+        return attention_xla.self_attention(
+            q, k, v, segments=segments, prefix=prefix, causal=causal
+        )
 
 
 def cache_attention(

@@ -1,10 +1,34 @@
-"""Attention by cuDNN, for GPUs."""
+"""Attention by cuDNN, for NVIDIA GPUs.
 
-from typing import Any
+Packed rows use cuDNN's packed layout, which GPUs have from Hopper on. Attention within segments and
+attention to prefixes are computed apart and merged by their log-sum-exp. The backward pass gives
+cuDNN the merged output and log-sum-exp for each part, so that the weights that it recomputes are
+those of the whole softmax; the gradients of the parts add up. Nothing has the size of a row's
+scores.
+
+JAX has no public function for the packed layout. `_forward` and `_backward` bind the primitives
+beneath its private one. That one also scales the starts of grouped keys by the number of query
+heads in jax 0.10 (corrected in 0.11), and asks the local devices which GPU they are.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
+
+from lfpc_jax.distributed.sharding import partition
+from lfpc_jax.model import packed_sequences
+from lfpc_jax.model.attention_splash import SAVED
+from lfpc_jax.model.packed_sequences import Ranges, Tier
+
+_HIDDEN = -1e4
+_COLUMNS = 8
 
 
 def cudnn(
@@ -17,16 +41,11 @@ def cudnn(
     valid: Array | None,
     implementation: Any = "cudnn",
 ) -> Array:
-    """Keys that are not `valid` are hidden by eight more columns of the head: the queries have a
-    constant there, and those keys a large negative number. cuDNN's mask would be a `[T, T]` bias in
-    memory."""
+    """Rows that are padded at their end (`lengths`), or whose keys are `valid` or not."""
     H = q.shape[-1]
     scale = H**-0.5
     if valid is not None:
-        hide = jnp.where(valid, 0.0, -1e4)[:, :, None, None].astype(k.dtype)
-        q = jnp.concatenate([q, jnp.full((*q.shape[:-1], 8), 1 / scale, q.dtype)], axis=-1)
-        k = jnp.concatenate([k, jnp.broadcast_to(hide, (*k.shape[:-1], 8))], axis=-1)
-        v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, 8)))
+        q, k, v = _hidden(q, k, v, valid, scale)
     out = jax.nn.dot_product_attention(
         q,
         k,
@@ -38,3 +57,324 @@ def cudnn(
         implementation=implementation,
     )
     return out[..., :H]
+
+
+def _hidden(q: Array, k: Array, v: Array, valid: Array, scale: float) -> tuple[Array, ...]:
+    """Keys that are not `valid` are hidden by eight more columns of the head: the queries have a
+    constant there, and those keys a large negative number. cuDNN's mask would be a `[T, T]` bias in
+    memory."""
+    hide = jnp.where(valid, 0.0, _HIDDEN)[:, :, None, None].astype(k.dtype)
+    q = jnp.concatenate([q, jnp.full((*q.shape[:-1], _COLUMNS), 1 / scale, q.dtype)], axis=-1)
+    k = jnp.concatenate([k, jnp.broadcast_to(hide, (*k.shape[:-1], _COLUMNS))], axis=-1)
+    v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, _COLUMNS)))
+    return q, k, v
+
+
+def has_packed_layout() -> bool:
+    """Whether the local GPU is a Hopper or a later one. True in a process without a GPU, which can
+    only compile for one elsewhere."""
+    if jax.default_backend() != "gpu":
+        return True
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")
+    major = str(capability).split(".")[0]
+    return major.isdigit() and int(major) >= 9
+
+
+def packed(
+    q: Array, k: Array, v: Array, segments: Array, prefix: Array | None, *, causal: bool
+) -> Array:
+    """Packed rows, on each device of the mesh if one is set. A row that is not in the order of
+    `packed_sequences` is NaN. Padding is 0 where `causal`; otherwise it may lie between tokens of a
+    segment, and its keys are hidden."""
+    B, T, N, H = q.shape
+    assert prefix is None or causal
+    _check(B, T, N, H)
+    longer = packed_sequences.padding(T)
+    masks = tuple(x if x is None else jnp.pad(x, ((0, 0), (0, longer))) for x in (segments, prefix))
+    q, k, v = (jnp.pad(x, ((0, 0), (0, longer), (0, 0), (0, 0))) for x in (q, k, v))
+    run: Callable = partial(_local, causal=causal)
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty:
+        ways = mesh.shape["tensor"]
+        if N % ways == 0 and k.shape[2] % ways:  # each device gets the key heads of its query heads
+            k, v = (jnp.repeat(x, math.lcm(ways, x.shape[2]) // x.shape[2], axis=2) for x in (k, v))
+        heads = [
+            partition(("batch", None, axis, None), x.shape, mesh)
+            for x, axis in ((q, "heads"), (k, "kv_heads"))
+        ]
+        if heads[0][2] is None:  # query heads are not split, so key heads must not be either
+            heads[1] = heads[0]
+        run = jax.shard_map(
+            run,
+            mesh=mesh,
+            in_specs=(heads[0], heads[1], heads[1], PartitionSpec(heads[0][0])),
+            out_specs=heads[0],
+            check_vma=False,
+        )
+    return run(q, k, v, masks)[:, :T]
+
+
+def _check(B: int, T: int, N: int, H: int) -> None:
+    if H % 8 or H > 256 - _COLUMNS:
+        raise ValueError(
+            f"attention heads of {H}: cuDNN takes multiples of 8 up to {256 - _COLUMNS} for packed "
+            'rows; set model.kernel to "xla"'
+        )
+    if B * T * N * H >= 2**31:
+        raise ValueError(
+            f"{B} rows of {T} tokens with {N} heads of {H}: cuDNN counts the elements of packed "
+            "rows in 32 bits; lower the rows of a micro-batch or row_tokens"
+        )
+
+
+def _local(
+    q: Array, k: Array, v: Array, masks: tuple[Array, Array | None], *, causal: bool
+) -> Array:
+    segments, prefix = masks
+    H = q.shape[-1]
+    scale = H**-0.5
+    right = jnp.ones(len(segments), bool)
+    if not causal:
+        valid = segments > 0
+        q, k, v = _hidden(q, k, v, valid, scale)
+        filled = packed_sequences.gaps_filled(segments)
+        right = (~valid | (filled == segments)).all(axis=1)
+        segments = filled
+    right &= packed_sequences.in_order(segments, prefix)
+    # cuDNN would read and write wherever the ranges of a wrong row happened to be.
+    segments = jnp.where(right[:, None], segments, 0)
+    if prefix is not None:
+        prefix = jnp.where(right[:, None], prefix, 0)
+    out = _attend(q, k, v, segments, prefix, causal, scale)[..., :H]
+    return jnp.where(right[:, None, None, None], out, jnp.nan)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    segments: Array,
+    prefix: Array | None,
+    causal: bool,
+    scale: float,
+) -> Array:
+    return _attend_forward(q, k, v, segments, prefix, causal, scale)[0]
+
+
+def _attend_forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    segments: Array,
+    prefix: Array | None,
+    causal: bool,
+    scale: float,
+) -> tuple[Array, tuple]:
+    own = packed_sequences.own(segments)
+    out, total = _part(q, k, v, own, causal=causal, scale=scale)
+    if prefix is not None:
+        continued = packed_sequences.continued(segments, prefix)
+        other, more = _part(q, k, v, continued, causal=False, scale=scale)
+        more = jnp.where((continued.queries > 0)[..., None], more, -jnp.inf)
+        whole = jnp.logaddexp(total, more)
+        share, other_share = (jnp.exp(x - whole)[..., None] for x in (total, more))
+        out, total = (out * share + other * other_share).astype(q.dtype), whole
+    out, total = checkpoint_name(out, SAVED), checkpoint_name(total, SAVED)
+    return out, (q, k, v, segments, prefix, out, total)
+
+
+def _attend_backward(causal: bool, scale: float, saved: tuple, gradient: Array) -> tuple:
+    q, k, v, segments, prefix, out, total = saved
+    run = partial(_part_backward, q, k, v, out, total, gradient, scale=scale)
+    gradients = run(packed_sequences.own(segments), causal=causal)
+    if prefix is not None:
+        more = run(packed_sequences.continued(segments, prefix), causal=False)
+        gradients = tuple(
+            (x.astype(jnp.float32) + y).astype(x.dtype) for x, y in zip(gradients, more)
+        )
+    return (*gradients, None, None)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _part(
+    q: Array, k: Array, v: Array, ranges: Ranges, *, causal: bool, scale: float
+) -> tuple[Array, Array]:
+    """The output of a part and its log-sum-exp `[B, T, N]`, both 0 for tokens that are no query of
+    it."""
+
+    def run(tier: Tier, out: Array, lse: Array) -> tuple[Array, Array]:
+        new, stats = _forward(
+            _rows(q, tier),
+            _rows(k, tier),
+            _rows(v, tier),
+            _layout(tier, q, k),
+            causal=causal,
+            scale=scale,
+        )
+        query = tier.is_query[..., None]
+        lse = jnp.where(query, stats[tier.number, :, tier.place], lse)
+        return jnp.where(query[..., None], new.reshape(q.shape), out), lse
+
+    nothing = jnp.zeros_like(q), jnp.zeros(q.shape[:3], jnp.float32)
+    return _by_tiers(run, packed_sequences.tiers(ranges), nothing)
+
+
+def _part_backward(
+    q: Array,
+    k: Array,
+    v: Array,
+    out: Array,
+    total: Array,
+    gradient: Array,
+    ranges: Ranges,
+    *,
+    causal: bool,
+    scale: float,
+) -> tuple[Array, ...]:
+    """What a part adds to the gradients of queries, keys and values, given the output and the
+    log-sum-exp of the whole."""
+
+    def run(tier: Tier, *done: Array) -> tuple[Array, ...]:
+        ahead = jnp.arange(tier.longest)
+        places = tier.query_start[:, None] + ahead
+        stats = jnp.take(total.reshape(-1, total.shape[-1]), places, axis=0, mode="clip")
+        # The weights of places behind a sequence are 0.
+        stats = jnp.where((ahead < tier.queries[:, None])[..., None], stats, jnp.inf)
+        new = _backward(
+            _rows(q, tier),
+            _rows(k, tier),
+            _rows(v, tier),
+            stats.transpose(0, 2, 1),
+            _rows(out, tier),
+            _rows(gradient, tier),
+            _layout(tier, q, k),
+            causal=causal,
+            scale=scale,
+        )
+        written = tier.is_query, tier.is_key, tier.is_key
+        return tuple(
+            jnp.where(mask[..., None, None], x.reshape(old.shape), old)
+            for mask, x, old in zip(written, new, done)
+        )
+
+    nothing = tuple(map(jnp.zeros_like, (q, k, v)))
+    return _by_tiers(run, packed_sequences.tiers(ranges), nothing)
+
+
+def _by_tiers(run: Callable, tiers: Sequence[Tier], done: tuple) -> tuple:
+    """What each tier adds to what the ones before it have done. Most rows have no short sequences,
+    so one branch skips all tiers from one on that are empty."""
+    first, *rest = tiers
+    done = run(first, *done)
+    if not rest:
+        return done
+    some = jnp.stack([tier.is_query.any() for tier in rest]).any()
+    return jax.lax.cond(some, lambda *x: _by_tiers(run, rest, x), lambda *x: x, *done)
+
+
+class Layout(NamedTuple):
+    """cuDNN's packed layout. Offsets count elements from the start of the array. Sequences that are
+    empty come last."""
+
+    query_lengths: Array  # int32 [R, M]
+    key_lengths: Array  # int32 [R, M]
+    query_offsets: Array  # int32 [R, M + 1]
+    key_offsets: Array  # int32 [R, M + 1]
+
+
+def _rows(x: Array, tier: Tier) -> Array:
+    """The same array, in rows of the longest sequence of the tier."""
+    return x.reshape(-1, tier.longest, *x.shape[2:])
+
+
+def _layout(tier: Tier, q: Array, k: Array) -> Layout:
+    tokens = q.shape[0] * q.shape[1]
+    R, M = tokens // tier.longest, tier.sequences
+
+    def offsets(start: Array, x: Array) -> Array:
+        start = jnp.pad(start, (0, R), constant_values=tokens)
+        return (start * (x.shape[2] * x.shape[3])).reshape(R, M + 1)
+
+    return Layout(
+        tier.queries.reshape(R, M),
+        tier.keys.reshape(R, M),
+        offsets(tier.query_start, q),
+        offsets(tier.key_start, k),
+    )
+
+
+def _forward(
+    q: Array, k: Array, v: Array, layout: Layout, *, causal: bool, scale: float
+) -> tuple[Array, Array]:
+    """Output `[R, L, N, H]` and log-sum-exp `[R M, N, L]`, the latter by sequence and place in it.
+    Neither is defined outside the sequences."""
+    jax_cudnn = _jax_cudnn()
+    out, stats = jax_cudnn._dot_product_attention_fwd_p.bind(
+        *_operands(q, k, v, layout), is_training=True, **_options(jax_cudnn, causal, scale)
+    )
+    return out, stats
+
+
+def _backward(
+    q: Array,
+    k: Array,
+    v: Array,
+    stats: Array,
+    out: Array,
+    gradient: Array,
+    layout: Layout,
+    *,
+    causal: bool,
+    scale: float,
+) -> tuple[Array, Array, Array]:
+    """Gradients of queries, keys and values for a log-sum-exp and an output that are given. They
+    are not defined outside the sequences."""
+    jax_cudnn = _jax_cudnn()
+    dq, dk, dv = jax_cudnn._dot_product_attention_bwd_p.bind(
+        *_operands(q, k, v, layout), stats, out, gradient, **_options(jax_cudnn, causal, scale)
+    )
+    return dq, dk, dv
+
+
+def _operands(q: Array, k: Array, v: Array, layout: Layout) -> tuple[Array, ...]:
+    none = jnp.zeros(0, q.dtype)  # bias, and later two page tables
+    return q, k, v, none, *layout, none, none
+
+
+def _options(jax_cudnn: Any, causal: bool, scale: float) -> dict[str, Any]:
+    mask = jax_cudnn.MaskType.PADDING_CAUSAL if causal else jax_cudnn.MaskType.PADDING
+    return {
+        "scale": scale,
+        "seed": 0,
+        "dropout_rate": 0.0,
+        "variadic_args": (False, False),
+        "mask_type": mask,
+        "layout": jax_cudnn.AttentionLayout.BTNH.value,
+        "sliding_window_length": None,
+    }
+
+
+def _jax_cudnn() -> Any:
+    """JAX's private module, if it still has what is used here."""
+    needed = (
+        "_dot_product_attention_fwd_p",
+        "_dot_product_attention_bwd_p",
+        "MaskType",
+        "AttentionLayout",
+    )
+    try:
+        from jax._src.cudnn import fused_attention_stablehlo as module
+
+        missing = [name for name in needed if not hasattr(module, name)]
+    except ImportError as error:
+        missing = [str(error)]
+    if missing:
+        raise RuntimeError(
+            f"jax {jax.__version__} lacks {', '.join(missing)} of its cuDNN attention, which "
+            "packed rows need on a GPU; install a jax from 0.10.2 to 0.11.2, or set model.kernel "
+            'to "xla"'
+        )
+    return module

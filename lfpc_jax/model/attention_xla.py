@@ -1,7 +1,9 @@
 """Attention in plain XLA, for any device.
 
 Blocks of queries are processed one after another and recomputed in the backward pass, so that at
-most `SCORE_BYTES` of scores exist at once. Causal blocks read only the keys before them.
+most `SCORE_BYTES` of scores exist at once. Causal blocks read only the keys before them. On a CPU,
+`self_attention` computes rows of `LONG` tokens or more with `attention_blocks` instead, whose many
+small products would be slow on accelerators.
 """
 
 import math
@@ -13,13 +15,35 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lfpc_jax.model.attention_blocks import by_blocks
+from lfpc_jax.model.tuning import tuning
+
 SCORE_BYTES = 64 * 2**20
 """The most bytes of float32 scores that are allocated at once on a device."""
+
+LONG = 512
+"""The fewest tokens of a row with which `attention_blocks` is faster on a CPU."""
 
 _CAUSAL_SPANS = 8
 _LEAST_SPAN = 128
 _SHORT = 256
 _HIDDEN = -1e30
+
+
+def self_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool,
+    segments: Array | None = None,
+    prefix: Array | None = None,
+) -> Array:
+    """Queries `[B, T, N, H]` over keys and values `[B, T, K, H]` of the same tokens."""
+    if tuning().platform == "cpu" and q.shape[1] >= LONG:
+        return by_blocks(q, k, v, causal=causal, segments=segments, prefix=prefix)
+    keys, values = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+    return xla(q, keys, values, causal=causal, segments=segments, prefix=prefix)
 
 
 def xla(

@@ -1,9 +1,11 @@
 """Settings for each kind of device. No other module decides them."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -23,7 +25,8 @@ class Tuning:
     `positions_last` gives a cache's keys the layout `[B, K, H, S]`. On a CPU the scores of a decode
     step then take a third of the time; accelerators would copy the cache to write into it.
 
-    `update_options` are compiler options for updates.
+    `update_options` are compiler options for updates, before `update_options` below adds those that
+    depend on the machine's CPU.
     """
 
     platform: str
@@ -42,12 +45,15 @@ _KNOWN = {
         dtype="float32",
         unstacked=True,
         positions_last=True,
-        update_options={  # 6 % faster updates (docs/log.md, 2026-11-22)
-            "xla_cpu_experimental_ynn_fusion_type": "",
-            "xla_cpu_prefer_vector_width": 512,
-        },
+        update_options={"xla_cpu_prefer_vector_width": 512},
     ),
 }
+
+
+_WITHOUT_YNN = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""Matrix products by Eigen in place of YNN. Which is faster depends on the CPU: on dense rows, an
+update was 4 % faster with Eigen on one machine and 7 % slower on an AMD EPYC with 512-bit vectors
+(docs/log.md)."""
 
 
 def tuning(platform: str | None = None) -> Tuning:
@@ -61,6 +67,8 @@ def update_options(platform: str) -> dict[str, Any] | None:
     """The platform's compiler options for updates. None if it has none, or if this XLA does not
     know them."""
     options = dict(tuning(platform).update_options)
+    if platform == "cpu" and cpu_vendor() != "AuthenticAMD":
+        options |= _WITHOUT_YNN
     if not options:
         return None
     try:
@@ -69,3 +77,11 @@ def update_options(platform: str) -> dict[str, Any] | None:
         log.info("updates are compiled without %s: %s", options, error)
         return None
     return options
+
+
+def cpu_vendor(listing: Path = Path("/proc/cpuinfo")) -> str:
+    """The vendor of the CPU as Linux lists it (GenuineIntel, AuthenticAMD), or an empty string."""
+    if not listing.is_file():
+        return ""
+    vendor = re.search(r"^vendor_id\s*:\s*(\S+)", listing.read_text(), re.MULTILINE)
+    return vendor[1] if vendor else ""

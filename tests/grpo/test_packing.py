@@ -4,6 +4,7 @@ import itertools
 from collections import defaultdict
 from dataclasses import astuple, replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from lfpc_jax.grpo.items import items_of
 from lfpc_jax.grpo.packing import Item, SeenPicture, deal, fill, pack
+from lfpc_jax.model.packed_sequences import gaps_filled, in_order
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.positions import mrope_positions
 from lfpc_jax.shapes import TrainShapes, micro_batches_for, windows_for
@@ -447,3 +449,28 @@ def test_a_process_with_nothing_at_all_still_has_the_shapes_of_the_others():
 )
 def test_room_for_the_embeddings_of_micro_batches(n, count):
     assert micro_batches_for(n) == count
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("shared", [True, False])
+def test_rows_and_pictures_are_in_the_order_that_cudnn_needs(shared):
+    for seed in range(3):
+        found = items(seed, sizes=(3, 1, 4, 2, 3))
+        length = 2 * max(len(item.trajectory.ids) for item in found)
+        shapes = TrainShapes(length, 2, length, 14, 14, shared)
+        mini_batch = packed(found, shapes)
+        segments, prefix = (
+            None if each[0] is None else jnp.concatenate(each)
+            for each in zip(*[(x.tokens.segments, x.tokens.prefix) for x in mini_batch.rows])
+        )
+        pictures = jnp.concatenate(
+            [
+                images.picture.reshape(-1, images.picture.shape[-1])
+                for images in mini_batch.pictures()
+            ]
+        )
+        assert in_order(segments, prefix).all()
+        assert (gaps_filled(pictures) == pictures).all()
+        assert in_order(pictures, None).all()
+        assert (segments.max(axis=1) > 1).any()
+        assert (pictures.max(axis=1) > 1).any()

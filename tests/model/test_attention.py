@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.model import attention, attention_cudnn, attention_splash, attention_xla
+from lfpc_jax.model import attention, attention_xla
 from lfpc_jax.model.config import published
 from support import ported  # noqa: F401  (puts the package's modules under the type checks first)
 
@@ -84,18 +83,22 @@ def test_a_segment_sees_the_one_that_it_goes_on_from(monkeypatch, budget):
     np.testing.assert_allclose(found, exact(q, k, v, visible & np.tri(T, dtype=bool)), atol=2e-6)
 
 
-def test_splash_serves_no_prefixes():
-    asked = {"platform": "tpu", "length": 512, "dtype": "bfloat16"}
-    assert attention.select("auto", **asked, packed=True).kernel == "splash"
-    assert attention.select("auto", **asked, packed=True, continued=True).kernel == "xla"
-    assert not attention.continues("auto", platform="tpu", dtype="bfloat16")
+def test_which_kernels_serve_prefixes():
+    asked = {"platform": "tpu", "dtype": "bfloat16", "packed": True}
+    assert attention.select("auto", **asked, length=512).kernel == "splash"
+    assert attention.select("auto", **asked, length=2**15, continued=True).kernel == "splash"
+    longer = attention.select("auto", **asked, length=2**15 + 128, continued=True)
+    assert (longer.kernel, "32896 tokens are over" in longer.reason) == ("xla", True)
+    assert attention.continues("auto", platform="tpu", dtype="bfloat16")
     assert attention.continues("auto", platform="gpu", dtype="bfloat16")
     assert attention.continues("auto", platform="cpu", dtype="float32")
 
 
+@pytest.mark.parametrize("by_blocks", [False, True])
 @pytest.mark.parametrize("gradient", [False, True])
-def test_long_rows_never_hold_a_full_score_matrix(gradient):
+def test_long_rows_never_hold_a_full_score_matrix(monkeypatch, gradient, by_blocks):
     """8,192 tokens x 8 heads: a full score matrix would be 2 GiB."""
+    monkeypatch.setattr(attention_xla, "LONG", 1 if by_blocks else 2**30)
     shape = jax.ShapeDtypeStruct((1, 8192, 8, 16), jnp.float32)
 
     def run(q, k, v):
@@ -106,78 +109,6 @@ def test_long_rows_never_hold_a_full_score_matrix(gradient):
     assert memory.temp_size_in_bytes < 2**31 / 4
 
 
-@pytest.mark.parametrize(("N", "K", "H", "T"), [(4, 2, 128, 128), (2, 2, 80, 200), (4, 1, 64, 256)])
-@pytest.mark.parametrize("causal", [True, False])
-def test_splash_equals_plain_attention(N, K, H, T, causal):
-    """The Pallas kernel in its interpreter: grouped heads, padded lengths and heads, segments."""
-    q, k, v = random(T, 2, T, N, K, H)
-    segments = np.sort(np.random.default_rng(0).integers(1, 4, (2, T)), axis=1).astype(np.int32)
-    visible = same_segment(segments) & (np.tri(T, dtype=bool) if causal else True)
-    args = tuple(map(jnp.asarray, (q, k, v, segments)))
-    found = attention_splash.splash(*args, causal=causal, interpret=True)
-    np.testing.assert_allclose(found, exact(q, k, v, visible), atol=3e-6)
-
-
-@pytest.mark.parametrize("limit", [0, 2**30])
-def test_splash_gradients_fused_or_not(limit, monkeypatch):
-    """Three blocks of keys, against autodiff of the formula."""
-    monkeypatch.setattr(attention_splash, "BACKWARD_BYTES", limit)
-    q, k, v = map(jnp.asarray, random(0, 1, 384, 2, 1, 64))
-    segments = jnp.asarray(np.arange(384)[None] // 200 + 1, jnp.int32)
-    visible = jnp.asarray(same_segment(np.asarray(segments)) & np.tri(384, dtype=bool))
-
-    def plain(q, k, v):
-        scores = jnp.einsum("btnh,bskh->bnts", q, k, precision="highest") * 64**-0.5
-        weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf))
-        return jnp.einsum("bnts,bskh->btnh", weights, v, precision="highest")
-
-    def splash(q, k, v):
-        return attention_splash.splash(q, k, v, segments, causal=True, interpret=True)
-
-    found, expected = (
-        jax.grad(lambda *x, run=run: jnp.sin(run(*x)).sum(), (0, 1, 2))(q, k, v)
-        for run in (splash, plain)
-    )
-    for ours, theirs in zip(found, expected):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("sides", "N", "K"), [((2, 2, 2), 4, 2), ((1, 2, 4), 4, 2), ((1, 4, 2), 3, 1)]
-)
-def test_splash_on_a_mesh(sides, N, K):
-    """Rows over data and fsdp, heads over tensor; key heads shared where too few, and all heads
-    whole where the query heads do not divide."""
-    q, k, v = random(0, 4, 128, N, K, 64)
-    segments = np.ones((4, 128), np.int32)
-    visible = np.broadcast_to(np.tri(128, dtype=bool), (4, 128, 128))
-    with jax.set_mesh(make_mesh(*sides)):
-        found = jax.jit(lambda *x: attention_splash.splash(*x, causal=True, interpret=True))(
-            *map(jnp.asarray, (q, k, v, segments))
-        )
-    np.testing.assert_allclose(found, exact(q, k, v, visible), atol=3e-6)
-
-
-def test_cudnn_masks_hold_in_its_reference_implementation():
-    """The same arguments that cuDNN gets, computed by JAX's own implementation."""
-    q, k, v = random(0, 3, 40, 4, 2, 80)
-    args = tuple(map(jnp.asarray, (q, k, v)))
-    valid = np.random.default_rng(0).random((3, 40)) < 0.7
-    found = attention_cudnn.cudnn(
-        *args, causal=False, lengths=None, valid=jnp.asarray(valid), implementation="xla"
-    )
-    expected = exact(q, k, v, np.broadcast_to(valid[:, None], (3, 40, 40)))
-    np.testing.assert_allclose(found, expected, atol=2e-5)
-
-    lengths = np.array([40, 7, 23])
-    found = attention_cudnn.cudnn(
-        *args, causal=True, lengths=jnp.asarray(lengths), valid=None, implementation="xla"
-    )
-    real = np.arange(40) < lengths[:, None]
-    expected = exact(q, k, v, np.broadcast_to(np.tri(40, dtype=bool), (3, 40, 40)))
-    np.testing.assert_allclose(np.asarray(found)[real], expected[real], atol=2e-6)
-
-
 @pytest.mark.parametrize(
     ("kernel", "platform", "more", "expected", "because"),
     [
@@ -185,7 +116,8 @@ def test_cudnn_masks_hold_in_its_reference_implementation():
         ("auto", "tpu", {}, "splash", "default on tpu"),
         ("auto", "gpu", {}, "cudnn", "default on gpu"),
         ("auto", "tpu", {"length": 64}, "xla", "64 tokens are under"),
-        ("cudnn", "gpu", {"packed": True}, "xla", "no mask for packed"),
+        ("auto", "gpu", {"packed": True, "continued": True}, "cudnn", "default on gpu"),
+        ("cudnn", "gpu", {"causal_and_valid": True}, "xla", "no mask for causal rows"),
         ("cudnn", "gpu", {"dtype": jnp.float32}, "xla", "float32"),
         ("xla", "tpu", {}, "xla", "as configured"),
     ],

@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from lfpc_jax.model.tuning import tuning, update_options
+from lfpc_jax.model import tuning as module
+from lfpc_jax.model.tuning import cpu_vendor, tuning, update_options
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,25 @@ def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
     update_options.cache_clear()
     assert update_options("cpu") is None
     update_options.cache_clear()
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    ("vendor", "without_ynn"), [("GenuineIntel", True), ("AuthenticAMD", False), ("", True)]
+)
+def test_products_are_computed_by_what_is_faster_on_the_cpu(monkeypatch, vendor, without_ynn):
+    monkeypatch.setattr(module, "cpu_vendor", lambda: vendor)
+    update_options.cache_clear()
+    options = update_options("cpu")
+    update_options.cache_clear()
+    assert options["xla_cpu_prefer_vector_width"] == 512
+    assert (options.get("xla_cpu_experimental_ynn_fusion_type") == "") == without_ynn
+
+
+def test_the_cpus_vendor_is_read_from_the_systems_list(tmp_path):
+    listing = tmp_path / "cpuinfo"
+    assert cpu_vendor(listing) == ""
+    listing.write_text("processor\t: 0\nCPU implementer\t: 0x41\n")
+    assert cpu_vendor(listing) == ""
+    listing.write_text("processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\n")
+    assert cpu_vendor(listing) == "GenuineIntel"
