@@ -12,7 +12,8 @@ with 1.
 
     plan.py --config stage1.py --topology v5e:4x8 --search
 
-proposes a mesh, remat, rows and slots whose programs were compiled and fit.
+proposes a mesh, remat, rows, their size and slots whose programs were compiled and fit. With
+`--lengths RUN` rows are filled with the episodes that a run kept.
 
     plan.py --model 3b 7b --topology v5e:2x4 v5p:2x2x2
 
@@ -29,18 +30,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.grpo.packing import Item
 from lfpc_jax.plan import slices
 from lfpc_jax.plan.compiling import Compiled, assigned, compile_into, compiled
+from lfpc_jax.plan.episodes import PlannedEpisode, mean_episode, planned_episode, seen_items
 from lfpc_jax.plan.phases import model_phase, phases, rollout_phase
 from lfpc_jax.plan.planned import PlannedProgram, advice, plan, step_figures
 from lfpc_jax.plan.programs import PROGRAMS, Uncompiled
-from lfpc_jax.plan.run import PlannedRun, check_there
+from lfpc_jax.plan.run import PlannedRun, check_there, model_of
 from lfpc_jax.plan.search import proposals
 from lfpc_jax.plan.tables import print_step, print_tables
-from lfpc_jax.plan.work import PlannedEpisode, planned_episode
 from lfpc_jax.run import progress
 from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.run.config_files import CONFIGS, load_config
+from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.overrides import override
 from lfpc_jax.shapes import RolloutShapes
 
@@ -89,9 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", help="of a training run, or a name in "
                         "configs/; a size may follow, as in stage1.py:3b")  # fmt: skip
     parser.add_argument("--topology", nargs="+", required=True, help="as v5e:2x4, cpu:8 or gpu")
-    parser.add_argument("--search", action="store_true", help="propose mesh, remat, rows and slots")
+    parser.add_argument("--search", action="store_true", help="propose mesh, remat, "
+                        "rows, their size and slots")  # fmt: skip
     parser.add_argument("--program", nargs="+", metavar="NAME", help="only these: of a config "
-                        "encode to update; else forward, gradient or rollout")  # fmt: skip
+                        "encode to optimizer; else forward, gradient or rollout")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="end when memory is assigned: all but "
                         "the compiler's own FLOPs, in a tenth of the time (TPUs)")  # fmt: skip
     parser.add_argument("--dump", nargs=2, help=argparse.SUPPRESS)
@@ -102,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
                          f"{usual.sampled}, or all that the config's limits allow")  # fmt: skip
     episode.add_argument("--crops", type=int, metavar="N", help=f"default: {usual.crops}, or none "
                          "where there is one turn")  # fmt: skip
+    episode.add_argument("--lengths", type=Path, metavar="RUN", help="in place of these: episodes "
+                         "that a run kept")  # fmt: skip
     alone = parser.add_argument_group("without a config")
     alone.add_argument("--model", nargs="+", help="3b, 7b, 32b, 72b")
     alone.add_argument("--tensor", type=int, default=1, help="tensor-parallel ways; fsdp the rest")
@@ -116,29 +122,50 @@ def _plan_run(args: argparse.Namespace, overrides: Sequence[str], topology: str)
     """Plans the run on one slice, as it is configured or with the first proposal that fits."""
     given = override(load_config(args.config, CONFIGS), overrides)
     where = slices.find(topology)
-    episode = planned_episode(given, args.sampled, args.crops)
-    tried = proposals(given, where, episode) if args.search else [((), given)]
+    episode, items = _episodes(args, given, where)
+    tried = proposals(given, where, episode, items) if args.search else [((), given)]
     for flags, config in tried:
         check_there(config, where)
-        run = PlannedRun.of(config, where)
+        run = PlannedRun.of(config, where, episode, items)
         words = (*overrides, *flags)
         again = ("--config", args.config, "--topology", topology, *words) if args.quick else None
+        again = again and (*again, *_resolved(run))
         compile_ = partial(_compile, f"{args.config} for {topology}", again)
-        programs = list(plan(phases(run, args.program), where.chip, run.loads(episode), compile_))
+        programs = list(plan(phases(run, args.program), where.chip, run.loads(), compile_))
         if not programs:
             known = dict.fromkeys(program.name for each in phases(run) for program in each.programs)
             raise ValueError(f"program {', '.join(args.program)!r}: the run has {', '.join(known)}")
         title = " ".join((args.config, "on", topology, *words))
         print_tables(title, programs)
         if all(program.fits for program in programs) or not args.search:
-            figures = step_figures(config, where, programs)
-            print_step(figures, episode)
+            figures = step_figures(run, programs)
+            print_step(figures, run.episode)
             _print_shortages(programs, title, where, config)
             return Plan(title, programs, {"config": args.config, "topology": topology, **figures})
     raise ValueError(
         f"{args.config}: nothing found that fits {topology} and that train.py would start there; "
         "take a larger slice"
     )
+
+
+def _episodes(
+    args: argparse.Namespace, config: TrainConfig, where: slices.Slice
+) -> tuple[PlannedEpisode, Sequence[Item]]:
+    """The episode to plan rollouts for, and those of a mini-batch if a run's are to be planned
+    for."""
+    if args.lengths is None:
+        return planned_episode(config, args.sampled, args.crops), ()
+    if (args.sampled, args.crops) != (None, None):
+        raise ValueError("--lengths with --sampled or --crops: give the run's lengths or those")
+    cfg = model_of(config, where.platform)
+    items = seen_items(RunFolder(args.lengths), cfg, groups=config.update.mini_batch)
+    return mean_episode(items, config.rollout_shapes(cfg.vision.window)), items
+
+
+def _resolved(run: PlannedRun) -> tuple[str, ...]:
+    """Flags of what was chosen by an estimate, so that another process compiles the same."""
+    chosen = run.remat
+    return ("--model.remat", chosen.remat, "--model.tower_remat", chosen.tower_remat)
 
 
 def _plan_model(args: argparse.Namespace, model: str, topology: str) -> Plan:

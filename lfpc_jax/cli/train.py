@@ -185,7 +185,7 @@ def train(
         run.resume(config)
     model = resuming.first_model(config, run, mesh, resumes=saved is not None)
     reference_weights = resuming.reference_digest(config, model, saved)
-    cfg = replace(model.cfg, remat=config.model.remat, kernel=config.model.kernel)
+    cfg = replace(model.cfg, kernel=config.model.kernel)
     dialogue = dialogue_of(config, model.assets)
     if saved is None:
         run.begin(config, model.assets, model.origin, model.step)
@@ -202,7 +202,7 @@ def train(
         processes.barrier("gaps", _SAVE_SECONDS)  # all weights are read for that
 
     # ------------------------------------------------------------------ learner
-    learner = learner_of(config, cfg, dialogue, mesh)
+    learner = learner_of(config, cfg, dialogue, mesh, target)
     rates = schedule(config.optimizer, updates_of(config))
     with_kl = config.update.objective.kl > 0
     state, reference = begin_state(

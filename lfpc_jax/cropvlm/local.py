@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
@@ -176,6 +177,13 @@ class LocalTarget:
         )
         target.load(model.params)
         return target
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of its weights on this process's first device."""
+        device = jax.local_devices()[0]
+        shards = (s for x in jax.tree.leaves(self.params) for s in x.addressable_shards)
+        return sum(shard.data.nbytes for shard in shards if shard.device == device)
 
     @property
     def dialogue(self) -> Showing:

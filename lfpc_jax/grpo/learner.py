@@ -190,6 +190,49 @@ class Learner(Scorer):
         with jax.set_mesh(self.mesh):
             return self._computing(state)
 
+    # ------------------------------------------------------------ ahead of time
+
+    def lowered_learn(self, rows: Batch, seen: Any) -> Any:
+        """The program `learn` for abstract arrays. `seen` is None without pictures."""
+        with jax.set_mesh(self.mesh):
+            return self._learn.lower(*self._abstract_learn(rows, seen))
+
+    def lowered_backward(self, images: PackedImages) -> Any:
+        """The program `backward` for abstract arrays."""
+        trained, frozen = map(tower_of, self.abstract_policy())
+        with jax.set_mesh(self.mesh):
+            slope = jax.eval_shape(self._encoded, parameters.join(trained, frozen), images)
+            slope = jax.ShapeDtypeStruct(slope.shape, jnp.float32, sharding=self.rows)
+            gradients = tower_of(self.abstract_gradients())
+            return self._backward.lower(gradients, trained, frozen, images, slope)
+
+    def lowered_apply(self, rows: Batch, seen: Any) -> Any:
+        """The program `apply` for abstract arrays. Which metrics it takes follows from `rows`."""
+        with jax.set_mesh(self.mesh):
+            sums = jax.eval_shape(self._learned, *self._abstract_learn(rows, seen))[0]
+            most_apart = jax.ShapeDtypeStruct((), jnp.float32)
+            state, gradients = self.abstract_state(), self.abstract_gradients()
+            return self._apply.lower(state, gradients, sums, most_apart)
+
+    def abstract_policy(self) -> tuple[Tree, Tree]:
+        """What an update computes with: the trained and the frozen parameters in the compute
+        dtype, with what dropout needs."""
+        trained, frozen = (spec.abstract_of(x, self.cfg.dtype, self.mesh) for x in self.specs)
+        if not self.dropout:
+            return trained, frozen
+        key = jax.eval_shape(lambda: jax.random.key(self.seed))
+        drops = jax.eval_shape(self._dropped, trained, key, np.int32(0))
+        return trained, parameters.join(drops, frozen)
+
+    def abstract_gradients(self) -> Tree:
+        """The sums of gradients, in float32 and placed as the parameters are."""
+        return spec.abstract_of(self.specs[0], jnp.float32, self.mesh)
+
+    def _abstract_learn(self, rows: Batch, seen: Any) -> tuple[Any, ...]:
+        trained, frozen = map(text_of, self.abstract_policy())
+        gradients = text_of(self.abstract_gradients())
+        return gradients, trained, frozen, rows, seen, self.abstract_allowed
+
     # ------------------------------------------------------------ the parts of an update
 
     @property

@@ -16,7 +16,8 @@ _DEEPEST, _WIDEST, _LARGEST_VOCABULARY, _LARGEST_PATCH = 1024, 1 << 17, 1 << 22,
 """More than any model has: a config that asks for more is damaged."""
 
 Kernel = Literal["auto", "xla", "cudnn", "splash"]
-Remat = Literal["none", "dots", "full"]
+Remat = Literal["none", "dots", "attended", "full", "offload"]
+"""What updates save for the backward pass: see `layers.each_layer`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The model's numbers; `dtype`, `remat` and `kernel` say how to compute."""
+    """The model's numbers; `dtype`, `remat` and `kernel` say how to compute. The vision tower's
+    `tower_remat` is `remat` if it is None."""
 
     text: TextConfig
     vision: VisionConfig
@@ -91,6 +93,7 @@ class ModelConfig:
     image_token: int = 151655
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Remat = "none"
+    tower_remat: Remat | None = None
     kernel: Kernel = "auto"
 
     def __post_init__(self) -> None:

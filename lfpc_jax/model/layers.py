@@ -11,14 +11,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.model.config import ModelConfig
 
+ATTENDED = "attended"
+"""The name of what attention kernels compute (output and log-sum-exp) for rematerialisation."""
+
+_ENTERED = "layer_input"
 _POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attended": jax.checkpoint_policies.save_only_these_names(ATTENDED),
     "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_ENTERED],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 
@@ -94,7 +106,16 @@ def each_layer(
     *,
     remat: str = "none",
 ) -> tuple[Any, Any]:
-    """`lax.scan` over stacked layers, or a Python loop over a tuple of layers (see `unstack`)."""
+    """`lax.scan` over stacked layers, or a Python loop over a tuple of layers (see `unstack`).
+
+    `remat` says what is saved for the backward pass, from the most to the least:
+
+    none      everything
+    dots      every layer's input, and products with weights
+    attended  every layer's input, and what attention kernels computed
+    full      every layer's input
+    offload   every layer's input, in the host's memory
+    """
     if not isinstance(layers, tuple):
         return jax.lax.scan(_remat(body, remat, scanned=True), carry, (layers, xs))
     ys = []
@@ -109,7 +130,16 @@ def each_layer(
 def _remat(body: Callable, remat: str, *, scanned: bool) -> Callable:
     if remat == "none":
         return body
+    if remat == "offload":
+        body = _with_named_input(body)
     return jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=not scanned)
+
+
+def _with_named_input(body: Callable) -> Callable:
+    def run(carry: Any, scanned: Any) -> Any:
+        return body(jax.tree.map(lambda x: checkpoint_name(x, _ENTERED), carry), scanned)
+
+    return run
 
 
 def unstack(params: Tree) -> Tree:

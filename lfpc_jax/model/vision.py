@@ -52,7 +52,7 @@ def encode(
 
     full = np.isin(np.arange(c.depth), c.full_layers)
     with jax.named_scope("vision"):
-        x, _ = each_layer(body, x, params["layers"], full, remat=cfg.remat)
+        x, _ = each_layer(body, x, params["layers"], full, remat=cfg.tower_remat or cfg.remat)
         return merge(params["merger"], x, c)
 
 

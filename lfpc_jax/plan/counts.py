@@ -1,18 +1,23 @@
 """Floating-point operations and bytes, counted by hand, because the compiler counts the body of a
 loop once and a Pallas kernel as nothing.
 
-A product of [m, k] and [k, n] is 2 m k n. Causal attention counts half of its square. Norms, rotary
-embeddings and softmax are left out, as is usual. A backward pass counts as two forward passes, and
-full rematerialisation runs the layers' forward pass once more.
+A product of [m, k] and [k, n] is 2 m k n. Norms, rotary embeddings and softmax are left out, as is
+usual. A backward pass counts as two forward passes. What rematerialisation computes again is
+counted.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from lfpc_jax.model import spec
-from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.arrays import Tree
+from lfpc_jax.model import parameters, spec
+from lfpc_jax.model.config import ModelConfig, Remat
+from lfpc_jax.model.parameters import Trainable
+from lfpc_jax.shapes import TrainShapes
 
 
 def text_forward(
@@ -30,20 +35,71 @@ def vision_forward(cfg: ModelConfig, windows: int, whole: int) -> int:
     """FLOPs of `windows` windows through the vision tower. Full layers attend within rows of
     `whole` windows."""
     c = cfg.vision
-    patches = windows * c.window_patches
-    merger = _weights(cfg, "vision", "merger") // c.merge**2
     full = len(c.full_layers)
     keys = full * whole * c.window_patches + (c.depth - full) * c.window_patches
+    return _vision_products(cfg, windows) + windows * c.window_patches * 4 * c.width * keys
+
+
+def _vision_products(cfg: ModelConfig, windows: int) -> int:
+    c = cfg.vision
+    merger = _weights(cfg, "vision", "merger") // c.merge**2
     per_patch = 2 * (_weights(cfg, "vision", "layers") + _weights(cfg, "vision", "patch") + merger)
-    return patches * (per_patch + 4 * c.width * keys)
+    return windows * c.window_patches * per_patch
 
 
-def update(cfg: ModelConfig, *, tokens: int, context: float, windows: int, whole: int) -> int:
-    """FLOPs of the forward and backward passes over so many packed tokens and windows."""
-    layers = text_forward(cfg, tokens, context, logits=0) + vision_forward(cfg, windows, whole)
-    vocabulary = 2 * cfg.text.vocab * cfg.text.width * tokens
-    again = 1 if cfg.remat == "full" else 0
-    return layers * (3 + again) + vocabulary * 4  # logits are always made again
+@dataclass(frozen=True)
+class TextWork:
+    """FLOPs of a micro-batch of rows: forward only, and forward and backward."""
+
+    score: int
+    learn: int
+
+    @classmethod
+    def of(cls, cfg: ModelConfig, shapes: TrainShapes, places: int, keys: float) -> "TextWork":
+        """Every token attends to `keys` keys on average. Logits are made by blocks of places."""
+        tokens = shapes.rows * shapes.row_tokens
+        logits = shapes.rows * _in_blocks(places)
+        weights = text_forward(cfg, tokens, 0, logits=0)
+        attention = text_forward(cfg, tokens, keys, logits=0) - weights
+        vocabulary = 2 * cfg.text.vocab * cfg.text.width * logits
+        products, scores = forward_and_backward(cfg.remat)
+        learn = products * weights + scores * attention + 4 * vocabulary  # logits are made again
+        return cls(weights + attention + vocabulary, learn)
+
+
+def vision_backward(cfg: ModelConfig, windows: int, whole: int) -> int:
+    """FLOPs of the tower's backward pass, which computes it anew."""
+    products, scores = forward_and_backward(cfg.tower_remat or cfg.remat)
+    attention = vision_forward(cfg, windows, whole) - _vision_products(cfg, windows)
+    return products * _vision_products(cfg, windows) + scores * attention
+
+
+def forward_and_backward(remat: Remat) -> tuple[int, int]:
+    """How many forward passes the forward and backward passes are, for products with weights and
+    for attention."""
+    computed_again = {
+        "none": (0, 0), "dots": (0, 1), "attended": (1, 0), "full": (1, 1), "offload": (1, 1),
+    }  # fmt: skip
+    products, scores = computed_again[remat]
+    return 3 + products, 3 + scores
+
+
+def passes(remat: Remat) -> int:
+    """How often an update's program reads the weights of its layers."""
+    return forward_and_backward(remat)[0]
+
+
+def _in_blocks(places: int) -> int:
+    """Places padded to the blocks in which logits are made; see `model/logprobs.py`."""
+    block = min(512, places)
+    return -(-places // block) * block
+
+
+def trained_bytes(cfg: ModelConfig, trainable: Trainable, name: Literal["text", "vision"]) -> int:
+    """The bytes in float32 of what is trained of the tower, or of all else."""
+    trained = parameters.specs(cfg, trainable)[0]
+    part = {key: value for key, value in trained.items() if (key == "vision") == (name == "vision")}
+    return 4 * _count(part)
 
 
 def text_bytes(cfg: ModelConfig) -> int:
@@ -69,5 +125,9 @@ def _weights(cfg: ModelConfig, *path: str) -> int:
     part = spec.spec_tree(cfg)
     for name in path:
         part = part[name]
+    return _count(part)
+
+
+def _count(part: Tree) -> int:
     leaves = jax.tree.leaves(part, is_leaf=spec.is_param)
     return sum(math.prod(param.array_shape) for param in leaves)

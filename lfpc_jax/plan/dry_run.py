@@ -2,21 +2,27 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import parameters
+from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import is_param, spec_tree
+from lfpc_jax.model.tuning import tuning
+from lfpc_jax.plan.episodes import layout_of, planned_episode, planned_items
 from lfpc_jax.plan.run import model_of, target_model_of
+from lfpc_jax.run.building import memory_of, remat_of, room_for
 from lfpc_jax.run.config import TrainConfig, described, updates_of
-from lfpc_jax.shapes import RolloutShapes
+from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 _GiB = 2**30
 
@@ -24,13 +30,14 @@ _GiB = 2**30
 def print_plan(config: TrainConfig) -> None:
     console = Console()
     console.print_json(json.dumps(described(config)))
-    cfg = model_of(config)
+    cfg = replace(model_of(config), kernel=config.model.kernel)
     for path in (config.model.path, config.target.path if config.target else ""):
         if path and not Path(path).exists():
             console.print(f"{path} is not here: planned with the published model of that size")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     rollout = config.rollout_shapes(cfg.vision.window)
-    train = config.train_shapes(cfg.vision.window)
+    goes_on = continues(cfg.kernel, platform=tuning().platform, dtype=cfg.dtype)
+    train = config.train_shapes(cfg.vision.window, continues=goes_on)
     room = sampled_at_most(config, rollout)
     lengths = {
         "prompts and rollouts a step": f"{config.rollout.prompts} x {config.rollout.rollouts}",
@@ -42,7 +49,9 @@ def print_plan(config: TrainConfig) -> None:
         "windows of a shown image": rollout.image_windows.sizes,
         "windows of a crop": rollout.crop_windows.sizes,
         "a micro-batch on each shard": f"{train.rows} x {train.row_tokens} tokens, "
-        f"{' or '.join(map(str, train.windows.sizes))} windows",
+        f"and of pictures {train.windows} windows",
+        "places for tokens that count, a row": train.all_places,
+        **_expected(config, cfg, mesh, rollout, train),
         "mesh": dict(mesh.shape),
     }
     table = Table("what", "value", title="Shapes")
@@ -61,6 +70,27 @@ def sampled_at_most(config: TrainConfig, shapes: RolloutShapes) -> list[int]:
         max(0, min(config.rules.most_sampled, left - crops * observed))
         for crops in range(config.rollout.max_turns)
     ]
+
+
+def _expected(
+    config: TrainConfig, cfg: ModelConfig, mesh: Mesh, rollout: RolloutShapes, train: TrainShapes
+) -> dict[str, str]:
+    """What the packer makes of a mini-batch of planned episodes, and what updates save."""
+    episode = planned_episode(config, None, None)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    u, r = config.update, config.rollout
+    items = planned_items(episode, cfg, rollout, groups=u.mini_batch, rollouts=r.rollouts)
+    platform = tuning().platform
+    layout = layout_of(items, train, cfg, shards=shards, platform=platform)
+    device = jax.local_devices()[0]
+    room = room_for(config, cfg, mesh.shape, platform=platform, memory=memory_of(device))
+    return {
+        "expected fill of rows and windows": f"{layout.fill:.2f} and {layout.windows_fill:.2f} "
+        f"(episodes of {episode.sampled} sampled tokens and {episode.crops} crops)",
+        "micro-batches of an update": f"{layout.rows} of rows, {layout.pictures} of pictures",
+        "a prompt is computed": f"{layout.copies:.1f} times in an update",
+        "updates save": str(remat_of(config, cfg, room)),
+    }
 
 
 def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:

@@ -4,7 +4,6 @@ updates."""
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import jax
 from jax.sharding import Mesh
@@ -16,7 +15,7 @@ from lfpc_jax.plan.programs import PROGRAMS, Sizes, Uncompiled, bytes_per_chip
 from lfpc_jax.plan.rollout import rollout_programs
 from lfpc_jax.plan.run import PlannedRun
 from lfpc_jax.plan.slices import Slice
-from lfpc_jax.plan.update import update_programs
+from lfpc_jax.plan.update import PlannedUpdate
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.shapes import RolloutShapes
 
@@ -32,8 +31,7 @@ class Phase:
 
 
 def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase]:
-    """All phases of a run, or those of their programs that `only` names. A program of an update has
-    the usual number of windows, unless its name says how many.
+    """All phases of a run, or those of their programs that `only` names.
 
     Resharding goes array by array, so a chip also holds the old layout of all parameters and the
     new one. If the policy's own log-probabilities are not computed, only the reference's are. A
@@ -42,8 +40,10 @@ def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase
     """
     state, reference, target = run.state_bytes, run.reference_bytes, run.target_bytes
     held = state + reference + target
+    update = _update(run)
+    rows = run.mini_batches * run.layout.rows * update.rows_bytes
     rollouts = rollout_programs(
-        replace(run.cfg, remat="none"),
+        replace(run.cfg, remat="none", tower_remat=None),
         run.rollout_mesh,
         run.rollout_shapes,
         run.config.rules.sampling,
@@ -58,10 +58,12 @@ def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase
         beside = state + reference + run.rollout_bytes
         yield Phase("target", run.rollout_mesh, wanted(run.target.programs()), beside)
     yield Phase("reshard", run.train_mesh, wanted(_reshard(run)), held + _laid_out_beside(run))
-    if run.logprob_passes:
-        beside = held if run.recomputes_logprobs else state + target
-        yield Phase("score", run.train_mesh, wanted(_update(run, "score")), beside)
-    yield Phase("update", run.train_mesh, wanted(_update(run, "update")), reference + target)
+    if run.scored or run.references:
+        beside = target + rows + (reference if run.scored else 0)
+        scoring = update.scoring(of_policy=bool(run.scored))
+        yield Phase("score", run.train_mesh, wanted(scoring), beside)
+    beside = reference + target + rows
+    yield Phase("update", run.train_mesh, wanted(update.updating()), beside)
 
 
 def rollout_phase(model: str, where: Slice, tensor: int, shapes: RolloutShapes) -> Phase:
@@ -104,13 +106,12 @@ def _laid_out_beside(run: PlannedRun) -> int:
     return bytes_per_chip(before) + bytes_per_chip(after) - bytes_per_chip(largest)
 
 
-def _update(run: PlannedRun, name: Literal["score", "update"]) -> Iterator[Uncompiled]:
-    return update_programs(
+def _update(run: PlannedRun) -> PlannedUpdate:
+    return PlannedUpdate.of(
         run.cfg,
         run.train_mesh,
         run.train_shapes,
-        name,
-        micro_batches=run.micro_batches,
+        pictures=run.layout.pictures,
         objective=run.config.update.objective,
         trainable=run.config.trainable,
         temperature=run.config.policy_temperature,

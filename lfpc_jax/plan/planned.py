@@ -8,6 +8,7 @@ from lfpc_jax.plan.compiling import Compiled, OutOfMemory
 from lfpc_jax.plan.phases import Phase
 from lfpc_jax.plan.programs import Uncompiled
 from lfpc_jax.plan.roofline import LeastTime, least_time
+from lfpc_jax.plan.run import PlannedRun
 from lfpc_jax.plan.slices import GIB, Chip, Slice
 from lfpc_jax.plan.work import Load
 from lfpc_jax.run.config import TrainConfig
@@ -72,8 +73,9 @@ def plan(
 ) -> Iterator[PlannedProgram]:
     """Yields each program as it is compiled."""
     for phase in phases:
-        where = (phase.name, tuple(phase.mesh.shape.values()), chip.hbm_bytes, phase.beside)
+        sides = tuple(phase.mesh.shape.values())
         for program in phase.programs:
+            where = (phase.name, sides, chip.hbm_bytes, phase.beside + program.beside)
             try:
                 compiled = compile_(program)
             except OutOfMemory as error:
@@ -84,18 +86,40 @@ def plan(
             yield PlannedProgram(program.name, *where, compiled=compiled, load=load, estimate=least)
 
 
-def step_figures(
-    config: TrainConfig, where: Slice, programs: Sequence[PlannedProgram]
-) -> dict[str, Any]:
-    """For a file: the least seconds of a step by phase, and the chip-hours of the run. They are 0
-    if the chip's peaks are not known."""
+def step_figures(run: PlannedRun, programs: Sequence[PlannedProgram]) -> dict[str, Any]:
+    """For a file: the least seconds of a step by phase, and the chip-hours of the run, which are 0
+    if the chip's peaks are not known; and how an update's rows are filled, and its work on a
+    chip."""
+    config, where = run.config, run.slice
     apart = ("rollout", "target") if config.target is not None else ("rollout",)
     seconds = dict.fromkeys((*apart, "update"), 0.0)
     for program in programs:
         phase = program.phase if program.phase in apart else "update"
         seconds[phase] += program.seconds_a_step or 0.0
     chips = len(where.devices)
+    layout, updates = run.layout, run.mini_batches * config.update.epochs
+    calls = [
+        (program.load, program.compiled, program.load.calls / updates)
+        for program in programs
+        if program.phase == "update" and program.load is not None and program.compiled is not None
+    ]
+    update = {
+        "flops": sum(n * load.flops for load, _, n in calls),
+        "bytes": sum(n * load.bytes for load, _, n in calls),
+        "sent": sum(n * sum(compiled.sent.values()) for _, compiled, n in calls),
+    }
     return {
+        "remat": str(run.remat),
+        "layout": {
+            "row_tokens": run.train_shapes.row_tokens,
+            "rows": layout.rows * run.train_shapes.rows,
+            "pictures": layout.pictures * (run.train_shapes.windows // run.train_shapes.span),
+            "fill": layout.fill,
+            "windows_fill": layout.windows_fill,
+            "prompts_computed": layout.copies,
+            "keys": layout.keys,
+        },
+        "update": update,
         "chips": chips,
         "steps": config.steps,
         "seconds_a_step": seconds,
@@ -105,7 +129,8 @@ def step_figures(
 
 
 _TRAINING = (
-    "lower update.rows or rollout.capacity, set model.remat full, {mesh}"
+    "lower update.rows, update.row_tokens or rollout.capacity, set model.remat and "
+    "model.tower_remat to full, {mesh}"
     "freeze the tower (model.train_vision false), use model.lora, or take a larger slice"
 )
 _ADVICE = {

@@ -1,9 +1,11 @@
 """A training run as it would be on a slice: its model, meshes and shapes, and what each chip
 holds."""
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -11,30 +13,32 @@ from jax.sharding import Mesh
 from lfpc_jax.checkpoint import store
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, rollout_mesh
 from lfpc_jax.distributed.publish import Place
+from lfpc_jax.grpo.packing import Item
+from lfpc_jax.grpo.remat import Resolved, Room
 from lfpc_jax.grpo.updater import recomputes_logprobs
 from lfpc_jax.model import config as model_config
 from lfpc_jax.model import parameters
 from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
+from lfpc_jax.plan.episodes import (
+    Layout,
+    PlannedEpisode,
+    layout_of,
+    planned_episode,
+    planned_items,
+)
 from lfpc_jax.plan.programs import bytes_per_chip
 from lfpc_jax.plan.rollout import all_hosts
 from lfpc_jax.plan.slices import Slice
 from lfpc_jax.plan.target import PlannedTarget
 from lfpc_jax.plan.update import abstract_reference, abstract_state
-from lfpc_jax.plan.work import (
-    Load,
-    PlannedEpisode,
-    micro_batches,
-    reshard_load,
-    rollout_loads,
-    update_loads,
-)
-from lfpc_jax.run.building import asks_for_answers
+from lfpc_jax.plan.work import Load, reshard_load, rollout_loads, update_loads
+from lfpc_jax.run.building import asks_for_answers, remat_of, room_for
 from lfpc_jax.run.config import TargetSettings, TrainConfig
 from lfpc_jax.run.config_checks import check, check_devices
 from lfpc_jax.run.folder import run_of
-from lfpc_jax.shapes import RolloutShapes, TrainShapes, micro_batches_for
+from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 
 def check_there(config: TrainConfig, where: Slice) -> None:
@@ -76,9 +80,10 @@ def _at(setting: str, name: str, dtype: str, platform: str | None) -> ModelConfi
     return model_config.from_folder(folder, dtype=dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """A config on a slice, with what its programs are compiled from."""
+    """A config on a slice, with what its programs are compiled from. `episode` is assumed for
+    rollouts and, without `items` of a mini-batch that are known, for updates."""
 
     config: TrainConfig
     slice: Slice
@@ -87,17 +92,26 @@ class PlannedRun:
     rollout_mesh: Mesh
     train_shapes: TrainShapes
     rollout_shapes: RolloutShapes
+    remat: Resolved
+    remat_room: Room
+    episode: PlannedEpisode
+    items: tuple[Item, ...] = ()
     target: PlannedTarget | None = None
 
     @classmethod
-    def of(cls, config: TrainConfig, where: Slice) -> "PlannedRun":
+    def of(
+        cls,
+        config: TrainConfig,
+        where: Slice,
+        episode: PlannedEpisode | None = None,
+        items: Sequence[Item] = (),
+    ) -> "PlannedRun":
         """Plans a config for a slice. Every host rolls out alone. But slices without free routing
         are compiled for as a whole, so `rollout_shapes` are those of all hosts side by side. Each
         chip needs as much."""
         kernel = config.model.kernel
         cfg = replace(
             model_of(config, where.platform),
-            remat=config.model.remat,
             kernel=tuning(where.platform).kernel if kernel == "auto" else kernel,
         )
         sides, hosts = config.mesh, where.hosts
@@ -107,8 +121,30 @@ class PlannedRun:
         host = config.rollout_shapes(cfg.vision.window, max(1, rollouts.shape["data"] // hosts))
         goes_on = continues(cfg.kernel, platform=where.platform, dtype=cfg.dtype)
         train_shapes = config.train_shapes(cfg.vision.window, continues=goes_on)
-        shapes, target = all_hosts(host, hosts), _target(config, where, rollouts)
-        return cls(config, where, cfg, train_mesh, rollouts, train_shapes, shapes, target)
+        target = _target(config, where, rollouts)
+        room = room_for(
+            config,
+            cfg,
+            train_mesh.shape,
+            platform=where.platform,
+            memory=where.chip.hbm_bytes,
+            target_bytes=target.held_bytes if target else 0,
+        )
+        remat = remat_of(config, cfg, room)
+        return cls(
+            config,
+            where,
+            remat.of(cfg),
+            train_mesh,
+            rollouts,
+            train_shapes,
+            all_hosts(host, hosts),
+            remat,
+            room,
+            episode or planned_episode(config, None, None),
+            tuple(items),
+            target,
+        )
 
     # ------------------------------------------------------------ how many of what
 
@@ -128,10 +164,37 @@ class PlannedRun:
         return self.config.rollout.prompts // self.config.update.mini_batch
 
     @property
-    def micro_batches(self) -> int:
-        """How many micro-batches a program is compiled for, if every episode needs a row of its
-        own."""
-        return micro_batches_for(-(-self.episodes // (self.shards * self.train_shapes.rows)))
+    def processes(self) -> int:
+        """How many processes pack a part of a mini-batch each."""
+        return math.gcd(self.slice.hosts, self.shards)
+
+    @property
+    def local_shards(self) -> int:
+        """How many shards a process fills."""
+        return self.shards // self.processes
+
+    @cached_property
+    def mini_batch(self) -> tuple[Item, ...]:
+        """A process's share of a mini-batch."""
+        groups = -(-self.config.update.mini_batch // self.processes)
+        if self.items:
+            names = [*dict.fromkeys(item.trajectory.record for item in self.items)][:groups]
+            return tuple(item for item in self.items if item.trajectory.record in names)
+        rollouts = self.config.rollout.rollouts
+        shapes = self.rollout_shapes
+        return planned_items(self.episode, self.cfg, shapes, groups=groups, rollouts=rollouts)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What the packer makes of it."""
+        return layout_of(
+            self.mini_batch,
+            self.train_shapes,
+            self.cfg,
+            shards=self.local_shards,
+            platform=self.slice.platform,
+            tensor=self.train_mesh.shape["tensor"],
+        )
 
     @property
     def recomputes_logprobs(self) -> bool:
@@ -139,10 +202,17 @@ class PlannedRun:
         return recomputes_logprobs(self.config.update, self.mini_batches)
 
     @property
-    def logprob_passes(self) -> int:
-        """How often a mini-batch's log-probabilities are computed before its updates: once for the
-        policy if they are recomputed, and once for the reference if there is one."""
-        return self.recomputes_logprobs + (self.config.update.objective.kl > 0)
+    def scored(self) -> int:
+        """How many mini-batches of a step are scored with the policy before their updates. The
+        first is not, but with LoRA's dropout."""
+        lora = self.config.model.lora
+        first = 0 if lora is not None and lora.dropout else 1
+        return (self.mini_batches - first) * self.recomputes_logprobs
+
+    @property
+    def references(self) -> int:
+        """How many mini-batches of a step are scored with a reference."""
+        return self.mini_batches * (self.config.update.objective.kl > 0)
 
     # ------------------------------------------------------------ what a chip holds
 
@@ -176,20 +246,13 @@ class PlannedRun:
 
     # ------------------------------------------------------------ how much there is to do
 
-    def loads(self, episode: PlannedEpisode) -> dict[str, Load]:
+    def loads(self) -> dict[str, Load]:
         """The work of every program at the size that it is compiled for."""
         r, copies = self.config.rollout, self.rollout_mesh.shape
-        real = micro_batches(
-            self.train_shapes,
-            self.rollout_shapes,
-            episode,
-            episodes=self.episodes,
-            shards=self.shards,
-        )
         rollout = rollout_loads(
             self.cfg,
             self.rollout_shapes,
-            episode,
+            self.episode,
             prompts=r.prompts,
             episodes=r.prompts * r.rollouts,
             groups=copies["data"],
@@ -198,11 +261,12 @@ class PlannedRun:
         update = update_loads(
             self.cfg,
             self.train_shapes,
-            compiled=self.micro_batches,
-            real=real,
+            self.layout,
+            trainable=self.config.trainable,
             mini_batches=self.mini_batches,
             epochs=self.config.update.epochs,
-            logprob_passes=self.logprob_passes,
+            scored=self.scored,
+            references=self.references,
             shards=self.shards,
             tensor=self.train_mesh.shape["tensor"],
         )

@@ -2,20 +2,25 @@
 
 For rollouts it takes the fewest chips per copy of the model that leave room for slots, and then as
 many slots as there is room for. For updates it takes every mesh, rematerialisation and number of
-rows whose estimated memory fits (`plan/guess.py`), in the order of the least time of a step.
+rows whose estimated memory fits (`grpo/remat.py`), in the order of the least time of a step. The
+size of rows follows from the lengths of the episodes.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import jax.numpy as jnp
 
+from lfpc_jax.grpo.packing import Item, deal, fill
+from lfpc_jax.grpo.remat import FROM_MOST, held_bytes, pictures_bytes, rows_bytes
+from lfpc_jax.model.attention_splash import LANES
 from lfpc_jax.plan import counts
-from lfpc_jax.plan.guess import update_bytes
+from lfpc_jax.plan.counts import passes
+from lfpc_jax.plan.episodes import PlannedEpisode
 from lfpc_jax.plan.roofline import least_time
 from lfpc_jax.plan.run import PlannedRun, check_there
 from lfpc_jax.plan.slices import Slice
-from lfpc_jax.plan.work import PlannedEpisode
 from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.run.overrides import override
 
@@ -24,12 +29,19 @@ Flags = tuple[str, ...]
 _WAYS = (1, 2, 4, 8)
 _ROWS = (4, 2, 1)
 _SLOTS = (512, 256, 128, 64, 32, 16, 8)
+_SIZES = 16
+"""In so many parts the longest episode is cut to step through sizes of rows."""
+_HOST_RATE = 16e9
+"""Bytes a second that a chip moves to or from its host's memory, assumed for `offload`."""
 _ROOM = 0.85
 """The share of a chip's memory for what a rollout holds; the rest is for what its programs need."""
 
 
 def proposals(
-    config: TrainConfig, where: Slice, episode: PlannedEpisode
+    config: TrainConfig,
+    where: Slice,
+    episode: PlannedEpisode,
+    items: Sequence[Item] = (),
 ) -> Iterator[tuple[Flags, TrainConfig]]:
     """Yields overrides, and the config that they give."""
     if config.mesh.data != 1:
@@ -37,7 +49,7 @@ def proposals(
             f"mesh.data {config.mesh.data}: --search splits parameters over fsdp and tensor alone; "
             "set it to 1, or plan this mesh without --search"
         )
-    for _, update in sorted(_updates(config, where, episode)):
+    for _, update in sorted(_updates(config, where, episode, items)):
         rollout = _rollout(override(config, update), where)
         if rollout:
             proposed = override(config, (*update, *rollout))
@@ -46,36 +58,65 @@ def proposals(
 
 
 def _updates(
-    config: TrainConfig, where: Slice, episode: PlannedEpisode
+    config: TrainConfig, where: Slice, episode: PlannedEpisode, items: Sequence[Item]
 ) -> Iterator[tuple[float, Flags]]:
     """Settings of updates, each with the least seconds of a step's updates."""
-    for tensor in _ways(where):
-        for remat in ("dots", "full"):
-            for rows in _ROWS:
-                flags = ["--mesh.fsdp", "-1", "--mesh.tensor", str(tensor)]
-                flags += ["--model.remat", remat, "--update.rows", str(rows)]
-                run = PlannedRun.of(_single_chip_rollouts(override(config, flags)), where)
-                held = run.state_bytes + run.reference_bytes
-                held += run.target_bytes // max(_ways(where))  # split as far as it can be
-                shapes = run.train_shapes
-                widest = shapes.windows.sizes[-1]
-                more = update_bytes(run.cfg, shapes, widest, shards=run.shards, tensor=tensor)
-                if held + more <= where.chip.hbm_bytes:
-                    yield _seconds(run, episode), tuple(flags)
+    for tensor, rows in itertools.product(_ways(where), _ROWS):
+        mesh = ("--mesh.fsdp", "-1", "--mesh.tensor", str(tensor), "--update.rows", str(rows))
+        with_mesh = _single_chip_rollouts(override(config, mesh))
+        run = PlannedRun.of(with_mesh, where, episode, items)
+        row_tokens = _row_tokens(run)
+        for remat in (*FROM_MOST, "offload"):
+            tower = "auto" if config.model.tower_remat == "auto" else config.model.tower_remat
+            flags: Flags = (*mesh, "--update.row_tokens", str(row_tokens), "--model.remat", remat)
+            flags += ("--model.tower_remat", tower)
+            run = PlannedRun.of(override(with_mesh, flags), where, episode, items)
+            held = run.remat_room.beside + held_bytes(
+                run.cfg, run.train_shapes, run.config.trainable, run.remat_room
+            )
+            need = max(
+                rows_bytes(run.cfg, run.train_shapes, remat, run.train_mesh.shape),
+                pictures_bytes(
+                    run.cfg, run.train_shapes, run.remat.tower_remat, run.train_mesh.shape
+                ),
+            )
+            if held + need <= where.chip.hbm_bytes:
+                yield _seconds(run), (*flags[:-1], run.remat.tower_remat)
 
 
-def _seconds(run: PlannedRun, episode: PlannedEpisode) -> float:
+def _row_tokens(run: PlannedRun) -> int:
+    """Of rows between an episode at its longest and twice that, those in which a shard computes the
+    fewest tokens, and of these the shortest."""
+    capacity, shapes = run.rollout_shapes.capacity, run.train_shapes
+
+    def computed(row_tokens: int) -> int:
+        tried = replace(shapes, row_tokens=row_tokens, places=-(-row_tokens // 4))
+        rows = max(map(len, deal(fill(run.mini_batch, tried), run.local_shards)))
+        return -(-rows // shapes.rows) * shapes.rows * row_tokens
+
+    unit = max(LANES, -(-capacity // _SIZES // LANES) * LANES)
+    return min(range(-(-capacity // unit) * unit, 2 * capacity + 1, unit), key=computed)
+
+
+def _seconds(run: PlannedRun) -> float:
     """An estimate without a compiled program. What is sent is assumed to be the weights of every
     pass and, with `tensor`, the activations, which are summed twice a layer. If no peaks are known,
     the FLOPs stand for the time."""
-    work, ways = run.loads(episode)["update"], run.train_mesh.shape["tensor"]
+    work, ways = run.loads(), run.train_mesh.shape["tensor"]
     c, shapes = run.cfg.text, run.train_shapes
-    tokens = run.micro_batches * shapes.rows * shapes.row_tokens
+    tokens = shapes.rows * shapes.row_tokens
     sums = 2 * c.layers * tokens * c.width * jnp.dtype(run.cfg.dtype).itemsize
-    passes = 4 if run.cfg.remat == "full" else 3
-    sent = work.bytes + passes * sums * 2 * (ways - 1) / ways
-    least = least_time(work, sent, run.slice.chip)
-    return work.calls * (least.seconds if least else work.flops)
+    sums *= passes(run.cfg.remat)
+    offloaded = c.layers * tokens * c.width * 2 if run.cfg.remat == "offload" else 0
+    seconds = 0.0
+    for name in ("update", "update pictures", "update pictures back"):
+        load = work[name]
+        sent = load.bytes + (sums * 2 * (ways - 1) / ways if name == "update" else 0)
+        least = least_time(load, sent, run.slice.chip)
+        seconds += load.calls * (least.seconds if least else load.flops)
+        if name == "update":
+            seconds += load.calls * 2 * offloaded / _HOST_RATE
+    return seconds
 
 
 def _rollout(config: TrainConfig, where: Slice) -> Flags | None:

@@ -7,11 +7,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lfpc_jax.plan.episodes import PlannedEpisode
 from lfpc_jax.plan.planned import PlannedProgram
 from lfpc_jax.plan.slices import GIB
-from lfpc_jax.plan.work import PlannedEpisode
 
-KINDS = ("parameters", "moments", "cache", "inputs", "activations")
+KINDS = ("parameters", "moments", "gradients", "cache", "inputs", "activations")
 _WIDTH = 132
 
 
@@ -71,7 +71,19 @@ def _work(rows: Sequence[PlannedProgram]) -> Table:
 def print_step(figures: Mapping[str, Any], episode: PlannedEpisode) -> None:
     """Prints the least seconds of a step and the chip-hours of the run, if the chip's peaks are
     known."""
+    layout, update = figures["layout"], figures["update"]
     seconds = figures["seconds_a_step"]
+    print(f"updates save: {figures['remat']}")
+    print(
+        f"a shard's mini-batch: {layout['rows']} rows of {layout['row_tokens']} tokens, filled to "
+        f"{layout['fill']:.2f} (expected fill), and room for {layout['pictures']} pictures, filled "
+        f"to {layout['windows_fill']:.2f} (expected windows_fill); a prompt is computed "
+        f"{layout['prompts_computed']:.1f} times, a token attends to {layout['keys']:,.0f} keys"
+    )
+    print(
+        f"an update on a chip: {update['flops'] / 1e12:,.0f} TFLOP, {update['bytes'] / 1e9:,.0f} "
+        f"GB moved, {update['sent'] / 1e9:,.0f} GB sent, in the programs above"
+    )
     print(f"compiled in {figures['compile_seconds']:.0f} s")
     if step := sum(seconds.values()):
         parts = ", ".join(f"{phase} {part:,.1f}" for phase, part in seconds.items())

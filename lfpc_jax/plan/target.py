@@ -24,9 +24,10 @@ from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.plan import counts
+from lfpc_jax.plan.episodes import PlannedEpisode
 from lfpc_jax.plan.programs import Uncompiled, bytes_per_chip
 from lfpc_jax.plan.rollout import all_hosts, rollout_programs
-from lfpc_jax.plan.work import Load, PlannedEpisode, rollout_loads
+from lfpc_jax.plan.work import Load, rollout_loads
 from lfpc_jax.rollout.sizing import text_buckets
 from lfpc_jax.shapes import (
     RolloutShapes,

@@ -1,71 +1,24 @@
 """The work of each compiled program in a training step: FLOPs, bytes and calls.
 
-The length of episodes is an assumption: `PlannedEpisode`. Bytes are the least that must pass
-through a chip's memory: weights once a pass, the cache once a token, gradients and optimizer state
-once. Activations are left out. A step's work is given in calls of the compiled size. So if a
-program is compiled for the longest prompt, a shorter prompt counts as a fraction of a call.
+The length of episodes is an assumption (`episodes`). Bytes are the least that must pass through a
+chip's memory: weights once a pass, the cache once a token, gradients and optimizer state once.
+Activations are left out. A step's work is given in calls of the compiled size. So if a program is
+compiled for the longest prompt, a shorter prompt counts as a fraction of a call.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
-from lfpc_jax.model import spec
+from lfpc_jax.model import parameters, spec
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.plan import counts
-from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.plan.episodes import Layout, PlannedEpisode
+from lfpc_jax.plan.update import CROWDED, WIDE
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
-
-
-@dataclass(frozen=True)
-class PlannedEpisode:
-    """An episode as it is assumed for planning: how many tokens it samples, how many crops it looks
-    at, and the text tokens of its prompt. Its pictures have full size and are not strips."""
-
-    sampled: int = 400
-    crops: int = 1
-    prompt_text: int = 400
-
-    def tokens(self, shapes: RolloutShapes) -> int:
-        """The ids of an episode."""
-        observed = self.crops * shapes.observation_length(shapes.crop_windows.sizes[-1])
-        return self.prompt(shapes) + self.sampled + observed
-
-    def prompt(self, shapes: RolloutShapes) -> int:
-        return shapes.image_tokens + self.prompt_text
-
-
-def planned_episode(config: TrainConfig, sampled: int | None, crops: int | None) -> PlannedEpisode:
-    """The episode to plan for. The config's rules and context must allow it. None takes the usual
-    value, as far as the rules allow."""
-    rules, usual = config.rules, PlannedEpisode()
-    limits = (
-        ("--sampled", sampled, rules.most_sampled, "turn_tokens, episode_tokens and max_turns"),
-        ("--crops", crops, rules.max_turns - 1, "max_turns"),
-    )
-    for flag, given, most, settings in limits:
-        if given is not None and not 0 <= given <= most:
-            raise ValueError(
-                f"{flag} {given}: an episode has at most {most}, by rollout.{settings}; plan for "
-                "what can be, or raise them"
-            )
-    episode = PlannedEpisode(
-        min(usual.sampled, rules.most_sampled) if sampled is None else sampled,
-        min(usual.crops, rules.max_turns - 1) if crops is None else crops,
-    )
-    r = config.rollout
-    observed = episode.crops * (r.crop_tokens + r.observation_text)
-    left = r.capacity - r.image_tokens - episode.prompt_text - observed
-    if episode.sampled > left and (sampled, crops) != (None, None):
-        raise ValueError(
-            f"--sampled {episode.sampled} with --crops {episode.crops}: rollout.capacity "
-            f"{r.capacity} holds {max(left, 0)} beside the prompt's "
-            f"{r.image_tokens + episode.prompt_text} ids and the crops' {observed}; plan for what "
-            "can be, or raise it"
-        )
-    return episode
 
 
 @dataclass(frozen=True)
@@ -136,56 +89,57 @@ def reshard_load(cfg: ModelConfig, tensor: int) -> Load:
     return Load(0.0, largest, sum(sizes) / max(sizes))
 
 
-def micro_batches(
-    shapes: TrainShapes,
-    rollout: RolloutShapes,
-    episode: PlannedEpisode,
-    *,
-    episodes: int,
-    shards: int,
-) -> float:
-    """How many micro-batches of a mini-batch of so many episodes hold anything. A shard is full
-    when its rows of tokens are, or its windows; the shown image of a group is there once."""
-    by_tokens = shapes.rows * (shapes.row_tokens // episode.tokens(rollout))
-    crops = episode.crops * _usual(rollout.crop_windows.sizes)
-    room = shapes.windows.sizes[0] - _usual(rollout.image_windows.sizes)
-    by_windows = room // crops if crops else by_tokens
-    return max(1.0, episodes / (shards * max(1, min(by_tokens, by_windows))))
-
-
 def update_loads(
     cfg: ModelConfig,
     shapes: TrainShapes,
+    layout: Layout,
     *,
-    compiled: int,
-    real: float,
+    trainable: Trainable,
     mini_batches: int,
     epochs: int,
-    logprob_passes: int,
+    scored: float,
+    references: int,
     shards: int,
     tensor: int,
 ) -> dict[str, Load]:
-    """The work of programs compiled for so many micro-batches, of which `real` hold anything. The
-    windows counted are those of the usual bucket, and rows are assumed to be full. The
-    log-probabilities of each are computed `logprob_passes` times before its updates."""
-    windows = shapes.windows.sizes[0]
-    tokens, context = shapes.rows * shapes.row_tokens, shapes.row_tokens / 2
-    text = counts.text_forward(cfg, tokens, context)
-    whole = shapes.span_of(windows)
-    seen = counts.vision_forward(cfg, windows, whole)
-    backward = counts.update(cfg, tokens=tokens, context=context, windows=windows, whole=whole)
-    narrow = (counts.text_bytes(cfg) + counts.vision_bytes(cfg)) / tensor
-    held = 2 * narrow / shards  # float32
-    passes = 4 if cfg.remat == "full" else 3
-    calls = mini_batches * real / compiled
-    return {
-        "score": Load(compiled * (text + seen) / tensor, compiled * narrow, calls * logprob_passes),
-        "update": Load(
-            compiled * backward / tensor,
-            compiled * (passes * narrow + 3 * held) + 7 * held,
-            calls * epochs,
-        ),
-    }
+    """The work of updates. In a step, `scored` mini-batches are scored with the policy before
+    their updates, and `references` with a reference."""
+    updates = mini_batches * epochs
+    trains_tower = "vision" in parameters.specs(cfg, trainable)[0]
+    encoded = scored + references if trains_tower else max(scored, references)
+    text, tower = (size / tensor for size in (counts.text_bytes(cfg), counts.vision_bytes(cfg)))
+    sizes = {name: counts.trained_bytes(cfg, trainable, name) / shards / tensor
+             for name in ("text", "vision")}  # fmt: skip
+    loads: dict[str, Load] = {}
+    for places in shapes.all_places:
+        usual = places == shapes.places
+        calls = layout.rows - layout.crowded if usual else layout.crowded
+        work = counts.TextWork.of(cfg, shapes, places, layout.keys)
+        name = "" if usual else f", {CROWDED}"
+        loads |= {
+            f"score{name}": Load(work.score / tensor, text, calls * (scored + references)),
+            f"update{name}": Load(
+                work.learn / tensor,
+                counts.passes(cfg.remat) * text + 3 * sizes["text"],
+                calls * updates,
+            ),
+        }
+    for span in shapes.spans:
+        usual = span == shapes.span
+        calls = layout.pictures - layout.wide if usual else layout.wide
+        name = "" if usual else f", {WIDE}"
+        forward = Load(counts.vision_forward(cfg, shapes.windows, span) / tensor, tower, 0.0)
+        loads |= {
+            f"score pictures{name}": replace(forward, calls=calls * encoded),
+            f"update pictures{name}": replace(forward, calls=calls * updates),
+            f"update pictures back{name}": Load(
+                counts.vision_backward(cfg, shapes.windows, span) / tensor,
+                counts.passes(cfg.tower_remat or cfg.remat) * tower + 3 * sizes["vision"],
+                calls * updates * trains_tower,
+            ),
+        }
+    loads["optimizer"] = Load(0.0, 7 * sum(sizes.values()), updates)
+    return loads
 
 
 def _usual(buckets: tuple[int, ...]) -> int:

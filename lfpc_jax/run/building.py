@@ -1,10 +1,13 @@
 """The parts of a run, built from its settings: for training, for a session, and for replays."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
@@ -17,6 +20,7 @@ from lfpc_jax.cropvlm.target import Target
 from lfpc_jax.distributed.publish import Publisher
 from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.optimizer import make_optimizer
+from lfpc_jax.grpo.remat import Resolved, Room, resolve
 from lfpc_jax.grpo.updater import Updater
 from lfpc_jax.model import parameters
 from lfpc_jax.model.attention import continues
@@ -31,6 +35,9 @@ from lfpc_jax.run import progress
 from lfpc_jax.run.config import Rewards, TrainConfig, updates_of
 from lfpc_jax.run.dialogues import dialogue_as
 from lfpc_jax.run.models import asking_of, load_model
+from lfpc_jax.shapes import TrainShapes
+
+log = logging.getLogger(__name__)
 
 
 def dialogue_of(config: TrainConfig, assets: Path) -> Dialogue:
@@ -108,9 +115,27 @@ def open_target(
     )
 
 
-def learner_of(config: TrainConfig, cfg: ModelConfig, dialogue: Dialogue, mesh: Mesh) -> Learner:
-    return Learner(
+def learner_of(
+    config: TrainConfig,
+    cfg: ModelConfig,
+    dialogue: Dialogue,
+    mesh: Mesh,
+    target: Target | None = None,
+) -> Learner:
+    """`target` is on the same devices. What updates save for their backward pass is decided here,
+    from the memory of this process's first device."""
+    room = room_for(
+        config,
         cfg,
+        mesh.shape,
+        platform=mesh.devices.flat[0].platform,
+        memory=memory_of(jax.local_devices()[0]),
+        target_bytes=target.held_bytes if isinstance(target, LocalTarget) else 0,
+    )
+    chosen = remat_of(config, cfg, room)
+    log.info("updates save: %s", chosen)
+    return Learner(
+        chosen.of(cfg),
         make_optimizer(config.optimizer, updates_of(config)),
         objective=config.update.objective,
         trainable=config.trainable,
@@ -120,6 +145,51 @@ def learner_of(config: TrainConfig, cfg: ModelConfig, dialogue: Dialogue, mesh: 
         unstacked=tuning().unstacked,
         seed=config.seed,
     )
+
+
+def room_for(
+    config: TrainConfig,
+    cfg: ModelConfig,
+    sides: Mapping[str, int],
+    *,
+    platform: str,
+    memory: int | None,
+    target_bytes: int = 0,
+) -> Room:
+    """What updates have room for on a mesh with these sides, on devices with so much memory.
+    Episodes are assumed to look at one crop each."""
+    shapes = _train_shapes(config, cfg, platform)
+    crops = config.rollout.rollouts if config.rollout.max_turns > 1 else 0
+    pictures = config.update.mini_batch * (1 + crops) / (sides["data"] * sides["fsdp"])
+    reference = 0
+    if config.update.objective.kl:
+        weights = parameters.whole(cfg, config.trainable)
+        size = sum(x.size * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(weights))
+        reference = size // (sides["fsdp"] * sides["tensor"])
+    return Room(
+        memory=memory,
+        beside=reference + target_bytes,
+        sides=sides,
+        pictures=-(-round(pictures) // (shapes.windows // shapes.span)),
+        platform=platform,
+    )
+
+
+def remat_of(config: TrainConfig, cfg: ModelConfig, room: Room) -> Resolved:
+    """What the settings `model.remat` and `model.tower_remat` mean where there is so much room."""
+    shapes, model = _train_shapes(config, cfg, room.platform), config.model
+    return resolve(cfg, shapes, config.trainable, room, model.remat, model.tower_remat)
+
+
+def _train_shapes(config: TrainConfig, cfg: ModelConfig, platform: str) -> TrainShapes:
+    goes_on = continues(cfg.kernel, platform=platform, dtype=cfg.dtype)
+    return config.train_shapes(cfg.vision.window, continues=goes_on)
+
+
+def memory_of(device: jax.Device) -> int | None:
+    """The bytes that programs may use of a device's memory; None if the device does not say."""
+    stats = device.memory_stats() or {}
+    return stats.get("bytes_limit")
 
 
 def updater_of(

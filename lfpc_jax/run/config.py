@@ -75,11 +75,13 @@ class Source:
 class ModelSettings:
     """`path` is a Hugging Face folder, a folder that `convert.py to-orbax` wrote, or a training
     run, of which the newest checkpoint is taken. `dtype` auto is float32 on a CPU and bfloat16
-    elsewhere."""
+    elsewhere. `remat` and, for the vision tower, `tower_remat` say what updates save for the
+    backward pass (`model.layers.each_layer`); auto saves the most that memory has room for."""
 
     path: str = ""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    remat: Remat = "full"
+    remat: Literal["auto", Remat] = "auto"
+    tower_remat: Literal["auto", Remat] = "auto"
     kernel: Kernel = "auto"
     train_vision: bool = True
     lora: LoRA | None = None

@@ -78,7 +78,7 @@ class Session:
         dtype = None if config.model.dtype == "auto" else config.model.dtype
         self._copies = rollout_mesh(config.rollout.tensor)
         self.model = load_model(Path(config.model.path), dtype=dtype, mesh=self._copies)
-        self.cfg = replace(self.model.cfg, remat=config.model.remat, kernel=config.model.kernel)
+        self.cfg = replace(self.model.cfg, kernel=config.model.kernel)
         self.dialogue = dialogue_of(config, self.model.assets)
         self.target = target_of(config, self._copies)
         self.engine = engine_of(config, self.cfg, self.dialogue, self._copies, self.target)
@@ -207,7 +207,7 @@ class Session:
 
     @cached_property
     def _learner(self) -> Learner:
-        return learner_of(self.config, self.cfg, self.dialogue, self._mesh)
+        return learner_of(self.config, self.cfg, self.dialogue, self._mesh, self.target)
 
     @cached_property
     def _updater(self) -> Updater:

@@ -1,0 +1,213 @@
+"""What updates save for the backward pass, chosen by the memory that is left.
+
+Everything here is an estimate by hand, made before anything is compiled. The compiler has the last
+word (`launch/plan.py`).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from lfpc_jax.arrays import Tree
+from lfpc_jax.model import parameters, qwen, spec, text
+from lfpc_jax.model.config import ModelConfig, Remat
+from lfpc_jax.model.parameters import Trainable
+from lfpc_jax.model.spec import is_param, spec_tree
+from lfpc_jax.shapes import TrainShapes
+from lfpc_jax.trajectory import PackedImages
+
+Choice = Literal["auto", Remat]
+
+FROM_MOST: tuple[Remat, ...] = ("none", "dots", "attended", "full")
+"""From what saves the most, and computes the least again."""
+
+_BLOCK = 512
+"""Tokens of a row whose logits exist at once; see `model/logprobs.py`."""
+
+_ROOM = 0.95
+"""The share of a chip's memory that an estimate may fill."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a chip has room for. `memory` is the chip's in bytes, None if it is not known. `beside`
+    is what it holds for others during updates, such as a reference. The mesh splits rows over
+    `data` x `fsdp` and parameters over `fsdp` x `tensor`. `pictures` is how many micro-batches of
+    them a shard has in a mini-batch."""
+
+    memory: int | None
+    beside: int
+    sides: Mapping[str, int]
+    pictures: int
+    platform: str
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The policies of the text and of the tower, and why."""
+
+    remat: Remat
+    tower_remat: Remat
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.remat}, of the vision tower {self.tower_remat} ({self.reason})"
+
+    def of(self, cfg: ModelConfig) -> ModelConfig:
+        return replace(cfg, remat=self.remat, tower_remat=self.tower_remat)
+
+
+def resolve(
+    cfg: ModelConfig,
+    shapes: TrainShapes,
+    trainable: Trainable,
+    room: Room,
+    remat: Choice,
+    tower_remat: Choice,
+) -> Resolved:
+    """What "auto" means for the text and for the tower: of the policies that fit, the one that
+    saves the most. If none fits, layers' inputs go to the host's memory where there is one."""
+    if "auto" not in (remat, tower_remat):
+        return Resolved(remat, tower_remat, "as configured")  # type: ignore[arg-type]
+    usual: Remat | None = "none" if room.platform == "cpu" else None
+    reason = "fastest on a CPU" if usual else "the memory of this chip is not known"
+    if usual is None and room.memory is None:
+        usual = "full"
+    if usual:
+        chosen = (usual if given == "auto" else given for given in (remat, tower_remat))
+        return Resolved(*chosen, reason)
+    assert room.memory is not None
+    free = _ROOM * room.memory - room.beside - held_bytes(cfg, shapes, trainable, room)
+    reasons, chosen_of = [], []
+    for given, need in ((remat, rows_bytes), (tower_remat, pictures_bytes)):
+        policies = FROM_MOST if given == "auto" else (given,)
+        needs = {policy: need(cfg, shapes, policy, room.sides) for policy in policies}
+        fits = [policy for policy in policies if needs[policy] <= free]
+        policy = fits[0] if fits else ("offload" if given == "auto" else given)
+        chosen_of.append(policy)
+        part = "text" if need is rows_bytes else "tower"
+        needed = needs.get(policy, needs[policies[-1]])
+        reasons.append(
+            f"{part}: {policy} needs about {needed / 2**30:.1f} of {free / 2**30:.1f} GiB left"
+        )
+    return Resolved(*chosen_of, "; ".join(reasons))
+
+
+# ---------------------------------------------------------------- what a chip holds
+
+
+def held_bytes(cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, room: Room) -> float:
+    """Parameters, moments, gradients' sums, the copy in the compute dtype, and the embeddings of a
+    mini-batch with their gradients."""
+    narrow = jnp.dtype(cfg.dtype).itemsize
+    trained, frozen = (_count(part) for part in parameters.specs(cfg, trainable))
+    copy = narrow if cfg.dtype != "float32" else 0
+    ways = room.sides["fsdp"] * room.sides["tensor"]
+    embeddings = room.pictures * shapes.windows * cfg.vision.window_tokens * cfg.text.width
+    slopes = 4 if "vision" in parameters.specs(cfg, trainable)[0] else 0
+    return (trained * (12 + 4 + copy) + frozen * narrow) / ways + embeddings * (narrow + slopes)
+
+
+def rows_bytes(
+    cfg: ModelConfig, shapes: TrainShapes, remat: Remat, sides: Mapping[str, int]
+) -> float:
+    """The temporaries of `learn` on a chip: what is saved, what a layer works with, a gradient of
+    the text in the compute dtype, and the vocabulary's weights and logits."""
+    c, tensor = cfg.text, sides["tensor"]
+    narrow = jnp.dtype(cfg.dtype).itemsize
+    tokens = shapes.rows * shapes.row_tokens
+    head = narrow * c.vocab * c.width / tensor
+    logits = 4 * shapes.rows * min(_BLOCK, shapes.places) * c.vocab / tensor
+    matrices = _count({"text": spec_tree(cfg)["text"]}) / c.layers
+    gradient = narrow * c.layers * matrices / (sides["fsdp"] * tensor)
+    working = 2 * narrow * matrices / tensor + narrow * 6 * tokens * c.mlp / tensor
+    kept = c.layers * tokens * _saved(cfg, "text", remat, tensor, shapes.shared)
+    return kept + working + gradient + 2 * head + 3 * logits
+
+
+def pictures_bytes(
+    cfg: ModelConfig, shapes: TrainShapes, remat: Remat, sides: Mapping[str, int]
+) -> float:
+    """The temporaries of `backward` on a chip."""
+    c, tensor = cfg.vision, sides["tensor"]
+    narrow = jnp.dtype(cfg.dtype).itemsize
+    patches = shapes.windows * c.window_patches
+    weights = narrow * _count({"vision": spec_tree(cfg)["vision"]}) / tensor
+    working = 2 * weights / c.depth + weights / sides["fsdp"]
+    working += narrow * patches * (4 * c.mlp / tensor + 8 * c.width)
+    return c.depth * patches * _saved(cfg, "vision", remat, tensor, False) + working
+
+
+def _saved(cfg: ModelConfig, part: str, remat: Remat, tensor: int, shared: bool) -> float:
+    """The bytes that a layer saves for each token or patch. All but its input is split over
+    `tensor`."""
+    width = cfg.text.width if part == "text" else cfg.vision.width
+    entered = width * jnp.dtype(cfg.dtype).itemsize
+    if remat == "offload":
+        return 0.0
+    if remat == "full":
+        return float(entered)
+    whole = saved_by_layer(replace(cfg, remat=remat, tower_remat=None), part, shared)
+    return entered + max(0.0, whole - entered) / tensor
+
+
+@cache
+def saved_by_layer(cfg: ModelConfig, part: str, shared: bool = False) -> float:
+    """The bytes that JAX saves in each layer for each token or patch: the residuals of two layers
+    less those of one, and without the weights."""
+    of_part = _text_residuals if part == "text" else _tower_residuals
+    return of_part(cfg, 2, shared) - of_part(cfg, 1, shared)
+
+
+_TOKENS = 1024
+
+
+def _text_residuals(cfg: ModelConfig, depth: int, shared: bool) -> float:
+    cfg = replace(cfg, text=replace(cfg.text, layers=depth))
+    params = spec.abstract(cfg, cfg.dtype)
+    params = {name: params[name] for name in ("text", "norm")}
+    x = jax.ShapeDtypeStruct((1, _TOKENS, cfg.text.width), cfg.dtype)
+    index = jax.ShapeDtypeStruct((1, _TOKENS), jnp.int32)
+    positions = jax.ShapeDtypeStruct((3, 1, _TOKENS), jnp.int32)
+
+    def pull(params: Tree, x: Any, positions: Any, segments: Any) -> Any:
+        mask = {"segments": segments, "prefix": segments if shared else None}
+        return jax.vjp(lambda *args: text.forward(*args, positions, cfg=cfg, **mask), params, x)[1]
+
+    saved = jax.eval_shape(pull, params, x, positions, index)
+    return (_bytes(saved) - _bytes(params["text"])) / _TOKENS
+
+
+def _tower_residuals(cfg: ModelConfig, depth: int, shared: bool) -> float:
+    del shared
+    c = replace(cfg.vision, depth=depth, full_layers=(0,))
+    cfg = replace(cfg, vision=c)
+    params = {"vision": spec.abstract(cfg, cfg.dtype)["vision"]}
+    windows = -(-_TOKENS // c.window_patches)
+    packed = (1, 1, windows)
+    images = PackedImages(
+        pixels=jax.ShapeDtypeStruct((*packed, *c.processor.window_shape), jnp.uint8),
+        picture=jax.ShapeDtypeStruct(packed, jnp.int32),
+        grid=jax.ShapeDtypeStruct((*packed, 2), jnp.int32),
+        window=jax.ShapeDtypeStruct(packed, jnp.int32),
+    )
+
+    def pull(params: Tree, images: PackedImages) -> Any:
+        return jax.vjp(lambda params: qwen.encode_images(params, images, cfg=cfg), params)[1]
+
+    saved = jax.eval_shape(pull, params, images)
+    weights = _bytes(params["vision"]["layers"])
+    return (_bytes(saved) - weights) / (windows * c.window_patches)
+
+
+def _bytes(tree: Tree) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _count(tree: Tree) -> int:
+    return sum(math.prod(p.array_shape) for p in jax.tree.leaves(tree, is_leaf=is_param))
