@@ -79,23 +79,25 @@ def resolve(
     if usual is None and room.memory is None:
         usual = "full"
     if usual:
-        chosen = (usual if given == "auto" else given for given in (remat, tower_remat))
-        return Resolved(*chosen, reason)
+        of_text, of_tower = (usual if given == "auto" else given for given in (remat, tower_remat))
+        return Resolved(of_text, of_tower, reason)
     assert room.memory is not None
     free = _ROOM * room.memory - room.beside - held_bytes(cfg, shapes, trainable, room)
-    reasons, chosen_of = [], []
+    reasons: list[str] = []
+    chosen: list[Remat] = []
     for given, need in ((remat, rows_bytes), (tower_remat, pictures_bytes)):
         policies = FROM_MOST if given == "auto" else (given,)
         needs = {policy: need(cfg, shapes, policy, room.sides) for policy in policies}
         fits = [policy for policy in policies if needs[policy] <= free]
         policy = fits[0] if fits else ("offload" if given == "auto" else given)
-        chosen_of.append(policy)
+        chosen.append(policy)
         part = "text" if need is rows_bytes else "tower"
         needed = needs.get(policy, needs[policies[-1]])
         reasons.append(
             f"{part}: {policy} needs about {needed / 2**30:.1f} of {free / 2**30:.1f} GiB left"
         )
-    return Resolved(*chosen_of, "; ".join(reasons))
+    of_text, of_tower = chosen
+    return Resolved(of_text, of_tower, "; ".join(reasons))
 
 
 # ---------------------------------------------------------------- what a chip holds
@@ -176,8 +178,11 @@ def _text_residuals(cfg: ModelConfig, depth: int, shared: bool) -> float:
     positions = jax.ShapeDtypeStruct((3, 1, _TOKENS), jnp.int32)
 
     def pull(params: Tree, x: Any, positions: Any, segments: Any) -> Any:
-        mask = {"segments": segments, "prefix": segments if shared else None}
-        return jax.vjp(lambda *args: text.forward(*args, positions, cfg=cfg, **mask), params, x)[1]
+        def hidden(params: Tree, x: Any) -> Any:
+            prefix = segments if shared else None
+            return text.forward(params, x, positions, cfg=cfg, segments=segments, prefix=prefix)
+
+        return jax.vjp(hidden, params, x)[1]
 
     saved = jax.eval_shape(pull, params, x, positions, index)
     return (_bytes(saved) - _bytes(params["text"])) / _TOKENS

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,8 +37,8 @@ class PlannedEpisode:
 
 def planned_episode(config: TrainConfig, sampled: int | None, crops: int | None) -> PlannedEpisode:
     """The episode to plan for. The config's rules and context must allow it. None takes the usual
-    value, as far as the rules allow."""
-    rules, usual = config.rules, PlannedEpisode()
+    value, as far as the rules allow, and if neither is given, as far as the context has room."""
+    rules, usual, r = config.rules, PlannedEpisode(), config.rollout
     limits = (
         ("--sampled", sampled, rules.most_sampled, "turn_tokens, episode_tokens and max_turns"),
         ("--crops", crops, rules.max_turns - 1, "max_turns"),
@@ -52,11 +52,16 @@ def planned_episode(config: TrainConfig, sampled: int | None, crops: int | None)
     episode = PlannedEpisode(
         min(usual.sampled, rules.most_sampled) if sampled is None else sampled,
         min(usual.crops, rules.max_turns - 1) if crops is None else crops,
+        min(usual.prompt_text, max(r.prompt_text)),
     )
-    r = config.rollout
-    observed = episode.crops * (r.crop_tokens + r.observation_text)
+    each = r.crop_tokens + r.observation_text
+    observed = episode.crops * each
     left = r.capacity - r.image_tokens - episode.prompt_text - observed
-    if episode.sampled > left and (sampled, crops) != (None, None):
+    if episode.sampled > left and (sampled, crops) == (None, None):
+        room = left + observed
+        fewer = min(episode.crops, max(0, room - 1) // each)
+        return replace(episode, crops=fewer, sampled=min(episode.sampled, room - fewer * each))
+    if episode.sampled > left:
         raise ValueError(
             f"--sampled {episode.sampled} with --crops {episode.crops}: rollout.capacity "
             f"{r.capacity} holds {max(left, 0)} beside the prompt's "

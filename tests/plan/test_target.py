@@ -5,11 +5,11 @@ import json
 import pytest
 
 from lfpc_jax.cli import plan
+from lfpc_jax.plan.episodes import PlannedEpisode
 from lfpc_jax.plan.phases import phases
 from lfpc_jax.plan.run import PlannedRun
 from lfpc_jax.plan.search import proposals
 from lfpc_jax.plan.slices import find
-from lfpc_jax.plan.work import PlannedEpisode
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.overrides import override
 from support import small_plan
@@ -73,13 +73,13 @@ def test_its_cache_holds_its_slots(two):
 def test_how_often_a_step_asks_it(two, tmp_path):
     """8 prompts of 4 boxes each, 16 rows at a time on both devices; 8 tokens an answer. Where only
     likelihood is rewarded, validations alone ask for answers."""
-    loads = two[1].loads(EPISODE)
+    loads = two[1].loads()
     assert loads["target extend"].calls == 8 * 4 / 16
     assert loads["target decode"].calls == 8 * 4 * 8 / 16
     assert loads["target prefill"].calls == pytest.approx(8 / 16)
     flags = ["--rewards.accuracy", "0", "--rewards.likelihood", "1"]
     likely = run_of(tmp_path, *flags)
-    assert all(likely.loads(EPISODE)[f"target {name}"].calls == 0 for name in ENGINE)
+    assert all(likely.loads()[f"target {name}"].calls == 0 for name in ENGINE)
     assert "target decode" in [program.name for program in likely.target.programs()]
 
 

@@ -7,33 +7,41 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from lfpc_jax.cli import plan
 from lfpc_jax.cli.train import CONFIGS
-from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.model import spec
 from lfpc_jax.model.config import published
-from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.plan import compiling, counts, slices
-from lfpc_jax.plan.guess import update_bytes
+from lfpc_jax.plan.episodes import (
+    PlannedEpisode,
+    layout_of,
+    mean_episode,
+    planned_episode,
+    planned_items,
+    seen_items,
+)
 from lfpc_jax.plan.planned import advice
-from lfpc_jax.plan.programs import bytes_per_chip
 from lfpc_jax.plan.roofline import least_time
 from lfpc_jax.plan.run import PlannedRun, model_of
 from lfpc_jax.plan.search import proposals
-from lfpc_jax.plan.update import abstract_reference
-from lfpc_jax.plan.work import Load, PlannedEpisode, micro_batches, planned_episode
+from lfpc_jax.plan.work import Load
+from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.run.config import RolloutSettings, TrainConfig
 from lfpc_jax.run.config_checks import check_devices
 from lfpc_jax.run.config_files import load_config
+from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.overrides import override
-from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
+from lfpc_jax.shapes import RolloutShapes, TrainShapes
+from lfpc_jax.trajectory import Group, Picture, Record, Trajectory
 from support import small_plan
 
 pytestmark = pytest.mark.compiles
 
-PROGRAMS = ["encode", "prefill", "place", "extend", "decode", "reshard", "score", "update"]
+SCORE = ["score pictures", "score"]
+UPDATE = ["update pictures", "update", "update pictures back", "optimizer"]
+PROGRAMS = ["encode", "prefill", "place", "extend", "decode", "reshard", *SCORE, *UPDATE]
 
 
 @pytest.fixture(scope="module")
@@ -97,60 +105,86 @@ def test_search_says_what_it_does_not_choose():
 
 def test_memory_by_kind_is_what_one_counts(planned):
     """Float32 on a CPU: moments are twice the parameters, split in two; the rollouts hold them
-    whole."""
+    whole. Sums of gradients are as large as the parameters. A float32 policy is no copy, so beside
+    its own arguments `update` leaves the moments and the tower."""
     rows = {name: row["kinds"] for name, row in planned[1].items()}
-    parameters = rows["update"]["parameters"]
-    assert rows["update"]["moments"] == pytest.approx(2 * parameters, rel=1e-3)
+    beside = {name: row["beside"] for name, row in planned[1].items()}
+    parameters = rows["optimizer"]["parameters"]
+    assert rows["optimizer"]["moments"] == pytest.approx(2 * parameters, rel=1e-3)
+    assert rows["optimizer"]["gradients"] == parameters
+    text, tower = rows["update"]["gradients"], rows["update pictures back"]["gradients"]
+    assert text + tower == parameters
+    assert (rows["update"]["parameters"], rows["update pictures"]["parameters"]) == (text, tower)
     whole = rows["encode"]["parameters"] + rows["decode"]["parameters"]
     assert whole == pytest.approx(2 * parameters, rel=0.01)
     layers, slots, capacity, heads, wide = 3, 16, 256, 2, 16
     assert rows["decode"]["cache"] == pytest.approx(
         2 * layers * slots * capacity * heads * wide * 4 / 2, rel=0.02
     )
-    assert planned[1]["decode"]["beside"] == pytest.approx(3 * parameters, rel=1e-3)
+    assert beside["decode"] == pytest.approx(3 * parameters, rel=1e-3)
+    assert beside["optimizer"] < 0.2 * parameters  # rows of a step's mini-batches
+
+
+def test_an_update_holds_the_embeddings_and_their_gradients(planned):
+    """4 prompts a mini-batch, 2 on each device, with a picture each that all 4 episodes share. A
+    picture of 64 tokens has a span of 6 windows; a micro-batch has 12, for an image and a crop.
+    Its embeddings are 16 a window, 64 wide and float32, as their gradients are."""
+    rows = planned[1]
+    room = 12 * 16 * 64 * 4
+    state = 3 * rows["optimizer"]["kinds"]["parameters"]
+    counts = 3 * 4 + 4  # of the state and the optimizer, which are not split
+    kept = rows["optimizer"]["beside"]
+    gradients = rows["optimizer"]["kinds"]["gradients"]
+    seen = 256 * 64 * 4
+    text, tower = (rows[name]["kinds"]["gradients"] for name in ("update", "update pictures back"))
+    for name, beside in {
+        "update pictures": state + gradients - tower + room,
+        "update": state + gradients - 2 * text + 2 * room + 2 * seen,
+        "update pictures back": state + gradients - 2 * tower + room,
+        "score": state - gradients + room + seen,
+        "score pictures": state - gradients + text + room,
+    }.items():
+        assert rows[name]["beside"] - kept == pytest.approx(beside, abs=counts), name
+
+
+def test_donated_arrays_are_given_back(planned):
+    """The state of the optimizer, and the sums of gradients of the other two."""
+    compiled = {name: row["compiled"] for name, row in planned[1].items()}
+    kinds = {name: row["kinds"] for name, row in planned[1].items()}
+    state = kinds["optimizer"]["parameters"] + kinds["optimizer"]["moments"]
+    assert compiled["optimizer"]["aliased_bytes"] == pytest.approx(state, rel=1e-3)
+    for name in ("update", "update pictures back"):
+        assert compiled[name]["aliased_bytes"] == kinds[name]["gradients"], name
+    assert compiled["update pictures"]["aliased_bytes"] == 0
 
 
 def test_a_kl_term_is_planned_with_its_reference(planned, tmp_path):
     """A copy of the parameters, in float32 as all here, beside every program. The two mini-batches
-    of a step are scored with it, too. 16 rows of 256 numbers more go into an update on a device."""
+    of a step are scored with it, where only the second is scored with the policy. A row has 64
+    numbers more, and two mini-batches of such rows lie on the device."""
     file, programs = tmp_path / "plan.json", ["decode", "score", "update"]
     args = ["--config", str(small_plan.config_file(tmp_path)), "--topology", "cpu:2"]
     args += ["--update.objective.kl", "0.1", "--json", str(file), "--program", *programs]
     assert plan.main(args) == 0
     rows = {row["program"]: row for row in json.loads(file.read_text())["programs"]}
     assert list(rows) == programs
-    reference = planned[1]["update"]["kinds"]["parameters"]
-    for name, row in rows.items():
-        assert row["beside"] - planned[1][name]["beside"] == reference, name
+    reference = planned[1]["optimizer"]["kinds"]["parameters"]
     inputs, before = (each["update"]["kinds"]["inputs"] for each in (rows, planned[1]))
-    assert inputs - before == 4 * 16 * 256
-    assert rows["score"]["load"]["calls"] == 2 * planned[1]["score"]["load"]["calls"]
-    assert rows["update"]["load"] == planned[1]["update"]["load"]
+    assert inputs - before == 64 * 4
+    for name, row in rows.items():
+        more = row["beside"] - planned[1][name]["beside"] - reference
+        micro_batches = planned[0][0]["layout"]["rows"]
+        assert more == (0 if name == "decode" else 2 * micro_batches * 64 * 4), name
+    assert rows["score"]["load"]["calls"] == 3 * planned[1]["score"]["load"]["calls"]
 
 
-def test_no_log_probabilities_are_planned_where_none_are_computed(tmp_path, capsys):
-    """One mini-batch and one epoch: the update's own forward has them."""
+def test_a_frozen_tower_has_no_way_back(tmp_path):
+    file = tmp_path / "plan.json"
     args = ["--config", str(small_plan.config_file(tmp_path)), "--topology", "cpu:2"]
-    args += ["--update.mini_batch", "8", "--program", "score"]
-    assert plan.main(args) == 1
-    assert "'score': the run has encode, prefill" in capsys.readouterr().err
-
-
-def test_the_reference_is_whole_with_lora_too():
-    """Factors and all that they are of, in the model's dtype."""
-    cfg, how = published("3b", dtype="bfloat16"), Trainable(lora=LoRA(rank=4, projections=("q",)))
-    mesh = make_mesh(fsdp=-1)
-    whole = bytes_per_chip(spec.abstract(cfg, "bfloat16", mesh))
-    factors = 36 * (2048 * 4 + 4 * 2048) * 2
-    found = bytes_per_chip(abstract_reference(cfg, mesh, how)) - whole
-    assert factors / mesh.size <= found <= factors
-
-
-def test_the_state_is_donated(planned):
-    kinds, update = planned[1]["update"]["kinds"], planned[1]["update"]["compiled"]
-    assert update["aliased_bytes"] == pytest.approx(
-        kinds["parameters"] + kinds["moments"], rel=0.01
-    )
+    args += ["--model.train_vision", "false", "--json", str(file), "--program", *UPDATE]
+    assert plan.main(args) == 0
+    found = json.loads(file.read_text())
+    assert [row["program"] for row in found["programs"]] == [UPDATE[0], UPDATE[1], UPDATE[3]]
 
 
 def test_the_largest_arrays_are_named(planned):
@@ -165,18 +199,41 @@ def test_the_largest_arrays_are_named(planned):
         assert held == wide * math.prod(int(n) for n in dims.split(",") if n), shape
 
 
-def test_the_flops_of_an_update_are_those_counted_by_hand():
+@pytest.mark.parametrize(
+    ("remat", "products", "scores"),
+    [("none", 3, 3), ("dots", 3, 4), ("attended", 4, 3), ("full", 4, 4), ("offload", 4, 4)],
+)
+def test_the_flops_of_an_update_are_those_counted_by_hand(remat, products, scores):
     """The 7B's matrices, from its published sizes: 28 layers of 3,584, 4 of 28 heads for keys, an
-    MLP of 18,944. Four passes with full remat, a half square of attention, four of the vocabulary
-    (its logits are always made again). Norms and biases, counted along, are under 0.01 %."""
-    width, mlp, layers, tokens = 3584, 18944, 28, 8192
+    MLP of 18,944. Full remat makes four passes, others fewer of products or of attention. Logits
+    are made at places alone, four times. Norms and biases, counted along, are under 0.01 %."""
+    width, mlp, layers, tokens, places, keys = 3584, 18944, 28, 8192, 2048, 1234
     matrices = layers * (2 * width * width + 2 * width * 512 + 3 * width * mlp)
-    scores = layers * 4 * width * tokens / 2
+    attention = layers * 4 * width * keys
     vocabulary = 2 * 152064 * width
-    expected = 4 * tokens * (2 * matrices + scores + vocabulary)
-    cfg = published("7b", remat="full")
-    found = counts.update(cfg, tokens=tokens, context=tokens / 2, windows=0, whole=1)
-    assert found == pytest.approx(expected, rel=1e-4)
+    cfg = published("7b", remat=remat)
+    shapes = TrainShapes(tokens // 2, 2, places // 2, 72, 72)
+    found = counts.TextWork.of(cfg, shapes, shapes.places, keys)
+    expected = tokens * (products * 2 * matrices + scores * attention) + 4 * places * vocabulary
+    assert found.learn == pytest.approx(expected, rel=1e-4)
+    forward = tokens * (2 * matrices + attention) + places * vocabulary
+    assert found.score == pytest.approx(forward, rel=1e-4)
+
+
+def test_the_flops_of_the_tower_are_those_counted_by_hand():
+    """32 layers of 1,280 with an MLP of 3,420, 4 of them over whole spans of 72 windows, the others
+    over a window of 64 patches; 1,176 values a patch; a merger of 5,120 to 3,584."""
+    patches, width, mlp = 144 * 64, 1280, 3420
+    layer = 4 * width * width + 3 * width * mlp
+    merger = (5120 * 5120 + 5120 * 3584) / 4
+    products = 2 * patches * (32 * layer + 1176 * width + merger)
+    attention = patches * 4 * width * (4 * 72 * 64 + 28 * 64)
+    cfg = published("7b")
+    assert counts.vision_forward(cfg, 144, 72) == pytest.approx(products + attention, rel=1e-3)
+    for remat, passes in (("none", (3, 3)), ("dots", (3, 4)), ("full", (4, 4))):
+        found = counts.vision_backward(replace(cfg, tower_remat=remat), 144, 72)
+        expected = passes[0] * products + passes[1] * attention
+        assert found == pytest.approx(expected, rel=1e-3), remat
 
 
 @pytest.mark.slow
@@ -184,28 +241,34 @@ def test_the_flops_of_an_update_are_those_counted_by_hand():
     ("topology", "flags"),
     [
         ("v5p:2x2x4", ()),
-        ("v5e:4x8", ("--update.rows", "1", "--update.windows", "216", "--rollout.tensor", "2")),
+        ("v5e:4x8", ("--update.rows", "1", "--rollout.tensor", "2")),
     ],
 )
 def test_the_7b_update_of_stage1_fits(topology, flags, tmp_path, monkeypatch):
-    """Its state is donated, and no array is as large as a head's scores of a row, or as the logits
-    of more than 512 tokens."""
+    """What is donated is given back, and no array is as large as a head's scores of a row, or as
+    the logits of more than 512 tokens."""
     monkeypatch.setattr(compiling, "_LARGEST", None)  # all of them
     file = tmp_path / "plan.json"
     args = ["--config", "stage1.py", "--topology", topology, *flags, "--quick", "--json", str(file)]
-    assert plan.main([*args, "--program", "update", "update, 625 windows"]) == 0
-    rows = json.loads(file.read_text())["programs"]
-    assert len(rows) == 2  # of the usual windows, and of an episode of strips
-    for row in rows:
-        assert len(row["compiled"]["largest"]) > 100
-        assert row["fits"]
-        state = row["kinds"]["parameters"] + row["kinds"]["moments"]
-        assert state <= row["compiled"]["aliased_bytes"] < 1.03 * state  # padded to a chip's tiles
+    programs = [*UPDATE, "update, all places", "update pictures back, one span"]
+    assert plan.main([*args, "--program", *programs]) == 0
+    found = json.loads(file.read_text())
+    rows = {row["program"]: row for row in found["programs"]}
+    assert set(rows) == set(programs)
+    row_tokens = found["runs"][0]["layout"]["row_tokens"]
+    for name, row in rows.items():
+        assert row["fits"], name
+        donated = {"optimizer": ("parameters", "moments"), "update pictures": ()}
+        kinds = donated.get(name, ("gradients",))
+        given = sum(row["kinds"][kind] for kind in kinds)
+        aliased = row["compiled"]["aliased_bytes"]
+        assert given <= aliased <= 1.03 * given, name  # padded to a chip's tiles
         for shape in row["compiled"]["largest"]:
             dims = [int(n) for n in re.findall(r"\d+", shape.partition("[")[2])]
-            assert dims.count(8192) < 2, shape
+            assert dims.count(row_tokens) < 2, shape
             if dims[-1:] == [152064]:
                 assert math.prod(dims[:-1]) <= 3584, shape  # a gradient, or logits of a block
+    assert len(rows["update"]["compiled"]["largest"]) > 100
 
 
 @pytest.mark.slow
@@ -252,28 +315,71 @@ def test_the_longest_of_three_times_bounds_a_call():
     assert least_time(Load(200.0, 30.0, 1.0), 4.0, slices.Chip(1)) is None
 
 
-def test_micro_batches_are_as_many_as_tokens_or_windows_ask_for():
-    """Episodes of 1,424 + 400 + 1,088 tokens: two in a row of 8,192. Pictures of 72 windows: 144
-    hold the shown one and one crop."""
-    rollout, load = RolloutShapes(capacity=8192), PlannedEpisode(sampled=400, crops=1)
-    assert load.tokens(rollout) == 2912
-
-    def count(rows, windows):
-        shapes = TrainShapes(8192, rows, Buckets((windows,)))
-        return micro_batches(shapes, rollout, load, episodes=512, shards=32)
-
-    assert (count(1, 144), count(1, 216), count(1, 1000), count(2, 288)) == (16, 8, 8, 16 / 3)
+def laid_out(shards=16, groups=32, cfg=None, **sizes):
+    cfg = cfg or published("7b", kernel="xla")
+    shapes = TrainShapes(**{"row_tokens": 8192, "rows": 1, "places": 2048, "windows": 144,
+                            "span": 72, "shared": True} | sizes)  # fmt: skip
+    rollout = RolloutShapes(capacity=8192)
+    items = planned_items(PlannedEpisode(), cfg, rollout, groups=groups, rollouts=16)
+    return layout_of(items, shapes, cfg, shards=shards, platform="tpu")
 
 
-@pytest.mark.parametrize(
-    ("shards", "tensor", "windows", "compiler"),
-    [(32, 1, 144, 7.89), (32, 1, 625, 11.63), (16, 2, 625, 9.48), (256, 1, 144, 6.35)],
-)
-def test_the_guess_of_the_7b_update_is_near_the_compiler_s(shards, tensor, windows, compiler):
-    """A row of 8,192 tokens; temporaries in GiB as compiled on 2026-11-21 (docs/scaling.md)."""
-    cfg, shapes = published("7b", remat="full"), TrainShapes(8192, 1, Buckets((windows,)))
-    guess = update_bytes(cfg, shapes, windows, shards=shards, tensor=tensor) / 2**30
-    assert 0.98 * compiler < guess < 1.2 * compiler
+def test_a_planned_mini_batch_is_laid_out_by_the_packer():
+    """A prompt of 1,424 ids, and 16 episodes of 1,488 more. A row of 8,192 holds the prompt without
+    its last id and four episodes with it: 7,379 tokens. Two groups a shard are eight such rows,
+    and two pictures with 64 of 72 windows in each of 17 micro-batches."""
+    layout = laid_out()
+    assert (layout.rows, layout.crowded, layout.pictures, layout.wide) == (8, 0, 17, 0)
+    assert layout.fill == pytest.approx((1423 + 4 * 1489) / 8192)
+    assert layout.windows_fill == pytest.approx(64 / 72)
+    assert layout.copies == 4
+    assert laid_out(rows=2).rows == 4
+
+
+def test_a_planned_row_without_shared_prompts_holds_whole_episodes():
+    """Two of 2,912 tokens."""
+    layout = laid_out(shared=False)
+    assert (layout.rows, layout.copies) == (16, 16)
+    assert layout.fill == pytest.approx(2 * 2912 / 8192)
+
+
+def test_planned_rows_with_more_tokens_that_count_than_places_are_crowded():
+    """1,600 of them in a row."""
+    assert laid_out(places=1600).crowded == 0
+    assert laid_out(places=1599).crowded == 8
+
+
+def test_a_run_s_episodes_are_planned_for(tmp_path):
+    """As a finished run kept them, with its own ids: prompts of 20 with a picture of 4 tokens, 5
+    sampled, a crop of 9, and 7 sampled."""
+    cfg = published("3b")
+    picture, crop = [cfg.image_token] * 4, [cfg.image_token] * 9
+    ids = np.array([1, *picture, *[2] * 15, *[3] * 5, 4, *crop, 4, *[3] * 7], np.int32)
+    sampled, zeros = ids == 3, np.zeros(len(ids), np.float32)
+    group = Group(
+        Record("a", "?", "!", Picture(data=b"none")),
+        tuple(
+            Trajectory(
+                "a", number, ids, sampled, zeros, zeros, (8, 8), (56, 56), (), "answered", None
+            )  # fmt: skip
+            for number in range(2)
+        ),
+        rewards=({"total": 1.0}, {"total": 0.0}),
+    )
+    run = RunFolder(tmp_path)
+    with pytest.raises(ValueError, match=r"--lengths .* has no episodes"):
+        seen_items(run, cfg, groups=3)
+    Archive(run.trajectories).append("step-3", [group])
+    items = seen_items(run, cfg, groups=3)
+    assert [item.trajectory.record for item in items] == ["0", "0", "1", "1", "2", "2"]
+    assert {(item.prompt, item.counting, len(item.pictures)) for item in items} == {(20, 12, 2)}
+    assert len({picture.key for item in items for picture in item.pictures}) == 3 + 6
+    shapes = TrainShapes(128, 1, 64, 16, 8, shared=True)
+    layout = layout_of(items, shapes, cfg, shards=1, platform="tpu")
+    # Prompts of 19, and twice 1 + 5 + 11 + 7: two groups' rest in a row of 128.
+    assert (layout.rows, layout.fill) == (2, pytest.approx((3 * 19 + 6 * 24) / 256))
+    mean = mean_episode(items, RolloutShapes(image_tokens=4))
+    assert mean == PlannedEpisode(sampled=12, crops=1, prompt_text=16)
 
 
 def test_search_proposes_what_a_slice_can_hold():
