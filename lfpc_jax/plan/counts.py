@@ -59,7 +59,7 @@ class TextWork:
         """Every token attends to `keys` keys on average. Logits are made by blocks of places."""
         tokens = shapes.rows * shapes.row_tokens
         logits = shapes.rows * _in_blocks(places)
-        weights = text_forward(cfg, tokens, 0, logits=0)
+        weights = text_forward(cfg, tokens, 0.0, logits=0)
         attention = text_forward(cfg, tokens, keys, logits=0) - weights
         vocabulary = 2 * cfg.text.vocab * cfg.text.width * logits
         products, scores = forward_and_backward(cfg.remat)

@@ -97,7 +97,7 @@ def update_loads(
     trainable: Trainable,
     mini_batches: int,
     epochs: int,
-    scored: float,
+    scored: int,
     references: int,
     shards: int,
     tensor: int,
@@ -113,7 +113,7 @@ def update_loads(
     loads: dict[str, Load] = {}
     for places in shapes.all_places:
         usual = places == shapes.places
-        calls = layout.rows - layout.crowded if usual else layout.crowded
+        calls = float(layout.rows - layout.crowded if usual else layout.crowded)
         work = counts.TextWork.of(cfg, shapes, places, layout.keys)
         name = "" if usual else f", {CROWDED}"
         loads |= {
@@ -126,7 +126,7 @@ def update_loads(
         }
     for span in shapes.spans:
         usual = span == shapes.span
-        calls = layout.pictures - layout.wide if usual else layout.wide
+        calls = float(layout.pictures - layout.wide if usual else layout.wide)
         name = "" if usual else f", {WIDE}"
         forward = Load(counts.vision_forward(cfg, shapes.windows, span) / tensor, tower, 0.0)
         loads |= {
@@ -138,7 +138,7 @@ def update_loads(
                 calls * updates * trains_tower,
             ),
         }
-    loads["optimizer"] = Load(0.0, 7 * sum(sizes.values()), updates)
+    loads["optimizer"] = Load(0.0, 7 * sum(sizes.values()), float(updates))
     return loads
 
 

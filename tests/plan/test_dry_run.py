@@ -31,8 +31,16 @@ def test_stage_1_is_planned_without_its_weights(tmp_path, monkeypatch, capsys):
     # An image and 1,024 tokens of text; four crops with 64 of text each.
     assert rows["in an episode, without crops"] == [str(8192 - 1024 - 1024)]
     assert rows["in an episode, with 4 full crops"] == [str(8192 - 2048 - 4 * (1024 + 64))]
-    # Of 16 tokens: a square image of 1,024 has 72, the worst strip 125, of which there may be five.
-    assert rows["a micro-batch on each shard"] == ["2 x 8192 tokens, 288 or 625 windows"]
+    # A window is 16 tokens: an image of 1,024 has at most 72, if it is not a strip.
+    assert rows["a micro-batch on each shard"] == ["2 x 8192 tokens, and of pictures 144 windows"]
+    assert rows["places for tokens that count, a row"] == ["(2048, 8192)"]
+    # Four episodes of 1,489 tokens and their prompt in a row; 4 groups on each of 8 devices.
+    [fill] = rows["expected fill of rows and windows"]
+    assert fill.startswith(f"{(1423 + 4 * 1489) / 8192:.2f} and {64 / 72:.2f}")
+    assert rows["micro-batches of an update"] == ["8 of rows, 34 of pictures"]
+    assert rows["a prompt is computed"] == ["4.0 times in an update"]
+    [saved] = rows["updates save"]
+    assert saved == "none, of the vision tower none (fastest on a CPU)"
     text, tower = 7_615_616_512, 676_550_144
     cache = 2 * 28 * 256 * 8192 * 4 * 128 * 2
     for name, in_all, on_each in (
