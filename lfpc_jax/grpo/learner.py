@@ -208,10 +208,10 @@ class Learner(Scorer):
 
     def lowered_apply(self, rows: Batch, seen: Any) -> Any:
         """The program `apply` for abstract arrays. Which metrics it takes follows from `rows`."""
+        most_apart = jax.ShapeDtypeStruct((), jnp.float32)
+        state, gradients = self.abstract_state(), self.abstract_gradients()
         with jax.set_mesh(self.mesh):
             sums = jax.eval_shape(self._learned, *self._abstract_learn(rows, seen))[0]
-            most_apart = jax.ShapeDtypeStruct((), jnp.float32)
-            state, gradients = self.abstract_state(), self.abstract_gradients()
             return self._apply.lower(state, gradients, sums, most_apart)
 
     def abstract_policy(self) -> tuple[Tree, Tree]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lfpc_jax.grpo.packing import Filling, Item, MiniBatch, SeenPicture, deal, fill, lay_out
+from lfpc_jax.model import attention_splash
 from lfpc_jax.model.attention import select
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.processing.images import ImageProcessor
@@ -240,7 +241,11 @@ def _keys(
         packed=True,
         continued=shapes.shared,
     )
-    length, block = shapes.row_tokens, shapes.row_tokens / 8
-    if chosen.kernel == "splash":
-        block = 1024
-    return (length + block) / 2  # replaced when the kernels say it
+    if chosen.kernel != "splash":
+        return shapes.row_tokens * 9 / 16  # the keys before each eighth of a row, whatever they are
+    segments = np.concatenate([rows.tokens.segments for rows in made.rows])
+    prefix = None
+    if shapes.shared:
+        prefix = np.concatenate([rows.tokens.prefix for rows in made.rows])
+    group = cfg.text.heads // math.lcm(cfg.text.kv_heads, tensor)
+    return attention_splash.keys_computed(segments, prefix, group=group)

@@ -12,7 +12,7 @@ from lfpc_jax.plan.planned import PlannedProgram
 from lfpc_jax.plan.slices import GIB
 
 KINDS = ("parameters", "moments", "gradients", "cache", "inputs", "activations")
-_WIDTH = 132
+_WIDTH = 150
 
 
 def print_tables(title: str, rows: Sequence[PlannedProgram]) -> None:
