@@ -374,10 +374,11 @@ def test_what_is_watched_are_means_over_the_tokens_that_are_there(model, mesh):
 
 def test_the_rows_of_a_batch_come_back_as_they_were_placed(model):
     _, cfg, params = model
-    made = learner(cfg, mesh=make_mesh(2, 2, 2))
-    mini_batch = packed(cfg, scored(), replace(SHARED, rows=1, places=10), shards=4)
+    made = learner(cfg, mesh=make_mesh(1, 2, 4))
+    shapes = replace(PACKED, rows=1, row_tokens=64, places=10)
+    mini_batch = packed(cfg, scored(), shapes, shards=2)
     local = made.local(made.place(mini_batch))
-    assert {rows.at.shape[1] for rows in mini_batch.rows} == {10, 96}
+    assert {rows.at.shape[1] for rows in mini_batch.rows} == {10, 64}
     jax.tree.map(np.testing.assert_array_equal, local.rows, mini_batch.rows)
     for found in scores(made, params, mini_batch):
         np.testing.assert_array_equal(made.local_rows(found), np.asarray(found))

@@ -18,7 +18,7 @@ def group(
     picture: bool = True,
     crops: int | None = None,
 ) -> Group:
-    """`crops` in each episode; None: up to 2."""
+    """`crops` in each episode; None: up to 2, or none without a picture."""
 
     def random_picture() -> np.ndarray:
         rows, columns = rng.integers(1, 6, 2)
@@ -35,8 +35,10 @@ def group(
     prompt = [text(2, 6), *([] if shown is None else [block(shown)]), text(2, 6)]
     trajectories, all_crops = [], []
     for number in range(size):
-        count = int(rng.integers(0, 3)) if crops is None else crops
-        seen = [random_picture() for _ in range(count if picture else 0)]
+        count = crops or 0
+        if crops is None and picture:
+            count = int(rng.integers(0, 3))
+        seen = [random_picture() for _ in range(count)]
         parts = [(part, False) for part in prompt]
         for crop in seen:
             parts += [(text(1, 9), True), (text(1, 3), False), (block(crop), False)]
