@@ -15,15 +15,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from lfpc_jax.arrays import Tree
+from lfpc_jax.model import attention_splash
 from lfpc_jax.model.config import ModelConfig
-
-ATTENDED = "attended"
-"""The name of what attention kernels compute (output and log-sum-exp) for rematerialisation."""
 
 _ENTERED = "layer_input"
 _POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attended": jax.checkpoint_policies.save_only_these_names(ATTENDED),
+    "attended": jax.checkpoint_policies.save_only_these_names(attention_splash.SAVED),
     "full": jax.checkpoint_policies.nothing_saveable,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],

@@ -9,6 +9,7 @@ import numpy as np
 from lfpc_jax.grpo.packing import Filling, Item, MiniBatch, SeenPicture, deal, fill, lay_out
 from lfpc_jax.model import attention_splash
 from lfpc_jax.model.attention import select
+from lfpc_jax.model.attention_splash import LANES, needed_blocks
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.archive import Archive
@@ -232,7 +233,8 @@ def layout_of(
 def _keys(
     made: MiniBatch, shapes: TrainShapes, cfg: ModelConfig, platform: str, tensor: int
 ) -> float:
-    """How many keys the kernel computes scores with for a token, in the mean."""
+    """How many keys the kernel computes scores with for a token, in the mean. Those of GPUs and
+    CPUs compute the visible blocks, which are counted as if they had 128 queries and keys."""
     chosen = select(
         cfg.kernel,
         platform=platform,
@@ -241,11 +243,16 @@ def _keys(
         packed=True,
         continued=shapes.shared,
     )
-    if chosen.kernel != "splash":
-        return shapes.row_tokens * 9 / 16  # the keys before each eighth of a row, whatever they are
     segments = np.concatenate([rows.tokens.segments for rows in made.rows])
     prefix = None
     if shapes.shared:
         prefix = np.concatenate([rows.tokens.prefix for rows in made.rows])
-    group = cfg.text.heads // math.lcm(cfg.text.kv_heads, tensor)
-    return attention_splash.keys_computed(segments, prefix, group=group)
+    if chosen.kernel == "splash":
+        group = cfg.text.heads // math.lcm(cfg.text.kv_heads, tensor)
+        return attention_splash.keys_computed(segments, prefix, group=group)
+    if chosen.kernel == "xla" and platform != "cpu":
+        return shapes.row_tokens * 9 / 16  # the keys before each eighth of a row, whatever they are
+    short = -shapes.row_tokens % LANES
+    padded = [x if x is None else np.pad(x, ((0, 0), (0, short))) for x in (segments, prefix)]
+    needed = needed_blocks(*padded, LANES, LANES, causal=True, xp=np)
+    return float(needed.sum()) * LANES**2 / segments.size
