@@ -1,8 +1,10 @@
 """The tables and the plot of docs/scaling.md, from the files that `launch/plan.py --json` wrote.
 
-    python bench/scaling.py PLAN.json ... [--weak PLAN.json ... --plot docs/scaling.png]
+    python bench/scaling.py PLAN.json ... [--before PLAN.json ...]
+                                          [--weak PLAN.json ... --plot docs/scaling.png]
 
-The plans after `--weak` are of one update on more and more chips, with equal work for each chip.
+The plans after `--before` are of earlier code, named as those that they are compared with. Those
+after `--weak` are of one update on more and more chips, with equal work for each chip.
 """
 
 import argparse
@@ -12,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 GIB = 2**30
+_SMALLER = ("score pictures", "score, ", "update pictures,")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("plans", nargs="*", type=Path)
+    parser.add_argument("--before", nargs="*", type=Path, default=[])
     parser.add_argument("--weak", nargs="*", type=Path, default=[])
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
@@ -25,6 +29,13 @@ def main() -> None:
     print()
     for line in work(args.plans):
         print(line)
+    print()
+    for line in layouts(args.plans):
+        print(line)
+    if args.before:
+        print()
+        for line in before_and_after(args.before, args.plans):
+            print(line)
     if args.weak:
         print()
         points = [weak(path) for path in args.weak]
@@ -36,34 +47,38 @@ def main() -> None:
 
 def memory(paths: Sequence[Path]) -> Iterator[str]:
     """A row a program that takes the most of its phase: GiB a chip by kind."""
-    names = ("parameters", "moments", "cache", "inputs", "activations", "others", "all", "of")
+    kinds_of = ("parameters", "moments", "gradients", "cache", "inputs", "activations")
+    names = (*kinds_of, "others", "all", "of")
     yield "| run | program | " + " | ".join(names) + " |"
-    yield "|---|---|" + "---:|" * 8
+    yield "|---|---|" + "---:|" * len(names)
     for path in paths:
         for row in json.loads(path.read_text())["programs"]:
-            if row["program"] in ("encode", "prefill", "place", "score"):
+            name = row["program"]
+            if name in ("encode", "prefill", "place") or name.startswith(_SMALLER):
                 continue
-            kinds = [row["kinds"].get(kind) for kind in names[:5]]
+            kinds = [row["kinds"].get(kind) for kind in kinds_of]
             sizes = [*kinds, row["beside"], row["bytes_per_chip"], row["hbm_bytes"]]
             cells = (f"{size / GIB:.2f}" if size else "" for size in sizes)
             yield f"| {path.stem} | {row['program']} | " + " | ".join(cells) + " |"
 
 
 def work(paths: Sequence[Path]) -> Iterator[str]:
-    """An update's call on a chip, and a step."""
+    """An update on a chip, and a step."""
     names = ("chips", "TFLOP an update", "GB moved", "GB sent", "bound", "rollout s", "update s",
              "chip-hours", "compiled in")  # fmt: skip
     yield "| run | " + " | ".join(names) + " |"
     yield "|---|" + "---:|" * len(names)
     for path in paths:
         plan = json.loads(path.read_text())
-        (run,), update = plan["runs"], _update(plan)
+        [run] = plan["runs"]
+        update = run["update"]
+        learn = next(row for row in plan["programs"] if row["program"] == "update")
         cells = (
             run["chips"],
-            f"{update['load']['flops'] / 1e12:,.0f}",
-            f"{update['load']['bytes'] / 1e9:,.0f}",
-            f"{sum(update['compiled']['sent'].values()) / 1e9:,.0f}",
-            update["estimate"]["bound"],
+            f"{update['flops'] / 1e12:,.0f}",
+            f"{update['bytes'] / 1e9:,.0f}",
+            f"{sum(update['sent'].values()) / 1e9:,.0f}",
+            learn["estimate"]["bound"],
             f"{run['seconds_a_step']['rollout']:,.0f}",
             f"{run['seconds_a_step']['update']:,.0f}",
             f"{run['chip_hours']:,.0f}",
@@ -72,21 +87,65 @@ def work(paths: Sequence[Path]) -> Iterator[str]:
         yield f"| {path.stem} | " + " | ".join(map(str, cells)) + " |"
 
 
+def layouts(paths: Sequence[Path]) -> Iterator[str]:
+    """How a shard's rows and pictures are filled, and what is saved for the backward pass."""
+    names = ("rows", "tokens a row", "fill", "pictures", "windows_fill", "prompts computed",
+             "keys a token", "saved, text and tower")  # fmt: skip
+    yield "| run | " + " | ".join(names) + " |"
+    yield "|---|" + "---:|" * (len(names) - 1) + "---|"
+    for path in paths:
+        [run] = json.loads(path.read_text())["runs"]
+        layout = run["layout"]
+        cells = (
+            layout["rows"],
+            f"{layout['row_tokens']:,}",
+            f"{layout['fill']:.2f}",
+            layout["pictures"],
+            f"{layout['windows_fill']:.2f}",
+            f"{layout['prompts_computed']:.1f}",
+            f"{layout['keys']:,.0f}",
+            f"{run['remat']['text']}, {run['remat']['tower']}",
+        )
+        yield f"| {path.stem} | " + " | ".join(map(str, cells)) + " |"
+
+
+def before_and_after(before: Sequence[Path], after: Sequence[Path]) -> Iterator[str]:
+    """An update on a chip by two versions of the code. In plans of before 2026-11-30 an update is
+    one program."""
+    yield "| run | TFLOP before | now | of it | GB sent before | now |"
+    yield "|---|" + "---:|" * 5
+    now = {path.stem: json.loads(path.read_text()) for path in after}
+    for path in before:
+        row = next(row for row in json.loads(path.read_text())["programs"]
+                   if row["program"] == "update")  # fmt: skip
+        update = now[path.stem]["runs"][0]["update"]
+        flops, sent = row["load"]["flops"], sum(row["compiled"]["sent"].values())
+        cells = (
+            f"{flops / 1e12:,.0f}",
+            f"{update['flops'] / 1e12:,.0f}",
+            f"{update['flops'] / flops:.2f}",
+            f"{sent / 1e9:,.0f}",
+            f"{sum(update['sent'].values()) / 1e9:,.0f}",
+        )
+        yield f"| {path.stem} | " + " | ".join(cells) + " |"
+
+
 def weak(path: Path) -> dict[str, Any]:
     """Seconds of one update on a chip, by what they go to."""
     from lfpc_jax.plan.slices import TPUS
 
     plan = json.loads(path.read_text())
-    (run,), update = plan["runs"], _update(plan)
+    [run] = plan["runs"]
+    update = run["update"]
     chip = TPUS[run["topology"].split(":")[0]]
-    sent = update["compiled"]["sent"]
+    sent = update["sent"]
     return {
         "topology": run["topology"],
         "chips": run["chips"],
         "GB": {kind: size / 1e9 for kind, size in sent.items()},
         "wire": sum(sent.values()) / chip.wire,
-        "compute": update["load"]["flops"] / chip.flops,
-        "memory": update["load"]["bytes"] / chip.hbm,
+        "compute": update["flops"] / chip.flops,
+        "memory": update["bytes"] / chip.hbm,
     }
 
 
@@ -122,10 +181,6 @@ def draw(points: Sequence[dict[str, Any]], file: Path) -> None:
         axes.margins(y=0.1)
         axes.grid(alpha=0.3)
     figure.savefig(file, dpi=110)
-
-
-def _update(plan: dict[str, Any]) -> dict[str, Any]:
-    return next(row for row in plan["programs"] if row["program"] == "update")
 
 
 if __name__ == "__main__":

@@ -252,7 +252,7 @@ def _keys(
         return attention_splash.keys_computed(segments, prefix, group=group)
     if chosen.kernel == "xla" and platform != "cpu":
         return shapes.row_tokens * 9 / 16  # the keys before each eighth of a row, whatever they are
-    short = -shapes.row_tokens % LANES
-    padded = [x if x is None else np.pad(x, ((0, 0), (0, short))) for x in (segments, prefix)]
-    needed = needed_blocks(*padded, LANES, LANES, causal=True, xp=np)
-    return float(needed.sum()) * LANES**2 / segments.size
+    tokens, more = segments.size, ((0, 0), (0, -shapes.row_tokens % LANES))
+    segments, prefix = np.pad(segments, more), None if prefix is None else np.pad(prefix, more)
+    needed = needed_blocks(segments, prefix, LANES, LANES, causal=True, xp=np)
+    return float(needed.sum()) * LANES**2 / tokens

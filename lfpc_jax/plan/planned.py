@@ -106,10 +106,17 @@ def step_figures(run: PlannedRun, programs: Sequence[PlannedProgram]) -> dict[st
     update = {
         "flops": sum(n * load.flops for load, _, n in calls),
         "bytes": sum(n * load.bytes for load, _, n in calls),
-        "sent": sum(n * sum(compiled.sent.values()) for _, compiled, n in calls),
+        "sent": {
+            kind: sum(n * compiled.sent.get(kind, 0) for _, compiled, n in calls)
+            for kind in sorted({kind for _, compiled, _ in calls for kind in compiled.sent})
+        },
     }
     return {
-        "remat": str(run.remat),
+        "remat": {
+            "text": run.remat.remat,
+            "tower": run.remat.tower_remat,
+            "reason": run.remat.reason,
+        },
         "layout": {
             "row_tokens": run.train_shapes.row_tokens,
             "rows": layout.rows * run.train_shapes.rows,

@@ -73,7 +73,10 @@ def print_step(figures: Mapping[str, Any], episode: PlannedEpisode) -> None:
     known."""
     layout, update = figures["layout"], figures["update"]
     seconds = figures["seconds_a_step"]
-    print(f"updates save: {figures['remat']}")
+    saved = figures["remat"]
+    print(
+        f"updates save: {saved['text']}, of the vision tower {saved['tower']} ({saved['reason']})"
+    )
     print(
         f"a shard's mini-batch: {layout['rows']} rows of {layout['row_tokens']} tokens, filled to "
         f"{layout['fill']:.2f} (expected fill), and room for {layout['pictures']} pictures, filled "
@@ -82,7 +85,7 @@ def print_step(figures: Mapping[str, Any], episode: PlannedEpisode) -> None:
     )
     print(
         f"an update on a chip: {update['flops'] / 1e12:,.0f} TFLOP, {update['bytes'] / 1e9:,.0f} "
-        f"GB moved, {update['sent'] / 1e9:,.0f} GB sent, in the programs above"
+        f"GB moved, {sum(update['sent'].values()) / 1e9:,.0f} GB sent, in the programs above"
     )
     print(f"compiled in {figures['compile_seconds']:.0f} s")
     if step := sum(seconds.values()):
