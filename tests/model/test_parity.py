@@ -92,7 +92,10 @@ def test_loops_and_remat_change_nothing(one):
     expected = gradient("none", lambda params: params)
     for remat, prepare in (
         ("dots", lambda params: params),
+        ("attended", lambda params: params),
         ("full", lambda params: params),
+        ("offload", lambda params: params),
+        ("offload", layers.unstack),
         ("full", layers.unstack),
     ):
         jax.tree.map(
