@@ -300,6 +300,46 @@ def micro_batches(cfg, shapes, lay=packed):
     return len(mini_batch.rows), len(mini_batch.bins), places, spans
 
 
+BEFORE = {
+    "loss": (-2.6847379, -2.7484889, -2.8125138),
+    "gradient_norm": (0.61853284, 0.38747412, 0.35743037),
+    "entropy": (5.5981894, 5.6035271, 5.6122942),
+}
+CHANGES = {
+    ("embed",): 0.94778323,
+    ("text", "down", "w"): 0.90863909,
+    ("text", "k", "w"): 0.28961760,
+    ("text", "norm1"): 0.09473941,
+    ("vision", "patch"): 0.80544097,
+    ("vision", "layers", "qkv", "w"): 0.04963107,
+    ("vision", "layers", "down", "w"): 0.03143981,
+    ("vision", "merger", "fc2", "b"): 0.07608555,
+}
+"""What three updates were, and the norms of parameters' changes, when an update was one program
+that encoded a micro-batch's pictures with its rows: measured with that code, commit e94be67."""
+
+
+def test_updates_are_what_they_were_with_pictures_in_every_micro_batch(model):
+    _, cfg, params = model
+    made = learner(cfg, EVERY_TERM, optimizer=optax.adam(1e-2, eps=1e-3))
+    state = made.start(copied(params), jax.random.key(0))
+    mini_batch = packed(cfg, scored(), SHARED, all_of_them=True)
+    found = []
+    for _ in range(3):
+        placed = made.place(with_others(made, mini_batch, state))
+        state, metrics, _ = made.update(state, placed)
+        found.append(metrics)
+    for name, values in BEFORE.items():
+        assert [float(each[name]) for each in found] == pytest.approx(values, rel=1e-5), name
+    after = jax.device_get(made.computing(state))
+    for path, norm in CHANGES.items():
+        new, old = after, params
+        for name in path:
+            new, old = new[name], old[name]
+        change = np.linalg.norm(np.float64(new) - np.float64(old))
+        assert change == pytest.approx(norm, rel=1e-4), path
+
+
 def test_alone_equals_packed(model, expected):
     _, cfg, params = model
     assert micro_batches(cfg, ALONE, alone)[0] == 7
