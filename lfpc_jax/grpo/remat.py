@@ -29,6 +29,9 @@ FROM_MOST: tuple[Remat, ...] = ("none", "dots", "attended", "full")
 _BLOCK = 512
 """Tokens of a row whose logits exist at once; see `model/logprobs.py`."""
 
+_PADDED = 1.08
+"""What the compiler reserves for the tower's saved arrays over their own size."""
+
 _ROOM = 0.95
 """The share of a chip's memory that an estimate may fill."""
 
@@ -115,6 +118,15 @@ def held_bytes(cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, room
     return (trained * (12 + 4 + copy) + frozen * narrow) / ways + embeddings * (narrow + slopes)
 
 
+def update_bytes(cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, room: Room) -> float:
+    """The bytes that a chip holds in an update at most, with the policies of `cfg`."""
+    tower_remat = cfg.tower_remat or cfg.remat
+    needs = [rows_bytes(cfg, shapes, cfg.remat, room.sides)]
+    if "vision" in parameters.specs(cfg, trainable)[0]:
+        needs.append(pictures_bytes(cfg, shapes, tower_remat, room.sides))
+    return room.beside + held_bytes(cfg, shapes, trainable, room) + max(needs)
+
+
 def rows_bytes(
     cfg: ModelConfig, shapes: TrainShapes, remat: Remat, sides: Mapping[str, int]
 ) -> float:
@@ -127,9 +139,9 @@ def rows_bytes(
     logits = 4 * shapes.rows * min(_BLOCK, shapes.places) * c.vocab / tensor
     matrices = _count({"text": spec_tree(cfg)["text"]}) / c.layers
     gradient = narrow * c.layers * matrices / (sides["fsdp"] * tensor)
-    working = 2 * narrow * matrices / tensor + narrow * 6 * tokens * c.mlp / tensor
+    working = 2 * narrow * matrices / tensor + narrow * 4 * tokens * c.mlp / tensor
     kept = c.layers * tokens * _saved(cfg, "text", remat, tensor, shapes.shared)
-    return kept + working + gradient + 2 * head + 3 * logits
+    return kept + working + gradient + 1.5 * head + 2 * logits
 
 
 def pictures_bytes(
@@ -141,8 +153,9 @@ def pictures_bytes(
     patches = shapes.windows * c.window_patches
     weights = narrow * _count({"vision": spec_tree(cfg)["vision"]}) / tensor
     working = 2 * weights / c.depth + weights / sides["fsdp"]
-    working += narrow * patches * (4 * c.mlp / tensor + 8 * c.width)
-    return c.depth * patches * _saved(cfg, "vision", remat, tensor, False) + working
+    working += narrow * patches * (16 * c.mlp / tensor + 32 * c.width)
+    kept = c.depth * patches * _saved(cfg, "vision", remat, tensor, False)
+    return _PADDED * kept + working
 
 
 def _saved(cfg: ModelConfig, part: str, remat: Remat, tensor: int, shared: bool) -> float:

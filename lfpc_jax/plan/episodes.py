@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -76,6 +77,7 @@ def planned_episode(config: TrainConfig, sampled: int | None, crops: int | None)
 # ---------------------------------------------------------------- a mini-batch
 
 
+@lru_cache(maxsize=4)
 def planned_items(
     episode: PlannedEpisode,
     cfg: ModelConfig,
@@ -104,7 +106,7 @@ def planned_items(
     )
 
 
-def seen_items(run: RunFolder, cfg: ModelConfig, *, groups: int) -> list[Item]:
+def seen_items(run: RunFolder, cfg: ModelConfig, *, groups: int) -> tuple[Item, ...]:
     """Episodes that a run kept, the newest first, over again until there are so many groups."""
     archive = Archive(run.trajectories)
     parts = [part for part in archive.parts() if part.startswith("step-")]
@@ -126,7 +128,7 @@ def seen_items(run: RunFolder, cfg: ModelConfig, *, groups: int) -> list[Item]:
             items.append(
                 _item(f"{number}", each.rollout, np.asarray(each.ids), each.sampled, first, cfg)
             )
-    return items
+    return tuple(items)
 
 
 def mean_episode(items: Sequence[Item], shapes: RolloutShapes) -> PlannedEpisode:
@@ -204,8 +206,9 @@ class Layout:
         return self.filling.windows / max(1, self.filling.all_windows)
 
 
+@lru_cache(maxsize=16)
 def layout_of(
-    items: Sequence[Item],
+    items: tuple[Item, ...],
     shapes: TrainShapes,
     cfg: ModelConfig,
     *,

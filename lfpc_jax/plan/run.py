@@ -173,6 +173,11 @@ class PlannedRun:
         """How many shards a process fills."""
         return self.shards // self.processes
 
+    @property
+    def _plain(self) -> ModelConfig:
+        """The model, of which layouts do not depend on what is saved."""
+        return replace(self.cfg, remat="none", tower_remat=None)
+
     @cached_property
     def mini_batch(self) -> tuple[Item, ...]:
         """A process's share of a mini-batch."""
@@ -182,7 +187,7 @@ class PlannedRun:
             return tuple(item for item in self.items if item.trajectory.record in names)
         rollouts = self.config.rollout.rollouts
         shapes = self.rollout_shapes
-        return planned_items(self.episode, self.cfg, shapes, groups=groups, rollouts=rollouts)
+        return planned_items(self.episode, self._plain, shapes, groups=groups, rollouts=rollouts)
 
     @cached_property
     def layout(self) -> Layout:
@@ -190,7 +195,7 @@ class PlannedRun:
         return layout_of(
             self.mini_batch,
             self.train_shapes,
-            self.cfg,
+            self._plain,
             shards=self.local_shards,
             platform=self.slice.platform,
             tensor=self.train_mesh.shape["tensor"],

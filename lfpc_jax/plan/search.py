@@ -9,11 +9,12 @@ size of rows follows from the lengths of the episodes.
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import jax.numpy as jnp
 
-from lfpc_jax.grpo.packing import Item, deal, fill
-from lfpc_jax.grpo.remat import FROM_MOST, held_bytes, pictures_bytes, rows_bytes
+from lfpc_jax.grpo.packing import Item, Row, deal, fill
+from lfpc_jax.grpo.remat import FROM_MOST, update_bytes
 from lfpc_jax.model.attention_splash import LANES
 from lfpc_jax.plan import counts
 from lfpc_jax.plan.counts import passes
@@ -23,13 +24,14 @@ from lfpc_jax.plan.run import PlannedRun, check_there
 from lfpc_jax.plan.slices import Slice
 from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.run.overrides import override
+from lfpc_jax.shapes import TrainShapes
 
 Flags = tuple[str, ...]
 
 _WAYS = (1, 2, 4, 8)
 _ROWS = (4, 2, 1)
 _SLOTS = (512, 256, 128, 64, 32, 16, 8)
-_SIZES = 16
+_SIZES = 8
 """In so many parts the longest episode is cut to step through sizes of rows."""
 _HOST_RATE = 16e9
 """Bytes a second that a chip moves to or from its host's memory, assumed for `offload`."""
@@ -67,21 +69,11 @@ def _updates(
         run = PlannedRun.of(with_mesh, where, episode, items)
         row_tokens = _row_tokens(run)
         for remat in (*FROM_MOST, "offload"):
-            tower = "auto" if config.model.tower_remat == "auto" else config.model.tower_remat
             flags: Flags = (*mesh, "--update.row_tokens", str(row_tokens), "--model.remat", remat)
-            flags += ("--model.tower_remat", tower)
             run = PlannedRun.of(override(with_mesh, flags), where, episode, items)
-            held = run.remat_room.beside + held_bytes(
-                run.cfg, run.train_shapes, run.config.trainable, run.remat_room
-            )
-            need = max(
-                rows_bytes(run.cfg, run.train_shapes, remat, run.train_mesh.shape),
-                pictures_bytes(
-                    run.cfg, run.train_shapes, run.remat.tower_remat, run.train_mesh.shape
-                ),
-            )
-            if held + need <= where.chip.hbm_bytes:
-                yield _seconds(run), (*flags[:-1], run.remat.tower_remat)
+            need = update_bytes(run.cfg, run.train_shapes, run.config.trainable, run.remat_room)
+            if need <= where.chip.hbm_bytes:
+                yield _seconds(run), (*flags, "--model.tower_remat", run.remat.tower_remat)
 
 
 def _row_tokens(run: PlannedRun) -> int:
@@ -90,12 +82,17 @@ def _row_tokens(run: PlannedRun) -> int:
     capacity, shapes = run.rollout_shapes.capacity, run.train_shapes
 
     def computed(row_tokens: int) -> int:
-        tried = replace(shapes, row_tokens=row_tokens, places=-(-row_tokens // 4))
-        rows = max(map(len, deal(fill(run.mini_batch, tried), run.local_shards)))
+        tried = replace(shapes, row_tokens=row_tokens, rows=1, places=-(-row_tokens // 4))
+        rows = max(map(len, deal(_filled(run.mini_batch, tried), run.local_shards)))
         return -(-rows // shapes.rows) * shapes.rows * row_tokens
 
     unit = max(LANES, -(-capacity // _SIZES // LANES) * LANES)
     return min(range(-(-capacity // unit) * unit, 2 * capacity + 1, unit), key=computed)
+
+
+@lru_cache(maxsize=64)
+def _filled(items: tuple[Item, ...], shapes: TrainShapes) -> list[Row]:
+    return fill(items, shapes)
 
 
 def _seconds(run: PlannedRun) -> float:

@@ -12,7 +12,10 @@ import pytest
 
 from lfpc_jax.cli import plan
 from lfpc_jax.cli.train import CONFIGS
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.model import spec
 from lfpc_jax.model.config import published
+from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.plan import compiling, counts, slices
 from lfpc_jax.plan.episodes import (
     PlannedEpisode,
@@ -23,9 +26,11 @@ from lfpc_jax.plan.episodes import (
     seen_items,
 )
 from lfpc_jax.plan.planned import advice
+from lfpc_jax.plan.programs import bytes_per_chip
 from lfpc_jax.plan.roofline import least_time
 from lfpc_jax.plan.run import PlannedRun, model_of
 from lfpc_jax.plan.search import proposals
+from lfpc_jax.plan.update import PlannedUpdate, abstract_reference
 from lfpc_jax.plan.work import Load
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.run.config import RolloutSettings, TrainConfig
@@ -177,6 +182,25 @@ def test_a_kl_term_is_planned_with_its_reference(planned, tmp_path):
         micro_batches = planned[0][0]["layout"]["rows"]
         assert more == (0 if name == "decode" else 2 * micro_batches * 64 * 4), name
     assert rows["score"]["load"]["calls"] == 3 * planned[1]["score"]["load"]["calls"]
+    assert rows["update"]["load"] == planned[1]["update"]["load"]
+
+
+def test_no_log_probabilities_are_planned_where_none_are_computed(tmp_path, capsys):
+    """One mini-batch and one epoch: the update's own forward has them."""
+    args = ["--config", str(small_plan.config_file(tmp_path)), "--topology", "cpu:2"]
+    args += ["--update.mini_batch", "8", "--program", "score"]
+    assert plan.main(args) == 1
+    assert "'score': the run has encode, prefill" in capsys.readouterr().err
+
+
+def test_the_reference_is_whole_with_lora_too():
+    """Factors and all that they are of, in the model's dtype."""
+    cfg, how = published("3b", dtype="bfloat16"), Trainable(lora=LoRA(rank=4, projections=("q",)))
+    mesh = make_mesh(fsdp=-1)
+    whole = bytes_per_chip(spec.abstract(cfg, "bfloat16", mesh))
+    factors = 36 * (2048 * 4 + 4 * 2048) * 2
+    found = bytes_per_chip(abstract_reference(cfg, mesh, how)) - whole
+    assert factors / mesh.size <= found <= factors
 
 
 def test_a_frozen_tower_has_no_way_back(tmp_path):
@@ -287,7 +311,8 @@ def test_what_does_not_fit_is_refused_with_the_settings_to_change(tmp_path, caps
     chip = slices.Chip(hbm_bytes=2**20)
     found = slices.find("cpu:2")
     monkeypatch.setattr(slices, "find", lambda _: replace(found, chip=chip))
-    monkeypatch.setattr("lfpc_jax.plan.phases._update", lambda *_: iter(()))
+    for name in ("scoring", "updating"):
+        monkeypatch.setattr(PlannedUpdate, name, lambda *_, **__: iter(()))
     config = str(small_plan.config_file(tmp_path))
     assert plan.main(["--config", config, "--topology", "cpu:2"]) == 1
     error = capsys.readouterr().err
@@ -392,7 +417,8 @@ def test_search_proposes_what_a_slice_can_hold():
     assert "--rollout.slots" in flags
     _, proposed = next(proposals(config, slices.find("v5p:2x2x4"), load))
     assert proposed.rollout.tensor == 1
-    assert proposed.update.rows > 1
+    assert proposed.update.rows * proposed.update.row_tokens > 8192
+    assert proposed.model.remat == "none"
 
 
 @pytest.mark.parametrize("name", ["v5e:4x8", "v5p:2x2x2"])
