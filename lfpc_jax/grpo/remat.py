@@ -153,7 +153,7 @@ def pictures_bytes(
     patches = shapes.windows * c.window_patches
     weights = narrow * _count({"vision": spec_tree(cfg)["vision"]}) / tensor
     working = 2 * weights / c.depth + weights / sides["fsdp"]
-    working += narrow * patches * (16 * c.mlp / tensor + 32 * c.width)
+    working += narrow * patches * (20 * c.mlp / tensor + 44 * c.width)
     kept = c.depth * patches * _saved(cfg, "vision", remat, tensor, False)
     return _PADDED * kept + working
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from lfpc_jax.grpo.packing import Filling, Item, MiniBatch, SeenPicture, deal, fill, lay_out
+from lfpc_jax.grpo.packing import Filling, Item, MiniBatch, Row, SeenPicture, deal, fill, lay_out
 from lfpc_jax.model import attention_splash
 from lfpc_jax.model.attention import select
 from lfpc_jax.model.attention_splash import LANES, needed_blocks
@@ -206,6 +206,12 @@ class Layout:
         return self.filling.windows / max(1, self.filling.all_windows)
 
 
+@lru_cache(maxsize=64)
+def filled_rows(items: tuple[Item, ...], row_tokens: int, *, shared: bool) -> tuple[Row, ...]:
+    """The rows that hold the items. They depend on nothing else of their shapes."""
+    return tuple(fill(items, TrainShapes(row_tokens, 1, 1, 1, 1, shared)))
+
+
 @lru_cache(maxsize=16)
 def layout_of(
     items: tuple[Item, ...],
@@ -217,7 +223,7 @@ def layout_of(
     tensor: int = 1,
 ) -> Layout:
     """Lays out what one process packs: its items for its shards."""
-    rows = fill(items, shapes)
+    rows = filled_rows(items, shapes.row_tokens, shared=shapes.shared)
     groups = len({item.trajectory.record for item in items})
     copies = sum(len(row.groups) for row in rows) / groups if shapes.shared else len(items) / groups
     processor = cfg.vision.processor

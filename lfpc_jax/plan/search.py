@@ -9,22 +9,20 @@ size of rows follows from the lengths of the episodes.
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import jax.numpy as jnp
 
-from lfpc_jax.grpo.packing import Item, Row, deal, fill
+from lfpc_jax.grpo.packing import Item, deal
 from lfpc_jax.grpo.remat import FROM_MOST, update_bytes
 from lfpc_jax.model.attention_splash import LANES
 from lfpc_jax.plan import counts
 from lfpc_jax.plan.counts import passes
-from lfpc_jax.plan.episodes import PlannedEpisode
+from lfpc_jax.plan.episodes import PlannedEpisode, filled_rows
 from lfpc_jax.plan.roofline import least_time
 from lfpc_jax.plan.run import PlannedRun, check_there
 from lfpc_jax.plan.slices import Slice
 from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.run.overrides import override
-from lfpc_jax.shapes import TrainShapes
 
 Flags = tuple[str, ...]
 
@@ -82,17 +80,12 @@ def _row_tokens(run: PlannedRun) -> int:
     capacity, shapes = run.rollout_shapes.capacity, run.train_shapes
 
     def computed(row_tokens: int) -> int:
-        tried = replace(shapes, row_tokens=row_tokens, rows=1, places=-(-row_tokens // 4))
-        rows = max(map(len, deal(_filled(run.mini_batch, tried), run.local_shards)))
+        filled = filled_rows(run.mini_batch, row_tokens, shared=shapes.shared)
+        rows = max(map(len, deal(filled, run.local_shards)))
         return -(-rows // shapes.rows) * shapes.rows * row_tokens
 
     unit = max(LANES, -(-capacity // _SIZES // LANES) * LANES)
     return min(range(-(-capacity // unit) * unit, 2 * capacity + 1, unit), key=computed)
-
-
-@lru_cache(maxsize=64)
-def _filled(items: tuple[Item, ...], shapes: TrainShapes) -> list[Row]:
-    return fill(items, shapes)
 
 
 def _seconds(run: PlannedRun) -> float:
