@@ -112,12 +112,8 @@ SINCE = {
     "rewards.valid": 0.0,
     "rollout.dialogue": "zoom",
     "target": None,
-    "model.tower_remat": "auto",
 }
 """Settings that are younger than those files, and what they are where a config says nothing."""
-
-CHANGED = {"model.remat": ("full", "auto")}
-"""Settings whose value where a config says nothing was another, and which it is now."""
 
 
 @pytest.mark.parametrize("name", BEFORE)
@@ -133,8 +129,6 @@ def test_settings_are_those_of_the_files_that_each_size_had(name):
     config = load_config(name, CONFIGS)
     check(config)
     check(config, processes=4)
-    for setting, (before, now) in CHANGED.items():
-        expected[setting] = now if expected[setting] == before else expected[setting]
     assert flat(described(config)) == SINCE | expected
 
 
