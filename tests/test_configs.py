@@ -105,6 +105,7 @@ def test_every_arm_at_3b_differs_from_7b_in_its_model_alone(name):
 
 
 SINCE = {
+    "health.most_skipped": 0.5,
     "update.constant_length": 0,
     "rewards.likelihood": 0.0,
     "rewards.valid": 0.0,

@@ -63,7 +63,12 @@ from lfpc_jax.run.openings import opener, with_unique_ids
 from lfpc_jax.run.overrides import override
 from lfpc_jax.run.reporting import Clock, log_to, summary
 from lfpc_jax.run.training_data import audited_data, warn_of_other_gaps, warn_of_other_labels
-from lfpc_jax.run.validation import certain_accuracy, validate, validation_records
+from lfpc_jax.run.validation import (
+    certain_accuracy,
+    told,
+    validate,
+    validation_records,
+)
 from lfpc_jax.trajectory import Group
 
 log = logging.getLogger("lfpc_jax.train")
@@ -261,7 +266,10 @@ def train(
                     )
             if processes.stop_requested():
                 break
-            skipped = skipped_share(step + 1, openings, groups, engine)
+            skipped, stopped = skipped_share(step + 1, openings, groups, engine, config)
+            if stopped:
+                log.error("stopped: %s", stopped)
+                break
 
             # ---- reward
             with clock("reward"):
@@ -307,6 +315,7 @@ def train(
                     checked, episodes = validate(config, engine, validation, judge, measure, bar)
                 if "validation/accuracy" in checked:
                     facts["accuracy"] = certain_accuracy(checked)
+                log.info("validation after step %d: %s", step, told(checked))
                 write(step, "validation", checked)
                 archive(run, f"validation-{step:06d}", episodes[:_KEPT_VALIDATED])
 
