@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from lfpc_jax.cli import asking_flags
+from lfpc_jax.cli.parsers import asking
 from lfpc_jax.data import layout, pictures
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.processing.geometry import Box, Frame
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path, metavar="EXPORTED")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--questions", type=int, default=32)
-    asking_flags.add(parser, "image_tokens", "crop_tokens", "convention", "max_turns")
+    asking.add(parser, "image_tokens", "crop_tokens", "convention", "max_turns")
     return parser
 
 

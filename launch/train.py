@@ -2,7 +2,7 @@
 
 import sys
 
-from lfpc_jax.cli.train import main
+from lfpc_jax.cli.start import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("train"))

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from lfpc_jax.arrays import Array
+from lfpc_jax.arrays import Array, Box4, Nests, Size
 
 
 @jax.tree_util.register_dataclass
@@ -92,15 +92,6 @@ class Batch:
     old: Array | None = None  # float32 [B, N]
     reference: Array | None = None  # float32 [B, N]
 
-
-Box4 = tuple[float, float, float, float]
-"""x1, y1, x2, y2, in pixels of the original image unless stated otherwise."""
-
-Nests = tuple[tuple[Box4, ...], ...]
-"""For each thing that must be seen, its nested boxes, the smallest first."""
-
-Size = tuple[int, int]
-"""Width and height."""
 
 End = Literal["answered", "proposed", "no_action", "max_turns", "max_tokens", "context_full"]
 """Why an episode ended; `proposed` with a call whose tool ends episodes, as a crop network's box

@@ -105,6 +105,7 @@ def test_every_arm_at_3b_differs_from_7b_in_its_model_alone(name):
 
 
 SINCE = {
+    "health.most_skipped": 0.5,
     "update.constant_length": 0,
     "update.places": 0,
     "model.tower_remat": "auto",

@@ -123,7 +123,7 @@ def test_a_validation_repeats_what_is_measured_of_crops():
         for blank in ("", "blank_")
         for name in ("accuracy", "masked", "undecided", "likelihood")
     }
-    assert of_group("validation") == of_group("crop") | twice | {"gap", "skipped"}
+    assert of_group("validation") == of_group("crop") | twice | {"gap", "skipped", "records"}
 
 
 def test_evaluations():

@@ -14,13 +14,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 
 import jax
 import PIL.Image
 from jax.sharding import Mesh
 
 from lfpc_jax.cli import asking_flags, target_flags
+from lfpc_jax.cli.parsers.ask import parser
 from lfpc_jax.cropvlm.local import Needs
 from lfpc_jax.cropvlm.pair import shown_box
 from lfpc_jax.cropvlm.showing import Showing
@@ -47,35 +47,12 @@ _PROMPT_TEXT = (512, 2048)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         return ask(args)
     except (ValueError, OSError, Unusable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--image", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--question", required=True)
-    parser.add_argument(
-        "--options", nargs="+", default=[], help="texts of A, B, ...; then the answer is a letter"
-    )
-    parser.add_argument("--out", type=Path, default=Path("ask.png"), metavar="FILE")
-    asking_flags.add(parser)
-    target_flags.add(parser)
-    parser.add_argument(
-        "--longest-side", type=int, metavar="PIXELS", help="downsample the shown image to it first"
-    )
-    parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-    parser.add_argument(
-        "--tensor", type=int, default=1, help="devices that share one copy of the model"
-    )
-    return parser
 
 
 def ask(args: argparse.Namespace) -> int:

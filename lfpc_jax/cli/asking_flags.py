@@ -1,5 +1,5 @@
-"""Flags for how a model is asked. A flag that is left out takes its value from the model's folder,
-or from `USUAL` if the folder does not say."""
+"""How a model is asked: the flags of `parsers/asking.py`, completed. A flag that is left out takes
+its value from the model's folder, or from `USUAL` if the folder does not say."""
 
 import argparse
 import dataclasses
@@ -7,18 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
 import jax
 
-from lfpc_jax.processing.geometry import Convention
+from lfpc_jax.cli.parsers.asking import EPISODE_TOKENS, FLAGS
 from lfpc_jax.rollout.asking import BOX, Asking
 from lfpc_jax.run.dialogues import prompt_of
 from lfpc_jax.run.models import asking_of
-
-EPISODE_TOKENS = 4096
-"""The most that a question's turns may sample in all, unless one says otherwise: two turns of full
-length. Room for all five would be 6,144 more places in the cache of every slot."""
 
 USUAL = Asking(episode_tokens=EPISODE_TOKENS)
 """A model that says nothing is asked like this, as the paper has it."""
@@ -26,35 +21,6 @@ USUAL = Asking(episode_tokens=EPISODE_TOKENS)
 BOX_USUAL = Asking(dialogue="box", turn_tokens=32, **BOX)
 """A model that says nothing is asked for a box like this. The authors' code trains with 32
 tokens."""
-
-_FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "image_tokens": ("budget of the shown image", {"type": int}),
-    "crop_tokens": ("budget of a crop", {"type": int}),
-    "convention": ("of the boxes that it writes", {"choices": get_args(Convention)}),
-    "max_turns": ("at most", {"type": int}),
-    "turn_tokens": ("sampled in a turn, at most", {"type": int}),
-    "episode_tokens": ("sampled over all turns; 0: as many as the turns may", {"type": int}),
-}
-
-
-def add(
-    parser: argparse.ArgumentParser,
-    *names: str,
-    usual: Asking = USUAL,
-    several: Sequence[str] = (),
-) -> None:
-    """Adds the flags with these names, or all. The flags in `several` take a list."""
-    for name in names or _FLAGS:
-        text, options = _FLAGS[name]
-        default = f"default: the model's own, else {getattr(usual, name)}"
-        listed = {"nargs": "+"} if name in several else {}
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            default=argparse.SUPPRESS,
-            help=f"{text}; {default}",
-            **options | listed,
-        )
-    parser.add_argument("--max-tokens", action=_OldName, help=argparse.SUPPRESS)
 
 
 def resolved(
@@ -75,7 +41,7 @@ def resolved(
     if of_model is not None and of_model.dialogue != usual.dialogue:
         usual = _otherwise(model, of_model, usual)
         of_model = None
-    given = {name: value for name, value in vars(args).items() if name in _FLAGS}
+    given = {name: value for name, value in vars(args).items() if name in FLAGS}
     single = {name: value for name, value in given.items() if name not in several}
     start = usual if of_model is None else of_model
     if not start.episode_tokens:
@@ -111,19 +77,3 @@ def _otherwise(model: Path | None, of_model: Asking, usual: Asking) -> Asking:
 def _say(model: Path | None, changed: str) -> None:
     if changed and jax.process_index() == 0:
         print(f"{model}: is asked differently than it was trained: {changed}", file=sys.stderr)
-
-
-class _OldName(argparse.Action):
-    """Refuses a flag whose meaning has changed."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        parser.error(
-            f"{option_string} {values}: now --turn-tokens limits a turn and --episode-tokens all "
-            "turns together"
-        )

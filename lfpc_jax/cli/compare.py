@@ -18,10 +18,10 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 
+from lfpc_jax.cli.parsers.compare import parser
 from lfpc_jax.evaluation import comparable
 from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, SeededEstimate
 from lfpc_jax.evaluation.plots import plot_arms
@@ -31,34 +31,13 @@ from lfpc_jax.evaluation.tables import arm_sheets, rank_sheets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         compare(args)
         return 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument(
-        "--arm", nargs="+", action="append", required=True, metavar=("NAME", "FOLDER")
-    )
-    parser.add_argument(
-        "--change", nargs=3, action="append", default=[], metavar=("MEASURE", "BEFORE", "AFTER"),
-        help=f"measures: {', '.join(MEASURES)}",
-    )  # fmt: skip
-    parser.add_argument(
-        "--over-seeds", action="store_true",
-        help="intervals for other seeds as well, where arms have several",
-    )  # fmt: skip
-    parser.add_argument(
-        "--rank", nargs="+", metavar="ARM",
-        help="the arms of the rank correlations, which a target should have been shown alike",
-    )  # fmt: skip
-    return parser
 
 
 def compare(args: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from rich.table import Table
 from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import folder, huggingface, parity, staging, store
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.cli.flags import positive
+from lfpc_jax.cli.parsers.convert import parser
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
 from lfpc_jax.rollout import asking
@@ -36,48 +36,12 @@ TOLERANCE = {"float32": 1e-4}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
-        return args.run(args)
+        return COMMANDS[args.command](args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Convert Qwen2.5-VL weights, or check them.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, run, source: str, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(run=run)
-        added.add_argument("source", type=Path, metavar=source)
-        return added
-
-    orbax = command("to-orbax", to_orbax, "HF_DIR", "Hugging Face folder -> Orbax folder")
-    hf = command("to-hf", to_hf, "DIR", "Orbax folder or training run -> Hugging Face folder")
-    for conversion in (orbax, hf):
-        conversion.add_argument("out", type=Path, metavar="OUT")
-        conversion.add_argument(
-            "--dtype",
-            choices=("float32", "bfloat16"),
-            help="dtype of the weights that are written; default: as stored",
-        )
-        conversion.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-
-    comparison = command("check", check, "HF_DIR", "compare logits and vision with transformers")
-    comparison.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    comparison.add_argument("--prompts", type=positive, default=8)
-    comparison.add_argument("--seed", type=int, default=0)
-    comparison.add_argument(
-        "--tolerance",
-        type=float,
-        help="largest difference that passes; default: 1e-4 in float32, none in bfloat16",
-    )
-    comparison.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the figures to FILE"
-    )
-    return parser
 
 
 def to_orbax(args: argparse.Namespace) -> int:
@@ -188,3 +152,6 @@ def _print_table(rows: Sequence[parity.Difference], title: str) -> None:
             f"{row.argmax_agreement:.1%}",
         )
     Console().print(table)
+
+
+COMMANDS = {"to-orbax": to_orbax, "to-hf": to_hf, "check": check}

@@ -14,16 +14,14 @@ results.json and pictures.
 """
 
 import argparse
-import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lfpc_jax.cli.flags import positive
+from lfpc_jax.cli.parsers.demo import USUAL, parser
 from lfpc_jax.data import layout
 from lfpc_jax.evaluation import claims
 from lfpc_jax.run import cropvlm_plan, demo_plan, steps
@@ -32,38 +30,9 @@ from lfpc_jax.run.demo_plan import HARSHEST, Demo
 from lfpc_jax.trajectory import Record
 
 
-@dataclass(frozen=True)
-class Usual:
-    """A system's usual flags, the arms that it has, and what makes the models that it needs."""
-
-    out: str
-    arms: tuple[str, ...]
-    warm: str
-    known: tuple[str, ...]
-    made_by: str
-
-
-USUAL = {
-    "lfpc": Usual(
-        "runs/demo",
-        ("baseline", "stage1", "stage2"),
-        "configs/micro/warm",
-        tuple(demo_plan.ARMS),
-        "warmstart",
-    ),
-    "cropvlm": Usual(
-        "runs/demo-cropvlm",
-        ("tight", "outside_fitted", "sft", "by_accuracy", "by_likelihood"),
-        "configs/micro/boxes",
-        tuple(cropvlm_plan.ARMS),
-        "micro-target",
-    ),
-}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     typed = sys.argv[1:] if argv is None else argv
-    args = _parser().parse_args(typed)
+    args = parser().parse_args(typed)
     try:
         demo = demo_of(args)
     except ValueError as error:
@@ -93,62 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for words in _next(demo):
         print(f"  python launch/{shlex.join(words)}")
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--system", choices=tuple(USUAL), default="lfpc")
-    parser.add_argument(
-        "--out", type=Path, default=argparse.SUPPRESS, metavar="DIR",
-        help=f"default: {', '.join(usual.out for usual in USUAL.values())}",
-    )  # fmt: skip
-    parser.add_argument(
-        "--arms", nargs="+", default=argparse.SUPPRESS,
-        choices=("all", *demo_plan.ARMS, *cropvlm_plan.ARMS), metavar="ARM",
-        help="; ".join(f"of {name}: all, {', '.join(usual.known)} (default: "
-                       f"{', '.join(usual.arms)})" for name, usual in USUAL.items()),
-    )  # fmt: skip
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument(
-        "--temperatures",
-        nargs="+",
-        type=int,
-        default=[0],
-        help="of the evaluations; crop networks are evaluated greedily",
-    )
-    parser.add_argument(
-        "--steps", type=int, help="training steps of every arm; default: the configs'"
-    )
-    parser.add_argument("--scenes", type=int, default=480, help="scenes to train on")
-    parser.add_argument(
-        "--questions", type=int, default=200, help="held-out questions to evaluate on"
-    )
-    parser.add_argument(
-        "--jobs",
-        type=positive,
-        default=2 if os.environ.get("JAX_PLATFORMS") == "cpu" else 1,
-        help="commands to run at the same time; an accelerator has room for one",
-    )
-    parser.add_argument(
-        "--warm",
-        default=argparse.SUPPRESS,
-        metavar="DIR",
-        help="the model that every arm begins from; default: "
-        + ", ".join(usual.warm for usual in USUAL.values()),
-    )
-    parser.add_argument(
-        "--target", default="configs/micro/target", metavar="DIR", help="the target of cropvlm"
-    )
-    parser.add_argument(
-        "--write",
-        type=Path,
-        metavar="DIR",
-        help="also write results.md, results.json and pictures to DIR",
-    )
-    return parser
 
 
 def demo_of(args: argparse.Namespace) -> Demo | CropDemo:

@@ -39,14 +39,12 @@ import jax
 from rich.console import Console
 
 from lfpc_jax.cli import asking_flags, judge_flags, process_flags, target_flags
+from lfpc_jax.cli.parsers.evaluate import SEVERAL, parser
 from lfpc_jax.cropvlm.settings import TargetSettings
-from lfpc_jax.cropvlm.vicrop import RelativeAttention
-from lfpc_jax.data.rejected import MAX_SHARE
 from lfpc_jax.distributed import processes
 from lfpc_jax.evaluation.alter import ALTERATIONS, alteration
 from lfpc_jax.evaluation.benchmark import Benchmark, open_benchmark
 from lfpc_jax.evaluation.conditions import (
-    BOXES,
     DIRECT,
     REL_ATT,
     TOOL,
@@ -80,7 +78,6 @@ from lfpc_jax.run.engines import Engines
 from lfpc_jax.run.targets import TargetEngines
 from lfpc_jax.trajectory import Record
 
-_SEVERAL = ("image_tokens",)
 _LINES_EVERY = 10.0
 _JUDGING = 3600.0
 """Seconds for the judge's verdicts on one benchmark, budget and condition."""
@@ -89,7 +86,7 @@ _LONGEST_WAIT = 7 * 86400.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         process_flags.start(args)
         with held(args.out) as claim:
@@ -98,62 +95,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         processes.failed(str(error))
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--model", type=Path, metavar="DIR")
-    parser.add_argument("--data", nargs="+", default=[], metavar="[NAME=]PATH")
-    asking_flags.add(parser, several=_SEVERAL)
-    parser.add_argument(
-        "--modes", nargs="+", choices=(TOOL, DIRECT), default=argparse.SUPPRESS,
-        help="direct has no tool, and shows a target no crop (default: tool; of a target without "
-        "a crop network direct)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--diagnose", nargs="*", choices=ALTERATIONS, metavar="ALTERATION",
-        help=f"also with crops altered: {', '.join(ALTERATIONS)}; all, if none is named",
-    )  # fmt: skip
-    target_flags.add(parser)
-    parser.add_argument(
-        "--boxes", nargs="+", choices=BOXES, default=[], help="also show the target these boxes"
-    )
-    parser.add_argument(
-        "--expand", nargs="+", type=float, default=[], metavar="FACTOR",
-        help="also show it the true boxes with their area times each factor",
-    )  # fmt: skip
-    parser.add_argument(
-        "--layer", nargs="+", type=int, default=[], metavar="N",
-        help="also show it the rel_att boxes of these layers, counted from 0",
-    )  # fmt: skip
-    parser.add_argument(
-        "--square", type=float, default=RelativeAttention.side, metavar="PIXELS",
-        help="side of the smallest square that rel_att may choose, in pixels of the original",
-    )  # fmt: skip
-    parser.add_argument(
-        "--likelihoods", action="store_true",
-        help="also compute the target's log-likelihood of the right answer, for every box",
-    )  # fmt: skip
-    parser.add_argument("--rollouts", type=int, default=1, help="answers to each question")
-    parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, help="the first questions of each benchmark only")
-    parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of questions")
-    parser.add_argument("--slots", type=int, default=32, help="conversations at once")
-    parser.add_argument("--rescore", action="store_true", help="ask nothing")
-    judge_flags.add(parser)
-    parser.add_argument(
-        "--max-unjudged", type=float, default=0.5,
-        help="share of the answers put to the judge, or of all, that may stay without a verdict",
-    )  # fmt: skip
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-    parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
-    process_flags.add(parser)
-    return parser
 
 
 def evaluate(args: argparse.Namespace, claim: FolderClaim) -> int:
@@ -216,7 +157,7 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
         usual = asking_flags.USUAL
         if settings is not None:  # what the target would refuse as too narrow is no valid box
             args.crop_tokens, usual = settings.crop_tokens, asking_flags.BOX_USUAL
-        args = asking_flags.resolved(args, args.model, usual=usual, several=_SEVERAL)
+        args = asking_flags.resolved(args, args.model, usual=usual, several=SEVERAL)
     benchmarks = _benchmarks(args)
     for benchmark in benchmarks:
         for name in filter(is_altered, conditions):

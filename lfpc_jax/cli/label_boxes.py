@@ -31,21 +31,21 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any, get_args
+from typing import Any
 
 import jax
 
 from lfpc_jax.cli import process_flags, target_flags
-from lfpc_jax.cli.flags import positive
+from lfpc_jax.cli.parsers.label_boxes import GRID, parser
 from lfpc_jax.cropvlm import labelled, labels
-from lfpc_jax.cropvlm.labels import Label, Measuring, Rule, Source, Ties
+from lfpc_jax.cropvlm.labels import Label, Measuring, Rule
 from lfpc_jax.cropvlm.local import Needs
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.cropvlm.target import Target
 from lfpc_jax.data import layout, pictures, sources
 from lfpc_jax.data.audit import Audited, audit
 from lfpc_jax.data.digest import digest
-from lfpc_jax.data.rejected import MAX_SHARE, Rejected, check_share, parted, summary
+from lfpc_jax.data.rejected import Rejected, check_share, parted, summary
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.infogap import provenance
@@ -60,11 +60,10 @@ from lfpc_jax.trajectory import Record
 _LONGEST_WAIT = 7 * 86400.0
 """Seconds for which processes wait for each other's likelihoods; one that died is known sooner."""
 _ON_THE_SHEET = 12
-_GRID = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         process_flags.start(args)
         with held(args.out) as claim:
@@ -73,42 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         processes.failed(str(error))
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    default = Rule()
-    parser.add_argument("data", metavar="SET")
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--boxes", choices=get_args(Source), default="grid", help="where from")
-    parser.add_argument(
-        "--grid", type=positive, metavar="N", help=f"N x N cells; default: {_GRID}, or that of OLD"
-    )
-    parser.add_argument("--again", type=Path, metavar="OLD", help="likelihoods of a former command")
-    parser.add_argument(
-        "--noise", type=float, metavar="CELLS",
-        help="each side is moved outwards by up to so many cells; default: 1 for the grid, else 0",
-    )  # fmt: skip
-    parser.add_argument(
-        "--within", type=float, default=default.within, metavar="NATS",
-        help="boxes whose likelihoods are so near the best count as equally good",
-    )  # fmt: skip
-    parser.add_argument("--ties", choices=get_args(Ties), default=default.ties, help="of these")
-    parser.add_argument("--seed", type=int, default=default.seed, help="of the noise")
-    parser.add_argument(
-        "--factors", type=float, nargs="+", default=default.factors, metavar="AREA",
-        help="of outside boxes, from the part of the set that covers least to the one that covers "
-        "most; published for small text",
-    )  # fmt: skip
-    parser.add_argument("--chunk", type=positive, default=16, help="records at a time")
-    parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
-    parser.add_argument("--tensor", type=int, default=1, help="devices to spread the target over")
-    target_flags.add(parser)
-    process_flags.add(parser)
-    return parser
 
 
 def label_boxes(args: argparse.Namespace, claim: FolderClaim) -> int:
@@ -148,7 +111,7 @@ def label_boxes(args: argparse.Namespace, claim: FolderClaim) -> int:
             for entry in measured
         ]
     else:
-        grid = args.grid or _GRID
+        grid = args.grid or GRID
         entries = labels.labels_of_target_boxes(sound.records, args.boxes, grid, rule)
         origin |= {"grid": grid}
     _publish(args, origin | {"rule": asdict(rule)}, sound, entries)
@@ -197,7 +160,7 @@ def _measure(
     measuring = Measuring(
         target,
         {"records": records} | labelled.about_target(target.identity),
-        args.grid or _GRID,
+        args.grid or GRID,
         args.chunk,
         shows_nothing=settings.presentation != "crop",
     )

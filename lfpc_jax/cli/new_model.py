@@ -20,6 +20,7 @@ from transformers import Qwen2_5_VLConfig
 
 from lfpc_jax.checkpoint import huggingface
 from lfpc_jax.checkpoint.keys import Origin
+from lfpc_jax.cli.parsers.new_model import parser
 from lfpc_jax.data import scene
 from lfpc_jax.model import beginning, config
 from lfpc_jax.processing.images import ImageProcessor
@@ -49,28 +50,13 @@ _WHOLE = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         write(args)
         return 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--width", type=int, default=128, help="width of the text model")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vision-width", type=int, default=64)
-    parser.add_argument("--vision-depth", type=int, default=3)
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    return parser
 
 
 def write(args: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.cli.parsers.plan import parser
 from lfpc_jax.grpo.packing import Item
 from lfpc_jax.plan import slices
 from lfpc_jax.plan.compiling import Compiled, assigned, compile_into, compiled
@@ -58,7 +59,7 @@ class Plan:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args, overrides = _parser().parse_known_args(argv)
+    args, overrides = parser().parse_known_args(argv)
     try:
         if not args.config and (overrides or not args.model):
             raise ValueError(
@@ -81,41 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         whole = {"runs": [each.run for each in plans if each.run], "programs": programs}
         args.json.write_text(json.dumps(whole, indent=2) + "\n")
     return 0 if all(program.fits for each in plans for program in each.programs) else 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog="With --config, further flags override its settings, as --rollout.slots 32.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="of a training run, or a name in "
-                        "configs/; a size may follow, as in stage1.py:3b")  # fmt: skip
-    parser.add_argument("--topology", nargs="+", required=True, help="as v5e:2x4, cpu:8 or gpu")
-    parser.add_argument("--search", action="store_true", help="propose mesh, remat, "
-                        "rows, their size and slots")  # fmt: skip
-    parser.add_argument("--program", nargs="+", metavar="NAME", help="only these: of a config "
-                        "encode to optimizer; else forward, gradient or rollout")  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="end when memory is assigned: all but "
-                        "the compiler's own FLOPs, in a tenth of the time (TPUs)")  # fmt: skip
-    parser.add_argument("--dump", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    usual = PlannedEpisode()
-    episode = parser.add_argument_group("an episode, assumed for the seconds of a step")
-    episode.add_argument("--sampled", type=int, metavar="TOKENS", help="over all turns; default: "
-                         f"{usual.sampled}, or all that the config's limits allow")  # fmt: skip
-    episode.add_argument("--crops", type=int, metavar="N", help=f"default: {usual.crops}, or none "
-                         "where there is one turn")  # fmt: skip
-    episode.add_argument("--lengths", type=Path, metavar="RUN", help="in place of these: episodes "
-                         "that a run kept")  # fmt: skip
-    alone = parser.add_argument_group("without a config")
-    alone.add_argument("--model", nargs="+", help="3b, 7b, 32b, 72b")
-    alone.add_argument("--tensor", type=int, default=1, help="tensor-parallel ways; fsdp the rest")
-    alone.add_argument("--length", type=int, default=4096, help="tokens of each fsdp group's row")
-    alone.add_argument("--windows", type=int, default=66, help="of each row's one image")
-    alone.add_argument("--slots", type=int, default=128, help="of the rollout engine")
-    alone.add_argument("--capacity", type=int, default=8192, help="ids of an episode")
-    return parser
 
 
 def _plan_run(args: argparse.Namespace, overrides: Sequence[str], topology: str) -> Plan:

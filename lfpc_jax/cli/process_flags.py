@@ -2,7 +2,6 @@
 
 import argparse
 
-from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.launched import ProcessSettings
 
 
@@ -19,5 +18,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def start(args: argparse.Namespace) -> None:
+    from lfpc_jax.distributed import processes  # imports JAX, which --help does not need
+
     given = (args.coordinator, args.processes, args.process)
     processes.start(ProcessSettings(*given, cache=args.cache))

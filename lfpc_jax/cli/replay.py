@@ -22,14 +22,13 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lfpc_jax.cli.flags import positive
+from lfpc_jax.cli.parsers.replay import parser
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.rollout.replay import CLASSES
 from lfpc_jax.run import progress
@@ -41,32 +40,12 @@ DIFFERENT = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         return replay(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog="Exit code: 0 if nothing differs, 3 if anything does.",
-    )
-    parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("--part", nargs="+", default=[], help="default: all whose weights are kept")
-    parser.add_argument("--limit", type=positive, metavar="N", help="records of each part")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="weights for all of the parts")
-    parser.add_argument(
-        "--tolerance", type=float,
-        help="largest difference of a token's log-probability; default: "
-        + ", ".join(f"{limit:g} in {dtype}" for dtype, limit in TOLERANCE.items()),
-    )  # fmt: skip
-    parser.add_argument("--show", type=int, default=20, help="differences to print (default: 20)")
-    parser.add_argument("--dtype", choices=tuple(TOLERANCE), help="default: the run's")
-    parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
-    return parser
 
 
 def replay(args: argparse.Namespace) -> int:

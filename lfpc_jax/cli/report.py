@@ -16,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.cli.parsers.report import parser
 from lfpc_jax.cropvlm.seen import target_view
 from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.seen import shown_crops
@@ -32,34 +33,12 @@ _PRINTED = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         return report(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page; plots lie beside it")
-    parser.add_argument(
-        "--model",
-        type=Path,
-        metavar="DIR",
-        help="the tokenizer of runs that have none of their own",
-    )
-    parser.add_argument(
-        "--episodes", type=int, default=500, metavar="N", help="at most, of all runs together"
-    )
-    parser.add_argument(
-        "--parts", default="*", metavar="PATTERN", help="of the trajectories, as 'validation-*'"
-    )
-    parser.add_argument(
-        "--side", type=int, default=1024, metavar="PIXELS", help="of originals on the page"
-    )
-    return parser
 
 
 def report(args: argparse.Namespace) -> int:

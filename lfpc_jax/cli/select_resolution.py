@@ -22,24 +22,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 from lfpc_jax.cli import asking_flags, judge_flags, process_flags
+from lfpc_jax.cli.parsers.select_resolution import TURN_TOKENS, parser
 from lfpc_jax.data import sources
 from lfpc_jax.data.audit import audit
 from lfpc_jax.data.digest import digest
 from lfpc_jax.data.journal import joined
-from lfpc_jax.data.rejected import MAX_SHARE, Rejected, check_share, parted
+from lfpc_jax.data.rejected import Rejected, check_share, parted
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.infogap.choices import write_choices
 from lfpc_jax.infogap.engine_answers import EngineAnswers
-from lfpc_jax.infogap.levels import HARSHEST, Search
 from lfpc_jax.infogap.provenance import FROM, SELECTION
-from lfpc_jax.infogap.selection import Ask, Settings, Strategy, check_journal, select
+from lfpc_jax.infogap.selection import Ask, Settings, check_journal, select
 from lfpc_jax.infogap.summary import summarise, unmeasured
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.report.selection import plot
@@ -51,12 +51,11 @@ from lfpc_jax.run.engines import direct_engine
 from lfpc_jax.run.models import LoadedModel, assets_of, load_model
 from lfpc_jax.trajectory import Picture, Record
 
-_USUAL = replace(asking_flags.USUAL, turn_tokens=512)
-"""Answers without the tool are short."""
+_USUAL = replace(asking_flags.USUAL, turn_tokens=TURN_TOKENS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         process_flags.start(args)
         with held(args.out) as claim:
@@ -65,36 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         processes.failed(str(error), 1)
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    default = Settings()
-    parser.add_argument("data", nargs="+", metavar="DATA")
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="needed by the strategy `answer`")
-    parser.add_argument("--strategy", choices=get_args(Strategy), default=default.strategy)
-    parser.add_argument("--search", choices=get_args(Search), default=default.search)
-    parser.add_argument("--n-answers", type=int, default=default.n_answers, help="at each level")
-    parser.add_argument("--threshold", type=float, default=default.threshold)
-    parser.add_argument(
-        "--exact", action="store_true", help="answers that differ in wording are different"
-    )
-    judge_flags.add(parser)
-    parser.add_argument("--harshest", type=int, default=HARSHEST, help="longest side, pixels")
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--chunk", type=int, default=default.chunk, help="records at a time")
-    asking_flags.add(parser, "image_tokens", "turn_tokens", usual=_USUAL)
-    parser.add_argument("--temperature", type=float, help="default: 0 for one answer, else 1")
-    parser.add_argument("--slots", type=int, default=32, help="answers at once")
-    parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-    parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
-    process_flags.add(parser)
-    return parser
 
 
 def select_resolution(args: argparse.Namespace, claim: FolderClaim) -> int:

@@ -23,18 +23,17 @@ from dataclasses import asdict, fields, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 
 from lfpc_jax.checkpoint import staging
+from lfpc_jax.cli.parsers.synthesize import parser
 from lfpc_jax.data import benchmarks, canvas, contact, layout, scene, world
-from lfpc_jax.data.marks import VOCABULARIES
-from lfpc_jax.data.scene import COLOURS, SPLITS, WORLDS, WorldSettings
+from lfpc_jax.data.scene import WorldSettings
 from lfpc_jax.run import progress
-from lfpc_jax.trajectory import Nests, Record, Size
+from lfpc_jax.trajectory import Nests, Record
 
-FORMATS = ("layout", "hrbench", "vstar")
 _ON_THE_SHEET = 12
 _AHEAD = 4
 """Scenes drawn and not yet written, for each worker: at 8K each has megabytes."""
@@ -44,10 +43,7 @@ Sample = tuple[Record, tuple[str, ...]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    named.add_argument("--world", choices=WORLDS, default="default", help="settings to begin from")
-    begin = WORLDS[named.parse_known_args(argv)[0].world]
-    args = _parser(begin, parents=[named]).parse_args(argv)
+    args = parser(argv).parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # no device is needed, nor should one be taken
     try:
         synthesize(args)
@@ -55,74 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _parser(
-    default: WorldSettings, parents: list[argparse.ArgumentParser]
-) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Write scenes whose answer only the original shows.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        parents=parents,
-    )
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--count", type=int, default=1000, help="scenes of each format")
-    parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=["layout"])
-    parser.add_argument("--table", choices=get_args(layout.Table), default="jsonl")
-    parser.add_argument(
-        "--nested",
-        nargs="+",
-        type=float,
-        metavar="TIMES",
-        help="targets are boxes so many times as wide as their mark, ascending from 1; default: "
-        "mark, object, object with surroundings",
-    )
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-
-    knobs = parser.add_argument_group("the world")
-
-    def limits(flag: str, least_and_most: scene.Range) -> None:
-        knobs.add_argument(
-            flag, nargs=2, type=int, metavar=("LEAST", "MOST"), default=least_and_most
-        )
-
-    knobs.add_argument("--size", type=_size, default=default.size, help="SIDE or WIDTHxHEIGHT")
-    limits("--objects", default.objects)
-    limits("--object-side", default.object_side)
-    limits("--mark-side", default.mark_side)
-    knobs.add_argument("--cycles", type=float, default=default.cycles, help="waves along a mark")
-    knobs.add_argument("--kinds", nargs="+", choices=tuple(VOCABULARIES), default=default.kinds)
-    knobs.add_argument("--classes", type=int, default=default.classes, help="of each kind's marks")
-    knobs.add_argument("--patches", nargs="+", type=int, choices=(1, 2), default=default.patches)
-    knobs.add_argument(
-        "--cross-patches",
-        nargs="+",
-        type=int,
-        choices=(1, 2),
-        default=default.cross_patches,
-        help="of marks in questions about two objects; as --patches if not given",
-    )
-    knobs.add_argument("--shapes", nargs="+", choices=tuple(scene.FIT), default=default.shapes)
-    knobs.add_argument("--colours", nargs="+", choices=tuple(COLOURS), default=default.colours)
-    knobs.add_argument("--clutter", type=int, default=default.clutter)
-    knobs.add_argument("--roughness", type=float, default=default.roughness, help="0 is plain")
-    knobs.add_argument("--slope", type=float, default=default.slope, help="of colours, by place")
-    knobs.add_argument("--tint", type=float, default=default.tint, help="0: grey plates")
-    knobs.add_argument("--photographs", default="", help="folder of backgrounds; default: drawn")
-    knobs.add_argument("--cross-share", type=float, default=default.cross_share)
-    limits("--single-options", default.single_options)
-    limits("--cross-options", default.cross_options)
-    knobs.add_argument("--choices", action=argparse.BooleanOptionalAction, default=default.choices)
-    knobs.add_argument("--longest-side", type=int, default=default.longest_side, help="the gap")
-    return parser
-
-
-def _size(text: str) -> Size:
-    width, _, height = text.partition("x")
-    return int(width), int(height or width)
 
 
 def _frozen(value: Any) -> Any:

@@ -10,7 +10,6 @@ On SIGTERM to any of its processes it saves and exits with 0. If `health` stops 
 its crops or because most rewards of a step are unknown, it saves and exits with 3.
 """
 
-import argparse
 import json
 import logging
 import sys
@@ -27,6 +26,7 @@ import numpy as np
 from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.training import Checkpoints
 from lfpc_jax.cli import process_flags
+from lfpc_jax.cli.parsers.train import parser
 from lfpc_jax.data.pipeline import Stream, share
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, own_mesh, rollout_mesh
@@ -63,7 +63,12 @@ from lfpc_jax.run.openings import opener, with_unique_ids
 from lfpc_jax.run.overrides import override
 from lfpc_jax.run.reporting import Clock, log_to, summary
 from lfpc_jax.run.training_data import audited_data, warn_of_other_gaps, warn_of_other_labels
-from lfpc_jax.run.validation import certain_accuracy, validate, validation_records
+from lfpc_jax.run.validation import (
+    certain_accuracy,
+    told,
+    validate,
+    validation_records,
+)
 from lfpc_jax.trajectory import Group
 
 log = logging.getLogger("lfpc_jax.train")
@@ -81,7 +86,7 @@ class Interrupted(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args, words = _parser().parse_known_args(argv)
+    args, words = parser().parse_known_args(argv)
     try:
         process_flags.start(args)
         config, name = named_config(args.config, CONFIGS)
@@ -110,31 +115,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return code
     return UNHEALTHY if alarm else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog="Further flags override the config's settings, as --rollout.slots 32.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file, or a name in "
-                        "configs/; a size may follow, as in stage1.py:3b")  # fmt: skip
-    parser.add_argument("--run", type=Path, metavar="DIR", help="default: runs/ and the name of "
-                        "the config, as in runs/stage1_3b")  # fmt: skip
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print settings, shapes, budgets; run nothing"
-    )
-    parser.add_argument(
-        "--changed-data", action="store_true", help="resume although the records have changed"
-    )
-    parser.add_argument(
-        "--other-budget",
-        action="store_true",
-        help="train although a set was selected at another image_tokens",
-    )
-    process_flags.add(parser)
-    return parser
 
 
 def train(
@@ -286,7 +266,10 @@ def train(
                     )
             if processes.stop_requested():
                 break
-            skipped = skipped_share(step + 1, openings, groups, engine)
+            skipped, stopped = skipped_share(step + 1, openings, groups, engine, config)
+            if stopped:
+                log.error("stopped: %s", stopped)
+                break
 
             # ---- reward
             with clock("reward"):
@@ -332,6 +315,7 @@ def train(
                     checked, episodes = validate(config, engine, validation, judge, measure, bar)
                 if "validation/accuracy" in checked:
                     facts["accuracy"] = certain_accuracy(checked)
+                log.info("validation after step %d: %s", step, told(checked))
                 write(step, "validation", checked)
                 archive(run, f"validation-{step:06d}", episodes[:_KEPT_VALIDATED])
 

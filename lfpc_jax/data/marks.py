@@ -27,7 +27,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 from jaxtyping import Float, UInt8
 
-from lfpc_jax.trajectory import Size
+from lfpc_jax.arrays import Size
 
 Kind = Literal["stripes", "colours", "spots", "signs", "letters"]
 Mark = tuple[str, ...]

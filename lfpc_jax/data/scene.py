@@ -17,10 +17,10 @@ from typing import Literal
 
 import numpy as np
 
+from lfpc_jax.arrays import Box4, Nests, Size
 from lfpc_jax.data import questions
 from lfpc_jax.data.marks import VOCABULARIES, Kind, Mark
 from lfpc_jax.processing import geometry
-from lfpc_jax.trajectory import Box4, Nests, Size
 
 Split = Literal["train", "heldout"]
 Shape = Literal["block", "disc", "diamond"]

@@ -7,15 +7,14 @@
 Prompts are prepared and crops are cut in worker threads; the device waits for them only when no row
 can decode. A slot that falls free is refilled at once. What an episode samples depends on the
 parameters, the seed, its record and its number alone, and never on slots, chunks or neighbours.
-Records that cannot be shown are logged, listed in `stats.skipped` and left out. Logits that are not
-finite raise `LogitsNotFinite`.
+Records that cannot be shown are listed in `stats.skipped`, logged by cause, and left out. Logits
+that are not finite raise `LogitsNotFinite`.
 
 Groups come out as they end, so their order depends on lengths; the episodes in each are in order.
 Several processes each run an engine of their own over `own_share` of the records.
 """
 
 import itertools
-import logging
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -35,14 +34,13 @@ from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply
 from lfpc_jax.rollout.episode import STOP_STRING, Episode, Rules, rollout_key
 from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.skipped import PromptTooLong, SkippedLog
 from lfpc_jax.rollout.slots import Beginning, Extension, Prefix, Slots, Visual
 from lfpc_jax.rollout.stops import stop_table
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.rollout.vocabulary import allowed_ids, token_bytes
 from lfpc_jax.shapes import RolloutShapes
 from lfpc_jax.trajectory import Crop, Group, Record
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 OnEpisode = Callable[[Episode], None]
@@ -69,6 +67,7 @@ class Stats:
     ends: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    longest_refused: int = 0  # text tokens of the longest prompt that was too long
 
     @property
     def occupancy(self) -> float:
@@ -107,7 +106,7 @@ class Engine:
             )
         self.dialogue, self.shapes, self.rules = dialogue, shapes, rules
         self.workers, self.refill, self.share_prefix = workers, refill, share_prefix
-        self.stats = Stats(shapes.slots)
+        self.stats, self.skipped_log = Stats(shapes.slots), SkippedLog()
         self.slots = Slots(
             cfg,
             shapes,
@@ -223,6 +222,7 @@ class _Run:
         sampling: Sampling | None,
     ) -> None:
         self.sampling, self.on_skipped = sampling, on_skipped
+        self.skipped: list[tuple[str, str]] = []
         self.engine, self.slots, self.stats = engine, engine.slots, engine.stats
         self.rollouts, self.seed, self.on_episode, self.pool = rollouts, seed, on_episode, pool
         self.records = iter(records)
@@ -248,6 +248,7 @@ class _Run:
                 elif not (self.rows or self.prompts or self.openings):
                     return
         finally:
+            self.engine.skipped_log.tell(self.skipped)
             for future in self._futures():
                 future.cancel()
 
@@ -308,9 +309,12 @@ class _Run:
                 opening, visual = future.result()
             except (Unusable, ValueError) as error:
                 name = record.record.id if isinstance(record, Opening) else record.id
-                log.warning("record %r skipped: %s", name, error)
+                self.skipped.append((name, str(error)))
                 self.stats.skipped.append((name, str(error)))
+                if isinstance(error, PromptTooLong):
+                    self.stats.longest_refused = max(self.stats.longest_refused, error.text)
                 self.on_skipped(record, str(error))
+                self._open_ahead()  # or the run would end where all that are open are skipped
                 continue
             self._add(opening, visual)
         return bool(self.prompts)

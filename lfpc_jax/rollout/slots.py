@@ -23,6 +23,7 @@ from lfpc_jax.processing.batch import empty_images, empty_tokens
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.programs import Beginnings, Drawn, Programs, State, Turns
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.skipped import PromptTooLong
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Tokens
 
@@ -132,9 +133,10 @@ class Slots:
         """The buckets of windows and text tokens for a prompt of so many ids, its image included. A
         prompt without an image runs beside an empty one of the smallest bucket."""
         seen = 0 if visual is None else visual.grid[0] * visual.grid[1]
-        text = self.shapes.prompt_text.fit(
-            ids - seen, "text tokens of a prompt (rollout.prompt_text)"
-        )
+        buckets = self.shapes.prompt_text
+        if ids - seen > buckets.sizes[-1]:
+            raise PromptTooLong(ids - seen, buckets.sizes)
+        text = buckets.fit(ids - seen, "text tokens of a prompt")
         windows = self.shapes.image_windows.sizes[0] if visual is None else len(visual.patches)
         return windows, text
 

@@ -148,11 +148,12 @@ class Health:
     The first limits are on crops. After `patience` steps in a row beyond one of them there is an
     alarm, and with `stop` the run ends. Steps before `from_step` do not count.
 
-    The last two limits are on the data of the updates. A step beyond one of them is not trained on,
-    and the run stops before it. `most_masked` limits the share of episodes without a reward; 1
-    never stops. `most_apart` limits the mean difference between the sampler's and the trainer's
-    log-probabilities of the step's tokens, which should agree because both have the same weights.
-    inf never stops, and None takes the limit that rounding explains (`ROUNDING`).
+    The last three limits are on the data of the updates. A step beyond one of them is not trained
+    on, and the run stops before it. `most_skipped` limits the share of prompts that could not be
+    shown, and `most_masked` that of episodes without a reward; 1 never stops. `most_apart` limits
+    the mean difference between the sampler's and the trainer's log-probabilities of the step's
+    tokens, which should agree because both have the same weights. inf never stops, and None takes
+    the limit that rounding explains (`ROUNDING`).
     """
 
     least_tool_rate: float = 0.05
@@ -161,6 +162,7 @@ class Health:
     patience: int = 5
     from_step: int = 10
     stop: bool = False
+    most_skipped: float = 0.5
     most_masked: float = 0.5
     most_apart: float | None = None
 

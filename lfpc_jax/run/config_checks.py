@@ -115,6 +115,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "data.max_lost": config.data.max_lost,
         "health.most_invalid": config.health.most_invalid,
         "health.most_area": config.health.most_area,
+        "health.most_skipped": config.health.most_skipped,
         "health.most_masked": config.health.most_masked,
     }
     for name, share in shares.items():

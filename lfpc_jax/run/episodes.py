@@ -20,6 +20,9 @@ from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.trajectory import Group, Record
 
+_TEXT_UNIT = 64
+"""Buckets that are proposed for prompts are multiples of this."""
+
 
 def sample(
     engine: Engine | Pair,
@@ -84,17 +87,49 @@ def _with_box(
 
 
 def skipped_share(
-    step: int, openings: Sequence[Opening], groups: Sequence[Group], engine: Engine | Pair
-) -> float:
-    """The share of all processes' prompts that could not be shown. Raises if that is all of them,
-    since nothing can be learned then, in this step or any other."""
+    step: int,
+    openings: Sequence[Opening],
+    groups: Sequence[Group],
+    engine: Engine | Pair,
+    config: TrainConfig,
+) -> tuple[float, str]:
+    """The share of all processes' prompts that could not be shown, and why the step must not be
+    trained on if that is more than `health.most_skipped`; else an empty string. Raises if it is all
+    of them, since nothing can be learned then, in this step or any other."""
     prompts, shown = total([len(openings), len(groups)])
-    if not shown:
+    share, most = 1 - shown / prompts, config.health.most_skipped
+    if shown and share <= most:
+        return share, ""
+    last = "of another process"
+    if engine.stats.skipped:
         record, reason = engine.stats.skipped[-1]
+        last = f"{record}: {reason}"
+    remedy = _remedy(config, engine)
+    if not shown:
         raise ValueError(
-            f"step {step}: none of {prompts} prompts could be shown; the last, {record}: {reason}"
+            f"step {step}: none of {prompts} prompts could be shown; the last, {last}{remedy}"
         )
-    return 1 - shown / prompts
+    return share, (
+        f"{prompts - shown} of the {prompts} prompts of step {step} could not be shown, more than "
+        f"the share health.most_skipped {most:g}; the last, {last}{remedy}. The step is not "
+        "trained on, and the state before it is saved: remove the cause and rerun the same "
+        "command to resume, or raise health.most_skipped"
+    )
+
+
+def _remedy(config: TrainConfig, engine: Engine | Pair) -> str:
+    """The flags with which all prompts so far would have fitted, if some were too long."""
+    sampler = engine.engine if isinstance(engine, Pair) else engine
+    longest = sampler.stats.longest_refused if isinstance(sampler, Engine) else 0
+    if not longest:
+        return ""
+    rollout = config.rollout
+    text = -(-longest // _TEXT_UNIT) * _TEXT_UNIT
+    flags = f"--rollout.prompt_text {','.join(map(str, (*rollout.prompt_text, text)))}"
+    if rollout.image_tokens + text > rollout.capacity:
+        capacity = rollout.capacity + text - rollout.prompt_text[-1]
+        flags += f" --rollout.capacity {capacity}"
+    return f". All prompts so far fit with {flags}"
 
 
 def sampled_tokens(groups: Sequence[Group]) -> int:

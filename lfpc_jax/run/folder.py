@@ -158,7 +158,7 @@ def _of_old_limit(rollout: dict[str, Any]) -> str:
 
 
 _MAY_CHANGE = {"steps", "mesh", "wandb_project", "keep_checkpoints", "keep_best", "judge", "health",
-               "validate_every", "checkpoint_every", "trajectories_every",
+               "rollout.prompt_text", "validate_every", "checkpoint_every", "trajectories_every",
                "target.path", "target.slots", "target.cache", "target.key_variable",
                "target.patience"}  # fmt: skip
 

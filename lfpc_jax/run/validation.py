@@ -39,7 +39,8 @@ def validate(
     answers that could not be judged; `masked` is their share. Without a judge, answers that only a
     judge could tell count as wrong; `undecided` is their share. All three have a `blank_` variant.
     `gap` is how much accuracy is lost with blank crops, over the records that could be judged both
-    times: what the crops were worth. `skipped` is the share of records that could not be shown.
+    times: what the crops were worth. `skipped` is the share of records that could not be shown, and
+    `records` is the number of records that `accuracy` is over.
 
     A crop network's target is asked for answers, whatever its rewards need; a weighted `likelihood`
     is measured, too. Without a target its boxes alone are validated.
@@ -63,7 +64,8 @@ def validate(
             )
         groups, rewards = reward(groups, config.rewards, judge, proposals=config.proposals)
         measured, _ = measure(groups, rewards)
-        accuracies.append(_accuracies(groups))
+        judged = _accuracies(groups)
+        accuracies.append(judged)
         names = {"accuracy": "accuracy", "masked": "unjudged", "undecided": "undecided",
                  "likelihood": "likelihood"}  # fmt: skip
         for name, part in names.items():
@@ -72,6 +74,8 @@ def validate(
         if not prefix:
             asked, answered = total([len(mine), len(groups)])
             values["validation/skipped"] = 1 - answered / asked
+            if "validation/accuracy" in values:
+                [values["validation/records"]] = total([len(judged)])
             if not answered:
                 log.warning("the validation measured nothing: all %d records were skipped", asked)
             episodes = groups
@@ -83,6 +87,21 @@ def validate(
     if len(accuracies) > 1:
         values |= _gap(*accuracies)
     return values, episodes
+
+
+def told(values: Mapping[str, float]) -> str:
+    """A validation in words: its accuracy, over how many records, and how many were left out."""
+    skipped = f"{values['validation/skipped']:.1%} of the records could not be shown"
+    if "validation/accuracy" not in values:
+        return skipped
+    said = (
+        f"accuracy {values['validation/accuracy']:.3f} over "
+        f"{values['validation/records']:.0f} records"
+    )
+    left_out = [skipped] if values["validation/skipped"] else []
+    if values.get("validation/masked"):
+        left_out.append(f"{values['validation/masked']:.1%} of the answers could not be judged")
+    return ": ".join([said, ", ".join(left_out)]) if left_out else said
 
 
 def _gap(plain: Mapping[str, float], blank: Mapping[str, float]) -> dict[str, float]:

@@ -86,7 +86,7 @@ def parsed(command, *words):
         ask: ["--model", "m", "--image", "x", "--question", "y"], evaluate: ["out"],
         select_resolution: ["data", "out"],
     }[command]  # fmt: skip
-    return command._parser().parse_args([*first, *words])
+    return command.parser().parse_args([*first, *words])
 
 
 def test_a_run_s_assets_say_how_it_is_asked(run):

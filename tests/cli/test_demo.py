@@ -20,7 +20,7 @@ from support.planned_commands import taken
 
 
 def planned(*words):
-    return demo.demo_of(demo._parser().parse_args(list(words))).plan()
+    return demo.demo_of(demo.parser().parse_args(list(words))).plan()
 
 
 def test_every_command_is_one_that_its_program_takes(monkeypatch):
@@ -82,9 +82,9 @@ def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
     out = capfd.readouterr().out
     commands = [shlex.split(line) for line in out.partition("What to type next:")[2].splitlines()]
     asked, converted, trained = [words[2:] for words in commands if words]
-    assert Path(ask._parser().parse_args(asked).image).is_file()
-    assert convert._parser().parse_args(converted).run is convert.to_hf
-    args, rest = train._parser().parse_known_args(trained)
+    assert Path(ask.parser().parse_args(asked).image).is_file()
+    assert convert.parser().parse_args(converted).command == "to-hf"
+    args, rest = train.parser().parse_known_args(trained)
     check(override(load_config(args.config, CONFIGS), rest))
     assert demo.main(words) == 0
     assert not (folder / "ran").exists()

@@ -14,7 +14,7 @@ from support.planned_commands import taken
 
 
 def planned(*words):
-    args = demo._parser().parse_args(["--system", "cropvlm", *words])
+    args = demo.parser().parse_args(["--system", "cropvlm", *words])
     return demo.demo_of(args).plan()
 
 
@@ -64,7 +64,7 @@ def test_no_command_begins_before_what_it_reads_is_made():
 
 def test_the_comparison_holds_every_claim_and_every_given_box():
     [compare] = [step for step in planned("--arms", "all") if step.words[0] == "compare.py"]
-    parsed = import_module("lfpc_jax.cli.compare")._parser().parse_args(compare.words[1:])
+    parsed = import_module("lfpc_jax.cli.compare").parser().parse_args(compare.words[1:])
     arms = {arm.name: arm.condition for arm in (Arm.parse(n, f) for n, *f in parsed.arm)}
     assert {*GIVEN, TRUE_ALONE, *ARMS, "crop_alone"} == set(arms)
     assert arms["true_x4@true_x4"] == "true_x4"
@@ -80,13 +80,13 @@ def test_the_comparison_holds_every_claim_and_every_given_box():
 
 def test_what_to_type_next_can_be_typed(tmp_path):
     layout.write(tmp_path / "data/heldout", [small.record(0)])
-    args = demo._parser().parse_args(["--system", "cropvlm", "--out", str(tmp_path)])
+    args = demo.parser().parse_args(["--system", "cropvlm", "--out", str(tmp_path)])
     made = demo.demo_of(args)
     programs = []
     for program, *words in demo._next(made):
         programs.append(program)
         module = import_module(f"lfpc_jax.cli.{program.removesuffix('.py')}")
-        module._parser().parse_args(words)
+        module.parser().parse_args(words)
     assert programs == ["ask.py", "convert.py", "label_boxes.py"]
     labelled = {step.words[1] for step in made.plan() if step.name == "label sft"}
     assert words[0] in labelled  # the same records

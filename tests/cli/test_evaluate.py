@@ -85,7 +85,7 @@ def test_a_folder_goes_on_only_with_the_model_that_is_in_it(hf, tmp_path, monkey
     monkeypatch.setattr(jax, "local_devices", lambda: one)
     model = tmp_path / "hf"
     shutil.copytree(hf, model)
-    args = evaluate._parser().parse_args(["out", "--model", str(model)])
+    args = evaluate.parser().parse_args(["out", "--model", str(model)])
     journal, about = Journal(tmp_path / "out"), {"set": {"digest": "d"}}
     first = Engines.load(args).asked
     journal.begin(first, about)
@@ -120,7 +120,7 @@ def test_the_papers_budgets_have_their_shapes(tmp_path, tokens, grid, windows):
     dialogue = zooming(small.folder(), image_tokens=tokens, crop_tokens=1024)
     found, text = dialogue.size(record)
     assert found == grid
-    args = asking_flags.resolved(evaluate._parser().parse_args(["out"]), None)
+    args = asking_flags.resolved(evaluate.parser().parse_args(["out"]), None)
     model = LoadedModel(small.config(), None, small.folder(), Origin(("float32",)))
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1])
     shapes = Engines(args, model, mesh).shapes(tokens, Buckets((text,)))
@@ -129,7 +129,7 @@ def test_the_papers_budgets_have_their_shapes(tmp_path, tokens, grid, windows):
     # Image, text, four crops with their replies, and all that may be sampled: two turns' worth,
     # unless all turns are to have their limit.
     for flags, sampled in ((), 4096), (("--episode-tokens", "0"), 5 * 2048):
-        args = asking_flags.resolved(evaluate._parser().parse_args(["out", *flags]), None)
+        args = asking_flags.resolved(evaluate.parser().parse_args(["out", *flags]), None)
         capacity = Engines(args, model, mesh).shapes(tokens, Buckets((text,))).capacity
         assert capacity == tokens + text + 4 * (1024 + 256) + sampled
 
@@ -137,7 +137,7 @@ def test_the_papers_budgets_have_their_shapes(tmp_path, tokens, grid, windows):
 @pytest.mark.parametrize("command", [evaluate, ask, select_resolution])
 def test_the_old_limit_is_refused_by_the_new_names(command, capsys):
     with pytest.raises(SystemExit):
-        command._parser().parse_args(["--max-tokens", "80"])
+        command.parser().parse_args(["--max-tokens", "80"])
     assert "--turn-tokens limits a turn and --episode-tokens all" in capsys.readouterr().err
 
 

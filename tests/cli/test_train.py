@@ -131,6 +131,7 @@ def test_where_no_prompt_can_be_shown_it_ends_and_says_why(folder):
     errors = finished(start(folder, run, "--rollout.prompt_text", "4"), code=1)
     assert "step 1: none of" in errors
     assert "prompts could be shown; the last, " in errors
+    assert "All prompts so far fit with --rollout.prompt_text 4,64" in errors
     assert not metrics(run)
 
 

@@ -12,7 +12,8 @@ from lfpc_jax.data import layout
 from lfpc_jax.run import resuming
 from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig
 from lfpc_jax.run.config_checks import check_devices
-from support.training_runs import CONFIG
+from support import small
+from support.training_runs import CONFIG, TARGET, finished, start
 
 pytestmark = pytest.mark.compiles
 
@@ -137,3 +138,17 @@ def test_changed_data_is_taken_on_purpose_and_old_checkpoints_do_not_know(tmp_pa
     resuming.check_same_data(saved, now, changed_data=True)
     resuming.check_same_data(saved, before, changed_data=False)
     resuming.check_same_data(training.Saved(tmp_path, 4, {}), now, changed_data=False)
+
+
+def test_a_step_of_which_most_prompts_are_too_long_saves_and_exits_with_3(folder):
+    """Five of six questions, so that a step of four has at most one that fits."""
+    records = [small.record(i, targets=(TARGET,)) for i in range(6)]
+    long = [replace(record, question="why " * 60) for record in records[1:]]
+    layout.write(folder / "long", [records[0], *long])
+    run, data = folder / "skipping", str(folder / "long")
+    flags = ["--data.train", data, "--health.most_skipped", "0.6", "--data.validation", ""]
+    errors = finished(start(folder, run, *flags), code=3)
+    assert "prompts of step 1 could not be shown, more than the share health.most_skipped" in errors
+    assert "All prompts so far fit with --rollout.prompt_text 48," in errors
+    assert errors.count("text tokens of a prompt are more than") == 2, "a line, and the reason"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["00000000"]

@@ -76,7 +76,7 @@ def words_of(command):
         evaluate: ["out"],
         select_resolution: ["data", "out"],
     }[command]
-    return command._parser().parse_args(first)
+    return command.parser().parse_args(first)
 
 
 @pytest.mark.parametrize("command", [ask, evaluate, select_resolution])
@@ -96,7 +96,7 @@ def test_a_crop_network_is_asked_as_its_folder_says(tmp_path, capsys):
     assert (args.image_tokens, args.crop_tokens, args.turn_tokens) == (32, 16, 24)
     assert args.prompt == ASKED.prompt
     assert capsys.readouterr().err == ""
-    flags = ask._parser().parse_args(
+    flags = ask.parser().parse_args(
         ["--model", "m", "--image", "x", "--question", "y", "--image-tokens", "64"]
     )
     assert asking_flags.resolved(flags, cropper, usual=usual).image_tokens == 64

@@ -353,7 +353,7 @@ def test_a_readers_set_can_be_trained_on_and_evaluated(tmp_path):
     assert [record.metric for record in part.records] == ["vqa", "vqa"]
     assert len(validation) == 2
     words = [str(tmp_path / "out"), "--model", "m", "--data", source, f"short={source}"]
-    found = evaluate._benchmarks(evaluate._parser().parse_args(words))
+    found = evaluate._benchmarks(evaluate.parser().parse_args(words))
     assert [benchmark.name for benchmark in found] == ["TextVQA_0.5.1_train", "short"]
     assert found[0].records == part.records
 

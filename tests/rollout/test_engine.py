@@ -4,6 +4,7 @@ import itertools
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 import jax
@@ -312,6 +313,24 @@ def test_records_that_cannot_be_shown_are_skipped_and_listed(shared, tmp_path, c
     assert "none.png" in skipped["missing"]
     assert "largest bucket" in skipped["long"]
     assert "'strip' skipped" in caplog.text
+
+
+def test_records_after_many_that_cannot_be_shown_are_still_asked(shared, monkeypatch):
+    """Where all that were being opened failed before any row decoded, the run ended, and the
+    records after them were neither asked nor listed."""
+
+    class AtOnce(ThreadPoolExecutor):
+        def submit(self, *call, **named):
+            future = super().submit(*call, **named)
+            wait([future])
+            return future
+
+    monkeypatch.setattr("lfpc_jax.rollout.engine.ThreadPoolExecutor", AtOnce)
+    long = [small.record(0, id=f"long{i}", question="why " * 500) for i in range(12)]
+    before = len(shared.stats.skipped)
+    found = run(shared, [*long, small.record(0)], 2)
+    assert {name for name, _ in found} == {"r0"}
+    assert len(shared.stats.skipped) - before == 12
 
 
 def test_watching_sees_every_token_once_and_the_end(shared):

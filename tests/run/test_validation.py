@@ -15,7 +15,7 @@ from lfpc_jax.run.config import RolloutSettings, TrainConfig
 from lfpc_jax.run.metrics import EpisodeMetrics, reward
 from lfpc_jax.run.openings import unique_ids
 from lfpc_jax.run.progress import Steps
-from lfpc_jax.run.validation import validate, validation_records
+from lfpc_jax.run.validation import told, validate, validation_records
 from support import metrics_page, rigged, small
 from support.judge_server import JudgeServer, say, status
 
@@ -249,6 +249,8 @@ def test_a_validation_says_how_much_of_it_could_not_be_shown():
     values, seen = validated(rigged.reads_the_whole, rigged.world(8), engine)
     assert values["validation/skipped"] == 0.5
     assert values["validation/accuracy"] == 1
+    assert values["validation/records"] == 4
+    assert told(values) == "accuracy 1.000 over 4 records: 50.0% of the records could not be shown"
     assert len(seen) == 4
 
 
@@ -260,4 +262,5 @@ def test_a_validation_of_which_nothing_could_be_shown_is_told(caplog):
     engine = Nothing(rigged.reads_the_whole, small.dialogue())
     values, seen = validated(rigged.reads_the_whole, rigged.world(8), engine)
     assert (values, seen) == ({"validation/skipped": 1.0}, [])
+    assert told(values) == "100.0% of the records could not be shown"
     assert "measured nothing: all 8 records were skipped" in caplog.text

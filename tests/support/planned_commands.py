@@ -24,10 +24,10 @@ def taken(every: Sequence[Step], monkeypatch) -> tuple[list, dict[str, TrainConf
         if step.words[0] == "synthesize.py":
             program.main(step.words[1:])
         elif step.words[0] == "train.py":
-            args, rest = program._parser().parse_known_args(step.words[1:])
+            args, rest = program.parser().parse_known_args(step.words[1:])
             config = configs[step.name] = override(load_config(args.config, CONFIGS), rest)
             check(config)
             assert f"{config.seed}" == step.name[-1]
         else:
-            program._parser().parse_args(step.words[1:])
+            program.parser().parse_args(step.words[1:])
     return drawn, configs

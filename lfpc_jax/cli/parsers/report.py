@@ -1,0 +1,31 @@
+"""The flags of report.py."""
+
+import argparse
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=(
+            "Curves, results and every episode of one or several runs, as one HTML "
+            "page and PNG plots."
+        )
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page; plots lie beside it")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="the tokenizer of runs that have none of their own",
+    )
+    parser.add_argument(
+        "--episodes", type=int, default=500, metavar="N", help="at most, of all runs together"
+    )
+    parser.add_argument(
+        "--parts", default="*", metavar="PATTERN", help="of the trajectories, as 'validation-*'"
+    )
+    parser.add_argument(
+        "--side", type=int, default=1024, metavar="PIXELS", help="of originals on the page"
+    )
+    return parser
