@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 GIB = 2**30
+_SMALL = ("encode", "prefill", "place", "update pictures")
 _SMALLER = ("score pictures", "score, ", "update pictures,")
 
 
@@ -54,7 +55,7 @@ def memory(paths: Sequence[Path]) -> Iterator[str]:
     for path in paths:
         for row in json.loads(path.read_text())["programs"]:
             name = row["program"]
-            if name in ("encode", "prefill", "place") or name.startswith(_SMALLER):
+            if name in _SMALL or name.startswith(_SMALLER):
                 continue
             kinds = [row["kinds"].get(kind) for kind in kinds_of]
             sizes = [*kinds, row["beside"], row["bytes_per_chip"], row["hbm_bytes"]]

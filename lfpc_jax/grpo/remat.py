@@ -110,11 +110,11 @@ def held_bytes(cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, room
     """Parameters, moments, gradients' sums, the copy in the compute dtype, and the embeddings of a
     mini-batch with their gradients."""
     narrow = jnp.dtype(cfg.dtype).itemsize
-    trained, frozen = (_count(part) for part in parameters.specs(cfg, trainable))
+    trained, frozen, trains_tower = _trained(cfg, trainable)
     copy = narrow if cfg.dtype != "float32" else 0
     ways = room.sides["fsdp"] * room.sides["tensor"]
     embeddings = room.pictures * shapes.windows * cfg.vision.window_tokens * cfg.text.width
-    slopes = 4 if "vision" in parameters.specs(cfg, trainable)[0] else 0
+    slopes = 4 if trains_tower else 0
     return (trained * (12 + 4 + copy) + frozen * narrow) / ways + embeddings * (narrow + slopes)
 
 
@@ -122,7 +122,7 @@ def update_bytes(cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, ro
     """The bytes that a chip holds in an update at most, with the policies of `cfg`."""
     tower_remat = cfg.tower_remat or cfg.remat
     needs = [rows_bytes(cfg, shapes, cfg.remat, room.sides)]
-    if "vision" in parameters.specs(cfg, trainable)[0]:
+    if _trained(cfg, trainable)[2]:
         needs.append(pictures_bytes(cfg, shapes, tower_remat, room.sides))
     return room.beside + held_bytes(cfg, shapes, trainable, room) + max(needs)
 
@@ -137,7 +137,7 @@ def rows_bytes(
     tokens = shapes.rows * shapes.row_tokens
     head = narrow * c.vocab * c.width / tensor
     logits = 4 * shapes.rows * min(_BLOCK, shapes.places) * c.vocab / tensor
-    matrices = _count({"text": spec_tree(cfg)["text"]}) / c.layers
+    matrices = _parameters(cfg, "text") / c.layers
     gradient = narrow * c.layers * matrices / (sides["fsdp"] * tensor)
     working = 2 * narrow * matrices / tensor + narrow * 4 * tokens * c.mlp / tensor
     kept = c.layers * tokens * _saved(cfg, "text", remat, tensor, shapes.shared)
@@ -151,7 +151,7 @@ def pictures_bytes(
     c, tensor = cfg.vision, sides["tensor"]
     narrow = jnp.dtype(cfg.dtype).itemsize
     patches = shapes.windows * c.window_patches
-    weights = narrow * _count({"vision": spec_tree(cfg)["vision"]}) / tensor
+    weights = narrow * _parameters(cfg, "vision") / tensor
     working = 2 * weights / c.depth + weights / sides["fsdp"]
     working += narrow * patches * (20 * c.mlp / tensor + 44 * c.width)
     kept = c.depth * patches * _saved(cfg, "vision", remat, tensor, False)
@@ -225,6 +225,19 @@ def _tower_residuals(cfg: ModelConfig, depth: int, shared: bool) -> float:
 
 def _bytes(tree: Tree) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+@cache
+def _trained(cfg: ModelConfig, trainable: Trainable) -> tuple[int, int, bool]:
+    """How many parameters are trained and how many frozen, and whether any of the tower is
+    trained."""
+    trained, frozen = parameters.specs(cfg, trainable)
+    return _count(trained), _count(frozen), "vision" in trained
+
+
+@cache
+def _parameters(cfg: ModelConfig, part: str) -> int:
+    return _count(spec_tree(cfg)[part])
 
 
 def _count(tree: Tree) -> int:

@@ -8,6 +8,7 @@ counted.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import jax
@@ -95,6 +96,7 @@ def _in_blocks(places: int) -> int:
     return -(-places // block) * block
 
 
+@lru_cache(maxsize=128)
 def trained_bytes(cfg: ModelConfig, trainable: Trainable, name: Literal["text", "vision"]) -> int:
     """The bytes in float32 of what is trained of the tower, or of all else."""
     trained = parameters.specs(cfg, trainable)[0]
@@ -119,6 +121,7 @@ def vision_bytes(cfg: ModelConfig) -> int:
     return _weights(cfg, "vision") * jnp.dtype(cfg.dtype).itemsize
 
 
+@lru_cache(maxsize=128)
 def _weights(cfg: ModelConfig, *path: str) -> int:
     """The parameters of a part that multiply. Norms and biases are included, since they are
     small."""

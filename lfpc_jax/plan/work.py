@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from lfpc_jax.model import parameters, spec
+from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.plan import counts
@@ -105,7 +105,7 @@ def update_loads(
     """The work of updates. In a step, `scored` mini-batches are scored with the policy before
     their updates, and `references` with a reference."""
     updates = mini_batches * epochs
-    trains_tower = "vision" in parameters.specs(cfg, trainable)[0]
+    trains_tower = counts.trained_bytes(cfg, trainable, "vision") > 0
     encoded = scored + references if trains_tower else max(scored, references)
     text, tower = (size / tensor for size in (counts.text_bytes(cfg), counts.vision_bytes(cfg)))
     sizes = {name: counts.trained_bytes(cfg, trainable, name) / shards / tensor
