@@ -23,7 +23,6 @@ from lfpc_jax.grpo.optimizer import make_optimizer
 from lfpc_jax.grpo.remat import Resolved, Room, resolve
 from lfpc_jax.grpo.updater import Updater
 from lfpc_jax.model import parameters
-from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rewards.judge import Bar, no_bar
@@ -35,7 +34,6 @@ from lfpc_jax.run import progress
 from lfpc_jax.run.config import Rewards, TrainConfig, updates_of
 from lfpc_jax.run.dialogues import dialogue_as
 from lfpc_jax.run.models import asking_of, load_model
-from lfpc_jax.shapes import TrainShapes
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +156,7 @@ def room_for(
 ) -> Room:
     """What updates have room for on a mesh with these sides, on devices with so much memory.
     Episodes are assumed to look at one crop each."""
-    shapes = _train_shapes(config, cfg, platform)
+    shapes = config.train_shapes(cfg.vision.window)
     crops = config.rollout.rollouts if config.rollout.max_turns > 1 else 0
     pictures = config.update.mini_batch * (1 + crops) / (sides["data"] * sides["fsdp"])
     reference = 0
@@ -177,13 +175,8 @@ def room_for(
 
 def remat_of(config: TrainConfig, cfg: ModelConfig, room: Room) -> Resolved:
     """What the settings `model.remat` and `model.tower_remat` mean where there is so much room."""
-    shapes, model = _train_shapes(config, cfg, room.platform), config.model
+    shapes, model = config.train_shapes(cfg.vision.window), config.model
     return resolve(cfg, shapes, config.trainable, room, model.remat, model.tower_remat)
-
-
-def _train_shapes(config: TrainConfig, cfg: ModelConfig, platform: str) -> TrainShapes:
-    goes_on = continues(cfg.kernel, platform=platform, dtype=cfg.dtype)
-    return config.train_shapes(cfg.vision.window, continues=goes_on)
 
 
 def memory_of(device: jax.Device) -> int | None:
@@ -200,7 +193,7 @@ def updater_of(
     return Updater(
         learner,
         config.update,
-        config.train_shapes(cfg.vision.window, continues=continues(cfg.kernel, dtype=cfg.dtype)),
+        config.train_shapes(cfg.vision.window),
         dialogue.processor,
         reference,
         config.most_apart(cfg.dtype),

@@ -265,7 +265,7 @@ class TrainConfig:
             window=window,
         )
 
-    def train_shapes(self, window: int, *, continues: bool = False) -> TrainShapes:
+    def train_shapes(self, window: int, *, continues: bool = True) -> TrainShapes:
         """`continues` says that the attention of updates lets a segment continue another."""
         return TrainShapes.of(
             self.rollout_shapes(window),

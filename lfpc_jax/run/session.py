@@ -48,6 +48,7 @@ from lfpc_jax.run.dialogues import after_prompt
 from lfpc_jax.run.episodes import sample
 from lfpc_jax.run.metrics import reward
 from lfpc_jax.run.models import asking_of, load_model
+from lfpc_jax.run.openings import unique_ids
 from lfpc_jax.trajectory import Group, Picture, Record
 
 Image = str | Path | bytes | PIL.Image.Image
@@ -150,7 +151,8 @@ class Session:
         return [with_advantages(group, self.config.update.deviation) for group in rewarded]
 
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
-        """One optimizer step on rewarded groups, `update.epochs` times; the update's metrics."""
+        """One optimizer step on rewarded groups, `update.epochs` times; the update's metrics. A
+        record may have several groups."""
         for group in groups:
             if group.advantages is None:
                 raise ValueError(
@@ -161,7 +163,7 @@ class Session:
         self.engine.unload()  # the update needs the memory
         self.model = replace(self.model, params=None)
         try:
-            self._state, metrics = self._updater(state, [groups])
+            self._state, metrics = self._updater(state, [_with_unique_ids(groups)])
         except Apart as error:
             self._state = error.state
             raise ValueError(
@@ -242,6 +244,18 @@ def _settings_of(asking: Asking) -> RolloutSettings:
         turn_tokens=asking.turn_tokens,
         episode_tokens=episode,
     )
+
+
+def _with_unique_ids(groups: Sequence[Group]) -> list[Group]:
+    """Updates know prompts and pictures by their record's id."""
+    return [
+        replace(
+            group,
+            record=replace(group.record, id=id_),
+            trajectories=tuple(replace(t, record=id_) for t in group.trajectories),
+        )
+        for group, id_ in zip(groups, unique_ids([group.record.id for group in groups]))
+    ]
 
 
 def _picture(image: Image) -> Picture:

@@ -8,79 +8,48 @@ import pytest
 from lfpc_jax.model import attention, attention_xla
 from lfpc_jax.model.config import published
 from support import ported  # noqa: F401  (puts the package's modules under the type checks first)
+from support.exact_attention import exact, exact_gradients, random, visible
 
 pytestmark = pytest.mark.compiles
 
 
-def exact(q, k, v, visible):
-    """Plain attention in float64; `visible` is `[B, T, S]`."""
-    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-    k, v = (np.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
-    scores = np.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(q.shape[-1])
-    scores = np.where(visible[:, None], scores, -np.inf)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), v)
+def check(q, k, v, seen, **masks):
+    """Values and gradients against the formula."""
+    weigh = np.random.default_rng(2).normal(size=q.shape).astype(np.float32)
 
+    def run(q, k, v):
+        out = attention.attention(q, k, v, kernel="xla", **masks)
+        return (out * weigh).sum(), out
 
-def random(seed, B, T, N, K, H):
-    rng = np.random.default_rng(seed)
-    shapes = (B, T, N, H), (B, T, K, H), (B, T, K, H)
-    return tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
-
-
-def same_segment(segments):
-    return segments[:, :, None] == segments[:, None, :]
+    gradients, out = jax.jit(jax.grad(run, (0, 1, 2), has_aux=True))(q, k, v)
+    np.testing.assert_allclose(out, exact(q, k, v, seen), atol=2e-6)
+    for ours, theirs in zip(gradients, exact_gradients(q, k, v, seen, weigh), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
 @pytest.mark.parametrize(("budget", "T"), [(2**26, 300), (40_000, 300), (3_000, 37)])
 @pytest.mark.parametrize("causal", [True, False])
 def test_xla_blocks_equal_plain_attention(monkeypatch, budget, causal, T):
-    """Whole, in few and in many blocks, with a remainder; values and gradients."""
+    """Whole, in few and in many blocks, with a remainder."""
     monkeypatch.setattr(attention_xla, "SCORE_BYTES", budget)
     monkeypatch.setattr(attention_xla, "_SHORT", 16)
     q, k, v = random(T, 2, T, 4, 2, 8)
     segments = np.sort(np.random.default_rng(1).integers(0, 4, (2, T)), axis=1)
-    visible = same_segment(segments) & (np.tri(T, dtype=bool) if causal else True)
-
-    def run(q, k, v):
-        return attention.attention(
-            q, k, v, causal=causal, segments=jnp.asarray(segments), kernel="xla"
-        )
-
-    def plain(q, k, v):
-        k, v = jnp.repeat(k, 2, axis=2), jnp.repeat(v, 2, axis=2)
-        scores = jnp.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(8)
-        weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -1e30))
-        return jnp.einsum("bnts,bsnh->btnh", weights, v)
-
-    args = tuple(map(jnp.asarray, (q, k, v)))
-    np.testing.assert_allclose(jax.jit(run)(*args), exact(q, k, v, visible), atol=2e-6)
-    weigh = np.random.default_rng(2).normal(size=q.shape).astype(np.float32)
-    ours, theirs = (
-        jax.jit(jax.grad(lambda *x, f=f: (f(*x) * weigh).sum(), (0, 1, 2)))(*args)
-        for f in (run, plain)
-    )
-    for a, b in zip(ours, theirs):
-        np.testing.assert_allclose(a, b, atol=2e-5)
+    seen = visible(segments) if causal else segments[:, :, None] == segments[:, None, :]
+    check(q, k, v, seen, causal=causal, segments=jnp.asarray(segments))
 
 
 @pytest.mark.parametrize("budget", [2**26, 3_000])
-def test_a_segment_sees_the_one_that_it_goes_on_from(monkeypatch, budget):
+def test_a_segment_sees_the_one_that_it_continues(monkeypatch, budget):
     monkeypatch.setattr(attention_xla, "SCORE_BYTES", budget)
     monkeypatch.setattr(attention_xla, "_SHORT", 16)
-    T = 60
-    q, k, v = random(3, 1, T, 4, 2, 8)
+    q, k, v = random(3, 1, 60, 4, 2, 8)
     segments = np.repeat([1, 2, 3, 4, 0], [20, 10, 15, 10, 5])[None].astype(np.int32)
     prefix = np.repeat([1, 1, 1, 4, 0], [20, 10, 15, 10, 5])[None].astype(np.int32)
-    visible = same_segment(segments)
-    visible[:, 20:45, :20] = True
-    found = jax.jit(
-        lambda *x: attention.attention(
-            *x, causal=True, segments=jnp.asarray(segments), prefix=jnp.asarray(prefix),
-            kernel="xla",
-        )
-    )(q, k, v)  # fmt: skip
-    np.testing.assert_allclose(found, exact(q, k, v, visible & np.tri(T, dtype=bool)), atol=2e-6)
+    seen = visible(segments, prefix)
+    assert seen[0, 20:45, :20].all()
+    assert not seen[0, 45:, :45].any()
+    check(q, k, v, seen, causal=True, segments=jnp.asarray(segments), prefix=jnp.asarray(prefix))
 
 
 def test_which_kernels_serve_prefixes():

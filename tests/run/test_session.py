@@ -90,6 +90,25 @@ def test_an_update_makes_good_episodes_likelier_and_bad_ones_less_likely(session
         session.update(rewarded)
 
 
+def test_a_record_may_have_several_groups(session, records):
+    """Their crops are told apart: the update computes the sampler's log-probabilities again."""
+    rolled = [session.roll_out(records[:3], rollouts=4, seed=seed) for seed in (1, 2)]
+    pairs = [
+        (one, other)
+        for group, again in zip(*rolled)
+        for one, other in zip(group.crops, again.crops)
+        if one and other
+    ]
+    assert any(not np.array_equal(one[0], other[0]) for one, other in pairs)
+    groups = [
+        replace(group, advantages=np.array([1.0, -1.0, 0.5, -0.5]))
+        for of_seed in rolled
+        for group in of_seed
+    ]
+    metrics = session.update(groups)
+    assert 0 < metrics["sampler_apart"] < 1e-4
+
+
 def test_what_cannot_be_asked_says_why(session, records, tmp_path):
     with pytest.raises(ValueError, match="two have the same id"):
         session.roll_out([records[0], records[0]], rollouts=2)
