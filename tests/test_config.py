@@ -95,6 +95,7 @@ def test_a_config_file_with_the_old_limit_is_refused_by_the_new_names(tmp_path):
 def test_what_fails_late_is_refused_by_a_dry_run(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "print_plan", lambda _: None)
+    monkeypatch.setattr(train, "print_data", lambda _: None)
     with pytest.raises(ValueError, match=message):
         check(stage_1(*words.split()))
     assert train.main(["--config", "stage1.py", "--dry-run", *words.split()]) == 1

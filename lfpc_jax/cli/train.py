@@ -36,13 +36,13 @@ from lfpc_jax.grpo.optimizer import schedule
 from lfpc_jax.grpo.state_files import begin_state, checkpoint_items, save_batch
 from lfpc_jax.grpo.updater import Apart, NotFinite
 from lfpc_jax.infogap.provenance import check_budget
-from lfpc_jax.plan.dry_run import print_plan
+from lfpc_jax.plan.dry_run import print_data, print_plan
 from lfpc_jax.report.writer import MetricsWriter, check_wandb
 from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.rollout.engine import LogitsNotFinite
 from lfpc_jax.rollout.episode import Episode
-from lfpc_jax.run import own_code, progress, resuming
+from lfpc_jax.run import compilations, own_code, progress, resuming
 from lfpc_jax.run.building import (
     dialogue_of,
     engine_of,
@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if line := unfinished(Path(config.model.path)):
                 print(f"warning: {line}", file=sys.stderr)
             print_plan(config)
+            print_data(config)
             return 0
         run = RunFolder(args.run or Path("runs") / name)
         with held(run.path) as claim:
@@ -170,6 +171,7 @@ def train(
     if saved is None:
         run.begin(config, model.assets, model.origin, model.step)
     log_to(run.path / "log.txt", on_terminal=log.name)
+    compilations.announce(log.info)
     resuming.warn_of_other_asking(config, Path(config.model.path) if saved is None else run.path)
     if saved is not None:
         resuming.warn_of_other_judge(run, judged_by, config)

@@ -1,4 +1,5 @@
-"""Prints everything that a config amounts to, before anything is loaded or compiled."""
+"""Prints everything that a config amounts to, before anything is loaded or compiled, and what its
+sets hold."""
 
 import json
 import math
@@ -20,8 +21,10 @@ from lfpc_jax.model.spec import is_param, spec_tree
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.plan.episodes import layout_of, planned_episode, planned_items
 from lfpc_jax.plan.run import model_of, target_model_of
+from lfpc_jax.run import progress
 from lfpc_jax.run.building import memory_of, remat_of, room_for
 from lfpc_jax.run.config import TrainConfig, described, updates_of
+from lfpc_jax.run.training_data import first_look
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 _GiB = 2**30
@@ -59,6 +62,19 @@ def print_plan(config: TrainConfig) -> None:
         table.add_row(name, str(value))
     console.print(table)
     console.print(_memory(config, cfg, mesh.size))
+
+
+def print_data(config: TrainConfig) -> None:
+    """Reads each set's rows and its first pictures, and prints the counts. Raises what a run would
+    raise for a set that cannot be read."""
+    table = Table("set", "used for", "records", "left out", "first pictures", title="Data")
+    for use, sources in (("train", config.data.train), ("validation", config.data.validation)):
+        for source in sources:
+            with progress.waiting(f"reading {source.path}"):
+                seen = first_look(source, config)
+            pictures = f"{seen.pictures} of {seen.tried} read"
+            table.add_row(source.path, use, str(seen.records), seen.left_out, pictures)
+    Console().print(table)
 
 
 def sampled_at_most(config: TrainConfig, shapes: RolloutShapes) -> list[int]:

@@ -312,6 +312,7 @@ class Programs:
             self._count(name, args)
             return function(*args)
 
+        traced.__name__ = name  # by which JAX reports its compilation
         jitted = jax.jit(traced, donate_argnums=donated, static_argnums=static, out_shardings=out)
         return Program(jitted, self._mesh)
 

@@ -2,19 +2,24 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lfpc_jax.cropvlm.labelled import doubts as doubts_of_labels
-from lfpc_jax.data.audit import audit
+from lfpc_jax.data import pictures
+from lfpc_jax.data.audit import audit, check
 from lfpc_jax.data.pipeline import Part, in_turn
-from lfpc_jax.data.rejected import parted, summary
+from lfpc_jax.data.rejected import Rejected, Unusable, check_share, parted, summary
 from lfpc_jax.infogap.provenance import doubts
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.run.config import Source, TrainConfig
 from lfpc_jax.run.models import LoadedModel
-from lfpc_jax.trajectory import Record
+from lfpc_jax.trajectory import Picture, Record
 
 log = logging.getLogger(__name__)
+
+_FIRST = 16
+"""Records of a set whose pictures a dry run opens."""
 
 
 def audited_data(config: TrainConfig) -> tuple[list[Part], list[Record]]:
@@ -39,6 +44,48 @@ def _audited(source: Source, config: TrainConfig) -> tuple[Record, ...]:
             source.path, len(unsuited), rows, summary(unsuited),
         )  # fmt: skip
     return audited.records
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """A set's rows: `records` that can be asked, what was `left_out`, and how many of the first
+    `tried` records' `pictures` could be opened."""
+
+    records: int
+    left_out: str
+    tried: int
+    pictures: int
+
+
+def first_look(source: Source, config: TrainConfig) -> FirstLook:
+    """Reads every row of a set, and opens the pictures of its first records only. Raises ValueError
+    or OSError for a set that cannot be read, or of which too many rows are rejected."""
+    records, tried, faults = 0, 0, []
+    rejected: list[Rejected] = []
+    for entry in source.reader(source.path):
+        if isinstance(entry, Rejected):
+            rejected.append(entry)
+            continue
+        records += 1
+        if tried < _FIRST:
+            tried += 1
+            try:
+                check(entry)
+                if entry.picture != Picture():
+                    pictures.original(entry.picture)
+            except Unusable as error:
+                faults.append(f"{entry.id}: {error}")
+    check_share(source.path, rejected, records + len(rejected), config.data.max_lost)
+    if not records:
+        raise ValueError(
+            f"{source.path}: no records (left out: {summary(rejected)}); is this the set's folder "
+            "or file?"
+        )
+    if len(faults) == tried:
+        raise ValueError(
+            f"{source.path}: none of the first {tried} records can be used; the first, {faults[0]}"
+        )
+    return FirstLook(records, summary(rejected) or "none", tried, tried - len(faults))
 
 
 def warn_of_other_gaps(

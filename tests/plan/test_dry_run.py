@@ -1,8 +1,22 @@
 """What a dry run prints, against what one counts by hand."""
 
-from lfpc_jax.cli import train
+import shutil
 
-FLAGS = ["--dry-run", "--model.dtype", "bfloat16", "--model.train_vision", "false"]
+import pytest
+
+from lfpc_jax.cli import train
+from lfpc_jax.data import layout
+from support import small
+
+FLAGS = [
+    "--dry-run",
+    "--data.train",
+    "set",
+    "--model.dtype",
+    "bfloat16",
+    "--model.train_vision",
+    "false",
+]
 
 
 def printed_rows(text: str) -> dict[str, list[str]]:
@@ -20,6 +34,7 @@ def test_stage_1_is_planned_without_its_weights(tmp_path, monkeypatch, capsys):
     places, 4 heads of 128."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
+    layout.write(tmp_path / "set", [small.record(0)])
     assert train.main(["--config", "stage1.py", *FLAGS, "--rollout.tensor", "2"]) == 0
     printed = capsys.readouterr().out
     assert "Qwen2.5-VL-7B-Instruct is not here: planned with the published model" in printed
@@ -59,6 +74,7 @@ def test_a_kl_term_holds_a_whole_copy(tmp_path, monkeypatch, capsys):
     """The 7B's parameters, frozen tower and all, in bfloat16 over eight devices."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
+    layout.write(tmp_path / "set", [small.record(0)])
     tables = []
     for kl in ("0", "0.1"):
         assert train.main(["--config", "stage1.py", *FLAGS, "--update.objective.kl", kl]) == 0
@@ -73,3 +89,33 @@ def test_a_model_of_no_published_name_must_be_there(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     assert train.main(["--config", "stage2.py", "--dry-run"]) == 1
     assert "runs/stage1 is not here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        (None, "set"),
+        (0, "set: no records"),
+        (3, "set: none of the first 3 records can be used; the first, r0: missing picture"),
+    ],
+)
+def test_data_that_cannot_be_read_fails_a_dry_run(tmp_path, monkeypatch, capsys, records, message):
+    """It was found only by the run itself, on the machines that were paid for."""
+    monkeypatch.chdir(tmp_path)
+    if records is not None:
+        layout.write(tmp_path / "set", [small.record(number) for number in range(records)])
+        shutil.rmtree(tmp_path / "set" / "images", ignore_errors=True)
+    assert train.main(["--config", "stage1.py", *FLAGS]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_dry_run_counts_the_records_and_opens_the_first_pictures(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "150")
+    layout.write(tmp_path / "set", [small.record(n) for n in range(19)])
+    layout.write(tmp_path / "held", [small.record(n) for n in range(3)])
+    min((tmp_path / "held" / "images").rglob("*.*")).unlink()
+    assert train.main(["--config", "stage1.py", *FLAGS, "--data.validation", "held"]) == 0
+    rows = printed_rows(capsys.readouterr().out)
+    assert rows["set"] == ["train", "19", "none", "16 of 16 read"]
+    assert rows["held"] == ["validation", "3", "none", "2 of 3 read"]

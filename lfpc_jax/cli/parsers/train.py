@@ -19,7 +19,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", type=Path, metavar="DIR", help="default: runs/ and the name of "
                         "the config, as in runs/stage1_3b")  # fmt: skip
     parser.add_argument(
-        "--dry-run", action="store_true", help="print settings, shapes, budgets; run nothing"
+        "--dry-run",
+        action="store_true",
+        help="print settings, shapes, budgets, what the sets hold; run nothing",
     )
     parser.add_argument(
         "--changed-data", action="store_true", help="resume although the records have changed"
