@@ -287,7 +287,8 @@ def test_the_7b_update_of_stage1_fits(topology, flags, tmp_path, monkeypatch):
         kinds = donated.get(name, ("gradients",))
         given = sum(row["kinds"][kind] for kind in kinds)
         aliased = row["compiled"]["aliased_bytes"]
-        assert given <= aliased <= 1.03 * given, name  # padded to a chip's tiles
+        padded = 1.2 if "back" in name else 1.03  # to a chip's tiles; the tower's parts are small
+        assert given <= aliased <= padded * given, name
         for shape in row["compiled"]["largest"]:
             dims = [int(n) for n in re.findall(r"\d+", shape.partition("[")[2])]
             assert dims.count(row_tokens) < 2, shape
