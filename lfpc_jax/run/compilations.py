@@ -18,9 +18,11 @@ _LONG = 1.0
 
 PROGRAMS = {
     "_new_state": "the optimizer's first state",
-    "_step": "the update",
-    "_all_logprobs": "the log-probabilities before an update",
-    "_all_logprobs_at": "the likelihoods of boxes",
+    "_learned": "the update: loss and gradients",
+    "_through_tower": "the update: gradients of the vision tower",
+    "_applied": "the update: the optimizer",
+    "_encoded": "the pictures of scored or trained episodes",
+    "_logprobs": "the log-probabilities of episodes",
     "encode": "the rollout's pictures",
     "prefill": "the rollout's prompts",
     "extend": "the rollout's replies",

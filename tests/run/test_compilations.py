@@ -15,21 +15,21 @@ def test_each_program_is_said_before_and_after_with_its_seconds(monkeypatch):
     lines = []
     compilations.announce(lines.append)
 
-    def _step(x):
+    def _learned(x):
         return jnp.sin(x) @ x
 
     def small(x):
         return x + 1
 
-    update = jax.jit(_step)
+    update = jax.jit(_learned)
     for size in (3, 3, 4):
         update(jnp.ones((size, size)))
     jax.jit(small)(jnp.ones(2))
     assert [re.sub(r"[0-9.]+ s", "N s", line) for line in lines] == [
-        "compiling the update ...",
-        "compiled in N s: the update",
-        "compiling the update, for a further shape (2) ...",
-        "compiled in N s: the update, for a further shape (2)",
+        "compiling the update: loss and gradients ...",
+        "compiled in N s: the update: loss and gradients",
+        "compiling the update: loss and gradients, for a further shape (2) ...",
+        "compiled in N s: the update: loss and gradients, for a further shape (2)",
     ]
 
 
