@@ -272,6 +272,34 @@ def test_rows_are_full_over_the_whole_mini_batch():
     assert [row.room for row in rows] == [0, 0]
 
 
+def lengths_in(rows):
+    return [[len(item.trajectory.ids) for item in row.items] for row in rows]
+
+
+def test_an_episode_goes_where_it_leaves_the_least_room():
+    alone = {"a": 70, "b": 50, "c": 30, "d": 50}
+    found = [
+        episode(record, 1000 * number + np.arange(length), 1)
+        for number, (record, length) in enumerate(alone.items())
+    ]
+    assert lengths_in(fill(found, replace(SHAPES, row_tokens=100))) == [[70, 30], [50, 50]]
+
+
+def test_an_episode_rather_goes_where_its_prompt_lies():
+    """It would leave less room in the other row."""
+    prompt = np.arange(21)
+    found = [
+        episode("other", 1000 + np.arange(70), 1),
+        *(
+            episode("group", np.r_[prompt, 2000 + 100 * rollout + np.arange(rest)], 1, (), 21)
+            for rollout, rest in enumerate((39, 7))
+        ),
+    ]
+    rows = fill(found, replace(SHARED, row_tokens=100))
+    assert lengths_in(rows) == [[70], [60, 28]]
+    assert [row.room for row in rows] == [30, 32]
+
+
 @pytest.mark.parametrize("shards", [16, 32])
 def test_rows_of_the_papers_lengths_are_full(shards):
     """32 groups of 16 episodes: a prompt of about 1,400 tokens, and about 1,500 of its own."""
@@ -375,6 +403,13 @@ def test_rows_with_many_tokens_that_count_have_places_for_all():
     check_all_there(one_each, found, 3)
     few = packed(found, replace(shapes, places=45))
     assert sizes(few) == ([45, 45, 45], [])
+
+
+def test_the_largest_pictures_are_placed_first():
+    """So that the small ones fill the spans."""
+    mini_batch = packed(in_windows(1, 1, 3, 3), replace(SHAPES, windows=8, span=4))
+    [[bin_]] = mini_batch.bins
+    assert bin_.free == [0, 0]
 
 
 def test_a_strip_lies_in_a_micro_batch_that_is_one_span():
