@@ -25,6 +25,7 @@ pytestmark = pytest.mark.compiles
 REWARDS = {3: (1.0, 0.0, 2.0), 4: (0.0, 1.0, None, 1.0), 2: (1.0, 0.0)}
 PACKED = TrainShapes(96, 2, places=40, windows=24, span=8)
 SHARED = replace(PACKED, shared=True)
+MANY = replace(SHARED, rows=1, row_tokens=64, windows=4, span=4)
 ALONE = TrainShapes(64, 1, places=64, windows=16, span=16)
 EVERY_TERM = Objective(clip_low=0.1, clip_high=0.3, kl=0.2, entropy=0.5, importance_cap=1.2)
 
@@ -184,7 +185,7 @@ def torch_gradients(hf, cfg, found, objective, aggregate, temperature):
     [
         ("token", PACKED, Objective(), 1.0, False),
         ("sequence", PACKED, EVERY_TERM, 0.7, False),
-        ("token", SHARED, Objective(), 1.0, False),
+        ("token", MANY, Objective(), 1.0, False),
         ("token", SHARED, Objective(), 0.7, True),
     ],
 )
@@ -202,6 +203,7 @@ def test_loss_and_gradients_equal_torchs(
     all_of_them = objective.kl > 0  # those without an advantage have a gradient then
     mini_batch = packed(cfg, found, shapes, aggregate=aggregate, all_of_them=all_of_them)
     assert len(mini_batch.rows) < len(items(found)), "nothing was packed"
+    assert (len(mini_batch.bins) > 1) == (shapes == MANY)
     mini_batch = with_others(made, mini_batch, state)
     after, metrics, _ = made.update(state, made.place(mini_batch))
     assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-4)
@@ -483,6 +485,36 @@ def test_dropout_changes_gradients_alone_and_their_mean_stays(model):
     spread = np.linalg.norm(np.std(drawn[1:], axis=0)) / 48**0.5
     assert spread > 0.01 * np.linalg.norm(whole), "something is dropped"
     assert np.linalg.norm(np.mean(drawn[1:], axis=0) - whole) < 2 * spread
+
+
+def test_the_tower_drops_the_same_in_both_passes(model, monkeypatch):
+    """Its gradient is the slope of the loss along it. No two micro-batches drop the same."""
+    _, cfg, params = model
+    trainable = Trainable(lora=LoRA(2, 4.0, ("q",), vision=True, dropout=0.5))
+    made = learner(cfg, trainable=trainable, optimizer=optax.trace(0.0))
+    state = made.start(copied(params), jax.random.key(1))
+    mini_batch = packed(cfg, scored(), MANY)
+    assert min(len(mini_batch.rows), len(mini_batch.bins)) > 1
+    placed = made.place(with_others(made, mini_batch, state))
+    numbers, drops = [], made._drops
+
+    def watched(trained, key, micro_batch):
+        numbers.append(micro_batch)
+        return drops(trained, key, micro_batch)
+
+    monkeypatch.setattr(made, "_drops", watched)
+    gradient = made.update(jax.tree.map(jnp.copy, state), placed)[0].moments.trace["vision"]
+    rows, pictures = ([2 * n for n in range(len(mini_batch.rows))],
+                      [2 * n + 1 for n in range(len(mini_batch.bins))])  # fmt: skip
+    assert sorted(numbers) == sorted([*rows, *pictures, *pictures])
+    norm = float(optax.global_norm(gradient))
+
+    def loss(step):
+        tower = jax.tree.map(lambda x, g: x + step / norm * g, state.trained["vision"], gradient)
+        moved = replace(state, trained={**state.trained, "vision": tower})
+        return float(made.update(jax.tree.map(jnp.copy, moved), placed)[1]["loss"])
+
+    assert (loss(0.03) - loss(-0.03)) / 0.06 == pytest.approx(norm, rel=0.02)
 
 
 def test_lora_changes_its_layers_alone(model):
