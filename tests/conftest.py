@@ -15,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import hypothesis
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 # A test's time says nothing on a busy machine.
@@ -22,6 +23,7 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 pytest_plugins = ["support.compilations"]
 install_import_hook("lfpc_jax", "beartype.beartype")
+
 jax.devices()  # all eight, before a plan for two of them could be the first to ask
 
 
@@ -29,3 +31,12 @@ def pytest_configure(config):
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # as it is in the workers
         folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
         config.add_cleanup(partial(shutil.rmtree, folder))
+
+
+@pytest.fixture(autouse=True)
+def _not_told_to_stop():
+    """Commands that run in this process hear signals from then on; the next test begins anew."""
+    yield
+    from lfpc_jax import stopping
+
+    stopping.forget()

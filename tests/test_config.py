@@ -189,3 +189,19 @@ def test_a_function_with_its_arguments_is_described():
     twice = {"function": f"{__name__}.times", "arguments": [], "named": {"factor": 2}}
     assert named(partial(times, factor=2)) == twice
     assert named(partial(times, factor=3)) != twice
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def get_config(:\n", "line 1: invalid syntax: def get_config(:"),
+        ("x = 1\n  y = 2\n", "line 2: unexpected indent: y = 2"),
+        ("\n\nimport nothing_like_it\n", "line 3: ModuleNotFoundError: No module named"),
+        ("def get_config():\n    return Train()\n", "line 2: NameError: name 'Train' is not"),
+    ],
+)
+def test_a_config_that_is_no_python_is_refused_with_file_and_line(tmp_path, capsys, text, told):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    assert train.main(["--config", str(file), "--dry-run"]) == 1
+    assert f"error: {file}, {told}" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import lfpc_jax
 
 ROOT = Path(lfpc_jax.__file__).parent
 FLOORS = (
-    ("arrays", "jsonfile"),
+    ("arrays", "jsonfile", "stopping"),
     ("shapes", "trajectory"),
     ("distributed", "processing", "remote"),
     ("model",),

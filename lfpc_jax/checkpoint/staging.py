@@ -26,6 +26,16 @@ def check_free(target: str | Path, *, overwrite: bool = False) -> None:
         raise ValueError(f"{target}: is a file, not a folder; choose another name")
 
 
+def check_apart(source: str | Path, target: str | Path) -> None:
+    """Raises ValueError if replacing the target would remove what is read from the source. Links
+    are followed."""
+    read, written = Path(source).resolve(), Path(target).resolve()
+    if read == written or written in read.parents:
+        raise ValueError(f"{target}: holds {source}, which is read; choose another folder to write")
+    if read in written.parents and written.exists():
+        raise ValueError(f"{target}: is a part of {source}, which is read; choose another folder")
+
+
 @contextmanager
 def staged(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Gives the directory to write to. It becomes `target` if the body succeeds, and is removed

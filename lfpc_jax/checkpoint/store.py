@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.checkpoint import assets, manifest, staging
+from lfpc_jax.checkpoint import assets, faults, manifest, staging
 from lfpc_jax.checkpoint.demand import check_tree
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.checkpoint.manifest import Manifest
@@ -60,8 +60,12 @@ def save(
 ) -> None:
     with staging.staged(folder, overwrite=overwrite) as staged:
         chunked = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params)
+        faults.hush()
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            checkpointer.save(staged / _PARAMS, args=ocp.args.StandardSave(params, chunked))
+            try:
+                checkpointer.save(staged / _PARAMS, args=ocp.args.StandardSave(params, chunked))
+            except Exception as error:
+                raise faults.of_writing(Path(folder), error) from None
         if jax.process_index() == 0:
             (staged / _ASSETS).mkdir()
             assets.copy(assets_from, staged / _ASSETS)

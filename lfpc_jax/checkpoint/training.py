@@ -23,7 +23,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.checkpoint import manifest, staging
+from lfpc_jax.checkpoint import faults, manifest, staging
 from lfpc_jax.checkpoint.manifest import Manifest
 from lfpc_jax.distributed.exchange import everyones
 from lfpc_jax.jsonfile import read_object
@@ -51,6 +51,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int = 2, keep_best: int = 0) -> None:
         self.folder, self.keep, self.keep_best = folder.absolute(), keep, keep_best
+        faults.hush()
         self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._whole: set[Path] = set()  # known to be complete, so not verified again
         self.newest: int | None = None
@@ -96,7 +97,7 @@ class Checkpoints:
                 self._whole.add(path)
                 self._forget()
         except Exception as error:
-            self._fault = error
+            self._fault = faults.of_writing(path, error)
 
     def _forget(self) -> None:
         """Removes checkpoints that need not be kept, and the rest of interrupted saves. No save is

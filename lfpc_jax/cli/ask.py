@@ -11,15 +11,15 @@ and the target answers with and without its crop.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 
 import jax
 import PIL.Image
 from jax.sharding import Mesh
 
-from lfpc_jax.cli import asking_flags, target_flags
+from lfpc_jax.cli import asking_flags, command, target_flags
 from lfpc_jax.cli.parsers.ask import parser
 from lfpc_jax.cropvlm.local import Needs
 from lfpc_jax.cropvlm.pair import shown_box
@@ -48,15 +48,13 @@ _PROMPT_TEXT = (512, 2048)
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        return ask(args)
-    except (ValueError, OSError, Unusable) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(partial(ask, args), {Unusable: 1})
 
 
 def ask(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------ the question
+    if not args.question.strip():
+        raise ValueError("--question is empty; ask something about the image")
     pictures.measured(Picture(path=str(args.image)))  # a bad image is found before the model loads
     record = Record(
         id=str(args.image),

@@ -18,9 +18,11 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 from rich.console import Console
 
+from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.compare import parser
 from lfpc_jax.evaluation import comparable
 from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, SeededEstimate
@@ -32,12 +34,7 @@ from lfpc_jax.evaluation.tables import arm_sheets, rank_sheets
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        compare(args)
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(partial(compare, args))
 
 
 def compare(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,6 +23,7 @@ from rich.table import Table
 from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import folder, huggingface, parity, staging, store
 from lfpc_jax.checkpoint.keys import Origin
+from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.convert import parser
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
@@ -37,15 +39,12 @@ TOLERANCE = {"float32": 1e-4}
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        return COMMANDS[args.command](args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(partial(COMMANDS[args.command], args))
 
 
 def to_orbax(args: argparse.Namespace) -> int:
     staging.check_free(args.out, overwrite=args.overwrite)
+    staging.check_apart(args.source, args.out)
     cfg = config.from_folder(args.source)
     opened = folder.open_folder(args.source, cfg)
     mesh = make_mesh(fsdp=-1)
@@ -65,6 +64,7 @@ def to_orbax(args: argparse.Namespace) -> int:
 
 def to_hf(args: argparse.Namespace) -> int:
     staging.check_free(args.out, overwrite=args.overwrite)
+    staging.check_apart(args.source, args.out)
     mesh = make_mesh(fsdp=-1)
     if run := run_of(args.source):
         dtype = args.dtype or run.origin.dtypes[0]

@@ -18,9 +18,12 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax import stopping
+from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.demo import USUAL, parser
 from lfpc_jax.data import layout
 from lfpc_jax.evaluation import claims
@@ -33,19 +36,18 @@ from lfpc_jax.trajectory import Record
 def main(argv: Sequence[str] | None = None) -> int:
     typed = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(typed)
-    try:
-        demo = demo_of(args)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(partial(_run, args, typed))
+
+
+def _run(args: argparse.Namespace, typed: Sequence[str]) -> int:
+    demo = demo_of(args)
     planned = demo.plan()
-    try:
-        identities = steps.check(planned, demo.out)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    identities = steps.check(planned, demo.out)
     start = time.monotonic()
-    if code := steps.run(planned, demo.out, identities, jobs=args.jobs):
+    code = steps.run(planned, demo.out, identities, jobs=args.jobs)
+    if stopping.told.is_set():
+        return command.stopped(demo.out)
+    if code:
         return code
     print(f"\n{(time.monotonic() - start) / 60:.1f} minutes. Look at {demo.out / 'report.html'}")
     if args.write:

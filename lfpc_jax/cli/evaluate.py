@@ -22,7 +22,7 @@ benchmarks, budgets, boxes and diagnostics may be added later. --rescore grades 
 again, without the model. OUT gets results.json, results.png, scores.jsonl (a line for each
 question), timing.json, and trajectories/, which the report shows; expansion.png if true boxes were
 expanded. If the judge fails, the earlier results stay. Several processes each ask a share. SIGTERM
-to any of them ends all with exit code 0, and the same command resumes.
+or Ctrl-C to any of them ends all with exit code 0, and the same command resumes.
 """
 
 import argparse
@@ -31,14 +31,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
 
-from lfpc_jax.cli import asking_flags, judge_flags, process_flags, target_flags
+from lfpc_jax.cli import asking_flags, command, judge_flags, target_flags
 from lfpc_jax.cli.parsers.evaluate import SEVERAL, parser
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.distributed import processes
@@ -73,7 +73,7 @@ from lfpc_jax.rewards.judge import Judge, JudgeFailed
 from lfpc_jax.rollout.asking import digest
 from lfpc_jax.rollout.engine import own_share
 from lfpc_jax.run import progress
-from lfpc_jax.run.claim import FolderClaim, held
+from lfpc_jax.run.claim import FolderClaim
 from lfpc_jax.run.engines import Engines
 from lfpc_jax.run.targets import TargetEngines
 from lfpc_jax.trajectory import Record
@@ -87,14 +87,7 @@ _LONGEST_WAIT = 7 * 86400.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        process_flags.start(args)
-        with held(args.out) as claim:
-            return evaluate(args, claim)
-    except (ValueError, OSError) as error:
-        processes.failed(str(error))
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(partial(command.resumed, args, evaluate))
 
 
 def evaluate(args: argparse.Namespace, claim: FolderClaim) -> int:
@@ -113,8 +106,7 @@ def evaluate(args: argparse.Namespace, claim: FolderClaim) -> int:
             )
         _answer(args, journal)
         if processes.stop_requested(_LONGEST_WAIT):
-            print(f"stopped; rerun the same command to resume {args.out}")
-            return 0
+            return command.stopped(args.out)
     # ------------------------------------------------------------------ what they come to
     if first:
         answers = _graded(args, journal, judge)

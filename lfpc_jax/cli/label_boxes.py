@@ -19,8 +19,8 @@ tight as they are.
 
 Beside the set are labels.jsonl (each record's label, before and after widening), report.json,
 report.png, sheet.png (some labels on their pictures) and timing.json. If interrupted, rerun the
-same command to resume; SIGTERM stops it with exit code 0. A command whose target, grid or records
-differ from those that it began with is refused. Several processes share the work.
+same command to resume; SIGTERM or Ctrl-C stops it with exit code 0. A command whose target, grid or
+records differ from those that it began with is refused. Several processes share the work.
 """
 
 import argparse
@@ -29,13 +29,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import jax
 
-from lfpc_jax.cli import process_flags, target_flags
+from lfpc_jax.cli import command, target_flags
 from lfpc_jax.cli.parsers.label_boxes import GRID, parser
 from lfpc_jax.cropvlm import labelled, labels
 from lfpc_jax.cropvlm.labels import Label, Measuring, Rule
@@ -54,7 +55,7 @@ from lfpc_jax.report.labels import Labelled, plot, sheet
 from lfpc_jax.rollout.engine import own_share
 from lfpc_jax.run import progress
 from lfpc_jax.run.building import open_target
-from lfpc_jax.run.claim import FolderClaim, held
+from lfpc_jax.run.claim import FolderClaim
 from lfpc_jax.trajectory import Record
 
 _LONGEST_WAIT = 7 * 86400.0
@@ -64,14 +65,7 @@ _ON_THE_SHEET = 12
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        process_flags.start(args)
-        with held(args.out) as claim:
-            return label_boxes(args, claim)
-    except (ValueError, OSError) as error:
-        processes.failed(str(error))
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(partial(command.resumed, args, label_boxes))
 
 
 def label_boxes(args: argparse.Namespace, claim: FolderClaim) -> int:
@@ -92,8 +86,7 @@ def label_boxes(args: argparse.Namespace, claim: FolderClaim) -> int:
     if settings is not None:
         _measure(args, settings, sound, origin["records"], claim)
         if processes.stop_requested(_LONGEST_WAIT):
-            print(f"stopped; rerun the same command to resume {args.out}")
-            return 0
+            return command.stopped(args.out)
     # ------------------------------------------------------------------ the labels
     if jax.process_index() != 0:
         return 0
@@ -178,12 +171,11 @@ def _measure(
 
     with progress.bar("labelling", len(share) - len(done)) as advance:
         for count, seconds in measuring.measure(
-            share, done, journal, name=args.data, max_lost=args.max_lost, still_ours=claim.check
-        ):
+            share, done, journal, name=args.data, max_lost=args.max_lost,
+            still_ours=claim.check, stop=processes.stop_seen,
+        ):  # fmt: skip
             timed(count, seconds)
             advance(count)
-            if processes.stop_seen():
-                break
 
 
 def _target(

@@ -10,9 +10,9 @@ the text around a call take one token each, so that episodes are short. The para
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,6 +20,7 @@ from transformers import Qwen2_5_VLConfig
 
 from lfpc_jax.checkpoint import huggingface
 from lfpc_jax.checkpoint.keys import Origin
+from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.new_model import parser
 from lfpc_jax.data import scene
 from lfpc_jax.model import beginning, config
@@ -51,12 +52,7 @@ _WHOLE = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        write(args)
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(partial(write, args))
 
 
 def write(args: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.plan import parser
 from lfpc_jax.grpo.packing import Item
 from lfpc_jax.plan import slices
@@ -60,21 +61,19 @@ class Plan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = parser().parse_known_args(argv)
-    try:
-        if not args.config and (overrides or not args.model):
-            raise ValueError(
-                f"unknown {overrides}; give --model SIZES, or --config and its overrides"
-            )
-        if args.dump:
-            _compile_into(args, overrides, *args.dump)
-            return 0
-        if args.config:
-            plans = [_plan_run(args, overrides, name) for name in args.topology]
-        else:
-            plans = [_plan_model(args, size, name) for size in args.model for name in args.topology]
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(partial(_plans, args, overrides))
+
+
+def _plans(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    if not args.config and (overrides or not args.model):
+        raise ValueError(f"unknown {overrides}; give --model SIZES, or --config and its overrides")
+    if args.dump:
+        _compile_into(args, overrides, *args.dump)
+        return 0
+    if args.config:
+        plans = [_plan_run(args, overrides, name) for name in args.topology]
+    else:
+        plans = [_plan_model(args, size, name) for size in args.model for name in args.topology]
     if args.json:
         programs = [
             {"what": each.title, **program.figures} for each in plans for program in each.programs

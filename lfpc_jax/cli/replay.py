@@ -22,12 +22,14 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import jax
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.replay import parser
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.rollout.replay import CLASSES
@@ -41,11 +43,7 @@ DIFFERENT = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        return replay(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(partial(replay, args))
 
 
 def replay(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.report import parser
 from lfpc_jax.cropvlm.seen import target_view
 from lfpc_jax.evaluation.journal import Journal, Trial
@@ -34,11 +35,7 @@ _PRINTED = 20
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        return report(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(partial(report, args))
 
 
 def report(args: argparse.Namespace) -> int:

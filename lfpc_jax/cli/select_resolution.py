@@ -6,10 +6,10 @@
 
 DATA are sets in our layout or public ones, such as `deep_eyes:FOLDER` (see
 lfpc_jax/data/sources.py). OUT becomes one set in our layout, which training reads: the same records
-with `longest_side`; pictures that are files are left where they are. Beside it are
-`levels.jsonl` (the answers at each level), `report.json` and `report.png`. If
-interrupted, rerun the same command to resume. A command whose model, weights, budget, prompt or
-records differ from those that it began with is refused. Several processes share the work.
+with `longest_side`; pictures that are files are left where they are. Beside it are `levels.jsonl`
+(the answers at each level), `report.json` and `report.png`. If interrupted, rerun the same command
+to resume; SIGTERM or Ctrl-C stops it with exit code 0. A command whose model, weights, budget,
+prompt or records differ from those that it began with is refused. Several processes share the work.
 
 Only a sure difference between answers counts. The rules are sure about options and numbers. Free
 answers need a judge, or --exact if they come from a fixed vocabulary.
@@ -21,13 +21,14 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
-from lfpc_jax.cli import asking_flags, judge_flags, process_flags
+from lfpc_jax.cli import asking_flags, command, judge_flags
 from lfpc_jax.cli.parsers.select_resolution import TURN_TOKENS, parser
 from lfpc_jax.data import sources
 from lfpc_jax.data.audit import audit
@@ -45,7 +46,7 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.report.selection import plot
 from lfpc_jax.rollout.engine import own_share
 from lfpc_jax.run import progress
-from lfpc_jax.run.claim import FolderClaim, held
+from lfpc_jax.run.claim import FolderClaim
 from lfpc_jax.run.dialogues import toolless
 from lfpc_jax.run.engines import direct_engine
 from lfpc_jax.run.models import LoadedModel, assets_of, load_model
@@ -53,17 +54,13 @@ from lfpc_jax.trajectory import Picture, Record
 
 _USUAL = replace(asking_flags.USUAL, turn_tokens=TURN_TOKENS)
 
+_LONGEST_WAIT = 7 * 86400.0
+"""Seconds for which processes wait for each other's choices; one that died is known sooner."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        process_flags.start(args)
-        with held(args.out) as claim:
-            return select_resolution(args, claim)
-    except (ValueError, OSError) as error:
-        processes.failed(str(error), 1)
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(partial(command.resumed, args, select_resolution))
 
 
 def select_resolution(args: argparse.Namespace, claim: FolderClaim) -> int:
@@ -107,7 +104,10 @@ def select_resolution(args: argparse.Namespace, claim: FolderClaim) -> int:
         select(
             share, ask, processor, settings, journal, advance,
             judge=judge, about=begun, still_ours=claim.check,
+            stop=processes.stop_seen,
         )  # fmt: skip
+    if processes.stop_requested(_LONGEST_WAIT):
+        return command.stopped(args.out)
     multihost_utils.sync_global_devices("selected")
     # ------------------------------------------------------------------ the new set
     if jax.process_index() == 0:
@@ -184,7 +184,7 @@ def _answers(
         turn_tokens=args.turn_tokens,
         temperature=_temperature(args),
     )
-    return EngineAnswers(engine, n_answers=args.n_answers, seed=args.seed)
+    return EngineAnswers(engine, n_answers=args.n_answers, seed=args.seed, stop=processes.stop_seen)
 
 
 def _publish(

@@ -14,7 +14,6 @@ them. """
 import argparse
 import json
 import multiprocessing
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,9 @@ from typing import Any
 
 import jax
 
+from lfpc_jax import stopping
 from lfpc_jax.checkpoint import staging
+from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.synthesize import parser
 from lfpc_jax.data import benchmarks, canvas, contact, layout, scene, world
 from lfpc_jax.data.scene import WorldSettings
@@ -45,12 +46,7 @@ Sample = tuple[Record, tuple[str, ...]]
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser(argv).parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # no device is needed, nor should one be taken
-    try:
-        synthesize(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(partial(synthesize, args))
 
 
 def _frozen(value: Any) -> Any:
@@ -65,6 +61,8 @@ def synthesize(args: argparse.Namespace) -> None:
     nested = args.nested
     if nested is not None and (nested[0] < 1 or any(a >= b for a, b in pairwise(nested))):
         raise ValueError(f"--nested {nested}: must ascend and begin at 1 or more")
+    if args.photographs:
+        staging.check_apart(args.photographs, args.out)
     start = time.monotonic()
     with staging.staged(args.out, overwrite=args.overwrite) as folder:
         for format in dict.fromkeys(args.format):
@@ -136,13 +134,17 @@ def _samples(
             advance(1)
         return
     waiting: deque[Future[Sample]] = deque()
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
         for index in range(count + _AHEAD * workers):
             if index < count:
-                waiting.append(pool.submit(draw, index))
+                with stopping.deaf():  # Ctrl-C reaches the workers too, who are not to answer it
+                    waiting.append(pool.submit(draw, index))
             if index >= _AHEAD * workers:
                 yield waiting.popleft().result()
                 advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _draw(

@@ -6,10 +6,12 @@
 A config is a Python file, or the name of one in configs/; a size may follow a colon. Every setting
 can be overridden; an unknown one is an error. The same command resumes from the last whole
 checkpoint of the run folder.
-On SIGTERM to any of its processes it saves and exits with 0. If `health` stops the run, because of
+On SIGTERM or Ctrl-C to any of its processes it saves and exits with 0; before its first step there
+is nothing to save, and it exits with 143 or 130. If `health` stops the run, because of
 its crops or because most rewards of a step are unknown, it saves and exits with 3.
 """
 
+import argparse
 import json
 import logging
 import sys
@@ -23,9 +25,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from lfpc_jax import stopping
 from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.training import Checkpoints
-from lfpc_jax.cli import process_flags
+from lfpc_jax.cli import command, process_flags
 from lfpc_jax.cli.parsers.train import parser
 from lfpc_jax.data.pipeline import Stream, share
 from lfpc_jax.distributed import processes
@@ -82,40 +85,41 @@ would not help."""
 
 
 class Interrupted(Exception):
-    """SIGTERM came during rollouts. The step is abandoned, and the state before it is saved."""
+    """SIGTERM or Ctrl-C came during rollouts. The step is abandoned, and the state before it is
+    saved."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, words = parser().parse_known_args(argv)
-    try:
-        process_flags.start(args)
-        config, name = named_config(args.config, CONFIGS)
-        config = override(config, words)
-        check(config, processes=jax.process_count())
-        check_devices(
-            config,
-            devices=jax.device_count(),
-            local=jax.local_device_count(),
-            processes=jax.process_count(),
-        )
-        check_wandb(config.wandb_project)
-        if not args.other_budget:
-            check_budget((source.path for source in config.data.train), config.rollout.image_tokens)
-        if args.dry_run:
-            if line := unfinished(Path(config.model.path)):
-                print(f"warning: {line}", file=sys.stderr)
-            print_plan(config)
-            print_data(config)
-            return 0
-        run = RunFolder(args.run or Path("runs") / name)
-        with held(run.path) as claim:
-            alarm = train(config, run, changed_data=args.changed_data, still_ours=claim.check)
-    except (ValueError, OSError, NotFinite) as error:
-        code = 2 if isinstance(error, NotFinite | LogitsNotFinite) else 1
-        processes.failed(str(error), code)
-        print(f"error: {error}", file=sys.stderr)
-        return code
-    return UNHEALTHY if alarm else 0
+    return command.run(partial(_start, args, words), {NotFinite: 2, LogitsNotFinite: 2})
+
+
+def _start(args: argparse.Namespace, words: Sequence[str]) -> int:
+    process_flags.start(args)
+    config, name = named_config(args.config, CONFIGS)
+    config = override(config, words)
+    check(config, processes=jax.process_count())
+    check_devices(
+        config,
+        devices=jax.device_count(),
+        local=jax.local_device_count(),
+        processes=jax.process_count(),
+    )
+    check_wandb(config.wandb_project)
+    if not args.other_budget:
+        check_budget((source.path for source in config.data.train), config.rollout.image_tokens)
+    if args.dry_run:
+        if line := unfinished(Path(config.model.path)):
+            print(f"warning: {line}", file=sys.stderr)
+        print_plan(config)
+        print_data(config)
+        return 0
+    run = RunFolder(args.run or Path("runs") / name)
+    with held(run.path) as claim:
+        alarm = train(config, run, changed_data=args.changed_data, still_ours=claim.check)
+    if alarm:
+        return UNHEALTHY
+    return stopping.stopped_code() if stopping.told.is_set() else 0
 
 
 def train(
@@ -242,6 +246,7 @@ def train(
 
     # ------------------------------------------------------------------ the loop
     stopped = ""
+    stopping.patient("stops after this step and saves")
     try:
         while step < config.steps:
             clock = Clock(display.phase)
@@ -334,7 +339,7 @@ def train(
                 stopped = alarm
                 log.error("stopped after step %d: %s", step, alarm)
                 break
-        if keeper.newest != step:  # the last step, or the last before SIGTERM
+        if keeper.newest != step:  # the last step, or the last before it was told to stop
             still_ours()
             keeper.save(step, checkpoint_items(state), facts)
     except NotFinite as error:
@@ -350,12 +355,13 @@ def train(
         if writer:
             writer.close()
     processes.barrier("saved", _SAVE_SECONDS)
-    log.info("%s: done with step %d of %d", run.path, step, config.steps)
+    how = "done with" if step == config.steps else "saved; stopped after"
+    log.info("%s: %s step %d of %d", run.path, how, step, config.steps)
     return stopped
 
 
 def leave_if_stopped(_: Episode) -> None:
-    """Cuts rollouts short after a SIGTERM to any process; all processes agree on it after them."""
+    """Cuts rollouts short after a signal to any process; all processes agree on it after them."""
     if processes.stop_seen():
         raise Interrupted
 

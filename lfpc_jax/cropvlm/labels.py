@@ -127,15 +127,21 @@ class Measuring:
         name: str,
         max_lost: float,
         still_ours: Callable[[], None] = lambda: None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[tuple[int, float]]:
         """Adds to the journal what is not `done` of this process's share. Yields, whenever a chunk
         is on disk, how many records it has and how many seconds it took. Raises `TooManyLost` as
         soon as more than `max_lost` of the share cannot be asked. `still_ours` raises, before a
-        write, if the journal now belongs to another command."""
+        write, if the journal now belongs to another command. Once `stop` says so, it leaves the
+        chunk that it is at."""
         lost = [entry for entry in done if isinstance(entry, Rejected)]
         for chunk in in_chunks(share[len(done) :], self.chunk):
             began = time.perf_counter()
-            entries = list(self._measured(chunk))
+            entries = []
+            for entry in self._measured(chunk):
+                if stop():
+                    return
+                entries.append(entry)
             still_ours()
             journal.add(entries)
             lost += [entry for entry in entries if isinstance(entry, Rejected)]

@@ -1,6 +1,7 @@
 """Runs one program in one or many processes: start, agreement, barriers, an agreed stop, exit.
 
     processes.start(settings)                      # before anything touches a device
+    stopping.patient("stops after this step")      # until then SIGTERM ends it at once
     processes.agree({"config": text, "data": processes.data_list(ids)})
     while ...:
         step()
@@ -16,17 +17,15 @@ its exit for the others. One that raises, or calls `failed`, first tells them wh
 import atexit
 import logging
 import os
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import jax
 
+from lfpc_jax import stopping
 from lfpc_jax.distributed import agreement, board
 from lfpc_jax.distributed.agreement import data_list
 from lfpc_jax.distributed.board import Absent, Board
@@ -67,15 +66,14 @@ class _Joined:
 
 
 _joined: _Joined | None = None
-_signalled = threading.Event()
 
 
 def start(settings: ProcessSettings | None = None) -> None:
     """Joins the other processes, if there are any. Call it once, in the main thread, before JAX
     touches a device.
 
-    Once the process exits, SIGTERM is ignored: Python takes its handlers away before it is gone,
-    and a launcher's second signal must not turn the exit of a run that has saved into a failure."""
+    It hears SIGTERM and Ctrl-C from then on, as `stopping` says; several processes stop together.
+    """
     global _joined
     settings = settings or ProcessSettings()
     if _joined is not None or jax.distributed.is_initialized():
@@ -92,8 +90,9 @@ def start(settings: ProcessSettings | None = None) -> None:
             _joined = _join(shared, coordinator, settings)
             atexit.register(_leave)
     # This comes after JAX's start, which installs another handler.
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+    stopping.listen()
+    if _joined is not None:
+        stopping.together("stops together with the other processes")
 
 
 def agree(parts: Mapping[str, bytes | str], seconds: float | int = 300.0) -> None:
@@ -121,27 +120,27 @@ def barrier(name: str, seconds: float | int) -> None:
 
 
 def stop_requested(seconds: float | int = 3600.0) -> bool:
-    """Whether any process knows of a SIGTERM. Every process gets the same answer from its n-th
+    """Whether any process was told to stop. Every process gets the same answer from its n-th
     call, which waits for the slowest process, as the next collective would."""
     if _joined is None:
-        return _signalled.is_set()
+        return stopping.told.is_set()
     try:
         notes = _joined.board.meet("stop", seconds, "stop" if stop_seen() else "")
     except Absent as absent:
         raise _explained(absent, _joined) from absent
-    stopping = [process for process, note in sorted(notes.items()) if note]
-    if stopping:
-        logger.warning("all processes stop: %s knew of a SIGTERM", board.named(tuple(stopping)))
-    return bool(stopping)
+    knew = tuple(process for process, note in sorted(notes.items()) if note)
+    if knew:
+        logger.warning("all processes stop: %s knew of a SIGTERM or Ctrl-C", board.named(knew))
+    return bool(knew)
 
 
 def stop_seen() -> bool:
-    """Whether this process knows of a SIGTERM to itself or to another, without waiting.
+    """Whether this process knows that it or another was told to stop, without waiting.
 
     Other processes may not know of it yet. So use it only to cut long work short before the next
     `stop_requested`, which will be True in every process.
     """
-    return _signalled.is_set() or (_joined is not None and _joined.peers.stop_heard)
+    return stopping.told.is_set() or (_joined is not None and _joined.peers.stop_heard)
 
 
 def failed(why: str, code: int = 1) -> None:
@@ -211,7 +210,7 @@ def _join(shared: Board, coordinator: str, settings: ProcessSettings) -> _Joined
         beat_seconds=settings.beat_seconds,
         silence_seconds=settings.silence_seconds,
         coordinator=coordinator,
-        asked=_signalled,
+        asked=stopping.told,
         last_words=lambda: _bye(witness),
     )
     peers.start()
@@ -225,14 +224,6 @@ def _witness(process: int, coordinator: str) -> subprocess.Popen[bytes]:
 
 
 # -------------------------------------------------------------------- the end
-
-
-def _on_sigterm(signum: int, frame: FrameType | None) -> None:
-    # A second signal changes nothing: schedulers signal both a process and its parent, which passes
-    # the signal on. Nothing is logged here: a logger that holds its lock may have been interrupted.
-    if not _signalled.is_set():
-        _signalled.set()
-        os.write(2, b"SIGTERM: stops after this step\n")
 
 
 def _leave() -> None:

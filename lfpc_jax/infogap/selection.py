@@ -17,6 +17,7 @@ journal holds everything that a choice depends on; a selection that differs in i
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ from lfpc_jax.infogap.levels import (
     usual,
 )
 from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.stopping import Interrupted
 from lfpc_jax.trajectory import Picture, Record
 
 Strategy = Literal["answer", "hard", "random", "none"]
@@ -98,19 +100,24 @@ def select(
     judge: Judges | None = None,
     about: Mapping[str, Any] | None = None,
     still_ours: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Selected | Rejected]:
     """The choice for every record, in order. What the journal holds already is not asked again.
     `about` names everything else that a choice depends on: who is asked, how, and about which
-    records. `still_ours` raises, before a write, if the journal now belongs to another command."""
+    records. `still_ours` raises, before a write, if the journal now belongs to another command.
+    Once `stop` says so, only what was decided by then is kept and returned."""
     kept = _journal(journal, settings, about or {})
     done = kept.resume(records)
     advance(len(done))
     for first in range(len(done), len(records), settings.chunk):
-        choices = _chunk(records[first : first + settings.chunk], ask, processor, settings, judge)
+        chunk = records[first : first + settings.chunk]
+        choices = _chunk(chunk, ask, processor, settings, judge, stop)
         still_ours()
         kept.add(choices)
         done += choices
         advance(len(choices))
+        if len(choices) < len(chunk) or stop():
+            break
     return done
 
 
@@ -125,7 +132,10 @@ def _chunk(
     processor: ImageProcessor,
     settings: Settings,
     judge: Judges | None,
+    stop: Callable[[], bool],
 ) -> list[Selected | Rejected]:
+    """The choices for the records of a chunk; if it was stopped, for the first of them that are
+    decided."""
     agreement = Agreement(judge, exact=settings.exact)
     choices: dict[int, Selected | Rejected] = {}
     open_: dict[int, _Open] = {}
@@ -158,14 +168,27 @@ def _chunk(
             else:
                 wanted += [(place, level) for level in step]
         questions = [open_[place].question(level) for place, level in wanted]
-        for (place, level), given in zip(wanted, ask(questions) if questions else (), strict=True):
+        try:
+            told = _answered(questions, ask, stop)
+        except Interrupted:
+            break
+        for (place, level), given in zip(wanted, told, strict=True):
             if isinstance(given, Rejected):
                 choices[place] = replace(given, record=records[place].id)
                 open_.pop(place, None)
             elif place in open_:
                 open_[place].answers[level] = tuple(given)
         _settle(agreement, open_.values())
-    return [choices[place] for place in range(len(records))]
+    decided = takewhile(choices.__contains__, range(len(records)))
+    return [choices[place] for place in decided]
+
+
+def _answered(
+    questions: Sequence[Record], ask: Ask, stop: Callable[[], bool]
+) -> Sequence[Sequence[Answer] | Rejected]:
+    if stop():
+        raise Interrupted
+    return ask(questions) if questions else ()
 
 
 def _settle(agreement: Agreement, records: Iterable["_Open"]) -> None:

@@ -95,10 +95,12 @@ def _tpus(name: str, chip: Chip) -> Slice:
 
 
 def _cpus(name: str, count: int) -> Slice:
+    if count < 1:
+        raise ValueError(f"slice {name!r}: name at least one device, as cpu:8")
     with suppress(RuntimeError):  # too late: another backend has started, with as many as it has
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
-    if not 1 <= count <= len(devices):
+    if count > len(devices):
         raise ValueError(f"slice {name!r}: this process has {len(devices)} devices of the CPU")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Slice(name, tuple(devices[:count]), Chip(memory // count))

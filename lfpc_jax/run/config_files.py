@@ -7,7 +7,9 @@ the name, as in `stage1.py:3b`, is the argument of that function.
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lfpc_jax.rollout.episode import OLD_LIMIT
@@ -28,7 +30,7 @@ def named_config(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
     if str(folder.parent) not in sys.path:
         sys.path.append(str(folder.parent))
     path, size = _file_and_size(name, folder)
-    with importable(path):
+    with _in_plain_words(path), importable(path):
         spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
         assert spec is not None
         assert spec.loader is not None
@@ -40,6 +42,25 @@ def named_config(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
     by_default = next(iter(inspect.signature(module.get_config).parameters.values()), None)
     is_default = size is None or (by_default is not None and size == by_default.default)
     return config, path.stem if is_default else f"{path.stem}_{size}"
+
+
+@contextmanager
+def _in_plain_words(path: Path) -> Iterator[None]:
+    """Raises ValueError, with file and line, for whatever is wrong with a config's Python."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except SyntaxError as error:
+        text = (error.text or "").strip()
+        raise ValueError(
+            f"{error.filename or path}, line {error.lineno}: {error.msg}: {text}"
+        ) from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def _file_and_size(name: str, folder: Path) -> tuple[Path, str | None]:

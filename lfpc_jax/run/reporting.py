@@ -55,13 +55,23 @@ class Terminal(logging.Handler):
         print(self.format(record), file=sys.stderr, flush=True)
 
 
+class LogFile(logging.FileHandler):
+    """Raises what a full disk raises; `logging` would print a traceback for each line instead."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, self.baseFilename) from error
+        super().handleError(record)
+
+
 def log_to(file: Path, *, on_terminal: str) -> None:
     """Logs the whole package to a file. The terminal shows warnings, and everything from the logger
     that `on_terminal` names. Only the first process logs."""
     package = logging.getLogger("lfpc_jax")
     if jax.process_index():
         return
-    terminal, to_file = Terminal(), logging.FileHandler(file)
+    terminal, to_file = Terminal(), LogFile(file)
     terminal.addFilter(lambda line: line.name == on_terminal or line.levelno >= logging.WARNING)
     for before in package.handlers[:]:  # of another run of this process
         if isinstance(before, Terminal | logging.FileHandler):

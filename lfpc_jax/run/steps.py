@@ -8,6 +8,7 @@ words, or from another model, are refused.
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -17,9 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax import stopping
 from lfpc_jax.run.models import identity_of
 
 LAUNCH = Path(__file__).parents[2] / "launch"
+_STOPPED = 85
+"""Exit code with which a command says here that it was told to stop, and has not finished."""
+_SIGNALLED = {_STOPPED, 128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT}
+_POLL = 0.2
 
 
 @dataclass(frozen=True)
@@ -79,38 +85,64 @@ def check(steps: Sequence[Step], out: Path) -> Identities:
 
 def run(steps: Sequence[Step], out: Path, identities: Identities, *, jobs: int) -> int:
     """Returns the first exit code that is not 0, or 0. After a failure no further step begins, and
-    those that run are waited for. `identities` are those that `check` returned."""
+    those that run are waited for. If this command or a step is told to stop, all are, and 0 is
+    returned; `stopping.told` says that it is so. `identities` are those that `check` returned."""
+    stopping.patient("stops the commands that run; each keeps what it has")
     waiting = {step: f"[{number}/{len(steps)}]" for number, step in enumerate(steps, 1)}
     running: dict[Future[int], Step] = {}
     code = 0
+    started: list[subprocess.Popen[Any]] = []
+    signalled = 0
     with ThreadPoolExecutor(jobs) as pool:
-        while running or (waiting and not code):
+        while running or (waiting and not code and not stopping.told.is_set()):
             awaited = {step.name for step in (*waiting, *running.values())}
             ready = [step for step in waiting if awaited.isdisjoint(step.after) and not code]
             for step in ready[: jobs - len(running)]:
                 alone = jobs == 1 or step.gathers
                 place, model = waiting.pop(step), identities.get(step.model)
-                running[pool.submit(_run, step, out, place, model, alone)] = step
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                running[pool.submit(_run, step, out, place, model, alone, started)] = step
+            for future in wait(running, timeout=_POLL, return_when=FIRST_COMPLETED).done:
                 step = running.pop(future)
-                if exit_code := future.result():
+                exit_code = future.result()
+                if exit_code in _SIGNALLED:
+                    stopping.told.set()
+                elif exit_code:
                     code = code or exit_code
                     print(
                         f"error: `{step}` exited with {exit_code}; rerun this command to resume "
                         "from there"
                     )
+            while stopping.told.is_set() and signalled < len(started):
+                started[signalled].terminate()  # which does nothing to one that has ended
+                signalled += 1
     return code
 
 
-def _run(step: Step, out: Path, place: str, model: Mapping[str, str] | None, alone: bool) -> int:
-    """Returns the exit code of the step. A step that is done is noted with its words."""
+def _run(
+    step: Step,
+    out: Path,
+    place: str,
+    model: Mapping[str, str] | None,
+    alone: bool,
+    started: list[subprocess.Popen[Any]],
+) -> int:
+    """Returns the exit code of the step, whose process is added to `started`. A step that is done
+    is noted with its words."""
     if _done(step, out) in (step.words, step.formerly):
         print(f"{place} {step.name}: done before", flush=True)
         return 0
+    if stopping.told.is_set():
+        return _STOPPED
     print(f"\n{place} {step}", flush=True)
     start = time.monotonic()
     command = [sys.executable, str(LAUNCH / step.words[0]), *step.words[1:]]
-    code = subprocess.run(command).returncode if alone else _prefixed(step, command)
+    environment = {**os.environ, stopping.CODE: str(_STOPPED)}
+    if alone:
+        process = subprocess.Popen(command, env=environment)
+        started.append(process)
+        code = process.wait()
+    else:
+        code = _prefixed(step, command, environment, started)
     if code == 0:
         seconds = round(time.monotonic() - start, 1)
         note = _note(step, out)
@@ -123,13 +155,19 @@ def _run(step: Step, out: Path, place: str, model: Mapping[str, str] | None, alo
     return code
 
 
-def _prefixed(step: Step, command: Sequence[str]) -> int:
+def _prefixed(
+    step: Step,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    started: list[subprocess.Popen[Any]],
+) -> int:
     """Runs a command and prints each of its lines behind the name of its step."""
-    lively = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    lively = {**environment, "PYTHONUNBUFFERED": "1"}
     pipe, joined = subprocess.PIPE, subprocess.STDOUT
     with subprocess.Popen(
         command, stdout=pipe, stderr=joined, text=True, errors="replace", env=lively
     ) as process:
+        started.append(process)
         for line in process.stdout or ():
             print(f"{step.name} | {line.rstrip()}\n", end="", flush=True)
     return process.returncode

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -35,6 +36,20 @@ def test_there_and_back_every_tensor_is_byte_equal(kept, tmp_path, dtype, tied, 
     for name in ("config.json", "generation_config.json"):
         assert (hf / name).read_bytes() == (back / name).read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["back", "orbax"]
+
+
+@pytest.mark.parametrize("into", ["hf", "link", "hf/../hf", ".", "hf/part"])
+def test_it_never_replaces_what_it_reads(kept, tmp_path, capsys, into):
+    """A link to the source, a folder around it, and a folder that is a part of it."""
+    hf = tmp_path / "hf"
+    shutil.copytree(kept(), hf)
+    (hf / "part").mkdir()
+    (tmp_path / "link").symlink_to(hf)
+    before = sorted(path.name for path in hf.iterdir())
+    for command in ("to-orbax", "to-hf"):
+        assert convert.main([command, str(hf), str(tmp_path / into), "--overwrite"]) == 1
+        assert "which is read; choose another folder" in capsys.readouterr().err
+    assert sorted(path.name for path in hf.iterdir()) == before
 
 
 def test_a_repeated_embedding_comes_back(tmp_path):

@@ -57,6 +57,7 @@ def test_an_orbax_folder_answers_the_same(hf, tmp_path, capsys):
     ("change", "message"),
     [
         (["--image", "nowhere.png"], "nowhere.png"),
+        (["--question", " "], "--question is empty; ask something about the image"),
         (["--model", "nowhere"], "expected the folder of a Qwen2.5-VL model"),
         (["--question", "<|im_end|>"], "spells the special token"),
         (["--max-turns", "0"], "at least 1"),
@@ -129,3 +130,11 @@ def test_mistakes_with_a_target_are_named(hf, tmp_path, capsys, change, message)
     assert code == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("side", ["0", "-5"])
+def test_a_longest_side_of_nothing_is_refused(tmp_path, capsys, side):
+    with pytest.raises(SystemExit) as ended:
+        run("any", tmp_path, f"--longest-side={side}")
+    assert ended.value.code == 2
+    assert f"argument --longest-side: {side}: must be at least 1" in capsys.readouterr().err

@@ -74,19 +74,40 @@ def test_killed_while_it_saves_and_resumed_is_as_if_it_never_was(folder, whole, 
     same(run, whole)
 
 
-def test_sigterm_saves_and_exits_with_0_and_resumes_exactly_without_its_first_model(folder, whole):
-    run, model = folder / "terminated", folder / "lent"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_saves_and_exits_with_0_and_resumes_exactly_without_its_first_model(
+    folder, whole, number
+):
+    run, model = folder / f"terminated-{number}", folder / "lent"
     shutil.copytree(folder / "hf", model)
     flags = ["--model.path", str(model)]
     process = start(folder, run, "--checkpoint_every", "100", *flags)
     while not (run / "metrics.jsonl").exists() or not metrics(run):
         assert process.poll() is None
         time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    finished(process)
-    assert facts(run)["step"] < 3, "it stopped before its end"
+    process.send_signal(number)
+    errors = finished(process)
+    step = facts(run)["step"]
+    assert step < 3, "it stopped before its end"
+    assert f": saved; stopped after step {step} of 3" in errors
+    assert "done with" not in errors
     shutil.rmtree(model)
     finished(start(folder, run, *flags))
+    same(run, whole)
+
+
+def test_a_second_ctrl_c_ends_it_at_once_and_loses_no_checkpoint(folder, whole):
+    run = folder / "twice"
+    process = start(folder, run)
+    while not (run / "checkpoints").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    errors = finished(process, 130)
+    assert errors.endswith("stopped at once by a second Ctrl-C\n")
+    finished(start(folder, run))
     same(run, whole)
 
 

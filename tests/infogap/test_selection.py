@@ -18,8 +18,9 @@ from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.infogap.selection import Selected, Settings, check_journal, select
 from lfpc_jax.infogap.summary import AnswerCounts, summarise, unmeasured
 from lfpc_jax.rewards.verdict import Verdict
+from lfpc_jax.stopping import Interrupted
 from lfpc_jax.trajectory import Picture
-from support import rigged_selection, small
+from support import rigged_selection, small, told
 from support.judge_server import JudgeServer, say
 from support.processes import coordinator_flags, environment
 from support.rigged_selection import PROCESSOR, SIDES, Rigged, critical
@@ -310,6 +311,48 @@ def test_killed_and_run_again_gives_the_same_bytes(uninterrupted, tmp_path):
     assert [one.longest_side for one in chosen] == [SIDES[min(critical(r.id), 7)] for r in chosen]
     with PIL.Image.open(out / "report.png") as plot:
         assert plot.width > 500
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_keeps_what_it_has_and_the_same_command_resumes(
+    uninterrupted, tmp_path, number
+):
+    data, expected = uninterrupted
+    out = tmp_path / "out"
+    journal = out / "journal-0.jsonl"
+    words = ("support.rigged_selection", data, out)
+    process = told.start(*words)
+    told.wait(process, lambda: journal.exists() and journal.read_bytes().count(b"\n") > 4)
+    process.send_signal(number)
+    code, printed, _ = told.ended(process, within=10)
+    assert (code, printed) == (0, f"stopped; rerun the same command to resume {out}\n")
+    assert not (out / "meta.json").exists()
+    assert 4 < journal.read_bytes().count(b"\n") < 41
+    process = told.start(*words)
+    assert told.ended(process, within=240)[0] == 0
+    assert contents(out) == contents(expected)
+    assert journal.read_bytes() == (expected / journal.name).read_bytes()
+
+
+def test_of_a_chunk_that_is_left_what_was_decided_first_is_kept(records, tmp_path):
+    """A question in text alone needs no answer; the others are left at their second."""
+    asked = []
+
+    def ask(questions):
+        asked.append(len(questions))
+        if len(asked) == 2:
+            raise Interrupted
+        return Rigged()(questions)
+
+    text = replace(records[0], id="text", picture=Picture())
+    chunk, settings = [text, *records[:3]], Settings(search="bisect")
+    expected = select(chunk, Rigged(), PROCESSOR, settings, tmp_path / "whole")
+    assert select(chunk, ask, PROCESSOR, settings, tmp_path / "left") == expected[:1]
+    assert select(chunk, Rigged(), PROCESSOR, settings, tmp_path / "left") == expected
+    assert (tmp_path / "left").read_bytes() == (tmp_path / "whole").read_bytes()
+    some = select(chunk, ask, PROCESSOR, settings, tmp_path / "told", stop=lambda: True)
+    assert some == expected[:1]
+    assert len(asked) == 2
 
 
 @pytest.mark.compiles

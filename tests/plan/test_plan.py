@@ -19,6 +19,8 @@ def test_a_slice_is_described_or_refused_with_the_remedy():
     for name in ("v9z:2x2", "v5e", "v5e:3x5", "cpu:9", "cpu:x", "gpu:100000"):
         with pytest.raises(ValueError, match=f"slice '{name}'"):
             slices.find(name)
+    with pytest.raises(ValueError, match="slice 'cpu:0': name at least one device, as cpu:8"):
+        slices.find("cpu:0")
 
 
 @pytest.mark.parametrize("topology", ["v5e:2x4", pytest.param("v5p:2x2x1", marks=pytest.mark.slow)])

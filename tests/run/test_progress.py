@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from lfpc_jax.run import progress
-from lfpc_jax.run.reporting import Terminal
+from lfpc_jax.run.reporting import Terminal, log_to
 
 
 @pytest.fixture
@@ -95,4 +95,18 @@ def test_elsewhere_only_the_work_of_a_phase_has_lines(capsys):
 def test_short_work_has_no_lines(capsys):
     with progress.bar("rollouts", 2, every=10.0) as advance:
         advance(2)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_log_on_a_full_disk_is_an_error_and_no_traceback(tmp_path, capsys, monkeypatch):
+    """/dev/full is a disk that has no space left."""
+    package = logging.getLogger("lfpc_jax")
+    for name, value in (("handlers", []), ("propagate", True), ("level", logging.NOTSET)):
+        monkeypatch.setattr(package, name, value)
+    file = tmp_path / "log.txt"
+    file.symlink_to("/dev/full")
+    log_to(file, on_terminal="lfpc_jax.train")
+    with pytest.raises(OSError, match="No space left") as told:
+        logging.getLogger("lfpc_jax.run").info("a line")
+    assert told.value.filename == str(file)
     assert capsys.readouterr().err == ""

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from lfpc_jax.cli import target_flags
+from lfpc_jax.cli.flags import positive
 from lfpc_jax.cli.parsers import asking
 
 
@@ -24,7 +25,10 @@ def parser() -> argparse.ArgumentParser:
     asking.add(parser)
     target_flags.add(parser)
     parser.add_argument(
-        "--longest-side", type=int, metavar="PIXELS", help="downsample the shown image to it first"
+        "--longest-side",
+        type=positive,
+        metavar="PIXELS",
+        help="downsample the shown image to it first",
     )
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)

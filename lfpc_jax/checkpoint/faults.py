@@ -1,0 +1,45 @@
+"""Failed writes of Orbax and TensorStore, as one error instead of hundreds of printed lines."""
+
+import errno
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+_RAISED_ANYWAY = ("_SignalingThread.run() raised", "in background save thread")
+_LOOP_IS_CLOSED = "Event loop is closed"
+_NO_SPACE = re.compile("RESOURCE_EXHAUSTED|No space left|Disk quota")
+"""What TensorStore says of a full disk; its errors have no number."""
+
+
+def hush() -> None:
+    """Keeps both from printing tracebacks of errors that are raised anyway: by every thread that
+    wrote, and by writes that end after the first has failed."""
+    absl = logging.getLogger("absl")
+    if _is_news not in absl.filters:
+        absl.addFilter(_is_news)
+        sys.unraisablehook = partial(_tell, sys.unraisablehook)
+
+
+def of_writing(path: Path, error: Exception) -> Exception:
+    """The error of a write to `path`, with the system's number if the disk was full."""
+    if not isinstance(error, OSError) and _NO_SPACE.search(str(error)):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return error
+
+
+def _is_news(line: logging.LogRecord) -> bool:
+    return not any(words in str(line.msg) for words in _RAISED_ANYWAY)
+
+
+def _tell(before: Callable[[Any], object], failed: Any) -> None:
+    """Python tells this what TensorStore's calls into it meet. TensorStore reports each write to a
+    loop, which the first error has closed."""
+    where = failed.exc_traceback
+    called = "" if where is None else where.tb_frame.f_code.co_name
+    if not (called == "call_soon_threadsafe" and str(failed.exc_value) == _LOOP_IS_CLOSED):
+        before(failed)

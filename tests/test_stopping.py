@@ -1,0 +1,147 @@
+"""SIGTERM and Ctrl-C: heard from the first moment, by all commands, whatever they are doing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lfpc_jax import stopping
+from lfpc_jax.run import steps
+from support import told
+from support.processes import environment
+
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+
+BUSY = "import hashlib; print('busy', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+"""Minutes within one call into C, as a compiler's."""
+
+
+def script(text):
+    """A process that runs `text` as a command's body, once it has printed a line."""
+    command = "import sys; from lfpc_jax import stopping; from lfpc_jax.cli import command\n"
+    command += "def body():\n"
+    command += "".join(f"    {line}\n" for line in text.splitlines())
+    command += "sys.exit(command.run(body))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", command], env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "busy\n"
+    return process
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train.py", "--config", "stage1.py"),
+        ("convert.py", "to-orbax", "nowhere", "out"),
+        ("ask.py", "--model", "nowhere", "--image", "none.png", "--question", "?"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_told_in_its_first_seconds_a_command_says_so_in_one_line(words, number):
+    process = told.start(*words)
+    told.until_it_hears(process)
+    process.send_signal(number)
+    code, printed, errors = told.ended(process, within=10)
+    assert (code, printed, errors) == (CODES[number], "", f"stopped by {NAMES[number]}\n")
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_command_that_is_within_a_compiler_ends_after_seconds(number):
+    process = script(BUSY)
+    process.send_signal(number)
+    code, _, errors = told.ended(process, within=stopping.GRACE + 5)
+    assert (code, errors) == (CODES[number], f"stopped by {NAMES[number]}\n")
+
+
+def test_so_does_one_that_resumes_with_its_word_and_code():
+    process = script(f"stopping.resumable('out')\n{BUSY}")
+    process.send_signal(signal.SIGTERM)
+    code, printed, errors = told.ended(process, within=stopping.GRACE + 5)
+    assert (code, printed, errors) == (0, "stopped; rerun the same command to resume out\n", "")
+
+
+def test_a_patient_one_hears_a_second_ctrl_c_but_no_second_sigterm():
+    process = script(f"stopping.patient('stops after this step')\n{BUSY}")
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    assert process.stderr.readline() == "SIGTERM: stops after this step\n"
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(stopping.GRACE + 1)
+    process.send_signal(signal.SIGINT)
+    code, _, errors = told.ended(process, within=2)
+    assert (code, errors) == (130, "stopped at once by a second Ctrl-C\n")
+
+
+def test_an_exit_code_stays_once_the_work_is_done():
+    """As while a process waits at its exit for its threads."""
+    process = script(
+        "import atexit, time\natexit.register(time.sleep, 2)\nprint('busy', flush=True)"
+    )
+    time.sleep(1)
+    for number in CODES:
+        process.send_signal(number)
+    assert told.ended(process, within=5) == (0, "", "")
+
+
+def test_processes_that_draw_end_without_a_word_of_their_own(tmp_path):
+    out = tmp_path / "world"
+    process = told.start("synthesize.py", out, "--count", 5000, "--size", 448, "--workers", 2)
+    told.wait(process, lambda: any(tmp_path.glob(".world.partial/images/*")))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    code, printed, errors = told.ended(process, within=10)
+    assert (code, printed) == (130, "")
+    assert errors.splitlines()[-1] == "stopped by Ctrl-C"
+    assert not [line for line in errors.splitlines()[:-1] if not line.startswith("drawing ")]
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands_that_run_others_stop_them_and_take_none_for_done(tmp_path, monkeypatch):
+    """The child exits with 0 when it is told alone, and so would count as done."""
+    (tmp_path / "long.py").write_text(
+        "import pathlib, sys, time\n"
+        "from lfpc_jax import stopping\n"
+        "from lfpc_jax.cli import command\n"
+        "out, wait = pathlib.Path(sys.argv[1]), pathlib.Path('wait')\n"
+        "def body():\n"
+        "    stopping.patient('stops')\n"
+        "    out.touch()\n"
+        "    while wait.exists() and not stopping.told.is_set():\n"
+        "        time.sleep(0.01)\n"
+        "    return command.stopped(out) if wait.exists() else 0\n"
+        "sys.exit(command.run(body))\n"
+    )
+    monkeypatch.setattr(steps, "LAUNCH", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("PYTHONPATH", "JAX_PLATFORMS"):
+        monkeypatch.setenv(name, environment()[name])
+    (tmp_path / "wait").touch()
+    planned = [
+        steps.Step("one", ("long.py", "begun")),
+        steps.Step("next", ("long.py", "never"), after=("one",)),
+    ]
+    stopping.listen()
+    watcher = subprocess.Popen(
+        [sys.executable, "-c",
+         "import os, pathlib, signal, time\n"
+         "while not pathlib.Path('begun').exists(): time.sleep(0.01)\n"
+         "os.kill(os.getppid(), signal.SIGTERM)"]
+    )  # fmt: skip
+    assert steps.run(planned, tmp_path / "out", {}, jobs=1) == 0
+    watcher.wait()
+    assert stopping.told.is_set()
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "never").exists()
+    stopping.forget()
+    (tmp_path / "wait").unlink()
+    assert steps.run(planned, tmp_path / "out", {}, jobs=1) == 0
+    assert not stopping.told.is_set()
+    assert len(list((tmp_path / "out" / "done").iterdir())) == 2
