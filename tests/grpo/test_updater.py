@@ -167,7 +167,7 @@ def test_nothing_is_packed_or_computed_for_nothing(
 
     monkeypatch.setattr(step, "pack", counted("packs", pack))
     monkeypatch.setattr(learner, "place", counted("placed", learner.place))
-    monkeypatch.setattr(learner, "embeddings", counted("encodings", lambda *_: None))
+    monkeypatch.setattr(learner, "embeddings", counted("encodings", lambda *_: ()))
     monkeypatch.setattr(learner, "logprobs", counted("passes", logprobs))
     monkeypatch.setattr(learner, "update", counted("updates", update))
     made, state = start(**settings)
@@ -327,15 +327,18 @@ def test_tokens_of_another_policy_are_not_trained_on(start, monkeypatch, setting
     assert asked == [wider] + [math.inf] * (count - 1)
 
 
+@pytest.fixture(scope="module")
+def with_dropout(model):
+    return learner_of(model[0], Objective(), 0.5, Trainable(lora=LoRA(4, 64.0, dropout=0.5)))
+
+
 @pytest.mark.parametrize(
     ("settings", "mini_batches"), [({}, 1), ({"old": "sampler"}, 1), ({}, 2), ({"epochs": 2}, 1)]
 )
-def test_dropout_is_no_other_policy(model, settings, mini_batches):
+def test_dropout_is_no_other_policy(model, with_dropout, settings, mini_batches):
     """What an update computes with LoRA's dropout lies far from the sampler's, who drops nothing.
     How far the policies lie apart is measured without it, and limits nothing of the update."""
-    cfg, params = model
-    trainable = Trainable(lora=LoRA(4, 64.0, dropout=0.5))
-    learner = learner_of(cfg, Objective(), 0.5, trainable)
+    (cfg, params), learner = model, with_dropout
     state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
     noisy = [
         x + 0.3 * jax.random.normal(jax.random.key(number), x.shape)
