@@ -212,8 +212,8 @@ def _publish(
         "by": None if args.model is None else str(args.model),
         SELECTION: asdict(settings) | about,
     }
+    plot(summary, args.out / "report.png")  # first, since a set that is there is finished
     count = write_choices(args.out, records, choices, summary, origin)
-    plot(summary, args.out / "report.png")
     gone, unsuited = map(len, parted([*lost, *unsound]))
     print(
         f"wrote {args.out}: {count} records, {summary.without_picture} of them without a "

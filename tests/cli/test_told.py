@@ -44,14 +44,15 @@ def disturbed(words, seconds, moment, kind, **more):
     return code, printed, errors
 
 
-def one_moment(words, seconds, number, **more):
-    """Tells a command once, in one of four ways, and then lets the same command finish."""
+def one_moment(words, seconds, number, finished=None, **more):
+    """Tells a command once, in one of four ways, and then lets the same command finish. One that
+    has written the file `finished` would be refused."""
     kind = KINDS[number % len(KINDS)]
     moment = np.random.default_rng([SEED, number]).uniform(0, 1)
     print(f"{words[0]}, {number}: {[n.name for n in kind]} after {moment * seconds:.2f} s")
     _, printed, errors = disturbed(words, seconds, moment, kind, **more)
-    if "wrote " in printed:
-        return  # it had finished
+    if "wrote " in printed or (finished is not None and finished.exists()):
+        return
     code, _, errors = told.ended(told.start(*words, **more), within=600)
     assert code == 0, errors
 
@@ -75,7 +76,7 @@ def test_select_resolution(tmp_path):
     for number in range(MOMENTS):
         out = tmp_path / f"out{number}"
         words = ("support.rigged_selection", data, out)
-        one_moment(words, seconds, number)
+        one_moment(words, seconds, number, finished=out / "meta.json")
         assert contents(out, names) == contents(tmp_path / "whole", names)
 
 
