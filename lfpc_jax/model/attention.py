@@ -67,16 +67,6 @@ def select(
     return Choice(wanted, origin)
 
 
-def continues(kernel: Kernel, *, dtype: Any, platform: str | None = None) -> bool:
-    """Whether the kernel for packed rows supports segments that continue another. `platform` is by
-    default the one that JAX uses."""
-    platform = tuning(platform).platform
-    chosen = select(
-        kernel, platform=platform, length=attention_splash.LANES, dtype=dtype, packed=True
-    )
-    return chosen.kernel in ("xla", "splash", "cudnn")
-
-
 def attention(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],

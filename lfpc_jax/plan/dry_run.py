@@ -15,7 +15,6 @@ from rich.table import Table
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import parameters
-from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import is_param, spec_tree
 from lfpc_jax.model.tuning import tuning
@@ -39,8 +38,7 @@ def print_plan(config: TrainConfig) -> None:
             console.print(f"{path} is not here: planned with the published model of that size")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     rollout = config.rollout_shapes(cfg.vision.window)
-    goes_on = continues(cfg.kernel, platform=tuning().platform, dtype=cfg.dtype)
-    train = config.train_shapes(cfg.vision.window, continues=goes_on)
+    train = config.train_shapes(cfg.vision.window)
     room = sampled_at_most(config, rollout)
     lengths = {
         "prompts and rollouts a step": f"{config.rollout.prompts} x {config.rollout.rollouts}",

@@ -18,7 +18,6 @@ from lfpc_jax.grpo.remat import Resolved, Room
 from lfpc_jax.grpo.updater import recomputes_logprobs
 from lfpc_jax.model import config as model_config
 from lfpc_jax.model import parameters
-from lfpc_jax.model.attention import continues
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.plan.episodes import (
@@ -119,8 +118,7 @@ class PlannedRun:
         check_rows(train_mesh)
         rollouts = rollout_mesh(config.rollout.tensor, devices=where.devices)
         host = config.rollout_shapes(cfg.vision.window, max(1, rollouts.shape["data"] // hosts))
-        goes_on = continues(cfg.kernel, platform=where.platform, dtype=cfg.dtype)
-        train_shapes = config.train_shapes(cfg.vision.window, continues=goes_on)
+        train_shapes = config.train_shapes(cfg.vision.window)
         target = _target(config, where, rollouts)
         room = room_for(
             config,

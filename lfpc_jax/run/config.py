@@ -265,8 +265,7 @@ class TrainConfig:
             window=window,
         )
 
-    def train_shapes(self, window: int, *, continues: bool = True) -> TrainShapes:
-        """`continues` says that the attention of updates lets a segment continue another."""
+    def train_shapes(self, window: int) -> TrainShapes:
         return TrainShapes.of(
             self.rollout_shapes(window),
             max_turns=self.rollout.max_turns,
@@ -274,7 +273,7 @@ class TrainConfig:
             row_tokens=self.update.row_tokens,
             places=self.update.places,
             windows=self.update.windows,
-            shared=continues and self.update.share_prompts,
+            shared=self.update.share_prompts,
         )
 
 
