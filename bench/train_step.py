@@ -1,6 +1,6 @@
 """An update compared with the same loss in PyTorch, on the same CPU, weights and tokens.
 
-    JAX_PLATFORMS=cpu python bench/train_step.py [--json FILE]
+    JAX_PLATFORMS=cpu python bench/train_step.py [--json FILE] [--without sharing pictures ...]
 
 The batches are real trajectories (several turns, uneven lengths, a shown image of 256 tokens that a
 group shares, crops) and dense rows of 512 text tokens. Both sides run the forward pass, the clipped
@@ -9,10 +9,15 @@ figures are medians of runs that alternate. PyTorch runs transformers' model on 
 padded to their longest episode; its eager attention and its scaled-dot-product attention are both
 tried, and the faster one counts. Compilation is printed separately. Before anything is timed, the
 loss and the gradient norm of both sides must agree.
+
+With `--without`, our update also runs with one part of it switched off: a group's prompt computed
+once (sharing), each distinct picture encoded once (pictures; off, once an episode), logits only of
+sampled tokens (places), or attention only over blocks with a visible pair (blocks).
 """
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import pytest
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +41,8 @@ from lfpc_jax.grpo.advantage import group_advantages
 from lfpc_jax.grpo.items import counts, items_of
 from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
-from lfpc_jax.grpo.packing import Item, pack
+from lfpc_jax.grpo.packing import Item, MiniBatch, SeenPicture, pack
+from lfpc_jax.model import attention_xla
 from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.engine import Engine
@@ -45,6 +52,7 @@ from lfpc_jax.shapes import TrainShapes
 from lfpc_jax.trajectory import Group, Picture, Record, Trajectory
 
 RATE = 1e-5
+PARTS = ("sharing", "pictures", "places", "blocks")
 Step = Callable[[], tuple[float, float]]
 """A full update, from packing to new weights; its loss and gradient norm."""
 
@@ -61,6 +69,23 @@ class Case:
     @property
     def tokens(self) -> int:
         return sum(len(item.trajectory.ids) for item in self.items)
+
+    def without(self, part: str) -> "Case":
+        """The case with a part of our update switched off."""
+        if part == "sharing":
+            return replace(self, shapes=replace(self.shapes, shared=False))
+        if part == "places":
+            return replace(self, shapes=replace(self.shapes, places=self.shapes.row_tokens))
+        if part == "pictures":
+            return replace(self, items=[_alone(item) for item in self.items])
+        return self
+
+
+def _alone(item: Item) -> Item:
+    """The item with pictures that no other shows."""
+    episode = item.trajectory.record, item.trajectory.rollout
+    pictures = [SeenPicture((episode, n), p.pixels) for n, p in enumerate(item.pictures)]
+    return replace(item, pictures=tuple(pictures))
 
 
 def main() -> None:
@@ -88,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--row-tokens", type=int, default=2048, help="of packed rows")
     parser.add_argument("--windows", type=int, default=60, help="for the pictures of such a row")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")
+    parser.add_argument("--without", choices=PARTS, nargs="*", default=[])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser
@@ -161,12 +187,15 @@ def _items(groups: Sequence[Group]) -> list[Item]:
 
 def _measure(world: World, case: Case, args: argparse.Namespace) -> dict[str, Any]:
     sides = {"jax": _ours(world, case, args)}
+    for part in args.without:
+        sides[f"jax, without {part}"] = _ours(world, case.without(part), args, part)
     for attention in ("eager", "sdpa"):  # each with weights and moments of its own
         sides[f"torch, {attention}"] = _theirs(Reference(world), world, case, attention)
     start = time.perf_counter()
     firsts = {"jax": sides["jax"]()}
     compiled_within = time.perf_counter() - start
     firsts |= {name: run() for name, run in sides.items() if name != "jax"}
+    filling = _packed(world, case).filling
     _agree(case, firsts)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(args.repeats):
@@ -178,12 +207,13 @@ def _measure(world: World, case: Case, args: argparse.Namespace) -> dict[str, An
             print(f"{case.name}, {name}: {seconds[name][-1]:.1f} s", flush=True)
     medians = {name: statistics.median(s) for name, s in seconds.items()}
     speeds = {name: case.tokens / median for name, median in medians.items()}
-    best = max(speed for name, speed in speeds.items() if name != "jax")
+    best = max(speed for name, speed in speeds.items() if name.startswith("torch"))
     return {
         "ratio": speeds["jax"] / best,
         "tokens_per_second": speeds,
         "tokens": case.tokens,
         "episodes": len(case.items),
+        "fill": filling.tokens / filling.all_tokens,
         "compile_seconds": compiled_within - medians["jax"],
         "first_update": {
             name: {"loss": loss, "norm": norm} for name, (loss, norm) in firsts.items()
@@ -199,7 +229,14 @@ def _agree(case: Case, firsts: dict[str, tuple[float, float]]) -> None:
             raise SystemExit(f"{case.name}: {name} has another loss or gradient norm: {firsts}")
 
 
-def _ours(world: World, case: Case, args: argparse.Namespace) -> Step:
+def _packed(world: World, case: Case) -> MiniBatch:
+    return pack(
+        case.items, case.shapes, world.dialogue.processor, shards=1,
+        image_token=world.cfg.image_token,
+    )  # fmt: skip
+
+
+def _ours(world: World, case: Case, args: argparse.Namespace, without: str = "") -> Step:
     cfg = replace(world.cfg, remat=args.remat)
     learner = Learner(
         cfg,
@@ -216,11 +253,10 @@ def _ours(world: World, case: Case, args: argparse.Namespace) -> Step:
     def step() -> tuple[float, float]:
         """Packing is part of an update."""
         nonlocal state
-        mini_batch = pack(
-            case.items, case.shapes, world.dialogue.processor, shards=1,
-            image_token=cfg.image_token,
-        )  # fmt: skip
-        state, metrics, _ = learner.update(state, learner.place(mini_batch))
+        with pytest.MonkeyPatch.context() as patch:  # read when the programs are traced
+            if without == "blocks":
+                patch.setattr(attention_xla, "LONG", math.inf)
+            state, metrics, _ = learner.update(state, learner.place(_packed(world, case)))
         return float(metrics["loss"]), float(metrics["gradient_norm"])
 
     return step
@@ -268,14 +304,15 @@ def _loss(reference: Reference, items: Sequence[Item], allowed: torch.Tensor) ->
 
 def _print(figures: dict[str, Any], names: Sequence[str]) -> None:
     table = Table(title="A full update, tokens/s")
-    for column in ("", "jax", "torch, eager", "torch, sdpa", "ratio", "compiled in"):
+    sides = [*figures[names[0]]["tokens_per_second"]]
+    for column in ("", *sides, "ratio", "compiled in"):
         table.add_column(column, justify="right")
     for name in names:
         row = figures[name]
         speeds = row["tokens_per_second"]
         table.add_row(
             f"{name} ({row['episodes']} episodes, {row['tokens']:,} tokens)",
-            *(f"{speeds[side]:,.0f}" for side in ("jax", "torch, eager", "torch, sdpa")),
+            *(f"{speeds[side]:,.0f}" for side in sides),
             f"{row['ratio']:.2f}",
             f"{row['compile_seconds']:.0f} s",
         )
