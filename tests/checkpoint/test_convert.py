@@ -108,8 +108,10 @@ def test_an_existing_target_is_kept_unless_asked(kept, tmp_path, capsys):
     assert _errors(capsys) == f"error: {out}: exists already; remove it, or ask to overwrite it\n"
     assert os.listdir(out) == ["precious"]
     assert convert.main(["to-orbax", str(kept()), str(out), "--overwrite"]) == 0
-    assert convert.main(["to-hf", str(out), str(out), "--overwrite"]) == 0
-    hf_folders.assert_same_bytes(kept(), out)
+    back = tmp_path / "hf"
+    back.mkdir()
+    assert convert.main(["to-hf", str(out), str(back), "--overwrite"]) == 0
+    hf_folders.assert_same_bytes(kept(), back)
 
 
 def test_a_foreign_orbax_folder_is_one_line(kept, tmp_path, capsys):

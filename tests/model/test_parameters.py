@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lfpc_jax.model.layers import linear
-from lfpc_jax.model.parameters import LoRA, dropping, rounded_away
+from lfpc_jax.model.parameters import LoRA, drops, join, rounded_away
 
 pytestmark = pytest.mark.compiles
 
@@ -45,7 +45,7 @@ def test_values_are_dropped_at_the_rate_and_the_others_enlarged():
     x = jnp.ones((3, 50, size))
 
     def seen(key):
-        parts = dropping(tree, jax.random.key(key), rate)["text"]
+        parts = join(drops(tree, jax.random.key(key), rate), tree)["text"]
         of_layers = [jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in range(2)]
         return np.stack([linear(x, layer[name]) for layer in of_layers for name in ("q", "up")])
 
