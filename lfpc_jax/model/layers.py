@@ -144,22 +144,22 @@ def unstack(params: Tree) -> Tree:
     """The same parameters, or a part of them, with a tree for each layer: for decoding, where a
     scan would copy every layer's weights out of the stack at every step, and for CPUs. Compilation
     takes longer by about the number of layers."""
-    apart = dict(params)
-    if "text" in params:
-        apart["text"] = _split(params["text"])
-    if "layers" in params.get("vision", {}):
-        apart["vision"] = {**params["vision"], "layers": _split(params["vision"]["layers"])}
-    return apart
+    return with_layers(params, _split)
 
 
 def restack(params: Tree) -> Tree:
     """What `unstack` was given."""
-    stacked = dict(params)
+    return with_layers(params, _join)
+
+
+def with_layers(params: Tree, change: Callable[[Tree], Tree]) -> Tree:
+    """The parameters, or a part of them, with the layers of the text and of the tower changed."""
+    changed = dict(params)
     if "text" in params:
-        stacked["text"] = _join(params["text"])
+        changed["text"] = change(params["text"])
     if "layers" in params.get("vision", {}):
-        stacked["vision"] = {**params["vision"], "layers": _join(params["vision"]["layers"])}
-    return stacked
+        changed["vision"] = {**params["vision"], "layers": change(params["vision"]["layers"])}
+    return changed
 
 
 def _split(layers: Tree) -> tuple[Tree, ...]:

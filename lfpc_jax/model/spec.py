@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed import sharding
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.layers import with_layers
 
 Weights = TypeVar("Weights", np.ndarray, jax.Array)
 """A nested dict whose leaves are arrays (or, in `spec_tree`, `Param`)."""
@@ -186,12 +187,7 @@ def unstacked(tree: Tree) -> Tree:
         alone = jax.tree.map(lambda p: replace(p, stack=0), layers, is_leaf=is_param)
         return (alone,) * jax.tree.leaves(layers, is_leaf=is_param)[0].stack
 
-    apart = dict(tree)
-    if "text" in tree:
-        apart["text"] = split(tree["text"])
-    if "layers" in tree.get("vision", {}):
-        apart["vision"] = {**tree["vision"], "layers": split(tree["vision"]["layers"])}
-    return apart
+    return with_layers(tree, split)
 
 
 def is_param(x: Any) -> bool:
