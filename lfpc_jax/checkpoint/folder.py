@@ -12,8 +12,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lfpc_jax.checkpoint import keys, tensorfile
+from lfpc_jax.checkpoint import keys, sums, tensorfile
 from lfpc_jax.checkpoint.keys import Origin
+from lfpc_jax.checkpoint.sums import FileSums
 from lfpc_jax.checkpoint.tensorfile import TensorFile
 from lfpc_jax.jsonfile import read_object
 from lfpc_jax.model import spec
@@ -52,11 +53,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class HFFolder:
-    """The tensors of a folder by canonical name; `origin` says how it spells them."""
+    """The tensors of a folder by canonical name; `origin` says how it spells them. `summed` is
+    whether the folder has checksums, with which all that is read of its weights is compared."""
 
     path: Path
     tensors: Mapping[str, Tensor]
     origin: Origin
+    summed: bool
 
     @property
     def nbytes(self) -> int:
@@ -68,8 +71,9 @@ class HFFolder:
 def open_folder(path: str | Path, cfg: ModelConfig) -> HFFolder:
     """Opens and checks the weights of `path` against the parameters that `cfg` demands."""
     path = Path(path)
+    known = sums.read(path)
     tensors: dict[str, Tensor] = {}
-    for tensor in _tensors(path):
+    for tensor in _tensors(path, known):
         name = keys.canonical(tensor.key)
         if name in tensors:
             raise ValueError(
@@ -83,7 +87,7 @@ def open_folder(path: str | Path, cfg: ModelConfig) -> HFFolder:
         _check_param(tensors, param)
     if repeats_embedding:
         _check_equal(tensors[keys.UNEMBEDDING], tensors[keys.EMBEDDING])
-    return HFFolder(path, tensors, _origin(tensors, repeats_embedding))
+    return HFFolder(path, tensors, _origin(tensors, repeats_embedding), known is not None)
 
 
 def _origin(tensors: Mapping[str, Tensor], repeats_embedding: bool) -> Origin:
@@ -108,15 +112,15 @@ def weight_files(folder: Path) -> tuple[str, ...]:
     )
 
 
-def _tensors(folder: Path) -> Iterator[Tensor]:
+def _tensors(folder: Path, known: Mapping[str, FileSums] | None) -> Iterator[Tensor]:
     if weight_files(folder)[0] == INDEX:
-        yield from _indexed(folder / INDEX)
+        yield from _indexed(folder / INDEX, known)
     else:
-        file = tensorfile.open_file(folder / SINGLE)
+        file = tensorfile.open_file(folder / SINGLE, known)
         yield from (Tensor(file, key) for key in file.entries)
 
 
-def _indexed(index: Path) -> Iterator[Tensor]:
+def _indexed(index: Path, known: Mapping[str, FileSums] | None) -> Iterator[Tensor]:
     """The tensors of all shards; each must have exactly the keys that the index promises."""
     weight_map = _weight_map(index)
     for name in sorted(set(weight_map.values())):
@@ -126,7 +130,7 @@ def _indexed(index: Path) -> Iterator[Tensor]:
                 f"{index.parent / name}: the shard is missing; {INDEX} says that it has key "
                 f"{promised[0]!r} and {len(promised) - 1} more. Download it again"
             )
-        file = tensorfile.open_file(index.parent / name)
+        file = tensorfile.open_file(index.parent / name, known)
         for key in promised:
             if key not in file.entries:
                 raise ValueError(f"{file.path}: lacks key {key!r}, which {INDEX} places there")

@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.checkpoint import assets, keys, staging, tensorfile
+from lfpc_jax.checkpoint import assets, keys, staging, sums, tensorfile
 from lfpc_jax.checkpoint.demand import check_tree
 from lfpc_jax.checkpoint.folder import INDEX, SINGLE, HFFolder, Tensor
 from lfpc_jax.checkpoint.keys import Origin
@@ -158,7 +158,8 @@ def save(
     advance: Advance = _ignore,
     texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a folder that `from_pretrained` opens, in `dtype` or in the parameters' dtype.
+    """Writes a folder that `from_pretrained` opens, in `dtype` or in the parameters' dtype, with
+    the checksums of its weights.
 
     All files but weights are copied from the folder `assets_from`; `texts` (file name -> content)
     replaces some of them. Keys are spelled as in `origin`. If the dtype is not that of `origin`,
@@ -228,6 +229,7 @@ def _fetcher(param: Param, dtype: np.dtype, mesh: Mesh | None) -> Callable[..., 
 def _write_shards(units: list[_Unit], folder: Path, shard_bytes: int, advance: Advance) -> None:
     shards = _split(units, shard_bytes)
     weight_map: dict[str, str] = {}
+    written: dict[str, sums.FileSums] = {}
     for i, shard in enumerate(shards):
         name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors" if shards[1:] else SINGLE
         weight_map |= {unit.key: name for unit in shard}
@@ -235,8 +237,12 @@ def _write_shards(units: list[_Unit], folder: Path, shard_bytes: int, advance: A
         if jax.process_index():
             deque(tensors, maxlen=0)  # all processes fetch together, but only the first writes
         else:
-            tensorfile.write_file(folder / name, {u.key: u.plan for u in shard}, tensors)
-    if shards[1:] and jax.process_index() == 0:
+            plan = {unit.key: unit.plan for unit in shard}
+            written[name] = tensorfile.write_file(folder / name, plan, tensors)
+    if jax.process_index():
+        return
+    sums.write(folder, written)
+    if shards[1:]:
         total = sum(unit.plan.nbytes for unit in units)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -12,9 +12,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lfpc_jax.checkpoint import folder, manifest, store, training
+from lfpc_jax.checkpoint import folder, manifest, store, sums, training
 
 _ASSETS = (".json", ".jinja", ".txt")
+_OF_WEIGHTS = (folder.INDEX, sums.FILE)
 
 
 def model_identity(weights: Path, assets: Path) -> dict[str, str]:
@@ -40,7 +41,7 @@ def _assets(path: Path) -> str:
     names = [
         file.name
         for file in path.iterdir()
-        if file.suffix in _ASSETS and file.name != folder.INDEX and not file.name.startswith(".")
+        if file.suffix in _ASSETS and file.name not in _OF_WEIGHTS and not file.name.startswith(".")
     ]
     return _digest(manifest.describe(path, names))
 

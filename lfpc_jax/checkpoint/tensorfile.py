@@ -19,6 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from lfpc_jax.checkpoint.sums import FileSums, Summing, Verified
 from lfpc_jax.jsonfile import parsed
 
 DTYPES = {
@@ -44,10 +45,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A checked file: every entry is well-formed, and the data is exactly as long as promised."""
+    """A checked file: every entry is well-formed, and the data is exactly as long as promised. If
+    its checksums are known, what is read of it is `verified`."""
 
     path: Path
     entries: Mapping[str, Entry]
+    verified: Verified | None = None
 
     def dtype(self, key: str) -> np.dtype:
         name = self.entries[key].dtype
@@ -71,6 +74,9 @@ class TensorFile:
 
     def _bytes(self, key: str, offset: int, count: int) -> np.ndarray:
         buffer = np.empty(count, np.uint8)
+        if self.verified is not None:
+            self.verified.read_into(buffer.data, offset)
+            return buffer
         rest = buffer.data
         with open(self.path, "rb", buffering=0) as file:
             file.seek(offset)
@@ -85,15 +91,16 @@ class TensorFile:
         return buffer
 
 
-def open_file(path: str | Path) -> TensorFile:
-    """Reads and checks the header; the data is not touched."""
+def open_file(path: str | Path, sums: Mapping[str, FileSums] | None = None) -> TensorFile:
+    """Reads and checks the header; the data is not touched. With the `sums` of its folder, what is
+    read later is compared with them."""
     path = Path(path)
     size = path.stat().st_size
     header, data_at = _header(path, size)
     header.pop("__metadata__", None)
     entries = {key: _entry(path, key, raw, data_at) for key, raw in header.items()}
     _check_data(path, entries, data_at, size)
-    return TensorFile(path, entries)
+    return TensorFile(path, entries, None if sums is None else Verified.opened(path, sums))
 
 
 def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
@@ -177,26 +184,34 @@ class Planned:
 
 def write_file(
     path: str | Path, plan: Mapping[str, Planned], tensors: Iterable[np.ndarray]
-) -> None:
-    """Writes the tensors one by one, in the order of `plan`, so that only one is in memory.
+) -> FileSums:
+    """Writes the tensors one by one, in the order of `plan`, so that only one is in memory. Returns
+    the checksums of the file.
 
     The file appears under its name when it is complete and on the disk. Wider dtypes must come
     before narrower ones, so that every tensor is aligned to the size of its items.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
+    summing = Summing()
     try:
         with open(partial, "wb") as file:
-            file.write(_header_bytes(plan))
+
+            def put(data: memoryview) -> None:
+                summing.add(data)
+                file.write(data)
+
+            put(memoryview(_header_bytes(plan)))
             for (key, planned), tensor in zip(plan.items(), tensors, strict=True):
                 given = (tensor.dtype, tensor.shape)
                 assert given == (planned.dtype, planned.shape), (path, key, given, planned)
-                file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+                put(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+    return summing.sums
 
 
 def _header_bytes(plan: Mapping[str, Planned]) -> bytes:

@@ -30,7 +30,7 @@ from lfpc_jax.model import config
 from lfpc_jax.rollout import asking
 from lfpc_jax.run import card, progress
 from lfpc_jax.run.folder import run_of
-from lfpc_jax.run.models import load_model
+from lfpc_jax.run.models import load_model, params_of
 
 TOLERANCE = {"float32": 1e-4}
 """The largest difference that `check` allows by default. In bfloat16 it depends on the weights, so
@@ -48,8 +48,7 @@ def to_orbax(args: argparse.Namespace) -> int:
     cfg = config.from_folder(args.source)
     opened = folder.open_folder(args.source, cfg)
     mesh = make_mesh(fsdp=-1)
-    with progress.bar("loading", opened.nbytes, of_bytes=True) as advance:
-        params = huggingface.load(opened, cfg, dtype=args.dtype, mesh=mesh, advance=advance)
+    params = params_of(opened, cfg, args.dtype, mesh)
     with progress.waiting("writing"):
         store.save(
             params,

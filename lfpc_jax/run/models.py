@@ -1,14 +1,17 @@
 """Loads the model that a command's argument names: a model folder of any kind, or a run."""
 
+import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.checkpoint import folder, huggingface, store
+from lfpc_jax.checkpoint import folder, huggingface, store, sums
 from lfpc_jax.checkpoint.finite import check_finite
+from lfpc_jax.checkpoint.folder import HFFolder
 from lfpc_jax.checkpoint.identity import model_identity
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.model import config
@@ -69,9 +72,21 @@ def _loaded(path: Path, dtype: str, mesh: Mesh | None) -> LoadedModel:
         return LoadedModel(cfg, params, stored.assets, stored.origin, folder=path)
     cfg = config.from_folder(path, dtype=dtype)
     opened = folder.open_folder(path, cfg)
+    return LoadedModel(cfg, params_of(opened, cfg, dtype, mesh), path, opened.origin, folder=path)
+
+
+def params_of(opened: HFFolder, cfg: ModelConfig, dtype: str | None, mesh: Mesh | None) -> Tree:
+    """The parameters of an opened folder, compared with its checksums while they are read. Says so
+    in a line if it has none."""
     with progress.bar("loading", opened.nbytes, of_bytes=True, every=2.0) as advance:
         params = huggingface.load(opened, cfg, dtype=dtype, mesh=mesh, advance=advance)
-    return LoadedModel(cfg, params, path, opened.origin, folder=path)
+    if not opened.summed and jax.process_index() == 0:
+        print(
+            f"note: {opened.path} has no {sums.FILE}, as exports have; a flipped bit in its "
+            "weights would not be noticed",
+            file=sys.stderr,
+        )
+    return params
 
 
 def assets_of(path: Path) -> Path:

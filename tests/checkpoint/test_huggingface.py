@@ -168,6 +168,7 @@ def test_every_other_file_comes_along(tmp_path):
         "config.json",
         "generation_config.json",
         hf_folders.SINGLE,
+        "sums.json",
     }
     assert all((out / name).read_bytes() == (hf / name).read_bytes() for name in files)
 
