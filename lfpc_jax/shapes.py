@@ -113,6 +113,10 @@ class RolloutShapes:
     processed in several pieces. The prefill program takes `prefill_rows` prompts at once, the
     extend program `extend_rows` observations. `window` is the side of the vision tower's windows in
     merged tokens. Buckets of windows follow from the budgets if they are not given.
+
+    `prefixes` prompts are in memory at once (0: one for every slot). At most `members` rollouts
+    continue one of them, and their queries meet it as one product. `own` is the most ids that an
+    episode has after its prompt (0: as many as the capacity).
     """
 
     slots: int = 8
@@ -127,11 +131,16 @@ class RolloutShapes:
     window: int = 4
     image_buckets: Buckets | None = None
     crop_buckets: Buckets | None = None
+    prefixes: int = 0
+    members: int = 8
+    own: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.slots, self.chunk, self.observation_text, self.prefill_rows)
+        counts = (self.slots, self.chunk, self.observation_text, self.prefill_rows, self.members)
         if min(*counts, self.extend_rows, self.image_tokens, self.crop_tokens) < 1:
             raise ValueError(f"{self}: every length and count must be at least 1")
+        if min(self.prefixes, self.own) < 0:
+            raise ValueError(f"{self}: prefixes and own must be 0, or at least 1")
         if self.prompt_text.sizes[-1] + self.image_tokens > self.capacity:
             raise ValueError(
                 f"rollout shapes: a prompt of {self.image_tokens} image and "
@@ -149,10 +158,28 @@ class RolloutShapes:
                 )
 
     @cached_property
+    def prefix_count(self) -> int:
+        return self.prefixes or self.slots
+
+    @cached_property
+    def prefix_capacity(self) -> int:
+        """The most ids of a prompt."""
+        return self.prompt_length(self.image_windows.sizes[-1], self.prompt_text.sizes[-1])
+
+    @cached_property
+    def own_capacity(self) -> int:
+        return min(self.own or self.capacity, self.capacity)
+
+    @cached_property
     def spans(self) -> Buckets:
-        """Buckets for how much of the cache a decode step reads: only as much as its longest row
-        fills."""
-        return geometric(-(-self.capacity // 4), self.capacity)
+        """Buckets for how many of a row's own ids a chunk of decode reads: as many as the longest
+        row has."""
+        return geometric(-(-self.own_capacity // 4), self.own_capacity)
+
+    @cached_property
+    def decode_rows(self) -> Buckets:
+        """Buckets for how many rows a chunk of decode computes: those that are live."""
+        return geometric(-(-self.slots // 4), self.slots)
 
     @cached_property
     def image_windows(self) -> Buckets:

@@ -58,6 +58,15 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition(axes, x.shape, mesh))
 
 
+def shards(rows: int) -> int:
+    """Into how many parts the rows of a batch are split under `jax.set_mesh`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return 1
+    ways = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    return ways if rows % ways == 0 else 1
+
+
 def kept_whole(axes: Axes, shape: Sequence[int], mesh: Mesh) -> Iterator[str]:
     """A sentence for each dimension that a rule would split but whose size is not divisible."""
     for name, size in zip(axes, shape):

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model import text, vision
-from lfpc_jax.model.cache import Cache
+from lfpc_jax.model.attention_parts import Members
+from lfpc_jax.model.cache import Cache, Working
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import computing
 from lfpc_jax.trajectory import Images, PackedImages, Tokens
@@ -120,14 +121,35 @@ def extend(
     *,
     cfg: ModelConfig,
     rows: Int[Array, "R"] | None = None,
-    span: int | None = None,
+    prompts: Cache | None = None,
+    continued: Int[Array, "R"] | None = None,
 ) -> tuple[Float[Array, "R T D"], Cache]:
-    """Appends tokens to each row of the cache, or to the given `rows`. Segment 0 marks padding,
-    which may be a whole row. See `text.extend` for `span`."""
+    """Appends tokens to each row of the cache, or to the given `rows`, which may continue prompts.
+    Segment 0 marks padding, which may be a whole row. See `text.extend`."""
     with computing(cfg), jax.named_scope("text"):
         x = embed(params, tokens, embeddings, cfg=cfg)
-        at, n = tokens.positions, _lengths(tokens)
-        return text.extend(params, x, at, n, cache, cfg=cfg, rows=rows, span=span)
+        after = {"rows": rows, "prompts": prompts, "continued": continued}
+        return text.extend(params, x, tokens.positions, _lengths(tokens), cache, cfg=cfg, **after)
+
+
+def decode(
+    params: Tree,
+    ids: Int[Array, "R"],
+    position: Int[Array, "R"],
+    working: Working,
+    step: Int[Array, ""],
+    *,
+    cfg: ModelConfig,
+    prompts: Cache | None = None,
+    members: Members | None = None,
+) -> tuple[Float[Array, "R V"], Working]:
+    """Appends one text token to every row, and returns the logits of the next one."""
+    with computing(cfg), jax.named_scope("text"):
+        x = constrain(params["embed"].astype(cfg.dtype)[ids[:, None]], "batch", None, None)
+        positions = jnp.broadcast_to(position[:, None], (3, len(ids), 1))
+        shared = {"prompts": prompts, "members": members}
+        hidden, working = text.decode(params, x, positions, working, step, cfg=cfg, **shared)
+    return unembed(params, hidden[:, 0], cfg=cfg), working
 
 
 def _lengths(tokens: Tokens) -> Array:

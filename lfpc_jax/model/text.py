@@ -18,6 +18,7 @@ from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model import cache as kv
 from lfpc_jax.model.attention import attention, cache_attention
+from lfpc_jax.model.attention_parts import Members, merged, over, over_prompts
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import each_layer, gated_mlp, linear, rms_norm
 from lfpc_jax.model.rotary import Rotary, rotate, text_rotary
@@ -148,36 +149,105 @@ def extend(
     *,
     cfg: ModelConfig,
     rows: Int[Array, "R"] | None = None,
-    span: int | None = None,
+    prompts: kv.Cache | None = None,
+    continued: Int[Array, "R"] | None = None,
 ) -> tuple[Float[Array, "R T D"], kv.Cache]:
     """Appends the first `lengths[r]` tokens of each row (0 is allowed) to the cache. If `rows` is
-    given, they are the cache's rows to append to; numbers past the last row are padding.
+    given, they are the cache's rows to append to; numbers past the last row are padding. If
+    `prompts` are given, each row continues that one of them which `continued` names. On a mesh,
+    rows of both are numbered within their shard.
 
-    Tokens past the capacity are dropped, so the caller must check that there is room. If `span` is
-    given, attention reads only that many positions of the cache, so the caller must also check that
-    no row grows beyond it."""
+    Tokens past the capacity are dropped, so the caller must check that there is room."""
     rotary = text_rotary(positions, cfg.text)
     ahead = jnp.arange(x.shape[1])
-    old = cache.length if rows is None else cache.length.at[rows].get(mode="clip")
+    old = cache.length if rows is None else kv.length_of(cache, rows)
     index = old[:, None] + ahead
     written_at = jnp.where(ahead < lengths[:, None], index, cache.capacity)
+    before = None
+    if prompts is not None:
+        before = prompts, continued, _key_index(prompts, continued, cache.capacity)
+        index = prompts.capacity + index
 
     def body(carry: tuple[Array, kv.Cache], scanned: tuple[Tree, Any]) -> Any:
         x, cache = carry
         p, number = scanned
 
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, kv.Cache]:
-            written, keys, values = kv.write(cache, number, k, v, written_at, rows)
-            return cache_attention(q, keys[..., :span], values[:, :, :span], index), written
+            written = kv.write(cache, number, k, v, written_at, rows)
+            keys, values = _keys_last(written, number, rows)
+            if before is None:
+                return cache_attention(q, keys, values, index), written
+            prompts, continued, key_index = before
+            first_keys, first_values = _keys_last(prompts, number, continued)
+            keys = jnp.concatenate([first_keys, keys], axis=-1)
+            values = jnp.concatenate([first_values, values], axis=-2)
+            return cache_attention(q, keys, values, index, key_index), written
 
         return layer(p, x, rotary, attend, cfg.text.eps), None
 
     numbers = np.arange(cfg.text.layers)
     (x, cache), _ = each_layer(body, (x, cache), params["text"], numbers)
     x = rms_norm(x, params["norm"], cfg.text.eps)
-    if rows is None:
-        return x, replace(cache, length=cache.length + lengths)
-    return x, replace(cache, length=cache.length.at[rows].add(lengths, mode="drop"))
+    return x, replace(cache, length=kv.added(cache.length, rows, lengths))
+
+
+def _key_index(prompts: kv.Cache, continued: Array, capacity: int) -> Int[Array, "R S"]:
+    """Where the keys of prompts and of what continues them are in a row's order. A prompt's unused
+    places are behind everything."""
+    S = prompts.capacity
+    places = jnp.arange(S + capacity)
+    lengths = kv.length_of(prompts, continued)[:, None]
+    return jnp.where((places < lengths) | (places >= S), places, S + capacity)
+
+
+def _keys_last(cache: kv.Cache, number: Any, rows: Array | None) -> tuple[Array, Array]:
+    """Keys `[R, K, H, S]` and values `[R, K, S, H]` of one layer's rows (None: all)."""
+    k, v = kv.layer(cache.k, number), kv.layer(cache.v, number)
+    if rows is not None:
+        k, v = kv.rows_of(k, rows), kv.rows_of(v, rows)
+    return k if cache.positions_last else k.swapaxes(-1, -2), v
+
+
+def decode(
+    params: Tree,
+    x: Float[Array, "R 1 D"],
+    positions: Int[Array, "3 R 1"],
+    working: kv.Working,
+    step: Int[Array, ""],
+    *,
+    cfg: ModelConfig,
+    prompts: kv.Cache | None = None,
+    members: Members | None = None,
+) -> tuple[Float[Array, "R 1 D"], kv.Working]:
+    """Appends one token to every row, in the given step of a loop. Rows continue `prompts` as
+    `members` say, or none."""
+    rotary = text_rotary(positions, cfg.text)
+    c = cfg.text
+    places = jnp.arange(kv.width(working))
+    visible = (places < working.length[:, None]) | (
+        (places >= working.span) & (places <= working.span + step)
+    )
+
+    def body(carry: tuple[Array, kv.Working], scanned: tuple[Tree, Any]) -> Any:
+        x, working = carry
+        p, number = scanned
+
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, kv.Working]:
+            now = kv.append(working, number, k, v, step)
+            queries = (q * jnp.asarray(c.head_dim**-0.5, q.dtype)).reshape(
+                len(q), c.kv_heads, -1, c.head_dim
+            )
+            parts = [over(queries, *_keys_last(now, number, None), visible)]
+            if prompts is not None:
+                keys, values = _keys_last(prompts, number, None)
+                parts.append(over_prompts(queries, keys, values, prompts.length, members))
+            out = merged(*parts)
+            return out.reshape(q.shape).astype(q.dtype), now
+
+        return layer(p, x, rotary, attend, c.eps), None
+
+    (x, working), _ = each_layer(body, (x, working), params["text"], np.arange(c.layers))
+    return rms_norm(x, params["norm"], c.eps), working
 
 
 def _part(layers: Tree, part: int | slice) -> Tree:

@@ -1,0 +1,82 @@
+"""Attention of decode steps in parts: to the prompts that rows share, and to what rows have alone.
+
+A part is a softmax over some of the keys that is not divided yet, so parts merge exactly. All rows
+that continue a prompt meet its keys in one product.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from lfpc_jax.model.cache import rows_of
+
+_HIDDEN = -1e30
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Part:
+    """The weighted sum of values, the highest score and the total of the weights, of every query:
+    `[*n, H]`, and twice `[*n, 1]`, float32."""
+
+    values: Array
+    highest: Array
+    total: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Members:
+    """Which of R rows continue each of P prompts, and where each row is among them. On a mesh rows
+    and prompts are numbered within their shard; numbers past the last row are padding."""
+
+    rows: Int[Array, "P M"]
+    places: Int[Array, "R"]
+
+
+def merged(*parts: Part) -> Float[Array, "*n H"]:
+    highest = jnp.stack([part.highest for part in parts]).max(axis=0)
+    shares = [jnp.exp(part.highest - highest) for part in parts]
+    total = sum(share * part.total for share, part in zip(shares, parts))
+    return sum(share * part.values for share, part in zip(shares, parts)) / total
+
+
+def over(
+    q: Float[Array, "B K R H"],
+    k: Float[Array, "B K H S"],
+    v: Float[Array, "B K S H"],
+    visible: Bool[Array, "B S"],
+) -> Part:
+    """The part of keys and values that are visible to all of a row's queries. There may be none."""
+    scores = jnp.einsum("bkrh,bkhs->bkrs", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible[:, None, None], scores, _HIDDEN)
+    highest = scores.max(axis=-1, keepdims=True)
+    weights = jnp.where(visible[:, None, None], jnp.exp(scores - highest), 0.0)
+    values = jnp.einsum(
+        "bkrs,bksh->bkrh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    return Part(values, highest, weights.sum(axis=-1, keepdims=True))
+
+
+def over_prompts(
+    q: Float[Array, "R K G H"],
+    k: Float[Array, "P K H S"],
+    v: Float[Array, "P K S H"],
+    lengths: Int[Array, "P"],
+    members: Members,
+) -> Part:
+    """The part of the prompts that rows continue."""
+    P, M = members.rows.shape
+    _, K, G, H = q.shape
+    together = rows_of(q, members.rows.reshape(-1))
+    together = together.reshape(P, M, K, G, H).swapaxes(1, 2).reshape(P, K, M * G, H)
+    visible = jnp.arange(k.shape[-1]) < lengths[:, None]
+    part = over(together, k, v, visible)
+
+    def apart(x: Array) -> Array:
+        x = x.reshape(P, K, M, G, -1).swapaxes(1, 2).reshape(P * M, K, G, -1)
+        return rows_of(x, members.places)
+
+    return jax.tree.map(apart, part)
