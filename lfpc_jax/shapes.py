@@ -177,11 +177,6 @@ class RolloutShapes:
         return geometric(-(-self.own_capacity // 4), self.own_capacity)
 
     @cached_property
-    def decode_rows(self) -> Buckets:
-        """Buckets for how many rows a chunk of decode computes: those that are live."""
-        return geometric(-(-self.slots // 4), self.slots)
-
-    @cached_property
     def image_windows(self) -> Buckets:
         return self.image_buckets or window_buckets(self.image_tokens, self.window)
 

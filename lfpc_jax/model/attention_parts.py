@@ -5,6 +5,7 @@ that continue a prompt meet its keys in one product.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +33,18 @@ class Members:
     """Which of R rows continue each of P prompts, and where each row is among them. On a mesh rows
     and prompts are numbered within their shard; numbers past the last row are padding."""
 
-    rows: Int[Array, "P M"]
-    places: Int[Array, "R"]
+    rows: Any  # int32 [P, M]
+    places: Any  # int32 [R]
 
 
 def merged(*parts: Part) -> Float[Array, "*n H"]:
     highest = jnp.stack([part.highest for part in parts]).max(axis=0)
     shares = [jnp.exp(part.highest - highest) for part in parts]
-    total = sum(share * part.total for share, part in zip(shares, parts))
-    return sum(share * part.values for share, part in zip(shares, parts)) / total
+    total = jnp.zeros_like(highest)
+    values = jnp.zeros_like(parts[0].values)
+    for share, part in zip(shares, parts):
+        total, values = total + share * part.total, values + share * part.values
+    return values / total
 
 
 def over(

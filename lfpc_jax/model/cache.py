@@ -95,6 +95,50 @@ def rows_of(x: Array, rows: Int[Array, "R"]) -> Array:
     return taken.reshape(-1, *x.shape[1:])
 
 
+def some_rows(cache: Cache, rows: Int[Array, "R"]) -> Cache:
+    """A cache of copies of these rows; see `rows_of`."""
+
+    def copied(x: Array) -> Array:
+        return rows_of(x, rows) if x.ndim == 4 else jax.vmap(lambda x: rows_of(x, rows))(x)
+
+    k, v = jax.tree.map(copied, (cache.k, cache.v))
+    return replace(cache, k=k, v=v, length=rows_of(cache.length, rows))
+
+
+def put_rows(cache: Cache, new: Cache, rows: Int[Array, "R"]) -> Cache:
+    """The cache with the beginnings of some rows replaced by whole rows of another, which has no
+    more capacity. Rows are numbered within each shard, in order of the shards; those past the last
+    are dropped."""
+    parts = shards(cache.length.shape[0])
+
+    def of_layers(x: Array, y: Array) -> Array:
+        axis = x.ndim - 4
+
+        def of_shard(x: Array, y: Array, rows: Array) -> Array:
+            def put(number: Any, x: Array) -> Array:
+                start: list[Any] = [0] * x.ndim
+                start[axis] = jnp.minimum(rows[number], x.shape[axis] - 1)
+                new = jax.lax.dynamic_slice_in_dim(y, number, 1, axis)
+                old = jax.lax.dynamic_slice(x, start, new.shape)
+                new = jnp.where(rows[number] < x.shape[axis], new.astype(x.dtype), old)
+                return jax.lax.dynamic_update_slice(x, new, start)
+
+            return jax.lax.fori_loop(0, len(rows), put, x)
+
+        if parts == 1:
+            return of_shard(x, y, rows)
+
+        def split(x: Array) -> Array:
+            return x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :])
+
+        each = jax.vmap(of_shard, in_axes=(axis, axis, 0), out_axes=axis)
+        return _pinned(each(split(x), split(y), rows.reshape(parts, -1)).reshape(x.shape))
+
+    k, v = jax.tree.map(of_layers, (cache.k, cache.v), (new.k, new.v))
+    into = everywhere(rows, len(cache.length))
+    return replace(cache, k=k, v=v, length=cache.length.at[into].set(new.length, mode="drop"))
+
+
 def write(
     cache: Cache,
     number: Any,
@@ -106,6 +150,8 @@ def write(
     """Writes `[R, T, K, H]` at `positions` of one layer, in these rows (None: all), which on a mesh
     are numbered within each shard. What lies past the last position or row is dropped."""
     of_k, of_v = cache.k, cache.v
+    all_k: Layers
+    all_v: Layers
     if isinstance(of_k, tuple):
         new = _written(
             (of_k[number], of_v[number]), (), k, v, positions, rows, cache.positions_last

@@ -128,8 +128,17 @@ def extend(
     Segment 0 marks padding, which may be a whole row. See `text.extend`."""
     with computing(cfg), jax.named_scope("text"):
         x = embed(params, tokens, embeddings, cfg=cfg)
-        after = {"rows": rows, "prompts": prompts, "continued": continued}
-        return text.extend(params, x, tokens.positions, _lengths(tokens), cache, cfg=cfg, **after)
+        return text.extend(
+            params,
+            x,
+            tokens.positions,
+            _lengths(tokens),
+            cache,
+            cfg=cfg,
+            rows=rows,
+            prompts=prompts,
+            continued=continued,
+        )
 
 
 def decode(
@@ -147,8 +156,9 @@ def decode(
     with computing(cfg), jax.named_scope("text"):
         x = constrain(params["embed"].astype(cfg.dtype)[ids[:, None]], "batch", None, None)
         positions = jnp.broadcast_to(position[:, None], (3, len(ids), 1))
-        shared = {"prompts": prompts, "members": members}
-        hidden, working = text.decode(params, x, positions, working, step, cfg=cfg, **shared)
+        hidden, working = text.decode(
+            params, x, positions, working, step, cfg=cfg, prompts=prompts, members=members
+        )
     return unembed(params, hidden[:, 0], cfg=cfg), working
 
 

@@ -165,6 +165,7 @@ def extend(
     written_at = jnp.where(ahead < lengths[:, None], index, cache.capacity)
     before = None
     if prompts is not None:
+        assert continued is not None
         before = prompts, continued, _key_index(prompts, continued, cache.capacity)
         index = prompts.capacity + index
 
@@ -200,7 +201,9 @@ def _key_index(prompts: kv.Cache, continued: Array, capacity: int) -> Int[Array,
     return jnp.where((places < lengths) | (places >= S), places, S + capacity)
 
 
-def _keys_last(cache: kv.Cache, number: Any, rows: Array | None) -> tuple[Array, Array]:
+def _keys_last(
+    cache: kv.Cache | kv.Working, number: Any, rows: Array | None
+) -> tuple[Array, Array]:
     """Keys `[R, K, H, S]` and values `[R, K, S, H]` of one layer's rows (None: all)."""
     k, v = kv.layer(cache.k, number), kv.layer(cache.v, number)
     if rows is not None:
@@ -239,6 +242,7 @@ def decode(
             )
             parts = [over(queries, *_keys_last(now, number, None), visible)]
             if prompts is not None:
+                assert members is not None
                 keys, values = _keys_last(prompts, number, None)
                 parts.append(over_prompts(queries, keys, values, prompts.length, members))
             out = merged(*parts)

@@ -12,13 +12,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.model import parameters
+from lfpc_jax.model.attention_parts import Members
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.plan.programs import Uncompiled, placed
 from lfpc_jax.processing.batch import empty_images, empty_tokens
-from lfpc_jax.rollout.programs import Programs, empty_state, state_shardings
+from lfpc_jax.rollout.programs import Beginnings, Live, Programs, empty_state, state_shardings
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.slots import no_turns, pad_beginnings
+from lfpc_jax.rollout.slots import no_turns
 from lfpc_jax.shapes import RolloutShapes
 
 _STOP_STATES = 16
@@ -42,7 +43,7 @@ def rollout_programs(
     sampling: Sampling,
     trainable: Trainable = _ALL,
 ) -> Iterator[Uncompiled]:
-    """Encode, prefill, place, extend and decode. Parameters are in the compute dtype, with a run's
+    """Encode, prefill, begin, extend and decode. Parameters are in the compute dtype, with a run's
     LoRA factors beside them. Layers are stacked; the engine on a CPU keeps them separate."""
     programs = Programs(cfg, shapes, unstacked=False, mesh=mesh)
     params = parameters.whole(cfg, trainable, mesh)
@@ -69,23 +70,42 @@ def rollout_programs(
         encoded, encoded_crops = (
             jax.eval_shape(programs.encode.jitted, params, each) for each in (images, crops)
         )
-        prefix = jax.eval_shape(programs.prefill.jitted, params, prompts, encoded)
-    beginnings = whole(pad_beginnings, [], shapes.slots)
+    B = shapes.slots
+    beginnings = Beginnings(
+        whole(no_turns, B, B),
+        whole(_zeros, B),
+        whole(_zeros, B, 2, dtype=np.uint32),
+        whole(_zeros, B),
+    )
+    prompts_rows = whole(_zeros, rows)
+    members = Members(whole(_zeros, shapes.prefix_count, shapes.members), whole(_zeros, B))
     turns = whole(no_turns, more_rows, shapes.slots)
     arguments: dict[str, tuple[Any, ...]] = {
         "encode": (params, images),
-        "prefill": (params, prompts, encoded),
-        "place": (state, prefix, beginnings),
+        "prefill": (params, state, prompts, encoded, prompts_rows),
+        "begin": (state, beginnings),
         "extend": (params, state, observed, encoded_crops, turns),
-        "decode": (params, state, stops, allowed, shapes.capacity, sampling),
+        "decode": (
+            params,
+            state,
+            stops,
+            allowed,
+            Live(whole(_zeros, B), members),
+            shapes.own_capacity,
+            sampling,
+        ),
     }
     read = {name: part for name, part in params.items() if name not in ("vision", "unembed")}
     kinds: dict[str, dict[str, Tree]] = {
         "encode": {"parameters": params["vision"]},
-        "prefill": {"parameters": read},
-        "place": {"cache": state},
+        "prefill": {"parameters": read, "cache": state},
+        "begin": {"cache": state},
         "extend": {"parameters": read, "cache": state},
         "decode": {"parameters": {**params, "vision": {}}, "cache": state},
     }
     for name, args in arguments.items():
         yield Uncompiled(name, partial(getattr(programs, name).lower, *args), kinds[name])
+
+
+def _zeros(*shape: int, dtype: Any = np.int32) -> Any:
+    return jnp.zeros(shape, dtype)

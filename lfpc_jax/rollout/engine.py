@@ -35,7 +35,7 @@ from lfpc_jax.rollout.episode import STOP_STRING, Episode, Rules, rollout_key
 from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.skipped import PromptTooLong, SkippedLog
-from lfpc_jax.rollout.slots import Beginning, Extension, Prefix, Slots, Visual
+from lfpc_jax.rollout.slots import Beginning, Extension, LiveRow, Prompt, Slots, Visual
 from lfpc_jax.rollout.stops import stop_table
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.rollout.vocabulary import allowed_ids, token_bytes
@@ -82,8 +82,8 @@ def own_share(records: Iterable[T]) -> Iterator[T]:
 
 
 class Engine:
-    """Rolls out records on a fixed number of slots. `refill` and `share_prefix` are turned off only
-    to measure what they are worth."""
+    """Rolls out records on a fixed number of slots. `refill`, `share_prefix` and `copies` (of its
+    prompt in every row) are only set to measure what the other choice is worth."""
 
     def __init__(
         self,
@@ -97,6 +97,7 @@ class Engine:
         workers: int = 2,
         refill: bool = True,
         share_prefix: bool = True,
+        copies: bool = False,
     ) -> None:
         tokenizer, vocabulary = dialogue.tokenizer, cfg.text.vocab
         if tokenizer.image_pad != cfg.image_token:
@@ -120,6 +121,7 @@ class Engine:
             processor=dialogue.processor,
             unstacked=tuning().unstacked if unstacked is None else unstacked,
             mesh=mesh,
+            copies=copies,
         )
 
     def load(self, params: Tree) -> None:
@@ -199,12 +201,16 @@ class _Pending:
 
 @dataclass(eq=False)
 class _Prompt:
-    """A prompt that is prefilled once, and the episodes that begin from it."""
+    """A prompt that is prefilled once, and the episodes that begin from it. It is in memory, in
+    `row`, until all of them have ended."""
 
     group: _Pending
-    episodes: deque[Episode]
-    prefix: Prefix | None = None
-    source: int = 0
+    waiting: deque[Episode]
+    row: int | None = None
+    running: int = 0
+
+    def bucket(self, slots: Slots) -> tuple[int, int]:
+        return slots.prompt_buckets(len(self.group.opening.ids), self.group.visual)
 
 
 class _Run:
@@ -230,7 +236,9 @@ class _Run:
         self.live: set[int] = set()
         self.replies: dict[Future[tuple[ToolReply, Visual | None]], int] = {}
         self.openings: deque[tuple[Record | Opening, Future[_Opened]]] = deque()
-        self.prompts: deque[_Prompt] = deque()
+        self.prompts: list[_Prompt] = []
+        self.prompt_of: dict[Episode, _Prompt] = {}
+        self.free_prompts = set(range(engine.shapes.prefix_count))
         self.groups_left: dict[Episode, _Pending] = {}
         self.ready: list[_Pending] = []
 
@@ -258,25 +266,35 @@ class _Run:
     # Prompts into free slots
 
     def _refill(self) -> None:
+        """Begins episodes in the slots that are free, each in the shard that its prompt is in."""
         self._open_ahead()
         if self.rows and not self.engine.refill:
             return
-        free = deque(sorted(set(range(self.engine.shapes.slots)) - set(self.rows)))
-        while free and self._prompt_ready():
-            prompt = self.prompts[0]
-            if prompt.prefix is None:
-                self._prefill()
-            beginnings = []
-            while free and prompt.episodes:
-                beginnings.append(
-                    self._beginning(free.popleft(), prompt.source, prompt.episodes.popleft())
-                )
-            assert prompt.prefix is not None
-            self.slots.place(prompt.prefix, beginnings)
-            self.stats.rollouts += len(beginnings)
-            if not prompt.episodes:
-                self.prompts.popleft()
-            self._open_ahead()
+        free = self._free_slots()
+        while any(free) and self._prompt_ready():
+            beginnings = list(self._beginnings(free))
+            if beginnings:
+                self.slots.begin(beginnings)
+                self.stats.rollouts += len(beginnings)
+                self.prompts = [prompt for prompt in self.prompts if prompt.waiting]
+                self._open_ahead()
+            elif not (self._prefill(free) or self._split(free)):
+                return
+
+    def _free_slots(self) -> list[deque[int]]:
+        """The free slots of each shard."""
+        free: list[deque[int]] = [deque() for _ in range(self.slots.shards)]
+        for row in sorted(set(range(self.engine.shapes.slots)) - set(self.rows)):
+            free[self.slots.shard_of_row(row)].append(row)
+        return free
+
+    def _beginnings(self, free: list[deque[int]]) -> Iterator[Beginning]:
+        """Episodes of prompts that are in memory, into slots of the prompts' shards."""
+        for prompt in self.prompts:
+            if prompt.row is not None:
+                rows = free[self.slots.shard_of_prompt(prompt.row)]
+                while rows and prompt.waiting:
+                    yield self._beginning(rows.popleft(), prompt, prompt.waiting.popleft())
 
     def _open_ahead(self) -> None:
         """Keeps as many records opened, or being opened, as may be needed next."""
@@ -301,7 +319,7 @@ class _Run:
 
     def _prompt_ready(self) -> bool:
         """Moves opened records to the prompts, in order, and no more than the next prefill takes,
-        since each holds its original. Returns whether there is a prompt."""
+        since each holds its original. Returns whether a prompt has episodes that wait."""
         most = self.engine.shapes.prefill_rows
         while len(self.prompts) < most and self.openings and self.openings[0][1].done():
             record, future = self.openings.popleft()
@@ -321,37 +339,67 @@ class _Run:
 
     def _add(self, opening: Opening, visual: Visual | None) -> None:
         e = self.engine
+        most = min(e.shapes.capacity, len(opening.ids) + e.shapes.own_capacity)
         episodes = [
-            Episode(opening, number, e.rules, e.dialogue, e.shapes.capacity)
+            Episode(opening, number, e.rules, e.dialogue, most)
             for number in range(self.rollouts * max(1, len(opening.follow)))
         ]
         group = _Pending(opening, visual, episodes)
         self.groups_left |= dict.fromkeys(episodes, group)
-        shares = [episodes] if e.share_prefix else [[episode] for episode in episodes]
-        self.prompts += [_Prompt(group, deque(share)) for share in shares]
+        together = e.shapes.members if e.share_prefix else 1
+        for first in range(0, len(episodes), together):
+            self.prompts.append(_Prompt(group, deque(episodes[first : first + together])))
 
-    def _prefill(self) -> None:
-        """Prefills the first prompt, and those right behind it that fit the same program."""
+    def _prefill(self, free: list[deque[int]]) -> bool:
+        """Prefills the first prompt that is not in memory, and those behind it that fit the same
+        program, in the shards with the most slots that would be free. Returns whether any was."""
+        room = [len(rows) for rows in free]
+        batch: list[_Prompt] = []
+        for prompt in [prompt for prompt in self.prompts if prompt.row is None]:
+            if len(batch) == self.engine.shapes.prefill_rows:
+                break
+            if batch and prompt.bucket(self.slots) != batch[0].bucket(self.slots):
+                break
+            row = self._prompt_row(room)
+            if row is None:
+                break
+            prompt.row = row
+            self.free_prompts.remove(row)
+            room[self.slots.shard_of_prompt(row)] -= len(prompt.waiting)
+            batch.append(prompt)
+        if batch:
+            self.slots.prefill([self._prompt(prompt) for prompt in batch])
+            self.stats.prompts += len(batch)
+        return bool(batch)
 
-        def bucket(prompt: _Prompt) -> tuple[int, int]:
-            return self.slots.prompt_buckets(len(prompt.group.opening.ids), prompt.group.visual)
+    def _split(self, free: list[deque[int]]) -> bool:
+        """Where all prompts are in memory, some episodes that wait for a full shard begin in
+        another, in which their prompt is prefilled again. Returns whether any will."""
+        row = self._prompt_row([len(rows) for rows in free])
+        if self.openings or row is None or any(prompt.row is None for prompt in self.prompts):
+            return False
+        crowded = max(self.prompts, key=lambda prompt: len(prompt.waiting))
+        room = len(free[self.slots.shard_of_prompt(row)])
+        moved = [crowded.waiting.pop() for _ in range(min(room, len(crowded.waiting)))]
+        self.prompts.append(_Prompt(crowded.group, deque(reversed(moved))))
+        return True
 
-        first = bucket(self.prompts[0])
-        most = self.engine.shapes.prefill_rows
-        batch = list(
-            itertools.takewhile(
-                lambda prompt: prompt.prefix is None and bucket(prompt) == first,
-                itertools.islice(self.prompts, most),
-            )
-        )
-        opened = [(p.group.opening, p.group.visual) for p in batch]
-        prefix = self.slots.prefill([(o.ids, o.positions, visual) for o, visual in opened])
-        for source, prompt in enumerate(batch):
-            prompt.prefix, prompt.source = prefix, source
-        self.stats.prompts += len(batch)
+    def _prompt_row(self, room: list[int]) -> int | None:
+        """A free row of the prompts in the shard with the most room, if any has some."""
+        shard_of = self.slots.shard_of_prompt
+        rows = [row for row in self.free_prompts if room[shard_of(row)] > 0]
+        return min(rows, key=lambda row: (-room[shard_of(row)], row), default=None)
 
-    def _beginning(self, row: int, source: int, episode: Episode) -> Beginning:
-        self.rows[row] = episode
+    @staticmethod
+    def _prompt(prompt: _Prompt) -> Prompt:
+        assert prompt.row is not None
+        opening = prompt.group.opening
+        return Prompt(prompt.row, opening.ids, opening.positions, prompt.group.visual)
+
+    def _beginning(self, row: int, prompt: _Prompt, episode: Episode) -> Beginning:
+        assert prompt.row is not None
+        self.rows[row], self.prompt_of[episode] = episode, prompt
+        prompt.running += 1
         opening = episode.opening
         if opening.follow:
             follow = opening.follow[episode.rollout // self.rollouts]
@@ -360,7 +408,7 @@ class _Run:
             self.live.add(row)
         return Beginning(
             row=row,
-            source=source,
+            prompt=prompt.row,
             pending=episode.ids[-1],
             position=episode.position,
             budget=0 if opening.follow else episode.budget,
@@ -370,18 +418,26 @@ class _Run:
     # Turns
 
     def _decode(self) -> None:
-        longest = max(len(self.rows[row].ids) for row in self.live)
-        drawn = self.slots.decode(longest, self.sampling)
+        live = sorted(self.live)
+        columns, drawn = self.slots.decode([self._live_row(row) for row in live], self.sampling)
         self.stats.steps += int(drawn.steps)
-        for row in sorted(self.live):
-            n, episode = int(drawn.numbers[row]), self.rows[row]
-            _check_finite(drawn.policy[:n, row], episode)
-            columns = (drawn.ids, drawn.logprobs, drawn.policy)
-            episode.drew(*(column[:n, row].tolist() for column in columns))
+        for row, column in zip(live, columns):
+            n, episode = int(drawn.numbers[column]), self.rows[row]
+            _check_finite(drawn.policy[:n, column], episode)
+            told = (drawn.ids, drawn.logprobs, drawn.policy)
+            episode.drew(*(values[:n, column].tolist() for values in told))
             self.stats.sampled += n
-            if not drawn.live[row]:
-                self._close_turn(row, stopped=bool(drawn.stopped[row]))
+            if not drawn.live[column]:
+                self._close_turn(row, stopped=bool(drawn.stopped[column]))
             self.on_episode(episode)
+
+    def _live_row(self, row: int) -> LiveRow:
+        episode = self.rows[row]
+        prompt = self.prompt_of[episode].row
+        assert prompt is not None
+        written = len(episode.ids) - 1
+        after = len(episode.opening.ids) - 1
+        return LiveRow(row, prompt, written if self.slots.copies else written - after)
 
     def _close_turn(self, row: int, *, stopped: bool) -> None:
         self.live.remove(row)
@@ -419,10 +475,8 @@ class _Run:
                 extension = Extension(row, *written, visual, episode.position, episode.budget)
                 batches[0 if visual is None else len(visual.patches)].append(extension)
             self.on_episode(episode)
-        at_once = self.engine.shapes.extend_rows
         for extensions in batches.values():
-            for first in range(0, len(extensions), at_once):
-                self.slots.extend(extensions[first : first + at_once])
+            self.slots.extend(extensions)
             self.live |= {extension.row for extension in extensions}
             self.stats.replies += len(extensions)
 
@@ -431,6 +485,11 @@ class _Run:
         assert episode.end is not None
         self.stats.ends[episode.end] += 1
         self.stats.faults.update(turn.fault for turn in episode.turns if turn.fault)
+        prompt = self.prompt_of.pop(episode)
+        prompt.running -= 1
+        if not (prompt.running or prompt.waiting):
+            assert prompt.row is not None
+            self.free_prompts.add(prompt.row)
         group = self.groups_left.pop(episode)
         if group.ended:
             self.ready.append(group)

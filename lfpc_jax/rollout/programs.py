@@ -1,15 +1,19 @@
 """The engine's programs on the device, each a pure function, and the guard over their traces.
 
     embeddings = encode(params, images)                a bucket of images
-    prefix = prefill(params, tokens, embeddings)       prompts, once a group
-    state  = place(state, prefix, beginnings)          a prefix into some rows: a rollout begins
+    state  = prefill(params, state, tokens, embeddings, rows)   prompts, once a group
+    state  = begin(state, beginnings)                  rollouts begin, each from a prompt
     state, drawn = decode(params, state, ...)          up to `steps` tokens a row
     state  = extend(params, state, tokens, embeddings, turns)   an observation onto some rows
 
-The newest token of a row is *pending*: known, but not yet in the cache. A decode step writes the
-pending token and draws the next; an observation is written from the pending token on, and its own
-last token becomes the pending one. So only decode needs logits. A row decodes while its turn has
-not stopped and its budget is not spent, whatever the other rows do.
+A prompt is in memory once; rows hold what comes after it. The newest token of a row is *pending*:
+known, but not yet in the cache. A decode step writes the pending token and draws the next; an
+observation is written from the pending token on, and its own last token becomes the pending one. So
+only decode needs logits. A row decodes while its turn has not stopped and its budget is not spent,
+whatever the other rows do.
+
+With `copies`, every rollout copies its prompt into its own row, and decode reads rows alone. It
+computes the same, and exists to measure and to test against.
 """
 
 import logging
@@ -28,21 +32,22 @@ from lfpc_jax.arrays import Array, Tree
 from lfpc_jax.distributed.sharding import constrain, sharding
 from lfpc_jax.model import cache as kv
 from lfpc_jax.model import qwen
+from lfpc_jax.model.attention_parts import Members
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.rollout.sampling import Sampling, sample
 from lfpc_jax.rollout.stops import DONE, START
 from lfpc_jax.shapes import RolloutShapes
-from lfpc_jax.trajectory import Tokens
+from lfpc_jax.trajectory import Images, Tokens
 
 log = logging.getLogger(__name__)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class State:
-    """B rows. `position` is that of the pending token; `stop` is a state of the stop table."""
+class Rows:
+    """What B rows are about to do. `position` is that of the pending token; `stop` is a state of
+    the stop table."""
 
-    cache: kv.Cache
     pending: Array  # int32 [B]
     position: Array  # int32 [B]
     stop: Array  # uint8 [B]
@@ -53,9 +58,20 @@ class State:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class State:
+    """B rows of a cache after their prompts, and P prompts."""
+
+    cache: kv.Cache
+    prompts: kv.Cache
+    continued: Array  # int32 [B], each row's prompt, by its number in their shard
+    rows: Rows
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Turns:
-    """Turns that begin: R rows of the state and their pending tokens. A row past the state's last
-    is padding."""
+    """Turns that begin: R rows of the state and their pending tokens. `rows` are numbered within
+    their shard, in order of the shards; one past its last is padding."""
 
     rows: Array  # int32 [R]
     pending: Array  # int32 [R]
@@ -66,82 +82,122 @@ class Turns:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Beginnings:
-    """Rollouts that begin: rows `turns.rows` of the state from rows `sources` of the prefix. Only
-    the first `number` count."""
+    """Rollouts that begin: rows `turns.rows` from the prompts `continued` of the same shard."""
 
     turns: Turns
-    sources: Array  # int32 [R]
-    number: Array  # int32
+    continued: Array  # int32 [R]
     key: Array  # uint32 [R, 2]
+    count: Array  # int32 [R], tokens that the rollout has drawn before
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Live:
+    """The rows that a decode computes, numbered like `Turns.rows`, and those of them that continue
+    each prompt."""
+
+    rows: Array  # int32 [R]
+    members: Members
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Drawn:
-    """What a decode drew in `steps` steps: of each column the first `numbers[b]` count."""
+    """What a decode drew in `steps` steps for R live rows: of each column the first `numbers[r]`
+    count."""
 
-    ids: Array  # int32 [steps, B]
-    logprobs: Array  # float32 [steps, B], of the distribution drawn from
-    policy: Array  # float32 [steps, B], of the policy
-    numbers: Array  # int32 [B]
-    stopped: Array  # bool [B], by a stop string or token
-    live: Array  # bool [B], continues to decode
+    ids: Array  # int32 [steps, R]
+    logprobs: Array  # float32 [steps, R], of the distribution drawn from
+    policy: Array  # float32 [steps, R], of the policy
+    numbers: Array  # int32 [R]
+    stopped: Array  # bool [R], by a stop string or token
+    live: Array  # bool [R], continues to decode
     steps: Array  # int32, that ran
 
 
-def empty_state(cfg: ModelConfig, shapes: RolloutShapes, *, unstacked: bool) -> State:
-    B = shapes.slots
+def empty_state(
+    cfg: ModelConfig, shapes: RolloutShapes, *, unstacked: bool, copies: bool = False
+) -> State:
+    B, own = shapes.slots, shapes.capacity if copies else shapes.own_capacity
     return State(
-        cache=kv.empty(cfg, B, shapes.capacity, unstacked=unstacked),
-        pending=jnp.zeros(B, jnp.int32),
-        position=jnp.zeros(B, jnp.int32),
-        stop=jnp.full(B, DONE, jnp.uint8),
-        budget=jnp.zeros(B, jnp.int32),
-        key=jnp.zeros((B, 2), jnp.uint32),
-        count=jnp.zeros(B, jnp.int32),
+        cache=kv.empty(cfg, B, own, unstacked=unstacked),
+        prompts=kv.empty(cfg, shapes.prefix_count, shapes.prefix_capacity, unstacked=unstacked),
+        continued=jnp.zeros(B, jnp.int32),
+        rows=Rows(
+            pending=jnp.zeros(B, jnp.int32),
+            position=jnp.zeros(B, jnp.int32),
+            stop=jnp.full(B, DONE, jnp.uint8),
+            budget=jnp.zeros(B, jnp.int32),
+            key=jnp.zeros((B, 2), jnp.uint32),
+            count=jnp.zeros(B, jnp.int32),
+        ),
     )
 
 
-def prefill(params: Tree, tokens: Tokens, embeddings: Array, *, cfg: ModelConfig) -> kv.Cache:
-    """The cache of every prompt's tokens except its last, which becomes the pending token."""
-    _, prefix = qwen.prefill(params, tokens, embeddings, cfg=cfg, capacity=tokens.ids.shape[1])
-    return prefix
+def _encode(params: Tree, images: Images, *, cfg: ModelConfig) -> Array:
+    """The embeddings of every image by themselves, [R, N, D]."""
+    flat = qwen.encode_images(params, images, cfg=cfg)
+    return constrain(flat.reshape(len(images.grid), -1, flat.shape[-1]), "batch", None, None)
 
 
-def place(state: State, prefix: kv.Cache, beginnings: Beginnings) -> State:
-    """Copies rows of the prefix over rows of the cache. What those rows held before is never read
-    again."""
+def prefill(
+    params: Tree,
+    state: State,
+    tokens: Tokens,
+    embeddings: Array,
+    rows: Array,
+    *,
+    cfg: ModelConfig,
+) -> State:
+    """Writes every prompt's tokens except its last, which becomes the pending token, to these rows
+    of the prompts; rows are numbered like `Turns.rows`."""
+    seen = qwen.placed(embeddings, tokens.places)
+    length = tokens.ids.shape[1]
+    _, new = qwen.prefill(params, tokens, seen, cfg=cfg, capacity=length)
+    return replace(state, prompts=kv.put_rows(state.prompts, new, rows))
+
+
+def begin(state: State, beginnings: Beginnings, *, copies: bool) -> State:
+    """What the rows held before is never read again."""
     turns = beginnings.turns
-
-    def copy(cache: Array, part: Array, place: Any) -> Array:
-        axis = cache.ndim - 4
-        row = jax.lax.dynamic_slice_in_dim(part, beginnings.sources[place], 1, axis)
-        start = [0] * cache.ndim
-        start[axis] = turns.rows[place]
-        return jax.lax.dynamic_update_slice(cache, row.astype(cache.dtype), start)
-
-    def body(place: Any, layers: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
-        k, v = layers
-        into = partial(copy, place=place)
-        return jax.tree.map(into, k, prefix.k), jax.tree.map(into, v, prefix.v)
-
-    k, v = jax.lax.fori_loop(0, beginnings.number, body, (state.cache.k, state.cache.v))
-    length = _put(state.cache.length, turns.rows, prefix.length[beginnings.sources])
-    state = replace(
-        state,
-        cache=replace(state.cache, k=k, v=v, length=length),
-        key=_put(state.key, turns.rows, beginnings.key),
-        count=_put(state.count, turns.rows, jnp.zeros_like(turns.rows)),
+    into = kv.everywhere(turns.rows, len(state.continued))
+    cache = replace(state.cache, length=_put(state.cache.length, into, jnp.zeros_like(into)))
+    if copies:
+        prompts = kv.some_rows(state.prompts, beginnings.continued)
+        cache = kv.put_rows(cache, prompts, turns.rows)
+    rows = replace(
+        state.rows,
+        key=_put(state.rows.key, into, beginnings.key),
+        count=_put(state.rows.count, into, beginnings.count),
     )
-    return _begin(state, turns)
+    continued = _put(state.continued, into, beginnings.continued)
+    state = replace(state, cache=cache, continued=continued, rows=rows)
+    return _turned(state, turns)
 
 
 def extend(
-    params: Tree, state: State, tokens: Tokens, embeddings: Array | None, turns: Turns, *, cfg: Any
+    params: Tree,
+    state: State,
+    tokens: Tokens,
+    embeddings: Array | None,
+    turns: Turns,
+    *,
+    cfg: ModelConfig,
+    copies: bool,
 ) -> State:
     """Writes tokens, the pending one first, onto the rows of `turns`, and begins those turns."""
-    _, cache = qwen.extend(params, tokens, embeddings, state.cache, cfg=cfg, rows=turns.rows)
-    return _begin(replace(state, cache=cache), turns)
+    seen = None if embeddings is None else qwen.placed(embeddings, tokens.places)
+    _, cache = qwen.extend(
+        params,
+        tokens,
+        seen,
+        state.cache,
+        cfg=cfg,
+        rows=turns.rows,
+        prompts=None if copies else state.prompts,
+        continued=None if copies else kv.rows_of(state.continued, turns.rows),
+    )
+    return _turned(replace(state, cache=cache), turns)
 
 
 def decode(
@@ -149,97 +205,102 @@ def decode(
     state: State,
     stops: Array,
     allowed: Array,
+    live: Live,
     span: int,
     sampling: Sampling,
     *,
     cfg: ModelConfig,
     steps: int,
+    copies: bool,
 ) -> tuple[State, Drawn]:
-    """Draws at most `steps` tokens a row, until every turn has stopped or spent its budget.
-
-    Only the first `span` positions of the cache are read, so no live row may grow longer.
-    """
-    B = len(state.pending)
-    before = state.count
+    """Draws at most `steps` tokens for each live row, until every turn has stopped or spent its
+    budget. No live row may be longer than `span`."""
+    B, R = len(state.continued), len(live.rows)
+    chosen = kv.everywhere(live.rows, B)
+    rows: Rows = jax.tree.map(lambda x: x.at[chosen].get(mode="clip"), state.rows)
+    rows = replace(rows, budget=jnp.where(chosen < B, rows.budget, 0))
+    working = kv.working(state.cache, live.rows, span, steps)
+    prompts, members = (None, None) if copies else (state.prompts, live.members)
     drawn = (
-        jnp.zeros((steps, B), jnp.int32),
-        jnp.zeros((steps, B), jnp.float32),
-        jnp.zeros((steps, B), jnp.float32),
+        jnp.zeros((steps, R), jnp.int32),
+        jnp.zeros((steps, R), jnp.float32),
+        jnp.zeros((steps, R), jnp.float32),
     )
+    before = rows.count
 
-    def running(carry: tuple[Array, State, Any]) -> Array:
+    def running(carry: tuple[Array, Rows, kv.Working, Any]) -> Array:
         return (carry[0] < steps) & _live(carry[1]).any()
 
-    def body(carry: tuple[Array, State, Any]) -> tuple[Array, State, Any]:
-        step, state, drawn = carry
-        state, token = _step(params, state, stops, allowed, cfg=cfg, sampling=sampling, span=span)
-        return step + 1, state, tuple(all_.at[step].set(x) for all_, x in zip(drawn, token))
+    def body(carry: tuple[Array, Rows, kv.Working, Any]) -> Any:
+        step, rows, working, drawn = carry
+        logits, working = qwen.decode(
+            params,
+            rows.pending,
+            rows.position,
+            working,
+            step,
+            cfg=cfg,
+            prompts=prompts,
+            members=members,
+        )
+        rows, token = _draw(rows, logits, stops, allowed, sampling)
+        return step + 1, rows, working, tuple(all_.at[step].set(x) for all_, x in zip(drawn, token))
 
-    step, state, drawn = jax.lax.while_loop(running, body, (jnp.int32(0), state, drawn))
-    return state, Drawn(
+    step, rows, working, drawn = jax.lax.while_loop(
+        running, body, (jnp.int32(0), rows, working, drawn)
+    )
+    numbers = rows.count - before
+    cache = kv.written_back(state.cache, working, live.rows, numbers)
+    kept = jax.tree.map(lambda x, y: x.at[chosen].set(y, mode="drop"), state.rows, rows)
+    return replace(state, cache=cache, rows=kept), Drawn(
         *drawn,
-        numbers=state.count - before,
-        stopped=state.stop == DONE,
-        live=_live(state),
+        numbers=numbers,
+        stopped=rows.stop == DONE,
+        live=_live(rows),
         steps=step,
     )
 
 
-def _step(
-    params: Tree,
-    state: State,
-    stops: Array,
-    allowed: Array,
-    *,
-    cfg: ModelConfig,
-    sampling: Sampling,
-    span: int,
-) -> tuple[State, tuple[Array, Array, Array]]:
+def _draw(
+    rows: Rows, logits: Array, stops: Array, allowed: Array, sampling: Sampling
+) -> tuple[Rows, tuple[Array, Array, Array]]:
     """Draws one token for every live row; other rows stay as they are."""
-    live = _live(state)
-    column = state.pending[:, None]
-    tokens = Tokens(
-        ids=column,
-        positions=jnp.broadcast_to(state.position[:, None], (3, *column.shape)),
-        segments=live[:, None].astype(jnp.int32),
-        places=jnp.full_like(column, -1),
-    )
-    hidden, cache = qwen.extend(params, tokens, None, state.cache, cfg=cfg, span=span)
+    live = _live(rows)
     # The logits are first constrained to be split. If whole rows were demanded at once, XLA's
     # partitioner would gather the vocabulary's weights at every token.
-    logits = constrain(qwen.unembed(params, hidden[:, 0], cfg=cfg), "batch", "vocab")
-    logits = constrain(logits, "batch", None)
-    uniform = jax.vmap(_uniform)(state.key, state.count)
+    logits = constrain(constrain(logits, "batch", "vocab"), "batch", None)
+    uniform = jax.vmap(_uniform)(rows.key, rows.count)
     token, logprob, policy = sample(logits, uniform, allowed=allowed, sampling=sampling)
     counted = live.astype(jnp.int32)
-    state = replace(
-        state,
-        cache=cache,
-        pending=jnp.where(live, token, state.pending),
-        position=state.position + counted,
-        stop=jnp.where(live, stops[state.stop.astype(jnp.int32), token], state.stop),
-        budget=state.budget - counted,
-        count=state.count + counted,
+    rows = replace(
+        rows,
+        pending=jnp.where(live, token, rows.pending),
+        position=rows.position + counted,
+        stop=jnp.where(live, stops[rows.stop.astype(jnp.int32), token], rows.stop),
+        budget=rows.budget - counted,
+        count=rows.count + counted,
     )
-    return state, (token, logprob, policy)
+    return rows, (token, logprob, policy)
 
 
 def _uniform(key: Array, count: Array) -> Array:
     return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key), count))
 
 
-def _live(state: State) -> Array:
-    return (state.stop != DONE) & (state.budget > 0)
+def _live(rows: Rows) -> Array:
+    return (rows.stop != DONE) & (rows.budget > 0)
 
 
-def _begin(state: State, turns: Turns) -> State:
-    return replace(
-        state,
-        pending=_put(state.pending, turns.rows, turns.pending),
-        position=_put(state.position, turns.rows, turns.position),
-        budget=_put(state.budget, turns.rows, turns.budget),
-        stop=_put(state.stop, turns.rows, jnp.full(len(turns.rows), START, jnp.uint8)),
+def _turned(state: State, turns: Turns) -> State:
+    into = kv.everywhere(turns.rows, len(state.continued))
+    rows = replace(
+        state.rows,
+        pending=_put(state.rows.pending, into, turns.pending),
+        position=_put(state.rows.position, into, turns.position),
+        budget=_put(state.rows.budget, into, turns.budget),
+        stop=_put(state.rows.stop, into, jnp.full(len(into), START, jnp.uint8)),
     )
+    return replace(state, rows=rows)
 
 
 def _put(x: Array, rows: Array, values: Array) -> Array:
@@ -247,10 +308,11 @@ def _put(x: Array, rows: Array, values: Array) -> Array:
 
 
 def state_shardings(
-    cfg: ModelConfig, shapes: RolloutShapes, mesh: Mesh, *, unstacked: bool
+    cfg: ModelConfig, shapes: RolloutShapes, mesh: Mesh, *, unstacked: bool, copies: bool = False
 ) -> State:
     """The cache is split by the table of rules; everything else is on every device."""
-    state = jax.eval_shape(partial(empty_state, cfg, shapes, unstacked=unstacked))
+    empty = partial(empty_state, cfg, shapes, unstacked=unstacked, copies=copies)
+    state = jax.eval_shape(empty)
 
     def of(x: jax.ShapeDtypeStruct) -> NamedSharding:
         if x.ndim < 4:
@@ -275,6 +337,7 @@ class Programs:
         *,
         unstacked: bool,
         mesh: Mesh | None = None,
+        copies: bool = False,
     ) -> None:
         self.traces: Counter[str] = Counter()
         self.late: list[str] = []
@@ -282,17 +345,18 @@ class Programs:
         self._mesh = mesh
         state = drawn = None
         if mesh is not None:
-            state = state_shardings(cfg, shapes, mesh, unstacked=unstacked)
+            state = state_shardings(cfg, shapes, mesh, unstacked=unstacked, copies=copies)
             drawn = NamedSharding(mesh, PartitionSpec())
-        empty = partial(empty_state, cfg, shapes, unstacked=unstacked)
-        one_turn = partial(decode, cfg=cfg, steps=shapes.chunk)
+        empty = partial(empty_state, cfg, shapes, unstacked=unstacked, copies=copies)
+        onto_rows = partial(extend, cfg=cfg, copies=copies)
+        one_chunk = partial(decode, cfg=cfg, steps=shapes.chunk, copies=copies)
         self.empty = self._program("empty", empty, out=state)
-        self.encode = self._program("encode", partial(qwen.encode_images, cfg=cfg))
-        self.prefill = self._program("prefill", partial(prefill, cfg=cfg))
-        self.place = self._program("place", place, donated=(0,), out=state)
-        self.extend = self._program("extend", partial(extend, cfg=cfg), donated=(1,), out=state)
+        self.encode = self._program("encode", partial(_encode, cfg=cfg))
+        self.prefill = self._program("prefill", partial(prefill, cfg=cfg), donated=(1,), out=state)
+        self.begin = self._program("begin", partial(begin, copies=copies), donated=(0,), out=state)
+        self.extend = self._program("extend", onto_rows, donated=(1,), out=state)
         self.decode = self._program(
-            "decode", one_turn, donated=(1,), static=(4, 5), out=(state, drawn)
+            "decode", one_chunk, donated=(1,), static=(5, 6), out=(state, drawn)
         )
 
     def seal(self) -> None:

@@ -5,9 +5,12 @@ Nothing here knows of turns, tools or queues.
 """
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +19,18 @@ from jax.sharding import Mesh
 from jaxtyping import Int32, UInt8, UInt32
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.model.cache import Cache
+from lfpc_jax.model.attention_parts import Members
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.processing.batch import empty_images, empty_tokens
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.rollout.programs import Beginnings, Drawn, Programs, State, Turns
+from lfpc_jax.rollout.programs import Beginnings, Drawn, Live, Programs, State, Turns
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.skipped import PromptTooLong
-from lfpc_jax.shapes import Buckets, RolloutShapes
+from lfpc_jax.shapes import Buckets, RolloutShapes, geometric
 from lfpc_jax.trajectory import Tokens
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,23 +51,36 @@ class Visual:
 
 
 @dataclass(frozen=True, eq=False)
-class Prefix:
-    """Prompts without their last tokens, as rows of a cache."""
+class Prompt:
+    """A prompt to be prefilled into row `row` of the prompts, all but its last id."""
 
-    cache: Cache
-    prompts: int
+    row: int
+    ids: Int32[np.ndarray, "T"]
+    positions: Int32[np.ndarray, "3 T"]
+    visual: Visual | None
 
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """A rollout that begins in `row` of the slots, from row `source` of a prefix."""
+    """A rollout that begins in `row` of the slots, from row `prompt` of the prompts. `count` tokens
+    of it were drawn before."""
 
     row: int
-    source: int
+    prompt: int
     pending: int
     position: int
     budget: int
     key: UInt32[np.ndarray, "2"]
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class LiveRow:
+    """A row that decodes: its prompt, and how many ids of its own are written."""
+
+    row: int
+    prompt: int
+    length: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +110,7 @@ class Slots:
         processor: ImageProcessor,
         unstacked: bool,
         mesh: Mesh | None = None,
+        copies: bool = False,
     ) -> None:
         if not cfg.vision.window == processor.window == shapes.window:
             raise ValueError(
@@ -102,11 +121,35 @@ class Slots:
         self.shapes = shapes
         self.processor = processor
         self.sampling = sampling
-        self.programs = Programs(cfg, shapes, unstacked=unstacked, mesh=mesh)
+        self.copies = copies
+        self.shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+        self._check_shards()
+        self.programs = Programs(cfg, shapes, unstacked=unstacked, mesh=mesh, copies=copies)
         self._unstack = jax.jit(unstack) if unstacked else None
         self._stops, self._allowed = jnp.asarray(stops), jnp.asarray(allowed)
         self._params: Tree = None
         self._state: State | None = None
+
+    def _check_shards(self) -> None:
+        shapes = self.shapes
+        counts = {
+            "slots": shapes.slots,
+            "prefixes": shapes.prefix_count,
+            "prefill_rows": shapes.prefill_rows,
+            "extend_rows": shapes.extend_rows,
+        }
+        for name, count in counts.items():
+            if count % self.shards:
+                raise ValueError(
+                    f"rollout shapes: {name} of {count} must be a multiple of the {self.shards} "
+                    "copies of the model that share the rows"
+                )
+
+    def shard_of_row(self, row: int) -> int:
+        return row // (self.shapes.slots // self.shards)
+
+    def shard_of_prompt(self, row: int) -> int:
+        return row // (self.shapes.prefix_count // self.shards)
 
     @contextmanager
     def allocated(self) -> Iterator[None]:
@@ -140,62 +183,105 @@ class Slots:
         windows = self.shapes.image_windows.sizes[0] if visual is None else len(visual.patches)
         return windows, text
 
-    def prefill(self, prompts: Sequence[tuple[np.ndarray, np.ndarray, Visual | None]]) -> Prefix:
-        """Encodes and prefills prompts, given by ids and positions. They share both buckets, and
-        there are at most `prefill_rows`."""
-        rows = self.shapes.prefill_rows
-        assert 1 <= len(prompts) <= rows, (len(prompts), rows)
-        windows, text = self.prompt_buckets(len(prompts[0][0]), prompts[0][2])
-        tokens = empty_tokens(rows, self.shapes.prompt_length(windows, text))
-        for row, (ids, positions, visual) in enumerate(prompts):
-            places = self._places(ids, visual, row)
-            _write(tokens, row, ids[:-1], positions[:, :-1], places[:-1])
-        embeddings = self._encode([visual for *_, visual in prompts], rows, windows)
-        return Prefix(self.programs.prefill(self._params, tokens, embeddings), len(prompts))
+    def prefill(self, prompts: Sequence[Prompt]) -> None:
+        """Encodes and prefills prompts that share both buckets."""
+        windows, text = self.prompt_buckets(len(prompts[0].ids), prompts[0].visual)
+        for lanes in self._dealt(
+            prompts, lambda prompt: self.shard_of_prompt(prompt.row), self.shapes.prefill_rows
+        ):
+            self._prefill(lanes, windows, text)
 
-    def place(self, prefix: Prefix, beginnings: Sequence[Beginning]) -> None:
-        padded = pad_beginnings(beginnings, self.shapes.slots)
-        self._state = self.programs.place(self._state, prefix.cache, padded)
+    def _prefill(self, lanes: Mapping[int, Prompt], windows: int, text: int) -> None:
+        R, of_shard = self.shapes.prefill_rows, self.shapes.prefix_count // self.shards
+        tokens = empty_tokens(R, self.shapes.prompt_length(windows, text))
+        rows = np.full(R, of_shard, np.int32)
+        for lane, prompt in lanes.items():
+            places = self._places(prompt.ids, prompt.visual)
+            _write(tokens, lane, prompt.ids[:-1], prompt.positions[:, :-1], places[:-1])
+            rows[lane] = prompt.row % of_shard
+        visuals = {lane: prompt.visual for lane, prompt in lanes.items()}
+        embeddings = self._encode(visuals, R, windows)
+        self._state = self.programs.prefill(self._params, self._state, tokens, embeddings, rows)
+
+    def begin(self, beginnings: Sequence[Beginning]) -> None:
+        B, of_shard = self.shapes.slots, self.shapes.prefix_count // self.shards
+        turns, continued = self._no_turns(B), np.zeros(B, np.int32)
+        key, count = np.zeros((B, 2), np.uint32), np.zeros(B, np.int32)
+        for b in beginnings:
+            self._turn(turns, b.row, b.row, b.pending, b.position, b.budget)
+            continued[b.row], key[b.row], count[b.row] = b.prompt % of_shard, b.key, b.count
+        self._state = self.programs.begin(self._state, Beginnings(turns, continued, key, count))
 
     def extend(self, extensions: Sequence[Extension]) -> None:
-        """Writes at most `extend_rows` extensions, whose pictures share a bucket or which have
-        none."""
+        """Writes extensions whose pictures share a bucket, or which have none."""
+        windows = {0 if e.visual is None else len(e.visual.patches) for e in extensions}
+        assert len(windows) == 1, "pictures of several buckets in one batch"
+        for lanes in self._dealt(
+            extensions, lambda e: self.shard_of_row(e.row), self.shapes.extend_rows
+        ):
+            self._extend(lanes, *windows)
+
+    def _extend(self, lanes: Mapping[int, Extension], windows: int) -> None:
         R = self.shapes.extend_rows
-        assert 1 <= len(extensions) <= R, (len(extensions), R)
-        visuals = [e.visual for e in extensions if e.visual is not None]
-        assert len(visuals) in (0, len(extensions)), "pictures and none in one batch"
-        windows = len(visuals[0].patches) if visuals else 0
-        embeddings = self._encode(visuals, R, windows) if visuals else None
+        visuals = {lane: e.visual for lane, e in lanes.items()}
+        embeddings = self._encode(visuals, R, windows) if windows else None
         length = self.shapes.observation_length(windows)
         # The last id becomes pending and is not written.
-        pieces = max(-(-(len(e.ids) - 1) // length) for e in extensions)
+        pieces = max(-(-(len(e.ids) - 1) // length) for e in lanes.values())
         for piece in range(pieces):
-            tokens = empty_tokens(R, length)
-            turns = no_turns(R, self.shapes.slots)
-            for row, e in enumerate(extensions):
+            tokens, turns = empty_tokens(R, length), self._no_turns(R)
+            for lane, e in lanes.items():
                 start, stop = piece * length, min((piece + 1) * length, len(e.ids) - 1)
                 if start >= stop:
                     continue
                 cut = slice(start, stop)
-                places = self._places(e.ids, e.visual, row)
-                _write(tokens, row, e.ids[cut], e.positions[:, cut], places[cut])
-                last = stop == len(e.ids) - 1
-                turns.rows[row] = e.row
-                turns.pending[row] = e.ids[stop]
-                turns.position[row] = e.position
-                turns.budget[row] = e.budget if last else 0
+                places = self._places(e.ids, e.visual)
+                _write(tokens, lane, e.ids[cut], e.positions[:, cut], places[cut])
+                budget = e.budget if stop == len(e.ids) - 1 else 0
+                self._turn(turns, lane, e.row, int(e.ids[stop]), e.position, budget)
             self._state = self.programs.extend(self._params, self._state, tokens, embeddings, turns)
 
-    def decode(self, longest: int, sampling: Sampling | None = None) -> Drawn:
-        """Decodes one chunk for all live rows, none of which has more than `longest` ids.
+    def decode(
+        self, rows: Sequence[LiveRow], sampling: Sampling | None = None
+    ) -> tuple[list[int], Drawn]:
+        """Decodes one chunk for these rows, and returns the column of each row in what was drawn.
         `sampling` replaces the usual one."""
-        span = self.shapes.spans.fit(
-            min(longest + self.shapes.chunk, self.shapes.capacity), "ids of an episode"
-        )
+        span = self.shapes.spans.fit(max(row.length for row in rows), "ids of an episode")
+        by_shard = Counter(self.shard_of_row(row.row) for row in rows)
+        of_shard = self.decode_rows.fit(max(by_shard.values()), "rows that decode")
+        [lanes] = self._dealt(rows, lambda row: self.shard_of_row(row.row), of_shard * self.shards)
+        drawn = self._decode(lanes, of_shard, span, sampling or self.sampling)
+        lane_of = {row.row: lane for lane, row in lanes.items()}
+        return [lane_of[row.row] for row in rows], drawn
+
+    def _decode(
+        self, lanes: Mapping[int, LiveRow], of_shard: int, span: int, sampling: Sampling
+    ) -> Drawn:
+        R, P, M = of_shard * self.shards, self.shapes.prefix_count, self.shapes.members
+        rows = np.full(R, self.shapes.slots // self.shards, np.int32)
+        members, places = np.full((P, M), of_shard, np.int32), np.zeros(R, np.int32)
+        taken: Counter[int] = Counter()
+        for lane, row in lanes.items():
+            rows[lane] = row.row % (self.shapes.slots // self.shards)
+            number, taken[row.prompt] = taken[row.prompt], taken[row.prompt] + 1
+            members[row.prompt, number] = lane % of_shard
+            places[lane] = row.prompt % (P // self.shards) * M + number
         self._state, drawn = self.programs.decode(
-            self._params, self._state, self._stops, self._allowed, span, sampling or self.sampling
+            self._params,
+            self._state,
+            self._stops,
+            self._allowed,
+            Live(rows, Members(members, places)),
+            span,
+            sampling,
         )
         return jax.device_get(drawn)
+
+    @cached_property
+    def decode_rows(self) -> Buckets:
+        """Buckets for how many rows of a shard a chunk of decode computes: those that are live."""
+        slots = self.shapes.slots // self.shards
+        return geometric(-(-slots // 4), slots)
 
     def warm_up(
         self,
@@ -222,31 +308,58 @@ class Slots:
         embeddings: jax.Array | None
         every = itertools.product(shapes.image_windows.sizes, shapes.prompt_text.sizes)
         for windows, text in every if prompts is None else sorted(prompts):
-            embeddings = self._encode([], shapes.prefill_rows, windows)
+            embeddings = self._encode({}, shapes.prefill_rows, windows)
             tokens = empty_tokens(shapes.prefill_rows, shapes.prompt_length(windows, text))
-            cache = self.programs.prefill(self._params, tokens, embeddings)
-            self.place(Prefix(cache, 0), [])
+            rows = np.full(shapes.prefill_rows, shapes.prefix_count // self.shards, np.int32)
+            self._state = self.programs.prefill(self._params, self._state, tokens, embeddings, rows)
+        self.begin([])
         for windows in (0, *shapes.crop_windows.sizes) if replies else ():
-            embeddings = self._encode([], shapes.extend_rows, windows) if windows else None
+            embeddings = self._encode({}, shapes.extend_rows, windows) if windows else None
             tokens = empty_tokens(shapes.extend_rows, shapes.observation_length(windows))
-            turns = no_turns(shapes.extend_rows, shapes.slots)
+            turns = self._no_turns(shapes.extend_rows)
             self._state = self.programs.extend(self._params, self._state, tokens, embeddings, turns)
-        for sampling, span in itertools.product(samplings, shapes.spans.sizes):
-            self.decode(span - shapes.chunk, sampling)
+        for sampling in samplings:
+            for of_shard, span in itertools.product(self.decode_rows.sizes, shapes.spans.sizes):
+                self._decode({}, of_shard, span, sampling)
 
-    def _places(self, ids: np.ndarray, visual: Visual | None, row: int) -> Int32[np.ndarray, "T"]:
-        """The index of each id's image embedding in a batch of images; -1 at text."""
+    def _dealt(
+        self, items: Sequence[T], shard_of: Callable[[T], int], lanes: int
+    ) -> Iterator[dict[int, T]]:
+        """Items by their lanes in a batch, of which each shard has equally many, one after the
+        other; several batches if they do not fit one."""
+        of_shard = lanes // self.shards
+        waiting: dict[int, deque[T]] = defaultdict(deque)
+        for item in items:
+            waiting[shard_of(item)].append(item)
+        while any(waiting.values()):
+            yield {
+                shard * of_shard + number: queue.popleft()
+                for shard, queue in waiting.items()
+                for number in range(min(of_shard, len(queue)))
+            }
+
+    def _no_turns(self, count: int) -> Turns:
+        return no_turns(count, self.shapes.slots // self.shards)
+
+    def _turn(
+        self, turns: Turns, lane: int, row: int, pending: int, position: int, budget: int
+    ) -> None:
+        turns.rows[lane] = row % (self.shapes.slots // self.shards)
+        turns.pending[lane], turns.position[lane], turns.budget[lane] = pending, position, budget
+
+    def _places(self, ids: np.ndarray, visual: Visual | None) -> Int32[np.ndarray, "T"]:
+        """The index of each id's image embedding among those of its picture; -1 at text."""
         places = np.full(len(ids), -1, np.int32)
         if visual is not None:
-            first = row * len(visual.patches) * self.processor.window**2
-            places[ids == self.cfg.image_token] = first + self.processor.places(visual.grid)
+            places[ids == self.cfg.image_token] = self.processor.places(visual.grid)
         return places
 
-    def _encode(self, visuals: Sequence[Visual | None], rows: int, windows: int) -> jax.Array:
+    def _encode(self, visuals: Mapping[int, Visual | None], rows: int, windows: int) -> jax.Array:
+        """The embeddings of pictures by their lanes, [R, N, D]."""
         images = empty_images(rows, windows, self.processor)
-        for row, visual in enumerate(visuals):
+        for lane, visual in visuals.items():
             if visual is not None:
-                images.pixels[row], images.grid[row] = visual.patches, visual.grid
+                images.pixels[lane], images.grid[lane] = visual.patches, visual.grid
         return self.programs.encode(self._params, images)
 
 
@@ -261,24 +374,6 @@ def _write(
 
 
 def no_turns(count: int, slots: int) -> Turns:
-    """Only padding: rows past the last slot."""
+    """Only padding: rows past the last of a shard's slots."""
     zeros = [np.zeros(count, np.int32) for _ in range(3)]
     return Turns(np.full(count, slots, np.int32), *zeros)
-
-
-def pad_beginnings(beginnings: Sequence[Beginning], slots: int) -> Beginnings:
-    """As arrays, padded with rows past the last slot."""
-    padded = Beginnings(
-        turns=no_turns(slots, slots),
-        sources=np.zeros(slots, np.int32),
-        number=np.int32(len(beginnings)),
-        key=np.zeros((slots, 2), np.uint32),
-    )
-    for place, beginning in enumerate(beginnings):
-        padded.turns.rows[place] = beginning.row
-        padded.turns.pending[place] = beginning.pending
-        padded.turns.position[place] = beginning.position
-        padded.turns.budget[place] = beginning.budget
-        padded.sources[place] = beginning.source
-        padded.key[place] = beginning.key
-    return padded

@@ -77,9 +77,9 @@ def test_what_rows_without_an_episode_hold_is_nobodys_fault(shared, monkeypatch)
     decode = shared.slots.decode
 
     def poisoned(*rows):
-        drawn = decode(*rows)
+        columns, drawn = decode(*rows)
         nowhere = np.arange(len(drawn.policy))[:, None] >= drawn.numbers
-        return replace(drawn, policy=np.where(nowhere, np.nan, drawn.policy))
+        return columns, replace(drawn, policy=np.where(nowhere, np.nan, drawn.policy))
 
     monkeypatch.setattr(shared.slots, "decode", poisoned)
     assert len(run(shared, [small.record(0)], 2)) == 2
