@@ -157,6 +157,24 @@ class RolloutShapes:
                     f"{tokens} tokens can need {most} windows; make the last bucket {most}"
                 )
 
+    def sharded(self, shards: int) -> "RolloutShapes":
+        """These shapes with rows that so many copies of the model can share equally."""
+        if self.slots % shards:
+            raise ValueError(
+                f"rollout shapes: {self.slots} slots must be a multiple of the {shards} copies of "
+                "the model that share them"
+            )
+
+        def rounded(count: int) -> int:
+            return -(-count // shards) * shards
+
+        return replace(
+            self,
+            prefill_rows=rounded(self.prefill_rows),
+            extend_rows=rounded(self.extend_rows),
+            prefixes=rounded(self.prefixes),
+        )
+
     @cached_property
     def prefix_count(self) -> int:
         return self.prefixes or self.slots

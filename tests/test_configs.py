@@ -112,6 +112,7 @@ SINCE = {
     "rewards.likelihood": 0.0,
     "rewards.valid": 0.0,
     "rollout.dialogue": "zoom",
+    "rollout.prefixes": 0,
     "target": None,
 }
 """Settings that are younger than those files, and what they are where a config says nothing."""

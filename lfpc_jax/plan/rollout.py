@@ -33,6 +33,7 @@ def all_hosts(host: RolloutShapes, hosts: int) -> RolloutShapes:
         slots=host.slots * hosts,
         prefill_rows=host.prefill_rows * hosts,
         extend_rows=host.extend_rows * hosts,
+        prefixes=host.prefixes * hosts,
     )
 
 

@@ -118,32 +118,16 @@ class Slots:
                 f"processor) and {shapes.window} (rollout shapes) tokens; they must be the same"
             )
         self.cfg = cfg
-        self.shapes = shapes
+        self.shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+        self.shapes = shapes = shapes.sharded(self.shards)
         self.processor = processor
         self.sampling = sampling
         self.copies = copies
-        self.shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-        self._check_shards()
         self.programs = Programs(cfg, shapes, unstacked=unstacked, mesh=mesh, copies=copies)
         self._unstack = jax.jit(unstack) if unstacked else None
         self._stops, self._allowed = jnp.asarray(stops), jnp.asarray(allowed)
         self._params: Tree = None
         self._state: State | None = None
-
-    def _check_shards(self) -> None:
-        shapes = self.shapes
-        counts = {
-            "slots": shapes.slots,
-            "prefixes": shapes.prefix_count,
-            "prefill_rows": shapes.prefill_rows,
-            "extend_rows": shapes.extend_rows,
-        }
-        for name, count in counts.items():
-            if count % self.shards:
-                raise ValueError(
-                    f"rollout shapes: {name} of {count} must be a multiple of the {self.shards} "
-                    "copies of the model that share the rows"
-                )
 
     def shard_of_row(self, row: int) -> int:
         return row // (self.shapes.slots // self.shards)

@@ -29,7 +29,7 @@ from lfpc_jax.rollout.asking import Asking, Conversation
 from lfpc_jax.rollout.dialogue import View
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.run.dialogues import prompt_of
+from lfpc_jax.run.dialogues import after_prompt, prompt_of
 from lfpc_jax.shapes import Buckets, RolloutShapes, TrainShapes
 from lfpc_jax.trajectory import Record
 
@@ -106,8 +106,9 @@ class RolloutSettings:
     episodes at once. `dialogue` is `zoom`, in which the model may look closer and answers, or
     `box`, in which a crop network proposes a box and the target answers, or `target`, in which a
     target is taught to answer with a crop in view. `convention` says how the model writes boxes.
-    `tensor` devices hold one copy of the model. The other settings are explained in
-    `RolloutShapes`, `Rules` and `Sampling`."""
+    `tensor` devices hold one copy of the model. `prefixes` prompts are in memory at once; 0 means
+    half more than the slots need if all rollouts of a prompt run together. The other settings are
+    explained in `RolloutShapes`, `Rules` and `Sampling`."""
 
     prompts: int = 256
     rollouts: int = 16
@@ -120,6 +121,7 @@ class RolloutSettings:
     convention: Convention = "shown"
     prompt_text: tuple[int, ...] = (512, 1024)
     observation_text: int = 64
+    prefixes: int = 0
     prefill_rows: int = 1
     extend_rows: int = 4
     max_turns: int = 5
@@ -252,7 +254,8 @@ class TrainConfig:
     def rollout_shapes(self, window: int, groups: int = 1) -> RolloutShapes:
         """Shapes for `groups` groups of devices, each of which holds a copy of the model."""
         r = self.rollout
-        return RolloutShapes(
+        members = min(r.rollouts, -(-r.slots // groups))
+        shapes = RolloutShapes(
             slots=r.slots,
             chunk=r.chunk,
             capacity=r.capacity,
@@ -260,10 +263,14 @@ class TrainConfig:
             crop_tokens=r.crop_tokens,
             prompt_text=Buckets(r.prompt_text),
             observation_text=r.observation_text,
-            prefill_rows=-(-r.prefill_rows // groups) * groups,
-            extend_rows=-(-r.extend_rows // groups) * groups,
+            prefill_rows=r.prefill_rows,
+            extend_rows=r.extend_rows,
             window=window,
+            prefixes=r.prefixes or min(r.slots, -(-3 * r.slots // (2 * members))),
+            members=members,
+            own=after_prompt(self.rules, r.crop_tokens),
         )
+        return shapes.sharded(groups)
 
     def train_shapes(self, window: int) -> TrainShapes:
         return TrainShapes.of(

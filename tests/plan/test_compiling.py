@@ -24,7 +24,7 @@ def figures(tmp_path):
 
 
 def test_memory_and_wire_are_those_of_the_whole_compilation(figures):
-    large = ("--program", "place", "--rollout.slots", "256", "--rollout.capacity", "8192")
+    large = ("--program", "begin", "--rollout.slots", "256", "--rollout.capacity", "8192")
     code, (whole,) = figures(*large)
     quick_code, (quick,) = figures(*large, "--quick")
     assert (code, quick_code) == (0, 0)
@@ -36,6 +36,6 @@ def test_memory_and_wire_are_those_of_the_whole_compilation(figures):
 
 def test_a_program_that_does_not_fit_is_refused_as_by_the_whole_compilation(figures, capsys):
     """4 TiB of cache."""
-    code, (row,) = figures("--program", "place", "--quick", "--rollout.slots", str(2**24))
+    code, (row,) = figures("--program", "begin", "--quick", "--rollout.slots", str(2**24))
     assert (code, row["fits"]) == (1, False)
     assert "lower rollout.slots" in capsys.readouterr().err

@@ -45,12 +45,12 @@ def test_the_engine_of_the_real_3b_compiles_and_its_cache_is_never_copied(tmp_pa
     args = ["--model", "3b", "--topology", "v5e:2x2", "--program", "rollout", "--json", str(file)]
     assert plan.main([*args, "--slots", "64", "--capacity", "4096", "--tensor", "1"]) == 0
     rows = {row["program"]: row for row in json.loads(file.read_text())["programs"]}
-    assert list(rows) == ["encode", "prefill", "place", "extend", "decode"]
+    assert list(rows) == ["encode", "prefill", "begin", "extend", "decode"]
     keys = 36 * 64 * 4096 * 2 * 128 * 2 / 4
     weights = 2 * 3.7546e9
-    for name in ("place", "extend", "decode"):
+    for name in ("begin", "extend", "decode"):
         compiled = rows[name]["compiled"]
-        held = 2 * keys + (0 if name == "place" else weights)
+        held = 2 * keys + (0 if name == "begin" else weights)
         assert compiled["argument_bytes"] == pytest.approx(held, rel=0.25), name
         assert compiled["temporary_bytes"] < 0.9 * keys, name
 

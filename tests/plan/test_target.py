@@ -14,7 +14,7 @@ from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.overrides import override
 from support import small_plan
 
-ENGINE = ["encode", "prefill", "place", "extend", "decode"]
+ENGINE = ["encode", "prefill", "begin", "extend", "decode"]
 EPISODE = PlannedEpisode(sampled=8, crops=0)
 
 

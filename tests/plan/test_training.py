@@ -46,7 +46,7 @@ pytestmark = pytest.mark.compiles
 
 SCORE = ["score pictures", "score"]
 UPDATE = ["update pictures", "update", "update pictures back", "optimizer"]
-PROGRAMS = ["encode", "prefill", "place", "extend", "decode", "reshard", *SCORE, *UPDATE]
+PROGRAMS = ["encode", "prefill", "begin", "extend", "decode", "reshard", *SCORE, *UPDATE]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,407 @@
+"""The order in which episodes run: one run of the engine over its records.
+
+Prompts are prepared and crops are cut in worker threads; the device waits for them only when no row
+can decode. A slot that falls free is refilled at once, from a prompt that is in memory, in the
+shard that the prompt is in.
+"""
+
+import itertools
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lfpc_jax.data.rejected import Unusable
+from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply
+from lfpc_jax.rollout.episode import Episode, Rules, rollout_key
+from lfpc_jax.rollout.protocol import Refusal
+from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.skipped import PromptTooLong
+from lfpc_jax.rollout.slots import Beginning, Extension, LiveRow, Prompt, Slots, Visual
+from lfpc_jax.rollout.tools import Ready
+from lfpc_jax.trajectory import Crop, Group, Record
+
+OnEpisode = Callable[[Episode], None]
+OnSkipped = Callable[[Record | Opening, str], None]
+_Opened = tuple[Opening, Visual | None]
+
+
+class LogitsNotFinite(ValueError):
+    """The model's own probability of a token that it drew is NaN or infinite. A weight, a key in
+    the cache or an activation is not finite, and whatever the model writes is noise."""
+
+
+@dataclass
+class Stats:
+    """Counts over all runs of an engine. A row-step is one slot for one step of decode."""
+
+    slots: int
+    steps: int = 0
+    sampled: int = 0
+    prompts: int = 0
+    rollouts: int = 0
+    replies: int = 0
+    seconds: float = 0.0
+    ends: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    longest_refused: int = 0  # text tokens of the longest prompt that was too long
+
+    @property
+    def occupancy(self) -> float:
+        """The share of row-steps that sampled a token."""
+        return self.sampled / (self.slots * self.steps) if self.steps else 0.0
+
+
+def _check_finite(policy: np.ndarray, episode: Episode) -> None:
+    """Raises where a row's log-probabilities of the tokens that it drew are not finite, which they
+    are if a logit of any allowed token is NaN or plus infinity."""
+    sound = np.isfinite(policy)
+    if not sound.all():
+        drawn = sum(episode.sampled) + int(np.argmin(sound)) + 1
+        raise LogitsNotFinite(
+            f"record {episode.opening.record.id!r}, rollout {episode.rollout}, sampled token "
+            f"{drawn}: the model's logits are not finite, so what it says is noise; go back to an "
+            "earlier checkpoint with a lower learning rate, or compute in float32 (its own weights "
+            "were finite when they were loaded)"
+        )
+
+
+@dataclass(eq=False)
+class _Pending:
+    """A record's episodes, those that have not begun included."""
+
+    opening: Opening
+    visual: Visual | None
+    episodes: list[Episode]
+
+    @property
+    def ended(self) -> bool:
+        return all(episode.end is not None for episode in self.episodes)
+
+
+@dataclass(eq=False)
+class _Prompt:
+    """A prompt that is prefilled once, and the episodes that begin from it. It is in memory, in
+    `row`, until all of them have ended."""
+
+    group: _Pending
+    waiting: deque[Episode]
+    row: int | None = None
+    running: int = 0
+
+    def bucket(self, slots: Slots) -> tuple[int, int]:
+        return slots.prompt_buckets(len(self.group.opening.ids), self.group.visual)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run is asked for; see `Engine.run`."""
+
+    records: Iterable[Record | Opening]
+    rollouts: int
+    seed: int
+    sampling: Sampling | None = None
+    on_episode: OnEpisode = lambda _: None
+    on_skipped: OnSkipped = lambda *_: None
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """So many records are opened before they are needed, beside those of the next prefill. `refill`
+    and `share_prefix` are turned off only to measure what they are worth."""
+
+    opened: int = 2
+    refill: bool = True
+    share_prefix: bool = True
+
+
+class Scheduler:
+    """One run. A row is free, live (it decodes), or waits for its reply."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        dialogue: Dialogue,
+        rules: Rules,
+        how: Scheduling,
+        stats: Stats,
+        pool: ThreadPoolExecutor,
+        asked: Asked,
+    ) -> None:
+        self.slots, self.shapes, self.dialogue, self.rules = slots, slots.shapes, dialogue, rules
+        self.how, self.stats, self.pool = how, stats, pool
+        self.rollouts, self.seed, self.sampling = asked.rollouts, asked.seed, asked.sampling
+        self.on_episode, self.on_skipped = asked.on_episode, asked.on_skipped
+        self.skipped: list[tuple[str, str]] = []
+        self.records = iter(asked.records)
+        self.rows: dict[int, Episode] = {}
+        self.live: set[int] = set()
+        self.replies: dict[Future[tuple[ToolReply, Visual | None]], int] = {}
+        self.openings: deque[tuple[Record | Opening, Future[_Opened]]] = deque()
+        self.prompts: list[_Prompt] = []
+        self.prompt_of: dict[Episode, _Prompt] = {}
+        self.free_prompts = set(range(self.shapes.prefix_count))
+        self.groups_left: dict[Episode, _Pending] = {}
+        self.ready: list[_Pending] = []
+
+    def groups(self) -> Iterator[Group]:
+        try:
+            while True:
+                self._reply()
+                self._refill()
+                while self.ready:
+                    yield self._finished(self.ready.pop())
+                if self.live:
+                    self._decode()
+                elif pending := [f for f in self._futures() if not f.done()]:
+                    wait(pending, return_when=FIRST_COMPLETED)
+                elif not (self.rows or self.prompts or self.openings):
+                    return
+        finally:
+            for future in self._futures():
+                future.cancel()
+
+    def _futures(self) -> list[Future]:
+        return [*self.replies, *(future for _, future in self.openings)]
+
+    # Prompts into free slots
+
+    def _refill(self) -> None:
+        """Begins episodes in the slots that are free, each in the shard that its prompt is in."""
+        self._open_ahead()
+        if self.rows and not self.how.refill:
+            return
+        free = self._free_slots()
+        while any(free) and self._prompt_ready():
+            beginnings = list(self._beginnings(free))
+            if beginnings:
+                self.slots.begin(beginnings)
+                self.stats.rollouts += len(beginnings)
+                self.prompts = [prompt for prompt in self.prompts if prompt.waiting]
+                self._open_ahead()
+            elif not (self._prefill(free) or self._split(free)):
+                return
+
+    def _free_slots(self) -> list[deque[int]]:
+        """The free slots of each shard."""
+        free: list[deque[int]] = [deque() for _ in range(self.slots.shards)]
+        for row in sorted(set(range(self.shapes.slots)) - set(self.rows)):
+            free[self.slots.shard_of_row(row)].append(row)
+        return free
+
+    def _beginnings(self, free: list[deque[int]]) -> Iterator[Beginning]:
+        """Episodes of prompts that are in memory, into slots of the prompts' shards."""
+        for prompt in self.prompts:
+            if prompt.row is not None:
+                rows = free[self.slots.shard_of_prompt(prompt.row)]
+                while rows and prompt.waiting:
+                    yield self._beginning(rows.popleft(), prompt, prompt.waiting.popleft())
+
+    def _open_ahead(self) -> None:
+        """Keeps as many records opened, or being opened, as may be needed next."""
+        ahead = self.how.opened + self.shapes.prefill_rows
+        wanted = ahead - len(self.openings)
+        for record in itertools.islice(self.records, max(wanted, 0)):
+            self.openings.append((record, self.pool.submit(self._open, record)))
+
+    def _open(self, record: Record | Opening) -> _Opened:
+        opening = record if isinstance(record, Opening) else self.dialogue.open(record)
+        shapes = self.shapes
+        visual = None
+        if opening.view is not None:
+            visual = Visual.of(opening.view.shown, self.slots.processor, shapes.image_windows)
+        self.slots.prompt_buckets(len(opening.ids), visual)  # refuses a prompt that is too long
+        if len(opening.ids) >= shapes.capacity:
+            raise ValueError(
+                f"a prompt of {len(opening.ids)} ids leaves no room in the capacity of "
+                f"{shapes.capacity}"
+            )
+        return opening, visual
+
+    def _prompt_ready(self) -> bool:
+        """Moves opened records to the prompts, in order, and no more than the next prefill takes,
+        since each holds its original. Returns whether a prompt has episodes that wait."""
+        most = self.shapes.prefill_rows
+        while len(self.prompts) < most and self.openings and self.openings[0][1].done():
+            record, future = self.openings.popleft()
+            try:
+                opening, visual = future.result()
+            except (Unusable, ValueError) as error:
+                name = record.record.id if isinstance(record, Opening) else record.id
+                self.skipped.append((name, str(error)))
+                self.stats.skipped.append((name, str(error)))
+                if isinstance(error, PromptTooLong):
+                    self.stats.longest_refused = max(self.stats.longest_refused, error.text)
+                self.on_skipped(record, str(error))
+                self._open_ahead()  # or the run would end where all that are open are skipped
+                continue
+            self._add(opening, visual)
+        return bool(self.prompts)
+
+    def _add(self, opening: Opening, visual: Visual | None) -> None:
+        most = min(self.shapes.capacity, len(opening.ids) + self.shapes.own_capacity)
+        episodes = [
+            Episode(opening, number, self.rules, self.dialogue, most)
+            for number in range(self.rollouts * max(1, len(opening.follow)))
+        ]
+        group = _Pending(opening, visual, episodes)
+        self.groups_left |= dict.fromkeys(episodes, group)
+        together = self.shapes.members if self.how.share_prefix else 1
+        for first in range(0, len(episodes), together):
+            self.prompts.append(_Prompt(group, deque(episodes[first : first + together])))
+
+    def _prefill(self, free: list[deque[int]]) -> bool:
+        """Prefills the first prompt that is not in memory, and those behind it that fit the same
+        program, in the shards with the most slots that would be free. Returns whether any was."""
+        room = [len(rows) for rows in free]
+        batch: list[_Prompt] = []
+        for prompt in [prompt for prompt in self.prompts if prompt.row is None]:
+            if len(batch) == self.shapes.prefill_rows:
+                break
+            if batch and prompt.bucket(self.slots) != batch[0].bucket(self.slots):
+                break
+            row = self._prompt_row(room)
+            if row is None:
+                break
+            prompt.row = row
+            self.free_prompts.remove(row)
+            room[self.slots.shard_of_prompt(row)] -= len(prompt.waiting)
+            batch.append(prompt)
+        if batch:
+            self.slots.prefill([self._prompt(prompt) for prompt in batch])
+            self.stats.prompts += len(batch)
+        return bool(batch)
+
+    def _split(self, free: list[deque[int]]) -> bool:
+        """Where all prompts are in memory, some episodes that wait for a full shard begin in
+        another, in which their prompt is prefilled again. Returns whether any will."""
+        row = self._prompt_row([len(rows) for rows in free])
+        if self.openings or row is None or any(prompt.row is None for prompt in self.prompts):
+            return False
+        crowded = max(self.prompts, key=lambda prompt: len(prompt.waiting))
+        room = len(free[self.slots.shard_of_prompt(row)])
+        moved = [crowded.waiting.pop() for _ in range(min(room, len(crowded.waiting)))]
+        self.prompts.append(_Prompt(crowded.group, deque(reversed(moved))))
+        return True
+
+    def _prompt_row(self, room: list[int]) -> int | None:
+        """A free row of the prompts in the shard with the most room, if any has some."""
+        shard_of = self.slots.shard_of_prompt
+        rows = [row for row in self.free_prompts if room[shard_of(row)] > 0]
+        return min(rows, key=lambda row: (-room[shard_of(row)], row), default=None)
+
+    @staticmethod
+    def _prompt(prompt: _Prompt) -> Prompt:
+        assert prompt.row is not None
+        opening = prompt.group.opening
+        return Prompt(prompt.row, opening.ids, opening.positions, prompt.group.visual)
+
+    def _beginning(self, row: int, prompt: _Prompt, episode: Episode) -> Beginning:
+        assert prompt.row is not None
+        self.rows[row], self.prompt_of[episode] = episode, prompt
+        prompt.running += 1
+        opening = episode.opening
+        if opening.follow:
+            follow = opening.follow[episode.rollout // self.rollouts]
+            self.replies[self.pool.submit(lambda: self._seen(follow()))] = row
+        else:
+            self.live.add(row)
+        return Beginning(
+            row=row,
+            prompt=prompt.row,
+            pending=episode.ids[-1],
+            position=episode.position,
+            budget=0 if opening.follow else episode.budget,
+            key=rollout_key(self.seed, opening.record.id, episode.rollout),
+        )
+
+    # Turns
+
+    def _decode(self) -> None:
+        live = sorted(self.live)
+        columns, drawn = self.slots.decode([self._live_row(row) for row in live], self.sampling)
+        self.stats.steps += int(drawn.steps)
+        for row, column in zip(live, columns):
+            n, episode = int(drawn.numbers[column]), self.rows[row]
+            _check_finite(drawn.policy[:n, column], episode)
+            told = (drawn.ids, drawn.logprobs, drawn.policy)
+            episode.drew(*(values[:n, column].tolist() for values in told))
+            self.stats.sampled += n
+            if not drawn.live[column]:
+                self._close_turn(row, stopped=bool(drawn.stopped[column]))
+            self.on_episode(episode)
+
+    def _live_row(self, row: int) -> LiveRow:
+        episode = self.rows[row]
+        prompt = self.prompt_of[episode].row
+        assert prompt is not None
+        written = len(episode.ids) - 1
+        after = len(episode.opening.ids) - 1
+        return LiveRow(row, prompt, written if self.slots.copies else written - after)
+
+    def _close_turn(self, row: int, *, stopped: bool) -> None:
+        self.live.remove(row)
+        episode = self.rows[row]
+        request = episode.close_turn(stopped=stopped)
+        if request is None:
+            self._end(row)
+        else:
+            asked = request, episode.opening, episode.cut
+            self.replies[self.pool.submit(self._prepare, *asked)] = row
+
+    def _prepare(
+        self, request: Ready | Refusal, opening: Opening, earlier: Sequence[Crop]
+    ) -> tuple[ToolReply, Visual | None]:
+        return self._seen(self.dialogue.reply(request, opening, earlier))
+
+    def _seen(self, reply: ToolReply) -> tuple[ToolReply, Visual | None]:
+        """A reply with the patches of its picture."""
+        if reply.picture is None:
+            return reply, None
+        windows = self.shapes.crop_windows
+        return reply, Visual.of(reply.picture, self.slots.processor, windows)
+
+    def _reply(self) -> None:
+        """Writes the replies that are ready onto their rows, those of one bucket together."""
+        batches: dict[int, list[Extension]] = defaultdict(list)
+        for future in [future for future in self.replies if future.done()]:
+            row = self.replies.pop(future)
+            episode = self.rows[row]
+            reply, visual = future.result()
+            written = episode.take(reply)
+            if written is None:
+                self._end(row)
+            else:
+                extension = Extension(row, *written, visual, episode.position, episode.budget)
+                batches[0 if visual is None else len(visual.patches)].append(extension)
+            self.on_episode(episode)
+        for extensions in batches.values():
+            self.slots.extend(extensions)
+            self.live |= {extension.row for extension in extensions}
+            self.stats.replies += len(extensions)
+
+    def _end(self, row: int) -> None:
+        episode = self.rows.pop(row)
+        assert episode.end is not None
+        self.stats.ends[episode.end] += 1
+        self.stats.faults.update(turn.fault for turn in episode.turns if turn.fault)
+        prompt = self.prompt_of.pop(episode)
+        prompt.running -= 1
+        if not (prompt.running or prompt.waiting):
+            assert prompt.row is not None
+            self.free_prompts.add(prompt.row)
+        group = self.groups_left.pop(episode)
+        if group.ended:
+            self.ready.append(group)
+
+    def _finished(self, group: _Pending) -> Group:
+        view = group.opening.view
+        return Group(
+            group.opening.record,
+            tuple(episode.trajectory() for episode in group.episodes),
+            image=None if view is None else view.shown,
+            crops=tuple(tuple(episode.crops) for episode in group.episodes),
+        )
