@@ -158,18 +158,15 @@ class RolloutShapes:
                 )
 
     def sharded(self, shards: int) -> "RolloutShapes":
-        """These shapes with rows that so many copies of the model can share equally."""
-        if self.slots % shards:
-            raise ValueError(
-                f"rollout shapes: {self.slots} slots must be a multiple of the {shards} copies of "
-                "the model that share them"
-            )
+        """These shapes, with every count of rows rounded up to what so many copies of the model
+        share equally."""
 
         def rounded(count: int) -> int:
             return -(-count // shards) * shards
 
         return replace(
             self,
+            slots=rounded(self.slots),
             prefill_rows=rounded(self.prefill_rows),
             extend_rows=rounded(self.extend_rows),
             prefixes=rounded(self.prefixes),

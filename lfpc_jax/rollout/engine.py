@@ -83,7 +83,6 @@ class Engine:
         self.dialogue, self.rules = dialogue, rules
         self.workers = workers
         self.scheduling = Scheduling(workers, refill, share_prefix)
-        self.stats, self.skipped_log = Stats(shapes.slots), SkippedLog()
         self.slots = Slots(
             cfg,
             shapes,
@@ -100,6 +99,7 @@ class Engine:
             copies=copies,
         )
         self.shapes = self.slots.shapes
+        self.stats, self.skipped_log = Stats(self.shapes.slots), SkippedLog()
 
     def load(self, params: Tree) -> None:
         """Sets the parameters to sample from, with layers stacked."""
