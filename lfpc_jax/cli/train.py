@@ -12,6 +12,7 @@ its crops or because most rewards of a step are unknown, it saves and exits with
 """
 
 import argparse
+import copy
 import json
 import logging
 import sys
@@ -30,6 +31,7 @@ from lfpc_jax.checkpoint import training
 from lfpc_jax.checkpoint.training import Checkpoints
 from lfpc_jax.cli import command, process_flags
 from lfpc_jax.cli.parsers.train import parser
+from lfpc_jax.cropvlm.pair import Pair
 from lfpc_jax.data.pipeline import Stream, share
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, own_mesh, rollout_mesh
@@ -61,7 +63,7 @@ from lfpc_jax.run.config_files import CONFIGS, named_config
 from lfpc_jax.run.episodes import demonstrate, sample, sampled_tokens, skipped_share
 from lfpc_jax.run.folder import RunFolder, unfinished
 from lfpc_jax.run.health import CropAlarm, too_far_apart, too_many_masked
-from lfpc_jax.run.metrics import EpisodeMetrics, reward, target_metrics
+from lfpc_jax.run.metrics import EpisodeMetrics, reward, rollout_metrics, target_metrics
 from lfpc_jax.run.openings import opener, with_unique_ids
 from lfpc_jax.run.overrides import override
 from lfpc_jax.run.reporting import Clock, log_to, summary
@@ -199,6 +201,7 @@ def train(
 
     # ------------------------------------------------------------------ engine
     engine = engine_of(config, cfg, dialogue, local, target)
+    sampler = engine.engine if isinstance(engine, Pair) else engine
     publish = publisher_of(config, cfg, mesh, copies)
     if config.stage == "grpo":
         engine.load(publish(learner.computing(state)))
@@ -256,7 +259,7 @@ def train(
                 openings = with_unique_ids(next(stream))
 
             # ---- sample: a group of episodes for each prompt
-            before = replace(engine.stats)
+            before, of_rollouts = replace(engine.stats), copy.deepcopy(sampler.stats)
             with clock("rollout"), suppress(Interrupted):
                 if config.stage == "sft":
                     groups = demonstrate(config, dialogue, openings, step)
@@ -309,6 +312,7 @@ def train(
             step += 1
             values |= {f"update/{name}": value for name, value in updated.items()}
             values |= target_metrics(engine.stats, before)
+            values |= rollout_metrics(sampler.stats, of_rollouts)
             values["data/skipped"] = skipped
             values["update/learning_rate"] = float(rates(max(int(state.updates) - 1, 0)))
             alarm = crop_alarm(step, values) if config.stage == "grpo" else ""

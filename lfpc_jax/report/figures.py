@@ -116,6 +116,21 @@ FIGURES = (
         ),
         ("update",),
     ),
+    Figure(
+        "rollouts",
+        "Where rollouts spend their time",
+        "seconds of a step's rollouts, in the first process",
+        (
+            Panel("rollout/decode", "Decoding"),
+            Panel("rollout/encode", "Pictures and crops encoded"),
+            Panel("rollout/prefill", "Prompts computed"),
+            Panel("rollout/extend", "Crops and replies written"),
+            Panel("rollout/waiting", "All rows wait for prompts or crops"),
+            Panel("rollout/host", "The host: texts, boxes, bookkeeping"),
+            Panel("rollout/occupancy", "Slots that sample, of all at every step"),
+        ),
+        ("rollout",),
+    ),
     Figure("time", "Time", "seconds by phase", (), ("time", "speed")),
 )
 OTHER = Figure("other", "Other", "metrics of other names", ())

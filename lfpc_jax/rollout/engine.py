@@ -99,7 +99,8 @@ class Engine:
             copies=copies,
         )
         self.shapes = self.slots.shapes
-        self.stats, self.skipped_log = Stats(self.shapes.slots), SkippedLog()
+        self.stats = Stats(self.shapes.slots, parts=self.slots.seconds)
+        self.skipped_log = SkippedLog()
 
     def load(self, params: Tree) -> None:
         """Sets the parameters to sample from, with layers stacked."""

@@ -6,6 +6,7 @@ shard that the prompt is in.
 """
 
 import itertools
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -35,7 +36,10 @@ class LogitsNotFinite(ValueError):
 
 @dataclass
 class Stats:
-    """Counts over all runs of an engine. A row-step is one slot for one step of decode."""
+    """Counts over all runs of an engine. A row-step is one slot for one step of decode.
+
+    `parts` are the seconds of each program, and those in which no row could decode because all
+    waited for prompts or crops (`waiting`). What is left of `seconds` is the host's."""
 
     slots: int
     steps: int = 0
@@ -44,6 +48,7 @@ class Stats:
     rollouts: int = 0
     replies: int = 0
     seconds: float = 0.0
+    parts: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ends: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -157,7 +162,9 @@ class Scheduler:
                 if self.live:
                     self._decode()
                 elif pending := [f for f in self._futures() if not f.done()]:
+                    begun = time.perf_counter()
                     wait(pending, return_when=FIRST_COMPLETED)
+                    self.stats.parts["waiting"] += time.perf_counter() - begun
                 elif not (self.rows or self.prompts or self.openings):
                     return
         finally:

@@ -5,12 +5,13 @@ Nothing here knows of turns, tools or queues.
 """
 
 import itertools
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,7 @@ class Slots:
         self.programs = Programs(cfg, shapes, unstacked=unstacked, mesh=mesh, copies=copies)
         self._unstack = jax.jit(unstack) if unstacked else None
         self._stops, self._allowed = jnp.asarray(stops), jnp.asarray(allowed)
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # by program
         self._params: Tree = None
         self._state: State | None = None
 
@@ -185,7 +187,7 @@ class Slots:
             rows[lane] = prompt.row % of_shard
         visuals = {lane: prompt.visual for lane, prompt in lanes.items()}
         embeddings = self._encode(visuals, R, windows)
-        self._state = self.programs.prefill(self._params, self._state, tokens, embeddings, rows)
+        self._state = self._timed("prefill", self._params, self._state, tokens, embeddings, rows)
 
     def begin(self, beginnings: Sequence[Beginning]) -> None:
         B, of_shard = self.shapes.slots, self.shapes.prefix_count // self.shards
@@ -194,7 +196,8 @@ class Slots:
         for b in beginnings:
             self._turn(turns, b.row, b.row, b.pending, b.position, b.budget)
             continued[b.row], key[b.row], count[b.row] = b.prompt % of_shard, b.key, b.count
-        self._state = self.programs.begin(self._state, Beginnings(turns, continued, key, count))
+        begun = Beginnings(turns, continued, key, count)
+        self._state = self._timed("begin", self._state, begun)
 
     def extend(self, extensions: Sequence[Extension]) -> None:
         """Writes extensions whose pictures share a bucket, or which have none."""
@@ -223,7 +226,9 @@ class Slots:
                 _write(tokens, lane, e.ids[cut], e.positions[:, cut], places[cut])
                 budget = e.budget if stop == len(e.ids) - 1 else 0
                 self._turn(turns, lane, e.row, int(e.ids[stop]), e.position, budget)
-            self._state = self.programs.extend(self._params, self._state, tokens, embeddings, turns)
+            self._state = self._timed(
+                "extend", self._params, self._state, tokens, embeddings, turns
+            )
 
     def decode(
         self, rows: Sequence[LiveRow], sampling: Sampling | None = None
@@ -250,7 +255,8 @@ class Slots:
             number, taken[row.prompt] = taken[row.prompt], taken[row.prompt] + 1
             members[row.prompt, number] = lane % of_shard
             places[lane] = row.prompt % (P // self.shards) * M + number
-        self._state, drawn = self.programs.decode(
+        self._state, drawn = self._timed(
+            "decode",
             self._params,
             self._state,
             self._stops,
@@ -295,13 +301,17 @@ class Slots:
             embeddings = self._encode({}, shapes.prefill_rows, windows)
             tokens = empty_tokens(shapes.prefill_rows, shapes.prompt_length(windows, text))
             rows = np.full(shapes.prefill_rows, shapes.prefix_count // self.shards, np.int32)
-            self._state = self.programs.prefill(self._params, self._state, tokens, embeddings, rows)
+            self._state = self._timed(
+                "prefill", self._params, self._state, tokens, embeddings, rows
+            )
         self.begin([])
         for windows in (0, *shapes.crop_windows.sizes) if replies else ():
             embeddings = self._encode({}, shapes.extend_rows, windows) if windows else None
             tokens = empty_tokens(shapes.extend_rows, shapes.observation_length(windows))
             turns = self._no_turns(shapes.extend_rows)
-            self._state = self.programs.extend(self._params, self._state, tokens, embeddings, turns)
+            self._state = self._timed(
+                "extend", self._params, self._state, tokens, embeddings, turns
+            )
         for sampling in samplings:
             for of_shard, span in itertools.product(self.decode_rows.sizes, shapes.spans.sizes):
                 self._decode({}, of_shard, span, sampling)
@@ -321,6 +331,13 @@ class Slots:
                 for shard, queue in waiting.items()
                 for number in range(min(of_shard, len(queue)))
             }
+
+    def _timed(self, name: str, *args: Any) -> Any:
+        """What a program returns, once it is there; its seconds are added up."""
+        begun = time.perf_counter()
+        result = jax.block_until_ready(getattr(self.programs, name)(*args))
+        self.seconds[name] += time.perf_counter() - begun
+        return result
 
     def _no_turns(self, count: int) -> Turns:
         return no_turns(count, self.shapes.slots // self.shards)
@@ -344,7 +361,7 @@ class Slots:
         for lane, visual in visuals.items():
             if visual is not None:
                 images.pixels[lane], images.grid[lane] = visual.patches, visual.grid
-        return self.programs.encode(self._params, images)
+        return self._timed("encode", self._params, images)
 
 
 def _write(

@@ -17,6 +17,7 @@ from lfpc_jax.grpo.advantage import is_flat, with_advantages
 from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rewards.total import EpisodeReward, Rewards, compute_rewards
 from lfpc_jax.rewards.verdict import Fault
+from lfpc_jax.rollout import engine
 from lfpc_jax.trajectory import Group
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,21 @@ class EpisodeMetrics:
             )  # fmt: skip
         self._logged |= first.keys()
         return tuple(first.values())
+
+
+def rollout_metrics(now: object, before: object) -> dict[str, float]:
+    """Where this process's rollouts between two states of an engine's stats spent their seconds,
+    and the share of row-steps that sampled a token. Empty if there were none."""
+    if not (isinstance(now, engine.Stats) and isinstance(before, engine.Stats)):
+        return {}
+    steps = now.steps - before.steps
+    if not steps:
+        return {}
+    names = ("encode", "prefill", "extend", "decode", "waiting")
+    known = {name: now.parts[name] - before.parts[name] for name in names}
+    host = now.seconds - before.seconds - sum(known.values())
+    times = {f"rollout/{name}": seconds for name, seconds in (known | {"host": host}).items()}
+    return times | {"rollout/occupancy": (now.sampled - before.sampled) / (now.slots * steps)}
 
 
 def target_metrics(now: object, before: object) -> dict[str, float]:

@@ -39,8 +39,9 @@ def test_a_run_leaves_what_it_says(whole):
                            ("train", 3)]  # fmt: skip
     first = found["train", 1]
     for name in ("reward/total", "reward/format", "reward/r_geo", "crop/rate", "end/answered",
-                 "update/loss", "update/gradient_norm", "update/sampler_apart", "time/rollout",
-                 "update/learning_rate", "speed/sampled_tokens"):  # fmt: skip
+                 "update/loss", "update/gradient_norm", "update/sampler_apart", "rollout/decode",
+                 "rollout/occupancy", "time/rollout", "update/learning_rate",
+                 "speed/sampled_tokens"):  # fmt: skip
         assert np.isfinite(first[name]), name
     assert first["update/sampler_apart"] < 1e-4
     written = {name for values in found.values() for name in values} - {"kind", "step"}

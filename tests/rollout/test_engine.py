@@ -1,8 +1,10 @@
 """The engine on a small model that calls, errs and answers (see small.py)."""
 
+import copy
 import itertools
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from lfpc_jax.rollout.replay import CLASSES, Replayer, token_classes
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.run.metrics import rollout_metrics
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture
 from support import small
@@ -152,6 +155,23 @@ def test_prompts_run_once_a_group(shared):
     apart = engine(share_prefix=False)
     run(apart, [small.record(0)], 5)
     assert (apart.stats.prompts, apart.stats.rollouts) == (5, 5)
+
+
+def test_the_seconds_of_a_run_come_apart(shared):
+    """Programs, waiting and the host's share are all of a run; metrics take the difference."""
+    before = copy.deepcopy(shared.stats)
+    start = time.perf_counter()
+    run(shared, [small.record(i) for i in range(3)], 4)
+    whole = time.perf_counter() - start
+    values = rollout_metrics(shared.stats, before)
+    names = ("encode", "prefill", "extend", "decode", "waiting", "host")
+    assert all(values[f"rollout/{name}"] >= 0 for name in names)
+    assert min(values[f"rollout/{name}"] for name in ("encode", "prefill", "decode")) > 0
+    assert sum(values[f"rollout/{name}"] for name in names) == pytest.approx(whole, rel=0.2)
+    sampled = shared.stats.sampled - before.sampled
+    steps = shared.stats.steps - before.steps
+    assert values["rollout/occupancy"] == sampled / (steps * small.SHAPES.slots)
+    assert rollout_metrics(shared.stats, shared.stats) == {}, "nothing since"
 
 
 def test_500_episodes_of_any_shape_compile_nothing_more(caplog):
