@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax import regular
+
 _MOST_BYTES = 256 << 20
 
 
 def read_object(path: Path, *, unique_keys: bool = False) -> dict[str, Any]:
     """The JSON object that a file holds; see `parsed`."""
-    with path.open("rb") as file:
-        text = file.read(_MOST_BYTES + 1)
-    if len(text) > _MOST_BYTES:
-        raise ValueError(f"{path}: over {_MOST_BYTES} bytes; no JSON file is as large")
-    value = parsed(text, path, unique_keys=unique_keys)
+    value = parsed(regular.contents(path, _MOST_BYTES), path, unique_keys=unique_keys)
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds {brief(value)}, expected an object; copy the file again")
     return value

@@ -14,6 +14,10 @@ ends without further ado, which loses no more than a kill. A second Ctrl-C ends 
 with 130. A second SIGTERM changes nothing, since schedulers signal both a process and its parent,
 which passes the signal on.
 
+A destructor or a callback swallows `Stopped` if it is raised there; then it is raised again. A
+command that another command runs ends when that one is gone, even killed, so that the same command
+can resume.
+
 A thread reads the signals from a pipe that Python's own C handler writes to, because Python calls
 handlers in the main thread only between two of its instructions, and a compiler may not return to
 it for minutes.
@@ -28,7 +32,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +45,11 @@ GRACE = 5.0
 CODE = "LFPC_STOPPED_CODE"
 """An environment variable: the exit code of a command that was told to stop and can be resumed, if
 it is not to be 0. Commands that run others tell with it one that stopped from one that finished."""
+
+_PARENT = "LFPC_STARTED_BY"
+"""An environment variable: the process that started a command."""
+_LOOK = 0.5
+"""Seconds between two looks at whether that process is still there."""
 
 _NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
@@ -76,14 +85,21 @@ _raised = False
 _alone = True
 _pipe: tuple[int, int] | None = None
 _before: dict[int, object] = {}
+_parent: int | None = None
+_swallowed = False
+_unraisable: Callable[["sys.UnraisableHookArgs"], object] | None = None
 
 
 def listen() -> None:
     """Hears signals from here on. Call it in the main thread, before long imports, and again after
     a library may have installed handlers of its own. In another thread it does nothing."""
-    global _pipe
+    global _pipe, _parent, _unraisable
     if threading.current_thread() is not threading.main_thread():
         return
+    if started_by := os.environ.pop(_PARENT, None):  # which is not to reach its own children
+        _parent = int(started_by)
+    if _unraisable is None:
+        _unraisable, sys.unraisablehook = sys.unraisablehook, _on_unraisable
     if _pipe is None:
         _pipe = os.pipe()
         for end in _pipe:
@@ -100,7 +116,9 @@ def listen() -> None:
 
 def forget() -> None:
     """Undoes `listen` and all that followed, for tests that run commands in their own process."""
-    global _way, _raised, _alone
+    global _way, _raised, _alone, _unraisable
+    if _unraisable is not None and sys.unraisablehook is _on_unraisable:
+        sys.unraisablehook, _unraisable = _unraisable, None
     if _before and threading.current_thread() is threading.main_thread():
         for number, before in _before.items():
             signal.signal(number, before)  # type: ignore[arg-type]
@@ -118,6 +136,23 @@ def deaf() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def environment_of_commands(**more: str) -> dict[str, str]:
+    """The environment of commands that this process starts, and that are not to outlive it."""
+    return {**os.environ, _PARENT: str(os.getpid()), **more}
+
+
+def end_with_parent() -> None:
+    """In a process of `multiprocessing`, which waits for work for ever if its parent is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def resumable(folder: Path) -> None:
@@ -176,13 +211,29 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         raise Stopped
 
 
+def _on_unraisable(failed: "sys.UnraisableHookArgs") -> None:
+    """Python tells this of what is raised in destructors and callbacks, where nobody catches it."""
+    global _swallowed
+    if isinstance(failed.exc_value, Stopped):
+        _swallowed = True
+    elif _unraisable is not None:
+        _unraisable(failed)
+
+
 def _watch(pipe: int) -> None:
     """Runs in a thread of its own. Hears a signal when it comes, whatever the main thread does."""
-    global _by
+    global _by, _raised, _swallowed
     since: float | None = None
     interrupts = 0
     while True:
-        ready, _, _ = select.select([pipe], [], [], None if since is None else 0.1)
+        look = _LOOK if _parent is not None else None
+        ready, _, _ = select.select([pipe], [], [], look if since is None else 0.1)
+        if _parent is not None and os.getppid() != _parent:
+            _end(signal_code(), "stopped: the command that started this one is gone")
+        if _swallowed:
+            _raised = _swallowed = False
+            interrupts -= _by == signal.SIGINT  # the pipe gets the signal once more
+            signal.pthread_kill(threading.main_thread().ident or 0, _by)
         for number in os.read(pipe, 64) if ready else b"":
             interrupts += number == signal.SIGINT
             if since is None:

@@ -2,11 +2,8 @@
 are compiled once a run, for all of its processes."""
 
 import os
-import shutil
-import tempfile
-from functools import partial
 
-from support import xla
+from support import scratch, xla
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = xla.flags(8)
@@ -28,9 +25,10 @@ jax.devices()  # all eight, before a plan for two of them could be the first to 
 
 
 def pytest_configure(config):
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # as it is in the workers
-        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-        config.add_cleanup(partial(shutil.rmtree, folder))
+    if scratch.ROOT not in os.environ:  # as it is in the workers
+        config.add_cleanup(scratch.begin())
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(scratch.folder("compiled-"))
 
 
 @pytest.fixture(autouse=True)

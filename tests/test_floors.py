@@ -7,8 +7,8 @@ import lfpc_jax
 
 ROOT = Path(lfpc_jax.__file__).parent
 FLOORS = (
-    ("arrays", "jsonfile", "stopping"),
-    ("shapes", "trajectory"),
+    ("arrays", "regular", "stopping"),
+    ("jsonfile", "shapes", "trajectory"),
     ("distributed", "processing", "remote"),
     ("model",),
     ("checkpoint", "data", "rewards"),

@@ -9,6 +9,8 @@ import time
 import pytest
 
 from lfpc_jax import stopping
+from lfpc_jax.plan import compiling
+from lfpc_jax.plan.programs import Uncompiled
 from lfpc_jax.run import steps
 from support import told
 from support.processes import environment
@@ -41,6 +43,13 @@ def script(text):
         ("train.py", "--config", "stage1.py"),
         ("convert.py", "to-orbax", "nowhere", "out"),
         ("ask.py", "--model", "nowhere", "--image", "none.png", "--question", "?"),
+        ("label_boxes.py", "nowhere", "out", "--boxes", "tight"),
+        ("compare.py", "out", "--arm", "one", "nowhere"),
+        ("report.py", "nowhere"),
+        ("replay.py", "nowhere"),
+        ("plan.py", "--config", "stage1.py", "--topology", "v5e:4x4"),
+        ("new_model.py", "nowhere", "out"),
+        ("demo.py", "--out", "nowhere"),
     ],
     ids=lambda words: words[0],
 )
@@ -50,6 +59,72 @@ def test_told_in_its_first_seconds_a_command_says_so_in_one_line(words, number):
     process.send_signal(number)
     code, printed, errors = told.ended(process, within=10)
     assert (code, printed, errors) == (CODES[number], "", f"stopped by {NAMES[number]}\n")
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_destructor_in_which_the_signal_comes_does_not_swallow_it(number):
+    """Python prints what a destructor raises, and goes on."""
+    process = script(
+        "import time\n"
+        "class Slow:\n"
+        "    def __del__(self):\n"
+        "        print('busy', flush=True)\n"
+        "        time.sleep(60)\n"
+        "Slow()\n"
+        "time.sleep(60)"
+    )
+    process.send_signal(number)
+    code, printed, errors = told.ended(process, within=stopping.GRACE - 1)
+    assert (code, printed, errors) == (CODES[number], "", f"stopped by {NAMES[number]}\n")
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", [(signal.SIGKILL,), (signal.SIGINT, signal.SIGINT)])
+def test_commands_do_not_outlive_the_one_that_runs_them(tmp_path, kind):
+    """They would hold the folder, and the same command could not resume there."""
+    (tmp_path / "long.py").write_text(
+        "import os, pathlib, time\n"
+        "from lfpc_jax.cli import command\n"
+        "def body():\n"
+        f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "command.run(body)\n"
+    )
+    process = script(
+        "import pathlib\n"
+        "from lfpc_jax.run import steps\n"
+        f"out = pathlib.Path({str(tmp_path)!r})\n"
+        "steps.LAUNCH = out\n"
+        "print('busy', flush=True)\n"
+        "steps.run([steps.Step('one', ('long.py',))], out, {}, jobs=2)"
+    )
+    noted = tmp_path / "pid"
+    told.wait(process, lambda: noted.exists() and noted.read_text())
+    pid = int(noted.read_text())
+    assert alive(pid)
+    for number in kind:
+        process.send_signal(number)
+        time.sleep(0.05)
+    assert process.wait(10) in (-9, 130)
+    process.communicate()
+    deadline = time.monotonic() + 5
+    while alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_nor_does_a_compilation_of_a_plan():
+    command = (sys.executable, "-c", "import os, sys; sys.exit(os.environ['LFPC_STARTED_BY'])")
+    program = Uncompiled("none", lower=lambda: None, kinds={})
+    with pytest.raises(RuntimeError, match=str(os.getpid())):
+        compiling.assigned(program, command)
 
 
 @pytest.mark.parametrize("number", CODES)
@@ -102,6 +177,26 @@ def test_processes_that_draw_end_without_a_word_of_their_own(tmp_path):
     assert errors.splitlines()[-1] == "stopped by Ctrl-C"
     assert not [line for line in errors.splitlines()[:-1] if not line.startswith("drawing ")]
     assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_draw_do_not_outlive_a_killed_command(tmp_path):
+    out = tmp_path / "world"
+    process = told.start("synthesize.py", out, "--count", 5000, "--size", 448, "--workers", 2)
+    told.wait(process, lambda: any(tmp_path.glob(".world.partial/images/*")))
+    process.kill()
+    process.communicate(timeout=10)  # they have its output open as long as they live
+
+
+def test_a_second_ctrl_c_is_the_last_word_of_processes_that_draw_too(tmp_path):
+    """Python's own process that cleans up after them warns of what a killed one left."""
+    out = tmp_path / "world"
+    process = told.start("synthesize.py", out, "--count", 5000, "--size", 448, "--workers", 2)
+    told.wait(process, lambda: any(tmp_path.glob(".world.partial/images/*")))
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)  # or they are one
+    code, _, errors = told.ended(process, within=10)
+    assert (code, errors.splitlines()[-1]) == (130, "stopped at once by a second Ctrl-C")
 
 
 def test_commands_that_run_others_stop_them_and_take_none_for_done(tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ from typing import Any
 
 import jax
 
+from lfpc_jax import regular
 from lfpc_jax.cli import command, target_flags
 from lfpc_jax.cli.parsers.label_boxes import GRID, parser
 from lfpc_jax.cropvlm import labelled, labels
@@ -273,7 +274,7 @@ def _timing(out: Path) -> float | None:
     compiling hardly counts. Lines that an interruption cut short are left out."""
     chunks: list[tuple[int, float]] = []
     for file in sorted(out.glob("timing-*.jsonl")):
-        for line in file.read_text().splitlines():
+        for line in regular.lines(file):
             with suppress(ValueError):
                 entry = json.loads(line)
                 chunks.append((entry["records"], entry["seconds"]))

@@ -16,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax import regular
 from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.report import parser
 from lfpc_jax.cropvlm.seen import target_view
@@ -77,7 +78,8 @@ def _sheets(run: Run) -> list[dict[str, Any]]:
         return []
     try:
         results, seconds = (
-            json.loads((run.folder / name).read_bytes()) for name in ("results.json", "timing.json")
+            json.loads(regular.contents(run.folder / name))
+            for name in ("results.json", "timing.json")
         )
         return [asdict(sheet) for sheet in sheets(results, seconds)]
     except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:

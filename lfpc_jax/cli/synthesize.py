@@ -14,6 +14,7 @@ them. """
 import argparse
 import json
 import multiprocessing
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -134,7 +135,11 @@ def _samples(
             advance(1)
         return
     waiting: deque[Future[Sample]] = deque()
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    # After a second Ctrl-C, Python's process that removes their semaphores would warn of them.
+    filters = [os.environ.get("PYTHONWARNINGS", ""), "ignore:resource_tracker:UserWarning"]
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, filters))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=stopping.end_with_parent)
     try:
         for index in range(count + _AHEAD * workers):
             if index < count:

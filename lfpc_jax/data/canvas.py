@@ -13,10 +13,11 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
+from lfpc_jax.data import pictures
 from lfpc_jax.data.marks import GREY, draw_plate
+from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.data.scene import COLOURS, Scene, Shape, Thing
-from lfpc_jax.processing.images import to_rgb
-from lfpc_jax.trajectory import Size
+from lfpc_jax.trajectory import Picture, Size
 
 _PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp")
 _COARSENESS = 8
@@ -93,8 +94,10 @@ def photographs_in(folder: str) -> tuple[Path, ...]:
 
 @lru_cache(maxsize=4)
 def _opened(path: Path) -> PIL.Image.Image:
-    with PIL.Image.open(path) as image:
-        return to_rgb(image)
+    try:
+        return pictures.original(Picture(path=str(path)))
+    except Unusable as error:
+        raise ValueError(f"{error}; take it out of the photographs") from error
 
 
 def _draw_clutter(

@@ -13,11 +13,13 @@ import base64
 import binascii
 import csv
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax import regular
 from lfpc_jax.data import parquet
 from lfpc_jax.data.benchmarks import HR_BENCH_COLUMNS
 from lfpc_jax.data.columns import check_columns
@@ -98,7 +100,7 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 def _tsv(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(_LONGEST_FIELD)
-    with path.open(encoding="utf-8", newline="") as file:
+    with io.TextIOWrapper(regular.opened(path), encoding="utf-8", newline="") as file:
         table = csv.DictReader(file, delimiter="\t")
         check_columns(path, table.fieldnames or (), HR_BENCH_COLUMNS)
         try:

@@ -13,10 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
+from lfpc_jax import regular
 from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.trajectory import Record
 
 log = logging.getLogger(__name__)
+
+_MOST_BYTES = 1 << 34
 
 
 @runtime_checkable
@@ -93,7 +96,7 @@ class Journal(Generic[E]):
 
     def _lines(self) -> list[bytes]:
         """The whole lines, the head among them."""
-        old = self.path.read_bytes() if self.path.exists() else b""
+        old = regular.contents(self.path, _MOST_BYTES) if self.path.exists() else b""
         return old[: old.rfind(b"\n") + 1].splitlines(keepends=True)
 
     def _entry(self, line: bytes) -> E | Rejected:
@@ -141,7 +144,7 @@ class Journal(Generic[E]):
 
 def about_of(path: Path) -> dict[str, Any]:
     """Everything that the entries of a journal depend on, as its first line says."""
-    head, *_ = (path.read_bytes() if path.exists() else b"").partition(b"\n")
+    head, *_ = (regular.contents(path, _MOST_BYTES) if path.exists() else b"").partition(b"\n")
     try:
         return dict(json.loads(head)["about"])
     except (ValueError, TypeError, KeyError):

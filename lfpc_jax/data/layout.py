@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import pyarrow
 
+from lfpc_jax import regular
 from lfpc_jax.data import parquet
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected, Unusable, check_share
 from lfpc_jax.jsonfile import Checked, brief, read_object
@@ -153,8 +154,7 @@ def _remedy(folder: Path) -> str:
     table = folder / "records.jsonl"
     if not table.is_file():
         return f"is {folder} a set in the project's layout?"
-    with table.open("rb") as lines:
-        count = sum(1 for _ in lines)
+    count = sum(1 for _ in regular.lines(table))
     meta = {"format": FORMAT, "version": VERSION, "records": table.name, "count": count}
     return (
         "if a command was interrupted, run it again; if you wrote records.jsonl yourself and it is "
@@ -172,12 +172,11 @@ def _schema(columns: Iterable[str]) -> pyarrow.Schema:
 def _jsonl(path: Path) -> Iterator[Any]:
     """The values of the lines. A line that is not JSON comes as its bytes, from which no record can
     be made."""
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError):
-                yield line
+    for line in regular.lines(path):
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError):
+            yield line
 
 
 def _place_picture(folder: Path, picture: Picture, place: int, copy_files: bool) -> str | None:
@@ -197,9 +196,10 @@ def _place_picture(folder: Path, picture: Picture, place: int, copy_files: bool)
         target.write_bytes(picture.data)
         return name
     try:
-        shutil.copyfile(str(picture.path), target)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        regular.check(str(picture.path))
+    except (OSError, ValueError) as error:
         raise Unusable("missing picture", str(error)) from error
+    shutil.copyfile(str(picture.path), target)
     return name
 
 

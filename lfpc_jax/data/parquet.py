@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from lfpc_jax import regular
+
 _ROWS = 16
 _BUFFER = 2**20
 _GROUP = 4096
@@ -49,6 +51,7 @@ def write(path: Path, lines: Iterable[dict[str, Any]], schema: pyarrow.Schema) -
 
 
 def _opened(path: Path) -> pyarrow.parquet.ParquetFile:
+    regular.check(path)
     try:
         return pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
     except pyarrow.ArrowInvalid as error:

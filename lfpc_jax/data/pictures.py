@@ -25,7 +25,7 @@ from lfpc_jax.trajectory import Picture, Size
 _SIDEWAYS = (5, 6, 7, 8)
 _JPEG_END = b"\xff\xd9"
 _TAIL = 64
-_MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 30
 """The largest file that is read as a picture."""
 _FAULTS = (
     *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError),
@@ -68,7 +68,7 @@ def contents(picture: Picture) -> bytes:
     path = _file(picture)
     try:
         with open(path, "rb") as file:
-            return file.read(_MOST_BYTES)
+            return file.read(MOST_BYTES)
     except OSError as error:
         raise Unusable("missing picture", f"{_name(picture)}: {error}") from error
 
@@ -127,10 +127,10 @@ def _file(picture: Picture) -> str:
         raise Unusable("missing picture", f"{picture.path!r:.200}: {error}") from error
     if not stat.S_ISREG(status.st_mode):
         raise Unusable("missing picture", f"{picture.path!r:.200}: not a regular file")
-    if status.st_size > _MOST_BYTES:
+    if status.st_size > MOST_BYTES:
         raise Unusable(
             "unreadable picture",
-            f"{picture.path!r:.200}: {status.st_size} bytes, and at most {_MOST_BYTES} are read",
+            f"{picture.path!r:.200}: {status.st_size} bytes, and at most {MOST_BYTES} are read",
         )
     return picture.path
 

@@ -15,7 +15,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lfpc_jax.data import parquet
+from lfpc_jax import regular
+from lfpc_jax.data import parquet, pictures
 from lfpc_jax.data.rejected import Rejected, Unusable
 from lfpc_jax.data.rows import (
     Row,
@@ -141,8 +142,11 @@ def _only(pictures: list[Any] | None) -> Any:
 
 def _opened(path: Path) -> "zipfile.ZipFile | nullcontext[None]":
     """The archive, or None if there is none."""
+    if not path.exists():
+        return nullcontext()
+    regular.check(path)
     try:
-        return zipfile.ZipFile(path) if path.exists() else nullcontext()
+        return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path}: {error}; download it again, or unpack what can be") from error
 
@@ -154,6 +158,9 @@ def _file_or_member(name: str, folder: Path, archive: zipfile.ZipFile | None) ->
         return picture_file(name, folder)
     for member in (name, f"images/{name}", name.removeprefix("images/")):
         try:
+            if (size := archive.getinfo(member).file_size) > pictures.MOST_BYTES:
+                detail = f"{archive.filename}: {name}: {size} bytes; at most {pictures.MOST_BYTES}"
+                raise Unusable("unreadable picture", f"{detail} are read")
             return Picture(data=archive.read(member))
         except KeyError:
             continue

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax import regular
 from lfpc_jax.data.rejected import Rejected, Unusable
 from lfpc_jax.jsonfile import parsed
 from lfpc_jax.trajectory import Picture, Record
@@ -35,7 +36,7 @@ def parquet_files(folder: Path) -> list[Path]:
 
 def json_list(path: Path, key: str = "") -> list[Row]:
     """The list that a JSON file holds, itself or under `key`."""
-    value = parsed(path.read_bytes(), path)
+    value = parsed(regular.contents(path), path)
     if key and isinstance(value, dict):
         value = value.get(key)
     if not isinstance(value, list):

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax import regular
 from lfpc_jax.data.benchmarks import V_STAR_FOLDERS
 from lfpc_jax.data.columns import check_columns
 from lfpc_jax.data.pictures import measured
@@ -55,17 +56,16 @@ def read_folders(folder: Path, *, seed: int) -> Iterator[Record | Rejected]:
 def read_list(path: Path) -> Iterator[Record | Rejected]:
     """The list's lines in their order. Images lie beside it."""
     left_out: list[str] = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            name = f"{path.stem}/{number}"
-            try:
-                yield _entry(parsed(line, name), path, left_out)
-            except Unusable as error:
-                yield Rejected.of(name, error)
-            except _MALFORMED as error:
-                yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
+    for number, line in enumerate(regular.lines(path), 1):
+        if not line.strip():
+            continue
+        name = f"{path.stem}/{number}"
+        try:
+            yield _entry(parsed(line, name), path, left_out)
+        except Unusable as error:
+            yield Rejected.of(name, error)
+        except _MALFORMED as error:
+            yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
     if left_out:
         log.info(
             "%s: %d questions have text after their options, and are asked without it; the first "

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax import regular
 from lfpc_jax.evaluation.alter import TRUTH
 from lfpc_jax.evaluation.answers import Answered
 from lfpc_jax.rewards.accuracy import grade
@@ -118,7 +119,7 @@ class Journal:
         if not path.is_file():
             raise ValueError(f"{path}: missing; is {self.folder} an evaluation's folder?")
         try:
-            settings = json.loads(path.read_text())
+            settings = json.loads(regular.contents(path))
             version = settings["format"]
             settings["asked"] = with_limits(settings["asked"])
         except (ValueError, TypeError, KeyError) as error:
@@ -218,7 +219,7 @@ class Journal:
             seconds: list[float] = []
             path = self.folder / "answers" / f"{name}.jsonl"
             for number, line in enumerate(
-                path.read_bytes().splitlines() if path.exists() else (), 1
+                regular.contents(path).splitlines() if path.exists() else (), 1
             ):
                 try:
                     seconds.append(float(json.loads(line)["seconds"]))

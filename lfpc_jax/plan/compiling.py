@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 
+from lfpc_jax import stopping
 from lfpc_jax.plan.collectives import collectives, sent
 from lfpc_jax.plan.programs import Uncompiled
 
@@ -80,7 +81,9 @@ def assigned(program: Uncompiled, command: Sequence[str]) -> Compiled:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile("w+") as errors:
         folder = Path(name)
-        process = subprocess.Popen([*command, name], stdout=errors, stderr=errors)
+        process = subprocess.Popen(
+            [*command, name], stdout=errors, stderr=errors, env=stopping.environment_of_commands()
+        )
         try:
             while not any(folder.glob(_LAST)):
                 if process.poll() is not None and not any(folder.glob(_LAST)):

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Int, Int32
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lfpc_jax import regular
+
 
 @dataclass(frozen=True)
 class Tokenizer:
@@ -113,6 +115,10 @@ def _backend(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _require_files(folder: Path) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():  # transformers opens some of them
+        if path.exists() and not path.is_dir():
+            regular.check(path)
+
     def has(*names: str) -> bool:
         return all((folder / name).is_file() for name in names)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax import regular
 from lfpc_jax.report.problems import Problem
 
 _HEAD = ("step", "kind")
@@ -59,10 +60,9 @@ def read(file: Path) -> tuple[list[Curve], list[Problem]]:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, bytes]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield f"{file}, line {number}", line
+    for number, line in enumerate(regular.lines(file), 1):
+        if line.strip():
+            yield f"{file}, line {number}", line
 
 
 def _head(entry: Any) -> tuple[int, str]:

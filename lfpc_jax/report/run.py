@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax import regular
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.report import metrics
 from lfpc_jax.report.metrics import Curve
@@ -158,7 +159,7 @@ def _verdicts(file: Path, problems: list[Problem]) -> Verdicts:
         reason = "missing; verdicts are by rule, as of when an answer came"
         problems.append(Problem(str(file), reason))
         return verdicts
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+    for number, line in enumerate(regular.lines(file), 1):
         try:
             entry = json.loads(line)
             rights = [None if right is None else float(right) for right in entry["right"]]
@@ -171,7 +172,7 @@ def _verdicts(file: Path, problems: list[Problem]) -> Verdicts:
 
 def _config(file: Path, problems: list[Problem]) -> Any:
     try:
-        return json.loads(file.read_bytes(), parse_constant=str, parse_float=_finite)
+        return json.loads(regular.contents(file), parse_constant=str, parse_float=_finite)
     except FileNotFoundError:
         problems.append(Problem(str(file), "missing; the settings of this run are not shown"))
     except (OSError, ValueError, RecursionError) as error:

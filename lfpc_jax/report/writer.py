@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from tensorboardX import SummaryWriter
 
+from lfpc_jax import regular
+
 log = logging.getLogger(__name__)
 
 Kind = Literal["train", "validation"]
@@ -32,7 +34,7 @@ class MetricsWriter:
     def __init__(self, run: Path, *, wandb_project: str = "", config: Any = None) -> None:
         run.mkdir(parents=True, exist_ok=True)
         path = run / "metrics.jsonl"
-        earlier = path.read_bytes() if path.exists() else b""
+        earlier = regular.contents(path) if path.exists() else b""
         self._wandb = None
         if wandb_project:
             self._wandb = _wandb(wandb_project).init(

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from lfpc_jax import regular
 from lfpc_jax.trajectory import Crop, Group, Picture, Record, Trajectory, Turn
 
 VERSION = 1
@@ -80,26 +81,24 @@ class Archive:
     def read(self, part: str) -> Iterator[Group]:
         """The groups of a part in the order in which they were written, one in memory at a time."""
         file = self._file(part)
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    entry = json.loads(line)
-                    version = entry["version"]
-                    group = self._group(entry) if version == VERSION else None
-                except (ValueError, TypeError, LookupError, zlib.error) as error:
-                    log.warning(f"{file}, line {number}: no whole group, skipped ({error!r:.200})")
-                    continue
-                if group is None:
-                    raise ValueError(
-                        f"{file}, line {number}: version {version!r:.20} of the archive, not "
-                        f"{VERSION}; read it with the release that wrote it"
-                    )
-                yield group
+        for number, line in enumerate(regular.lines(file), 1):
+            try:
+                entry = json.loads(line)
+                version = entry["version"]
+                group = self._group(entry) if version == VERSION else None
+            except (ValueError, TypeError, LookupError, RecursionError, zlib.error) as error:
+                log.warning(f"{file}, line {number}: no whole group, skipped ({error!r:.200})")
+                continue
+            if group is None:
+                raise ValueError(
+                    f"{file}, line {number}: version {version!r:.20} of the archive, not "
+                    f"{VERSION}; read it with the release that wrote it"
+                )
+            yield group
 
     def count(self, part: str) -> int:
         """How many groups a part should hold: its lines, damaged ones included."""
-        with self._file(part).open("rb") as lines:
-            return sum(1 for _ in lines)
+        return sum(1 for _ in regular.lines(self._file(part)))
 
     def parts(self) -> list[str]:
         """The names of all parts, sorted."""

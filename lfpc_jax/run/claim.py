@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax import regular
 from lfpc_jax.run.folder import in_the_first_process
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class FolderClaim:
     def check(self) -> None:
         """Raises ValueError if another command has taken the folder over. Call before writing."""
         if self._beating is not None and self.file not in self._claims():
-            others = [str(Owner.of(path.read_text()) or path) for path in self._claims()]
+            others = [str(Owner.of(_read(path)) or path) for path in self._claims()]
             raise ValueError(
                 f"{self.folder}: this process was silent for so long that its claim was removed, "
                 f"and the folder now belongs to {' and '.join(others) or 'nobody'}; nothing more "
@@ -205,7 +206,7 @@ class FolderClaim:
                 time.sleep(_POLL)
 
     def _look(self, path: Path, watched: dict[Path, "_Watched"]) -> None:
-        text = path.read_text(errors="replace")
+        text = _read(path)
         owner = Owner.of(text)
         lives = None if owner is None else owner.lives(self.folder)
         who = f"the claim {path}" if owner is None else str(owner)
@@ -225,6 +226,10 @@ class FolderClaim:
             raise _refused(self.folder, who)
         if lives and watched[path].waited >= self.patience:  # it came later, but did not give way
             raise _refused(self.folder, who)
+
+
+def _read(claim: Path) -> str:
+    return regular.contents(claim).decode(errors="replace")
 
 
 @dataclass

@@ -156,6 +156,7 @@ class CropDemo:
                  *asked),
                 after=("data world",),
                 model=self.target if asked else "",
+                seal=f"{data / arm / 'meta.json'}",
             )  # fmt: skip
 
     def _training(self, arm: str, seed: int) -> Step:

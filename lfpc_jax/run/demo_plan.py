@@ -138,6 +138,7 @@ class Demo:
                  "--slots", f"{config.rollout.slots}"),
                 after=("data world",),
                 model=self.warm if asked else "",
+                seal=f"{data / strategy / 'meta.json'}",
             )  # fmt: skip
 
     def _training(self, arm: str, seed: int) -> Step:

@@ -6,7 +6,6 @@ words, or from another model, are refused.
 """
 
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -34,7 +33,9 @@ class Step:
     done. A step that `gathers` may be run again with other words, for more arms; any other step
     may not, since what was built on its results would be left behind. `model` is a folder among
     the words that no other step makes; a folder of the same name with other weights is another
-    model. `formerly` are words of an earlier version that gave the same results."""
+    model. `formerly` are words of an earlier version that gave the same results. `seal` is a file
+    that the command writes last and with which it would refuse to run again. Without it, it makes
+    the same results from its journal."""
 
     name: str
     words: tuple[str, ...]
@@ -42,6 +43,7 @@ class Step:
     gathers: bool = False
     model: str = ""
     formerly: tuple[str, ...] = ()
+    seal: str = ""
 
     def __str__(self) -> str:
         return f"python launch/{shlex.join(self.words)}"
@@ -136,7 +138,9 @@ def _run(
     print(f"\n{place} {step}", flush=True)
     start = time.monotonic()
     command = [sys.executable, str(LAUNCH / step.words[0]), *step.words[1:]]
-    environment = {**os.environ, stopping.CODE: str(_STOPPED)}
+    environment = stopping.environment_of_commands(**{stopping.CODE: str(_STOPPED)})
+    if step.seal:  # it has finished, but this command did not live to note it
+        Path(step.seal).unlink(missing_ok=True)
     if alone:
         process = subprocess.Popen(command, env=environment)
         started.append(process)

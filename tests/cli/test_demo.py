@@ -92,6 +92,25 @@ def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
     assert out.count("done before") == len(planned(*words))
 
 
+def test_what_finished_without_a_note_is_finished_again(folder, capfd):
+    """The demo was killed after a selection had finished, which refuses to run a second time."""
+    words = ["--out", str(folder / "out"), "--arms", "stage1", "--warm", str(folder)]
+    words += ["--jobs", "1"]
+    (folder / "once").touch()
+    made = folder / "out/data/answer/meta.json"
+    with (folder / "launch/select_resolution.py").open("a") as program:
+        program.write(
+            f"made = pathlib.Path({str(made)!r})\n"
+            "if made.exists(): sys.exit(1)\n"
+            "made.parent.mkdir(parents=True, exist_ok=True)\nmade.touch()\n"
+        )
+    assert demo.main(words) == 0
+    (folder / "out/done/select-answer.json").unlink()
+    assert demo.main(words) == 0
+    assert made.exists()
+    assert demo.main(words) == 0  # noted now, and so left alone
+
+
 def test_a_folder_holds_one_setting_and_any_arms(folder, capfd):
     words = ["--out", str(folder / "out"), "--warm", str(folder), "--jobs", "1", "--arms", "stage1"]
     (folder / "once").touch()

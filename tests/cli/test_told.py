@@ -10,6 +10,7 @@ import pytest
 
 from support import rigged, rigged_selection, told
 from support.left import same
+from support.processes import ROOT
 from support.training_runs import CONFIG
 
 pytestmark = [pytest.mark.slow, pytest.mark.compiles]
@@ -44,11 +45,15 @@ def disturbed(words, seconds, moment, kind, **more):
     return code, printed, errors
 
 
+def moment_of(number):
+    return np.random.default_rng([SEED, number]).uniform(0, 1)
+
+
 def one_moment(words, seconds, number, finished=None, **more):
     """Tells a command once, in one of four ways, and then lets the same command finish. One that
     has written the file `finished` would be refused."""
     kind = KINDS[number % len(KINDS)]
-    moment = np.random.default_rng([SEED, number]).uniform(0, 1)
+    moment = moment_of(number)
     print(f"{words[0]}, {number}: {[n.name for n in kind]} after {moment * seconds:.2f} s")
     _, printed, errors = disturbed(words, seconds, moment, kind, **more)
     if "wrote " in printed or (finished is not None and finished.exists()):
@@ -67,6 +72,11 @@ def whole(words, **more):
 
 def contents(folder, names):
     return {name: (folder / name).read_bytes() for name in names}
+
+
+def everything(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_select_resolution(tmp_path):
@@ -97,3 +107,88 @@ def test_train(folder, timed):
         words = ("train.py", "--config", CONFIG, "--run", run, "--cache", folder / "compiled")
         one_moment(words, seconds, number, MICRO=str(folder))
         same(run, undisturbed)
+
+
+def test_synthesize(tmp_path):
+    def words(out, workers):
+        return ("synthesize.py", out, "--count", 40, "--size", 448, "--workers", workers)
+
+    seconds = {workers: whole(words(tmp_path / f"whole{workers}", workers)) for workers in (1, 2)}
+    expected = everything(tmp_path / "whole1")
+    assert len(expected) > 40
+    assert everything(tmp_path / "whole2") == expected
+    for number in range(MOMENTS):
+        out, workers = tmp_path / f"out{number}", 1 + number // len(KINDS) % 2
+        one_moment(words(out, workers), seconds[workers], number, finished=out / "meta.json")
+        assert everything(out) == expected
+        assert not list(tmp_path.glob(".*"))
+
+
+DEMO = ("--arms", "stage1", "--steps", 6, "--scenes", 12, "--questions", 4, "--jobs", 2)
+"""The smallest demo: the learning rate's warm-up needs six steps."""
+
+
+def test_demo(tmp_path):
+    """A demo is told again and again until it is finished; then another begins, in the same place,
+    which its files name."""
+    out, warm = tmp_path / "out", ROOT / "configs" / "micro" / "warm"
+    words = ("demo.py", "--out", out, *DEMO, "--warm", warm)
+    seconds, demos = whole(words), 0
+    undisturbed = out.rename(tmp_path / "whole")
+    for number in range(MOMENTS):
+        kind, moment = KINDS[number % len(KINDS)], 0.5 * moment_of(number)
+        print(f"demo {demos}, {number}: {[n.name for n in kind]} after {moment * seconds:.2f} s")
+        code, printed, _ = disturbed(words, seconds, moment, kind)
+        if number == MOMENTS - 1 and "What to type next" not in printed:
+            code, printed, errors = told.ended(told.start(*words), within=600)
+            assert code == 0, (printed, errors)
+        if "What to type next" in printed:
+            assert demo_results(out) == demo_results(undisturbed)
+            same(out / "stage1-0", undisturbed / "stage1-0")
+            out.rename(tmp_path / f"done{demos}")
+            demos += 1
+        elif code == 0:
+            assert printed.splitlines()[-1] == f"stopped; rerun the same command to resume {out}"
+    assert demos > 1
+
+
+def demo_results(out):
+    """All data, what every model came to, and their comparison."""
+    evaluated = out / "evaluated" / "temperature-0"
+    found = {
+        f"{arm} {name}": (evaluated / arm / name).read_bytes()
+        for arm in ("warm", "stage1-0")
+        for name in ("results.json", "scores.jsonl")
+    }
+    found |= everything(out / "data") | everything(out / "compared-0")
+    assert len(found) > 100
+    return found
+
+
+FIRST = [
+    ("convert.py", "to-orbax", "nowhere", "out"),
+    ("label_boxes.py", "nowhere", "out", "--boxes", "tight"),
+    ("compare.py", "out", "--arm", "one", "nowhere"),
+    ("report.py", "nowhere"),
+    ("replay.py", "nowhere"),
+    ("plan.py", "--config", "stage1.py", "--topology", "v5e:4x4"),
+    ("ask.py", "--model", "nowhere", "--image", "none.png", "--question", "?"),
+]
+
+
+@pytest.mark.parametrize("words", FIRST, ids=lambda words: words[0])
+def test_in_the_first_seconds(words):
+    """While a command imports what it needs. One that is not told in time says its error."""
+    for number in range(4 * len(KINDS)):
+        kind = KINDS[number % len(KINDS)]
+        process = told.start(*words)
+        told.until_it_hears(process)
+        time.sleep(4 * moment_of(number))
+        for signalled in kind:
+            process.send_signal(signalled)
+            time.sleep(0.05)
+        code, _, errors = told.ended(process, within=10)
+        if code == 1:
+            assert errors.splitlines()[-1].startswith("error: "), errors
+        else:
+            assert code in ALLOWED[kind] - {0}, (words, number, code, errors)

@@ -74,7 +74,8 @@ TURN = (*FIRST, "turns", 0)
 
 CASES = [
     (lambda entry: json.dumps(entry)[:200], 2, "line 2"),
-    (lambda entry: "[" * 100_000, 4, "not read to its end"),
+    (lambda entry: "[" * 100_000, 2, "line 2"),
+    (entry_with("version", value=[9]), 4, "not read to its end"),
     (entry_with("version", value=99), 4, "version 99"),
     (entry_with(*FIRST, "arrays", value="AAAA"), 2, "line 2"),
     (entry_with(*TURN, "start", value=-3), 1, "turn 0 spans -3"),

@@ -28,6 +28,7 @@ from lfpc_jax.rollout.tools import Toolbox, respond, system_prompt
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture, Record
+from support import scratch
 
 CROPS = ImageProcessor(min_pixels=784).with_tokens(16)
 ZOOM = Zoom(CROPS, aspect_limit=8.0)
@@ -69,7 +70,7 @@ FOLLOWS = [
 
 @functools.cache
 def folder() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="small-tokenizer-"))
+    path = scratch.folder("small-tokenizer-")
     texts = [system_prompt(TOOLBOX), "Which colour is it? red blue"] * 5
     said = (HEAD, *LEFT, *TOP, *RIGHT, *BOTTOM, *ANSWERS)
     whole = (*said, *(system_prompt(box) for box in (TOOLBOX, Toolbox(()))), *RESPONSE)
