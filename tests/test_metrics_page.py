@@ -6,6 +6,7 @@ tests/run/test_validation.py.
 
 import ast
 import re
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from lfpc_jax.evaluation.measures import ENDS, Measures, gather
 from lfpc_jax.evaluation.results import results
 from lfpc_jax.grpo.objective import FROM_DRAWN, Objective, loss_of
 from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.report import words
 from lfpc_jax.report.figures import FIGURES
 from lfpc_jax.rewards.total import OwnReward, Rewards, compute_rewards
 from lfpc_jax.rollout.tools import Toolbox
@@ -67,7 +69,34 @@ def test_every_name_in_the_code_has_an_entry(path):
 
 
 def test_the_report_draws_what_has_an_entry():
-    assert {panel.name for figure in FIGURES for panel in figure.panels} <= metrics_page.of_runs()
+    assert {name for figure in FIGURES for name in figure.names} <= metrics_page.of_runs()
+
+
+RUNS = sorted(name for name in metrics_page.of_runs() if not name.endswith(".py"))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_metric_has_its_word_and_its_meaning_in_the_report(name):
+    group, _, rest = name.partition("/")
+    assert words.title(name) != name
+    assert words.unit(name) != "value"
+    meaning = words.meaning(name)
+    assert meaning
+    assert all(head and text and "`" not in text and "](" not in text for head, text in meaning)
+    of_crops = f"crop/{rest}"
+    if group == "validation" and of_crops in RUNS:
+        assert meaning == words.meaning(of_crops)
+
+
+def test_titles_in_a_figure_tell_its_metrics_apart():
+    titles = Counter((name.partition("/")[0], words.title(name)) for name in RUNS)
+    assert titles.most_common(1)[0][1] == 1
+
+
+def test_a_metric_of_nobody_is_shown_by_its_name():
+    assert words.title("strange/thing") == "strange/thing"
+    assert words.meaning("strange/thing") == ()
+    assert words.title("reward/short_text") == "Your reward short text"
 
 
 def test_what_is_measured_of_episodes():

@@ -14,22 +14,20 @@ verdicts of the judge that graded them, which must be the same for all arms.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 
 from rich.console import Console
 
 from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.compare import parser
-from lfpc_jax.evaluation import comparable
-from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison, SeededEstimate
+from lfpc_jax.evaluation import comparable, compared
+from lfpc_jax.evaluation.arms import MEASURES, Arm, Change, Comparison
+from lfpc_jax.evaluation.compared import Compared
 from lfpc_jax.evaluation.plots import plot_arms
 from lfpc_jax.evaluation.ranks import correlations
-from lfpc_jax.evaluation.sheet import Sheet, markdown, printed
-from lfpc_jax.evaluation.tables import arm_sheets, rank_sheets
+from lfpc_jax.evaluation.sheet import markdown, printed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,35 +44,31 @@ def compare(args: argparse.Namespace) -> None:
         print(line, file=sys.stderr)
     comparable.check_judges(arms)
     unknown = tuple(comparable.unjudged(arms))
-    sheets: list[Sheet] = []
-    encoded, by_title = {}, {}
+    comparisons = []
     for benchmark, tokens in budgets:
         comparison = Comparison(arms, benchmark, tokens, over_seeds=args.over_seeds)
         known = (*unknown, *comparable.unanswered(arms, benchmark, tokens), *comparison.notes)
-        title = f"{benchmark}, {tokens} visual tokens of the image"
-        measured = {
-            arm.name: {measure: comparison.measured(arm.name, measure) for measure in MEASURES}
-            for arm in arms
-        }
-        changed = {str(change): comparison.changed(change) for change in changes}
-        ranked = correlations(comparison, args.rank or [arm.name for arm in arms])
-        sheets += arm_sheets(title, measured, changed, known, over_seeds=args.over_seeds)
-        sheets += rank_sheets(title, ranked)
-        by_title[title] = measured
-        encoded[f"{benchmark}-{tokens}"] = {
-            "arms": {arm: _encoded(row) for arm, row in measured.items()},
-            "changes": _encoded(changed),
-        }
-        if ranked:
-            encoded[f"{benchmark}-{tokens}"]["ranks"] = {
-                measure: asdict(value) for measure, value in ranked.items()
-            }
+        comparisons.append(
+            Compared(
+                benchmark,
+                tokens,
+                {
+                    arm.name: {name: comparison.measured(arm.name, name) for name in MEASURES}
+                    for arm in arms
+                },
+                {str(change): comparison.changed(change) for change in changes},
+                correlations(comparison, args.rank or [arm.name for arm in arms]),
+                known,
+                args.over_seeds,
+            )
+        )
+    sheets = [sheet for each in comparisons for sheet in each.sheets()]
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "comparison.json").write_text(json.dumps(encoded, indent=2) + "\n")
+    compared.write(comparisons, args.out / compared.FILE)
     (args.out / "comparison.md").write_text("\n".join(map(markdown, sheets)))
-    plot_arms(by_title, args.out / "comparison.png")
+    plot_arms({each.title: each.measured for each in comparisons}, args.out / "comparison.png")
     Console(width=None if sys.stdout.isatty() else 200).print(printed(sheets))
-    print(f"wrote {args.out / 'comparison.json'}, comparison.md and comparison.png")
+    print(f"wrote {args.out / compared.FILE}, comparison.md and comparison.png")
 
 
 def _check(arms: Sequence[Arm], changes: Sequence[Change], ranked: Sequence[str]) -> None:
@@ -92,7 +86,3 @@ def _check(arms: Sequence[Arm], changes: Sequence[Change], ranked: Sequence[str]
             raise ValueError(f"--change {change}: no arm {sorted(missing)}; there are {names}")
         if change.times <= 0:
             raise ValueError(f"--change {change}: the factor must be positive")
-
-
-def _encoded(values: dict[str, SeededEstimate | None]) -> dict[str, object]:
-    return {name: None if value is None else asdict(value) for name, value in values.items()}

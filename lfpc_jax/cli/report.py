@@ -1,16 +1,16 @@
 """Curves, results and every episode of one or several runs, as one HTML page and PNG plots.
 
-    report.py RUN... [--out FILE] [--model DIR] [--episodes N] [--parts PATTERN]
+    report.py RUN... [--out FILE] [--about TEXT] [--model DIR] [--episodes N] [--parts PATTERN]
 
-RUN is a folder of train.py or evaluate.py. The page needs no network and no server. By default it
-is RUN/report.html, or ./report.html for several runs; the plots lie beside it. What cannot be read
-is left out and listed, on the page and in the terminal.
+RUN is a folder of train.py, evaluate.py or compare.py. The page needs no network and no server. By
+default it is RUN/report.html, or ./report.html for several runs; the plots lie beside it. What
+cannot be read is left out and listed, on the page and in the terminal.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -20,12 +20,15 @@ from lfpc_jax import regular
 from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.report import parser
 from lfpc_jax.cropvlm.seen import target_view
+from lfpc_jax.evaluation import compared as comparisons
+from lfpc_jax.evaluation.compared import Compared
 from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.seen import shown_crops
 from lfpc_jax.evaluation.tables import sheets
 from lfpc_jax.report import document, plots
 from lfpc_jax.report.album import Album
 from lfpc_jax.report.conversation import Decoder
+from lfpc_jax.report.document import Contents
 from lfpc_jax.report.episodes import Episodes, Replaced, SeenByTarget
 from lfpc_jax.report.problems import Problem
 from lfpc_jax.report.run import Run, open_run
@@ -46,8 +49,9 @@ def report(args: argparse.Namespace) -> int:
         )
     out = args.out or (args.runs[0] if len(args.runs) == 1 else Path()) / "report.html"
     # ------------------------------------------------------------------ the runs
-    runs = [open_run(folder, args.model) for folder in args.runs]
+    runs = [open_run(folder, args.model) for folder in args.runs if not _is_comparison(folder)]
     names = _names(runs)
+    compared, problems = _comparisons(filter(_is_comparison, args.runs))
     # ------------------------------------------------------------------ their episodes
     episodes = Episodes(Album(side=args.side, crop_side=max(64, args.side // 2)))
     with progress.waiting("reading episodes"):
@@ -62,14 +66,30 @@ def report(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------ the page
     out.parent.mkdir(parents=True, exist_ok=True)
     files = plots.plot({name: run.curves for name, run in zip(names, runs)}, out.with_suffix(""))
-    document.write(out, runs, names, episodes)
-    _say_problems(document.all_problems(runs, episodes))
+    contents = Contents(runs, names, episodes, compared, args.about or (), problems)
+    document.write(out, contents)
+    _say_problems(contents.all_problems())
     pictures = len(episodes.album.urls)
     size = out.stat().st_size / 1e6
     print(f"wrote {out}: {len(episodes.lines)} episodes, {pictures} pictures, {size:.1f} MB")
     for file in files:
         print(f"wrote {file}")
     return 0
+
+
+def _is_comparison(folder: Path) -> bool:
+    return (folder / comparisons.FILE).is_file()
+
+
+def _comparisons(folders: Iterable[Path]) -> tuple[list[Compared], list[Problem]]:
+    found: list[Compared] = []
+    problems: list[Problem] = []
+    for folder in folders:
+        try:
+            found += comparisons.read(folder / comparisons.FILE)
+        except (ValueError, OSError) as error:
+            problems.append(Problem(str(folder), f"the comparison cannot be shown: {error}"))
+    return found, problems
 
 
 def _sheets(run: Run) -> list[dict[str, Any]]:

@@ -55,9 +55,10 @@ CROPVLM_RANKS = {
 so does the size that recall comes with; or both together."""
 _SMALL = 0.02
 _CERTAIN = 0.05
-_LEGEND = (
+_LEGEND = "A claim is unclear where the interval leaves both answers open."
+_NOT_DOWN = (
     f'"Not down" is confirmed where the interval excludes a loss of more than {100 * _SMALL:g} '
-    "points. A claim is unclear where the interval leaves both answers open."
+    "points. "
 )
 _ALIKE = f' "Alike" is confirmed where it excludes any change of more than {100 * _SMALL:g} points.'
 _RANKS_LEGEND = (
@@ -82,7 +83,8 @@ def write_page(
     that compare.py wrote, by temperature. `claims` are of changes and `ranks` of rank correlations;
     those that were not compared are left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    legend = _LEGEND + (_ALIKE if "alike" in claims.values() else "")
+    legend = (_NOT_DOWN if "not down" in claims.values() else "") + _LEGEND
+    legend += _ALIKE if "alike" in claims.values() else ""
     legend += f" {_RANKS_LEGEND}" if ranks else ""
     numbers = {}
     page = [

@@ -7,7 +7,7 @@ could score) is a line below and not a column.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -28,6 +28,8 @@ from lfpc_jax.evaluation.results import Results
 from lfpc_jax.evaluation.sheet import NONE, Sheet, each, estimate
 
 _CATEGORIES = tuple(LABELS)
+_Row = tuple[str, str, dict[str, Any], dict[str, Any]]
+"""Of `sheet.each`."""
 
 
 def sheets(results: Results, seconds: dict[str, float]) -> list[Sheet]:
@@ -151,18 +153,29 @@ def _crops(results: Results) -> Sheet:
     return sheet
 
 
+_ENDED = {
+    "no_action": "a turn had neither an answer nor a call",
+    "max_turns": "the turns were used up by calls; in direct, by a call of the tool that was not "
+    "offered",
+    "max_tokens": "cut off at the limit of a turn or an episode",
+    "context_full": "there was no room for another token",
+    "proposed": "with a crop network's box",
+}
+"""What ends mean whose names do not say it."""
+
+
 def _episodes(results: Results, seconds: dict[str, float]) -> Sheet:
     sheet = Sheet(
         "Episodes",
         ("benchmark", "tokens", "mode", "ended"),
         ("turns", "sampled", "seconds"),
-        meaning="sampled: tokens a question. seconds: of the wall, a question, while many are "
-        "asked.",
     )
+    shown: set[str] = set()
     for name, tokens, mode, condition in _modes(results):
         measured = condition["measures"]
         ends = {key[4:]: share for key, share in measured.items() if key.startswith("end/")}
         often = sorted(((share, end) for end, share in ends.items() if share), reverse=True)
+        shown |= {end for _, end in often}
         sheet.add(
             name,
             tokens,
@@ -172,6 +185,14 @@ def _episodes(results: Results, seconds: dict[str, float]) -> Sheet:
             _number(measured.get("episode/tokens"), "{:.0f}"),
             _number(seconds.get(f"{name}-{tokens}-{mode}"), "{:.2f}"),
         )
+    told = (f"{end}: {what}." for end, what in _ENDED.items() if end in shown)
+    sheet.meaning = " ".join(
+        (
+            "ended: how episodes ended, and how many.",
+            *told,
+            "sampled: tokens a question. seconds: of the wall, a question, while many are asked.",
+        )
+    )
     return sheet
 
 
@@ -223,10 +244,7 @@ def _diagnostics(results: Results) -> Iterator[Sheet]:
         ("n", "before", "after", "change"),
         parts=[],
         warnings=tuple(_of_before(results)),
-        meaning="needed: only what is wrong without the tool, right with it, and cropped for. "
-        f"missed: only where there are crops and none has over {MISSED} of the target (of several: "
-        "their mean). answer first: episodes that state their answer before their first call, of "
-        "those with a call.",
+        meaning=" ".join(_explained(wanted)),
     )
     for name, tokens, about, budget in wanted:
         sheet.part()
@@ -234,6 +252,27 @@ def _diagnostics(results: Results) -> Iterator[Sheet]:
         for first, row in zip(whose, _tests(budget, about["column"], tokens)):
             sheet.add(first, *row)
     yield sheet
+
+
+_EXPLAINED = {
+    "needed": "needed: only what is wrong without the tool, right with it, and cropped for.",
+    "missed": f"missed: only where there are crops and none has over {MISSED} of the target (of "
+    "several: their mean).",
+    "answer first": "answer first: episodes that state their answer before their first call, of "
+    "those with a call.",
+}
+
+
+def _explained(wanted: list[_Row]) -> Iterator[str]:
+    """The meaning of the tests that have a row in the table."""
+    rows = [
+        test
+        for _, tokens, about, budget in wanted
+        for test, *_ in _tests(budget, about["column"], tokens)
+    ]
+    for word, meaning in _EXPLAINED.items():
+        if any(word in test for test in rows):
+            yield meaning
 
 
 def _of_before(results: Results) -> Iterator[str]:
@@ -275,8 +314,8 @@ def _changed(paired: dict[str, Any] | None) -> tuple[str, ...]:
 
 def arm_sheets(
     title: str,
-    measured: dict[str, dict[str, SeededEstimate | None]],
-    changed: dict[str, SeededEstimate | None],
+    measured: Mapping[str, Mapping[str, SeededEstimate | None]],
+    changed: Mapping[str, SeededEstimate | None],
     known: tuple[str, ...],
     *,
     over_seeds: bool = False,
@@ -306,7 +345,7 @@ def arm_sheets(
         yield table
 
 
-def rank_sheets(title: str, ranked: dict[str, Correlation]) -> Iterator[Sheet]:
+def rank_sheets(title: str, ranked: Mapping[str, Correlation]) -> Iterator[Sheet]:
     """How measures of boxes go with the accuracy over arms; nothing without such measures."""
     if not ranked:
         return

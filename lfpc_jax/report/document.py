@@ -10,38 +10,56 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lfpc_jax.evaluation.arms import MEASURES
+from lfpc_jax.evaluation.compared import Compared
 from lfpc_jax.report.album import Album
 from lfpc_jax.report.episodes import Episodes
 from lfpc_jax.report.figures import arrange
-from lfpc_jax.report.plots import RUN_COLOURS
+from lfpc_jax.report.plots import OTHER_COLOUR, RUN_COLOURS
 from lfpc_jax.report.problems import Problem
 from lfpc_jax.report.run import Run
 from lfpc_jax.report.sketch import COLOURS
 
-_SCRIPTS = ("dom.js", "curves.js", "results.js", "stage.js", "episode.js", "browser.js", "main.js")
+_SCRIPTS = ("dom.js", "curves.js", "compared.js", "results.js", "stage.js", "episode.js",
+            "browser.js", "main.js")  # fmt: skip
 _LISTED = 200
 
 
-def write(file: Path, runs: Sequence[Run], names: Sequence[str], episodes: Episodes) -> None:
+@dataclass(frozen=True)
+class Contents:
+    """What a page shows: runs with their names, comparisons, and `about`, which says in words what
+    is compared."""
+
+    runs: Sequence[Run]
+    names: Sequence[str]
+    episodes: Episodes
+    compared: Sequence[Compared] = ()
+    about: Sequence[str] = ()
+    problems: Sequence[Problem] = ()
+
+    def all_problems(self) -> list[Problem]:
+        of_runs = (problem for run in self.runs for problem in run.problems)
+        return [*self.problems, *of_runs, *self.episodes.problems]
+
+
+def write(file: Path, contents: Contents) -> None:
     """Writes the page beside its name and renames it, so that a page is complete or as it was."""
+    episodes = contents.episodes
     beside = file.with_name(f".{file.name}.part")
     with beside.open("w", encoding="utf-8") as out:
-        for piece in _pieces(_index(runs, names, episodes), episodes, episodes.album):
+        for piece in _pieces(_index(contents), episodes, episodes.album):
             out.write(piece)
     beside.replace(file)
 
 
-def all_problems(runs: Sequence[Run], episodes: Episodes) -> list[Problem]:
-    return [*(problem for run in runs for problem in run.problems), *episodes.problems]
-
-
-def _index(runs: Sequence[Run], names: Sequence[str], episodes: Episodes) -> dict[str, Any]:
-    problems = [str(problem) for problem in all_problems(runs, episodes)]
+def _index(contents: Contents) -> dict[str, Any]:
+    problems = [str(problem) for problem in contents.all_problems()]
+    runs, names, episodes = contents.runs, contents.names, contents.episodes
     return {
         "runs": [
             {
@@ -54,9 +72,9 @@ def _index(runs: Sequence[Run], names: Sequence[str], episodes: Episodes) -> dic
             }
             for name, run in zip(names, runs, strict=True)
         ],
-        "figures": [
-            asdict(figure) for figure in arrange(c.name for run in runs for c in run.curves)
-        ],
+        "about": contents.about,
+        "compared": [_compared(each, names) for each in contents.compared],
+        "figures": [asdict(figure) for figure in arrange(run.curves for run in runs)],
         "records": episodes.records,
         "episodes": episodes.lines,
         "problems": problems[:_LISTED],
@@ -64,6 +82,31 @@ def _index(runs: Sequence[Run], names: Sequence[str], episodes: Episodes) -> dic
         "sizes": episodes.album.sizes,
         "colours": {"runs": RUN_COLOURS, "boxes": COLOURS},
     }
+
+
+def _compared(compared: Compared, names: Sequence[str]) -> dict[str, Any]:
+    """A comparison's tables, and its values for the picture of the same."""
+    return {
+        "title": compared.title,
+        "sheets": [asdict(sheet) for sheet in compared.sheets()],
+        "measures": [(name, MEASURES[name]) for name in compared.shown_measures()],
+        "arms": [
+            {
+                "name": arm,
+                "colour": _colour(arm, names),
+                "values": {name: asdict(value) for name, value in row.items() if value},
+            }
+            for arm, row in compared.measured.items()
+        ],
+    }
+
+
+def _colour(arm: str, names: Sequence[str]) -> str:
+    """An arm has the colour of its first run, which is called as the arm or `ARM-SEED`."""
+    for number, name in enumerate(names):
+        if name == arm or name.rpartition("-")[0] == arm:
+            return RUN_COLOURS[number % len(RUN_COLOURS)]
+    return OTHER_COLOUR
 
 
 def _pieces(index: dict[str, Any], episodes: Episodes, album: Album) -> Iterator[str]:

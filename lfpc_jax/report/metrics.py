@@ -21,10 +21,14 @@ _HEAD = ("step", "kind")
 
 @dataclass(frozen=True)
 class Curve:
+    """The values of a metric. `starts` are the places at which the curve begins, or begins anew
+    after lines of its kind without the metric."""
+
     kind: str
     name: str
     steps: tuple[int, ...]
     values: tuple[float, ...]
+    starts: tuple[int, ...] = (0,)
 
 
 def read(file: Path) -> tuple[list[Curve], list[Problem]]:
@@ -41,8 +45,9 @@ def read(file: Path) -> tuple[list[Curve], list[Problem]]:
             problems.append(Problem(where, f"no line of metrics, skipped ({error!s:.160})"))
             continue
         rows[kind, step] = where, entry
-    points: dict[tuple[str, str], list[tuple[int, float]]] = {}
-    for (kind, step), (where, entry) in sorted(rows.items(), key=lambda row: row[0]):
+    points: dict[tuple[str, str], list[tuple[int, int, float]]] = {}
+    ordered = sorted(rows.items(), key=lambda row: row[0])
+    for place, ((kind, step), (where, entry)) in enumerate(ordered):
         for name, value in entry.items():
             if name in _HEAD or value is None:
                 continue
@@ -51,12 +56,16 @@ def read(file: Path) -> tuple[list[Curve], list[Problem]]:
                     Problem(where, f"{name!r:.80} is {value!r:.40} at step {step}, not a number")
                 )
                 continue
-            points.setdefault((kind, name), []).append((step, float(value)))
-    curves = [
-        Curve(kind, name, *(tuple(column) for column in zip(*pairs)))
-        for (kind, name), pairs in sorted(points.items())
-    ]
+            points.setdefault((kind, name), []).append((place, step, float(value)))
+    curves = [_curve(kind, name, found) for (kind, name), found in sorted(points.items())]
     return curves, problems
+
+
+def _curve(kind: str, name: str, points: list[tuple[int, int, float]]) -> Curve:
+    """From the places of its lines among all lines, its steps and its values."""
+    places, steps, values = zip(*points)
+    begins = (at for at in range(1, len(places)) if places[at] > places[at - 1] + 1)
+    return Curve(kind, name, steps, values, (0, *begins))
 
 
 def _lines(file: Path) -> Iterator[tuple[str, bytes]]:

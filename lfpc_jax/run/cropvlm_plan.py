@@ -53,6 +53,12 @@ GIVEN = (
 """What is compared with the arms: the target without a crop, and with given boxes."""
 TRUE_ALONE = "true_alone@true"
 """The same with true boxes and without the full image."""
+ABOUT = (
+    "A target model that is never trained answers held-out questions of the small synthetic "
+    "world (docs/demo.md) with a box in view. NAME@KIND: a given box, or none (direct). tight, "
+    "outside, sft: crop networks that imitate labels. by_accuracy, by_likelihood: trained on with "
+    "GRPO. alone: the target sees the crop and not the image."
+)
 AREAS = ("0.25", "0.5", "2", "4", "8", "16")
 """The factors of the expansion study."""
 SQUARE = "64"
@@ -232,4 +238,5 @@ class CropDemo:
                 words += ["--change", *change]
         yield Step("compare", tuple(words))
         runs = [f"{self.out / arm}-{seed}" for seed in self.seeds for arm in self.arms]
-        yield Step("report", ("report.py", *runs, "--out", f"{self.out / 'report.html'}"))
+        report = ("report.py", f"{self.compared(0)}", *runs, "--about", ABOUT)
+        yield Step("report", (*report, "--out", f"{self.out / 'report.html'}"))

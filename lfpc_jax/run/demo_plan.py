@@ -42,10 +42,29 @@ _FORMER = {
     ),
 }  # fmt: skip
 """How earlier versions gave the same settings, so that their folders can be resumed."""
+TOLD = {
+    "warm": "before training",
+    "baseline": "GRPO on sharp images, without the information gap",
+    "stage1": "Stage I, GRPO on images shown so small that the answer is lost",
+    "control": "stage1, trained on with the same reward",
+    "stage2": "Stage II, stage1 trained on with a reward for boxes that fit",
+    "mixed": "both rewards from the start",
+    "hard": "Stage I, every image shown at the smallest size",
+    "random": "Stage I, every image shown at a random size",
+    "conditional_iou": "as stage2, rewarded for the IoU alone",
+    "no_threshold": "as stage2, rewarded for any IoU",
+}
+"""What the arms are, for the report."""
 BLURRED = 4
 """Visual tokens of an image from which no mark can be read; selection goes down to them."""
 HARSHEST = 56
 """The side in pixels of such an image. Validation shows its scenes at this size."""
+ABOUT = (
+    "Models of the small synthetic world (docs/demo.md) on held-out questions. With "
+    f"{BLURRED} visual tokens images are shown at {HARSHEST} pixels, at which no mark can be read "
+    "without a crop; with more tokens they are shown sharp. A model reads its crops if noise in "
+    "their place takes right answers from it."
+)
 NESTED = ("1", "1.3")
 """Target boxes around a mark, as multiples of its sides: as tight as a person would draw them."""
 
@@ -193,4 +212,8 @@ class Demo:
                     words += ["--change", *change]
             yield Step(f"compare temperature {temperature}", tuple(words))
         runs = [f"{self.out / arm}-{seed}" for seed in self.seeds for arm in self.arms]
-        yield Step("report", ("report.py", *runs, "--out", f"{self.out / 'report.html'}"))
+        compared = [f"{self.compared(temperature)}" for temperature in self.temperatures]
+        told = [f"{arm}: {TOLD[arm]}." for arm in ("warm", *self.arms)]
+        words = ["report.py", *compared, *runs, "--out", f"{self.out / 'report.html'}"]
+        words += ["--about", ABOUT, "--about", " ".join(told)]
+        yield Step("report", tuple(words))

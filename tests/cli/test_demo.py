@@ -13,7 +13,7 @@ from lfpc_jax.data import layout
 from lfpc_jax.run import steps
 from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import load_config
-from lfpc_jax.run.demo_plan import ARMS
+from lfpc_jax.run.demo_plan import ARMS, TOLD
 from lfpc_jax.run.overrides import override
 from support import small
 from support.planned_commands import taken
@@ -40,6 +40,16 @@ def test_an_arm_comes_after_the_one_it_begins_from():
     [compare] = [step for step in planned("--arms", "stage2") if step.words[0] == "compare.py"]
     assert "control" not in compare.words  # no change against an arm that was not trained
     assert "stage2" in compare.words
+
+
+def test_the_report_is_given_the_results_and_what_the_arms_are():
+    for words in (("--temperatures", "0", "1"), ("--system", "cropvlm")):
+        every = planned(*words)
+        [report] = [step for step in every if step.words[0] == "report.py"]
+        compared = {step.words[1] for step in every if step.words[0] == "compare.py"}
+        assert compared <= set(report.words)
+    assert set(TOLD) == {"warm", *ARMS}
+    assert "stage2: Stage II" in " ".join(next(s for s in planned() if s.name == "report").words)
 
 
 @pytest.fixture

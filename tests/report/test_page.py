@@ -113,6 +113,39 @@ def test_it_loads_and_every_view_is_there(browser, page):
             view.locator(f'#tabs a[data-tab="{name}"][aria-current]').wait_for()
 
 
+def test_every_panel_has_labelled_axes_and_says_what_it_means(browser, page):
+    with opened(browser, page, "curves") as view:
+        for panel in view.locator(".panel").all():
+            labels = panel.locator("text.axis").all_text_contents()
+            assert labels[0] == "step"
+            assert labels[1]
+        panel = view.locator('.panel[data-name="reward/total"]')
+        assert panel.locator("text.axis").nth(1).text_content() == "reward an episode"
+        panel.locator("summary").click()
+        said = panel.locator("dl").inner_text().split("\n")
+        assert said[said.index("healthy") + 1].startswith("rises, fast at first")
+        own = view.locator('.panel[data-name="own/thing"]')
+        assert "not a metric of this project" in own.locator("dl").text_content()
+
+
+def test_constant_zeros_are_said_and_a_curve_stops_where_it_has_no_value(browser, tmp_path):
+    rows = [{"reward/masked": 0, "fault/bad_json": 0.5}, {"reward/masked": 0, "crop/rate": 1.0},
+            {"reward/masked": 0, "fault/bad_json": 0.25, "crop/rate": 0.5}]  # fmt: skip
+    lines = [{"step": at, "kind": "train", **row} for at, row in enumerate(rows)]
+    folder = runs.write(tmp_path / "run", {PART: runs.groups()}, lines=lines)
+    assert command.main([str(folder)]) == 0
+    with opened(browser, folder / "report.html", "curves") as view:
+        drawn = {panel.get_attribute("data-name") for panel in view.locator(".panel").all()}
+        assert drawn == {"crop/rate", "fault/bad_json"}
+        assert view.locator(".steady").all_inner_texts() == [
+            "Zero at every step: Episodes without a reward."
+        ]
+        panel = view.locator('.panel[data-name="fault/bad_json"]')
+        assert panel.locator("path").get_attribute("d").count("L") == 0
+        assert panel.locator("circle").count() == 2
+        assert view.locator(".bar .toggle").count() == 0  # no legend of a single run
+
+
 def test_a_curve_is_where_its_numbers_are_and_tells_them(browser, page):
     """reward/total of the first run is 0, 1, 2, 3, 4: a straight line through the middle."""
     with opened(browser, page, "curves") as view:

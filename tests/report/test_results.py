@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from lfpc_jax.cli import evaluate, report
-from support import rigged, small
+from lfpc_jax.cli import compare, evaluate, report
+from lfpc_jax.evaluation import tables
+from support import rigged, runs, small
 from support.browser import opened
 
 
@@ -42,6 +43,67 @@ def test_the_results_come_first_and_are_the_terminals(browser, page):
         assert noise[2:4] == ["8", "100.0"]
         view.keyboard.press("2")
         view.locator(".browser").wait_for()
+
+
+@pytest.fixture(scope="module")
+def compared(folder):
+    """The same evaluation as two arms, on a page with a run of one arm's name."""
+    out = folder.parent / "compared"
+    words = [str(out), "--arm", "warm", str(folder), "--arm", "looks", str(folder)]
+    assert compare.main([*words, "--change", "drop", "warm", "looks"]) == 0
+    run = runs.write(folder.parent / "looks-0", {})
+    about = ["--about", "warm: before <b>training</b>."]
+    page = folder.parent / "report.html"
+    assert report.main([str(out), str(run), *about, "--out", str(page)]) == 0
+    return page
+
+
+def test_a_comparison_comes_first_with_the_numbers_of_its_file(browser, compared):
+    [budget] = json.loads((compared.parent / "compared/comparison.json").read_text()).values()
+    with opened(browser, compared) as view:
+        assert view.locator('#tabs a[data-tab="results"][aria-current]').count() == 1
+        assert view.locator(".about").inner_text() == "warm: before <b>training</b>."
+        shown = {
+            panel.get_attribute("data-measure") for panel in view.locator(".bars .panel").all()
+        }
+        assert shown == {name for name, value in budget["arms"]["looks"].items() if value}
+        for name in shown:
+            panel = view.locator(f'.panel[data-measure="{name}"]')
+            assert panel.locator("text.axis").text_content() == "%"
+            assert panel.locator("text.arm").all_text_contents() == ["warm", "looks"]
+            found = budget["arms"]["looks"][name]["estimate"]
+            numbers = [f"{100 * found[key]:.1f}" for key in ("value", "low", "high")]
+            told = panel.locator("text.told").nth(1).text_content().replace("−", "-")
+            assert told == "{} [{}, {}]".format(*numbers)
+        rows = [row.split("\t") for row in view.locator(".sheet tr").all_inner_texts()]
+        assert ["warm", "100.0 [67.6, 100.0]"] in [row[:2] for row in rows]
+        [change] = [row for row in rows if row[0] == "drop, warm to looks"]
+        assert change[1].startswith("+0.0 [")
+        fills = [view.locator(".bars rect").nth(at).evaluate("one => getComputedStyle(one).fill")
+                 for at in (0, 1)]  # fmt: skip
+        assert fills == ["rgb(139, 144, 153)", "rgb(59, 111, 182)"]  # no run's, the run's colour
+
+
+def test_a_damaged_comparison_is_said_and_the_rest_is_shown(folder, tmp_path, capsys):
+    (tmp_path / "compared").mkdir()
+    (tmp_path / "compared/comparison.json").write_text('{"set-4": {"arms": {"a": 3}}}')
+    out = tmp_path / "r.html"
+    assert report.main([str(tmp_path / "compared"), str(folder), "--out", str(out)]) == 0
+    assert "comparison.json: is damaged" in capsys.readouterr().err
+    assert '"compared":[]' in out.read_text()
+
+
+def test_a_table_explains_only_the_rows_that_it_has(folder):
+    found = json.loads((folder / "results.json").read_text())
+    *_, episodes, crops_matter = tables.sheets(found, {})
+    tests = [row[1] for part in crops_matter.parts for row in part]
+    assert ("needed:" in crops_matter.meaning) == any("needed" in test for test in tests)
+    assert "missed:" not in crops_matter.meaning
+    assert "max_turns" not in episodes.meaning
+    for budget in found["benchmarks"]["set"]["budgets"].values():
+        budget["conditions"]["direct"]["measures"]["end/max_turns"] = 0.62
+    [episodes] = [sheet for sheet in tables.sheets(found, {}) if sheet.title == "Episodes"]
+    assert "max_turns: the turns were used up by calls; in direct" in episodes.meaning
 
 
 def test_on_a_phone_only_the_tables_themselves_may_scroll(browser, page):

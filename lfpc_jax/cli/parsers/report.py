@@ -12,6 +12,12 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument(
+        "--about",
+        action="append",
+        metavar="TEXT",
+        help="a paragraph above the results: what is compared; may be repeated",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page; plots lie beside it")
     parser.add_argument(
         "--model",

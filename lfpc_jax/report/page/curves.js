@@ -1,8 +1,8 @@
 // Training curves: small multiples, runs laid over one another.
 
 const curves = { smooth: 0, hidden: new Set() };
-const EDGE = { right: 8, top: 8, bottom: 20 };
-const HEIGHT = 158;
+const EDGE = { right: 8, top: 8, bottom: 34 };
+const HEIGHT = 176;
 
 function curvesView() {
   if (!INDEX.figures.length) return h("p", { class: "empty" }, "No metrics in " + (INDEX.runs.length > 1 ? "these runs" : "this run") + ". See Notes.");
@@ -15,13 +15,13 @@ function curvesView() {
   const slider = h("input", { type: "range", min: 0, max: 0.95, step: 0.05, value: curves.smooth, "aria-label": "Smoothing",
     oninput: (event) => { curves.smooth = Number(event.target.value); shown.textContent = format(curves.smooth); draw(); } });
   shown.textContent = format(curves.smooth);
-  const runs = INDEX.runs.map((run, number) => pressed(run.name, !curves.hidden.has(number), (event) => {
+  const runs = INDEX.runs.map((run, number) => run.curves.length > 0 && pressed(run.name, !curves.hidden.has(number), (event) => {
     const button = event.currentTarget;
     if (curves.hidden.delete(number) === false) curves.hidden.add(number);
     button.setAttribute("aria-pressed", String(!curves.hidden.has(number)));
     draw();
   }, { style: { "--run": runColour(number) } }));
-  const view = h("div", { class: "curves" }, h("div", { class: "bar" }, INDEX.runs.length > 1 && runs, h("label", {}, "Smoothing", slider, shown)), body);
+  const view = h("div", { class: "curves" }, h("div", { class: "bar" }, runs.filter(Boolean).length > 1 && runs, h("label", {}, "Smoothing", slider, shown)), body);
   view.shown = draw;
   return view;
 }
@@ -29,7 +29,8 @@ function curvesView() {
 function drawFigure(figure) {
   return h("section", { class: "figure" },
     h("header", {}, h("h2", {}, figure.title), figure.note && h("p", {}, figure.note)),
-    h("div", { class: "panels" }, figure.panels.map(drawPanel)));
+    h("div", { class: "panels" }, figure.panels.map(drawPanel)),
+    figure.lines.map((line) => h("p", { class: "steady" }, readable(line))));
 }
 
 function drawPanel(panel) {
@@ -41,8 +42,10 @@ function drawPanel(panel) {
   const now = INDEX.runs.map((run, number) => own.find((curve) => curve.run === number)).filter(Boolean).slice(0, 3);
   const svg = s("svg", { role: "img", "aria-label": panel.title });
   svg.redraw = () => plotInto(svg, own, panel);
+  const meaning = panel.meaning.map(([heading, text]) => [h("dt", {}, heading), h("dd", {}, readable(text))]);
   return h("article", { class: "panel", "data-name": panel.name },
-    h("h3", { title: panel.name }, h("span", {}, panel.title), h("span", { class: "now" }, now.map((curve) => h("span", { style: { "--run": runColour(curve.run) } }, format(curve.values.at(-1)))))), svg);
+    h("h3", {}, h("span", {}, readable(panel.title)), now.length > 0 && h("span", { class: "now", title: "at the last step" }, now.map((curve) => h("span", { style: { "--run": runColour(curve.run) } }, format(curve.values.at(-1)))))),
+    svg, h("details", {}, h("summary", {}, "What it means"), h("dl", {}, h("dt", {}, "name"), h("dd", {}, readable(panel.name)), meaning.length ? meaning : [h("dt", {}, "meaning"), h("dd", {}, "not a metric of this project")])));
 }
 
 function plotInto(svg, own, panel) {
@@ -56,7 +59,7 @@ function plotInto(svg, own, panel) {
   if (low === high) { const pad = Math.abs(low) * 0.1 || 0.5; low -= pad; high += pad; }
   const ticks = niceTicks(low, high, 4);
   low = Math.min(low, ticks[0]); high = Math.max(high, ticks.at(-1));
-  const left = 14 + 6.6 * Math.max(...ticks.map((tick) => format(tick).length));  // room for the longest label
+  const left = 28 + 6.6 * Math.max(...ticks.map((tick) => format(tick).length));  // room for the longest label
   const x = (step) => left + (last === first ? 0.5 : (step - first) / (last - first)) * (width - left - EDGE.right);
   const y = (value) => HEIGHT - EDGE.bottom - ((value - low) / (high - low)) * (HEIGHT - EDGE.top - EDGE.bottom);
   for (const tick of ticks) {
@@ -66,21 +69,28 @@ function plotInto(svg, own, panel) {
   const marks = last === first ? [first] : niceTicks(first, last, Math.max(2, Math.floor(width / 60))).filter((tick) => Number.isInteger(tick) && tick >= first && tick <= last);
   for (const tick of marks) {
     const anchor = x(tick) > width - 22 ? "end" : "middle";
-    svg.append(s("text", { x: anchor === "end" ? width - EDGE.right : x(tick), y: HEIGHT - 4, "text-anchor": anchor }, String(tick)));
+    svg.append(s("text", { x: anchor === "end" ? width - EDGE.right : x(tick), y: HEIGHT - 18, "text-anchor": anchor }, String(tick)));
   }
+  const middle = (HEIGHT + EDGE.top - EDGE.bottom) / 2;
+  svg.append(s("text", { class: "axis", x: (left + width - EDGE.right) / 2, y: HEIGHT - 4, "text-anchor": "middle" }, "step"),
+    s("text", { class: "axis", x: 10, y: middle, "text-anchor": "middle", transform: `rotate(-90 10 ${middle})` }, panel.unit));
   for (const curve of own) svg.append(...line(curve, x, y));
   follow(svg, own, x, first, last, left, width, panel);
 }
 
 function line(curve, x, y) {
   const style = { "--run": runColour(curve.run) };
-  const path = (values) => curve.steps.map((step, i) => (i ? "L" : "M") + x(step).toFixed(2) + " " + y(values[i]).toFixed(2)).join("");
+  const begins = new Set(curve.starts);  // nothing is drawn across steps without a value
+  const path = (values) => curve.steps.map((step, i) => (begins.has(i) ? "M" : "L") + x(step).toFixed(2) + " " + y(values[i]).toFixed(2)).join("");
   const apart = curve.kind !== "train";
   const smooth = curves.smooth > 0 && curve.values.length > 2 && !apart;
   const parts = [];
   if (smooth) parts.push(s("path", { class: "raw", d: path(curve.values), style }));
   parts.push(s("path", { class: apart ? "apart" : "", d: path(smooth ? smoothed(curve.values) : curve.values), style }));
-  if (apart || curve.steps.length === 1) curve.steps.forEach((step, i) => parts.push(s("circle", { cx: x(step), cy: y(curve.values[i]), r: 2.6, style })));
+  curve.steps.forEach((step, i) => {
+    const alone = begins.has(i) && (i + 1 === curve.steps.length || begins.has(i + 1));
+    if (apart || alone) parts.push(s("circle", { cx: x(step), cy: y(curve.values[i]), r: 2.6, style }));
+  });
   return parts;
 }
 

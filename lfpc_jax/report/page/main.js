@@ -1,6 +1,6 @@
 // The bar, the views behind it, and the keyboard.
 
-const EVALUATED = INDEX.runs.some((run) => run.sheets.length);
+const EVALUATED = INDEX.compared.length > 0 || INDEX.runs.some((run) => run.sheets.length);
 const TABS = {
   ...(EVALUATED && { results: ["Results", resultsView] }),
   ...((INDEX.figures.length || !EVALUATED) && { curves: ["Curves", curvesView] }),
@@ -76,8 +76,8 @@ document.addEventListener("keydown", (event) => {
 
 function start() {
   const names = INDEX.runs.map((run) => run.name);
-  document.title = names.join(", ") + " – lfpc_jax report";
-  document.getElementById("name").append(names.length > 2 ? names.length + " runs" : names.join(" and "), h("span", {}, "lfpc_jax"));
+  document.title = (names.join(", ") || "A comparison") + " – lfpc_jax report";
+  document.getElementById("name").append(names.length > 2 ? names.length + " runs" : names.join(" and ") || "A comparison", h("span", {}, "lfpc_jax"));
   for (const [name, [text]] of Object.entries(TABS)) {
     document.getElementById("tabs").append(h("a", { href: "#" + name, "data-tab": name }, text, name === "notes" && INDEX.problems.length > 0 ? ` (${INDEX.problems.length + INDEX.unlisted})` : ""));
   }
@@ -88,7 +88,7 @@ function start() {
   window.addEventListener("hashchange", follow_hash);
   let width = window.innerWidth;
   window.addEventListener("resize", () => {
-    if (window.innerWidth !== width && tab === "curves") document.querySelectorAll(".panel svg").forEach((svg) => svg.redraw());
+    if (window.innerWidth !== width && current.shown) current.shown();
     width = window.innerWidth;
   });
   follow_hash();

@@ -1,10 +1,13 @@
-// What evaluations came to: the tables that the terminal had.
+// What comparisons and evaluations came to: pictures, and the tables that the terminal had.
 
 function resultsView() {
   const runs = INDEX.runs.map((run, number) => run.sheets.length > 0 && h("section", {},
     INDEX.runs.length > 1 && h("h2", { style: { "--run": runColour(number) } }, h("i", { class: "dot" }), " ", run.name),
     run.sheets.map(sheet)));
-  return h("div", { class: "results" }, runs);
+  const compared = INDEX.compared.map(comparedView);
+  const view = h("div", { class: "results" }, INDEX.about.map((text) => h("p", { class: "about" }, readable(text))), compared, runs);
+  view.shown = () => compared.forEach((section) => section.redraw());
+  return view;
 }
 
 function sheet(one) {
