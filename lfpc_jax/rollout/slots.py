@@ -9,7 +9,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -235,7 +235,7 @@ class Slots:
     ) -> tuple[list[int], Drawn]:
         """Decodes one chunk for these rows, and returns the column of each row in what was drawn.
         `sampling` replaces the usual one."""
-        span = self.shapes.spans.fit(max(row.length for row in rows), "ids of an episode")
+        span = self.spans.fit(max(row.length for row in rows), "ids of an episode")
         by_shard = Counter(self.shard_of_row(row.row) for row in rows)
         of_shard = self.decode_rows.fit(max(by_shard.values()), "rows that decode")
         [lanes] = self._dealt(rows, lambda row: self.shard_of_row(row.row), of_shard * self.shards)
@@ -266,6 +266,11 @@ class Slots:
             sampling,
         )
         return jax.device_get(drawn)
+
+    @property
+    def spans(self) -> Buckets:
+        """Buckets for how many ids of a row a chunk of decode reads."""
+        return replace(self.shapes, own=0).spans if self.copies else self.shapes.spans
 
     @cached_property
     def decode_rows(self) -> Buckets:
@@ -313,7 +318,7 @@ class Slots:
                 "extend", self._params, self._state, tokens, embeddings, turns
             )
         for sampling in samplings:
-            for of_shard, span in itertools.product(self.decode_rows.sizes, shapes.spans.sizes):
+            for of_shard, span in itertools.product(self.decode_rows.sizes, self.spans.sizes):
                 self._decode({}, of_shard, span, sampling)
 
     def _dealt(
