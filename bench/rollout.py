@@ -2,10 +2,21 @@
 
     JAX_PLATFORMS=cpu python bench/rollout.py [--json FILE]
 
-Both sides have the same machine, weights, prompts, pictures, tool and limits, and two threads. The
-figures are medians of `--repeats` runs that alternate. Sampling differs, so single episodes differ,
+Both sides have the same machine, weights, prompts, pictures, tool and limits, and two threads.
+Ratios are medians of `--repeats` runs that alternate. Sampling differs, so single episodes differ,
 but their kind does not: turns, crops and tokens of both sides are printed. Compilation is printed
 separately and not part of the times.
+
+The loop over transformers is slow and its speed does not depend on how many records it gets, so in
+each repeat it rolls out as many records as fill one batch, other ones each time; the engine rolls
+out all. With images of 1,024 tokens its batch is `--large-batch`. Variants of the engine run
+`--variant-repeats` times.
+
+    decode_shared_ratio   decode tokens a second against an engine with a copy of the prompt in
+                          every row, for each of `--shared` (rows / rows of a prompt / its ids)
+    episodes_ratio        episodes a second against the loop over transformers, 256 visual tokens
+    episodes_ratio_1024   the same with 1,024 visual tokens and larger groups
+    decode_ratio          decode tokens a second against transformers, the least of `--decode-rows`
 """
 
 import argparse
@@ -13,27 +24,24 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import torch
 from rich.console import Console
 from rich.table import Table
+from rollout_decode import Case, against_copies, against_transformers
 from rollout_reference import Reference
-from rollout_world import World, make_world, records
+from rollout_world import World, as_configured, make_world, records, with_images
 
 from lfpc_jax.model.config import TextConfig, VisionConfig
-from lfpc_jax.model.layers import unstack
-from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
-from lfpc_jax.rollout.programs import Programs
-from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.trajectory import Trajectory
+from lfpc_jax.rollout.scheduler import Scheduling
+from lfpc_jax.rollout.sizing import in_buckets, sizes
+from lfpc_jax.trajectory import Record, Trajectory
 
 SIZES = {
     "issue": (
@@ -46,22 +54,46 @@ SIZES = {
     ),
 }
 PROMPT = 320
-VARIANTS: dict[str, dict[str, bool]] = {
-    "engine": {},
-    "without refilling": {"refill": False},
-    "without shared prefixes": {"share_prefix": False},
-}
 
 
 def main() -> None:
     args = _parser().parse_args()
     torch.set_num_threads(2)
+    begun = time.perf_counter()
+    rules = Rules(episode_tokens=args.episode_tokens)
     world = make_world(*SIZES[args.size], slots=args.slots, chunk=args.chunk)
     reference = Reference(world)
-    rules = Rules(episode_tokens=args.episode_tokens)
-    figures = _episodes(world, reference, rules, args)
-    figures["decode"] = [_decode(world, reference, rows, args) for rows in args.decode_rows]
+    asked = records(args.records)
+    figures = _episodes(
+        world, reference, rules, asked, args.rollouts, args, batch=args.slots, variants=True
+    )
+    figures["compilations_after_warmup"] = figures.pop("late")
+    large = with_images(world, 1024, capacity=2304)
+    larger = _episodes(
+        large,
+        Reference(large),
+        rules,
+        records(args.large_records, seed=1, side=896),
+        args.large_rollouts,
+        args,
+        batch=args.large_batch,
+        variants=False,
+    )
+    figures["compilations_after_warmup"] += larger.pop("late")
+    figures["large"] = larger
+    figures["episodes_ratio_1024"] = larger["episodes_ratio"]
+    steps, repeats = args.decode_steps, args.repeats
+    figures["decode_shared"] = [
+        against_copies(world, Case.parsed(case, steps), repeats) for case in args.shared
+    ]
+    figures["decode_shared_ratio"] = [row["ratio"] for row in figures["decode_shared"]]
+    print("decode against copies done", flush=True)
+    figures["decode"] = [
+        against_transformers(world, reference, Case(rows, args.rollouts, PROMPT, steps), repeats)
+        for rows in args.decode_rows
+    ]
     figures["decode_ratio"] = min(row["ratio"] for row in figures["decode"])
+    figures["seconds"] = time.perf_counter() - begun
     _print(figures)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
@@ -70,12 +102,17 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="issue")
-    parser.add_argument("--records", type=int, default=6)
+    parser.add_argument("--records", type=int, default=4)
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--slots", type=int, default=16, help="and the reference's batch")
     parser.add_argument("--chunk", type=int, default=8)
     parser.add_argument("--episode-tokens", type=int, default=256)
+    parser.add_argument("--large-records", type=int, default=2)
+    parser.add_argument("--large-rollouts", type=int, default=16)
+    parser.add_argument("--large-batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--variant-repeats", type=int, default=1)
+    parser.add_argument("--shared", nargs="+", default=["32/8/320", "32/16/1088", "32/16/4160"])
     parser.add_argument("--decode-rows", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--decode-steps", type=int, default=64)
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -85,46 +122,108 @@ def _parser() -> argparse.ArgumentParser:
 # ---------------------------------------------------------------- whole episodes
 
 
+@dataclass(frozen=True)
+class _Variant:
+    """An engine, and how it schedules."""
+
+    engine: Engine
+    how: Scheduling
+
+
 def _episodes(
-    world: World, reference: Reference, rules: Rules, args: argparse.Namespace
+    world: World,
+    reference: Reference,
+    rules: Rules,
+    asked: Sequence[Record],
+    rollouts: int,
+    args: argparse.Namespace,
+    *,
+    batch: int,
+    variants: bool,
 ) -> dict[str, Any]:
-    asked = records(args.records)
-    engines, compile_seconds = {}, {}
-    for name, options in VARIANTS.items():
-        engines[name] = Engine(world.cfg, world.dialogue, world.shapes, rules, **options)
-        engines[name].load(world.params)
-        start = time.perf_counter()
-        engines[name].warm_up()
-        compile_seconds[name] = time.perf_counter() - start
-    speeds: dict[str, list[float]] = {name: [] for name in (*VARIANTS, "transformers")}
-    done: dict[str, list[Trajectory]] = {name: [] for name in speeds}
+    shapes = as_configured(world.shapes, rules, rollouts)
+    engine, warm_up_seconds = _warm(Engine(world.cfg, world.dialogue, shapes, rules), world, asked)
+    plain = engine.scheduling
+    ways = {"engine": _Variant(engine, plain)}
+    if variants:
+        ways["without refilling"] = _Variant(engine, replace(plain, refill=False))
+        old = replace(shapes, prefixes=shapes.slots)
+        copying = Engine(world.cfg, world.dialogue, old, rules, copies=True)
+        copying, _ = _warm(copying, world, asked)
+        ways["copies of prompts"] = _Variant(copying, plain)
+        ways["without shared prefixes"] = _Variant(copying, replace(plain, share_prefix=False))
+    ran: dict[str, _Ran] = {name: _Ran() for name in (*ways, "transformers")}
     for repeat in range(args.repeats):
-        for name, engine in engines.items():
-            start = time.perf_counter()
-            groups = list(engine.run(asked, rollouts=args.rollouts, seed=repeat))
-            trajectories = [t for group in groups for t in group.trajectories]
-            speeds[name].append(len(trajectories) / (time.perf_counter() - start))
-            done[name] += trajectories
-        torch.manual_seed(repeat)
-        start = time.perf_counter()
-        episodes = reference.run(asked, args.rollouts, rules, args.slots)
-        speeds["transformers"].append(len(episodes) / (time.perf_counter() - start))
-        done["transformers"] += [episode.trajectory() for episode in episodes]
+        for name, way in ways.items():
+            if name == "engine" or repeat < args.variant_repeats:
+                ran[name].add(_rolled_out(way, asked, rollouts, repeat), way.engine)
+        ran["transformers"].add(_generated(reference, asked, rollouts, rules, batch, repeat))
         print(f"repeat {repeat + 1} of {args.repeats} done", flush=True)
-    ratios = [a / b for a, b in zip(speeds["engine"], speeds["transformers"])]
-    engine = engines["engine"]
+    ours, theirs = ran["engine"].speeds, ran["transformers"].speeds
     return {
-        "episodes_ratio": statistics.median(ratios),
-        "compilations_after_warmup": sum(len(e.slots.programs.late) for e in engines.values()),
-        "occupancy": engine.stats.occupancy,
+        "episodes_ratio": statistics.median(a / b for a, b in zip(ours, theirs)),
+        "late": sum(len(way.engine.slots.programs.late) for way in ways.values()),
+        "occupancy": ran["engine"].occupancy,
         "programs": len(engine.slots.programs.traces),
-        "warm_up_seconds": compile_seconds,
-        "episodes": {
-            name: {"per_second": statistics.median(speeds[name]), **_kind(done[name])}
-            for name in speeds
-        },
-        "prompts_prefilled": {name: e.stats.prompts for name, e in engines.items()},
+        "warm_up_seconds": warm_up_seconds,
+        "episodes": {name: way.figures() for name, way in ran.items()},
+        "prompts_prefilled": {name: ran[name].prompts for name in ways},
     }
+
+
+def _warm(engine: Engine, world: World, asked: Sequence[Record]) -> tuple[Engine, float]:
+    engine.load(world.params)
+    start = time.perf_counter()
+    engine.warm_up(in_buckets(sizes(world.dialogue, asked), engine.shapes))
+    return engine, time.perf_counter() - start
+
+
+class _Ran:
+    """What one side rolled out: its speeds, its trajectories and its engine's counts."""
+
+    def __init__(self) -> None:
+        self.speeds: list[float] = []
+        self.trajectories: list[Trajectory] = []
+        self.prompts, self.occupancy = 0, 0.0
+
+    def add(self, ran: tuple[list[Trajectory], float], engine: Engine | None = None) -> None:
+        trajectories, seconds = ran
+        self.speeds.append(len(trajectories) / seconds)
+        self.trajectories += trajectories
+        if engine is not None:
+            self.prompts, self.occupancy = engine.stats.prompts, engine.stats.occupancy
+
+    def figures(self) -> dict[str, float]:
+        return {"per_second": statistics.median(self.speeds), **_kind(self.trajectories)}
+
+
+def _rolled_out(
+    way: _Variant, asked: Sequence[Record], rollouts: int, seed: int
+) -> tuple[list[Trajectory], float]:
+    way.engine.scheduling = way.how
+    way.engine.stats = type(way.engine.stats)(way.engine.shapes.slots)
+    start = time.perf_counter()
+    groups: Iterable = list(way.engine.run(asked, rollouts=rollouts, seed=seed))
+    return [t for group in groups for t in group.trajectories], time.perf_counter() - start
+
+
+def _generated(
+    reference: Reference,
+    asked: Sequence[Record],
+    rollouts: int,
+    rules: Rules,
+    batch: int,
+    repeat: int,
+) -> tuple[list[Trajectory], float]:
+    """One batch of episodes, of the next records at every repeat."""
+    together = max(1, batch // rollouts)
+    first = repeat * together
+    chosen = [asked[(first + number) % len(asked)] for number in range(together)]
+    torch.manual_seed(repeat)
+    start = time.perf_counter()
+    episodes = reference.run(chosen, min(rollouts, batch), rules, batch)
+    seconds = time.perf_counter() - start
+    return [episode.trajectory() for episode in episodes], seconds
 
 
 def _kind(trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -140,77 +239,47 @@ def _kind(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     }
 
 
-# ---------------------------------------------------------------- decode alone
-
-
-def _decode(world: World, reference: Reference, rows: int, args: argparse.Namespace) -> dict:
-    """Tokens a second after a prompt of 320, where no turn of either side stops."""
-    n, shapes = args.decode_steps, replace(world.shapes, slots=rows, chunk=args.decode_steps)
-    unstacked = tuning().unstacked
-    programs = Programs(world.cfg, shapes, unstacked=unstacked)
-    params = jax.jit(unstack)(world.params) if unstacked else world.params
-    state = programs.empty()
-    vocabulary = world.cfg.text.vocab
-    stops, allowed = jnp.ones((2, vocabulary), jnp.uint8), jnp.ones(vocabulary, bool)
-    ids = torch.randint(0, 256, (rows, PROMPT)).tolist()
-    none: list[list] = [[] for _ in range(rows)]
-    ours, theirs = [], []
-    for repeat in range(args.repeats + 1):
-        state = replace(
-            state,
-            stop=jnp.ones(rows, jnp.uint8),
-            budget=jnp.full(rows, 10**6, jnp.int32),
-            cache=replace(state.cache, length=jnp.full(rows, PROMPT, jnp.int32)),
-        )
-        start = time.perf_counter()
-        state, drawn = programs.decode(
-            params, state, stops, allowed, shapes.spans.fit(PROMPT + n, "ids"), Sampling()
-        )
-        jax.block_until_ready(drawn)
-        mine = time.perf_counter() - start
-        long = _timed(reference, ids, none, n + 1)
-        short = _timed(reference, ids, none, 1)
-        if repeat:  # the first compiles
-            ours.append(rows * n / mine)
-            theirs.append(rows * n / (long - short))
-    return {
-        "rows": rows,
-        "tokens_per_second": statistics.median(ours),
-        "transformers_tokens_per_second": statistics.median(theirs),
-        "ratio": statistics.median(a / b for a, b in zip(ours, theirs)),
-    }
-
-
-def _timed(reference: Reference, ids: list, none: list, new: int) -> float:
-    start = time.perf_counter()
-    reference.generate(ids, none, new, min_new_tokens=new, eos_token_id=None)
-    return time.perf_counter() - start
+# ---------------------------------------------------------------- what is printed
 
 
 def _print(figures: dict[str, Any]) -> None:
     console = Console()
     console.width = max(console.width, 110)
-    table = Table(title="Whole episodes")
-    for name in ("", "episodes/s", "turns", "crops", "sampled", "ids"):
+    for title, part in (("256", figures), ("1,024", figures["large"])):
+        table = Table(title=f"Whole episodes, {title} visual tokens")
+        for name in ("", "episodes/s", "turns", "crops", "sampled", "ids"):
+            table.add_column(name, justify="right")
+        for name, row in part["episodes"].items():
+            keys = ("per_second", "turns", "crops", "sampled", "ids")
+            table.add_row(name, *(f"{row[key]:.2f}" for key in keys))
+        console.print(table)
+    table = Table(title="Decode, tokens/s")
+    for name in ("rows", "prompt", "engine", "against", "tokens/s", "ratio"):
         table.add_column(name, justify="right")
-    for name, row in figures["episodes"].items():
-        parts = [f"{row[key]:.2f}" for key in ("per_second", "turns", "crops", "sampled", "ids")]
-        table.add_row(name, *parts)
-    console.print(table)
-    table = Table(title=f"Decode after a prompt of {PROMPT}, tokens/s")
-    for name in ("rows", "engine", "transformers", "ratio"):
-        table.add_column(name, justify="right")
+    for row in figures["decode_shared"]:
+        rows = f"{row['rows']} in groups of {row['members']}"
+        speeds = row["tokens_per_second"], row["copies_tokens_per_second"]
+        _decode_row(table, rows, row["prompt"], "copies", speeds, row["ratio"])
     for row in figures["decode"]:
-        speeds = (row["tokens_per_second"], row["transformers_tokens_per_second"])
-        table.add_row(str(row["rows"]), *(f"{x:,.0f}" for x in speeds), f"{row['ratio']:.2f}")
+        speeds = row["tokens_per_second"], row["transformers_tokens_per_second"]
+        _decode_row(table, str(row["rows"]), PROMPT, "transformers", speeds, row["ratio"])
     console.print(table)
+    shared = ", ".join(f"{ratio:.2f}" for ratio in figures["decode_shared_ratio"])
     console.print(
-        f"episodes_ratio {figures['episodes_ratio']:.2f}, decode_ratio "
+        f"decode_shared_ratio {shared}; episodes_ratio {figures['episodes_ratio']:.2f}, "
+        f"episodes_ratio_1024 {figures['episodes_ratio_1024']:.2f}, decode_ratio "
         f"{figures['decode_ratio']:.2f}, occupancy {figures['occupancy']:.2f}, "
-        f"{figures['programs']} programs warmed up in "
-        f"{figures['warm_up_seconds']['engine']:.0f} s, compilations after warm-up "
-        f"{figures['compilations_after_warmup']}"
+        f"{figures['programs']} programs warmed up in {figures['warm_up_seconds']:.0f} s, "
+        f"compilations after warm-up {figures['compilations_after_warmup']}; all took "
+        f"{figures['seconds']:.0f} s"
     )
+
+
+def _decode_row(
+    table: Table, rows: str, prompt: int, against: str, speeds: tuple[float, float], ratio: float
+) -> None:
+    ours, theirs = speeds
+    table.add_row(rows, f"{prompt:,}", f"{ours:,.0f}", against, f"{theirs:,.0f}", f"{ratio:.2f}")
 
 
 if __name__ == "__main__":

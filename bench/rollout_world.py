@@ -6,7 +6,7 @@ then a call or an answer. So turns are tens of tokens long, and episodes have on
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.tools import Toolbox, system_prompt
 from lfpc_jax.rollout.zoom import Zoom
+from lfpc_jax.run.dialogues import after_prompt
 from lfpc_jax.shapes import Buckets, RolloutShapes
 from lfpc_jax.trajectory import Picture, Record
 
@@ -48,6 +50,7 @@ class World:
 
 
 def make_world(text: TextConfig, vision: VisionConfig, *, slots: int, chunk: int) -> World:
+    """A model with images of 256 visual tokens."""
     crops = ImageProcessor(min_pixels=784).with_tokens(64)
     toolbox = Toolbox((Zoom(crops, aspect_limit=16.0),))
     folder = Path(tempfile.mkdtemp(prefix="rollout-bench-"))
@@ -74,14 +77,32 @@ def make_world(text: TextConfig, vision: VisionConfig, *, slots: int, chunk: int
     return World(cfg, _pushed(cfg, tokenizer), dialogue, shapes, (*ends, *completing))
 
 
-def records(count: int, seed: int = 0) -> list[Record]:
-    """Questions about pictures of 448 x 448, which are 256 tokens."""
+def with_images(world: World, tokens: int, *, capacity: int) -> World:
+    """The same model with images of another budget."""
+    processor = world.dialogue.processor.with_tokens(tokens)
+    shapes = replace(world.shapes, image_tokens=tokens, image_buckets=None, capacity=capacity)
+    return replace(world, dialogue=replace(world.dialogue, processor=processor), shapes=shapes)
+
+
+def as_configured(shapes: RolloutShapes, rules: Rules, rollouts: int) -> RolloutShapes:
+    """The shapes that a run's settings would give for so many rollouts of a prompt."""
+    members = min(rollouts, shapes.slots)
+    return replace(
+        shapes,
+        members=members,
+        prefixes=min(shapes.slots, -(-3 * shapes.slots // (2 * members))),
+        own=after_prompt(rules, shapes.crop_tokens),
+    )
+
+
+def records(count: int, seed: int = 0, *, side: int = 448) -> list[Record]:
+    """Questions about square pictures; a visual token is 28 pixels wide and high."""
     rng = np.random.default_rng(seed)
     folder = Path(tempfile.mkdtemp(prefix="rollout-bench-pictures-"))
     asked = []
     for number in range(count):
         path = folder / f"{number}.png"
-        PIL.Image.fromarray(rng.integers(0, 256, (448, 448, 3), np.uint8)).save(path)
+        PIL.Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(path)
         question = "Which colour is the small mark?"
         asked.append(Record(f"r{number}", question, "red", Picture(path=str(path))))
     return asked

@@ -19,18 +19,26 @@ def run(script, *args, out):
 @pytest.mark.slow
 def test_speed(tmp_path):
     sizes = ["--size", "tiny", "--records", "2", "--rollouts", "4", "--slots", "8"]
-    times = ["--repeats", "1", "--decode-rows", "4", "--decode-steps", "8"]
-    found = run("rollout.py", *sizes, *times, out=tmp_path / "speed.json")
+    large = ["--large-records", "1", "--large-rollouts", "8", "--large-batch", "4"]
+    decode = ["--decode-rows", "4", "--decode-steps", "8", "--shared", "8/4/64", "8/2/96"]
+    out = tmp_path / "speed.json"
+    found = run("rollout.py", *sizes, *large, *decode, "--repeats", "1", out=out)
     assert found["compilations_after_warmup"] == 0
     assert found["episodes_ratio"] > 1
+    assert found["episodes_ratio_1024"] > 1
     assert found["decode_ratio"] > 1
+    assert [ratio > 0 for ratio in found["decode_shared_ratio"]] == [True, True]
+    assert [row["prompt"] for row in found["decode_shared"]] == [64, 96]
     assert 0 < found["occupancy"] <= 1
     assert found["prompts_prefilled"] == {
         "engine": 2,
         "without refilling": 2,
+        "copies of prompts": 2,
         "without shared prefixes": 8,
     }
     kinds = found["episodes"]
+    ours = [kinds[name] for name in found["prompts_prefilled"]]
+    assert all(kind["sampled"] == ours[0]["sampled"] for kind in ours), "the same episodes"
     assert kinds["engine"]["crops"] > 0.3
     assert kinds["engine"]["sampled"] < 2.5 * kinds["transformers"]["sampled"]
     assert kinds["transformers"]["sampled"] < 2.5 * kinds["engine"]["sampled"]
