@@ -2,17 +2,19 @@
 
 What a signal does depends on what the command is doing:
 
-- At first there is nothing to keep. `Stopped` is raised in the main thread, so that unfinished
-  files are removed, and the command exits with 143 (SIGTERM) or 130 (Ctrl-C).
+- While it imports what it needs, it ends at once with 143 (SIGTERM) or 130 (Ctrl-C). Nothing is
+  raised there, because an exception within the initialisation of a C library can crash it.
+- After `begun` there is nothing to keep yet. `Stopped` is raised in the main thread, so that
+  unfinished files are removed, and the command exits with the same codes.
 - After `resumable` the command keeps its results as it goes. Its loops ask `told` and return, and
   it exits with 0; the same command resumes.
 - After `patient` (training, and commands of several processes) loops ask `told` as well, but may
   take as long as they need to save.
 
-If one of the first two takes longer than `GRACE` seconds, as while a program compiles, the process
-ends without further ado, which loses no more than a kill. A second Ctrl-C ends any command at once,
-with 130. A second SIGTERM changes nothing, since schedulers signal both a process and its parent,
-which passes the signal on.
+If a command that has begun or is resumable takes longer than `GRACE` seconds, as while a program
+compiles, the process ends without further ado, which loses no more than a kill. A second Ctrl-C
+ends any command at once, with 130. A second SIGTERM changes nothing, since schedulers signal both a
+process and its parent, which passes the signal on.
 
 A destructor or a callback swallows `Stopped` if it is raised there; then it is raised again. A
 command that another command runs ends when that one is gone, even killed, so that the same command
@@ -74,12 +76,13 @@ class _Way:
     word: str = ""
 
 
+_IMPORTING = _Way(grace=0.0)
 _AT_ONCE = _Way(raises=True, grace=GRACE)
 
 told = threading.Event()
 """Set once this process is told to stop."""
 
-_way = _AT_ONCE
+_way = _IMPORTING
 _by: int = signal.SIGTERM
 _raised = False
 _alone = True
@@ -114,6 +117,13 @@ def listen() -> None:
         _before.setdefault(number, before)
 
 
+def begun() -> None:
+    """The command has what it needs, and `Stopped` may be raised wherever it is."""
+    global _way
+    if _way is _IMPORTING:
+        _way = _AT_ONCE
+
+
 def forget() -> None:
     """Undoes `listen` and all that followed, for tests that run commands in their own process."""
     global _way, _raised, _alone, _unraisable
@@ -124,7 +134,7 @@ def forget() -> None:
             signal.signal(number, before)  # type: ignore[arg-type]
         signal.set_wakeup_fd(-1)
         _before.clear()
-    _way, _raised, _alone = _AT_ONCE, False, True
+    _way, _raised, _alone = _IMPORTING, False, True
     told.clear()
 
 
@@ -247,7 +257,10 @@ def _watch(pipe: int) -> None:
             since, interrupts = None, 0
         elif interrupts > 1:
             _end(128 + signal.SIGINT, "stopped at once by a second Ctrl-C")
-        elif since is not None and time.monotonic() - since > (_way.grace or math.inf):
+        elif since is not None:
+            grace = math.inf if _way.grace is None else _way.grace
+            if time.monotonic() - since < grace:
+                continue
             if _way.code is None:
                 _end(signal_code(), last_line())
             _end(_way.code, _way.last, stream=1)

@@ -43,7 +43,7 @@ def script(text):
         ("train.py", "--config", "stage1.py"),
         ("convert.py", "to-orbax", "nowhere", "out"),
         ("ask.py", "--model", "nowhere", "--image", "none.png", "--question", "?"),
-        ("label_boxes.py", "nowhere", "out", "--boxes", "tight"),
+        ("label_boxes.py", "nowhere", "out", "--boxes", "truth"),
         ("compare.py", "out", "--arm", "one", "nowhere"),
         ("report.py", "nowhere"),
         ("replay.py", "nowhere"),
@@ -125,6 +125,25 @@ def test_nor_does_a_compilation_of_a_plan():
     program = Uncompiled("none", lower=lambda: None, kinds={})
     with pytest.raises(RuntimeError, match=str(os.getpid())):
         compiling.assigned(program, command)
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_nothing_is_raised_while_a_command_imports(number):
+    """Where C code initialises a module, an exception can end in a crash."""
+    process = subprocess.Popen(
+        [sys.executable, "-c",
+         "import time\n"
+         "from lfpc_jax import stopping\n"
+         "stopping.listen()\n"
+         "print('busy', flush=True)\n"
+         "try:\n    time.sleep(60)\n"
+         "except BaseException as error: print('raised', error)"],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "busy\n"
+    process.send_signal(number)
+    code, printed, errors = told.ended(process, within=2)
+    assert (code, printed, errors) == (CODES[number], "", f"stopped by {NAMES[number]}\n")
 
 
 @pytest.mark.parametrize("number", CODES)

@@ -37,6 +37,7 @@ def run(
     """Runs the body of a command, and returns its exit code, 0 for None. An error that a user can
     mend is one line; `codes` has those beside ValueError and OSError, and their exit codes."""
     stopping.listen()
+    stopping.begun()
     known: dict[type[BaseException], int] = {ValueError: 1, OSError: 1, **(codes or {})}
     code = 1
     try:
