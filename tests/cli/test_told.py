@@ -1,6 +1,7 @@
 """Commands that are told to stop, or killed, at random moments: their code and words, and the bytes
 that the same command leaves afterwards."""
 
+import json
 import signal
 import subprocess
 import time
@@ -181,6 +182,10 @@ def demo_results(out):
         for arm in ("warm", "stage1-0")
         for name in ("results.json", "scores.jsonl")
     }
+    # A checkpoint's files have other bytes each time they are written; `same` compares its arrays.
+    trained = json.loads(found["stage1-0 results.json"])
+    del trained["asked"]["identity"]["weights"]
+    found["stage1-0 results.json"] = trained
     found |= everything(out / "data") | everything(out / "compared-0")
     assert len(found) > 100
     return found
