@@ -29,7 +29,7 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
 from lfpc_jax.rollout import asking
 from lfpc_jax.run import card, progress
-from lfpc_jax.run.folder import run_of
+from lfpc_jax.run.folder import check_has_weights, run_of
 from lfpc_jax.run.models import load_model, params_of
 
 TOLERANCE = {"float32": 1e-4}
@@ -75,6 +75,7 @@ def to_hf(args: argparse.Namespace) -> int:
         }
         return _write_hf(model.params, model.cfg, model.assets, model.origin, args, texts)
     with progress.waiting("verifying"):
+        check_has_weights(args.source)
         stored = store.open_store(args.source)
     cfg = config.from_folder(stored.assets)
     with progress.waiting("restoring"):

@@ -236,6 +236,17 @@ def run_of(path: Path) -> RunFolder | None:
     return next((run for run in runs if run.settings.is_file() and run.checkpoints.is_dir()), None)
 
 
+def check_has_weights(path: Path) -> None:
+    """Raises ValueError for a run that stopped before its first checkpoint."""
+    run = RunFolder(path)
+    begun = (run.settings, path / "origin.json", path / "log.txt")
+    if all(file.is_file() for file in begun) and not run.checkpoints.is_dir():
+        raise ValueError(
+            f"{path}: this run has no checkpoint yet; {path / 'log.txt'} says why it stopped. "
+            "Rerun its train.py command"
+        )
+
+
 def unfinished(path: Path) -> str:
     """A warning for a model that is a run before its last step; else an empty string. A path that
     names a step gets no warning, since that step is meant."""

@@ -20,7 +20,7 @@ from lfpc_jax.model.spec import spec_tree
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.run import progress
-from lfpc_jax.run.folder import checkpoint_of, load_run, run_of
+from lfpc_jax.run.folder import check_has_weights, checkpoint_of, load_run, run_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,7 @@ def _loaded(path: Path, dtype: str, mesh: Mesh | None) -> LoadedModel:
         with progress.waiting("restoring"):
             params = store.restore(stored, cfg, dtype=dtype, mesh=mesh)
         return LoadedModel(cfg, params, stored.assets, stored.origin, folder=path)
+    check_has_weights(path)
     cfg = config.from_folder(path, dtype=dtype)
     opened = folder.open_folder(path, cfg)
     return LoadedModel(cfg, params_of(opened, cfg, dtype, mesh), path, opened.origin, folder=path)
@@ -93,6 +94,7 @@ def assets_of(path: Path) -> Path:
     """The folder of the config, tokenizer and processor files of the model that a path names."""
     if run := run_of(path):
         return run.assets
+    check_has_weights(path)
     return store.assets_of(path) if store.is_store(path) else path
 
 
