@@ -6,6 +6,8 @@ the value, and says what was expected there.
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from typing import Any
 from lfpc_jax import regular
 
 _MOST_BYTES = 256 << 20
+
+OTHER_SHAPE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a value raises if it is of another type, lacks a part, is too large or too deep."""
 
 
 def read_object(path: Path, *, unique_keys: bool = False) -> dict[str, Any]:
@@ -48,6 +53,18 @@ def brief(value: object) -> str:
         return f"{value!r:.60}"
     except (ValueError, RecursionError):  # a number of too many digits, a depth of too many lists
         return f"a {type(value).__name__}"
+
+
+@contextmanager
+def expecting(what: str, where: object) -> Iterator[None]:
+    """Raises ValueError in one line if a value in `where` is not shaped as the body reads it."""
+    try:
+        yield
+    except OTHER_SHAPE as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(where)):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error!s:.200}".split())
+        raise ValueError(f"{where}: holds no {what} ({reason}); copy the file again") from error
 
 
 @dataclass(frozen=True)

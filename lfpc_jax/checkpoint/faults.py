@@ -1,16 +1,20 @@
-"""Failed writes of Orbax and TensorStore, as one error instead of hundreds of printed lines."""
+"""Failed writes and reads of Orbax and TensorStore, as one error instead of hundreds of printed
+lines."""
 
 import errno
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-_RAISED_ANYWAY = ("_SignalingThread.run() raised", "in background save thread")
+_RAISED_ANYWAY = (
+    "_SignalingThread.run() raised", "in background save thread", "exception was never retrieved",
+)  # fmt: skip
 _LOOP_IS_CLOSED = "Event loop is closed"
 _NO_SPACE = re.compile("RESOURCE_EXHAUSTED|No space left|Disk quota")
 """What TensorStore says of a full disk; its errors have no number."""
@@ -22,6 +26,7 @@ def hush() -> None:
     absl = logging.getLogger("absl")
     if _is_news not in absl.filters:
         absl.addFilter(_is_news)
+        logging.getLogger("asyncio").addFilter(_is_news)
         sys.unraisablehook = partial(_tell, sys.unraisablehook)
 
 
@@ -30,6 +35,17 @@ def of_writing(path: Path, error: Exception) -> Exception:
     if not isinstance(error, OSError) and _NO_SPACE.search(str(error)):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return error
+
+
+@contextmanager
+def reading(item: Path) -> Iterator[None]:
+    """Names an Orbax item in whatever reading it raises: bare `Exception` for what TensorStore
+    reports, and anything for descriptions of another shape."""
+    try:
+        yield
+    except Exception as error:
+        cause = [*str(error.__cause__ or error).splitlines(), type(error).__name__][0]
+        raise ValueError(f"{item}: cannot be read ({cause:.200}); copy the folder again") from error
 
 
 def _is_news(line: logging.LogRecord) -> bool:

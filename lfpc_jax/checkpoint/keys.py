@@ -8,7 +8,7 @@ of transformers prefix differently ("new"):
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Layout = Literal["old", "new"]
 
@@ -53,4 +53,10 @@ class Origin:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "Origin":
-        return cls(**{**raw, "dtypes": tuple(raw["dtypes"])})
+        """Raises ValueError, or what reading a value of another shape raises."""
+        origin = cls(**{**raw, "dtypes": tuple(raw["dtypes"])})
+        texts = all(isinstance(name, str) for name in origin.dtypes) and bool(origin.dtypes)
+        known = origin.layout in get_args(Layout) and isinstance(origin.repeats_embedding, bool)
+        if not (texts and known):
+            raise ValueError(f"no names of dtypes, layout and repeated embedding: {raw!r:.120}")
+        return origin

@@ -33,7 +33,8 @@ def verify(folder: Path, manifest: Manifest) -> None:
     ignored."""
     paths = [folder / name for name in manifest]
     for path, entry in zip(paths, manifest.values()):
-        if not (isinstance(entry, Mapping) and {"bytes", "crc32"} <= entry.keys()):
+        sums = entry if isinstance(entry, Mapping) else {}
+        if not all(type(sums.get(name)) is int for name in ("bytes", "crc32")):
             raise ValueError(f"{path}: its manifest has no size and checksum; copy {folder} again")
         if not path.is_file():
             raise ValueError(f"{path}: is missing; copy the whole of {folder} again")

@@ -23,7 +23,7 @@ from lfpc_jax.checkpoint import assets, faults, manifest, staging
 from lfpc_jax.checkpoint.demand import check_tree
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.checkpoint.manifest import Manifest
-from lfpc_jax.jsonfile import Checked, read_object
+from lfpc_jax.jsonfile import Checked, brief, expecting, read_object
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
 
@@ -101,16 +101,14 @@ def _described(folder: Path) -> tuple[Origin, Manifest]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a folder that `to-orbax` has written")
     raw = read_object(path)
-    try:
+    with expecting("description of a store", path):
         version, origin, files = raw["format"], Origin.from_json(raw["origin"]), raw["files"]
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: is corrupt ({error!r:.200}); copy {folder} again") from error
     Checked(path).mapping("files", files)
     if not any(name.startswith(f"{_PARAMS}/") for name in files):
         raise ValueError(f"{path}: is corrupt (it lists no weights); copy {folder} again")
     if version != FORMAT:
         raise ValueError(
-            f"{path}: has format {version!r}, this version reads {FORMAT}; convert it again"
+            f"{path}: has format {brief(version)}, this version reads {FORMAT}; convert it again"
         )
     return origin, files
 
@@ -125,8 +123,10 @@ def restore_params(
 ) -> Tree:
     """`restore` for an Orbax item alone, such as that of a training checkpoint."""
     handler = ocp.StandardCheckpointHandler(restore_concurrent_gb=_one_leaf_gb(cfg))
+    faults.hush()
     with ocp.Checkpointer(handler) as checkpointer:
-        stored = checkpointer.metadata(item).item_metadata
+        with faults.reading(item):
+            stored = checkpointer.metadata(item).item_metadata
         if stored is None:
             raise ValueError(f"{item}: is no Orbax item, or is incomplete; copy it again")
         check_tree(stored.tree, cfg, where=item)
@@ -138,11 +138,8 @@ def restore_params(
             spec.abstract(cfg, jnp.float32, mesh),
             stored.tree,
         )
-        try:
+        with faults.reading(item):
             return checkpointer.restore(item, args=ocp.args.StandardRestore(targets))
-        except Exception as error:  # Orbax raises bare `Exception` for what TensorStore reports
-            cause = str(error.__cause__ or error).splitlines()[0]
-            raise ValueError(f"{item}: cannot be read ({cause}); copy the folder again") from error
 
 
 def _one_leaf_gb(cfg: ModelConfig) -> int:

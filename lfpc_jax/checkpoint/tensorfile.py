@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from lfpc_jax.checkpoint.sums import FileSums, Summing, Verified
-from lfpc_jax.jsonfile import parsed
+from lfpc_jax.jsonfile import brief, parsed
 
 DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -28,7 +28,8 @@ DTYPES = {
     "F32": np.dtype(np.float32),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_ITEM_BITS = re.compile(r"(?:BF|F|I|U|C)(\d+)(?:_\w+)?$")
+_ITEM_BITS = re.compile(r"(?:BF|F|I|U|C)(\d{1,4})(?:_\w+)?$")
+_LARGEST, _MOST_DIMENSIONS = 1 << 50, 32
 _HEADER_LIMIT = 100_000_000
 _ALIGNMENT = 8
 
@@ -128,17 +129,22 @@ def _entry(path: Path, key: str, raw: Any, data_at: int) -> Entry:
     try:
         dtype, shape, (start, stop) = raw["dtype"], raw["shape"], raw["data_offsets"]
         numbers = [*shape, start, stop]
-        well_formed = all(type(n) is int and n >= 0 for n in numbers) and start <= stop
+        well_formed = (
+            all(type(n) is int and 0 <= n <= _LARGEST for n in numbers)
+            and start <= stop
+            and len(shape) <= _MOST_DIMENSIONS
+            and isinstance(dtype, str)
+        )
     except (TypeError, KeyError, ValueError):
         well_formed = False
     if not well_formed:
         raise ValueError(
-            f"{path}: key {key!r} has the entry {raw!r}, expected dtype, shape and data_offsets "
-            "[start, stop]; write the file again"
+            f"{path}: key {key!r:.200} has the entry {brief(raw)}, expected dtype, shape and "
+            "data_offsets [start, stop]; write the file again"
         )
-    bits = _ITEM_BITS.match(str(dtype))
+    bits = _ITEM_BITS.match(dtype)
     if not bits and dtype != "BOOL":
-        raise ValueError(f"{path}: key {key!r} has the unknown dtype {dtype!r}")
+        raise ValueError(f"{path}: key {key!r} has the unknown dtype {dtype!r:.60}")
     needed = math.prod(shape) * (int(bits[1]) if bits else 8) // 8
     if stop - start != needed:
         raise ValueError(

@@ -200,7 +200,7 @@ def _by_accuracy(paths: Iterable[Path]) -> list[Path]:
             facts = read_object(path / _FACTS)
             # Until November 2026 the fact was called "score".
             accuracy = facts.get("accuracy", facts.get("score"))
-            if accuracy is not None:
+            if isinstance(accuracy, int | float):
                 accuracies[path] = accuracy
     return sorted(accuracies, key=lambda path: (accuracies[path], path), reverse=True)
 

@@ -51,6 +51,7 @@ from lfpc_jax.data.rejected import Rejected, check_share, parted, summary
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.infogap import provenance
+from lfpc_jax.jsonfile import OTHER_SHAPE
 from lfpc_jax.processing.geometry import Box, hull
 from lfpc_jax.report.labels import Labelled, plot, sheet
 from lfpc_jax.rollout.engine import own_share
@@ -275,9 +276,10 @@ def _timing(out: Path) -> float | None:
     chunks: list[tuple[int, float]] = []
     for file in sorted(out.glob("timing-*.jsonl")):
         for line in regular.lines(file):
-            with suppress(ValueError):
+            with suppress(*OTHER_SHAPE):
                 entry = json.loads(line)
-                chunks.append((entry["records"], entry["seconds"]))
+                records, seconds = int(entry["records"]), float(entry["seconds"])
+                chunks += [(records, seconds)] if records > 0 else []
     if not chunks:
         return None
     a_record = median(seconds / count for count, seconds in chunks)

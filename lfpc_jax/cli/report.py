@@ -25,6 +25,7 @@ from lfpc_jax.evaluation.compared import Compared
 from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.seen import shown_crops
 from lfpc_jax.evaluation.tables import sheets
+from lfpc_jax.jsonfile import OTHER_SHAPE
 from lfpc_jax.report import document, plots
 from lfpc_jax.report.album import Album
 from lfpc_jax.report.conversation import Decoder
@@ -102,7 +103,7 @@ def _sheets(run: Run) -> list[dict[str, Any]]:
             for name in ("results.json", "timing.json")
         )
         return [asdict(sheet) for sheet in sheets(results, seconds)]
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
+    except (*OTHER_SHAPE, OSError) as error:
         reason = f"results cannot be shown: {error!r:.200}; `evaluate.py {run.folder} --rescore`"
         run.problems.append(Problem(str(run.folder / "results.json"), reason))
         return []
@@ -116,7 +117,7 @@ def _replaced(run: Run, part: str) -> Replaced | None:
         journal = Journal(run.folder)
         asked = Trial.of(part.rpartition("-p")[0])
         show = shown_crops(journal, asked)
-    except (ValueError, LookupError, TypeError, OSError) as error:
+    except (*OTHER_SHAPE, OSError) as error:
         reason = f"crops are shown as they were cut, which is not how the model saw them: {error}"
         run.problems.append(Problem(f"{run.folder}, {part}", reason))
         return None
@@ -129,7 +130,7 @@ def _seen(run: Run, part: str) -> SeenByTarget | None:
         return None
     try:
         return target_view(Journal(run.folder), Trial.of(part.rpartition("-p")[0]))
-    except (ValueError, LookupError, TypeError, OSError) as error:
+    except (*OTHER_SHAPE, OSError) as error:
         reason = f"what the target saw cannot be made again: {error}"
         run.problems.append(Problem(f"{run.folder}, {part}", reason))
         return None

@@ -15,6 +15,7 @@ import numpy as np
 from lfpc_jax.cropvlm.labels import Label
 from lfpc_jax.data import layout, sources
 from lfpc_jax.data.rejected import Rejected
+from lfpc_jax.jsonfile import Checked, brief
 from lfpc_jax.processing.geometry import Box, area
 from lfpc_jax.rewards.grounding import Grounding, ground_boxes, holds_all
 from lfpc_jax.trajectory import Box4, Record
@@ -190,7 +191,9 @@ def labels_of(source: str) -> Mapping[str, Any] | None:
     folder = sources.own_folder(source)
     if folder is None or not (folder / "meta.json").is_file():
         return None
-    return layout.read_meta(folder).get("about", {}).get(LABELS)
+    labels = layout.read_meta(folder).get("about", {}).get(LABELS)
+    file = Checked(folder / "meta.json")
+    return None if labels is None else file.mapping(f"about.{LABELS}", labels)
 
 
 def doubts(source: str, *, proposes: bool, target: Mapping[str, Any] | None) -> Iterator[str]:
@@ -199,13 +202,14 @@ def doubts(source: str, *, proposes: bool, target: Mapping[str, Any] | None) -> 
     about = labels_of(source)
     if about is None:
         return
-    if not proposes and about["boxes"] != "truth":
+    boxes = about.get("boxes")
+    if not proposes and boxes != "truth":
         yield (
-            f"its target boxes are labels for a crop network ({about['boxes']}), not what must be "
+            f"its target boxes are labels for a crop network ({brief(boxes)}), not what must be "
             "seen; train on it with --rollout.dialogue box"
         )
     before = about.get("target")
-    if before is None or target is None:
+    if not isinstance(before, Mapping) or target is None:
         return
     changed = [name for name in before if name in target and before[name] != target[name]]
     if changed:

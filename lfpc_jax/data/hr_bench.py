@@ -25,6 +25,7 @@ from lfpc_jax.data.benchmarks import HR_BENCH_COLUMNS
 from lfpc_jax.data.columns import check_columns
 from lfpc_jax.data.pictures import to_file
 from lfpc_jax.data.rejected import Rejected, Unusable
+from lfpc_jax.jsonfile import OTHER_SHAPE
 from lfpc_jax.trajectory import Picture, Record
 
 DATASET = "hr_bench"
@@ -43,8 +44,8 @@ def read(path: Path, pictures: Path) -> Iterator[Record | Rejected]:
             yield _record(name, row, placed, pictures)
         except Unusable as error:
             yield Rejected.of(name, error)
-        except (TypeError, AttributeError) as error:
-            yield Rejected(f"{path.stem} row {place}", "malformed row", f"{error}")
+        except OTHER_SHAPE as error:
+            yield Rejected(f"{path.stem} row {place}", "malformed row", f"{error!s:.200}")
 
 
 def cycle_of(record: Record) -> str:
@@ -102,8 +103,8 @@ def _tsv(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(_LONGEST_FIELD)
     with io.TextIOWrapper(regular.opened(path), encoding="utf-8", newline="") as file:
         table = csv.DictReader(file, delimiter="\t")
-        check_columns(path, table.fieldnames or (), HR_BENCH_COLUMNS)
         try:
+            check_columns(path, table.fieldnames or (), HR_BENCH_COLUMNS)
             yield from table
-        except csv.Error as error:
+        except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}, line {table.line_num}: {error}") from error

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from lfpc_jax import regular
 from lfpc_jax.data.rejected import Rejected
+from lfpc_jax.jsonfile import OTHER_SHAPE, expecting
 from lfpc_jax.trajectory import Record
 
 log = logging.getLogger(__name__)
@@ -100,8 +101,9 @@ class Journal(Generic[E]):
         return old[: old.rfind(b"\n") + 1].splitlines(keepends=True)
 
     def _entry(self, line: bytes) -> E | Rejected:
-        fields = json.loads(line)
-        return Rejected(**fields["lost"]) if "lost" in fields else self.entry(fields[self.kind])
+        with expecting(f"line of {self.kind}", self.path):
+            fields = json.loads(line)
+            return Rejected(**fields["lost"]) if "lost" in fields else self.entry(fields[self.kind])
 
     def _check_order(self, done: Sequence[E | Rejected], records: Sequence[Record]) -> None:
         for place, entry in enumerate(done):
@@ -122,7 +124,9 @@ class Journal(Generic[E]):
         return json.dumps({kind: asdict(entry)}, ensure_ascii=True).encode() + b"\n"
 
     def _check_begun(self, first: bytes) -> None:
-        old, new = json.loads(first), json.loads(self._head)
+        with expecting("beginning of a journal", self.path):
+            old, new = json.loads(first), json.loads(self._head)
+            old = {"format": old.get("format"), "about": dict(old["about"])}
         anew = f"remove the journals of {self.path.parent} to begin anew, or choose another folder"
         if old.get("format") != self.format:
             raise ValueError(
@@ -147,7 +151,7 @@ def about_of(path: Path) -> dict[str, Any]:
     head, *_ = (regular.contents(path, _MOST_BYTES) if path.exists() else b"").partition(b"\n")
     try:
         return dict(json.loads(head)["about"])
-    except (ValueError, TypeError, KeyError):
+    except OTHER_SHAPE:
         raise ValueError(f"{path}: missing, or not the beginning of a journal") from None
 
 

@@ -22,7 +22,7 @@ import pyarrow
 from lfpc_jax import regular
 from lfpc_jax.data import parquet
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected, Unusable, check_share
-from lfpc_jax.jsonfile import Checked, brief, read_object
+from lfpc_jax.jsonfile import OTHER_SHAPE, Checked, brief, read_object
 from lfpc_jax.trajectory import Metric, Picture, Record
 
 Table = Literal["jsonl", "parquet"]
@@ -31,6 +31,7 @@ FORMAT = "lfpc_jax records"
 VERSION = 1
 _TABLES = tuple(f"records.{table}" for table in get_args(Table))
 _PER_FOLDER = 1000
+_LONGEST_SIDE = (1 << 31) - 1
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp"}
 _SCHEMA = pyarrow.schema(
     {
@@ -120,8 +121,8 @@ def read(folder: Path) -> Iterator[Record | Rejected]:
     for number, line in enumerate(lines, start=1):
         try:
             yield _from_line(line, folder)
-        except (KeyError, TypeError, ValueError) as error:
-            detail = f"{type(error).__name__}: {error}"
+        except OTHER_SHAPE as error:
+            detail = f"{type(error).__name__}: {error!s:.200}"
             yield Rejected(f"{path}:{number}", "malformed row", detail)
     if number != meta["count"]:
         raise ValueError(
@@ -222,14 +223,16 @@ def _from_line(line: dict[str, Any], folder: Path) -> Record:
     for nest in line["targets"]:
         boxes = [tuple(float(edge) for edge in box) for box in nest]
         if any(len(box) != 4 for box in boxes):
-            raise ValueError(f"target {nest}: each box needs four numbers")
+            raise ValueError(f"target {brief(nest)}: each box needs four numbers")
         targets.append(tuple(boxes))
     image, side = line["image"], line["longest_side"]
     metric = line.get("metric") or "rules"
     if metric not in get_args(Metric):
-        raise ValueError(f"metric {metric!r}: must be one of {get_args(Metric)}")
-    if side is not None and not (isinstance(side, int) and side > 0):
-        raise ValueError(f"longest_side {side!r}: must be null or a positive whole number")
+        raise ValueError(f"metric {brief(metric)}: must be one of {get_args(Metric)}")
+    if side is not None and not (type(side) is int and 0 < side <= _LONGEST_SIDE):
+        raise ValueError(f"longest_side {brief(side)}: must be null or a positive whole number")
+    if not isinstance(line["options"], list):
+        raise TypeError(f"options {brief(line['options'])}: must be a list")
     return Record(
         id=_text(line, "id"),
         question=_text(line, "question"),
@@ -248,5 +251,5 @@ def _from_line(line: dict[str, Any], folder: Path) -> Record:
 def _text(line: dict[str, Any], column: str) -> str:
     text = line[column]
     if not isinstance(text, str):
-        raise TypeError(f"{column} {text!r}: must be text")
+        raise TypeError(f"{column} {brief(text)}: must be text")
     return text

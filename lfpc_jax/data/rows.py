@@ -6,7 +6,7 @@ from typing import Any
 
 from lfpc_jax import regular
 from lfpc_jax.data.rejected import Rejected, Unusable
-from lfpc_jax.jsonfile import parsed
+from lfpc_jax.jsonfile import OTHER_SHAPE, parsed
 from lfpc_jax.trajectory import Picture, Record
 
 Row = Any
@@ -23,8 +23,8 @@ def records(
             yield record(name, row)
         except Unusable as error:
             yield Rejected.of(name, error)
-        except (KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
-            yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
+        except (*OTHER_SHAPE, StopIteration) as error:
+            yield Rejected(name, "malformed row", f"{type(error).__name__}: {error!s:.200}")
 
 
 def parquet_files(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from lfpc_jax.data.benchmarks import V_STAR_FOLDERS
 from lfpc_jax.data.columns import check_columns
 from lfpc_jax.data.pictures import measured
 from lfpc_jax.data.rejected import Rejected, Unusable
-from lfpc_jax.jsonfile import parsed, read_object
+from lfpc_jax.jsonfile import OTHER_SHAPE, parsed, read_object
 from lfpc_jax.processing.geometry import Box, area, clamp
 from lfpc_jax.trajectory import Nests, Picture, Record
 
@@ -35,7 +35,6 @@ FOLDER_KEYS = ("target_object", "bbox", "question", "options")
 LIST_KEYS = ("image", "text", "category", "question_id", "label")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 _OPTION = re.compile(r"[ \t]*\(([A-Z])\)[ \t]*(.*?)[ \t]*")
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 def read_folders(folder: Path, *, seed: int) -> Iterator[Record | Rejected]:
@@ -49,8 +48,8 @@ def read_folders(folder: Path, *, seed: int) -> Iterator[Record | Rejected]:
                 yield _sample(name, category, path, seed)
             except Unusable as error:
                 yield Rejected.of(name, error)
-            except _MALFORMED as error:
-                yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
+            except OTHER_SHAPE as error:
+                yield Rejected(name, "malformed row", f"{type(error).__name__}: {error!s:.200}")
 
 
 def read_list(path: Path) -> Iterator[Record | Rejected]:
@@ -64,8 +63,8 @@ def read_list(path: Path) -> Iterator[Record | Rejected]:
             yield _entry(parsed(line, name), path, left_out)
         except Unusable as error:
             yield Rejected.of(name, error)
-        except _MALFORMED as error:
-            yield Rejected(name, "malformed row", f"{type(error).__name__}: {error}")
+        except OTHER_SHAPE as error:
+            yield Rejected(name, "malformed row", f"{type(error).__name__}: {error!s:.200}")
     if left_out:
         log.info(
             "%s: %d questions have text after their options, and are asked without it; the first "

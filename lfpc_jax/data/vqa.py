@@ -26,6 +26,7 @@ from lfpc_jax.data.rows import (
     records,
     text,
 )
+from lfpc_jax.jsonfile import OTHER_SHAPE, brief
 from lfpc_jax.trajectory import Box4, Metric, Nests, Picture, Record, Size
 
 _TEN = 10
@@ -167,7 +168,7 @@ def _answers(given: Any) -> tuple[str, ...]:
     if not given:
         raise Unusable("no answers", "the row has none, as in a test split; use another split")
     if not isinstance(given, list):
-        raise Unusable("malformed row", f"the answers are {given!r:.80}, no list")
+        raise Unusable("malformed row", f"the answers are {brief(given)}, no list")
     return tuple(map(text, given))
 
 
@@ -207,8 +208,8 @@ class _Drawn:
                     drawn.by_question.setdefault(text(row["dataset_id"]), []).append(entry)
                 except Unusable as error:
                     drawn.rejected.append(Rejected.of(name, error))
-                except (KeyError, TypeError) as error:
-                    detail = f"{type(error).__name__}: {error}"
+                except OTHER_SHAPE as error:
+                    detail = f"{type(error).__name__}: {error!s:.200}"
                     drawn.rejected.append(Rejected(name, "malformed row", detail))
         return drawn
 
@@ -236,8 +237,9 @@ def _box(value: Any) -> Box4:
     """From x, y, width and height."""
     try:
         x, y, width, height = map(float, value)
-    except (TypeError, ValueError) as error:
-        raise Unusable("malformed row", f"bbox {value!r:.80}: must be four numbers") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        detail = f"bbox {brief(value)}: must be four numbers"
+        raise Unusable("malformed row", detail) from error
     return x, y, x + width, y + height
 
 

@@ -26,6 +26,7 @@ from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.evaluation.measures import Measures
 from lfpc_jax.evaluation.results import Answers, grade_all
 from lfpc_jax.evaluation.scoring import over_samples
+from lfpc_jax.jsonfile import OTHER_SHAPE
 from lfpc_jax.rewards.answers import options_by_letter
 from lfpc_jax.rewards.judge import Remembered
 from lfpc_jax.trajectory import Record
@@ -97,7 +98,7 @@ def _judge_of(results: Path) -> tuple[str, str]:
     try:
         said = json.loads(results.read_bytes())
         return str(said["judge"]), str(said.get("judge_server", ""))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except OTHER_SHAPE as error:
         raise ValueError(
             f"{results}: is damaged ({error!r:.200}); make it again with evaluate.py "
             f"{results.parent} --rescore"

@@ -23,6 +23,7 @@ from typing import Any
 from lfpc_jax import regular
 from lfpc_jax.evaluation.alter import TRUTH
 from lfpc_jax.evaluation.answers import Answered
+from lfpc_jax.jsonfile import OTHER_SHAPE, read_object
 from lfpc_jax.rewards.accuracy import grade
 from lfpc_jax.rewards.total import Rewards, compute_rewards
 from lfpc_jax.rollout.archive import Archive
@@ -119,10 +120,13 @@ class Journal:
         if not path.is_file():
             raise ValueError(f"{path}: missing; is {self.folder} an evaluation's folder?")
         try:
-            settings = json.loads(regular.contents(path))
+            settings = read_object(path)
             version = settings["format"]
             settings["asked"] = with_limits(settings["asked"])
-        except (ValueError, TypeError, KeyError) as error:
+            settings["benchmarks"] = dict(settings["benchmarks"])
+            for about in settings["benchmarks"].values():
+                str(about["digest"])
+        except OTHER_SHAPE as error:
             raise ValueError(f"{path}: is damaged ({error!r:.200}); restore it") from error
         if version != FORMAT:
             raise ValueError(f"{path}: format {version!r}, where {FORMAT} is read; evaluate anew")
@@ -223,7 +227,7 @@ class Journal:
             ):
                 try:
                     seconds.append(float(json.loads(line)["seconds"]))
-                except (ValueError, TypeError, KeyError) as error:
+                except OTHER_SHAPE as error:
                     log.warning("%s, line %d: no whole line, skipped (%r)", path, number, error)
             answered, longest = answered + len(seconds), max(longest, sum(seconds))
         return longest / answered if answered else None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lfpc_jax.data import layout, pictures, sources
+from lfpc_jax.jsonfile import Checked, brief
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.trajectory import Record
 
@@ -23,15 +24,18 @@ def selection_of(source: str) -> Mapping[str, Any] | None:
     if folder is None or not (folder / "meta.json").is_file():
         return None
     about = layout.read_meta(folder).get("about", {})
-    return about.get(SELECTION, {}) if FROM in about else None
+    if FROM not in about:
+        return None
+    file = Checked(folder / "meta.json")
+    return file.mapping(f"about.{SELECTION}", about.get(SELECTION, {}))
 
 
 def check_budget(named: Iterable[str], image_tokens: int) -> None:
     """Raises ValueError for a set whose gaps were chosen at another budget."""
     for source in named:
         selection = selection_of(source) or {}
-        before = selection.get("image_tokens", image_tokens)
-        if before != image_tokens and selection["strategy"] != "none":
+        before = brief(selection.get("image_tokens", image_tokens))
+        if before != str(image_tokens) and selection.get("strategy") != "none":
             raise ValueError(
                 f"{source}: was selected at an image budget of {before} tokens, and "
                 f"rollout.image_tokens is {image_tokens}: what is a gap at one may be none at the "

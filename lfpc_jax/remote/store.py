@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from lfpc_jax.jsonfile import OTHER_SHAPE
+
 Value = TypeVar("Value", bool, str)
 
 
@@ -63,7 +65,7 @@ class Store(Generic[Value]):
         try:
             entry = json.loads(line)
             key, value = entry["key"], entry[self._name]
-        except (ValueError, TypeError, KeyError):
+        except OTHER_SHAPE:
             return
         if isinstance(key, str) and isinstance(value, self._kind):
             self._known.setdefault(key, value)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lfpc_jax import regular
+from lfpc_jax.jsonfile import OTHER_SHAPE
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.report import metrics
 from lfpc_jax.report.metrics import Curve
@@ -164,7 +165,7 @@ def _verdicts(file: Path, problems: list[Problem]) -> Verdicts:
             entry = json.loads(line)
             rights = [None if right is None else float(right) for right in entry["right"]]
             verdicts[str(entry["part"]), str(entry["record"])] = rights
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
+        except OTHER_SHAPE as error:
             where = f"{file}, line {number}"
             problems.append(Problem(where, f"no line of scores, skipped ({error!r:.160})"))
     return verdicts

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from lfpc_jax import regular
+from lfpc_jax.jsonfile import OTHER_SHAPE
 from lfpc_jax.trajectory import Crop, Group, Picture, Record, Trajectory, Turn
 
 VERSION = 1
@@ -86,7 +87,7 @@ class Archive:
                 entry = json.loads(line)
                 version = entry["version"]
                 group = self._group(entry) if version == VERSION else None
-            except (ValueError, TypeError, LookupError, RecursionError, zlib.error) as error:
+            except (*OTHER_SHAPE, zlib.error) as error:
                 log.warning(f"{file}, line {number}: no whole group, skipped ({error!r:.200})")
                 continue
             if group is None:

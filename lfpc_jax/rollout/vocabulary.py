@@ -17,11 +17,7 @@ def allowed_ids(
     """A mask over the model's ids of those that may be sampled: all that the tokenizer has, except
     the placeholders of vision and the `banned` tokens."""
     ids = tokenizer.backend.get_vocab()
-    if tokenizer.size > vocabulary:
-        raise ValueError(
-            f"the tokenizer has ids up to {tokenizer.size - 1}, the model a vocabulary of "
-            f"{vocabulary}; take the tokenizer from the model's own folder"
-        )
+    _check_size(tokenizer, vocabulary)
     unknown = [token for token in banned if token not in ids]
     if unknown:
         raise ValueError(f"banned tokens {unknown}: the tokenizer has none of that name")
@@ -33,6 +29,7 @@ def allowed_ids(
 
 def token_bytes(tokenizer: Tokenizer, vocabulary: int) -> list[bytes]:
     """The bytes that each of the model's ids writes; none where the tokenizer has no such id."""
+    _check_size(tokenizer, vocabulary)
     byte_of = _byte_alphabet()
     added = {i: token.content for i, token in tokenizer.backend.added_tokens_decoder.items()}
     written = [b""] * vocabulary
@@ -48,6 +45,15 @@ def token_bytes(tokenizer: Tokenizer, vocabulary: int) -> list[bytes]:
                 "tokenizers; only byte-level tokenizers are known"
             ) from error
     return written
+
+
+def _check_size(tokenizer: Tokenizer, vocabulary: int) -> None:
+    if tokenizer.size > vocabulary:
+        raise ValueError(
+            f"{tokenizer.backend.name_or_path}: the tokenizer has ids up to {tokenizer.size - 1}, "
+            f"the model a vocabulary of {vocabulary}; take the tokenizer from the model's own "
+            "folder"
+        )
 
 
 def _byte_alphabet() -> dict[str, int]:

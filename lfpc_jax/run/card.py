@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lfpc_jax.cropvlm.proposing import OUTLINE
-from lfpc_jax.jsonfile import read_object
+from lfpc_jax.jsonfile import expecting, read_object
 from lfpc_jax.report import metrics
 from lfpc_jax.rollout.asking import FILE, Asking
 from lfpc_jax.run.dialogues import prompt_of
@@ -60,6 +60,11 @@ that it touches."""
 
 def card(run: RunFolder, step: int, asking: Asking) -> str:
     """The card of the model after `step`, as Markdown."""
+    with expecting("settings of a run", run.settings):
+        return _card(run, step, asking)
+
+
+def _card(run: RunFolder, step: int, asking: Asking) -> str:
     settings = read_object(run.settings)
     parts = [
         *_licence(run.assets / NAME),

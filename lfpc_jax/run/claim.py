@@ -89,7 +89,7 @@ class Owner:
         """The owner that a claim's text describes; None if it is half written."""
         try:
             return cls(**json.loads(text))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return None
 
     def lives(self, folder: Path) -> bool | None:

@@ -32,7 +32,7 @@ from lfpc_jax.checkpoint import assets, staging, training
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import everyones
-from lfpc_jax.jsonfile import read_object
+from lfpc_jax.jsonfile import Checked, expecting, read_object
 from lfpc_jax.model import config, parameters, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import LoRA, Trainable
@@ -44,6 +44,7 @@ from lfpc_jax.run.config import TrainConfig, described
 log = logging.getLogger(__name__)
 
 _LONGEST_WRITE = 3600.0
+_MOST_STEPS = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class RunFolder:
     @property
     def origin(self) -> Origin:
         raw = self._origin
-        return Origin.from_json({name: raw[name] for name in raw if name != "step"})
+        with expecting("origin of a model", self.path / "origin.json"):
+            return Origin.from_json({name: raw[name] for name in raw if name != "step"})
 
     @property
     def _origin(self) -> dict[str, Any]:
@@ -78,29 +80,35 @@ class RunFolder:
     @property
     def began_at(self) -> int | None:
         """The step of the base model, if the base model is a run; else None."""
-        return self._origin.get("step")
+        step = self._origin.get("step")
+        if step is None:
+            return None
+        return Checked(self.path / "origin.json").whole("step", step, 0, _MOST_STEPS)
 
     @property
     def asking(self) -> Asking:
         """How to ask the run's model. For a run from before asking.json it follows from the
         settings."""
-        rollout = read_object(self.settings).get("rollout", {})
-        return Asking.read(self.assets) or Asking.of_settings(rollout)
+        with expecting("settings of a run", self.settings):
+            rollout = read_object(self.settings).get("rollout", {})
+            return Asking.read(self.assets) or Asking.of_settings(rollout)
 
     @property
     def judged_by(self) -> str:
         """The judge of the run's rewards, by the settings of its last start; empty if none."""
-        return shown_judge(read_object(self.settings).get("judge"))
+        with expecting("settings of a run", self.settings):
+            return shown_judge(read_object(self.settings).get("judge"))
 
     @property
     def trainable(self) -> Trainable:
         """Which parameters the run trains."""
-        model = read_object(self.settings)["model"]
-        lora = model["lora"]
-        if lora is not None:
-            tuples = {name: tuple(value) for name, value in lora.items() if isinstance(value, list)}
-            lora = LoRA(**lora | tuples)
-        return Trainable(model["train_vision"], lora)
+        with expecting("settings of a run", self.settings):
+            model = read_object(self.settings)["model"]
+            lora = model["lora"]
+            if lora is not None:
+                lists = {name: tuple(v) for name, v in lora.items() if isinstance(v, list)}
+                lora = LoRA(**lora | lists)
+            return Trainable(bool(model["train_vision"]), lora)
 
     def first_model(self, path: Path) -> Path:
         """The base model of this run, whose settings name it by `path`. If that is a run, it is the
@@ -132,8 +140,9 @@ class RunFolder:
     def _resume(self, settings: TrainConfig) -> None:
         now = described(settings)
         begun = read_object(self.settings)
-        limits = begun.get("rollout", {})
-        begun["rollout"] = with_limits(limits)
+        with expecting("settings of a run", self.settings):
+            limits = begun.get("rollout", {})
+            begun["rollout"] = with_limits(limits)
         _check_schedule(self.path, begun, settings)
         _check_temperature(self.path, begun, settings)
         usual = described(TrainConfig())
@@ -254,7 +263,8 @@ def unfinished(path: Path) -> str:
     if run is None or (path != run.path and path.name.isdigit()):
         return ""
     newest = max(training.whole_steps_of(run.checkpoints), default=0)
-    steps = read_object(run.settings).get("steps", 0)
+    settings = Checked(run.settings)
+    steps = settings.whole("steps", read_object(run.settings).get("steps", 0), 0, _MOST_STEPS)
     if newest >= steps:
         return ""
     return (

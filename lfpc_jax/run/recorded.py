@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-from lfpc_jax.jsonfile import read_object
+from lfpc_jax.jsonfile import OTHER_SHAPE, expecting, read_object
 from lfpc_jax.rollout.episode import with_limits
 from lfpc_jax.run.config import TrainConfig
 
@@ -23,7 +23,7 @@ def recorded_config(file: Path) -> TrainConfig:
         raw = read_object(file)
         raw["rollout"] = with_limits(raw.get("rollout", {}))
         config = _read(TrainConfig, raw)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except OTHER_SHAPE as error:
         raise ValueError(f"{file}: holds no settings of a run ({error!r:.200})") from error
     assert isinstance(config, TrainConfig)
     return config
@@ -31,8 +31,9 @@ def recorded_config(file: Path) -> TrainConfig:
 
 def own_rewards(file: Path) -> tuple[str, ...]:
     """The names of the rewards that are functions of the user's own."""
-    rewards = read_object(file).get("rewards", {})
-    return tuple(reward["name"] for reward in rewards.get("own", ()))
+    with expecting("settings of a run", file):
+        rewards = read_object(file).get("rewards", {})
+        return tuple(str(reward["name"]) for reward in rewards.get("own", ()))
 
 
 def _read(kind: Any, value: Any) -> Any:

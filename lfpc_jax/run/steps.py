@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lfpc_jax import stopping
+from lfpc_jax.jsonfile import expecting, read_object
 from lfpc_jax.run.models import identity_of
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -187,4 +188,6 @@ def _done(step: Step, out: Path) -> tuple[str, ...] | None:
 
 
 def _read(step: Step, out: Path) -> dict[str, Any]:
-    return json.loads(_note(step, out).read_text())
+    note = read_object(_note(step, out))
+    with expecting("note of a step that is done", _note(step, out)):
+        return {**note, "words": [str(word) for word in note["words"]]}
