@@ -23,7 +23,7 @@ from lfpc_jax.checkpoint import assets, faults, manifest, staging
 from lfpc_jax.checkpoint.demand import check_tree
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.checkpoint.manifest import Manifest
-from lfpc_jax.jsonfile import Checked, brief, expecting, read_object
+from lfpc_jax.jsonfile import OTHER_SHAPE, Checked, brief, read_object
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
 
@@ -101,8 +101,10 @@ def _described(folder: Path) -> tuple[Origin, Manifest]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a folder that `to-orbax` has written")
     raw = read_object(path)
-    with expecting("description of a store", path):
+    try:
         version, origin, files = raw["format"], Origin.from_json(raw["origin"]), raw["files"]
+    except OTHER_SHAPE as error:
+        raise ValueError(f"{path}: is corrupt ({error!r:.200}); copy {folder} again") from error
     Checked(path).mapping("files", files)
     if not any(name.startswith(f"{_PARAMS}/") for name in files):
         raise ValueError(f"{path}: is corrupt (it lists no weights); copy {folder} again")
