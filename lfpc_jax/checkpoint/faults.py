@@ -44,6 +44,8 @@ def reading(item: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(item)):
+            raise
         cause = [*str(error.__cause__ or error).splitlines(), type(error).__name__][0]
         raise ValueError(f"{item}: cannot be read ({cause:.200}); copy the folder again") from error
 

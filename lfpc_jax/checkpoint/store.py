@@ -131,7 +131,8 @@ def restore_params(
             stored = checkpointer.metadata(item).item_metadata
         if stored is None:
             raise ValueError(f"{item}: is no Orbax item, or is incomplete; copy it again")
-        check_tree(stored.tree, cfg, where=item)
+        with faults.reading(item):
+            check_tree(stored.tree, cfg, where=item)
         targets = jax.tree.map(
             lambda target, leaf: target.update(
                 dtype=np.dtype(dtype or leaf.dtype),
