@@ -108,16 +108,3 @@ def attention(
         return attention_xla.self_attention(
             q, k, v, segments=segments, prefix=prefix, causal=causal
         )
-
-
-def cache_attention(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B K H S"],
-    v: Float[Array, "B K S H"],
-    index: Int[Array, "B T"],
-    key_index: Int[Array, "B S"] | None = None,
-) -> Float[Array, "B T N H"]:
-    """Queries at `index` attend to all keys at or before them. Keys are in order, or at
-    `key_index`."""
-    with jax.named_scope("attention_cache_xla"):
-        return attention_xla.xla(q, k, v, index=index, key_index=key_index, causal=False)

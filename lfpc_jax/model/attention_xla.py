@@ -54,18 +54,14 @@ def xla(
     causal: bool,
     segments: Array | None = None,
     prefix: Array | None = None,
-    index: Array | None = None,
-    key_index: Array | None = None,
 ) -> Array:
-    """Blocks of queries over keys `[B, K, H, S]` and values `[B, K, S, H]`. With `index`, `[B, T]`,
-    queries attend to keys at or before it; `key_index`, `[B, S]`, says where keys are if not in
-    order."""
+    """Blocks of queries over keys `[B, K, H, S]` and values `[B, K, S, H]`."""
     B, T, N, H = q.shape
     K, S = k.shape[1], k.shape[3]
     scale = jnp.asarray(H**-0.5, q.dtype)
     # Query heads that share a key head are folded into rows: one large product, no repeated keys.
     queries = (q * scale).reshape(B, T, K, N // K, H).transpose(0, 2, 1, 3, 4)
-    index = jnp.broadcast_to(jnp.arange(T), (B, T)) if causal else index
+    index = jnp.broadcast_to(jnp.arange(T), (B, T)) if causal else None
     block = _block(T, S, B * N)
     step = T
     if causal and T > _SHORT:
@@ -79,7 +75,7 @@ def xla(
             *(None if x is None else x[:, start:stop] for x in (segments, prefix, index)),
         )
         read = stop if causal else S
-        keys = (k, v, segments, key_index)
+        keys = (k, v, segments)
         out.append(_by_blocks(rows, keys, read, min(block, stop - start), recompute=block < T))
     joined = out[0] if len(out) == 1 else jnp.concatenate(out, axis=2)
     return joined.transpose(0, 2, 1, 3, 4).reshape(B, T, N, H)
@@ -129,7 +125,7 @@ def _split(x: Array, axis: int, block: int) -> Array:
 def _dense(rows: Any, keys: Any, *, read: int) -> Array:
     """Softmax attention of one block, with all of its scores in float32."""
     q, q_segments, q_prefix, q_index = rows
-    k, v, k_segments, k_index = keys
+    k, v, k_segments = keys
     B, K, T, G, H = q.shape
     k, v = k[..., :read], v[:, :, :read]
     scores = jnp.einsum(
@@ -137,8 +133,7 @@ def _dense(rows: Any, keys: Any, *, read: int) -> Array:
     ).reshape(B, K, T, G, read)
     visible = None
     if q_index is not None:
-        at = jnp.arange(read) if k_index is None else k_index[:, None, :read]
-        visible = q_index[:, :, None] >= at
+        visible = q_index[:, :, None] >= jnp.arange(read)
     if q_segments is not None:
         same = q_segments[:, :, None] == k_segments[:, None, :read]
         if q_prefix is not None:

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model import cache as kv
-from lfpc_jax.model.attention import attention, cache_attention
+from lfpc_jax.model.attention import attention
+from lfpc_jax.model.attention_observed import observed
 from lfpc_jax.model.attention_parts import Members, merged, over, over_prompts
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import each_layer, gated_mlp, linear, rms_norm
@@ -163,11 +164,6 @@ def extend(
     old = cache.length if rows is None else kv.length_of(cache, rows)
     index = old[:, None] + ahead
     written_at = jnp.where(ahead < lengths[:, None], index, cache.capacity)
-    before = None
-    if prompts is not None:
-        assert continued is not None
-        before = prompts, continued, _key_index(prompts, continued, cache.capacity)
-        index = prompts.capacity + index
 
     def body(carry: tuple[Array, kv.Cache], scanned: tuple[Tree, Any]) -> Any:
         x, cache = carry
@@ -175,14 +171,10 @@ def extend(
 
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, kv.Cache]:
             written = kv.write(cache, number, k, v, written_at, rows)
-            keys, values = _keys_last(written, number, rows)
-            if before is None:
-                return cache_attention(q, keys, values, index), written
-            prompts, continued, key_index = before
-            first_keys, first_values = _keys_last(prompts, number, continued)
-            keys = jnp.concatenate([first_keys, keys], axis=-1)
-            values = jnp.concatenate([first_values, values], axis=-2)
-            return cache_attention(q, keys, values, index, key_index), written
+            out = observed(
+                q, written, number, index, rows=rows, prompts=prompts, continued=continued
+            )
+            return out, written
 
         return layer(p, x, rotary, attend, cfg.text.eps), None
 
@@ -190,15 +182,6 @@ def extend(
     (x, cache), _ = each_layer(body, (x, cache), params["text"], numbers)
     x = rms_norm(x, params["norm"], cfg.text.eps)
     return x, replace(cache, length=kv.added(cache.length, rows, lengths))
-
-
-def _key_index(prompts: kv.Cache, continued: Array, capacity: int) -> Int[Array, "R S"]:
-    """Where the keys of prompts and of what continues them are in a row's order. A prompt's unused
-    places are behind everything."""
-    S = prompts.capacity
-    places = jnp.arange(S + capacity)
-    lengths = kv.length_of(prompts, continued)[:, None]
-    return jnp.where((places < lengths) | (places >= S), places, S + capacity)
 
 
 def _keys_last(
