@@ -47,9 +47,9 @@ def _draw(figure: Figure, curves: Mapping[str, Sequence[Curve]], stem: Path) -> 
         axes[place // columns][place % columns].set_axis_off()
     note = f" ({figure.note})" if figure.note else ""
     canvas.suptitle(f"{figure.title}{note}".replace("$", r"\$"), fontsize=11, x=0.01, ha="left")
-    if said:
-        text = "\n".join(said).replace("$", r"\$")
-        canvas.supxlabel(text, fontsize=8, color=_GREY, x=0.01, ha="left")
+    told = "\n".join(said).replace("$", r"\$")
+    if told and len(lines) < 2:
+        canvas.supxlabel(told, fontsize=8, color=_GREY, x=0.01, ha="left")
     if len(lines) > 1:
         # matplotlib drops labels that begin with "_" and reads "$" as mathematics
         labels = [f" {run}".replace("$", r"\$") for run in lines]
@@ -60,6 +60,9 @@ def _draw(figure: Figure, curves: Mapping[str, Sequence[Curve]], stem: Path) -> 
             ncols=min(4, len(lines)),
             frameon=False,
             fontsize=9,
+            title=told or None,
+            title_fontsize=8,
+            alignment="left",
         )
     file = stem.with_name(f"{stem.name}-{figure.key}.png")
     canvas.savefig(file, dpi=150)
