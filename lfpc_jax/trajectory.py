@@ -81,7 +81,9 @@ class Batch:
 
     `sampler` are log-probabilities of the distribution that tokens were drawn from, `old` of the
     policy before the step, `reference` of the policy that a KL term stays near. Without `old`, the
-    policy itself takes its place.
+    policy itself takes its place. `fresh` marks the tokens of episodes that the policy before the
+    step drew alone; the others may be less likely to it than they were to their sampler. Without
+    `fresh`, all are.
     """
 
     tokens: Tokens
@@ -91,6 +93,7 @@ class Batch:
     sampler: Array  # float32 [B, N]
     old: Array | None = None  # float32 [B, N]
     reference: Array | None = None  # float32 [B, N]
+    fresh: Array | None = None  # bool [B, N]
 
 
 End = Literal["answered", "proposed", "no_action", "max_turns", "max_tokens", "context_full"]
@@ -190,6 +193,11 @@ class Trajectory:
     The answer to a crop network's box is the target model's. `likelihood` is then the target's
     log-likelihood of the record's answer, if it was computed. `unanswered` says why the target
     could not be asked; such an episode has no reward.
+
+    `versions` are runs of sampled tokens in their order, each as the version of the weights that
+    drew them (how many updates these had had) and their number. A run of 0 tokens is the prompt's,
+    where other weights drew all tokens than those that computed it. Without versions, none are
+    known: in demonstrations, and in archives of before.
     """
 
     record: str
@@ -205,12 +213,17 @@ class Trajectory:
     answer: str | None
     likelihood: float | None = None
     unanswered: str = ""
+    versions: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("ids", "sampled", "logprobs", "policy_logprobs"):
             view = getattr(self, name).view()
             view.setflags(write=False)
             object.__setattr__(self, name, view)
+
+    def drawn_by(self, version: int | None) -> bool:
+        """Whether weights of this version alone drew its tokens, from a prompt of their own."""
+        return {of for of, _ in self.versions} == {version}
 
 
 @dataclass(frozen=True, eq=False)

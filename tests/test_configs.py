@@ -111,9 +111,11 @@ SINCE = {
     "model.tower_remat": "auto",
     "rewards.likelihood": 0.0,
     "rewards.valid": 0.0,
+    "rollout.ahead": 0,
     "rollout.dialogue": "zoom",
     "rollout.prefixes": 0,
     "target": None,
+    "update.most_stale": None,
 }
 """Settings that are younger than those files, and what they are where a config says nothing."""
 

@@ -67,7 +67,12 @@ def replay(args: argparse.Namespace) -> int:
                 params = replayer.load(weights) if weights else None
                 loaded = weights
             result = replayer.replay(
-                part, params, tolerance=tolerance, limit=args.limit, advance=advance
+                part,
+                params,
+                tolerance=tolerance,
+                limit=args.limit,
+                advance=advance,
+                version=weights.version if weights else None,
             )
             replays.append((_name_of(weights, replayer.demonstrated(part)), result))
     # ------------------------------------------------------------------ what differs
@@ -126,6 +131,11 @@ def _told(
     for part in parts:
         if part.damaged:
             yield f"{part.name}: {part.damaged} damaged lines hold no episodes (logged above)"
+    if mixed := sum(part.mixed for part in parts):
+        yield (
+            f"{mixed} episodes were begun before the weights that ended them (rollout.ahead), so "
+            "their log-probabilities could not be compared"
+        )
     if unjudged := sum(part.unjudged for part in parts):
         yield (
             f"{unjudged} answers have no verdict, when they were recorded or in the judge's cache: "

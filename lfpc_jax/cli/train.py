@@ -38,6 +38,7 @@ from lfpc_jax.distributed.mesh import check_rows, make_mesh, own_mesh, rollout_m
 from lfpc_jax.grpo.advantage import with_advantages
 from lfpc_jax.grpo.dealing import deal
 from lfpc_jax.grpo.optimizer import schedule
+from lfpc_jax.grpo.staleness import mean_staleness, without_stale
 from lfpc_jax.grpo.state_files import begin_state, checkpoint_items, save_batch
 from lfpc_jax.grpo.updater import Apart, NotFinite
 from lfpc_jax.infogap.provenance import check_budget
@@ -60,13 +61,14 @@ from lfpc_jax.run.claim import held
 from lfpc_jax.run.config import TrainConfig, described, updates_of
 from lfpc_jax.run.config_checks import check, check_devices
 from lfpc_jax.run.config_files import CONFIGS, named_config
-from lfpc_jax.run.episodes import demonstrate, sample, sampled_tokens, skipped_share
+from lfpc_jax.run.episodes import demonstrate, sampled_tokens, skipped_share
 from lfpc_jax.run.folder import RunFolder, unfinished
 from lfpc_jax.run.health import CropAlarm, too_far_apart, too_many_masked
 from lfpc_jax.run.metrics import EpisodeMetrics, reward, rollout_metrics, target_metrics
-from lfpc_jax.run.openings import opener, with_unique_ids
+from lfpc_jax.run.openings import opener
 from lfpc_jax.run.overrides import override
 from lfpc_jax.run.reporting import Clock, log_to, summary
+from lfpc_jax.run.steps_ahead import Steps
 from lfpc_jax.run.training_data import audited_data, warn_of_other_gaps, warn_of_other_labels
 from lfpc_jax.run.validation import (
     certain_accuracy,
@@ -204,7 +206,7 @@ def train(
     sampler = engine.engine if isinstance(engine, Pair) else engine
     publish = publisher_of(config, cfg, mesh, copies)
     if config.stage == "grpo":
-        engine.load(publish(learner.computing(state)))
+        engine.load(publish(learner.computing(state)), int(state.updates))
         with progress.waiting("compiling the rollouts"):
             also = {config.validation_sampling} if validation else ()
             log.info("%d programs of the rollout compiled", engine.warm_up(also=also))
@@ -219,6 +221,11 @@ def train(
         processes=jax.process_count(),
         threads=config.data.threads,
     )
+
+    def validates(step: int) -> bool:
+        return bool(validation) and (step % config.validate_every == 0 or step == config.steps)
+
+    steps = Steps(config, stream, engine, bar, leave_if_stopped, validates)
     places = share(config.rollout.prompts, jax.process_index(), jax.process_count())
     keeper = Checkpoints(run.checkpoints, keep=config.keep_checkpoints, keep_best=config.keep_best)
     crop_alarm = CropAlarm(config.health)
@@ -240,9 +247,9 @@ def train(
     write = writer.write if writer else lambda *_: None
 
     def facts_now() -> dict[str, Any]:
-        data = stream.get_state().decode()
+        now = {"data": steps.position(step), "health": crop_alarm.count}
         compared = {"digests": digests, "functions": functions, "reference": reference_weights}
-        return {"data": data, "health": crop_alarm.count, **compared, **targets}
+        return {**now, "updates": int(state.updates), **compared, **targets}
 
     facts = facts_now()
     display.resume(step)
@@ -254,9 +261,9 @@ def train(
         while step < config.steps:
             clock = Clock(display.phase)
 
-            # ---- data: the prompts of the step
+            # ---- data: the prompts of the step, and of those that may begin before it is complete
             with clock("data"):
-                openings = with_unique_ids(next(stream))
+                openings = steps.prompts(step)
 
             # ---- sample: a group of episodes for each prompt
             before, of_rollouts = replace(engine.stats), copy.deepcopy(sampler.stats)
@@ -265,21 +272,17 @@ def train(
                     groups = demonstrate(config, dialogue, openings, step)
                 else:
                     if not engine.loaded:
-                        engine.load(publish(learner.computing(state)))
-                    groups = sample(
-                        engine,
-                        openings,
-                        rollouts=config.rollout.rollouts,
-                        seed=(config.seed << 32) + step,
-                        bar=bar,
-                        on_episode=leave_if_stopped,
-                    )
+                        engine.load(publish(learner.computing(state)), int(state.updates))
+                    groups = steps.sampled(step)
             if processes.stop_requested():
                 break
             skipped, stopped = skipped_share(step + 1, openings, groups, engine, config)
             if stopped:
                 log.error("stopped: %s", stopped)
                 break
+
+            version = int(state.updates)
+            groups, stale = without_stale(groups, version, config.update.most_stale)
 
             # ---- reward
             with clock("reward"):
@@ -291,7 +294,7 @@ def train(
             # ---- advantages, mini-batches, updates
             if not stopped:
                 with clock("update"):
-                    engine.unload()  # the update needs the memory
+                    engine.unload()  # the update needs the memory; unfinished episodes keep theirs
                     if config.stage == "sft":
                         groups = [replace(group, advantages=_ones(group)) for group in groups]
                     else:
@@ -301,7 +304,11 @@ def train(
                     place_of = dict(zip(ids, places, strict=True))
                     mini_batches = config.rollout.prompts // config.update.mini_batch
                     try:
-                        state, updated = updater(state, deal(groups, place_of, mini_batches))
+                        state, updated = updater(
+                            state,
+                            deal(groups, place_of, mini_batches),
+                            version=version if config.rollout.ahead else None,
+                        )
                     except Apart as error:
                         state = error.state
                         stopped = too_far_apart(step + 1, error.mean, updater.most_apart, cfg.dtype)
@@ -309,20 +316,23 @@ def train(
                 log.error("stopped: %s", stopped)
                 break
             still_ours()
+            steps.forget(step)
             step += 1
             values |= {f"update/{name}": value for name, value in updated.items()}
             values |= target_metrics(engine.stats, before)
             values |= rollout_metrics(sampler.stats, of_rollouts)
             values["data/skipped"] = skipped
+            values["data/stale"] = stale
+            values["update/staleness"] = mean_staleness(groups, version)
             values["update/learning_rate"] = float(rates(max(int(state.updates) - 1, 0)))
             alarm = crop_alarm(step, values) if config.stage == "grpo" else ""
             facts = facts_now()
 
             # ---- validate
-            if validation and (step % config.validate_every == 0 or step == config.steps):
+            if validates(step):
                 with clock("validation"):
                     if not engine.loaded:
-                        engine.load(publish(learner.computing(state)))
+                        engine.load(publish(learner.computing(state)), int(state.updates))
                     checked, episodes = validate(config, engine, validation, judge, measure, bar)
                 if "validation/accuracy" in checked:
                     facts["accuracy"] = certain_accuracy(checked)
@@ -355,6 +365,7 @@ def train(
     finally:
         display.close()
         keeper.close()
+        steps.close()
         stream.close()
         if writer:
             writer.close()

@@ -60,7 +60,7 @@ class Proposer(Protocol):
 
     @property
     def loaded(self) -> bool: ...
-    def load(self, params: Tree) -> None: ...
+    def load(self, params: Tree, version: int | None = None) -> None: ...
     def unload(self) -> None: ...
     def warm_up(
         self,
@@ -130,9 +130,9 @@ class Pair:
     def loaded(self) -> bool:
         return self.engine.loaded
 
-    def load(self, params: Tree) -> None:
-        """Sets the crop network's parameters. The target keeps its own."""
-        self.engine.load(params)
+    def load(self, params: Tree, version: int | None = None) -> None:
+        """Sets the crop network's parameters, of this version. The target keeps its own."""
+        self.engine.load(params, version)
 
     def unload(self) -> None:
         """Lets go of the crop network's parameters."""

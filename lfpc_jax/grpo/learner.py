@@ -37,6 +37,7 @@ from jaxtyping import Array, Bool, Float
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.grpo.objective import (
+    FRESH,
     FROM_DRAWN,
     Objective,
     Scalars,
@@ -362,7 +363,10 @@ class Learner(Scorer):
         sums = dict(sums)
         loss, present = sums.pop("loss"), sums.pop("present")
         # `present` is under 1 where episodes were left out, as flat groups are.
+        fresh = sums.pop(FRESH, present)
         watched = {name: x / present for name, x in sums.items()}
+        if FROM_DRAWN in sums:
+            watched[FROM_DRAWN] = jnp.where(fresh > 0, sums[FROM_DRAWN] / fresh, 0.0)
         strange = watched.get(FROM_DRAWN, jnp.zeros(())) > most_apart
         norm = optax.global_norm(gradients)
         sound = jnp.isfinite(norm) & jnp.isfinite(loss) & ~strange

@@ -35,6 +35,9 @@ Scalars = dict[str, Float[Array, ""]]
 FROM_DRAWN = "from_drawn"
 """The metric that is `apart_from_sampler` of the parameters before the update."""
 
+FRESH = "fresh"
+"""The weight of the tokens that it is over, where these are not all."""
+
 MOST = 20.0
 """The largest exponent. A log-probability that changed by more is a sign of an error."""
 
@@ -105,6 +108,8 @@ def loss_of(
         "sampler_apart": weighed(jnp.abs(apart)),
         FROM_DRAWN: from_drawn,
     }
+    if batch.fresh is not None:
+        watched[FRESH] = weighed(batch.fresh)
     if objective.kl:
         assert batch.reference is not None, "KL needs the reference's log-probabilities"
         away = jnp.where(w > 0, batch.reference - logprobs, 0.0)
@@ -121,7 +126,8 @@ def apart_from_sampler(logprobs: Float[Array, "B N"], batch: Batch) -> Float[Arr
     """The weighted sum of the distances between these log-probabilities and the sampler's. If
     nothing was trained in between, both come from the same weights and differ by rounding only.
     Tokens whose log-probability here is NaN are left out, since their update is refused as not
-    finite. Tokens whose log-probability is NaN in the sampler count as infinitely far."""
+    finite. Tokens whose log-probability is NaN in the sampler count as infinitely far. Tokens that
+    are not `fresh` are left out."""
     distance = jnp.abs(logprobs - batch.sampler)
     distance = jnp.where(jnp.isnan(distance), jnp.inf, distance)
     w = judged_weights(logprobs, batch)
@@ -130,7 +136,10 @@ def apart_from_sampler(logprobs: Float[Array, "B N"], batch: Batch) -> Float[Arr
 
 def judged_weights(logprobs: Float[Array, "B N"], batch: Batch) -> Float[Array, "B N"]:
     """The weights of the tokens that `apart_from_sampler` counts; 0 for the others."""
-    return jnp.where(jnp.isnan(logprobs), 0.0, batch.weights)
+    known = ~jnp.isnan(logprobs)
+    if batch.fresh is not None:
+        known &= batch.fresh
+    return jnp.where(known, batch.weights, 0.0)
 
 
 def _bounded(log_ratio: Array) -> Array:

@@ -154,15 +154,18 @@ def pack(
     shards: int,
     image_token: int,
     agree: Callable[[Sequence[int]], Sequence[int]] = lambda sizes: sizes,
+    version: int | None = None,
 ) -> MiniBatch:
     """Packs a mini-batch. This process fills `shards` shards of each micro-batch. `agree` returns
-    the largest of each size that any process needs."""
+    the largest of each size that any process needs. With the `version` of the policy, the tokens
+    of episodes that it drew alone are marked as fresh."""
     return lay_out(
         deal(fill(items, shapes), shards),
         shapes,
         processor,
         image_token=image_token,
         agree=agree,
+        version=version,
     )
 
 
@@ -207,6 +210,7 @@ def lay_out(
     *,
     image_token: int,
     agree: Callable[[Sequence[int]], Sequence[int]] = lambda sizes: sizes,
+    version: int | None = None,
 ) -> MiniBatch:
     """The rows of each shard, and their pictures, as micro-batches. Rows with more tokens that
     count than the usual places come first, as do pictures that fit no span."""
@@ -227,12 +231,17 @@ def lay_out(
         shapes.all_places[-1 if micro < with_all_places else 0] for micro in range(micro_batches)
     ]
     made = [empty_rows(shapes, len(shards) * shapes.rows, places) for places in sizes]
+    if version is not None:
+        made = [replace(batch, fresh=np.zeros(batch.at.shape, bool)) for batch in made]
     for shard, of_shard in enumerate(rows):
         at = _places(placed[shard], shapes, processor)
         for number, row in enumerate(of_shard):
             micro, below = divmod(number, shapes.rows)
             index = shard * shapes.rows + below
             _write_row(made[micro], index, row, shapes, at, processor, image_token)
+            if (fresh := made[micro].fresh) is not None:
+                marks = [item.trajectory.drawn_by(version) for item in row.items]
+                fresh[index, : row.counting] = np.repeat(marks, [i.counting for i in row.items])
     filling = Filling(
         sum(shapes.row_tokens - row.room for of_shard in rows for row in of_shard),
         micro_batches * len(shards) * shapes.rows * shapes.row_tokens,

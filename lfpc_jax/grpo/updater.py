@@ -56,6 +56,8 @@ class UpdateSettings:
     whole mini-batch (see `items`). `constant_length` tokens divide every episode's loss if
     `aggregate` is constant, which with the deviation none is Dr. GRPO. `drop_flat` leaves groups
     without variance out of the mean. `share_prompts` computes a group's prompt once in every row.
+    Episodes with a token that was drawn more than `most_stale` updates before the step are left
+    out, which happens with `rollout.ahead` only; None leaves none out.
     """
 
     mini_batch: int = 32
@@ -71,6 +73,7 @@ class UpdateSettings:
     old: Literal["trainer", "sampler"] = "trainer"
     drop_flat: bool = False
     share_prompts: bool = True
+    most_stale: int | None = None
     objective: Objective = field(default_factory=Objective)
 
 
@@ -115,12 +118,18 @@ class Updater:
     most_apart: float = math.inf
 
     def __call__(
-        self, state: TrainState, mini_batches: Sequence[Sequence[Group]]
+        self,
+        state: TrainState,
+        mini_batches: Sequence[Sequence[Group]],
+        *,
+        version: int | None = None,
     ) -> tuple[TrainState, dict[str, float]]:
         """The state after the updates, and their metrics. `mini_batches` holds the groups of each
         mini-batch. Metrics are means over the updates. A mini-batch with nothing to learn from has
-        no update; `empty` is the share of these."""
-        packed = [*self._packed(mini_batches)]
+        no update; `empty` is the share of these. Where earlier policies may have drawn some of the
+        tokens, `version` is the state's. Only episodes that it drew alone are then compared with
+        their sampler for `most_apart`."""
+        packed = [*self._packed(mini_batches, version)]
         first = None if self.learner.dropout else 0
         recomputes = recomputes_logprobs(self.settings, len(packed))
         packed, apart = self._with_logprobs(state, packed, recomputes=recomputes, but=first)
@@ -142,7 +151,9 @@ class Updater:
         seen["empty"].append(1 - len(packed) / len(mini_batches))
         return state, {name: fmean(values) for name, values in seen.items()} | _fillings(packed)
 
-    def _packed(self, mini_batches: Sequence[Sequence[Group]]) -> Iterator[MiniBatch]:
+    def _packed(
+        self, mini_batches: Sequence[Sequence[Group]], version: int | None = None
+    ) -> Iterator[MiniBatch]:
         """The mini-batches in which any process has something to learn from, with their rows on
         the devices."""
         for groups in mini_batches:
@@ -156,6 +167,7 @@ class Updater:
                 shards=self.learner.shards,
                 image_token=self.learner.cfg.image_token,
                 agree=largest,
+                version=version,
             )
             placed = self.learner.place(mini_batch)
             if self.settings.old == "sampler":

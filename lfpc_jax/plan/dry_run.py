@@ -97,7 +97,10 @@ def _expected(
     platform = tuning().platform
     layout = layout_of(items, train, cfg, shards=shards, platform=platform)
     device = jax.local_devices()[0]
-    room = room_for(config, cfg, mesh.shape, platform=platform, memory=memory_of(device))
+    copies = jax.local_device_count() // config.rollout.tensor
+    room = room_for(
+        config, cfg, mesh.shape, platform=platform, memory=memory_of(device), copies=copies
+    )
     return {
         "expected fill of rows and windows": f"{layout.fill:.2f} and {layout.windows_fill:.2f} "
         f"(episodes of {episode.sampled} sampled tokens and {episode.crops} crops)",

@@ -41,7 +41,7 @@ def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase
     state, reference, target = run.state_bytes, run.reference_bytes, run.target_bytes
     held = state + reference + target
     update = _update(run)
-    rows = run.mini_batches * run.layout.rows * update.rows_bytes
+    rows = run.mini_batches * run.layout.rows * update.rows_bytes + run.unfinished_bytes
     rollouts = rollout_programs(
         replace(run.cfg, remat="none", tower_remat=None),
         run.rollout_mesh,
@@ -57,7 +57,8 @@ def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase
     if run.target is not None:
         beside = state + reference + run.rollout_bytes
         yield Phase("target", run.rollout_mesh, wanted(run.target.programs()), beside)
-    yield Phase("reshard", run.train_mesh, wanted(_reshard(run)), held + _laid_out_beside(run))
+    resharding = held + run.unfinished_bytes + _laid_out_beside(run)
+    yield Phase("reshard", run.train_mesh, wanted(_reshard(run)), resharding)
     if run.scored or run.references:
         beside = target + rows + (reference if run.scored else 0)
         scoring = update.scoring(of_policy=bool(run.scored))

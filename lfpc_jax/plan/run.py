@@ -33,7 +33,7 @@ from lfpc_jax.plan.slices import Slice
 from lfpc_jax.plan.target import PlannedTarget
 from lfpc_jax.plan.update import abstract_reference, abstract_state
 from lfpc_jax.plan.work import Load, reshard_load, rollout_loads, update_loads
-from lfpc_jax.run.building import asks_for_answers, remat_of, room_for
+from lfpc_jax.run.building import asks_for_answers, remat_of, room_for, unfinished_bytes
 from lfpc_jax.run.config import TargetSettings, TrainConfig
 from lfpc_jax.run.config_checks import check, check_devices
 from lfpc_jax.run.folder import run_of
@@ -117,7 +117,8 @@ class PlannedRun:
         train_mesh = make_mesh(sides.data, sides.fsdp, sides.tensor, devices=where.devices)
         check_rows(train_mesh)
         rollouts = rollout_mesh(config.rollout.tensor, devices=where.devices)
-        host = config.rollout_shapes(cfg.vision.window, max(1, rollouts.shape["data"] // hosts))
+        copies = max(1, rollouts.shape["data"] // hosts)
+        host = config.rollout_shapes(cfg.vision.window, copies)
         train_shapes = config.train_shapes(cfg.vision.window)
         target = _target(config, where, rollouts)
         room = room_for(
@@ -127,6 +128,7 @@ class PlannedRun:
             platform=where.platform,
             memory=where.chip.hbm_bytes,
             target_bytes=target.held_bytes if target else 0,
+            copies=copies,
         )
         remat = remat_of(config, cfg, room)
         return cls(
@@ -241,6 +243,12 @@ class PlannedRun:
     def target_bytes(self) -> int:
         """The bytes of a local target's weights, which each chip holds at all times."""
         return 0 if self.target is None else self.target.held_bytes
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """The bytes of the cache that each chip holds during updates, if steps begin ahead."""
+        copies = max(1, self.rollout_mesh.shape["data"] // self.slice.hosts)
+        return unfinished_bytes(self.config, self.cfg, copies)
 
     @property
     def rollout_bytes(self) -> int:

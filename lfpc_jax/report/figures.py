@@ -121,6 +121,7 @@ FIGURES = (
             "update/change_kl",
             "update/sampler_apart",
             "update/sampler_kl",
+            "update/staleness",
             "update/reference_kl",
             "update/entropy",
             "update/refused",

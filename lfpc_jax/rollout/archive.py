@@ -165,7 +165,8 @@ def _entry(record: Record, trajectory: Trajectory) -> dict[str, Any]:
         )
     plain = [field.name for field in fields(trajectory) if field.name not in _ARRAYS]
     entry = {name: getattr(trajectory, name) for name in plain}
-    for name, unset in (("likelihood", None), ("unanswered", "")):  # most episodes have no target
+    unset_names = (("likelihood", None), ("unanswered", ""), ("versions", ()))
+    for name, unset in unset_names:  # most episodes have no target
         if entry[name] == unset:
             del entry[name]
     return entry | {"turns": list(map(asdict, trajectory.turns)), "arrays": _pack(trajectory)}

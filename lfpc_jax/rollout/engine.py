@@ -28,10 +28,10 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.episode import STOP_STRING, Rules
+from lfpc_jax.rollout.finite import LogitsNotFinite
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.scheduler import (
     Asked,
-    LogitsNotFinite,
     OnEpisode,
     OnSkipped,
     Scheduler,
@@ -102,9 +102,10 @@ class Engine:
         self.stats = Stats(self.shapes.slots, parts=self.slots.seconds)
         self.skipped_log = SkippedLog()
 
-    def load(self, params: Tree) -> None:
-        """Sets the parameters to sample from, with layers stacked."""
-        self.slots.load(params)
+    def load(self, params: Tree, version: int | None = None) -> None:
+        """Sets the parameters to sample from, with layers stacked. Tokens that they draw carry
+        their `version`, if it is given."""
+        self.slots.load(params, version)
 
     @property
     def loaded(self) -> bool:
@@ -145,7 +146,7 @@ class Engine:
         the reason. `sampling` replaces that of the rules."""
         start = time.perf_counter()
         told = on_episode or (lambda _: None), on_skipped or (lambda *_: None)
-        asked = Asked(records, rollouts, seed, sampling, *told)
+        asked = Asked(((record, seed) for record in records), rollouts, sampling, *told)
         with ThreadPoolExecutor(self.workers, "rollout") as pool, self.slots.allocated():
             scheduler = Scheduler(
                 self.slots, self.dialogue, self.rules, self.scheduling, self.stats, pool, asked

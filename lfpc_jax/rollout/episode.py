@@ -87,6 +87,7 @@ class Episode:
     policy: list[float] = field(init=False)
     position: int = field(init=False)
     spent: int = 0
+    versions: list[tuple[int, int]] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     crops: list[UInt8[np.ndarray, "_ _ 3"]] = field(default_factory=list)
     answer: str | None = None
@@ -120,13 +121,26 @@ class Episode:
         """The crops so far, as the model asked for them."""
         return tuple(turn.crop for turn in self.turns if turn.crop is not None)
 
-    def drew(self, ids: list[int], logprobs: list[float], policy: list[float]) -> None:
+    def drew(
+        self,
+        ids: list[int],
+        logprobs: list[float],
+        policy: list[float],
+        version: int | None = None,
+    ) -> None:
+        """Adds sampled tokens; `version` is that of the weights that drew them."""
         self.ids += ids
         self.logprobs += logprobs
         self.policy += policy
         self.sampled += [True] * len(ids)
         self.spent += len(ids)
         self.position += len(ids)
+        if version is not None and ids:
+            before, count = self.versions.pop() if self.versions else (version, 0)
+            if before != version:
+                self.versions.append((before, count))
+                count = 0
+            self.versions.append((version, count + len(ids)))
 
     def close_turn(self, *, stopped: bool) -> Ready | Refusal | None:
         """Reads the turn that has just ended; `stopped` is false if its budget cut it off. Returns
@@ -199,6 +213,7 @@ class Episode:
             turns=tuple(self.turns),
             end=self.end,
             answer=self.answer,
+            versions=tuple(self.versions),
         )
 
     def _append(self, forced: list[int]) -> None:

@@ -85,13 +85,19 @@ class Replayer:
         trajectories: Sequence[Trajectory],
         rewards: Sequence[dict[str, float | None]] = (),
         compute: ComputeRewards | None = None,
+        *,
+        version: int | None = None,
     ) -> list[Replayed]:
-        """Replays all trajectories of a record. Without `params` no log-probabilities are computed.
+        """Replays all trajectories of a record. Without `params` no log-probabilities are computed,
+        nor, where the `version` of these is given, for episodes that others drew in part.
         With `compute` the recorded `rewards` are compared with those that it gives now.
 
         Raises what `Dialogue.open` raises for a record whose prompt cannot be made."""
         opening = record if isinstance(record, Opening) else self.dialogue.open(record)
-        replays = [self._replay(params, opening, recorded) for recorded in trajectories]
+        replays = [
+            self._replay(params if _drawn_by(recorded, version) else None, opening, recorded)
+            for recorded in trajectories
+        ]
         if compute is None or not rewards:
             return replays
         return [
@@ -175,6 +181,10 @@ class Replayer:
         n = len(episode.ids)
         sampler, policy = (np.concatenate([[0], x])[:n].astype(np.float32) for x in both)
         return sampler, policy
+
+
+def _drawn_by(recorded: Trajectory, version: int | None) -> bool:
+    return version is None or not recorded.versions or recorded.drawn_by(version)
 
 
 def _first_difference(before: np.ndarray, now: np.ndarray) -> int:

@@ -1,5 +1,9 @@
 """The order in which episodes run: one run of the engine over its records.
 
+The weights may be replaced between two turns of a run. Episodes that have begun go on under the new
+ones, with what the old ones wrote into their caches; every token keeps the version that drew it.
+Episodes that begin later begin from a prompt that the new weights prefilled.
+
 Prompts are prepared and crops are cut in worker threads; the device waits for them only when no row
 can decode. A slot that falls free is refilled at once, from a prompt that is in memory, in the
 shard that the prompt is in.
@@ -12,11 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply
 from lfpc_jax.rollout.episode import Episode, Rules, rollout_key
+from lfpc_jax.rollout.finite import check_logprobs
 from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.skipped import PromptTooLong
@@ -27,11 +30,6 @@ from lfpc_jax.trajectory import Crop, Group, Record
 OnEpisode = Callable[[Episode], None]
 OnSkipped = Callable[[Record | Opening, str], None]
 _Opened = tuple[Opening, Visual | None]
-
-
-class LogitsNotFinite(ValueError):
-    """The model's own probability of a token that it drew is NaN or infinite. A weight, a key in
-    the cache or an activation is not finite, and whatever the model writes is noise."""
 
 
 @dataclass
@@ -60,20 +58,6 @@ class Stats:
         return self.sampled / (self.slots * self.steps) if self.steps else 0.0
 
 
-def _check_finite(policy: np.ndarray, episode: Episode) -> None:
-    """Raises where a row's log-probabilities of the tokens that it drew are not finite, which they
-    are if a logit of any allowed token is NaN or plus infinity."""
-    sound = np.isfinite(policy)
-    if not sound.all():
-        drawn = sum(episode.sampled) + int(np.argmin(sound)) + 1
-        raise LogitsNotFinite(
-            f"record {episode.opening.record.id!r}, rollout {episode.rollout}, sampled token "
-            f"{drawn}: the model's logits are not finite, so what it says is noise; go back to an "
-            "earlier checkpoint with a lower learning rate, or compute in float32 (its own weights "
-            "were finite when they were loaded)"
-        )
-
-
 @dataclass(eq=False)
 class _Pending:
     """A record's episodes, those that have not begun included."""
@@ -81,6 +65,7 @@ class _Pending:
     opening: Opening
     visual: Visual | None
     episodes: list[Episode]
+    seed: int
 
     @property
     def ended(self) -> bool:
@@ -103,11 +88,11 @@ class _Prompt:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run is asked for; see `Engine.run`."""
+    """What a run is asked for; see `Engine.run`. Every record comes with its seed. An iterator that
+    has no more records is asked again later."""
 
-    records: Iterable[Record | Opening]
+    records: Iterable[tuple[Record | Opening, int]]
     rollouts: int
-    seed: int
     sampling: Sampling | None = None
     on_episode: OnEpisode = lambda _: None
     on_skipped: OnSkipped = lambda *_: None
@@ -138,14 +123,16 @@ class Scheduler:
     ) -> None:
         self.slots, self.shapes, self.dialogue, self.rules = slots, slots.shapes, dialogue, rules
         self.how, self.stats, self.pool = how, stats, pool
-        self.rollouts, self.seed, self.sampling = asked.rollouts, asked.seed, asked.sampling
+        self.rollouts, self.sampling = asked.rollouts, asked.sampling
         self.on_episode, self.on_skipped = asked.on_episode, asked.on_skipped
         self.skipped: list[tuple[str, str]] = []
+        self.left: Counter[int] = Counter()  # by seed: records that have neither ended nor failed
+        self.version = slots.version
         self.records = iter(asked.records)
         self.rows: dict[int, Episode] = {}
         self.live: set[int] = set()
         self.replies: dict[Future[tuple[ToolReply, Visual | None]], int] = {}
-        self.openings: deque[tuple[Record | Opening, Future[_Opened]]] = deque()
+        self.openings: deque[tuple[Record | Opening, int, Future[_Opened]]] = deque()
         self.prompts: list[_Prompt] = []
         self.prompt_of: dict[Episode, _Prompt] = {}
         self.free_prompts = set(range(self.shapes.prefix_count))
@@ -155,24 +142,56 @@ class Scheduler:
     def groups(self) -> Iterator[Group]:
         try:
             while True:
-                self._reply()
-                self._refill()
-                while self.ready:
-                    yield self._finished(self.ready.pop())
-                if self.live:
-                    self._decode()
-                elif pending := [f for f in self._futures() if not f.done()]:
-                    begun = time.perf_counter()
-                    wait(pending, return_when=FIRST_COMPLETED)
-                    self.stats.parts["waiting"] += time.perf_counter() - begun
-                elif not (self.rows or self.prompts or self.openings):
+                for _, group in self.turn():
+                    yield group
+                if self.idle:
                     return
         finally:
-            for future in self._futures():
-                future.cancel()
+            self.close()
+
+    def turn(self) -> list[tuple[int, Group]]:
+        """Begins and goes on with what can be, and returns groups that have ended, each with its
+        seed. Only if none have is a chunk decoded, or waited for prompts or crops."""
+        if self.version != self.slots.version:
+            self._renew()
+        self._reply()
+        self._refill()
+        if self.ready:
+            ended, self.ready = self.ready[::-1], []
+            return [(group.seed, self._finished(group)) for group in ended]
+        if self.live:
+            self._decode()
+        elif pending := [f for f in self._futures() if not f.done()]:
+            begun = time.perf_counter()
+            wait(pending, return_when=FIRST_COMPLETED)
+            self.stats.parts["waiting"] += time.perf_counter() - begun
+        return []
+
+    @property
+    def idle(self) -> bool:
+        """Whether all records that it was given have ended."""
+        return not (self.rows or self.prompts or self.openings or self.ready)
+
+    def close(self) -> None:
+        for future in self._futures():
+            future.cancel()
 
     def _futures(self) -> list[Future]:
-        return [*self.replies, *(future for _, future in self.openings)]
+        return [*self.replies, *(future for *_, future in self.openings)]
+
+    def _renew(self) -> None:
+        """After new weights: episodes that wait begin from prompts that are prefilled anew."""
+        self.version = self.slots.version
+        for prompt in self.prompts:
+            if prompt.row is None:
+                continue
+            if prompt.running:
+                anew = _Prompt(prompt.group, prompt.waiting)
+                prompt.waiting = deque()
+                self.prompts[self.prompts.index(prompt)] = anew
+            else:
+                self.free_prompts.add(prompt.row)
+                prompt.row = None
 
     # Prompts into free slots
 
@@ -211,8 +230,9 @@ class Scheduler:
         """Keeps as many records opened, or being opened, as may be needed next."""
         ahead = self.how.opened + self.shapes.prefill_rows
         wanted = ahead - len(self.openings)
-        for record in itertools.islice(self.records, max(wanted, 0)):
-            self.openings.append((record, self.pool.submit(self._open, record)))
+        for record, seed in itertools.islice(self.records, max(wanted, 0)):
+            self.left[seed] += 1
+            self.openings.append((record, seed, self.pool.submit(self._open, record)))
 
     def _open(self, record: Record | Opening) -> _Opened:
         opening = record if isinstance(record, Opening) else self.dialogue.open(record)
@@ -232,8 +252,8 @@ class Scheduler:
         """Moves opened records to the prompts, in order, and no more than the next prefill takes,
         since each holds its original. Returns whether a prompt has episodes that wait."""
         most = self.shapes.prefill_rows
-        while len(self.prompts) < most and self.openings and self.openings[0][1].done():
-            record, future = self.openings.popleft()
+        while len(self.prompts) < most and self.openings and self.openings[0][-1].done():
+            record, seed, future = self.openings.popleft()
             try:
                 opening, visual = future.result()
             except (Unusable, ValueError) as error:
@@ -242,19 +262,20 @@ class Scheduler:
                 self.stats.skipped.append((name, str(error)))
                 if isinstance(error, PromptTooLong):
                     self.stats.longest_refused = max(self.stats.longest_refused, error.text)
+                self.left[seed] -= 1
                 self.on_skipped(record, str(error))
                 self._open_ahead()  # or the run would end where all that are open are skipped
                 continue
-            self._add(opening, visual)
+            self._add(opening, visual, seed)
         return bool(self.prompts)
 
-    def _add(self, opening: Opening, visual: Visual | None) -> None:
+    def _add(self, opening: Opening, visual: Visual | None, seed: int) -> None:
         most = min(self.shapes.capacity, len(opening.ids) + self.shapes.own_capacity)
         episodes = [
             Episode(opening, number, self.rules, self.dialogue, most)
             for number in range(self.rollouts * max(1, len(opening.follow)))
         ]
-        group = _Pending(opening, visual, episodes)
+        group = _Pending(opening, visual, episodes, seed)
         self.groups_left |= dict.fromkeys(episodes, group)
         together = self.shapes.members if self.how.share_prefix else 1
         for first in range(0, len(episodes), together):
@@ -311,6 +332,8 @@ class Scheduler:
         self.rows[row], self.prompt_of[episode] = episode, prompt
         prompt.running += 1
         opening = episode.opening
+        if self.version is not None:
+            episode.versions.append((self.version, 0))
         if opening.follow:
             follow = opening.follow[episode.rollout // self.rollouts]
             self.replies[self.pool.submit(lambda: self._seen(follow()))] = row
@@ -322,7 +345,7 @@ class Scheduler:
             pending=episode.ids[-1],
             position=episode.position,
             budget=0 if opening.follow else episode.budget,
-            key=rollout_key(self.seed, opening.record.id, episode.rollout),
+            key=rollout_key(prompt.group.seed, opening.record.id, episode.rollout),
         )
 
     # Turns
@@ -333,9 +356,10 @@ class Scheduler:
         self.stats.steps += int(drawn.steps)
         for row, column in zip(live, columns):
             n, episode = int(drawn.numbers[column]), self.rows[row]
-            _check_finite(drawn.policy[:n, column], episode)
+            check_logprobs(drawn.policy[:n, column], episode)
             told = (drawn.ids, drawn.logprobs, drawn.policy)
-            episode.drew(*(values[:n, column].tolist() for values in told))
+            ids, logprobs, policy = (values[:n, column].tolist() for values in told)
+            episode.drew(ids, logprobs, policy, self.version)
             self.stats.sampled += n
             if not drawn.live[column]:
                 self._close_turn(row, stopped=bool(drawn.stopped[column]))
@@ -405,6 +429,7 @@ class Scheduler:
             self.ready.append(group)
 
     def _finished(self, group: _Pending) -> Group:
+        self.left[group.seed] -= 1
         view = group.opening.view
         return Group(
             group.opening.record,

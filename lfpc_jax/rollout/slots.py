@@ -129,6 +129,7 @@ class Slots:
         self._stops, self._allowed = jnp.asarray(stops), jnp.asarray(allowed)
         self.seconds: defaultdict[str, float] = defaultdict(float)  # by program
         self._params: Tree = None
+        self.version: int | None = None
         self._state: State | None = None
 
     def shard_of_row(self, row: int) -> int:
@@ -147,8 +148,9 @@ class Slots:
         finally:
             self._state = None
 
-    def load(self, params: Tree) -> None:
+    def load(self, params: Tree, version: int | None = None) -> None:
         """Takes stacked parameters without a copy, unless they must be unstacked."""
+        self.version = version
         self._params = params if self._unstack is None else self._unstack(params)
 
     def unload(self) -> None:

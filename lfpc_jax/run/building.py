@@ -29,6 +29,7 @@ from lfpc_jax.rewards.judge import Bar, no_bar
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine
+from lfpc_jax.rollout.programs import empty_state
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.run import progress
 from lfpc_jax.run.config import Rewards, TrainConfig, updates_of
@@ -129,6 +130,7 @@ def learner_of(
         platform=mesh.devices.flat[0].platform,
         memory=memory_of(jax.local_devices()[0]),
         target_bytes=target.held_bytes if isinstance(target, LocalTarget) else 0,
+        copies=jax.local_device_count() // config.rollout.tensor,
     )
     chosen = remat_of(config, cfg, room)
     log.info("updates save: %s", chosen)
@@ -153,9 +155,11 @@ def room_for(
     platform: str,
     memory: int | None,
     target_bytes: int = 0,
+    copies: int = 1,
 ) -> Room:
-    """What updates have room for on a mesh with these sides, on devices with so much memory.
-    Episodes are assumed to look at one crop each."""
+    """What updates have room for on a mesh with these sides, on devices with so much memory, of
+    which a process has `copies` groups for rollouts. Episodes are assumed to look at one crop
+    each."""
     shapes = config.train_shapes(cfg.vision.window)
     crops = config.rollout.rollouts if config.rollout.max_turns > 1 else 0
     pictures = config.update.mini_batch * (1 + crops) / (sides["data"] * sides["fsdp"])
@@ -166,11 +170,22 @@ def room_for(
         reference = size // (sides["fsdp"] * sides["tensor"])
     return Room(
         memory=memory,
-        beside=reference + target_bytes,
+        beside=reference + target_bytes + unfinished_bytes(config, cfg, copies),
         sides=sides,
         pictures=-(-round(pictures) // (shapes.windows // shapes.span)),
         platform=platform,
     )
+
+
+def unfinished_bytes(config: TrainConfig, cfg: ModelConfig, copies: int) -> int:
+    """What a chip holds for unfinished episodes during updates: the whole cache, if steps begin
+    ahead. `copies` groups of a process's chips hold a copy of the model for rollouts each."""
+    if not config.rollout.ahead:
+        return 0
+    shapes, tensor = config.rollout_shapes(cfg.vision.window, copies), config.rollout.tensor
+    state = jax.eval_shape(partial(empty_state, cfg, shapes, unstacked=False))
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    return size // copies // (tensor if cfg.text.kv_heads % tensor == 0 else 1)
 
 
 def remat_of(config: TrainConfig, cfg: ModelConfig, room: Room) -> Resolved:

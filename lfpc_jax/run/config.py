@@ -107,8 +107,10 @@ class RolloutSettings:
     `box`, in which a crop network proposes a box and the target answers, or `target`, in which a
     target is taught to answer with a crop in view. `convention` says how the model writes boxes.
     `tensor` devices hold one copy of the model. `prefixes` prompts are in memory at once; 0 means
-    half more than the slots need if all rollouts of a prompt run together. The other settings are
-    explained in `RolloutShapes`, `Rules` and `Sampling`."""
+    half more than the slots need if all rollouts of a prompt run together. Prompts of `ahead`
+    further steps may begin in free slots before the step's episodes have ended; their episodes go
+    on under the updated weights. The other settings are explained in `RolloutShapes`, `Rules` and
+    `Sampling`."""
 
     prompts: int = 256
     rollouts: int = 16
@@ -132,6 +134,7 @@ class RolloutSettings:
     top_p: float = 1.0
     tensor: int = 1
     workers: int = 4
+    ahead: int = 0
 
 
 @dataclass(frozen=True)

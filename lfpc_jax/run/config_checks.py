@@ -64,6 +64,7 @@ def check(config: TrainConfig, *, processes: int = 1) -> None:
             "set both to the same"
         )
     _check_sampling(config)
+    _check_ahead(config)
     processor = _processor_of(Path(config.model.path))
     config.rollout_shapes(processor.window)  # these two raise for budgets that do not fit
     config.train_shapes(processor.window)
@@ -97,6 +98,7 @@ def _check_numbers(config: TrainConfig) -> None:
     from_none = {
         "seed": config.seed,
         "rollout.episode_tokens": r.episode_tokens,
+        "rollout.ahead": r.ahead,
         "data.validation_records": config.data.validation_records,
         "data.threads": config.data.threads,
         "update.constant_length": u.constant_length,
@@ -195,6 +197,38 @@ def _check_sampling(config: TrainConfig) -> None:
             f"update.objective.importance_cap {u.objective.importance_cap} with update.old "
             "sampler: the ratio is to the sampler itself, so there is nothing to correct; "
             "set update.old trainer, or importance_cap none"
+        )
+
+
+def _check_ahead(config: TrainConfig) -> None:
+    """Episodes that earlier weights began, and what updates make of them."""
+    ahead, u = config.rollout.ahead, config.update
+    if not ahead:
+        if u.most_stale is not None:
+            raise ValueError(
+                f"update.most_stale {u.most_stale} with rollout.ahead 0: every token is drawn by "
+                "the weights that the step begins with; set most_stale none, or ahead 1"
+            )
+        return
+    if config.stage == "sft":
+        raise ValueError(
+            f"rollout.ahead {ahead} with stage sft, which samples nothing; set it to 0"
+        )
+    if config.proposals:
+        raise ValueError(
+            f"rollout.ahead {ahead} with rollout.dialogue box: the crop network and its target "
+            "take turns on the devices, and neither can be left in the middle; set it to 0"
+        )
+    if u.old == "trainer" and u.objective.importance_cap is None:
+        raise ValueError(
+            f"rollout.ahead {ahead} with update.old trainer and no importance_cap: tokens that "
+            "earlier weights drew would count as if the latest had drawn them; set "
+            "--update.objective.importance_cap 2, or --update.old sampler"
+        )
+    if u.most_stale is not None and u.most_stale < 1:
+        raise ValueError(
+            f"update.most_stale is {u.most_stale}: it would drop every episode that began ahead; "
+            "set it to at least 1 update, or rollout.ahead to 0"
         )
 
 

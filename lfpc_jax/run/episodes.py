@@ -36,15 +36,21 @@ def sample(
 ) -> list[Group]:
     """A group of `rollouts` episodes for each prompt, in the order of the prompts. Prompts that
     cannot be shown are left out; `engine.stats.skipped` lists them."""
-    groups: dict[str, Group] = {}
+    groups: list[Group] = []
     with bar("rollouts", len(prompts)) as advance:
         for group in engine.run(
             prompts, rollouts=rollouts, seed=seed, on_episode=on_episode, sampling=sampling
         ):
-            groups[group.record.id] = group
+            groups.append(group)
             advance(1)
+    return in_order(prompts, groups)
+
+
+def in_order(prompts: Sequence[Record | Opening], groups: Sequence[Group]) -> list[Group]:
+    """The groups in the order of their prompts, of which some may have none."""
+    by_id = {group.record.id: group for group in groups}
     records = [prompt.record if isinstance(prompt, Opening) else prompt for prompt in prompts]
-    return [groups[record.id] for record in records if record.id in groups]
+    return [by_id[record.id] for record in records if record.id in by_id]
 
 
 def demonstrate(

@@ -77,14 +77,20 @@ class Weights:
     folder: Path
     saved: training.Saved | None = None
 
+    @property
+    def version(self) -> int | None:
+        """How many updates a checkpoint's weights have had; None where it does not say."""
+        return None if self.saved is None else self.saved.facts.get("updates")
+
 
 @dataclass
 class PartReplay:
     """The result of replaying a part. `lines` name every difference by record and rollout.
     `unreadable` names the records whose prompt can no longer be made. `damaged` counts lines of the
-    archive that hold no group, and `unjudged` the answers that were not graded again. `sampler` and
-    `policy` are the largest differences of log-probabilities by class of token; NaN where none were
-    compared."""
+    archive that hold no group, `unjudged` the answers that were not graded again, and `mixed` the
+    episodes that other weights drew in part, of which no log-probabilities are compared. `sampler`
+    and `policy` are the largest differences of log-probabilities by class of token; NaN where none
+    were compared."""
 
     name: str
     records: int = 0
@@ -92,6 +98,7 @@ class PartReplay:
     differing: int = 0
     damaged: int = 0
     unjudged: int = 0
+    mixed: int = 0
     lines: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     sampler: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CLASSES, math.nan))
@@ -212,14 +219,15 @@ class RunReplay:
         tolerance: float,
         limit: int | None = None,
         advance: Callable[[int], None] = lambda more: None,
+        version: int | None = None,
     ) -> PartReplay:
         """Replays the first `limit` records of a part, or all. Without `params` no
-        log-probabilities are compared."""
+        log-probabilities are compared. `version` is that of `params`, if it is known."""
         result = PartReplay(part.name)
         replayer = self._replayer(part)
         with jax.set_mesh(self.mesh):
             for group in itertools.islice(self.archive.read(part.name), limit):
-                self._replay_group(group, replayer, params, result, tolerance)
+                self._replay_group(group, replayer, params, result, tolerance, version)
                 advance(1)
         if limit is None:
             result.damaged = self.archive.count(part.name) - result.records
@@ -241,6 +249,7 @@ class RunReplay:
         params: Tree | None,
         result: PartReplay,
         tolerance: float,
+        version: int | None,
     ) -> None:
         result.records += 1
         try:
@@ -249,7 +258,12 @@ class RunReplay:
             result.unreadable.append(f"{result.name}, record {group.record.id}: {error}")
             return
         compute = partial(self._rewards, group.rewards, result)
-        replays = replayer.replay(params, opening, group.trajectories, group.rewards, compute)
+        replays = replayer.replay(
+            params, opening, group.trajectories, group.rewards, compute, version=version
+        )
+        if version is not None and params is not None:
+            versions = [t for t in group.trajectories if t.versions]
+            result.mixed += sum(not t.drawn_by(version) for t in versions)
         for replayed in replays:
             result.add(replayed, tolerance)
 

@@ -23,7 +23,7 @@ from support.judge_server import JudgeServer, say, status
 class RiggedEngine(rigged.RiggedEngine, Engine):
     """What it says is settled, whatever is loaded."""
 
-    def load(self, params):
+    def load(self, params, version=None):
         pass
 
     def unload(self):
