@@ -132,7 +132,7 @@ def test_updates():
 
     names = jax.eval_shape(watched, of_tokens).keys() - {FROM_DRAWN}
     counted = {"loss", "gradient_norm", "refused", "empty", "learning_rate"}
-    counted |= {"fill", "windows_fill"}
+    counted |= {"fill", "windows_fill", "staleness"}
     assert of_group("update") == names | counted
 
 

@@ -34,6 +34,13 @@ pytestmark = pytest.mark.compiles
             ["--update.old", "sampler", "--update.objective.importance_cap", "2"],
             "set update.old trainer, or importance_cap none",
         ),
+        (["--rollout.ahead", "1"], "set --update.objective.importance_cap 2, or --update.old"),
+        (["--rollout.ahead", "-1"], "it must be at least 0"),
+        (["--update.most_stale", "2"], "set most_stale none, or ahead 1"),
+        (
+            ["--rollout.ahead", "1", "--update.old", "sampler", "--update.most_stale", "0"],
+            "at least 1 update",
+        ),
         (["--model.path", "nowhere"], "nowhere"),
         (["--data.train", "nowhere"], "nowhere"),
         (["--mesh.fsdp", "3"], "needs 3 devices"),

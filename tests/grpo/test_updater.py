@@ -570,3 +570,36 @@ def test_the_report_s_panels_are_of_what_an_update_says(start):
     [figure] = [one for one in FIGURES if one.key == "update"]
     named = {panel.name.removeprefix("update/") for panel in figure.panels}
     assert named - metrics.keys() == {"entropy", "reference_kl", "learning_rate"}, "terms, the rate"
+
+
+def test_episodes_that_others_drew_in_part_are_not_held_against_their_sampler(start, learner):
+    """The last episode's log-probabilities are far off, since an older policy drew its beginning,
+    or its prompt was computed by one."""
+    made, state = start()
+    one, *_ = groups()
+    *fresh, last = one.trajectories
+    fresh = [replace(t, versions=((3, 0), (3, int(t.sampled.sum())))) for t in fresh]
+    far = np.where(last.sampled, last.logprobs - 40, 0).astype(np.float32)
+    for versions in (((2, 1), (3, int(last.sampled.sum()) - 1)), ((2, 0), (3, 4))):
+        old = replace(last, logprobs=far, versions=versions)
+        group = replace(one, trajectories=(*fresh, old))
+        [placed] = made._packed([[group]], 3)
+        [rows], [logprobs] = placed.rows, scores(learner, state, placed)
+        counted = np.asarray(rows.fresh) * np.asarray(rows.weights)
+        of_fresh = sum(int(t.sampled.sum()) for t in fresh)
+        assert np.count_nonzero(counted) == of_fresh < np.count_nonzero(rows.weights)
+        away = np.abs(np.asarray(logprobs) - np.asarray(rows.sampler))
+        expected = float((counted * away).sum() / counted.sum())
+        assert 0.1 < expected < 20
+        with pytest.raises(Apart) as raised:
+            replace(made, most_apart=0.99 * expected)(state, [[group]], version=3)
+        assert raised.value.mean == pytest.approx(expected, rel=1e-4)
+        state = raised.value.state
+        state, metrics = replace(made, most_apart=1.01 * expected)(state, [[group]], version=3)
+        assert metrics["refused"] == 0
+        assert metrics["sampler_apart"] > expected + 1, "the metric is of all tokens"
+    stale = tuple(replace(t, versions=((2, 9),)) for t in group.trajectories)
+    _, metrics = replace(made, most_apart=1e-3)(
+        state, [[replace(group, trajectories=stale)]], version=3
+    )
+    assert metrics["refused"] == 0, "nothing to compare"
