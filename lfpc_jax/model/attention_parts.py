@@ -53,11 +53,12 @@ def over(
     v: Float[Array, "B K S H"],
     visible: Bool[Array, "B S"],
 ) -> Part:
-    """The part of keys and values that are visible to all of a row's queries. There may be none."""
+    """The part of keys and values that are visible to all of a row's queries. Where there are none,
+    the part has no share if it is merged with one that has some."""
     scores = jnp.einsum("bkrh,bkhs->bkrs", q, k, preferred_element_type=jnp.float32)
     scores = jnp.where(visible[:, None, None], scores, _HIDDEN)
     highest = scores.max(axis=-1, keepdims=True)
-    weights = jnp.where(visible[:, None, None], jnp.exp(scores - highest), 0.0)
+    weights = jnp.exp(scores - highest)  # 0 for hidden scores, unless there are no others
     values = jnp.einsum(
         "bkrs,bksh->bkrh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
     )
