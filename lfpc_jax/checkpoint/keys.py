@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 
 Layout = Literal["old", "new"]
 
+_DTYPES = ("bfloat16", "float16", "float32")
+
 EMBEDDING = "model.embed_tokens.weight"
 UNEMBEDDING = "lm_head.weight"
 _NEW_TO_OLD = {"model.visual.": "visual.", "model.language_model.": "model."}
@@ -55,8 +57,8 @@ class Origin:
     def from_json(cls, raw: dict[str, Any]) -> "Origin":
         """Raises ValueError, or what reading a value of another shape raises."""
         origin = cls(**{**raw, "dtypes": tuple(raw["dtypes"])})
-        texts = all(isinstance(name, str) for name in origin.dtypes) and bool(origin.dtypes)
+        dtypes = bool(origin.dtypes) and all(name in _DTYPES for name in origin.dtypes)
         known = origin.layout in get_args(Layout) and isinstance(origin.repeats_embedding, bool)
-        if not (texts and known):
+        if not (dtypes and known):
             raise ValueError(f"no names of dtypes, layout and repeated embedding: {raw!r:.120}")
         return origin
