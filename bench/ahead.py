@@ -35,7 +35,7 @@ from lfpc_jax.rollout.stream import EpisodeStream
 class Scripted(Scheduler):
     """Ends every episode at its budget of sampled tokens."""
 
-    median, spread = 48.0, 1.0
+    median, spread = 32.0, 1.0
 
     def _add(self, *given: Any) -> None:
         before = {*self.groups_left}
@@ -75,12 +75,12 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="issue")
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--prompts", type=int, default=4, help="of a step")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--prompts", type=int, default=2, help="of a step")
     parser.add_argument("--rollouts", type=int, default=8)
-    parser.add_argument("--slots", type=int, default=32)
+    parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--chunk", type=int, default=8)
-    parser.add_argument("--median", type=float, default=48, help="tokens of an episode")
+    parser.add_argument("--median", type=float, default=32, help="tokens of an episode")
     parser.add_argument("--spread", type=float, default=1.0, help="of their logarithm")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
