@@ -8,6 +8,7 @@ merged as they come. So nothing is computed for the unused rest of a cache, and 
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,32 +27,48 @@ Visible = Callable[[Array, Array], Array]
 """Whether queries at an index `[R, T]` see keys at places `[S]`: `[R, T, S]`."""
 
 
+@dataclass(frozen=True)
+class Continued:
+    """The prompts that rows continue: each row's, its length, and the longest of them."""
+
+    prompts: kv.Cache
+    rows: Int[Array, "R"]
+    lengths: Int[Array, "R"]
+    longest: Int[Array, ""]
+
+    @classmethod
+    def by(cls, prompts: kv.Cache, rows: Int[Array, "R"]) -> "Continued":
+        """To be called outside of a loop over layers, in which the devices of a mesh would ask each
+        other for the longest prompt."""
+        lengths = kv.length_of(prompts, rows)
+        return cls(prompts, rows, lengths, lengths.max())
+
+
 def observed(
     q: Float[Array, "R T N H"],
     cache: kv.Cache,
     number: Any,
     index: Int[Array, "R T"],
+    reach: Int[Array, ""],
     *,
     rows: Int[Array, "R"] | None = None,
-    prompts: kv.Cache | None = None,
-    continued: Int[Array, "R"] | None = None,
+    continued: Continued | None = None,
 ) -> Float[Array, "R T N H"]:
     """Queries at `index` of rows of one layer attend to all keys at or before them, and to all of
-    the prompts that the rows continue, if they do. Rows are numbered as in `cache.rows_of`."""
+    the prompts that the rows continue, if they do. Rows are numbered as in `cache.rows_of`; each
+    has T queries side by side, all before `reach`."""
     R, T, N, H = q.shape
     K = jax.tree.leaves(cache.v)[0].shape[-3]
     queries = (q * jnp.asarray(H**-0.5, q.dtype)).reshape(R, T, K, N // K, H)
     block = _queries(R * N, T)
 
-    def attend(part: tuple[Array, Array]) -> Array:
-        queries, index = part
+    def attend(part: tuple[Array, Array, Array]) -> Array:
+        queries, index, reach = part
         folded = queries.transpose(0, 2, 1, 3, 4).reshape(R, K, -1, H)
-        parts = [_over(folded, cache, number, rows, index, index.max() + 1, _before)]
-        if prompts is not None:
-            assert continued is not None
-            lengths = kv.length_of(prompts, continued)
-            visible = partial(_within, lengths)
-            parts.append(_over(folded, prompts, number, continued, index, lengths.max(), visible))
+        parts = [_over(folded, cache, number, rows, index, reach, _before)]
+        if (to := continued) is not None:
+            visible = partial(_within, to.lengths)
+            parts.append(_over(folded, to.prompts, number, to.rows, index, to.longest, visible))
         return merged(*parts).reshape(R, K, -1, N // K, H).transpose(0, 2, 1, 3, 4)
 
     whole = T // block * block
@@ -61,12 +78,13 @@ def observed(
             lambda x: jnp.moveaxis(x[:, :whole].reshape(R, -1, block, *x.shape[2:]), 1, 0),
             (queries, index),
         )
-        out = jnp.moveaxis(jax.lax.map(attend, split), 0, 1)
+        reaches = reach - T + jnp.arange(block, whole + 1, block)
+        out = jnp.moveaxis(jax.lax.map(attend, (*split, reaches)), 0, 1)
         done.append(out.reshape(R, whole, *out.shape[3:]))
     elif whole:
-        done.append(attend((queries[:, :whole], index[:, :whole])))
+        done.append(attend((queries[:, :whole], index[:, :whole], reach - T + whole)))
     if whole < T:
-        done.append(attend((queries[:, whole:], index[:, whole:])))
+        done.append(attend((queries[:, whole:], index[:, whole:], reach)))
     return jnp.concatenate(done, axis=1).reshape(q.shape).astype(q.dtype)
 
 

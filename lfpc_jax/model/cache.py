@@ -86,13 +86,15 @@ def layer(x: Layers, number: Any) -> Array:
 
 def rows_of(x: Array, rows: Int[Array, "R"]) -> Array:
     """Copies of rows of one layer; on a mesh by their numbers within each shard, in order of the
-    shards. Rows past the last are any."""
+    shards. Rows past the last are any. A vector is whole on every device, and so are copies of its
+    rows."""
     parts = shards(len(x))
     if parts == 1:
         return x.at[rows].get(mode="clip")
     split = x.reshape(parts, -1, *x.shape[1:])
     taken = jax.vmap(lambda x, rows: x.at[rows].get(mode="clip"))(split, rows.reshape(parts, -1))
-    return taken.reshape(-1, *x.shape[1:])
+    taken = taken.reshape(-1, *x.shape[1:])
+    return constrain(taken, None) if x.ndim == 1 else taken
 
 
 def some_rows(cache: Cache, rows: Int[Array, "R"]) -> Cache:
@@ -136,7 +138,8 @@ def put_rows(cache: Cache, new: Cache, rows: Int[Array, "R"]) -> Cache:
 
     k, v = jax.tree.map(of_layers, (cache.k, cache.v), (new.k, new.v))
     into = everywhere(rows, len(cache.length))
-    return replace(cache, k=k, v=v, length=cache.length.at[into].set(new.length, mode="drop"))
+    length = cache.length.at[into].set(constrain(new.length, None), mode="drop")
+    return replace(cache, k=k, v=v, length=constrain(length, None))
 
 
 def write(
@@ -299,7 +302,8 @@ def added(length: Int[Array, "B"], rows: Int[Array, "R"] | None, more: Int[Array
     """Lengths, with those of some rows increased."""
     if rows is None:
         return length + more
-    return length.at[everywhere(rows, len(length))].add(more, mode="drop")
+    new = length.at[everywhere(rows, len(length))].add(constrain(more, None), mode="drop")
+    return constrain(new, None)
 
 
 def everywhere(rows: Int[Array, "R"], count: int) -> Int[Array, "R"]:

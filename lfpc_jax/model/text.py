@@ -18,7 +18,7 @@ from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model import cache as kv
 from lfpc_jax.model.attention import attention
-from lfpc_jax.model.attention_observed import observed
+from lfpc_jax.model.attention_observed import Continued, observed
 from lfpc_jax.model.attention_parts import Members, merged, over, over_prompts
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import each_layer, gated_mlp, linear, rms_norm
@@ -162,7 +162,11 @@ def extend(
     rotary = text_rotary(positions, cfg.text)
     ahead = jnp.arange(x.shape[1])
     old = cache.length if rows is None else kv.length_of(cache, rows)
-    index = old[:, None] + ahead
+    index, reach = old[:, None] + ahead, old.max() + x.shape[1]
+    to = None
+    if prompts is not None:
+        assert continued is not None
+        to = Continued.by(prompts, continued)
     written_at = jnp.where(ahead < lengths[:, None], index, cache.capacity)
 
     def body(carry: tuple[Array, kv.Cache], scanned: tuple[Tree, Any]) -> Any:
@@ -171,9 +175,7 @@ def extend(
 
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, kv.Cache]:
             written = kv.write(cache, number, k, v, written_at, rows)
-            out = observed(
-                q, written, number, index, rows=rows, prompts=prompts, continued=continued
-            )
+            out = observed(q, written, number, index, reach, rows=rows, continued=to)
             return out, written
 
         return layer(p, x, rotary, attend, cfg.text.eps), None

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lfpc_jax.arrays import Tree
+from lfpc_jax.distributed.sharding import sharding
 from lfpc_jax.model import parameters
 from lfpc_jax.model.attention_parts import Members
 from lfpc_jax.model.config import ModelConfig
@@ -69,7 +70,9 @@ def rollout_programs(
     allowed = whole(np.ones, cfg.text.vocab, np.bool_)
     with jax.set_mesh(mesh):
         encoded, encoded_crops = (
-            jax.eval_shape(programs.encode.jitted, params, each) for each in (images, crops)
+            placed(seen, sharding(("batch", None, None), seen.shape, mesh))
+            for each in (images, crops)
+            for seen in [jax.eval_shape(programs.encode.jitted, params, each)]
         )
     B = shapes.slots
     beginnings = Beginnings(
