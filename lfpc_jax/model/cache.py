@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from lfpc_jax.distributed.sharding import constrain, shards
+from lfpc_jax.distributed.sharding import Axes, constrain, partition, shards
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 
@@ -129,12 +129,12 @@ def put_rows(cache: Cache, new: Cache, rows: Int[Array, "R"]) -> Cache:
 
         if parts == 1:
             return of_shard(x, y, rows)
-
-        def split(x: Array) -> Array:
-            return x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :])
-
-        each = jax.vmap(of_shard, in_axes=(axis, axis, 0), out_axes=axis)
-        return _pinned(each(split(x), split(y), rows.reshape(parts, -1)).reshape(x.shape))
+        mesh = jax.sharding.get_abstract_mesh()
+        whole, some = (partition(_axes(x), x.shape, mesh) for x in (x, y))
+        of_rows = partition(("batch",), rows.shape, mesh)
+        # Under `vmap` the updates would be a scatter, which XLA for GPUs does not compile.
+        specs: dict[str, Any] = {"in_specs": (whole, some, of_rows), "out_specs": whole}
+        return jax.shard_map(of_shard, mesh=mesh, check_vma=False, **specs)(x, y, rows)
 
     k, v = jax.tree.map(of_layers, (cache.k, cache.v), (new.k, new.v))
     into = everywhere(rows, len(cache.length))
@@ -316,5 +316,8 @@ def everywhere(rows: Int[Array, "R"], count: int) -> Int[Array, "R"]:
 
 
 def _pinned(x: Array) -> Array:
-    lead = (None,) * (x.ndim - 4)
-    return constrain(x, *lead, "batch", "kv_heads", None, None)
+    return constrain(x, *_axes(x))
+
+
+def _axes(x: Array) -> Axes:
+    return (*(None,) * (x.ndim - 4), "batch", "kv_heads", None, None)

@@ -10,7 +10,7 @@ from lfpc_jax.model import cache
 from lfpc_jax.plan.collectives import collectives
 from lfpc_jax.plan.rollout import rollout_programs
 from lfpc_jax.rollout.sampling import Sampling
-from support import small, tpu_slices
+from support import gpus, small, tpu_slices
 
 pytestmark = pytest.mark.compiles
 
@@ -19,22 +19,29 @@ VECTOR = SHAPES.slots * SHAPES.chunk * 4
 """The bytes of the largest of the arrays that say what a decode drew."""
 
 
-def sent(devices, cfg, tensor=1):
+def sent(devices, cfg, tensor=1, options=None):
     """The collectives of each program, by its name."""
     mesh = rollout_mesh(tensor, devices=devices)
     return {
-        program.name: collectives(program.lower().compile().as_text())
+        program.name: collectives(program.lower().compile(options).as_text())
         for program in rollout_programs(cfg, mesh, SHAPES, Sampling())
     }
 
 
-@pytest.mark.parametrize("where", ["cpu", "cpu, keys as on accelerators", "v5e:2x4"])
+GPUS = pytest.param("gpu", marks=pytest.mark.skipif(gpus.PLUGIN_MISSING, reason=gpus.REASON))
+
+
+@pytest.mark.parametrize("where", ["cpu", "cpu, keys as on accelerators", "v5e:2x4", GPUS])
 def test_devices_with_a_copy_of_the_model_each_send_no_rows(where, monkeypatch):
-    """Before rows were numbered within their shard, `extend` of this model sent 5.5 MB a call."""
+    """Before rows were numbered within their shard, `extend` of this model sent 5.5 MB a call. A
+    loop of updates under `vmap` did not compile for GPUs."""
     if where != "cpu":
         monkeypatch.setattr(cache, "positions_last", lambda cfg: False)
-    devices = jax.devices() if where.startswith("cpu") else tpu_slices.devices(where)
-    programs = sent(devices, small.config())
+    if where.startswith("cpu"):
+        devices = jax.devices()
+    else:
+        devices = gpus.h100() if where == "gpu" else tpu_slices.devices(where)
+    programs = sent(devices, small.config(), options=gpus.OPTIONS if where == "gpu" else None)
     for name in ("encode", "prefill", "begin", "extend"):
         assert programs[name] == [], name
     decode = programs["decode"]
