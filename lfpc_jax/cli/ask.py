@@ -137,5 +137,7 @@ def _shapes(args: argparse.Namespace, rules: Rules, window: int) -> RolloutShape
         crop_tokens=args.crop_tokens,
         prompt_text=Buckets(_PROMPT_TEXT),
         capacity=args.image_tokens + _PROMPT_TEXT[-1] + replies,
+        own=replies,
+        members=1,
         window=window,
     )

@@ -101,6 +101,7 @@ class Needs:
         image_tokens = 1 if settings.presentation == "crop" else settings.image_tokens
         crop_tokens = 1 if settings.presentation == "image" else settings.crop_tokens
         following = rounded(self.following)
+        after = crop_tokens + following + settings.answer_tokens
         at_once = together(settings.slots, groups)
         return RolloutShapes(
             slots=settings.slots,
@@ -109,11 +110,8 @@ class Needs:
             crop_tokens=crop_tokens,
             prompt_text=self.left,
             observation_text=min(following, _LONGEST_PIECE),
-            capacity=image_tokens
-            + self.left.sizes[-1]
-            + crop_tokens
-            + following
-            + settings.answer_tokens,
+            capacity=image_tokens + self.left.sizes[-1] + after,
+            own=after,
             prefill_rows=at_once,
             extend_rows=at_once,
             window=window,

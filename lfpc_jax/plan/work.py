@@ -68,7 +68,7 @@ def rollout_loads(
             weights,
             prompts * episode.prompt(shapes) / (P * length),
         ),
-        "begin": Load(0.0, 2 * B * length * place / chips, episodes / B),
+        "begin": Load(0.0, 0.0, episodes / B),
         "extend": Load(
             text(R * observed, context, 0),
             weights + R * context * place / chips,

@@ -83,13 +83,16 @@ class Engines:
         """Shapes with room for every episode that the rules allow."""
         args = self.args
         groups = self.mesh.shape["data"]
+        following = after_prompt(self.rules, args.crop_tokens)
         return RolloutShapes(
             slots=args.slots,
             chunk=CHUNK,
             image_tokens=tokens,
             crop_tokens=args.crop_tokens,
             prompt_text=texts,
-            capacity=tokens + texts.sizes[-1] + after_prompt(self.rules, args.crop_tokens),
+            capacity=tokens + texts.sizes[-1] + following,
+            own=following,
+            members=args.rollouts,
             prefill_rows=together(args.slots, groups),
             extend_rows=together(args.slots, groups),
             window=self.model.cfg.vision.window,
@@ -116,6 +119,7 @@ def direct_engine(
         image_tokens=image_tokens,
         prompt_text=text,
         capacity=image_tokens + text.sizes[-1] + turn_tokens,
+        own=turn_tokens,
         prefill_rows=together(slots, groups=mesh.shape["data"]),
         window=processor.window,
     )

@@ -62,8 +62,9 @@ def test_its_weights_are_beside_every_other_phase(two):
 
 
 def test_its_cache_holds_its_slots(two):
-    """16 slots on two devices of image, prompt, crop, what follows and an answer: 64 + 64 + 64 +
-    192 + 8 positions of keys and values of two heads of 16 in three layers."""
+    """16 slots on two devices of crop, what follows and an answer, 64 + 192 + 8 positions, and as
+    many prompts of image and text, 64 + 64, of keys and values of two heads of 16 in three
+    layers."""
     held = {program.name: program.held for program in two[1].target.programs()}
     assert held["target decode"]["cache"] == pytest.approx(
         2 * 3 * (16 / 2) * (64 + 64 + 64 + 192 + 8) * 2 * 16 * 4, rel=0.02

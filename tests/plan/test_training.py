@@ -122,9 +122,10 @@ def test_memory_by_kind_is_what_one_counts(planned):
     assert (rows["update"]["parameters"], rows["update pictures"]["parameters"]) == (text, tower)
     whole = rows["encode"]["parameters"] + rows["decode"]["parameters"]
     assert whole == pytest.approx(2 * parameters, rel=0.01)
-    layers, slots, capacity, heads, wide = 3, 16, 256, 2, 16
+    layers, slots, own, heads, wide = 3, 16, 256, 2, 16
+    prompts, longest = 6, 64 + 128  # half more than 16 slots of 4 rollouts each need
     assert rows["decode"]["cache"] == pytest.approx(
-        2 * layers * slots * capacity * heads * wide * 4 / 2, rel=0.02
+        2 * layers * (slots * own + prompts * longest) * heads * wide * 4 / 2, rel=0.02
     )
     assert beside["decode"] == pytest.approx(3 * parameters, rel=1e-3)
     # The rows of 2 mini-batches: 8 on each device of 256 tokens, with 64 places that count.
