@@ -11,7 +11,7 @@ Encode images of several buckets bucket by bucket, and concatenate their embeddi
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import constrain
@@ -145,19 +145,31 @@ def decode(
     params: Tree,
     ids: Int[Array, "R"],
     position: Int[Array, "R"],
-    working: Working,
+    working: Working | Cache,
     step: Int[Array, ""],
     *,
     cfg: ModelConfig,
+    live: Bool[Array, "R"],
+    span: int | None = None,
     prompts: Cache | None = None,
     members: Members | None = None,
-) -> tuple[Float[Array, "R V"], Working]:
-    """Appends one text token to every row, and returns the logits of the next one."""
+) -> tuple[Float[Array, "R V"], Working | Cache]:
+    """Appends one text token to every row, and returns the logits of the next one. See
+    `text.decode`."""
     with computing(cfg), jax.named_scope("text"):
         x = constrain(params["embed"].astype(cfg.dtype)[ids[:, None]], "batch", None, None)
         positions = jnp.broadcast_to(position[:, None], (3, len(ids), 1))
         hidden, working = text.decode(
-            params, x, positions, working, step, cfg=cfg, prompts=prompts, members=members
+            params,
+            x,
+            positions,
+            working,
+            step,
+            cfg=cfg,
+            live=live,
+            span=span,
+            prompts=prompts,
+            members=members,
         )
     return unembed(params, hidden[:, 0], cfg=cfg), working
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import constrain
@@ -25,6 +25,7 @@ from lfpc_jax.model.layers import each_layer, gated_mlp, linear, rms_norm
 from lfpc_jax.model.rotary import Rotary, rotate, text_rotary
 
 Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
+Append = Callable[[Any, Any, Array, Array], Any]
 
 
 def layer(p: Tree, x: Array, rotary: Rotary, attend: Attend, eps: float) -> tuple[Array, Any]:
@@ -186,13 +187,9 @@ def extend(
     return x, replace(cache, length=kv.added(cache.length, rows, lengths))
 
 
-def _keys_last(
-    cache: kv.Cache | kv.Working, number: Any, rows: Array | None
-) -> tuple[Array, Array]:
-    """Keys `[R, K, H, S]` and values `[R, K, S, H]` of one layer's rows (None: all)."""
+def _keys_last(cache: kv.Cache | kv.Working, number: Any) -> tuple[Array, Array]:
+    """Keys `[R, K, H, S]` and values `[R, K, S, H]` of one layer."""
     k, v = kv.layer(cache.k, number), kv.layer(cache.v, number)
-    if rows is not None:
-        k, v = kv.rows_of(k, rows), kv.rows_of(v, rows)
     return k if cache.positions_last else k.swapaxes(-1, -2), v
 
 
@@ -200,35 +197,41 @@ def decode(
     params: Tree,
     x: Float[Array, "R 1 D"],
     positions: Int[Array, "3 R 1"],
-    working: kv.Working,
+    working: kv.Working | kv.Cache,
     step: Int[Array, ""],
     *,
     cfg: ModelConfig,
+    live: Bool[Array, "R"],
+    span: int | None = None,
     prompts: kv.Cache | None = None,
     members: Members | None = None,
-) -> tuple[Float[Array, "R 1 D"], kv.Working]:
-    """Appends one token to every row, in the given step of a loop. Rows continue `prompts` as
-    `members` say, or none."""
+) -> tuple[Float[Array, "R 1 D"], kv.Working | kv.Cache]:
+    """Appends one token to every row of working copies, in the given step of a loop, or to every
+    live row of a whole cache, of which only the first `span` positions are read. Rows continue
+    `prompts` as `members` say, or none."""
     rotary = text_rotary(positions, cfg.text)
     c = cfg.text
-    places = jnp.arange(kv.width(working))
-    visible = (places < working.length[:, None]) | (
-        (places >= working.span) & (places <= working.span + step)
+    visible, append = (
+        _in_place(working, live, span)
+        if isinstance(working, kv.Cache)
+        else _in_copies(working, step)
     )
 
-    def body(carry: tuple[Array, kv.Working], scanned: tuple[Tree, Any]) -> Any:
+    def body(carry: tuple[Array, Any], scanned: tuple[Tree, Any]) -> Any:
         x, working = carry
         p, number = scanned
 
-        def attend(q: Array, k: Array, v: Array) -> tuple[Array, kv.Working]:
-            now = kv.append(working, number, k, v, step)
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, Any]:
+            now = append(working, number, k, v)
             queries = (q * jnp.asarray(c.head_dim**-0.5, q.dtype)).reshape(
                 len(q), c.kv_heads, -1, c.head_dim
             )
-            parts = [over(queries, *_keys_last(now, number, None), visible)]
+            keys, values = _keys_last(now, number)
+            read = visible.shape[1]
+            parts = [over(queries, keys[..., :read], values[:, :, :read], visible)]
             if prompts is not None:
                 assert members is not None
-                keys, values = _keys_last(prompts, number, None)
+                keys, values = _keys_last(prompts, number)
                 parts.append(over_prompts(queries, keys, values, prompts.length, members))
             out = merged(*parts)
             return out.reshape(q.shape).astype(q.dtype), now
@@ -236,7 +239,22 @@ def decode(
         return layer(p, x, rotary, attend, c.eps), None
 
     (x, working), _ = each_layer(body, (x, working), params["text"], np.arange(c.layers))
+    if isinstance(working, kv.Cache):
+        working = replace(working, length=working.length + live)
     return rms_norm(x, params["norm"], c.eps), working
+
+
+def _in_copies(working: kv.Working, step: Array) -> tuple[Array, Append]:
+    places = jnp.arange(kv.width(working))
+    new = (places >= working.span) & (places <= working.span + step)
+    visible = (places < working.length[:, None]) | new
+    return visible, lambda copies, number, k, v: kv.append(copies, number, k, v, step)
+
+
+def _in_place(cache: kv.Cache, live: Array, span: int | None) -> tuple[Array, Append]:
+    at = jnp.where(live, cache.length, cache.capacity)[:, None]
+    visible = jnp.arange(span or cache.capacity) <= cache.length[:, None]
+    return visible, lambda cache, number, k, v: kv.write(cache, number, k, v, at)
 
 
 def _part(layers: Tree, part: int | slice) -> Tree:

@@ -212,14 +212,18 @@ def decode(
     cfg: ModelConfig,
     steps: int,
     copies: bool,
+    in_place: bool,
 ) -> tuple[State, Drawn]:
     """Draws at most `steps` tokens for each live row, until every turn has stopped or spent its
-    budget. No live row may be longer than `span`."""
+    budget. Live rows are copied and run on the copies, and may have no more than `span` ids before;
+    or, if `in_place`, `live` names all rows in order, and they may not grow beyond it."""
     B, R = len(state.continued), len(live.rows)
     chosen = kv.everywhere(live.rows, B)
     rows: Rows = jax.tree.map(lambda x: x.at[chosen].get(mode="clip"), state.rows)
     rows = replace(rows, budget=jnp.where(chosen < B, rows.budget, 0))
-    working = kv.working(state.cache, live.rows, span, steps)
+    working: Any = state.cache
+    if not in_place:
+        working = kv.working(state.cache, live.rows, span, steps)
     prompts, members = (None, None) if copies else (state.prompts, live.members)
     drawn = (
         jnp.zeros((steps, R), jnp.int32),
@@ -228,10 +232,10 @@ def decode(
     )
     before = rows.count
 
-    def running(carry: tuple[Array, Rows, kv.Working, Any]) -> Array:
+    def running(carry: tuple[Array, Rows, Any, Any]) -> Array:
         return (carry[0] < steps) & _live(carry[1]).any()
 
-    def body(carry: tuple[Array, Rows, kv.Working, Any]) -> Any:
+    def body(carry: tuple[Array, Rows, Any, Any]) -> Any:
         step, rows, working, drawn = carry
         logits, working = qwen.decode(
             params,
@@ -240,6 +244,8 @@ def decode(
             working,
             step,
             cfg=cfg,
+            live=_live(rows),
+            span=span,
             prompts=prompts,
             members=members,
         )
@@ -250,7 +256,9 @@ def decode(
         running, body, (jnp.int32(0), rows, working, drawn)
     )
     numbers = rows.count - before
-    cache = kv.written_back(state.cache, working, live.rows, numbers)
+    cache: kv.Cache = working
+    if isinstance(working, kv.Working):
+        cache = kv.written_back(state.cache, working, live.rows, numbers)
     kept = jax.tree.map(lambda x, y: x.at[chosen].set(y, mode="drop"), state.rows, rows)
     return replace(state, cache=cache, rows=kept), Drawn(
         *drawn,
@@ -349,7 +357,11 @@ class Programs:
             drawn = NamedSharding(mesh, PartitionSpec())
         empty = partial(empty_state, cfg, shapes, unstacked=unstacked, copies=copies)
         onto_rows = partial(extend, cfg=cfg, copies=copies)
-        one_chunk = partial(decode, cfg=cfg, steps=shapes.chunk, copies=copies)
+        # Copies of rows would take accelerators as much memory as the rows.
+        self.in_place = not kv.positions_last(cfg)
+        one_chunk = partial(
+            decode, cfg=cfg, steps=shapes.chunk, copies=copies, in_place=self.in_place
+        )
         self.empty = self._program("empty", empty, out=state)
         self.encode = self._program("encode", partial(_encode, cfg=cfg))
         self.prefill = self._program("prefill", partial(prefill, cfg=cfg), donated=(1,), out=state)

@@ -237,10 +237,17 @@ class Slots:
     ) -> tuple[list[int], Drawn]:
         """Decodes one chunk for these rows, and returns the column of each row in what was drawn.
         `sampling` replaces the usual one."""
-        span = self.spans.fit(max(row.length for row in rows), "ids of an episode")
-        by_shard = Counter(self.shard_of_row(row.row) for row in rows)
-        of_shard = self.decode_rows.fit(max(by_shard.values()), "rows that decode")
-        [lanes] = self._dealt(rows, lambda row: self.shard_of_row(row.row), of_shard * self.shards)
+        longest = max(row.length for row in rows)
+        if self.programs.in_place:
+            longest = min(longest + self.shapes.chunk, self.spans.sizes[-1])
+            of_shard, lanes = self.decode_rows.sizes[-1], {row.row: row for row in rows}
+        else:
+            by_shard = Counter(self.shard_of_row(row.row) for row in rows)
+            of_shard = self.decode_rows.fit(max(by_shard.values()), "rows that decode")
+            [lanes] = self._dealt(
+                rows, lambda row: self.shard_of_row(row.row), of_shard * self.shards
+            )
+        span = self.spans.fit(longest, "ids of an episode")
         drawn = self._decode(lanes, of_shard, span, sampling or self.sampling)
         lane_of = {row.row: lane for lane, row in lanes.items()}
         return [lane_of[row.row] for row in rows], drawn
@@ -249,11 +256,14 @@ class Slots:
         self, lanes: Mapping[int, LiveRow], of_shard: int, span: int, sampling: Sampling
     ) -> Drawn:
         R, P, M = of_shard * self.shards, self.shapes.prefix_count, self.shapes.members
-        rows = np.full(R, self.shapes.slots // self.shards, np.int32)
+        slots = self.shapes.slots // self.shards
+        rows = np.full(R, slots, np.int32)
+        if self.programs.in_place:
+            rows[:] = np.arange(R) % slots
         members, places = np.full((P, M), of_shard, np.int32), np.zeros(R, np.int32)
         taken: Counter[int] = Counter()
         for lane, row in lanes.items():
-            rows[lane] = row.row % (self.shapes.slots // self.shards)
+            rows[lane] = row.row % slots
             number, taken[row.prompt] = taken[row.prompt], taken[row.prompt] + 1
             members[row.prompt, number] = lane % of_shard
             places[lane] = row.prompt % (P // self.shards) * M + number
@@ -276,9 +286,10 @@ class Slots:
 
     @cached_property
     def decode_rows(self) -> Buckets:
-        """Buckets for how many rows of a shard a chunk of decode computes: those that are live."""
+        """Buckets for how many rows of a shard a chunk of decode computes: those that are live, or
+        all in place."""
         slots = self.shapes.slots // self.shards
-        return geometric(-(-slots // 4), slots)
+        return geometric(slots if self.programs.in_place else -(-slots // 4), slots)
 
     def warm_up(
         self,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.model import cache as kv
 from lfpc_jax.model import spec
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.trajectory import Picture
@@ -135,3 +136,11 @@ def test_a_group_is_prefilled_once_where_members_suffice(copied):
     equal(run(enough, RECORDS, ROLLOUTS), copied)
     assert enough.stats.prompts == len(RECORDS)
     assert enough.stats.rollouts == len(RECORDS) * ROLLOUTS
+
+
+def test_rows_that_decode_in_place_roll_out_the_same(copied, monkeypatch):
+    """As on accelerators, where the keys of a cache have another layout, too."""
+    monkeypatch.setattr(kv, "positions_last", lambda cfg: False)
+    found = engine(replace(small.SHAPES, slots=6, members=4))
+    assert found.slots.programs.in_place
+    equal(run(found, RECORDS, ROLLOUTS), copied)
