@@ -37,9 +37,9 @@ from rollout_reference import Reference
 from rollout_world import World, as_configured, make_world, records, with_images
 
 from lfpc_jax.model.config import TextConfig, VisionConfig
+from lfpc_jax.rollout.asked import Scheduling
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
-from lfpc_jax.rollout.scheduler import Scheduling
 from lfpc_jax.rollout.sizing import in_buckets, sizes
 from lfpc_jax.trajectory import Record, Trajectory
 

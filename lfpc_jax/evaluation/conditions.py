@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from lfpc_jax.evaluation.alter import ALTERATIONS, alteration, altered, shows
+from lfpc_jax.rollout.asked import Alters
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.tools import Toolbox
@@ -47,6 +48,16 @@ class Runs(Protocol):
     """Rolls out records, as an engine does."""
 
     def run(self, records: Iterable[Record], *, rollouts: int, seed: int) -> Iterator[Group]: ...
+
+
+@runtime_checkable
+class RunsAltered(Protocol):
+    """Rolls out records with crops as they are and, from each episode's first call on, with altered
+    ones, as an engine does; see `Engine.run_altered`."""
+
+    def run_altered(
+        self, records: Iterable[Record], alters: Alters, *, rollouts: int, seed: int
+    ) -> Iterator[tuple[str, Group]]: ...
 
 
 @runtime_checkable

@@ -1,11 +1,17 @@
-"""Asking: every question of a benchmark that has no stored answer yet, under each condition."""
+"""Asking: every question of a benchmark that has no stored answer yet, under each condition.
+
+Where a question's tool episodes are sampled, its altered ones go on from them at their first crop,
+and come with them. Altered episodes of tool episodes that are stored already are sampled from their
+prompt on. Both give the same episodes.
+"""
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 
-from lfpc_jax.evaluation.alter import ALTERATIONS
+from lfpc_jax.evaluation.alter import ALTERATIONS, alteration, applies
 from lfpc_jax.evaluation.answers import Answered, graded
 from lfpc_jax.evaluation.benchmark import Benchmark
 from lfpc_jax.evaluation.conditions import (
@@ -14,6 +20,7 @@ from lfpc_jax.evaluation.conditions import (
     Asks,
     AsksTarget,
     Runs,
+    RunsAltered,
     Stored,
     is_altered,
     ordered,
@@ -22,8 +29,9 @@ from lfpc_jax.evaluation.conditions import (
 from lfpc_jax.evaluation.diagnostics import to_ask
 from lfpc_jax.evaluation.journal import Journal, Trial
 from lfpc_jax.rewards.judge import Bar, no_bar
+from lfpc_jax.rollout.dialogue import Alter
 from lfpc_jax.rollout.engine import own_share
-from lfpc_jax.trajectory import Group
+from lfpc_jax.trajectory import Group, Record
 
 log = logging.getLogger(__name__)
 
@@ -65,35 +73,75 @@ def ask(
     def stored() -> dict[str, Group]:
         return {group.record.id: group for group in journal.read(part, rollouts)}
 
+    def done(condition: str) -> set[str]:
+        asked = Trial(benchmark.name, tokens, condition)
+        return {group.record.id for group in journal.read(asked, rollouts)}
+
     for condition in in_order(conditions):
         if stop():
             return unanswered
         if condition in ALTERATIONS and not tool:
             tool = graded(journal.read(part, rollouts), 0, None)
         records = to_ask(condition, share, tool)
-        asked = Trial(benchmark.name, tokens, condition)
-        done = {group.record.id for group in journal.read(asked, rollouts)}
-        left = [record for record in records if record.id not in done]
+        asked, before = Trial(benchmark.name, tokens, condition), done(condition)
+        left = [record for record in records if record.id not in before]
         if not left:
             continue
         made = engine()
-        before = time.perf_counter()
+        also = filter(is_altered, in_order(conditions)) if condition == TOOL else ()
+        known = {name: done(name) for name in also}
+        begun = time.perf_counter()
         with (
             bar(asked.name, len(left)) as advance,
             _under(made, condition, benchmark, stored, seed) as runs,
+            closing(_groups(runs, left, benchmark, known, rollouts, seed)) as groups,
         ):
-            for group in runs.run(left, rollouts=rollouts, seed=seed):
+            for altered, group in groups:
                 now = time.perf_counter()
                 if reason := _unanswered(group):
                     log.warning("%s, record %r: %s", asked.name, group.record.id, reason)
                     unanswered.append(reason)
                 else:
-                    journal.add(asked, group, now - before)
-                before = now
-                advance(1)
+                    of = replace(asked, condition=altered or condition)
+                    journal.add(of, group, now - begun)
+                begun = now
+                advance(not altered)
                 if stop():
                     return unanswered
     return unanswered
+
+
+def _groups(
+    runs: Runs,
+    records: Sequence[Record],
+    benchmark: Benchmark,
+    known: Mapping[str, set[str]],
+    rollouts: int,
+    seed: int,
+) -> Generator[tuple[str, Group], None, None]:
+    """The records' groups, and for the alterations in `known` the altered groups of records that
+    have crops, with the alteration's name. `known` has the records that need none."""
+    if not (known and isinstance(runs, RunsAltered)):
+        for group in runs.run(records, rollouts=rollouts, seed=seed):
+            yield "", group
+        return
+    every = {name: alteration(name, benchmark.records, seed=seed) for name in known}
+    cropped: set[str] = set()
+
+    def alters(record: Record) -> dict[str, Alter]:
+        return {
+            name: alter
+            for name, alter in every.items()
+            if applies(name, record) and record.id not in known[name]
+        }
+
+    for altered, group in runs.run_altered(records, alters, rollouts=rollouts, seed=seed):
+        if not altered:
+            cropped |= {
+                answered.record.id for answered in graded([group], 0, None) if answered.crops
+            }
+        if not altered or group.record.id in cropped:
+            yield altered, group
 
 
 @contextmanager

@@ -16,8 +16,9 @@ Several processes each run an engine of their own over `own_share` of the record
 
 import itertools
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TypeVar
 
 import jax
@@ -26,18 +27,12 @@ from jax.sharding import Mesh
 from lfpc_jax.arrays import Tree
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
+from lfpc_jax.rollout.asked import Alters, Asked, OnEpisode, OnSkipped, Scheduling
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.episode import STOP_STRING, Rules
 from lfpc_jax.rollout.finite import LogitsNotFinite
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.scheduler import (
-    Asked,
-    OnEpisode,
-    OnSkipped,
-    Scheduler,
-    Scheduling,
-    Stats,
-)
+from lfpc_jax.rollout.scheduler import Scheduler, Stats
 from lfpc_jax.rollout.skipped import SkippedLog
 from lfpc_jax.rollout.slots import Slots
 from lfpc_jax.rollout.stops import stop_table
@@ -144,15 +139,45 @@ class Engine:
         of these), and yields groups as they end. `on_episode` is called with every episode that has
         sampled, has been replied to, or has ended, and `on_skipped` with what cannot be shown and
         the reason. `sampling` replaces that of the rules."""
+        groups = self.run_altered(
+            records,
+            lambda _: {},
+            rollouts=rollouts,
+            seed=seed,
+            on_episode=on_episode,
+            on_skipped=on_skipped,
+            sampling=sampling,
+        )
+        with closing(groups):
+            for _, group in groups:
+                yield group
+
+    def run_altered(
+        self,
+        records: Iterable[Record | Opening],
+        alters: Alters,
+        *,
+        rollouts: int,
+        seed: int,
+        on_episode: OnEpisode | None = None,
+        on_skipped: OnSkipped | None = None,
+        sampling: Sampling | None = None,
+    ) -> Generator[tuple[str, Group], None, None]:
+        """Like `run`, and rolls out every record also with altered crops, once for each alteration
+        that `alters` has for it by name. Groups come with that name, which is empty for those with
+        crops as they are. The altered groups are those that `run` gives in a dialogue with that
+        `alter`, but nothing up to an episode's first call is computed again."""
         start = time.perf_counter()
         told = on_episode or (lambda _: None), on_skipped or (lambda *_: None)
-        asked = Asked(((record, seed) for record in records), rollouts, sampling, *told)
+        with_seeds = ((record, seed) for record in records)
+        asked = Asked(with_seeds, rollouts, sampling, *told, alters=alters)
         with ThreadPoolExecutor(self.workers, "rollout") as pool, self.slots.allocated():
             scheduler = Scheduler(
                 self.slots, self.dialogue, self.rules, self.scheduling, self.stats, pool, asked
             )
             try:
-                yield from scheduler.groups()
+                for ended in scheduler.groups():
+                    yield ended.altered, ended.group
             finally:
                 self.skipped_log.tell(scheduler.skipped)
         self.stats.seconds += time.perf_counter() - start

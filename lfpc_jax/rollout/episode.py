@@ -4,6 +4,7 @@ The text of a turn is decoded once, to be read; ids are never encoded from it. W
 samples is limited in each turn and over all of them; its ids never exceed the capacity.
 """
 
+import copy
 import hashlib
 import sys
 from collections.abc import Mapping
@@ -197,6 +198,15 @@ class Episode:
         self.position = following - 1
         self._turn_start = len(self.ids)
         return written, positions
+
+    def going_on(self, dialogue: Dialogue) -> "Episode":
+        """A copy that goes on from here by itself, in another dialogue."""
+        other = copy.copy(self)
+        other.dialogue = dialogue
+        other.ids, other.sampled = [*self.ids], [*self.sampled]
+        other.logprobs, other.policy = [*self.logprobs], [*self.policy]
+        other.versions, other.turns, other.crops = [*self.versions], [*self.turns], [*self.crops]
+        return other
 
     def trajectory(self) -> Trajectory:
         assert self.end is not None, "the episode still runs"

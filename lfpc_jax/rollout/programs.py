@@ -5,6 +5,7 @@
     state  = begin(state, beginnings)                  rollouts begin, each from a prompt
     state, drawn = decode(params, state, ...)          up to `steps` tokens a row
     state  = extend(params, state, tokens, embeddings, turns)   an observation onto some rows
+    state  = rewind(state, rewinds)                    rows forget what came after a turn
 
 A prompt is in memory once; rows hold what comes after it. The newest token of a row is *pending*:
 known, but not yet in the cache. A decode step writes the pending token and draws the next; an
@@ -92,6 +93,17 @@ class Beginnings:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Rewinds:
+    """Rows, numbered like `Turns.rows`, that go back to where they held `length` ids of their own
+    and had drawn `count` tokens."""
+
+    rows: Array  # int32 [R]
+    length: Array  # int32 [R]
+    count: Array  # int32 [R]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Live:
     """The rows that a decode computes, numbered like `Turns.rows`, and those of them that continue
     each prompt."""
@@ -173,6 +185,15 @@ def begin(state: State, beginnings: Beginnings, *, copies: bool) -> State:
     continued = _put(state.continued, into, beginnings.continued)
     state = replace(state, cache=cache, continued=continued, rows=rows)
     return _turned(state, turns)
+
+
+def rewind(state: State, rewinds: Rewinds) -> State:
+    """What lies past a row's length is never read, and is overwritten by what comes next, so a row
+    is as it was then. Its next turn begins with `extend`."""
+    into = kv.everywhere(rewinds.rows, len(state.continued))
+    cache = replace(state.cache, length=_put(state.cache.length, into, rewinds.length))
+    rows = replace(state.rows, count=_put(state.rows.count, into, rewinds.count))
+    return replace(state, cache=cache, rows=rows)
 
 
 def extend(
@@ -367,6 +388,7 @@ class Programs:
         self.prefill = self._program("prefill", partial(prefill, cfg=cfg), donated=(1,), out=state)
         self.begin = self._program("begin", partial(begin, copies=copies), donated=(0,), out=state)
         self.extend = self._program("extend", onto_rows, donated=(1,), out=state)
+        self.rewind = self._program("rewind", rewind, donated=(0,), out=state)
         self.decode = self._program(
             "decode", one_chunk, donated=(1,), static=(5, 6), out=(state, drawn)
         )

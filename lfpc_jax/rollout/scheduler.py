@@ -7,28 +7,32 @@ Episodes that begin later begin from a prompt that the new weights prefilled.
 Prompts are prepared and crops are cut in worker threads; the device waits for them only when no row
 can decode. A slot that falls free is refilled at once, from a prompt that is in memory, in the
 shard that the prompt is in.
+
+If a record is to be rolled out with altered crops as well, its row goes back to the episode's first
+call once the episode has ended, and goes on from there with another reply, once for each
+alteration. The row then holds what sampling the altered episode from its prompt would have written,
+and draws the same random numbers. An episode without a call is the altered one, too.
 """
 
 import itertools
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lfpc_jax.data.rejected import Unusable
+from lfpc_jax.rollout.asked import Asked, Scheduling
 from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply
 from lfpc_jax.rollout.episode import Episode, Rules, rollout_key
 from lfpc_jax.rollout.finite import check_logprobs
+from lfpc_jax.rollout.pending import AlteredGroup, Ended, Pending, PromptInMemory, Resumed
 from lfpc_jax.rollout.protocol import Refusal
-from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.skipped import PromptTooLong
-from lfpc_jax.rollout.slots import Beginning, Extension, LiveRow, Prompt, Slots, Visual
+from lfpc_jax.rollout.slots import Beginning, Extension, LiveRow, Prompt, Rewind, Slots, Visual
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.trajectory import Crop, Group, Record
 
-OnEpisode = Callable[[Episode], None]
-OnSkipped = Callable[[Record | Opening, str], None]
 _Opened = tuple[Opening, Visual | None]
 
 
@@ -58,56 +62,6 @@ class Stats:
         return self.sampled / (self.slots * self.steps) if self.steps else 0.0
 
 
-@dataclass(eq=False)
-class _Pending:
-    """A record's episodes, those that have not begun included."""
-
-    opening: Opening
-    visual: Visual | None
-    episodes: list[Episode]
-    seed: int
-
-    @property
-    def ended(self) -> bool:
-        return all(episode.end is not None for episode in self.episodes)
-
-
-@dataclass(eq=False)
-class _Prompt:
-    """A prompt that is prefilled once, and the episodes that begin from it. It is in memory, in
-    `row`, until all of them have ended."""
-
-    group: _Pending
-    waiting: deque[Episode]
-    row: int | None = None
-    running: int = 0
-
-    def bucket(self, slots: Slots) -> tuple[int, int]:
-        return slots.prompt_buckets(len(self.group.opening.ids), self.group.visual)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a run is asked for; see `Engine.run`. Every record comes with its seed. An iterator that
-    has no more records is asked again later."""
-
-    records: Iterable[tuple[Record | Opening, int]]
-    rollouts: int
-    sampling: Sampling | None = None
-    on_episode: OnEpisode = lambda _: None
-    on_skipped: OnSkipped = lambda *_: None
-
-
-@dataclass(frozen=True)
-class Scheduling:
-    """So many records are opened before they are needed, beside those of the next prefill. `refill`
-    and `share_prefix` are turned off only to measure what they are worth."""
-
-    opened: int = 2
-    refill: bool = True
-    share_prefix: bool = True
-
-
 class Scheduler:
     """One run. A row is free, live (it decodes), or waits for its reply."""
 
@@ -125,6 +79,7 @@ class Scheduler:
         self.how, self.stats, self.pool = how, stats, pool
         self.rollouts, self.sampling = asked.rollouts, asked.sampling
         self.on_episode, self.on_skipped = asked.on_episode, asked.on_skipped
+        self.alters = asked.alters
         self.skipped: list[tuple[str, str]] = []
         self.left: Counter[int] = Counter()  # by seed: records that have neither ended nor failed
         self.version = slots.version
@@ -133,32 +88,32 @@ class Scheduler:
         self.live: set[int] = set()
         self.replies: dict[Future[tuple[ToolReply, Visual | None]], int] = {}
         self.openings: deque[tuple[Record | Opening, int, Future[_Opened]]] = deque()
-        self.prompts: list[_Prompt] = []
-        self.prompt_of: dict[Episode, _Prompt] = {}
+        self.prompts: list[PromptInMemory] = []
+        self.prompt_of: dict[Episode, PromptInMemory] = {}
         self.free_prompts = set(range(self.shapes.prefix_count))
-        self.groups_left: dict[Episode, _Pending] = {}
-        self.ready: list[_Pending] = []
+        self.groups_left: dict[Episode, Pending] = {}
+        self.resumed: dict[Episode, deque[Resumed]] = {}  # by the episode that has the row
+        self.ready: list[Pending] = []
 
-    def groups(self) -> Iterator[Group]:
+    def groups(self) -> Iterator[Ended]:
         try:
             while True:
-                for _, group in self.turn():
-                    yield group
+                yield from self.turn()
                 if self.idle:
                     return
         finally:
             self.close()
 
-    def turn(self) -> list[tuple[int, Group]]:
-        """Begins and goes on with what can be, and returns groups that have ended, each with its
-        seed. Only if none have is a chunk decoded, or waited for prompts or crops."""
+    def turn(self) -> list[Ended]:
+        """Begins and goes on with what can be, and returns groups that have ended. Only if none
+        have is a chunk decoded, or waited for prompts or crops."""
         if self.version != self.slots.version:
             self._renew()
         self._reply()
         self._refill()
         if self.ready:
-            ended, self.ready = self.ready[::-1], []
-            return [(group.seed, self._finished(group)) for group in ended]
+            ended, self.ready = self.ready, []
+            return [Ended(group.seed, group.name, self._finished(group)) for group in ended]
         if self.live:
             self._decode()
         elif pending := [f for f in self._futures() if not f.done()]:
@@ -186,7 +141,7 @@ class Scheduler:
             if prompt.row is None:
                 continue
             if prompt.running:
-                anew = _Prompt(prompt.group, prompt.waiting)
+                anew = PromptInMemory(prompt.group, prompt.waiting)
                 prompt.waiting = deque()
                 self.prompts[self.prompts.index(prompt)] = anew
             else:
@@ -275,17 +230,28 @@ class Scheduler:
             Episode(opening, number, self.rules, self.dialogue, most)
             for number in range(self.rollouts * max(1, len(opening.follow)))
         ]
-        group = _Pending(opening, visual, episodes, seed)
+        group = Pending(opening, visual, episodes, seed)
+        group.altered = [
+            AlteredGroup(
+                opening,
+                visual,
+                [*episodes],
+                seed,
+                name,
+                dialogue=replace(self.dialogue, alter=alter),
+            )
+            for name, alter in self.alters(opening.record).items()
+        ]
         self.groups_left |= dict.fromkeys(episodes, group)
         together = self.shapes.members if self.how.share_prefix else 1
         for first in range(0, len(episodes), together):
-            self.prompts.append(_Prompt(group, deque(episodes[first : first + together])))
+            self.prompts.append(PromptInMemory(group, deque(episodes[first : first + together])))
 
     def _prefill(self, free: list[deque[int]]) -> bool:
         """Prefills the first prompt that is not in memory, and those behind it that fit the same
         program, in the shards with the most slots that would be free. Returns whether any was."""
         room = [len(rows) for rows in free]
-        batch: list[_Prompt] = []
+        batch: list[PromptInMemory] = []
         for prompt in [prompt for prompt in self.prompts if prompt.row is None]:
             if len(batch) == self.shapes.prefill_rows:
                 break
@@ -312,7 +278,7 @@ class Scheduler:
         crowded = max(self.prompts, key=lambda prompt: len(prompt.waiting))
         room = len(free[self.slots.shard_of_prompt(row)])
         moved = [crowded.waiting.pop() for _ in range(min(room, len(crowded.waiting)))]
-        self.prompts.append(_Prompt(crowded.group, deque(reversed(moved))))
+        self.prompts.append(PromptInMemory(crowded.group, deque(reversed(moved))))
         return True
 
     def _prompt_row(self, room: list[int]) -> int | None:
@@ -322,12 +288,12 @@ class Scheduler:
         return min(rows, key=lambda row: (-room[shard_of(row)], row), default=None)
 
     @staticmethod
-    def _prompt(prompt: _Prompt) -> Prompt:
+    def _prompt(prompt: PromptInMemory) -> Prompt:
         assert prompt.row is not None
         opening = prompt.group.opening
         return Prompt(prompt.row, opening.ids, opening.positions, prompt.group.visual)
 
-    def _beginning(self, row: int, prompt: _Prompt, episode: Episode) -> Beginning:
+    def _beginning(self, row: int, prompt: PromptInMemory, episode: Episode) -> Beginning:
         assert prompt.row is not None
         self.rows[row], self.prompt_of[episode] = episode, prompt
         prompt.running += 1
@@ -379,14 +345,53 @@ class Scheduler:
         request = episode.close_turn(stopped=stopped)
         if request is None:
             self._end(row)
-        else:
-            asked = request, episode.opening, episode.cut
-            self.replies[self.pool.submit(self._prepare, *asked)] = row
+            return
+        if isinstance(request, Ready):
+            self._alter(row, request)
+        self._ask(row, request)
+
+    def _ask(self, row: int, request: Ready | Refusal) -> None:
+        episode = self.rows[row]
+        asked = request, episode.opening, episode.cut
+        self.replies[self.pool.submit(self._prepare, episode.dialogue, *asked)] = row
 
     def _prepare(
-        self, request: Ready | Refusal, opening: Opening, earlier: Sequence[Crop]
+        self,
+        dialogue: Dialogue,
+        request: Ready | Refusal,
+        opening: Opening,
+        earlier: Sequence[Crop],
     ) -> tuple[ToolReply, Visual | None]:
-        return self._seen(self.dialogue.reply(request, opening, earlier))
+        return self._seen(dialogue.reply(request, opening, earlier))
+
+    def _alter(self, row: int, request: Ready) -> None:
+        """At its first call an episode is copied for each alteration."""
+        episode = self.rows[row]
+        group = self.groups_left[episode]
+        if not group.altered or episode in self.resumed:
+            return
+        length = self._live_row(row).length
+        self.resumed[episode] = deque()
+        for altered in group.altered:
+            copied = episode.going_on(altered.dialogue)
+            altered.episodes[group.episodes.index(episode)] = copied
+            self.groups_left[copied] = altered
+            self.resumed[episode].append(Resumed(copied, request, length))
+
+    def _resume(self, row: int, ended: Episode) -> bool:
+        """Goes back in the row of an episode that has ended to where an altered one goes on.
+        Returns whether one was left."""
+        left = self.resumed.pop(ended, None)
+        if not left:
+            return False
+        after = left.popleft()
+        self.resumed[after.episode] = left
+        self.prompt_of[after.episode] = self.prompt_of.pop(ended)
+        self.rows[row] = after.episode
+        self.stats.rollouts += 1
+        self.slots.rewind([Rewind(row, after.length, after.episode.spent)])
+        self._ask(row, after.request)
+        return True
 
     def _seen(self, reply: ToolReply) -> tuple[ToolReply, Visual | None]:
         """A reply with the patches of its picture."""
@@ -419,17 +424,18 @@ class Scheduler:
         assert episode.end is not None
         self.stats.ends[episode.end] += 1
         self.stats.faults.update(turn.fault for turn in episode.turns if turn.fault)
-        prompt = self.prompt_of.pop(episode)
-        prompt.running -= 1
-        if not (prompt.running or prompt.waiting):
-            assert prompt.row is not None
-            self.free_prompts.add(prompt.row)
+        if not self._resume(row, episode):
+            prompt = self.prompt_of.pop(episode)
+            prompt.running -= 1
+            if not (prompt.running or prompt.waiting):
+                assert prompt.row is not None
+                self.free_prompts.add(prompt.row)
         group = self.groups_left.pop(episode)
-        if group.ended:
-            self.ready.append(group)
+        self.ready += [each for each in (group, *group.altered) if each.ended]
 
-    def _finished(self, group: _Pending) -> Group:
-        self.left[group.seed] -= 1
+    def _finished(self, group: Pending) -> Group:
+        if not group.name:
+            self.left[group.seed] -= 1
         view = group.opening.view
         return Group(
             group.opening.record,

@@ -25,7 +25,7 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.processing.batch import empty_images, empty_tokens
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.rollout.programs import Beginnings, Drawn, Live, Programs, State, Turns
+from lfpc_jax.rollout.programs import Beginnings, Drawn, Live, Programs, Rewinds, State, Turns
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.skipped import PromptTooLong
 from lfpc_jax.shapes import Buckets, RolloutShapes, geometric
@@ -82,6 +82,16 @@ class LiveRow:
     row: int
     prompt: int
     length: int
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """A row that goes back to its first `length` ids of its own, when it had drawn `count` tokens.
+    An extension must follow."""
+
+    row: int
+    length: int
+    count: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +210,14 @@ class Slots:
             continued[b.row], key[b.row], count[b.row] = b.prompt % of_shard, b.key, b.count
         begun = Beginnings(turns, continued, key, count)
         self._state = self._timed("begin", self._state, begun)
+
+    def rewind(self, rewinds: Sequence[Rewind]) -> None:
+        B = self.shapes.slots
+        back = Rewinds(*(np.full(B, n, np.int32) for n in (B // self.shards, 0, 0)))
+        for r in rewinds:
+            back.rows[r.row] = r.row % (B // self.shards)
+            back.length[r.row], back.count[r.row] = r.length, r.count
+        self._state = self._timed("rewind", self._state, back)
 
     def extend(self, extensions: Sequence[Extension]) -> None:
         """Writes extensions whose pictures share a bucket, or which have none."""
@@ -323,6 +341,8 @@ class Slots:
                 "prefill", self._params, self._state, tokens, embeddings, rows
             )
         self.begin([])
+        if replies:
+            self.rewind([])
         for windows in (0, *shapes.crop_windows.sizes) if replies else ():
             embeddings = self._encode({}, shapes.extend_rows, windows) if windows else None
             tokens = empty_tokens(shapes.extend_rows, shapes.observation_length(windows))

@@ -19,9 +19,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+from lfpc_jax.rollout.asked import Asked, OnEpisode
 from lfpc_jax.rollout.dialogue import Opening
 from lfpc_jax.rollout.engine import Engine
-from lfpc_jax.rollout.scheduler import Asked, OnEpisode, Scheduler
+from lfpc_jax.rollout.scheduler import Scheduler
 from lfpc_jax.trajectory import Group, Record
 
 
@@ -74,7 +75,7 @@ class EpisodeStream:
         start = time.perf_counter()
         try:
             while self._waits(seed):
-                for of_step, group in scheduler.turn():
+                for of_step, _, group in scheduler.turn():
                     if of_step != seed:
                         self._early[of_step].append(group)
                         continue

@@ -1,5 +1,6 @@
 """A step's episodes: sampled by the engine, or demonstrated."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from lfpc_jax.distributed.exchange import total
 from lfpc_jax.evaluation.conditions import without_tool
 from lfpc_jax.processing.geometry import Box
 from lfpc_jax.rewards.judge import Bar
+from lfpc_jax.rollout.asked import Alters
 from lfpc_jax.rollout.demonstration import demonstrated
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.engine import Engine, OnEpisode
@@ -44,6 +46,27 @@ def sample(
             groups.append(group)
             advance(1)
     return in_order(prompts, groups)
+
+
+def sample_altered(
+    engine: Engine,
+    prompts: Sequence[Record],
+    alters: Alters,
+    *,
+    seed: int,
+    bar: Bar,
+    sampling: Sampling | None = None,
+) -> dict[str, list[Group]]:
+    """Groups of one episode as `sample` gives them, under "", and those with altered crops, each
+    under its alteration's name."""
+    groups: defaultdict[str, list[Group]] = defaultdict(list)
+    with bar("rollouts", len(prompts)) as advance:
+        for altered, group in engine.run_altered(
+            prompts, alters, rollouts=1, seed=seed, sampling=sampling
+        ):
+            groups[altered].append(group)
+            advance(not altered)
+    return {name: in_order(prompts, of_name) for name, of_name in groups.items()}
 
 
 def in_order(prompts: Sequence[Record | Opening], groups: Sequence[Group]) -> list[Group]:

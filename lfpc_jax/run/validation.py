@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from lfpc_jax.cropvlm.pair import Pair, asking_for
 from lfpc_jax.distributed.exchange import everyones, total
@@ -11,7 +12,7 @@ from lfpc_jax.evaluation.alter import alteration, altered
 from lfpc_jax.rewards.judge import Bar, Judge
 from lfpc_jax.rollout.engine import Engine, own_share
 from lfpc_jax.run.config import TrainConfig
-from lfpc_jax.run.episodes import sample
+from lfpc_jax.run.episodes import sample, sample_altered
 from lfpc_jax.run.metrics import EpisodeMetrics, reward
 from lfpc_jax.run.openings import unique_ids
 from lfpc_jax.trajectory import Group, Record
@@ -45,23 +46,11 @@ def validate(
     A crop network's target is asked for answers, whatever its rewards need; a weighted `likelihood`
     is measured, too. Without a target its boxes alone are validated.
     """
-    passes = [("", None), ("blank_", alteration("blank"))]
-    if config.proposals and config.target is None:
-        passes = passes[:1]
     mine = list(own_share(records))
     values: dict[str, float] = {}
     episodes: list[Group] = []
     accuracies: list[dict[str, float]] = []
-    for prefix, alter in passes:
-        with altered(engine, alter), asking_for(engine, answers=True):
-            groups = sample(
-                engine,
-                mine,
-                rollouts=1,
-                seed=config.seed,
-                bar=bar,
-                sampling=config.validation_sampling,
-            )
+    for prefix, groups in _passes(config, engine, mine, bar):
         groups, rewards = reward(groups, config.rewards, judge, proposals=config.proposals)
         measured, _ = measure(groups, rewards)
         judged = _accuracies(groups)
@@ -87,6 +76,24 @@ def validate(
     if len(accuracies) > 1:
         values |= _gap(*accuracies)
     return values, episodes
+
+
+def _passes(
+    config: TrainConfig, engine: Engine | Pair, records: Sequence[Record], bar: Bar
+) -> Iterator[tuple[str, list[Group]]]:
+    """The episodes with crops as they are, and with blank crops. An engine's own go on from the
+    former at their first call; a target model is asked for both, one after the other."""
+    blank = alteration("blank")
+    how: dict[str, Any] = {"seed": config.seed, "bar": bar, "sampling": config.validation_sampling}
+    if isinstance(engine, Engine) and not config.proposals:
+        both = sample_altered(engine, records, lambda _: {"blank": blank}, **how)
+        yield "", both.get("", [])
+        yield "blank_", both.get("blank", [])
+        return
+    passes = [("", None), ("blank_", blank)]
+    for prefix, alter in passes[:1] if config.proposals and config.target is None else passes:
+        with altered(engine, alter), asking_for(engine, answers=True):
+            yield prefix, sample(engine, records, rollouts=1, **how)
 
 
 def told(values: Mapping[str, float]) -> str:

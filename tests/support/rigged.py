@@ -23,6 +23,7 @@ import numpy as np
 import PIL.Image
 
 from lfpc_jax.data import layout
+from lfpc_jax.evaluation.alter import altered
 from lfpc_jax.evaluation.journal import Journal
 from lfpc_jax.evaluation.results import Results, grade_all, results
 from lfpc_jax.rollout.dialogue import Dialogue
@@ -156,6 +157,14 @@ class RiggedEngine:
                 opening.view.shown,
                 tuple(tuple(episode.crops) for episode in episodes),
             )
+
+    def run_altered(self, records, alters, **how) -> Iterator[tuple[str, Group]]:
+        records = list(records)
+        yield from (("", group) for group in self.run(records, **how))
+        for name in dict.fromkeys(name for record in records for name in alters(record)):
+            with_it = [record for record in records if name in alters(record)]
+            with altered(self, alters(with_it[0])[name]):
+                yield from ((name, group) for group in self.run(with_it, **how))
 
     def _live(self, episode: Episode) -> None:
         tokenizer = self.dialogue.tokenizer
