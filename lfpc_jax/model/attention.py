@@ -10,8 +10,15 @@ row of a softmax is ever empty.
 - `cudnn` (`attention_cudnn`) is for GPUs. Packed rows (`segments`) must be in the order that
   packing writes. They need a Hopper or a later GPU, and use `xla` on others.
 
-`select` chooses the kernel and gives the reason. Each trace logs the choice, and the name scope
-(such as `attention_splash`) holds it, so that profiles and HLO show which kernel ran.
+Decode steps have two of their own, for a query a row over what is cached:
+
+- `reach` is a Pallas kernel for TPUs (`attention_reach`), which reads every row as far as it
+  reaches, in place.
+- `xla` reads working copies of the live rows (`cache.Working`), as far as the longest.
+
+`select` and `select_decode` choose the kernel and give the reason. Each trace logs the choice, and
+the name scope (such as `attention_splash`) holds it, so that profiles and HLO show which kernel
+ran.
 """
 
 import logging
@@ -65,6 +72,23 @@ def select(
     if wanted == "cudnn" and jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return Choice("xla", f"cuDNN takes bfloat16, not {jnp.dtype(dtype).name}")
     return Choice(wanted, origin)
+
+
+def select_decode(kernel: Kernel, *, platform: str, positions_last: bool) -> Choice:
+    """The kernel for decode steps. `positions_last` is the layout of the cache's keys."""
+    wanted = tuning(platform).kernel if kernel == "auto" else kernel
+    origin = f"the default on {platform}" if kernel == "auto" else "as configured"
+    if wanted == "cudnn":
+        return Choice(
+            "xla",
+            "cuDNN reads whole arrays only, so at every step each layer would be copied out of the "
+            "cache's stack, unused places included",
+        )
+    if wanted == "splash" and positions_last:
+        return Choice(
+            "xla", "the kernel for TPUs reads keys [B, K, S, H], and these are [B, K, H, S]"
+        )
+    return Choice("reach" if wanted == "splash" else "xla", origin)
 
 
 def attention(

@@ -73,15 +73,25 @@ def over_prompts(
     members: Members,
 ) -> Part:
     """The part of the prompts that rows continue."""
+    visible = jnp.arange(k.shape[-1]) < lengths[:, None]
+    return apart(over(together(q, members), k, v, visible), members)
+
+
+def together(q: Float[Array, "R K G H"], members: Members) -> Float[Array, "P K Q H"]:
+    """The queries of all rows that continue a prompt, side by side."""
     P, M = members.rows.shape
     _, K, G, H = q.shape
-    together = rows_of(q, members.rows.reshape(-1))
-    together = together.reshape(P, M, K, G, H).swapaxes(1, 2).reshape(P, K, M * G, H)
-    visible = jnp.arange(k.shape[-1]) < lengths[:, None]
-    part = over(together, k, v, visible)
+    queries = rows_of(q, members.rows.reshape(-1))
+    return queries.reshape(P, M, K, G, H).swapaxes(1, 2).reshape(P, K, M * G, H)
 
-    def apart(x: Array) -> Array:
-        x = x.reshape(P, K, M, G, -1).swapaxes(1, 2).reshape(P * M, K, G, -1)
-        return rows_of(x, members.places)
 
-    return jax.tree.map(apart, part)
+def apart(part: Part, members: Members) -> Part:
+    """The part of each row, `[R, K, G, ...]`, of what `together` put side by side."""
+    P, M = members.rows.shape
+
+    def of_rows(x: Array) -> Array:
+        K = x.shape[1]
+        x = x.reshape(P, K, M, -1, x.shape[-1]).swapaxes(1, 2)
+        return rows_of(x.reshape(P * M, *x.shape[2:]), members.places)
+
+    return jax.tree.map(of_rows, part)

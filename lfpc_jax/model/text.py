@@ -16,16 +16,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import constrain
+from lfpc_jax.model import attention_decode
 from lfpc_jax.model import cache as kv
 from lfpc_jax.model.attention import attention
 from lfpc_jax.model.attention_observed import Continued, observed
-from lfpc_jax.model.attention_parts import Members, merged, over, over_prompts
+from lfpc_jax.model.attention_parts import Members
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import each_layer, gated_mlp, linear, rms_norm
 from lfpc_jax.model.rotary import Rotary, rotate, text_rotary
 
 Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
-Append = Callable[[Any, Any, Array, Array], Any]
 
 
 def layer(p: Tree, x: Array, rotary: Rotary, attend: Attend, eps: float) -> tuple[Array, Any]:
@@ -187,12 +187,6 @@ def extend(
     return x, replace(cache, length=kv.added(cache.length, rows, lengths))
 
 
-def _keys_last(cache: kv.Cache | kv.Working, number: Any) -> tuple[Array, Array]:
-    """Keys `[R, K, H, S]` and values `[R, K, S, H]` of one layer."""
-    k, v = kv.layer(cache.k, number), kv.layer(cache.v, number)
-    return k if cache.positions_last else k.swapaxes(-1, -2), v
-
-
 def decode(
     params: Tree,
     x: Float[Array, "R 1 D"],
@@ -207,14 +201,14 @@ def decode(
     members: Members | None = None,
 ) -> tuple[Float[Array, "R 1 D"], kv.Working | kv.Cache]:
     """Appends one token to every row of working copies, in the given step of a loop, or to every
-    live row of a whole cache, of which only the first `span` positions are read. Rows continue
+    live row of a whole cache, which may not grow beyond `span`. Rows continue
     `prompts` as `members` say, or none."""
     rotary = text_rotary(positions, cfg.text)
     c = cfg.text
-    visible, append = (
-        _in_place(working, live, span)
+    here = (
+        attention_decode.in_place(working, live, span, prompts, members, cfg=cfg)
         if isinstance(working, kv.Cache)
-        else _in_copies(working, step)
+        else attention_decode.in_copies(working, step, prompts, members)
     )
 
     def body(carry: tuple[Array, Any], scanned: tuple[Tree, Any]) -> Any:
@@ -222,19 +216,8 @@ def decode(
         p, number = scanned
 
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, Any]:
-            now = append(working, number, k, v)
-            queries = (q * jnp.asarray(c.head_dim**-0.5, q.dtype)).reshape(
-                len(q), c.kv_heads, -1, c.head_dim
-            )
-            keys, values = _keys_last(now, number)
-            read = visible.shape[1]
-            parts = [over(queries, keys[..., :read], values[:, :, :read], visible)]
-            if prompts is not None:
-                assert members is not None
-                keys, values = _keys_last(prompts, number)
-                parts.append(over_prompts(queries, keys, values, prompts.length, members))
-            out = merged(*parts)
-            return out.reshape(q.shape).astype(q.dtype), now
+            now = here.append(working, number, k, v)
+            return here.attend(q, now, number), now
 
         return layer(p, x, rotary, attend, c.eps), None
 
@@ -242,19 +225,6 @@ def decode(
     if isinstance(working, kv.Cache):
         working = replace(working, length=working.length + live)
     return rms_norm(x, params["norm"], c.eps), working
-
-
-def _in_copies(working: kv.Working, step: Array) -> tuple[Array, Append]:
-    places = jnp.arange(kv.width(working))
-    new = (places >= working.span) & (places <= working.span + step)
-    visible = (places < working.length[:, None]) | new
-    return visible, lambda copies, number, k, v: kv.append(copies, number, k, v, step)
-
-
-def _in_place(cache: kv.Cache, live: Array, span: int | None) -> tuple[Array, Append]:
-    at = jnp.where(live, cache.length, cache.capacity)[:, None]
-    visible = jnp.arange(span or cache.capacity) <= cache.length[:, None]
-    return visible, lambda cache, number, k, v: kv.write(cache, number, k, v, at)
 
 
 def _part(layers: Tree, part: int | slice) -> Tree:

@@ -31,8 +31,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lfpc_jax.arrays import Array, Tree
 from lfpc_jax.distributed.sharding import constrain, sharding
+from lfpc_jax.model import attention_decode, qwen
 from lfpc_jax.model import cache as kv
-from lfpc_jax.model import qwen
 from lfpc_jax.model.attention_parts import Members
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.rollout.sampling import Sampling, sample
@@ -380,6 +380,7 @@ class Programs:
         onto_rows = partial(extend, cfg=cfg, copies=copies)
         # Copies of rows would take accelerators as much memory as the rows.
         self.in_place = not kv.positions_last(cfg)
+        self.reaches = self.in_place and attention_decode.kernel(cfg).kernel == "reach"
         one_chunk = partial(
             decode, cfg=cfg, steps=shapes.chunk, copies=copies, in_place=self.in_place
         )

@@ -299,8 +299,10 @@ class Slots:
 
     @property
     def spans(self) -> Buckets:
-        """Buckets for how many ids of a row a chunk of decode reads."""
-        return replace(self.shapes, own=0).spans if self.copies else self.shapes.spans
+        """Buckets for how many ids of a row a chunk of decode reads: one if its kernel reads each
+        row as far as it reaches."""
+        spans = replace(self.shapes, own=0).spans if self.copies else self.shapes.spans
+        return Buckets(spans.sizes[-1:]) if self.programs.reaches else spans
 
     @cached_property
     def decode_rows(self) -> Buckets:

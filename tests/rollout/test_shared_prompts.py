@@ -2,14 +2,16 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
 from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.model import attention_decode, attention_reach, spec
 from lfpc_jax.model import cache as kv
-from lfpc_jax.model import spec
+from lfpc_jax.model.attention import Choice
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.trajectory import Picture
 from support import small
@@ -143,4 +145,29 @@ def test_rows_that_decode_in_place_roll_out_the_same(copied, monkeypatch):
     monkeypatch.setattr(kv, "positions_last", lambda cfg: False)
     found = engine(replace(small.SHAPES, slots=6, members=4))
     assert found.slots.programs.in_place
+    equal(run(found, RECORDS, ROLLOUTS), copied)
+
+
+@pytest.fixture
+def reaching(monkeypatch):
+    """Engines decode with the kernel for TPUs, in its interpreter."""
+    monkeypatch.setattr(kv, "positions_last", lambda cfg: False)
+    monkeypatch.setattr(attention_decode, "kernel", lambda cfg: Choice("reach", "tested"))
+    interpreted = partial(attention_reach.reach, interpret=True)
+    monkeypatch.setattr(attention_reach, "reach", interpreted)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"unstacked": True}, {"copies": True}, {"mesh": (2, 1, 2)}], ids=str
+)
+def test_rows_that_are_read_as_far_as_they_reach_roll_out_the_same(options, copied, reaching):
+    sides = options.get("mesh")
+    mesh = None if sides is None else make_mesh(*sides, devices=jax.devices()[:4])
+    shapes = replace(small.SHAPES, slots=6, members=4)
+    params = small.params()
+    if mesh is not None:
+        params = jax.device_put(params, spec.shardings(small.config(), mesh))
+    found = engine(shapes, params=params, **options | {"mesh": mesh})
+    assert found.slots.programs.reaches
+    assert len(found.slots.spans.sizes) == 1
     equal(run(found, RECORDS, ROLLOUTS), copied)
