@@ -25,6 +25,7 @@ PROGRAMS = {
     "_logprobs": "the log-probabilities of episodes",
     "encode": "the rollout's pictures",
     "prefill": "the rollout's prompts",
+    "begin": "the rollout's beginnings",
     "extend": "the rollout's replies",
     "decode": "the rollout's sampling",
 }

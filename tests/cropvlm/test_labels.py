@@ -280,7 +280,7 @@ def test_training_is_told_of_labels_that_do_not_suit_it(tmp_path):
     (line,) = doubts(source, proposes=True, target=other)
     assert "another weights (was a, now b), presentation (was both, now crop)" in line
     (line,) = doubts(source, proposes=False, target=None)
-    assert "labels for a crop network (grid)" in line
+    assert "labels for a crop network ('grid')" in line
     truth = doubtful(tmp_path / "truth", boxes="truth", target=None)
     assert not list(doubts(truth, proposes=False, target=other))
     layout.write(tmp_path / "plain", [])

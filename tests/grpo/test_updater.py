@@ -568,8 +568,9 @@ def test_the_report_s_panels_are_of_what_an_update_says(start):
     made, state = start()
     _, metrics = made(state, [[groups()[0]]])
     [figure] = [one for one in FIGURES if one.key == "update"]
-    named = {panel.name.removeprefix("update/") for panel in figure.panels}
-    assert named - metrics.keys() == {"entropy", "reference_kl", "learning_rate"}, "terms, the rate"
+    named = {name.removeprefix("update/") for name in figure.names}
+    others = {"entropy", "reference_kl", "learning_rate", "staleness"}
+    assert named - metrics.keys() == others, "terms, the rate, and what steps ahead add"
 
 
 def test_episodes_that_others_drew_in_part_are_not_held_against_their_sampler(start, learner):

@@ -41,7 +41,7 @@ ASKED = [
 def old(tmp_path, monkeypatch):
     """The working folder; the paths in its files are relative."""
     with tarfile.open(Path(__file__).with_name("old_run.tar.xz")) as tar:
-        tar.extractall(tmp_path, filter="data")
+        tar.extractall(tmp_path)
     monkeypatch.chdir(tmp_path / "old_run")
     return tmp_path / "old_run"
 
