@@ -1,6 +1,7 @@
 """The Pallas kernel for decode steps in its interpreter against a float64 softmax in NumPy, in the
 engine against working copies, and compiled for TPUs that are only described."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -13,8 +14,10 @@ from lfpc_jax.distributed.mesh import make_mesh, rollout_mesh
 from lfpc_jax.model import attention_reach
 from lfpc_jax.model.attention import Choice, select_decode
 from lfpc_jax.model.attention_parts import merged
+from lfpc_jax.model.config import published
 from lfpc_jax.plan.rollout import rollout_programs
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.shapes import RolloutShapes
 from support import tpu_slices
 
 pytestmark = pytest.mark.compiles
@@ -135,10 +138,52 @@ def test_the_choice_and_its_reason():
     assert "keys" in select_decode("splash", platform="tpu", positions_last=True).reason
 
 
-def compiled(topology, shapes, cfg, tensor):
-    """The decode program for a chip of a slice: its text and memory."""
+def decoded_on(topology, cfg, shapes, tensor=1):
+    """The engine's decode for a slice: how often the kernel is in it, what it copies of the cache,
+    and bytes a chip of its temporaries, of what it updates in place, and of the cache."""
     mesh = rollout_mesh(tensor, devices=tpu_slices.devices(topology))
-    cfg = replace(cfg, kernel="splash")
+    shapes = shapes.sharded(mesh.shape["data"])
     programs = rollout_programs(cfg, mesh, shapes, Sampling(top_p=0.95))
     (decode,) = (program for program in programs if program.name == "decode")
-    return decode.lower().compile()
+    program = decode.lower().compile()
+    text, memory = program.as_text(), program.memory_analysis()
+    lengths = f"({shapes.own_capacity}|{shapes.prefix_capacity})"
+    layers = rf"= \(?[a-z0-9]+\[[\d,]*{lengths},{cfg.text.head_dim}\]\S* "
+    made = re.findall(layers + r"(?:copy|copy-start|transpose|dynamic-slice|fusion)\(", text)
+    written = re.findall(r"%scatter_fusion[.\d]* " + layers + r"fusion\(", text)  # in place
+    return {
+        "kernels": len(re.findall(r" custom-call\(.*attention_reach", text)),
+        "copies": len(made) - len(written),
+        "temporary": memory.temp_size_in_bytes,
+        "aliased": memory.alias_size_in_bytes,
+        "cache": decode.held["cache"],
+    }
+
+
+SHAPES = RolloutShapes(
+    slots=256, chunk=16, capacity=4096, own=2560, prefixes=16, members=16, crop_tokens=1024
+)
+LONG = replace(SHAPES, capacity=16384 + 512 + 2560, image_tokens=16384)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_decode_compiles_for_a_tpu_and_copies_nothing_of_the_cache(dtype):
+    """Two layers of the 3B model."""
+    cfg = published("3b", kernel="splash")
+    cfg = replace(cfg, text=replace(cfg.text, layers=2, vocab=1000), dtype=dtype)
+    found = decoded_on("v5e:2x2", cfg, SHAPES)
+    assert found["kernels"] == 2
+    assert found["copies"] == 0
+    assert found["aliased"] == pytest.approx(found["cache"], rel=1e-3)
+    assert found["temporary"] < found["cache"] / 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shapes", [SHAPES, LONG], ids=["1024", "16384"])
+@pytest.mark.parametrize(("topology", "tensor"), [("v5e:2x4", 4), ("v5p:2x2x1", 1), ("v6e:2x4", 1)])
+def test_7b_decodes_256_rows_in_groups_of_16(topology, tensor, shapes):
+    found = decoded_on(topology, published("7b", kernel="splash"), shapes, tensor)
+    assert found["kernels"] == 2
+    assert found["copies"] == 0
+    assert found["aliased"] == pytest.approx(found["cache"], rel=1e-3)
+    assert found["temporary"] < 2**30
