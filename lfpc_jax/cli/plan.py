@@ -140,7 +140,12 @@ def _plan_model(args: argparse.Namespace, model: str, topology: str) -> Plan:
     for program in args.program or PROGRAMS:
         if program == "rollout":
             shapes = RolloutShapes(
-                slots=args.slots, capacity=args.capacity, chunk=64, prefill_rows=4, extend_rows=8
+                slots=args.slots,
+                capacity=args.capacity,
+                chunk=64,
+                prefill_rows=4,
+                extend_rows=8,
+                prefixes=-(-3 * args.slots // (2 * RolloutShapes.members)),
             )
             chosen.append(rollout_phase(model, where, args.tensor, shapes))
         elif program in PROGRAMS:

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from lfpc_jax.arrays import Tree
-from lfpc_jax.model import parameters, spec
+from lfpc_jax.model import cache, parameters, spec
 from lfpc_jax.model.config import ModelConfig, Remat
 from lfpc_jax.model.parameters import Trainable
-from lfpc_jax.shapes import TrainShapes
+from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 
 def text_forward(
@@ -111,10 +111,47 @@ def text_bytes(cfg: ModelConfig) -> int:
     return (_weights(cfg, "text") + head) * jnp.dtype(cfg.dtype).itemsize
 
 
-def cache_bytes(cfg: ModelConfig) -> int:
+def token_bytes(cfg: ModelConfig) -> int:
     """The bytes of one token's keys and values."""
     c = cfg.text
     return 2 * c.layers * c.kv_heads * c.head_dim * jnp.dtype(cfg.dtype).itemsize
+
+
+def heads_split(cfg: ModelConfig, tensor: int) -> int:
+    """Over how many of the `tensor` chips that share a copy of the model its keys are split. If the
+    key heads cannot be divided among them, each chip holds them all."""
+    return tensor if cfg.text.kv_heads % tensor == 0 else 1
+
+
+@dataclass(frozen=True)
+class CacheBytes:
+    """What a chip holds of the keys and values of a rollout engine: prompts, room for what slots
+    have after them (`own`), and during a decode working copies of that on a CPU."""
+
+    prompts: int
+    own: int
+    working: int
+
+    @classmethod
+    def of(
+        cls, cfg: ModelConfig, shapes: RolloutShapes, *, groups: int = 1, tensor: int = 1
+    ) -> "CacheBytes":
+        """For `groups` copies of the model, each on `tensor` chips."""
+        chips = groups * heads_split(cfg, tensor)
+
+        def on_chip(rows: int, ids: int) -> int:
+            return token_bytes(cfg) * rows * ids // chips
+
+        copied = shapes.own_capacity + shapes.chunk if cache.positions_last(cfg) else 0
+        return cls(
+            prompts=on_chip(shapes.prefix_count, shapes.prefix_capacity),
+            own=on_chip(shapes.slots, shapes.own_capacity),
+            working=on_chip(shapes.slots, copied),
+        )
+
+    @property
+    def total(self) -> int:
+        return self.prompts + self.own + self.working
 
 
 def vision_bytes(cfg: ModelConfig) -> int:

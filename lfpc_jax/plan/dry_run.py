@@ -18,6 +18,7 @@ from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import is_param, spec_tree
 from lfpc_jax.model.tuning import tuning
+from lfpc_jax.plan.counts import CacheBytes
 from lfpc_jax.plan.episodes import layout_of, planned_episode, planned_items
 from lfpc_jax.plan.run import model_of, target_model_of
 from lfpc_jax.run import progress
@@ -37,7 +38,7 @@ def print_plan(config: TrainConfig) -> None:
         if path and not Path(path).exists():
             console.print(f"{path} is not here: planned with the published model of that size")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    rollout = config.rollout_shapes(cfg.vision.window)
+    rollout = config.rollout_shapes(cfg.vision.window, _groups(config))
     train = config.train_shapes(cfg.vision.window)
     room = sampled_at_most(config, rollout)
     lengths = {
@@ -47,6 +48,10 @@ def print_plan(config: TrainConfig) -> None:
         "tokens sampled in a turn, at most": config.rollout.turn_tokens,
         "in an episode, without crops": room[0],
         f"in an episode, with {len(room) - 1} full crops": room[-1],
+        "prompts in memory, a process": f"{rollout.prefix_count} of at most "
+        f"{rollout.prefix_capacity} ids, each for up to {rollout.members} rollouts",
+        "slots, a process": f"{rollout.slots} with room for {rollout.own_capacity} ids after the "
+        "prompt",
         "windows of a shown image": rollout.image_windows.sizes,
         "windows of a crop": rollout.crop_windows.sizes,
         "a micro-batch on each shard": f"{train.rows} x {train.row_tokens} tokens, "
@@ -97,9 +102,8 @@ def _expected(
     platform = tuning().platform
     layout = layout_of(items, train, cfg, shards=shards, platform=platform)
     device = jax.local_devices()[0]
-    copies = jax.local_device_count() // config.rollout.tensor
     room = room_for(
-        config, cfg, mesh.shape, platform=platform, memory=memory_of(device), copies=copies
+        config, cfg, mesh.shape, platform=platform, memory=memory_of(device), copies=_groups(config)
     )
     return {
         "expected fill of rows and windows": f"{layout.fill:.2f} and {layout.windows_fill:.2f} "
@@ -115,8 +119,6 @@ def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:
     part, frozen = (_count(tree) for tree in parameters.specs(cfg, config.trainable))
     narrow = jnp.dtype(cfg.dtype).itemsize
     copies = max(1, devices // config.rollout.tensor)
-    c, r = cfg.text, config.rollout
-    cache = 2 * c.layers * r.slots * r.capacity * c.kv_heads * c.head_dim * narrow
     rows = {
         "trained parameters, float32": 4 * part,
         "Adam's two moments": 8 * part,
@@ -137,10 +139,28 @@ def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:
         held = jnp.dtype(other.dtype).itemsize * _count(spec_tree(other))
         table.add_row("target's parameters", f"{held * copies / _GiB:.2f}",
                       f"{held / _GiB / config.rollout.tensor:.2f}")  # fmt: skip
-    local = jax.local_device_count()
-    each = cache / _GiB
-    table.add_row("rollout's cache, a process", f"{each:.2f}", f"{each / local:.2f}")
+    _add_cache(table, config, cfg)
     return table
+
+
+def _add_cache(table: Table, config: TrainConfig, cfg: ModelConfig) -> None:
+    """Keys and values of a process."""
+    groups = _groups(config)
+    shapes = config.rollout_shapes(cfg.vision.window, groups)
+    in_all = CacheBytes.of(cfg, shapes)
+    on_each = CacheBytes.of(cfg, shapes, groups=groups, tensor=config.rollout.tensor)
+    for name, whole, part in (
+        ("rollout's prompts, a process", in_all.prompts, on_each.prompts),
+        ("rollout's slots, a process", in_all.own, on_each.own),
+        ("their working copies in decode", in_all.working, on_each.working),
+    ):
+        if whole:
+            table.add_row(name, f"{whole / _GiB:.2f}", f"{part / _GiB:.2f}")
+
+
+def _groups(config: TrainConfig) -> int:
+    """How many copies of the model the rollouts of this process have."""
+    return max(1, jax.local_device_count() // config.rollout.tensor)
 
 
 def _count(tree: Tree) -> int:

@@ -70,6 +70,7 @@ def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase
 def rollout_phase(model: str, where: Slice, tensor: int, shapes: RolloutShapes) -> Phase:
     """A published model's rollout engine alone."""
     mesh = rollout_mesh(tensor, devices=where.devices)
+    shapes = shapes.sharded(mesh.shape["data"])
     programs = rollout_programs(_published(model), mesh, shapes, Sampling(top_p=0.95))
     return Phase("rollout", mesh, programs)
 

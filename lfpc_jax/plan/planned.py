@@ -112,6 +112,7 @@ def step_figures(run: PlannedRun, programs: Sequence[PlannedProgram]) -> dict[st
         },
     }
     return {
+        "cache": run.cache_figures,
         "remat": {
             "text": run.remat.remat,
             "tower": run.remat.tower_remat,

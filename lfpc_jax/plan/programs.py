@@ -22,8 +22,8 @@ from lfpc_jax.trajectory import Images, Tokens
 @dataclass(frozen=True)
 class Uncompiled:
     """A program before it is compiled: `lower` lowers it, and `kinds` are its arguments by kind
-    (parameters, moments, gradients, cache, inputs). A chip holds `beside` bytes besides these and
-    its phase's."""
+    (parameters, moments, gradients, prompts, own, inputs). A chip holds `beside` bytes besides
+    these and its phase's."""
 
     name: str
     lower: Callable[[], Any]

@@ -100,12 +100,13 @@ def rollout_programs(
         ),
     }
     read = {name: part for name, part in params.items() if name not in ("vision", "unembed")}
+    cache = {"prompts": state.prompts, "own": (state.cache, state.continued, state.rows)}
     kinds: dict[str, dict[str, Tree]] = {
         "encode": {"parameters": params["vision"]},
-        "prefill": {"parameters": read, "cache": state},
-        "begin": {"cache": state},
-        "extend": {"parameters": read, "cache": state},
-        "decode": {"parameters": {**params, "vision": {}}, "cache": state},
+        "prefill": {"parameters": read, **cache},
+        "begin": cache,
+        "extend": {"parameters": read, **cache},
+        "decode": {"parameters": {**params, "vision": {}}, **cache},
     }
     for name, args in arguments.items():
         yield Uncompiled(name, partial(getattr(programs, name).lower, *args), kinds[name])

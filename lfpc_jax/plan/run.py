@@ -20,6 +20,7 @@ from lfpc_jax.model import config as model_config
 from lfpc_jax.model import parameters
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
+from lfpc_jax.plan.counts import CacheBytes
 from lfpc_jax.plan.episodes import (
     Layout,
     PlannedEpisode,
@@ -249,6 +250,28 @@ class PlannedRun:
         """The bytes of the cache that each chip holds during updates, if steps begin ahead."""
         copies = max(1, self.rollout_mesh.shape["data"] // self.slice.hosts)
         return unfinished_bytes(self.config, self.cfg, copies)
+
+    @property
+    def cache_bytes(self) -> CacheBytes:
+        """The bytes of keys and values on each chip."""
+        sides = self.rollout_mesh.shape
+        return CacheBytes.of(
+            self.cfg, self.rollout_shapes, groups=sides["data"], tensor=sides["tensor"]
+        )
+
+    @property
+    def cache_figures(self) -> dict[str, int]:
+        """For a file: the prompts and slots of a host, and what they take on a chip."""
+        shapes, hosts, each = self.rollout_shapes, self.slice.hosts, self.cache_bytes
+        return {
+            "prompts": shapes.prefix_count // hosts,
+            "prompt_ids": shapes.prefix_capacity,
+            "slots": shapes.slots // hosts,
+            "own_ids": shapes.own_capacity,
+            "prompt_bytes": each.prompts,
+            "own_bytes": each.own,
+            "working_bytes": each.working,
+        }
 
     @property
     def rollout_bytes(self) -> int:

@@ -1,7 +1,8 @@
 """Settings for a slice, the most promising first. The caller compiles each until one fits.
 
 For rollouts it takes the fewest chips per copy of the model that leave room for slots, and then as
-many slots as there is room for. For updates it takes every mesh, rematerialisation and number of
+many slots as there is room for, with half more prompts in memory than they need, or if there is no
+room for these, just as many. For updates it takes every mesh, rematerialisation and number of
 rows whose estimated memory fits (`grpo/remat.py`), in the order of the least time of a step. The
 size of rows follows from the lengths of the episodes.
 """
@@ -15,8 +16,7 @@ import jax.numpy as jnp
 from lfpc_jax.grpo.packing import Item, deal
 from lfpc_jax.grpo.remat import FROM_MOST, update_bytes
 from lfpc_jax.model.attention_splash import LANES
-from lfpc_jax.plan import counts
-from lfpc_jax.plan.counts import passes
+from lfpc_jax.plan.counts import CacheBytes, passes
 from lfpc_jax.plan.episodes import PlannedEpisode, filled_rows
 from lfpc_jax.plan.roofline import least_time
 from lfpc_jax.plan.run import PlannedRun, check_there
@@ -114,11 +114,17 @@ def _rollout(config: TrainConfig, where: Slice) -> Flags | None:
         run = PlannedRun.of(override(config, ("--rollout.tensor", str(tensor))), where)
         held = run.state_bytes + run.reference_bytes + run.target_bytes
         free = _ROOM * where.chip.hbm_bytes - held - run.rollout_bytes
-        chips = where.chips_a_host
-        each = counts.cache_bytes(run.cfg) * run.rollout_shapes.capacity / chips
-        for slots in _SLOTS:
-            if slots * each <= free and slots % (chips // tensor) == 0:
-                return ("--rollout.tensor", str(tensor), "--rollout.slots", str(slots))
+        groups = where.chips_a_host // tensor
+        for slots in (slots for slots in _SLOTS if slots % groups == 0):
+            together = min(config.rollout.rollouts, slots // groups)
+            for prefixes in (0, -(-slots // together)):
+                flags = ("--rollout.tensor", tensor, "--rollout.slots", slots,
+                         "--rollout.prefixes", prefixes)  # fmt: skip
+                proposed = tuple(map(str, flags))
+                shapes = override(config, proposed).rollout_shapes(run.cfg.vision.window, groups)
+                cache = CacheBytes.of(run.cfg, shapes, groups=groups, tensor=tensor)
+                if cache.total <= free:
+                    return proposed
     return None
 
 

@@ -11,7 +11,8 @@ from lfpc_jax.plan.episodes import PlannedEpisode
 from lfpc_jax.plan.planned import PlannedProgram
 from lfpc_jax.plan.slices import GIB
 
-KINDS = ("parameters", "moments", "gradients", "cache", "inputs", "activations")
+KINDS = ("parameters", "moments", "gradients", "prompts", "own", "inputs", "activations")
+"""`prompts` and `own` are the two parts of the rollouts' cache."""
 _WIDTH = 150
 
 
@@ -73,7 +74,14 @@ def print_step(figures: Mapping[str, Any], episode: PlannedEpisode) -> None:
     known."""
     layout, update = figures["layout"], figures["update"]
     seconds = figures["seconds_a_step"]
-    saved = figures["remat"]
+    saved, cache = figures["remat"], figures["cache"]
+    print(
+        f"rollouts of a host: {cache['prompts']} prompts in memory, of at most "
+        f"{cache['prompt_ids']:,} ids, {_gib(cache['prompt_bytes'])} GiB a chip; {cache['slots']} "
+        f"slots with room for {cache['own_ids']:,} ids after their prompts, "
+        f"{_gib(cache['own_bytes'])} GiB a chip"
+        + (", and as much for working copies during decode" if cache["working_bytes"] else "")
+    )
     print(
         f"updates save: {saved['text']}, of the vision tower {saved['tower']} ({saved['reason']})"
     )

@@ -1,9 +1,10 @@
 """The work of each compiled program in a training step: FLOPs, bytes and calls.
 
 The length of episodes is an assumption (`episodes`). Bytes are the least that must pass through a
-chip's memory: weights once a pass, the cache once a token, gradients and optimizer state once.
-Activations are left out. A step's work is given in calls of the compiled size. So if a program is
-compiled for the longest prompt, a shorter prompt counts as a fraction of a call.
+chip's memory: weights once a pass, gradients and optimizer state once. A decode step reads each
+prompt that rows continue once, and of every row what it has after its prompt, on average half of
+what it ends with. Activations are left out. A step's work is given in calls of the compiled size.
+So if a program is compiled for the longest prompt, a shorter prompt counts as a fraction of a call.
 """
 
 import math
@@ -48,10 +49,12 @@ def rollout_loads(
     widest = shapes.image_windows.sizes[-1]
     length = shapes.prompt_length(widest, shapes.prompt_text.sizes[-1])
     observed = shapes.observation_length(shapes.crop_windows.sizes[-1])
-    usual = episode.tokens(shapes)
-    context = (episode.prompt(shapes) + usual) / 2
+    prompt = episode.prompt(shapes)
+    own = (episode.tokens(shapes) - prompt) / 2
+    context = prompt + own
     weights = counts.text_bytes(cfg) / tensor
-    place = counts.cache_bytes(cfg)
+    token = counts.token_bytes(cfg) / groups / counts.heads_split(cfg, tensor)
+    live_prompts = -(-B // shapes.members)
     windows = prompts * image + episodes * episode.crops * crop
 
     def text(tokens: int, context: float, logits: int) -> float:
@@ -66,17 +69,17 @@ def rollout_loads(
         "prefill": Load(
             text(P * length, length / 2, 0),
             weights,
-            prompts * episode.prompt(shapes) / (P * length),
+            prompts * prompt / (P * length),
         ),
         "begin": Load(0.0, 0.0, episodes / B),
         "extend": Load(
             text(R * observed, context, 0),
-            weights + R * context * place / chips,
+            weights + R * context * token,
             episodes * episode.crops / R,
         ),
         "decode": Load(
             text(B, context, B),
-            weights + B * context * place / chips,
+            weights + (live_prompts * prompt + B * own) * token,
             episodes * episode.sampled / B,
         ),
     }

@@ -30,8 +30,9 @@ def printed_rows(text: str) -> dict[str, list[str]]:
 
 def test_stage_1_is_planned_without_its_weights(tmp_path, monkeypatch, capsys):
     """The published 7B has 7,615,616,512 parameters of text and 676,550,144 of the tower, which is
-    frozen here. Four copies on eight devices; keys and values of 28 layers, 256 slots of 8,192
-    places, 4 heads of 128."""
+    frozen here. Four copies on eight devices. A token has keys and values of 28 layers with 4 heads
+    of 128. There are 256 slots of 8,192 places, copied in a decode with 16 more, and half more than
+    the 16 prompts that slots need, of an image of 1,024 and 1,024 tokens of text."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
     layout.write(tmp_path / "set", [small.record(0)])
@@ -57,7 +58,12 @@ def test_stage_1_is_planned_without_its_weights(tmp_path, monkeypatch, capsys):
     [saved] = rows["updates save"]
     assert saved == "none, of the vision tower none (fastest on a CPU)"
     text, tower = 7_615_616_512, 676_550_144
-    cache = 2 * 28 * 256 * 8192 * 4 * 128 * 2
+    token = 2 * 28 * 4 * 128 * 2
+    prompts, own, copied = 24 * 2048 * token, 256 * 8192 * token, 256 * 8208 * token
+    assert rows["prompts in memory, a process"] == [
+        "24 of at most 2048 ids, each for up to 16 rollouts"
+    ]
+    assert rows["slots, a process"] == ["256 with room for 8192 ids after the prompt"]
     for name, in_all, on_each in (
         ("trained parameters, float32", 4 * text, text / 2),
         ("Adam's two moments", 8 * text, text),
@@ -65,7 +71,9 @@ def test_stage_1_is_planned_without_its_weights(tmp_path, monkeypatch, capsys):
         ("trained parameters, bfloat16", 2 * text, text / 4),
         ("frozen parameters", 2 * tower, tower / 4),
         ("rollout's parameters", 4 * 2 * (text + tower), text + tower),
-        ("rollout's cache, a process", cache, cache / 8),
+        ("rollout's prompts, a process", prompts, prompts / 8),
+        ("rollout's slots, a process", own, own / 8),
+        ("their working copies in decode", copied, copied / 8),
     ):
         assert rows[name] == [f"{size / 2**30:.2f}" for size in (in_all, on_each)], name
 

@@ -39,7 +39,8 @@ def test_the_target_s_programs_are_compiled_and_its_seconds_counted_apart(tmp_pa
     (run,), (row,) = found["runs"], found["programs"]
     assert list(run["seconds_a_step"]) == ["rollout", "target", "update"]
     assert (row["program"], row["phase"], row["fits"]) == ("target extend", "target", True)
-    assert row["kinds"]["cache"] == pytest.approx(row["compiled"]["aliased_bytes"], rel=0.01)
+    cache = row["kinds"]["prompts"] + row["kinds"]["own"]
+    assert cache == pytest.approx(row["compiled"]["aliased_bytes"], rel=0.01)
     assert row["bytes_per_chip"] == sum(row["kinds"].values()) + row["beside"]
 
 
@@ -65,10 +66,10 @@ def test_its_cache_holds_its_slots(two):
     """16 slots on two devices of crop, what follows and an answer, 64 + 192 + 8 positions, and as
     many prompts of image and text, 64 + 64, of keys and values of two heads of 16 in three
     layers."""
-    held = {program.name: program.held for program in two[1].target.programs()}
-    assert held["target decode"]["cache"] == pytest.approx(
-        2 * 3 * (16 / 2) * (64 + 64 + 64 + 192 + 8) * 2 * 16 * 4, rel=0.02
-    )
+    held = {program.name: program.held for program in two[1].target.programs()}["target decode"]
+    token = 2 * 3 * 2 * 16 * 4
+    assert held["prompts"] == pytest.approx(16 / 2 * (64 + 64) * token, rel=0.02)
+    assert held["own"] == pytest.approx(16 / 2 * (64 + 192 + 8) * token, rel=0.02)
 
 
 def test_how_often_a_step_asks_it(two, tmp_path):

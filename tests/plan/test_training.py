@@ -124,9 +124,16 @@ def test_memory_by_kind_is_what_one_counts(planned):
     assert whole == pytest.approx(2 * parameters, rel=0.01)
     layers, slots, own, heads, wide = 3, 16, 256, 2, 16
     prompts, longest = 6, 64 + 128  # half more than 16 slots of 4 rollouts each need
-    assert rows["decode"]["cache"] == pytest.approx(
-        2 * layers * (slots * own + prompts * longest) * heads * wide * 4 / 2, rel=0.02
-    )
+    token = 2 * layers * heads * wide * 4
+    assert rows["decode"]["own"] == pytest.approx(slots * own * token / 2, rel=0.01)
+    assert rows["decode"]["prompts"] == pytest.approx(prompts * longest * token / 2, rel=0.01)
+    [cache] = (run["cache"] for run in planned[0])
+    assert (cache["prompts"], cache["prompt_ids"]) == (prompts, longest)
+    assert (cache["slots"], cache["own_ids"]) == (slots, own)
+    assert cache["prompt_bytes"] == prompts * longest * token / 2
+    assert cache["own_bytes"] == slots * own * token / 2
+    # On a CPU decode works on copies, with room for the 8 tokens of a chunk.
+    assert cache["working_bytes"] == slots * (own + 8) * token / 2
     assert beside["decode"] == pytest.approx(3 * parameters, rel=1e-3)
     # The rows of 2 mini-batches: 8 on each device of 256 tokens, with 64 places that count.
     assert beside["optimizer"] == 2 * 8 * (7 * 256 + 5 * 64) * 4
