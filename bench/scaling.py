@@ -2,9 +2,11 @@
 
     python bench/scaling.py PLAN.json ... [--before PLAN.json ...]
                                           [--weak PLAN.json ... --plot docs/scaling.png]
+    python bench/scaling.py --rollouts PLAN.json ... --before PLAN.json ...
 
 The plans after `--before` are of earlier code, named as those that they are compared with. Those
-after `--weak` are of one update on more and more chips, with equal work for each chip.
+after `--weak` are of one update on more and more chips, with equal work for each chip. Those after
+`--rollouts` need only `extend` and `decode`.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 GIB = 2**30
-_SMALL = ("encode", "prefill", "place", "update pictures")
+_SMALL = ("encode", "prefill", "begin", "update pictures")
 _SMALLER = ("score pictures", "score, ", "update pictures,")
 
 
@@ -23,8 +25,13 @@ def main() -> None:
     parser.add_argument("plans", nargs="*", type=Path)
     parser.add_argument("--before", nargs="*", type=Path, default=[])
     parser.add_argument("--weak", nargs="*", type=Path, default=[])
+    parser.add_argument("--rollouts", nargs="*", type=Path, default=[])
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
+    if args.rollouts:
+        for line in rollouts(args.before, args.rollouts):
+            print(line)
+        return
     for line in memory(args.plans):
         print(line)
     print()
@@ -48,7 +55,7 @@ def main() -> None:
 
 def memory(paths: Sequence[Path]) -> Iterator[str]:
     """A row a program that takes the most of its phase: GiB a chip by kind."""
-    kinds_of = ("parameters", "moments", "gradients", "cache", "inputs", "activations")
+    kinds_of = ("parameters", "moments", "gradients", "prompts", "own", "inputs", "activations")
     names = (*kinds_of, "others", "all", "of")
     yield "| run | program | " + " | ".join(names) + " |"
     yield "|---|---|" + "---:|" * len(names)
@@ -129,6 +136,56 @@ def before_and_after(before: Sequence[Path], after: Sequence[Path]) -> Iterator[
             f"{sum(update['sent'].values()) / 1e9:,.0f}",
         )
         yield f"| {path.stem} | " + " | ".join(cells) + " |"
+
+
+def rollouts(before: Sequence[Path], after: Sequence[Path]) -> Iterator[str]:
+    """What a decode step reads, what `extend` sends and what rollouts hold on a chip, by two
+    versions of the code; and how many slots a chip has room for."""
+    names = ("weights, GB", "cache before", "now", "extend sends, GB before", "now",
+             "cache, GiB before", "prompts", "own", "all before", "now", "of",
+             "slots before", "now")  # fmt: skip
+    yield "| run | " + " | ".join(names) + " |"
+    yield "|---|" + "---:|" * len(names)
+    earlier = {path.stem: _rollout(path) for path in before}
+    for path in after:
+        then, now = earlier[path.stem], _rollout(path)
+        decode = now["decode"]
+        weights = _weights(path.stem, decode["mesh"][-1])
+        slots = json.loads(path.read_text())["runs"][0]["cache"]["slots_a_chip"]
+        cells = [weights / 1e9]
+        cells += [(each["decode"]["load"]["bytes"] - weights) / 1e9 for each in (then, now)]
+        cells += [sum(each["extend"]["compiled"]["sent"].values()) / 1e9 for each in (then, now)]
+        cells += [_cache(then["decode"]) / GIB]
+        cells += [decode["kinds"][kind] / GIB for kind in ("prompts", "own")]
+        cells += [max(row["bytes_per_chip"] for row in each.values()) / GIB for each in (then, now)]
+        cells += [decode["hbm_bytes"] / GIB]
+        fit = [min(_slots_that_fit(row, slots) for row in each.values()) for each in (then, now)]
+        words = [f"{cell:.2f}" for cell in cells] + [str(number) for number in fit]
+        yield f"| {path.stem} | " + " | ".join(words) + " |"
+
+
+def _rollout(path: Path) -> dict[str, Any]:
+    rows = json.loads(path.read_text())["programs"]
+    return {row["program"]: row for row in rows if row["program"] in ("extend", "decode")}
+
+
+def _weights(run: str, tensor: int) -> float:
+    """The bytes of weights that a step reads on a chip. A run's name begins with its model."""
+    from lfpc_jax.model.config import published
+    from lfpc_jax.plan.counts import text_bytes
+
+    return text_bytes(published(run.split()[0].lower())) / tensor
+
+
+def _cache(row: dict[str, Any]) -> int:
+    """Before 2026-11-30 it had one part."""
+    return sum(row["kinds"].get(kind, 0) for kind in ("cache", "prompts", "own"))
+
+
+def _slots_that_fit(row: dict[str, Any], slots: float) -> int:
+    """If the cache grows with the slots and all else stays as it is with `slots` of them."""
+    else_ = row["bytes_per_chip"] - _cache(row)
+    return int((row["hbm_bytes"] - else_) / (_cache(row) / slots))
 
 
 def weak(path: Path) -> dict[str, Any]:

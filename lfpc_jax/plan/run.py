@@ -260,7 +260,7 @@ class PlannedRun:
         )
 
     @property
-    def cache_figures(self) -> dict[str, int]:
+    def cache_figures(self) -> dict[str, float]:
         """For a file: the prompts and slots of a host, and what they take on a chip."""
         shapes, hosts, each = self.rollout_shapes, self.slice.hosts, self.cache_bytes
         return {
@@ -268,6 +268,7 @@ class PlannedRun:
             "prompt_ids": shapes.prefix_capacity,
             "slots": shapes.slots // hosts,
             "own_ids": shapes.own_capacity,
+            "slots_a_chip": shapes.slots / len(self.slice.devices),
             "prompt_bytes": each.prompts,
             "own_bytes": each.own,
             "working_bytes": each.working,

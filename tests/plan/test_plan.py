@@ -52,7 +52,7 @@ def test_the_engine_of_the_real_3b_compiles_and_its_cache_is_never_copied(tmp_pa
         compiled = rows[name]["compiled"]
         prompts = 2 * keys * (3 * 1536) / (16 * 4096)
         held = 2 * keys + prompts + (0 if name == "begin" else weights)
-        assert compiled["argument_bytes"] == pytest.approx(held, rel=0.1), name
+        assert compiled["argument_bytes"] == pytest.approx(held, rel=0.15), name
         assert compiled["temporary_bytes"] < 0.5 * keys, name
 
 
