@@ -260,7 +260,7 @@ class PlannedRun:
         )
 
     @property
-    def cache_figures(self) -> dict[str, float]:
+    def cache_figures(self) -> dict[str, int | float]:
         """For a file: the prompts and slots of a host, and what they take on a chip."""
         shapes, hosts, each = self.rollout_shapes, self.slice.hosts, self.cache_bytes
         return {
