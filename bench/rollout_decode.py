@@ -20,9 +20,10 @@ from rollout_world import World, as_configured
 
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.episode import Rules
+from lfpc_jax.rollout.items import Beginning, LiveRow
 from lfpc_jax.rollout.programs import Drawn
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.slots import Beginning, LiveRow, Slots
+from lfpc_jax.rollout.slots import Slots
 from lfpc_jax.shapes import Buckets, RolloutShapes
 
 

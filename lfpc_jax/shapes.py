@@ -117,6 +117,9 @@ class RolloutShapes:
     `prefixes` prompts are in memory at once (0: one for every slot). At most `members` rollouts
     continue one of them, and their queries meet it as one product. `own` is the most ids that an
     episode has after its prompt (0: as many as the capacity).
+
+    With `kept`, prompts are computed in two parts: a beginning up to the picture's end, and the
+    text behind it. So many beginnings stay in memory, for prompts that begin alike.
     """
 
     slots: int = 8
@@ -134,13 +137,19 @@ class RolloutShapes:
     prefixes: int = 0
     members: int = 8
     own: int = 0
+    kept: int = 0
 
     def __post_init__(self) -> None:
         counts = (self.slots, self.chunk, self.observation_text, self.prefill_rows, self.members)
         if min(*counts, self.extend_rows, self.image_tokens, self.crop_tokens) < 1:
             raise ValueError(f"{self}: every length and count must be at least 1")
-        if min(self.prefixes, self.own) < 0:
-            raise ValueError(f"{self}: prefixes and own must be 0, or at least 1")
+        if min(self.prefixes, self.own, self.kept) < 0:
+            raise ValueError(f"{self}: prefixes, own and kept must be 0, or at least 1")
+        if 0 < self.kept < self.prefill_rows:
+            raise ValueError(
+                f"rollout shapes: {self.kept} beginnings are kept, but {self.prefill_rows} prompts "
+                "are computed together; keep at least as many (or 0 to compute prompts whole)"
+            )
         if self.prompt_text.sizes[-1] + self.image_tokens > self.capacity:
             raise ValueError(
                 f"rollout shapes: a prompt of {self.image_tokens} image and "
@@ -170,6 +179,7 @@ class RolloutShapes:
             prefill_rows=rounded(self.prefill_rows),
             extend_rows=rounded(self.extend_rows),
             prefixes=rounded(self.prefixes),
+            kept=rounded(self.kept),
         )
 
     @cached_property

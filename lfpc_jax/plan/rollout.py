@@ -18,9 +18,10 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.plan.programs import Uncompiled, placed
 from lfpc_jax.processing.batch import empty_images, empty_tokens
-from lfpc_jax.rollout.programs import Beginnings, Live, Programs, empty_state, state_shardings
+from lfpc_jax.rollout.lanes import no_turns
+from lfpc_jax.rollout.programs import Programs
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.slots import no_turns
+from lfpc_jax.rollout.state import Beginnings, Live, empty_state, state_shardings
 from lfpc_jax.shapes import RolloutShapes
 
 _STOP_STATES = 16

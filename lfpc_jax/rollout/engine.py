@@ -120,8 +120,9 @@ class Engine:
     ) -> int:
         """Compiles every program, so that none compiles during a run, and returns how many there
         are. `prompts`, pairs of windows and text tokens (`Dialogue.size`, in their buckets), limits
-        the programs for prompts to these. Runs that sample as `also` says are prepared too, and
-        with `follows` those of openings that go on in several ways."""
+        the programs for prompts to these; if beginnings are kept, these are theirs. Runs that
+        sample as `also` says are prepared too, and with `follows` those of openings that go on in
+        several ways."""
         replies = follows or self.rules.max_turns > 1
         return self.slots.warm_up(prompts, replies=replies, also=also)
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.episode import Episode
-from lfpc_jax.rollout.slots import Slots, Visual
+from lfpc_jax.rollout.items import Visual
+from lfpc_jax.rollout.slots import Slots
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.trajectory import Group
 

@@ -7,6 +7,11 @@
     state  = extend(params, state, tokens, embeddings, turns)   an observation onto some rows
     state  = rewind(state, rewinds)                    rows forget what came after a turn
 
+If beginnings of prompts are kept, `prefill` computes these, and prompts are made of them:
+
+    state  = place(state, beginnings, rows)            prompts become copies of beginnings
+    state  = ask(params, state, tokens, rows)          text behind them
+
 A prompt is in memory once; rows hold what comes after it. The newest token of a row is *pending*:
 known, but not yet in the cache. A decode step writes the pending token and draws the next; an
 observation is written from the pending token on, and its own last token becomes the pending one. So
@@ -30,120 +35,27 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lfpc_jax.arrays import Array, Tree
-from lfpc_jax.distributed.sharding import constrain, sharding
+from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model import attention_decode, qwen
 from lfpc_jax.model import cache as kv
-from lfpc_jax.model.attention_parts import Members
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.rollout.sampling import Sampling, sample
+from lfpc_jax.rollout.state import (
+    Beginnings,
+    Drawn,
+    Live,
+    Rewinds,
+    Rows,
+    State,
+    Turns,
+    empty_state,
+    state_shardings,
+)
 from lfpc_jax.rollout.stops import DONE, START
 from lfpc_jax.shapes import RolloutShapes
 from lfpc_jax.trajectory import Images, Tokens
 
 log = logging.getLogger(__name__)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Rows:
-    """What B rows are about to do. `position` is that of the pending token; `stop` is a state of
-    the stop table."""
-
-    pending: Array  # int32 [B]
-    position: Array  # int32 [B]
-    stop: Array  # uint8 [B]
-    budget: Array  # int32 [B], tokens that may still be drawn
-    key: Array  # uint32 [B, 2], of the rollout
-    count: Array  # int32 [B], tokens drawn so far
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class State:
-    """B rows of a cache after their prompts, and P prompts."""
-
-    cache: kv.Cache
-    prompts: kv.Cache
-    continued: Array  # int32 [B], each row's prompt, by its number in their shard
-    rows: Rows
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Turns:
-    """Turns that begin: R rows of the state and their pending tokens. `rows` are numbered within
-    their shard, in order of the shards; one past its last is padding."""
-
-    rows: Array  # int32 [R]
-    pending: Array  # int32 [R]
-    position: Array  # int32 [R]
-    budget: Array  # int32 [R]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Beginnings:
-    """Rollouts that begin: rows `turns.rows` from the prompts `continued` of the same shard."""
-
-    turns: Turns
-    continued: Array  # int32 [R]
-    key: Array  # uint32 [R, 2]
-    count: Array  # int32 [R], tokens that the rollout has drawn before
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Rewinds:
-    """Rows, numbered like `Turns.rows`, that go back to where they held `length` ids of their own
-    and had drawn `count` tokens."""
-
-    rows: Array  # int32 [R]
-    length: Array  # int32 [R]
-    count: Array  # int32 [R]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Live:
-    """The rows that a decode computes, numbered like `Turns.rows`, and those of them that continue
-    each prompt."""
-
-    rows: Array  # int32 [R]
-    members: Members
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Drawn:
-    """What a decode drew in `steps` steps for R live rows: of each column the first `numbers[r]`
-    count."""
-
-    ids: Array  # int32 [steps, R]
-    logprobs: Array  # float32 [steps, R], of the distribution drawn from
-    policy: Array  # float32 [steps, R], of the policy
-    numbers: Array  # int32 [R]
-    stopped: Array  # bool [R], by a stop string or token
-    live: Array  # bool [R], continues to decode
-    steps: Array  # int32, that ran
-
-
-def empty_state(
-    cfg: ModelConfig, shapes: RolloutShapes, *, unstacked: bool, copies: bool = False
-) -> State:
-    B, own = shapes.slots, shapes.capacity if copies else shapes.own_capacity
-    return State(
-        cache=kv.empty(cfg, B, own, unstacked=unstacked),
-        prompts=kv.empty(cfg, shapes.prefix_count, shapes.prefix_capacity, unstacked=unstacked),
-        continued=jnp.zeros(B, jnp.int32),
-        rows=Rows(
-            pending=jnp.zeros(B, jnp.int32),
-            position=jnp.zeros(B, jnp.int32),
-            stop=jnp.full(B, DONE, jnp.uint8),
-            budget=jnp.zeros(B, jnp.int32),
-            key=jnp.zeros((B, 2), jnp.uint32),
-            count=jnp.zeros(B, jnp.int32),
-        ),
-    )
 
 
 def _encode(params: Tree, images: Images, *, cfg: ModelConfig) -> Array:
@@ -162,11 +74,27 @@ def prefill(
     cfg: ModelConfig,
 ) -> State:
     """Writes every prompt's tokens except its last, which becomes the pending token, to these rows
-    of the prompts; rows are numbered like `Turns.rows`."""
+    of the prompts; rows are numbered like `Turns.rows`. If beginnings are kept, writes these."""
     seen = qwen.placed(embeddings, tokens.places)
     length = tokens.ids.shape[1]
     _, new = qwen.prefill(params, tokens, seen, cfg=cfg, capacity=length)
+    if state.kept is not None:
+        return replace(state, kept=kv.put_rows(state.kept, new, rows))
     return replace(state, prompts=kv.put_rows(state.prompts, new, rows))
+
+
+def place(state: State, beginnings: Array, rows: Array) -> State:
+    """Copies beginnings that are kept to these rows of the prompts, all numbered within their
+    shard."""
+    assert state.kept is not None
+    copies = kv.some_rows(state.kept, beginnings)
+    return replace(state, prompts=kv.put_rows(state.prompts, copies, rows))
+
+
+def ask(params: Tree, state: State, tokens: Tokens, rows: Array, *, cfg: ModelConfig) -> State:
+    """Appends text to these rows of the prompts."""
+    _, prompts = qwen.extend(params, tokens, None, state.prompts, cfg=cfg, rows=rows)
+    return replace(state, prompts=prompts)
 
 
 def begin(state: State, beginnings: Beginnings, *, copies: bool) -> State:
@@ -336,22 +264,6 @@ def _put(x: Array, rows: Array, values: Array) -> Array:
     return x.at[rows].set(values, mode="drop")
 
 
-def state_shardings(
-    cfg: ModelConfig, shapes: RolloutShapes, mesh: Mesh, *, unstacked: bool, copies: bool = False
-) -> State:
-    """The cache is split by the table of rules; everything else is on every device."""
-    empty = partial(empty_state, cfg, shapes, unstacked=unstacked, copies=copies)
-    state = jax.eval_shape(empty)
-
-    def of(x: jax.ShapeDtypeStruct) -> NamedSharding:
-        if x.ndim < 4:
-            return NamedSharding(mesh, PartitionSpec())
-        lead = (None,) * (x.ndim - 4)
-        return sharding((*lead, "batch", "kv_heads", None, None), x.shape, mesh)
-
-    return jax.tree.map(of, state)
-
-
 class Programs:
     """The programs of one engine, compiled once for each shape, under `mesh` if there is one.
 
@@ -387,6 +299,8 @@ class Programs:
         self.empty = self._program("empty", empty, out=state)
         self.encode = self._program("encode", partial(_encode, cfg=cfg))
         self.prefill = self._program("prefill", partial(prefill, cfg=cfg), donated=(1,), out=state)
+        self.place = self._program("place", place, donated=(0,), out=state)
+        self.ask = self._program("ask", partial(ask, cfg=cfg), donated=(1,), out=state)
         self.begin = self._program("begin", partial(begin, copies=copies), donated=(0,), out=state)
         self.extend = self._program("extend", onto_rows, donated=(1,), out=state)
         self.rewind = self._program("rewind", rewind, donated=(0,), out=state)

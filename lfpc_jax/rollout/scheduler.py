@@ -26,10 +26,11 @@ from lfpc_jax.rollout.asked import Asked, Scheduling
 from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply
 from lfpc_jax.rollout.episode import Episode, Rules, rollout_key
 from lfpc_jax.rollout.finite import check_logprobs
+from lfpc_jax.rollout.items import Beginning, Extension, LiveRow, Prompt, Rewind, Visual
 from lfpc_jax.rollout.pending import AlteredGroup, Ended, Pending, PromptInMemory, Resumed
 from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.skipped import PromptTooLong
-from lfpc_jax.rollout.slots import Beginning, Extension, LiveRow, Prompt, Rewind, Slots, Visual
+from lfpc_jax.rollout.slots import Slots
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.trajectory import Crop, Group, Record
 
@@ -194,7 +195,12 @@ class Scheduler:
         shapes = self.shapes
         visual = None
         if opening.view is not None:
-            visual = Visual.of(opening.view.shown, self.slots.processor, shapes.image_windows)
+            visual = Visual.of(
+                opening.view.shown,
+                self.slots.processor,
+                shapes.image_windows,
+                named=bool(shapes.kept),
+            )
         self.slots.prompt_buckets(len(opening.ids), visual)  # refuses a prompt that is too long
         if len(opening.ids) >= shapes.capacity:
             raise ValueError(
@@ -397,8 +403,7 @@ class Scheduler:
         """A reply with the patches of its picture."""
         if reply.picture is None:
             return reply, None
-        windows = self.shapes.crop_windows
-        return reply, Visual.of(reply.picture, self.slots.processor, windows)
+        return reply, self.slots.visual(reply.picture, self.shapes.crop_windows)
 
     def _reply(self) -> None:
         """Writes the replies that are ready onto their rows, those of one bucket together."""

@@ -7,8 +7,9 @@ from contextlib import suppress
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.chat import Grid
 from lfpc_jax.rollout.dialogue import Dialogue
+from lfpc_jax.rollout.items import beginning
 from lfpc_jax.shapes import Buckets, RolloutShapes, geometric, windows_for
-from lfpc_jax.trajectory import Record
+from lfpc_jax.trajectory import Picture, Record
 
 CHUNK = 8
 """Tokens that are drawn between two looks at what has ended, for questions with one answer each:
@@ -24,6 +25,23 @@ def sizes(dialogue: Dialogue, records: Sequence[Record]) -> Iterator[tuple[Grid,
     for record in records:
         with suppress(Unusable, ValueError):
             yield dialogue.size(record)
+
+
+def beginnings(dialogue: Dialogue, records: Sequence[Record]) -> Iterator[tuple[Grid, int]]:
+    """The same for the prompts' beginnings, which engines that keep these compute by themselves."""
+    token = dialogue.tokenizer.image_pad
+    for record in records:
+        with suppress(Unusable, ValueError):
+            grid, _ = dialogue.size(record)
+            shown = [(1, 1)] if math.prod(grid) else []
+            ids = dialogue.chat.encode(dialogue.messages(record), shown, True)
+            yield grid, beginning(ids, token) - len(shown)
+
+
+def share_pictures(records: Sequence[Record]) -> bool:
+    """Whether any two of the records are about the same picture."""
+    pictures = [record.picture for record in records if record.picture != Picture()]
+    return len(set(pictures)) < len(pictures)
 
 
 def in_buckets(prompts: Iterable[tuple[Grid, int]], shapes: RolloutShapes) -> set[tuple[int, int]]:

@@ -6,18 +6,18 @@ Nothing here knows of turns, tools or queues.
 
 import itertools
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int32, UInt8, UInt32
+from jaxtyping import Int32, UInt8
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.model.attention_parts import Members
@@ -25,86 +25,25 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import unstack
 from lfpc_jax.processing.batch import empty_images, empty_tokens
 from lfpc_jax.processing.images import ImageProcessor
-from lfpc_jax.rollout.programs import Beginnings, Drawn, Live, Programs, Rewinds, State, Turns
+from lfpc_jax.rollout.items import Beginning, Extension, LiveRow, Prompt, Rewind, Visual
+from lfpc_jax.rollout.kept import KeptArrays, KeptRows
+from lfpc_jax.rollout.lanes import dealt, no_turns, write
+from lfpc_jax.rollout.programs import Programs
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.skipped import PromptTooLong
+from lfpc_jax.rollout.state import Beginnings, Drawn, Live, Rewinds, State, Turns
 from lfpc_jax.shapes import Buckets, RolloutShapes, geometric
-from lfpc_jax.trajectory import Tokens
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class Visual:
-    """A picture as the patches of its bucket."""
-
-    grid: tuple[int, int]
-    patches: UInt8[np.ndarray, "W P C"]
-
-    @classmethod
-    def of(
-        cls, picture: UInt8[np.ndarray, "_ _ 3"], processor: ImageProcessor, windows: Buckets
-    ) -> "Visual":
-        grid = processor.grid_of(picture)
-        side = processor.window
-        needed = -(-grid[0] // side) * -(-grid[1] // side)
-        return cls(grid, processor.patchify(picture, windows.fit(needed, "windows of a picture")))
+KEPT_BYTES = 1 << 30
+"""The most that is kept of embeddings in the host's memory, if beginnings are kept."""
 
 
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """A prompt to be prefilled into row `row` of the prompts, all but its last id."""
+class _Piece(NamedTuple):
+    """The first `stop` ids of a prompt, for a row of their shard."""
 
+    prompt: Prompt
+    stop: int
     row: int
-    ids: Int32[np.ndarray, "T"]
-    positions: Int32[np.ndarray, "3 T"]
-    visual: Visual | None
-
-
-@dataclass(frozen=True, eq=False)
-class Beginning:
-    """A rollout that begins in `row` of the slots, from row `prompt` of the prompts. `count` tokens
-    of it were drawn before."""
-
-    row: int
-    prompt: int
-    pending: int
-    position: int
-    budget: int
-    key: UInt32[np.ndarray, "2"]
-    count: int = 0
-
-
-@dataclass(frozen=True)
-class LiveRow:
-    """A row that decodes: its prompt, and how many ids of its own are written."""
-
-    row: int
-    prompt: int
-    length: int
-
-
-@dataclass(frozen=True)
-class Rewind:
-    """A row that goes back to its first `length` ids of its own, when it had drawn `count` tokens.
-    An extension must follow."""
-
-    row: int
-    length: int
-    count: int
-
-
-@dataclass(frozen=True, eq=False)
-class Extension:
-    """Ids to write onto `row`, the pending one first; the last becomes the pending one, at
-    `position`."""
-
-    row: int
-    ids: Int32[np.ndarray, "T"]
-    positions: Int32[np.ndarray, "3 T"]
-    visual: Visual | None
-    position: int
-    budget: int
 
 
 class Slots:
@@ -141,6 +80,10 @@ class Slots:
         self._params: Tree = None
         self.version: int | None = None
         self._state: State | None = None
+        self.embeddings: KeptArrays[bytes] = KeptArrays(KEPT_BYTES)
+        self._kept: list[KeptRows[bytes]] = [
+            KeptRows(shapes.kept // self.shards) for _ in range(self.shards)
+        ]
 
     def shard_of_row(self, row: int) -> int:
         return row // (self.shapes.slots // self.shards)
@@ -153,6 +96,7 @@ class Slots:
         """The cache exists only inside this block, and all slots are free at its start."""
         assert self._state is None, "a run at a time"
         self._state = self.programs.empty()
+        self._forget_beginnings()
         try:
             yield
         finally:
@@ -161,18 +105,28 @@ class Slots:
     def load(self, params: Tree, version: int | None = None) -> None:
         """Takes stacked parameters without a copy, unless they must be unstacked."""
         self.version = version
+        self.embeddings.clear()
+        self._forget_beginnings()
         self._params = params if self._unstack is None else self._unstack(params)
 
     def unload(self) -> None:
         self._params = None
 
+    def _forget_beginnings(self) -> None:
+        for rows in self._kept:
+            rows.clear()
+
     @property
     def loaded(self) -> bool:
         return self._params is not None
 
+    def visual(self, picture: UInt8[np.ndarray, "_ _ 3"], windows: Buckets) -> Visual:
+        named = self.shapes.kept > 0
+        return Visual.of(picture, self.processor, windows, named=named)
+
     def prompt_buckets(self, ids: int, visual: Visual | None) -> tuple[int, int]:
-        """The buckets of windows and text tokens for a prompt of so many ids, its image included. A
-        prompt without an image runs beside an empty one of the smallest bucket."""
+        """The buckets of windows and text tokens for a prompt of so many ids, its image included,
+        or for a beginning. Without an image it runs beside an empty one of the smallest bucket."""
         seen = 0 if visual is None else visual.grid[0] * visual.grid[1]
         buckets = self.shapes.prompt_text
         if ids - seen > buckets.sizes[-1]:
@@ -183,22 +137,75 @@ class Slots:
 
     def prefill(self, prompts: Sequence[Prompt]) -> None:
         """Encodes and prefills prompts that share both buckets."""
-        windows, text = self.prompt_buckets(len(prompts[0].ids), prompts[0].visual)
-        for lanes in self._dealt(
-            prompts, lambda prompt: self.shard_of_prompt(prompt.row), self.shapes.prefill_rows
-        ):
-            self._prefill(lanes, windows, text)
-
-    def _prefill(self, lanes: Mapping[int, Prompt], windows: int, text: int) -> None:
+        buckets = self.prompt_buckets(len(prompts[0].ids), prompts[0].visual)
         R, of_shard = self.shapes.prefill_rows, self.shapes.prefix_count // self.shards
-        tokens = empty_tokens(R, self.shapes.prompt_length(windows, text))
-        rows = np.full(R, of_shard, np.int32)
-        for lane, prompt in lanes.items():
+        for lanes in dealt(
+            prompts, lambda prompt: self.shard_of_prompt(prompt.row), R, self.shards
+        ):
+            if self.shapes.kept:
+                self._compose(lanes)
+                continue
+            whole = {
+                lane: _Piece(prompt, len(prompt.ids) - 1, prompt.row % of_shard)
+                for lane, prompt in lanes.items()
+            }
+            self._prefill(whole, R, of_shard, buckets)
+
+    def _compose(self, lanes: Mapping[int, Prompt]) -> None:
+        """Makes prompts of beginnings, which are computed one a shard at a time unless they are
+        kept. Whether they are changes nothing about the prompts."""
+        R, P, Q = (count // self.shards for count in self._prompt_counts)
+        token = self.cfg.image_token
+        sources, rows = np.zeros(R * self.shards, np.int32), np.full(R * self.shards, P, np.int32)
+        new: defaultdict[tuple[int, int], list[tuple[int, _Piece]]] = defaultdict(list)
+        for shard, kept in enumerate(self._kept):
+            mine = {lane: p for lane, p in lanes.items() if lane // R == shard}
+            by_name = {prompt.alike(token): prompt for prompt in mine.values()}
+            row_of, unknown = kept.of(by_name)
+            for name in unknown:
+                prompt = by_name[name]
+                piece = _Piece(prompt, prompt.begins(token), row_of[name])
+                new[self.prompt_buckets(piece.stop, prompt.visual)].append((shard, piece))
+            for lane, prompt in mine.items():
+                sources[lane], rows[lane] = row_of[prompt.alike(token)], prompt.row % P
+        for buckets, pieces in new.items():
+            for batch in dealt(pieces, lambda item: item[0], self.shards, self.shards):
+                beginnings = {lane: piece for lane, (_, piece) in batch.items()}
+                self._prefill(beginnings, self.shards, Q, buckets)
+        self._state = self._timed("place", self._state, sources, rows)
+        self._ask({lane: (p, p.begins(token), int(rows[lane])) for lane, p in lanes.items()}, P)
+
+    def _ask(self, lanes: Mapping[int, tuple[Prompt, int, int]], padding: int) -> None:
+        """Appends what follows the beginnings of prompts, each with its length and its row."""
+        R, T = self.shapes.prefill_rows, self.shapes.observation_text
+        numbers = [-(-(len(prompt.ids) - 1 - begins) // T) for prompt, begins, _ in lanes.values()]
+        for number in range(max(numbers)):
+            tokens, rows = empty_tokens(R, T), np.full(R, padding, np.int32)
+            for lane, (prompt, begins, row) in lanes.items():
+                start, stop = begins + number * T, len(prompt.ids) - 1
+                if start < stop:
+                    cut = slice(start, min(start + T, stop))
+                    ids, rows[lane] = prompt.ids[cut], row
+                    write(tokens, lane, ids, prompt.positions[:, cut], np.full(len(ids), -1))
+            self._state = self._timed("ask", self._params, self._state, tokens, rows)
+
+    @property
+    def _prompt_counts(self) -> tuple[int, int, int]:
+        """Prompts that are computed together, rows for prompts, and rows for beginnings."""
+        return self.shapes.prefill_rows, self.shapes.prefix_count, self.shapes.kept
+
+    def _prefill(
+        self, lanes: Mapping[int, "_Piece"], R: int, padding: int, buckets: tuple[int, int]
+    ) -> None:
+        """Prefills pieces by their lanes, of R; `padding` is one past the last row of a shard."""
+        tokens = empty_tokens(R, self.shapes.prompt_length(*buckets))
+        rows = np.full(R, padding, np.int32)
+        for lane, (prompt, stop, row) in lanes.items():
             places = self._places(prompt.ids, prompt.visual)
-            _write(tokens, lane, prompt.ids[:-1], prompt.positions[:, :-1], places[:-1])
-            rows[lane] = prompt.row % of_shard
-        visuals = {lane: prompt.visual for lane, prompt in lanes.items()}
-        embeddings = self._encode(visuals, R, windows)
+            write(tokens, lane, prompt.ids[:stop], prompt.positions[:, :stop], places[:stop])
+            rows[lane] = row
+        visuals = {lane: piece.prompt.visual for lane, piece in lanes.items()}
+        embeddings = self._encode(visuals, R, buckets[0])
         self._state = self._timed("prefill", self._params, self._state, tokens, embeddings, rows)
 
     def begin(self, beginnings: Sequence[Beginning]) -> None:
@@ -223,8 +230,8 @@ class Slots:
         """Writes extensions whose pictures share a bucket, or which have none."""
         windows = {0 if e.visual is None else len(e.visual.patches) for e in extensions}
         assert len(windows) == 1, "pictures of several buckets in one batch"
-        for lanes in self._dealt(
-            extensions, lambda e: self.shard_of_row(e.row), self.shapes.extend_rows
+        for lanes in dealt(
+            extensions, lambda e: self.shard_of_row(e.row), self.shapes.extend_rows, self.shards
         ):
             self._extend(lanes, *windows)
 
@@ -243,7 +250,7 @@ class Slots:
                     continue
                 cut = slice(start, stop)
                 places = self._places(e.ids, e.visual)
-                _write(tokens, lane, e.ids[cut], e.positions[:, cut], places[cut])
+                write(tokens, lane, e.ids[cut], e.positions[:, cut], places[cut])
                 budget = e.budget if stop == len(e.ids) - 1 else 0
                 self._turn(turns, lane, e.row, int(e.ids[stop]), e.position, budget)
             self._state = self._timed(
@@ -262,9 +269,8 @@ class Slots:
         else:
             by_shard = Counter(self.shard_of_row(row.row) for row in rows)
             of_shard = self.decode_rows.fit(max(by_shard.values()), "rows that decode")
-            [lanes] = self._dealt(
-                rows, lambda row: self.shard_of_row(row.row), of_shard * self.shards
-            )
+            of_row = self.shard_of_row
+            [lanes] = dealt(rows, lambda r: of_row(r.row), of_shard * self.shards, self.shards)
         span = self.spans.fit(longest, "ids of an episode")
         drawn = self._decode(lanes, of_shard, span, sampling or self.sampling)
         lane_of = {row.row: lane for lane, row in lanes.items()}
@@ -333,20 +339,27 @@ class Slots:
         samplings: Collection[Sampling],
     ) -> None:
         shapes = self.shapes
-        embeddings: jax.Array | None
         every = itertools.product(shapes.image_windows.sizes, shapes.prompt_text.sizes)
+        R, count = (
+            (self.shards, shapes.kept)
+            if shapes.kept
+            else (shapes.prefill_rows, shapes.prefix_count)
+        )
         for windows, text in every if prompts is None else sorted(prompts):
-            embeddings = self._encode({}, shapes.prefill_rows, windows)
-            tokens = empty_tokens(shapes.prefill_rows, shapes.prompt_length(windows, text))
-            rows = np.full(shapes.prefill_rows, shapes.prefix_count // self.shards, np.int32)
-            self._state = self._timed(
-                "prefill", self._params, self._state, tokens, embeddings, rows
-            )
+            self._encoded({}, R, windows)
+            self._prefill({}, R, count // self.shards, (windows, text))
+        if shapes.kept:
+            none = np.full(shapes.prefill_rows, shapes.prefix_count // self.shards, np.int32)
+            tokens = empty_tokens(shapes.prefill_rows, shapes.observation_text)
+            self._state = self._timed("place", self._state, np.zeros_like(none), none)
+            self._state = self._timed("ask", self._params, self._state, tokens, none)
         self.begin([])
         if replies:
             self.rewind([])
         for windows in (0, *shapes.crop_windows.sizes) if replies else ():
             embeddings = self._encode({}, shapes.extend_rows, windows) if windows else None
+            if windows and shapes.kept:
+                self._encoded({}, self.shards, windows)
             tokens = empty_tokens(shapes.extend_rows, shapes.observation_length(windows))
             turns = self._no_turns(shapes.extend_rows)
             self._state = self._timed(
@@ -355,22 +368,6 @@ class Slots:
         for sampling in samplings:
             for of_shard, span in itertools.product(self.decode_rows.sizes, self.spans.sizes):
                 self._decode({}, of_shard, span, sampling)
-
-    def _dealt(
-        self, items: Sequence[T], shard_of: Callable[[T], int], lanes: int
-    ) -> Iterator[dict[int, T]]:
-        """Items by their lanes in a batch, of which each shard has equally many, one after the
-        other; several batches if they do not fit one."""
-        of_shard = lanes // self.shards
-        waiting: dict[int, deque[T]] = defaultdict(deque)
-        for item in items:
-            waiting[shard_of(item)].append(item)
-        while any(waiting.values()):
-            yield {
-                shard * of_shard + number: queue.popleft()
-                for shard, queue in waiting.items()
-                for number in range(min(of_shard, len(queue)))
-            }
 
     def _timed(self, name: str, *args: Any) -> Any:
         """What a program returns, once it is there; its seconds are added up."""
@@ -395,26 +392,32 @@ class Slots:
             places[ids == self.cfg.image_token] = self.processor.places(visual.grid)
         return places
 
-    def _encode(self, visuals: Mapping[int, Visual | None], rows: int, windows: int) -> jax.Array:
-        """The embeddings of pictures by their lanes, [R, N, D]."""
+    def _encode(
+        self, visuals: Mapping[int, Visual | None], rows: int, windows: int
+    ) -> jax.Array | np.ndarray:
+        """The embeddings of pictures by their lanes, [R, N, D]. If beginnings are kept, so are
+        embeddings: each distinct picture is encoded by itself, and only if it is new."""
+        if not self.shapes.kept:
+            return self._encoded(visuals, rows, windows)
+        wanted = {visual.name: visual for visual in visuals.values() if visual is not None}
+        each = {name: self.embeddings.get(name) for name in wanted}
+        new = [visual for name, visual in wanted.items() if each[name] is None]
+        for first in range(0, len(new), self.shards):
+            batch = new[first : first + self.shards]
+            fresh = jax.device_get(self._encoded(dict(enumerate(batch)), self.shards, windows))
+            for visual, embedding in zip(batch, fresh):
+                each[visual.name] = embedding
+                self.embeddings.put(visual.name, embedding)
+        tokens = windows * self.processor.window**2
+        together = np.zeros((rows, tokens, self.cfg.text.width), jnp.dtype(self.cfg.dtype))
+        for lane, shown in visuals.items():
+            if shown is not None:
+                together[lane] = each[shown.name]
+        return together
+
+    def _encoded(self, visuals: Mapping[int, Visual | None], rows: int, windows: int) -> jax.Array:
         images = empty_images(rows, windows, self.processor)
         for lane, visual in visuals.items():
             if visual is not None:
                 images.pixels[lane], images.grid[lane] = visual.patches, visual.grid
         return self._timed("encode", self._params, images)
-
-
-def _write(
-    tokens: Tokens, row: int, ids: np.ndarray, positions: np.ndarray, places: np.ndarray
-) -> None:
-    n = len(ids)
-    tokens.ids[row, :n] = ids
-    tokens.positions[:, row, :n] = positions
-    tokens.segments[row, :n] = 1
-    tokens.places[row, :n] = places
-
-
-def no_turns(count: int, slots: int) -> Turns:
-    """Only padding: rows past the last of a shard's slots."""
-    zeros = [np.zeros(count, np.int32) for _ in range(3)]
-    return Turns(np.full(count, slots, np.int32), *zeros)

@@ -29,7 +29,7 @@ from lfpc_jax.rewards.judge import Bar, no_bar
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.engine import Engine
-from lfpc_jax.rollout.programs import empty_state
+from lfpc_jax.rollout.state import empty_state
 from lfpc_jax.rollout.vocabulary import allowed_ids
 from lfpc_jax.run import progress
 from lfpc_jax.run.config import Rewards, TrainConfig, updates_of

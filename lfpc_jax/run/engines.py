@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,15 @@ from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.sizing import CHUNK, in_buckets, sizes, text_buckets, together
+from lfpc_jax.rollout.sizing import (
+    CHUNK,
+    beginnings,
+    in_buckets,
+    share_pictures,
+    sizes,
+    text_buckets,
+    together,
+)
 from lfpc_jax.run import progress
 from lfpc_jax.run.dialogues import after_prompt, dialogue_as, toolless
 from lfpc_jax.run.models import LoadedModel, asking_of, load_model
@@ -67,12 +75,17 @@ class Engines:
             (folder / asking.FILE).write_text(asked.text, encoding="utf-8")
 
     def engine(self, tokens: int, records: Sequence[Record]) -> Engine:
-        """An engine compiled for the records' prompts, with and without the tool."""
+        """An engine compiled for the records' prompts, with and without the tool. It keeps the
+        beginnings of prompts if any two records are about the same picture."""
         asked = {field.name: getattr(self.args, field.name) for field in fields(Asking)}
         dialogue = dialogue_as(Asking(**asked | {"image_tokens": tokens}), self.model.assets)
         with progress.waiting(f"measuring {len(records)} prompts"):
-            seen = {*sizes(dialogue, records), *sizes(without_tool(dialogue), records)}
-        shapes = self.shapes(tokens, text_buckets([text for _, text in seen]))
+            both = dialogue, without_tool(dialogue)
+            seen = {size for each in both for size in sizes(each, records)}
+            shapes = self.shapes(tokens, text_buckets([text for _, text in seen]))
+            if share_pictures(records):
+                shapes = replace(shapes, kept=shapes.prefill_rows)
+                seen = {size for each in both for size in beginnings(each, records)}
         engine = Engine(self.model.cfg, dialogue, shapes, self.rules, mesh=self.mesh)
         engine.load(self.model.params)
         with progress.waiting(f"compiling for {tokens} tokens"):

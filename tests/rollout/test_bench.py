@@ -52,3 +52,14 @@ def test_memory_stays_flat(tmp_path):
     first, last = found["rows"][1], found["rows"][-1]
     assert last["episodes"] == 320
     assert last["resident_bytes"] - first["resident_bytes"] < 100e6
+
+
+@pytest.mark.slow
+def test_evaluation(tmp_path):
+    args = ["--size", "tiny", "--samples", "3", "--image-tokens", "256", "--side", "600"]
+    found = run("evaluation.py", *args, "--slots", "8", out=tmp_path / "evaluation.json")
+    assert found["same_scores"]
+    assert found["same_ids"]
+    assert found["late"] == 0
+    assert found["ratio"] > 1.5
+    assert found["sampled"]["kept"] < found["sampled"]["anew"]
