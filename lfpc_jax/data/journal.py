@@ -125,15 +125,14 @@ class Journal(Generic[E]):
 
     def _check_begun(self, first: bytes) -> None:
         with expecting("beginning of a journal", self.path):
-            old, new = json.loads(first), json.loads(self._head)
-            old = {"format": old.get("format"), "about": dict(old["about"])}
+            old, now = dict(json.loads(first)), json.loads(self._head)["about"]
+            before = dict(old["about"]) if old.get("format") == self.format else {}
         anew = f"remove the journals of {self.path.parent} to begin anew, or choose another folder"
         if old.get("format") != self.format:
             raise ValueError(
                 f"{self.path}: was begun by an earlier version (format {old.get('format')}, now "
                 f"{self.format}), whose lines mean something else; {anew}"
             )
-        before, now = old["about"], new["about"]
         changed = [name for name in sorted(before.keys() | now.keys())
                    if before.get(name) != now.get(name)]  # fmt: skip
         if changed:

@@ -235,6 +235,7 @@ def test_three_updates_that_are_not_finite_leave_with_2_and_their_batch(folder):
     """A weight too large for a product, taught: nothing need be earned to be learned from."""
     poisoned = folder / "poisoned"
     shutil.copytree(folder / "hf", poisoned)
+    (poisoned / "sums.json").unlink()
     weights = load_file(poisoned / "model.safetensors")
     norm = weights["model.norm.weight"]
     weights["model.norm.weight"] = np.where(np.arange(norm.size) == 0, 3e38, norm)

@@ -50,11 +50,9 @@ def test_the_commands_of_the_page_make_both_sets(tmp_path, monkeypatch):
 
 
 def test_the_pages_record_is_one_that_is_read(tmp_path):
-    [text] = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    line = json.loads(text)
+    line, about = map(json.loads, re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL))
     (tmp_path / "images" / "00000").mkdir(parents=True)
     (tmp_path / line["image"]).write_bytes(jpeg())
-    about = {"format": "lfpc_jax records", "version": 1, "records": "records.jsonl", "count": 1}
     (tmp_path / "meta.json").write_text(json.dumps(about))
     (tmp_path / "records.jsonl").write_text(json.dumps(line))
     [record] = layout.read(tmp_path)

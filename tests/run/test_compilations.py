@@ -56,7 +56,7 @@ def test_long_compilations_of_other_functions_are_said_and_the_cache_is_named():
 SMALL = {
     *("add", "broadcast_in_dim", "convert_element_type", "reshape", "slice", "_threefry_seed"),
     *("<lambda>", "cast", "empty", "lay_out", "map", "place", "placed", "stage", "unstack"),
-    *("_cut", "_distance", "_is_finite", "_put", "gathered", "write"),
+    *("_cut", "_distance", "_is_finite", "_put", "gathered", "rewind", "write"),
 }
 """Programs that copy, convert or add: none has a layer of the model."""
 

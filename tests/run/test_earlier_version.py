@@ -75,7 +75,7 @@ def test_an_archive_reads_as_it_was_written(old, expected):
         assert len(read) == len(groups) == 2
         for group, was in zip(read, groups):
             assert plain(group.record) == was["record"] | {"references": [], "metric": "rules"}
-            since = {"likelihood": None, "unanswered": ""}
+            since = {"likelihood": None, "unanswered": "", "versions": []}
             assert plain(group.trajectories) == [entry | since for entry in was["trajectories"]]
             assert plain(group.rewards) == was["rewards"]
             crops += sum(turn.crop is not None for t in group.trajectories for turn in t.turns)
