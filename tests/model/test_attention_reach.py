@@ -156,7 +156,7 @@ def decoded_on(topology, cfg, shapes, tensor=1):
         "copies": len(made) - len(written),
         "temporary": memory.temp_size_in_bytes,
         "aliased": memory.alias_size_in_bytes,
-        "cache": decode.held["cache"],
+        "cache": decode.held["own"] + decode.held["prompts"],
     }
 
 

@@ -160,7 +160,12 @@ class RiggedEngine:
 
     def run_altered(self, records, alters, **how) -> Iterator[tuple[str, Group]]:
         records = list(records)
-        yield from (("", group) for group in self.run(records, **how))
+        looked = set()
+        for group in self.run(records, **how):
+            if any(turn.crop for t in group.trajectories for turn in t.turns):
+                looked.add(group.record.id)
+            yield "", group
+        records = [record for record in records if record.id in looked]
         for name in dict.fromkeys(name for record in records for name in alters(record)):
             with_it = [record for record in records if name in alters(record)]
             with altered(self, alters(with_it[0])[name]):
