@@ -159,17 +159,18 @@ class RiggedEngine:
             )
 
     def run_altered(self, records, alters, **how) -> Iterator[tuple[str, Group]]:
-        records = list(records)
-        looked = set()
+        """As an engine does: an episode without a crop is the altered one, too."""
+        records, groups = list(records), {}
         for group in self.run(records, **how):
-            if any(turn.crop for t in group.trajectories for turn in t.turns):
-                looked.add(group.record.id)
+            groups[group.record.id] = group
             yield "", group
-        records = [record for record in records if record.id in looked]
+        records = [record for record in records if record.id in groups]
         for name in dict.fromkeys(name for record in records for name in alters(record)):
             with_it = [record for record in records if name in alters(record)]
+            looked = [one for one in with_it if _looks(groups[one.id])]
+            yield from ((name, groups[one.id]) for one in with_it if one not in looked)
             with altered(self, alters(with_it[0])[name]):
-                yield from ((name, group) for group in self.run(with_it, **how))
+                yield from ((name, group) for group in self.run(looked, **how))
 
     def _live(self, episode: Episode) -> None:
         tokenizer = self.dialogue.tokenizer
@@ -179,6 +180,10 @@ class RiggedEngine:
             request = episode.close_turn(stopped=True)
             if request is not None:
                 episode.take(self.dialogue.reply(request, episode.opening, episode.cut))
+
+
+def _looks(group: Group) -> bool:
+    return any(turn.crop for episode in group.trajectories for turn in episode.turns)
 
 
 class RiggedEngines:
