@@ -39,7 +39,9 @@ _Opened = tuple[Opening, Visual | None]
 
 @dataclass
 class Stats:
-    """Counts over all runs of an engine. A row-step is one slot for one step of decode.
+    """Counts over all runs of an engine. A row-step is one slot for one step of decode. Those that
+    sampled no token are counted by why: the row's turn had `ended` before the chunk did, or it
+    waited for a reply (`replies`); the slots of the others had no episode.
 
     `parts` are the seconds of each program, and those in which no row could decode because all
     waited for prompts or crops (`waiting`). What is left of `seconds` is the host's."""
@@ -47,6 +49,7 @@ class Stats:
     slots: int
     steps: int = 0
     sampled: int = 0
+    idle: Counter[str] = field(default_factory=Counter)
     prompts: int = 0
     rollouts: int = 0
     replies: int = 0
@@ -325,7 +328,10 @@ class Scheduler:
     def _decode(self) -> None:
         live = sorted(self.live)
         columns, drawn = self.slots.decode([self._live_row(row) for row in live], self.sampling)
-        self.stats.steps += int(drawn.steps)
+        steps = int(drawn.steps)
+        self.stats.steps += steps
+        self.stats.idle["replies"] += steps * (len(self.rows) - len(live))
+        self.stats.idle["ended"] += steps * len(live) - int(drawn.numbers[columns].sum())
         for row, column in zip(live, columns):
             n, episode = int(drawn.numbers[column]), self.rows[row]
             check_logprobs(drawn.policy[:n, column], episode)

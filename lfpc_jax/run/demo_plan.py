@@ -25,9 +25,14 @@ ARMS = {
     "random": "strategies/random.py:micro",
     "conditional_iou": "ablations/conditional_iou.py:micro",
     "no_threshold": "ablations/no_threshold.py:micro",
+    "ahead": "micro/ahead.py",
 }
 """The arms' configs, each after the arm that it goes on from. Stage II is compared with `control`,
 which is Table 10's design without a reward for boxes."""
+_BY_NAME = ("ahead",)
+"""Arms that `all` leaves out, because they are no design of the paper."""
+_COMPARED = (("accuracy", "stage1", "ahead"), ("drop", "stage1", "ahead"))
+"""Changes that are shown beside those that the paper claims."""
 _FORMER = {
     "baseline": ("micro/baseline.py",),
     "stage1": ("micro/stage1.py",),
@@ -53,6 +58,7 @@ TOLD = {
     "random": "Stage I, every image shown at a random size",
     "conditional_iou": "as stage2, rewarded for the IoU alone",
     "no_threshold": "as stage2, rewarded for any IoU",
+    "ahead": "as stage1, with prompts of the next step begun in slots that fall free",
 }
 """What the arms are, for the report."""
 BLURRED = 4
@@ -88,7 +94,9 @@ def before(arm: str) -> str:
 
 def in_order(wanted: Sequence[str]) -> list[str]:
     """The wanted arms (or `all`) and those that they continue, in the order of training."""
-    names = set(ARMS) if "all" in wanted else set(wanted)
+    names = set(wanted) - {"all"}
+    if "all" in wanted:
+        names |= set(ARMS) - set(_BY_NAME)
     names |= {before(name) for name in names} - {""}
     return [name for name in ARMS if name in names]
 
@@ -172,13 +180,16 @@ class Demo:
         after = ["data world" if name == "world" else f"select {name}", "data blurred"]
         if begins:
             after.append(f"train {begins}-{seed}")
-        file, *overrides = _FORMER[arm]
+        formerly: tuple[str, ...] = ()
+        if arm in _FORMER:
+            file, *overrides = _FORMER[arm]
+            formerly = ("train.py", "--config", file, *words, *overrides)
         return Step(
             f"train {arm}-{seed}",
             ("train.py", "--config", ARMS[arm], *words),
             tuple(after),
             model="" if begins else self.warm,
-            formerly=("train.py", "--config", file, *words, *overrides),
+            formerly=formerly,
         )
 
     def _evaluations(self, name: str, model: str) -> Iterator[Step]:
@@ -207,7 +218,7 @@ class Demo:
             words += ["--arm", "warm", f"{folder / 'warm'}"]
             for arm in self.arms:
                 words += ["--arm", arm, *(f"{folder / f'{arm}-{seed}'}" for seed in self.seeds)]
-            for change in CLAIMS:
+            for change in (*CLAIMS, *_COMPARED):
                 if {name.rpartition("*")[2] for name in change[1:]} <= {"warm", *self.arms}:
                     words += ["--change", *change]
             yield Step(f"compare temperature {temperature}", tuple(words))

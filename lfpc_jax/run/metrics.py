@@ -87,7 +87,8 @@ class EpisodeMetrics:
 
 def rollout_metrics(now: object, before: object) -> dict[str, float]:
     """Where this process's rollouts between two states of an engine's stats spent their seconds,
-    and the share of row-steps that sampled a token. Empty if there were none."""
+    and the shares of row-steps that sampled a token, or did not, and why. Empty if there were
+    none."""
     if not (isinstance(now, engine.Stats) and isinstance(before, engine.Stats)):
         return {}
     steps = now.steps - before.steps
@@ -97,7 +98,10 @@ def rollout_metrics(now: object, before: object) -> dict[str, float]:
     known = {name: now.parts[name] - before.parts[name] for name in names}
     host = now.seconds - before.seconds - sum(known.values())
     times = {f"rollout/{name}": seconds for name, seconds in (known | {"host": host}).items()}
-    return times | {"rollout/occupancy": (now.sampled - before.sampled) / (now.slots * steps)}
+    shares = {"occupancy": now.sampled - before.sampled}
+    shares |= {f"idle_{why}": now.idle[why] - before.idle[why] for why in ("ended", "replies")}
+    shares["idle_free"] = now.slots * steps - sum(shares.values())
+    return times | {f"rollout/{name}": of / (now.slots * steps) for name, of in shares.items()}
 
 
 def target_metrics(now: object, before: object) -> dict[str, float]:

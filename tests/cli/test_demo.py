@@ -24,7 +24,7 @@ def planned(*words):
 
 
 def test_every_command_is_one_that_its_program_takes(monkeypatch):
-    every = planned("--arms", "all", "--seeds", "0", "1", "--temperatures", "0", "1")
+    every = planned("--arms", "all", "ahead", "--seeds", "0", "1", "--temperatures", "0", "1")
     drawn, _ = taken(every, monkeypatch)
     assert [args.split for args in drawn] == ["train", "heldout", "heldout"]
     assert [args.longest_side for args in drawn] == [None, None, 56]
@@ -37,6 +37,9 @@ def test_an_arm_comes_after_the_one_it_begins_from():
     names = [step.name for step in planned("--arms", "stage2")]
     assert names.index("train stage1-0") < names.index("train stage2-0")
     assert not any("baseline" in name or "random" in name for name in names)
+    everything = [step.name for step in planned("--arms", "all")]
+    assert "train random-0" in everything
+    assert "train ahead-0" not in everything, "no design of the paper"
     [compare] = [step for step in planned("--arms", "stage2") if step.words[0] == "compare.py"]
     assert "control" not in compare.words  # no change against an arm that was not trained
     assert "stage2" in compare.words

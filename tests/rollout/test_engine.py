@@ -171,6 +171,9 @@ def test_the_seconds_of_a_run_come_apart(shared):
     sampled = shared.stats.sampled - before.sampled
     steps = shared.stats.steps - before.steps
     assert values["rollout/occupancy"] == sampled / (steps * small.SHAPES.slots)
+    idle = [values[f"rollout/idle_{why}"] for why in ("ended", "replies", "free")]
+    assert min(idle) > 0
+    assert values["rollout/occupancy"] + sum(idle) == pytest.approx(1)
     assert rollout_metrics(shared.stats, shared.stats) == {}, "nothing since"
 
 

@@ -34,6 +34,7 @@ USUAL = {
             "random",
             "conditional_iou",
             "no_threshold",
+            "ahead",
         ),
         "warmstart",
     ),
