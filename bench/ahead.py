@@ -5,10 +5,13 @@
 Every episode samples as many tokens as a budget that is drawn from a log-normal distribution, the
 same ones with `ahead` 0 and 1. The weights stay as they are, and no time is spent on updates. The
 figures are medians of `--repeats` runs that alternate, and the occupancy is the share of slots and
-steps that sampled. What updates learn from such episodes is another matter; two runs show it:
+steps that sampled.
 
-    python launch/train.py --config stage1.py:micro --run runs/demo/ahead-0 --seed 0 \
-        --rollout.ahead 1 --update.objective.importance_cap 2
+What updates learn from such episodes is another matter. The demo compares Stage I with and without
+it, and this tells its rollouts apart:
+
+    python launch/demo.py --out runs/ahead --arms stage1 ahead --seeds 0 1 2 --questions 500
+    python bench/ahead.py --runs runs/ahead
 """
 
 import argparse
@@ -21,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 from rollout import SIZES
 from rollout_world import _ANSWER, _HEAD, make_world, records
 
@@ -30,6 +35,17 @@ from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules, rollout_key
 from lfpc_jax.rollout.scheduler import Scheduler
 from lfpc_jax.rollout.stream import EpisodeStream
+
+_FROM = 4
+_TOLD = (
+    "time/rollout",
+    "rollout/occupancy",
+    "rollout/idle_ended",
+    "rollout/idle_replies",
+    "rollout/idle_free",
+    "update/staleness",
+    "update/sampler_apart",
+)
 
 
 class Scripted(Scheduler):
@@ -49,6 +65,9 @@ class Scripted(Scheduler):
 
 def main() -> None:
     args = _parser().parse_args()
+    if args.runs:
+        _tell(args.runs)
+        return
     Scripted.median, Scripted.spread = args.median, args.spread
     engine_module.Scheduler = stream_module.Scheduler = Scripted  # type: ignore[misc]
     world = make_world(*SIZES[args.size], slots=args.slots, chunk=args.chunk)
@@ -84,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--spread", type=float, default=1.0, help="of their logarithm")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="of the demo, to tell apart")
     return parser
 
 
@@ -106,6 +126,21 @@ def _run(engine: Engine, ahead: int, args: argparse.Namespace) -> dict[str, floa
         "tokens_an_episode": drawn / episodes,
         "seconds": seconds,
     }
+
+
+def _tell(demo: Path) -> None:
+    """Prints the steps' means of each arm's runs, the first steps left out, in which programs
+    compile."""
+    table = Table(title=f"{demo}, means over the steps from {_FROM} on")
+    for column in ("run", *_TOLD):
+        table.add_column(column.replace("_", " "), justify="right")
+    for arm in ("stage1", "ahead"):
+        for file in sorted(demo.glob(f"{arm}-*/metrics.jsonl")):
+            lines = map(json.loads, file.read_text().splitlines())
+            steps = [of for of in lines if of["kind"] == "train" and of["step"] >= _FROM]
+            means = [statistics.fmean(step[name] for step in steps) for name in _TOLD]
+            table.add_row(file.parent.name, *(f"{mean:.3g}" for mean in means))
+    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ growth from the second tenth, when everything has been allocated once, to the en
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +40,7 @@ def main() -> None:
     engine = Engine(world.cfg, world.dialogue, world.shapes, Rules(episode_tokens=128))
     engine.load(world.params)
     engine.warm_up()
-    asked = _records(args.episodes // args.rollouts, args.size)
+    asked = itertools.islice(pictured(args.size), args.episodes // args.rollouts)
     done, rows, crops, start = 0, [], 0, time.perf_counter()
     for group in engine.run(asked, rollouts=args.rollouts, seed=0):
         done += len(group.trajectories)
@@ -68,20 +70,19 @@ def resident_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def _records(count: int, size: tuple[int, int]) -> list[Record]:
-    """Over a few distinct photographs' worth of JPEG: blocks of noise, not flat and not random."""
+def pictured(size: tuple[int, int]) -> Iterator[Record]:
+    """Without end, over a few distinct photographs' worth of JPEG: blocks of noise, not flat and
+    not random."""
     folder = Path(tempfile.mkdtemp(prefix="rollout-memory-"))
     rng = np.random.default_rng(0)
     files = []
-    for number in range(min(_DISTINCT, count)):
+    for number in range(_DISTINCT):
         coarse = rng.integers(0, 256, (size[1] // 16, size[0] // 16, 3), np.uint8)
         picture = PIL.Image.fromarray(coarse).resize(tuple(size), PIL.Image.Resampling.BICUBIC)
         files.append(folder / f"{number}.jpg")
         picture.save(files[-1], quality=90)
-    return [
-        Record(f"r{n}", "Which colour is it?", "red", Picture(path=str(files[n % len(files)])))
-        for n in range(count)
-    ]
+    for number, file in enumerate(itertools.cycle(files)):
+        yield Record(f"r{number}", "Which colour is it?", "red", Picture(path=str(file)))
 
 
 if __name__ == "__main__":

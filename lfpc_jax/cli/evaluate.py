@@ -67,11 +67,11 @@ from lfpc_jax.evaluation.results import (
 )
 from lfpc_jax.evaluation.results_files import write_results
 from lfpc_jax.evaluation.run import ask, in_order
+from lfpc_jax.evaluation.share import own_questions
 from lfpc_jax.evaluation.sheet import printed
 from lfpc_jax.evaluation.tables import sheets
 from lfpc_jax.rewards.judge import Judge, JudgeFailed
 from lfpc_jax.rollout.asking import digest
-from lfpc_jax.rollout.engine import own_share
 from lfpc_jax.run import progress
 from lfpc_jax.run.claim import FolderClaim
 from lfpc_jax.run.engines import Engines
@@ -189,7 +189,8 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
                 bar=lambda what, total: progress.bar(what, total, every=_LINES_EVERY),
                 stop=processes.stop_seen,
             )
-    _tell(unanswered, len(list(own_share(records))) * len(conditions), args)
+    share = sum(len(own_questions(benchmark.records)) for benchmark in benchmarks)
+    _tell(unanswered, share * len(conditions), args)
 
 
 def _once(

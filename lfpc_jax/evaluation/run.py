@@ -28,9 +28,9 @@ from lfpc_jax.evaluation.conditions import (
 )
 from lfpc_jax.evaluation.diagnostics import to_ask
 from lfpc_jax.evaluation.journal import Journal, Trial
+from lfpc_jax.evaluation.share import own_questions
 from lfpc_jax.rewards.judge import Bar, no_bar
 from lfpc_jax.rollout.dialogue import Alter
-from lfpc_jax.rollout.engine import own_share
 from lfpc_jax.trajectory import Group, Record
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def ask(
     What a target could not be asked has no answer: it is not stored, so that the next session asks
     it again. Returns the reason of each.
     """
-    share = list(own_share(benchmark.records))
+    share = own_questions(benchmark.records)
     tool: list[Answered] = []
     unanswered: list[str] = []
     part = Trial(benchmark.name, tokens, TOOL)
