@@ -3,6 +3,7 @@ sets hold."""
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from lfpc_jax.plan.counts import CacheBytes
 from lfpc_jax.plan.episodes import layout_of, planned_episode, planned_items
 from lfpc_jax.plan.run import model_of, target_model_of
 from lfpc_jax.run import progress
-from lfpc_jax.run.building import memory_of, remat_of, room_for
+from lfpc_jax.run.building import dialogue_of, memory_of, remat_of, room_for
 from lfpc_jax.run.config import TrainConfig, described, updates_of
+from lfpc_jax.run.models import assets_of
+from lfpc_jax.run.prompt_lengths import PromptLengths
 from lfpc_jax.run.training_data import first_look
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
@@ -68,16 +71,36 @@ def print_plan(config: TrainConfig) -> None:
 
 
 def print_data(config: TrainConfig) -> None:
-    """Reads each set's rows and its first pictures, and prints the counts. Raises what a run would
-    raise for a set that cannot be read."""
-    table = Table("set", "used for", "records", "left out", "first pictures", title="Data")
+    """Reads each set's rows, its first pictures and the lengths of some prompts, and prints the
+    counts. Raises what a run would raise for a set that cannot be read or shown."""
+    path = Path(config.model.path)
+    dialogue = dialogue_of(config, assets_of(path)) if path.exists() else None
+    columns = ("set", "used for", "records", "left out", "first pictures", "longest prompt")
+    table, looks = Table(*columns, title="Data"), []
     for use, sources in (("train", config.data.train), ("validation", config.data.validation)):
         for source in sources:
             with progress.waiting(f"reading {source.path}"):
-                seen = first_look(source, config)
+                seen = first_look(source, config, dialogue)
             pictures = f"{seen.pictures} of {seen.tried} read"
-            table.add_row(source.path, use, str(seen.records), seen.left_out, pictures)
+            longest = f"{seen.prompts.longest} text tokens" if seen.prompts else "not measured"
+            table.add_row(source.path, use, str(seen.records), seen.left_out, pictures, longest)
+            looks.append((use, source.path, seen.prompts))
     Console().print(table)
+    if dialogue is None:
+        print(f"{path} is not here, so whether prompts fit is not known", file=sys.stderr)
+    for use, name, lengths in looks:
+        if lengths is not None and (use == "validation" or config.stage == "grpo"):
+            _check_fits(config, use, name, lengths)
+
+
+def _check_fits(config: TrainConfig, use: str, name: str, lengths: PromptLengths) -> None:
+    """Warns of prompts that would be skipped, and raises if a run would stop for them. Imitation
+    has no buckets for prompts."""
+    told, share = lengths.told(name, config.rollout), lengths.over(config.rollout)
+    if use == "train" and share and (share == 1 or share > config.health.most_skipped):
+        raise ValueError(told)
+    if told:
+        print(f"warning: {told}", file=sys.stderr)
 
 
 def sampled_at_most(config: TrainConfig, shapes: RolloutShapes) -> list[int]:

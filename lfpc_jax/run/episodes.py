@@ -20,10 +20,8 @@ from lfpc_jax.rollout.episode import rollout_key
 from lfpc_jax.rollout.protocol import CALL, Call
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.run.prompt_lengths import flags_for
 from lfpc_jax.trajectory import Group, Record
-
-_TEXT_UNIT = 64
-"""Buckets that are proposed for prompts are multiples of this."""
 
 
 def sample(
@@ -152,13 +150,7 @@ def _remedy(config: TrainConfig, engine: Engine | Pair) -> str:
     longest = sampler.stats.longest_refused if isinstance(sampler, Engine) else 0
     if not longest:
         return ""
-    rollout = config.rollout
-    text = -(-longest // _TEXT_UNIT) * _TEXT_UNIT
-    flags = f"--rollout.prompt_text {','.join(map(str, (*rollout.prompt_text, text)))}"
-    if rollout.image_tokens + text > rollout.capacity:
-        capacity = rollout.capacity + text - rollout.prompt_text[-1]
-        flags += f" --rollout.capacity {capacity}"
-    return f". All prompts so far fit with {flags}"
+    return f". All prompts so far fit with {flags_for(longest, config.rollout)}"
 
 
 def sampled_tokens(groups: Sequence[Group]) -> int:

@@ -12,8 +12,10 @@ from lfpc_jax.data.pipeline import Part, in_turn
 from lfpc_jax.data.rejected import Rejected, Unusable, check_share, parted, summary
 from lfpc_jax.infogap.provenance import doubts
 from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.run.config import Source, TrainConfig
 from lfpc_jax.run.models import LoadedModel
+from lfpc_jax.run.prompt_lengths import PromptLengths
 from lfpc_jax.trajectory import Picture, Record
 
 log = logging.getLogger(__name__)
@@ -48,18 +50,21 @@ def _audited(source: Source, config: TrainConfig) -> tuple[Record, ...]:
 
 @dataclass(frozen=True)
 class FirstLook:
-    """A set's rows: `records` that can be asked, what was `left_out`, and how many of the first
-    `tried` records' `pictures` could be opened."""
+    """A set's rows: `records` that can be asked, what was `left_out`, how many of the first `tried`
+    records' `pictures` could be opened, and how long `prompts` are, if that was measured."""
 
     records: int
     left_out: str
     tried: int
     pictures: int
+    prompts: PromptLengths | None
 
 
-def first_look(source: Source, config: TrainConfig) -> FirstLook:
-    """Reads every row of a set, and opens the pictures of its first records only. Raises ValueError
-    or OSError for a set that cannot be read, or of which too many rows are rejected."""
+def first_look(source: Source, config: TrainConfig, dialogue: Dialogue | None) -> FirstLook:
+    """Reads every row of a set, opens the pictures of its first records, and measures some prompts
+    of the dialogue. Raises ValueError or OSError for a set that cannot be read, or of which too
+    many rows are rejected."""
+    lengths = None if dialogue is None else PromptLengths(dialogue)
     records, tried, faults = 0, 0, []
     rejected: list[Rejected] = []
     for entry in source.reader(source.path):
@@ -67,6 +72,8 @@ def first_look(source: Source, config: TrainConfig) -> FirstLook:
             rejected.append(entry)
             continue
         records += 1
+        if lengths is not None:
+            lengths.add(entry)
         if tried < _FIRST:
             tried += 1
             try:
@@ -85,7 +92,8 @@ def first_look(source: Source, config: TrainConfig) -> FirstLook:
         raise ValueError(
             f"{source.path}: none of the first {tried} records can be used; the first, {faults[0]}"
         )
-    return FirstLook(records, summary(rejected) or "none", tried, tried - len(faults))
+    left_out = summary(rejected) or "none"
+    return FirstLook(records, left_out, tried, tried - len(faults), lengths)
 
 
 def warn_of_other_gaps(

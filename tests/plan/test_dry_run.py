@@ -1,12 +1,13 @@
 """What a dry run prints, against what one counts by hand."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from lfpc_jax.cli import train
 from lfpc_jax.data import layout
-from support import small
+from support import micro, small
 
 FLAGS = [
     "--dry-run",
@@ -125,5 +126,97 @@ def test_a_dry_run_counts_the_records_and_opens_the_first_pictures(tmp_path, mon
     min((tmp_path / "held" / "images").rglob("*.*")).unlink()
     assert train.main(["--config", "stage1.py", *FLAGS, "--data.validation", "held"]) == 0
     rows = printed_rows(capsys.readouterr().out)
-    assert rows["set"] == ["train", "19", "none", "16 of 16 read"]
-    assert rows["held"] == ["validation", "3", "none", "2 of 3 read"]
+    assert rows["set"] == ["train", "19", "none", "16 of 16 read", "not measured"]
+    assert rows["held"] == ["validation", "3", "none", "2 of 3 read", "not measured"]
+
+
+def fitting(tmp_path, monkeypatch, questions, *flags, config=micro.__file__):
+    """A dry run of a micro config with a set of these questions, and a sound one to validate on:
+    its exit code."""
+    monkeypatch.setenv("MICRO", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "150")
+    small.hf_folder(tmp_path / "hf")
+    records = [replace(small.record(n), question=each) for n, each in enumerate(questions)]
+    layout.write(tmp_path / "set", records)
+    layout.write(tmp_path / "held", [small.record(0)])
+    held = ("--data.validation", str(tmp_path / "held"))
+    return train.main(["--config", str(config), "--dry-run", *held, *flags])
+
+
+LONG = "Where is " + "the red " * 120 + "mark?"
+
+
+@pytest.mark.compiles
+def test_prompts_that_fit_are_measured(tmp_path, monkeypatch, capsys):
+    assert fitting(tmp_path, monkeypatch, ["Where?"] * 3) == 0
+    printed, errors = capsys.readouterr()
+    [longest] = printed_rows(printed)[str(tmp_path / "set")][-1:]
+    text = small.dialogue().size(replace(small.record(0), question="Where?"))[1]
+    assert longest == f"{text} text tokens"
+    assert "warning" not in errors
+
+
+@pytest.mark.compiles
+def test_one_long_prompt_among_many_is_found_and_its_flags_named(tmp_path, monkeypatch, capsys):
+    """A run skipped it, a step after the machines were paid for. The flags that are named do."""
+    questions = ["Where?"] * 600
+    questions[457] = LONG
+    assert fitting(tmp_path, monkeypatch, questions) == 0
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert f"{tmp_path / 'set'}: a few of its prompts are longer" in line
+    assert "rollout.prompt_text (48,)" in line
+    assert "the longest, r457, has" in line
+    flags = line.rpartition(" fit with ")[2].split()
+    assert fitting(tmp_path / "again", monkeypatch, questions, *flags) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    ("long", "most", "code"),
+    [(3, "0.5", 1), (2, "0.5", 0), (1, "0.2", 1), (4, "1", 1), (3, "1", 0)],
+)
+def test_a_set_of_which_a_run_would_skip_too_much_fails(
+    tmp_path, monkeypatch, capsys, long, most, code
+):
+    questions = [LONG] * long + ["Where?"] * (4 - long)
+    assert fitting(tmp_path, monkeypatch, questions, "--health.most_skipped", most) == code
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: " if code else "warning: ")
+    assert f"{long / 4:.1%} of its prompts are longer" in last
+    assert "--rollout.prompt_text 48," in last
+
+
+IMITATES = """
+from dataclasses import replace
+from lfpc_jax.grpo.objective import Objective
+from support import micro
+
+def answers(record, view, rng):
+    return (record.answer,)
+
+def get_config():
+    config = micro.get_config()
+    update = replace(config.update, objective=Objective(kind="sft"))
+    return replace(config, stage="sft", demonstrate=answers, update=update)
+"""
+
+
+@pytest.mark.compiles
+def test_imitation_has_no_buckets_for_its_prompts(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "imitates.py"
+    config.write_text(IMITATES)
+    code = fitting(tmp_path, monkeypatch, [LONG] * 4, config=config)
+    errors = capsys.readouterr().err
+    assert code == 0, errors
+    assert "longer" not in errors
+
+
+def test_the_prompts_of_a_model_that_is_not_here_are_not_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "150")
+    layout.write(tmp_path / "set", [small.record(0)])
+    assert train.main(["--config", "stage1.py", *FLAGS]) == 0
+    printed, errors = capsys.readouterr()
+    assert printed_rows(printed)["set"][-1] == "not measured"
+    assert "is not here, so whether prompts fit is not known" in errors
