@@ -2,6 +2,7 @@
 lines."""
 
 import errno
+import inspect
 import logging
 import os
 import re
@@ -12,17 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orbax.checkpoint
+
 _RAISED_ANYWAY = (
     "_SignalingThread.run() raised", "in background save thread", "exception was never retrieved",
 )  # fmt: skip
 _LOOP_IS_CLOSED = "Event loop is closed"
+_ORBAX = str(Path(orbax.checkpoint.__file__).parent)
 _NO_SPACE = re.compile("RESOURCE_EXHAUSTED|No space left|Disk quota")
 """What TensorStore says of a full disk; its errors have no number."""
 
 
 def hush() -> None:
     """Keeps both from printing tracebacks of errors that are raised anyway: by every thread that
-    wrote, and by writes that end after the first has failed."""
+    wrote, and by writes and reads that end after the first has failed."""
     absl = logging.getLogger("absl")
     if _is_news not in absl.filters:
         absl.addFilter(_is_news)
@@ -55,9 +59,15 @@ def _is_news(line: logging.LogRecord) -> bool:
 
 
 def _tell(before: Callable[[Any], object], failed: Any) -> None:
-    """Python tells this what TensorStore's calls into it meet. TensorStore reports each write to a
-    loop, which the first error has closed."""
+    """Python tells this what nobody can catch. Two kinds are only echoes of an error that was
+    raised: TensorStore reports each write to a loop, which the first error has closed; and the
+    reads that the first error left behind raise once more when they are collected."""
     where = failed.exc_traceback
     called = "" if where is None else where.tb_frame.f_code.co_name
-    if not (called == "call_soon_threadsafe" and str(failed.exc_value) == _LOOP_IS_CLOSED):
+    late = called == "call_soon_threadsafe" and str(failed.exc_value) == _LOOP_IS_CLOSED
+    if not (late or _of_orbax(failed.object)):
         before(failed)
+
+
+def _of_orbax(left: object) -> bool:
+    return inspect.iscoroutine(left) and left.cr_code.co_filename.startswith(_ORBAX)

@@ -1,4 +1,4 @@
-"""A disk that is full: one error, and nothing else that is printed."""
+"""A disk that is full, and reads that fail: one error, and nothing else that is printed."""
 
 import errno
 import subprocess
@@ -50,3 +50,44 @@ def test_only_a_full_disk_is_called_one(tmp_path):
     assert (made.errno, made.filename) == (errno.ENOSPC, str(tmp_path))
     for other in (ValueError("INVALID_ARGUMENT: no such array"), OSError(errno.EIO, "I/O error")):
         assert faults.of_writing(tmp_path, other) is other
+
+
+LEFT = """
+import asyncio
+import numpy as np
+import tensorstore as ts
+from orbax.checkpoint._src.serialization import limits, serialization
+from lfpc_jax.checkpoint import faults
+
+async def never(*_, **__):
+    await asyncio.Event().wait()
+
+async def begin():
+    read = serialization._read_array_index_and_device_put(
+        [], (slice(0, 3),), ts.array(np.zeros(3)), global_shape=(3,), new_shard_shape=(3,),
+        dtype=None, byte_limiter=limits.UnlimitedInFlightBytes(), strict=True, dll=None,
+        memory_kind=None,
+    )
+    read.send(None)
+    return read
+
+class Other:
+    def __del__(self):
+        raise ValueError("another matter")
+
+serialization._read_shard = never
+faults.hush()
+asyncio.run(begin())
+Other()
+"""
+
+
+def test_reads_that_an_error_left_behind_print_nothing():
+    """Orbax turns the end of a read that nobody waits for any more into an exception, of which
+    Python printed 60 lines at some later time."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT], env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "orbax" not in done.stderr
+    assert "ValueError: another matter" in done.stderr

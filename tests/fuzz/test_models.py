@@ -99,10 +99,6 @@ def test_the_description_of_a_store(store, judged, tmp_path, seed):
     assert_sound(judged)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="the error is one line, but threads of TensorStore that outlive it print tracebacks",
-)
 @pytest.mark.parametrize("seed", range(2))
 def test_what_orbax_says_of_a_store_whose_sums_are_right(store, judged, tmp_path, seed):
     rng = random.Random(3000 + seed)
