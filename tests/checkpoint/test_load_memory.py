@@ -12,6 +12,7 @@ LIMIT = 1.1
 
 
 @pytest.mark.compiles
+@pytest.mark.slow
 def test_the_peak_is_within_a_tenth_of_the_weights(tmp_path):
     out = tmp_path / "figures.json"
     command = [sys.executable, str(BENCH), "--dtype", "bfloat16", "--json", str(out)]

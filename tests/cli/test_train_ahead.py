@@ -56,6 +56,7 @@ def test_it_replays_and_says_what_it_could_not_compare(ahead, capsys):
     assert "were begun before the weights that ended them (rollout.ahead)" in said
 
 
+@pytest.mark.slow
 def test_killed_it_begins_unfinished_episodes_anew(folder, ahead):
     """From the prompts of the first step that was not trained on."""
     run = folder / "ahead-killed"

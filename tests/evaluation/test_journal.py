@@ -240,6 +240,7 @@ def test_direct_answers_alone_and_nothing_is_made_where_nothing_is_left(tmp_path
 
 
 @pytest.mark.compiles
+@pytest.mark.slow
 def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path, here):
     """SIGTERM to the second ends both in peace; two others finish."""
     data = rigged.write_set(tmp_path / "data", 10)

@@ -79,7 +79,9 @@ def evaluated(made, benchmark, out, seed, conditions=CONDITIONS):
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))]
+)
 def test_the_same_bytes(engines, benchmark, tmp_path, seed):
     keeping, plain = engines
     scores, ids = evaluated(keeping, benchmark, tmp_path / "kept", seed)

@@ -54,7 +54,9 @@ def going_on(made, names, seed):
     return groups
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 4))]
+)
 def test_every_alteration_is_what_a_run_of_its_own_gives(shared, seed):
     found, wanted = going_on(shared, ALTERATIONS, seed), anew(shared, ALTERATIONS, seed)
     assert found.keys() == wanted.keys()
@@ -100,7 +102,7 @@ def test_the_first_turn_is_not_sampled_again(shared):
     assert rollouts == len(RECORDS) * ROLLOUTS + len(names) * resumed
 
 
-@pytest.mark.parametrize("how", ["copies", "small", "mesh"])
+@pytest.mark.parametrize("how", [pytest.param("copies", marks=pytest.mark.slow), "small", "mesh"])
 def test_whatever_the_slots(how):
     shapes = {
         "copies": small.SHAPES,

@@ -79,7 +79,7 @@ def made(shapes, mesh=None, **options) -> Engine:
 
 
 @pytest.mark.parametrize(
-    "seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 15))]
+    "seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 15))]
 )
 def test_any_shapes_roll_out_what_copies_do(copied, seed):
     shapes, options, sharded = drawn(seed)
