@@ -28,7 +28,7 @@ from lfpc_jax.checkpoint.demand import check_tree
 from lfpc_jax.checkpoint.folder import INDEX, SINGLE, HFFolder, Tensor
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.distributed import sharding
-from lfpc_jax.model import spec
+from lfpc_jax.model import int8, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import Param
 
@@ -52,10 +52,15 @@ def load(
     dtype: Any = None,
     mesh: Mesh | None = None,
     advance: Advance = _ignore,
+    rounding: int8.Rounding | None = None,
 ) -> Tree:
-    """An opened folder's parameters, sharded over `mesh`, in `dtype` or in the stored dtype."""
-    specs, treedef = jax.tree.flatten(spec.spec_tree(cfg), is_leaf=spec.is_param)
+    """An opened folder's parameters, sharded over `mesh`, in `dtype` or in the stored dtype. With
+    `rounding`, those that `int8` names are rounded as they come, so that no device ever has them
+    whole, and what that takes is noted there."""
+    tree = spec.spec_tree(cfg) if rounding is None else int8.specs(spec.spec_tree(cfg))
+    specs, treedef = jax.tree.flatten(tree, is_leaf=spec.is_param)
     targets = {p: _target(folder.tensors[p.hf_names[0]], p, dtype, mesh) for p in specs}
+    scales = {p.hf: p for p in specs if p.held == "scale"}
     stacked = [p for p in specs if p.stack]
     single = sorted((p for p in specs if not p.stack), key=lambda p: -math.prod(p.shape))
 
@@ -69,10 +74,18 @@ def load(
     leaves = {param: _cast(put(param, param.hf), targets[param]) for param in single}
     leaves |= zip(stacked, _zeros([targets[p] for p in stacked]))
     for param in stacked:
-        write = _writer(targets[param].sharding)
+        if param.held == "scale":
+            continue  # comes with its weight
+        parts = [param, scales[param.hf]] if param.held == "int8" else [param]
         for layer, name in enumerate(param.hf_names):
-            leaves[param] = write(leaves[param], np.int32(layer), put(param, name))
-            leaves[param].block_until_ready()
+            made: tuple[jax.Array, ...] = (put(param, name),)
+            if rounding is not None and param.held == "int8":
+                *made, squares = _rounded(*made, param, targets[parts[1]].dtype)
+                rounding.add((name,), squares)
+            for part, array in zip(parts, made, strict=True):
+                write = _writer(targets[part].sharding)
+                leaves[part] = write(leaves[part], np.int32(layer), array)
+                leaves[part].block_until_ready()
     return jax.tree.unflatten(treedef, [leaves[p] for p in specs])
 
 
@@ -84,7 +97,10 @@ def _target(tensor: Tensor, param: Param, dtype: Any, mesh: Mesh | None) -> jax.
             "for one of them"
         )
     place = _place(param.array_axes, param.array_shape, mesh)
-    return jax.ShapeDtypeStruct(param.array_shape, target, sharding=place)
+    return jax.ShapeDtypeStruct(param.array_shape, param.dtype_in(target), sharding=place)
+
+
+_rounded = jax.jit(int8.rounded, static_argnums=(1, 2))
 
 
 def _put(tensor: Tensor, param: Param, mesh: Mesh | None) -> jax.Array:

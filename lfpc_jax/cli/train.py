@@ -180,6 +180,8 @@ def train(
         run.begin(config, model.assets, model.origin, model.step)
     log_to(run.path / "log.txt", on_terminal=log.name)
     compilations.announce(log.info)
+    if model.rounding is not None:
+        log.info("%s: %s", model.folder, model.rounding)
     resuming.warn_of_other_asking(config, Path(config.model.path) if saved is None else run.path)
     if saved is not None:
         resuming.warn_of_other_judge(run, judged_by, config)

@@ -7,9 +7,10 @@ takes memory on the way:
     moved   --> split    split by `tensor` as the rollouts need it, and also over all copies
     split   --> rollout  gathered: each copy is complete
 
-Then each process takes its copies. An array always knows which part of it each device holds, so the
-order of a mesh's devices does not matter. For every array, each time, `own_part` checks that each
-device holds the part that the mesh of the process demands.
+Then each process takes its copies. An array that lies on the train mesh as the rollouts need it, as
+all do on a single chip, is not moved: both hold the same memory. An array always knows which part
+of it each device holds, so the order of a mesh's devices does not matter. For every array, each
+time, `own_part` checks that each device holds the part that the mesh of the process demands.
 """
 
 from collections.abc import Callable
@@ -41,18 +42,32 @@ class Publisher:
     def __call__(self, params: Tree) -> Tree:
         return jax.tree_util.tree_map_with_path(
             lambda path, *leaf: self._publish(jax.tree_util.keystr(path), *leaf),
-            params, self.moved, self.lay_out, self._local,
+            params, self.whole, self.moved, self.lay_out, self._local,
         )  # fmt: skip
 
     @staticmethod
     def _publish(
-        name: str, x: jax.Array, moved: jax.ShapeDtypeStruct, lay_out: Any, local: Any
+        name: str,
+        x: jax.Array,
+        whole: jax.ShapeDtypeStruct,
+        moved: jax.ShapeDtypeStruct,
+        lay_out: Any,
+        local: jax.ShapeDtypeStruct,
     ) -> jax.Array:
         """Moves one array and waits for it. Without the wait a CPU would begin other arrays, and
         two processes that begin exchanges in different orders would wait for each other for ever.
         """
+        if x.dtype == whole.dtype and lies_so(x, whole):
+            return own_part(name, x, local)
         placed = own_part(name, lay_out(jax.device_put(x, moved.sharding)), local)
         return jax.block_until_ready(placed)
+
+
+def lies_so(x: jax.Array | jax.ShapeDtypeStruct, wanted: jax.ShapeDtypeStruct) -> bool:
+    """Whether an array lies on its devices as `wanted` does."""
+    assert x.sharding is not None
+    assert wanted.sharding is not None
+    return x.sharding.is_equivalent_to(wanted.sharding, len(wanted.shape))
 
 
 def _gathering(split: jax.ShapeDtypeStruct, whole: jax.ShapeDtypeStruct) -> Any:

@@ -15,7 +15,10 @@ are:
 Gradients are summed in float32, in arrays that are given from program to program. The metrics
 beside the loss are weighted means over the tokens of the mini-batch. Parameters are cast once,
 before the first program, so that a mesh gathers them in the dtype that it computes with. A tower
-that is not trained is never differentiated.
+that is not trained is never differentiated. What is frozen is not given to the optimizer's program,
+so its arrays stay the same ones in every state, and others may hold them, too. With
+`moments_on_host` the optimizer's moments are on the devices for its program alone, when there are
+no activations.
 
 An update whose gradient or loss is not finite changes nothing but the count of such updates in a
 row. An update whose log-probabilities lie further than `most_apart` from those that the tokens were
@@ -24,7 +27,7 @@ sampled with changes nothing at all.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -52,6 +55,9 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import restack
 from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.trajectory import Batch, PackedImages
+
+HOST = "pinned_host"
+"""JAX's name of the host's memory from which devices copy."""
 
 
 @jax.tree_util.register_dataclass
@@ -94,6 +100,7 @@ class Learner(Scorer):
         temperature: float = 1.0,
         unstacked: bool = False,
         seed: int = 0,
+        moments_on_host: bool = False,
     ) -> None:
         """`temperature` is the one at which rollouts are sampled. `seed` decides what LoRA's
         dropout drops. The rest is a scorer's."""
@@ -102,14 +109,13 @@ class Learner(Scorer):
         )
         self.optimizer, self.objective, self.trainable = optimizer, objective, trainable
         self.seed, self.dropout = seed, trainable.lora.dropout if trainable.lora else 0.0
+        self.moments_on_host = moments_on_host
         self.specs = parameters.specs(cfg, trainable)
         scalar = NamedSharding(mesh, PartitionSpec())
-        placed, summed = self.state_shardings(), self.gradient_shardings()
+        placed = jax.tree.map(lambda x: x.sharding, self.abstract_state(computing=True))
+        summed = self.gradient_shardings()
         compiled = partial(jax.jit, compiler_options=self._options)
         self._start = jax.jit(self._new_state, out_shardings=placed, donate_argnums=1)
-        self._computing = jax.jit(
-            lambda state: parameters.join(parameters.cast(state.trained, cfg.dtype), state.frozen)
-        )
         self._narrow = jax.jit(partial(parameters.cast, dtype=cfg.dtype))
         self._zeros = jax.jit(
             lambda trained: jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trained),
@@ -127,12 +133,13 @@ class Learner(Scorer):
         self._backward = compiled(
             self._through_tower, out_shardings=tower_of(summed), donate_argnums=0
         )
-        self._apply = compiled(self._applied, out_shardings=(placed, scalar), donate_argnums=0)
+        changing = replace(placed, frozen={})
+        self._apply = compiled(self._applied, out_shardings=(changing, scalar), donate_argnums=0)
         self._apart = jax.jit(_distance, out_shardings=scalar)
 
     def start(self, params: Tree, key: Array) -> TrainState:
         with jax.set_mesh(self.mesh):
-            return self._start(key, params)
+            return self._put_away(self._start(key, params))
 
     def update(
         self, state: TrainState, mini_batch: MiniBatch, *, most_apart: float = math.inf
@@ -172,8 +179,11 @@ class Learner(Scorer):
                 of_tower = self._tower_gradients(of_tower, policy, mini_batch, slopes)
             del policy, slopes
             gradients = {**of_text, **of_tower}
-            state, metrics = self._apply(state, gradients, sums, np.float32(most_apart))
-        return state, metrics, logprobs
+            changing = self._taken_out(replace(state, frozen={}))
+            new, metrics = self._apply(changing, gradients, sums, np.float32(most_apart))
+            del changing
+            new = self._put_away(new)
+        return replace(new, frozen=state.frozen), metrics, logprobs
 
     def apart(
         self, logprobs: Sequence[Float[Array, "B _"]], mini_batch: MiniBatch
@@ -185,11 +195,12 @@ class Learner(Scorer):
             return sum(each[1:], each[0])
 
     def computing(self, state: TrainState) -> Tree:
-        """A copy of the parameters in the form that rollouts compute with. LoRA's factors stay
-        separate from the weights, since a sum of both in bfloat16 would round away most of what the
-        factors have learned early in training."""
+        """The parameters in the form that rollouts compute with: a copy of what is trained, and the
+        state's own arrays of what is frozen. LoRA's factors stay separate from the weights, since a
+        sum of both in bfloat16 would round away most of what the factors have learned early in
+        training."""
         with jax.set_mesh(self.mesh):
-            return self._computing(state)
+            return parameters.join(self._narrow(state.trained), state.frozen)
 
     # ------------------------------------------------------------ ahead of time
 
@@ -210,7 +221,8 @@ class Learner(Scorer):
     def lowered_apply(self, rows: Batch, seen: Any) -> Any:
         """The program `apply` for abstract arrays. Which metrics it takes follows from `rows`."""
         most_apart = jax.ShapeDtypeStruct((), jnp.float32)
-        state, gradients = self.abstract_state(), self.abstract_gradients()
+        state = replace(self.abstract_state(computing=True), frozen={})
+        gradients = self.abstract_gradients()
         with jax.set_mesh(self.mesh):
             sums = jax.eval_shape(self._learned, *self._abstract_learn(rows, seen))[0]
             return self._apply.lower(state, gradients, sums, most_apart)
@@ -280,23 +292,41 @@ class Learner(Scorer):
 
     # ------------------------------------------------------------ where arrays live
 
-    def state_shardings(self) -> TrainState:
-        return jax.tree.map(lambda x: x.sharding, self.abstract_state())
+    def _taken_out(self, state: TrainState) -> TrainState:
+        """The state as the optimizer's program takes it. Moments leave the host's memory."""
+        if not self.moments_on_host:
+            return state
+        where = jax.tree.map(lambda x: x.sharding.with_memory_kind("device"), state.moments)
+        moments = jax.block_until_ready(jax.device_put(state.moments, where))
+        jax.tree.map(lambda x: x.delete(), state.moments)
+        return replace(state, moments=moments)
 
-    def abstract_state(self) -> TrainState:
-        """Shapes, dtypes and shardings of the state, to restore into or to plan with."""
+    def _put_away(self, state: TrainState) -> TrainState:
+        """The state as it is between the optimizer's steps."""
+        if not self.moments_on_host:
+            return state
+        where = jax.tree.map(lambda x: x.sharding.with_memory_kind(HOST), state.moments)
+        return replace(state, moments=jax.block_until_ready(jax.device_put(state.moments, where)))
+
+    def abstract_state(self, *, computing: bool = False) -> TrainState:
+        """Shapes, dtypes and shardings of the state, to restore into or to plan with; with
+        `computing`, as the optimizer's program has it."""
         scalar = NamedSharding(self.mesh, PartitionSpec())
         part = spec.abstract_of(self.specs[0], jnp.float32, self.mesh)
         frozen = spec.abstract_of(self.specs[1], self.cfg.dtype, self.mesh)
         count = jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar)
+        kind = HOST if self.moments_on_host and not computing else "device"
+
+        def kept(x: jax.ShapeDtypeStruct, like: NamedSharding) -> jax.ShapeDtypeStruct:
+            where = like.with_memory_kind(kind) if self.moments_on_host else like
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
         moments = optax.tree.map_params(
             self.optimizer,
-            lambda moment, param: jax.ShapeDtypeStruct(
-                moment.shape, moment.dtype, sharding=param.sharding
-            ),
+            lambda moment, param: kept(moment, param.sharding),
             jax.eval_shape(self.optimizer.init, part),
             part,
-            transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=scalar),
+            transform_non_params=lambda x: kept(x, scalar),
         )
         return TrainState(part, frozen, moments, count, count, count)
 
@@ -357,7 +387,8 @@ class Learner(Scorer):
     def _applied(
         self, state: TrainState, gradients: Tree, sums: Scalars, most_apart: Array
     ) -> tuple[TrainState, Scalars]:
-        """The optimizer's step with the summed gradients of all micro-batches."""
+        """The optimizer's step with the summed gradients of all micro-batches, on a state without
+        what is frozen."""
         gradients = restack(gradients) if self.unstacked else gradients
         gradients = self._placed_as_state(gradients)
         sums = dict(sums)
@@ -378,7 +409,7 @@ class Learner(Scorer):
 
         new = TrainState(
             trained=jax.tree.map(keep, optax.apply_updates(state.trained, changes), state.trained),
-            frozen=state.frozen,
+            frozen={},
             moments=jax.tree.map(keep, moments, state.moments),
             updates=state.updates + sound,
             refused=jnp.where(sound, 0, state.refused + broken),

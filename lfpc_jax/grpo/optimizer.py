@@ -11,7 +11,8 @@ class OptimizerSettings:
     """The learning rate rises over `warmup` updates. Then it stays constant, or falls linearly or
     as a cosine to `final` times its value at the end of the run. `weight_decay` is AdamW's, on all
     trained parameters. At a rate of 1e-6, verl's 0.01 shrinks a weight by 6e-6 of its value in 640
-    updates, which bfloat16 cannot show."""
+    updates, which bfloat16 cannot show. `moments` says whose memory Adam's two moments are in
+    between the optimizer's steps, a device's or its host's."""
 
     learning_rate: float = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -22,6 +23,7 @@ class OptimizerSettings:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    moments: Literal["device", "host"] = "device"
 
     def __post_init__(self) -> None:
         sound = self.learning_rate > 0 and self.clip_norm > 0 and self.eps > 0

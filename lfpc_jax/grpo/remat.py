@@ -41,13 +41,14 @@ class Room:
     """What a chip has room for. `memory` is the chip's in bytes, None if it is not known. `beside`
     is what it holds for others during updates, such as a reference. The mesh splits rows over
     `data` x `fsdp` and parameters over `fsdp` x `tensor`. `pictures` is how many micro-batches of
-    them a shard has in a mini-batch."""
+    them a shard has in a mini-batch. The optimizer's moments may be in the host's memory."""
 
     memory: int | None
     beside: int
     sides: Mapping[str, int]
     pictures: int
     platform: str
+    moments_on_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def resolve(
     chosen: list[Remat] = []
     for given, need in ((remat, rows_bytes), (tower_remat, pictures_bytes)):
         policies = FROM_MOST if given == "auto" else (given,)
-        needs = {policy: need(cfg, shapes, policy, room.sides) for policy in policies}
+        needs = {policy: need(cfg, shapes, trainable, policy, room.sides) for policy in policies}
         fits = [policy for policy in policies if needs[policy] <= free]
         policy = fits[0] if fits else ("offload" if given == "auto" else given)
         chosen.append(policy)
@@ -110,49 +111,60 @@ def held_bytes(cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, room
     """Parameters, moments, gradients' sums, the copy in the compute dtype, and the embeddings of a
     mini-batch with their gradients."""
     narrow = jnp.dtype(cfg.dtype).itemsize
-    trained, frozen, trains_tower = _trained(cfg, trainable)
+    trained, frozen, trains_tower = _held(cfg, trainable)
     copy = narrow if cfg.dtype != "float32" else 0
     ways = room.sides["fsdp"] * room.sides["tensor"]
     embeddings = room.pictures * shapes.windows * cfg.vision.window_tokens * cfg.text.width
     slopes = 4 if trains_tower else 0
-    return (trained * (12 + 4 + copy) + frozen * narrow) / ways + embeddings * (narrow + slopes)
+    state = 4 if room.moments_on_host else 12
+    return (trained * (state + 4 + copy) + frozen) / ways + embeddings * (narrow + slopes)
 
 
 def update_bytes(cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, room: Room) -> float:
     """The bytes that a chip holds in an update at most, with the policies of `cfg`."""
     tower_remat = cfg.tower_remat or cfg.remat
-    needs = [rows_bytes(cfg, shapes, cfg.remat, room.sides)]
-    if _trained(cfg, trainable)[2]:
-        needs.append(pictures_bytes(cfg, shapes, tower_remat, room.sides))
+    needs = [rows_bytes(cfg, shapes, trainable, cfg.remat, room.sides)]
+    if _held(cfg, trainable)[2]:
+        needs.append(pictures_bytes(cfg, shapes, trainable, tower_remat, room.sides))
     return room.beside + held_bytes(cfg, shapes, trainable, room) + max(needs)
 
 
 def rows_bytes(
-    cfg: ModelConfig, shapes: TrainShapes, remat: Remat, sides: Mapping[str, int]
+    cfg: ModelConfig,
+    shapes: TrainShapes,
+    trainable: Trainable,
+    remat: Remat,
+    sides: Mapping[str, int],
 ) -> float:
     """The temporaries of `learn` on a chip: what is saved, what a layer works with, a gradient of
-    the text in the compute dtype, and the vocabulary's weights and logits."""
+    what is trained of the text in the compute dtype, and the vocabulary's weights and logits."""
     c, tensor = cfg.text, sides["tensor"]
     narrow = jnp.dtype(cfg.dtype).itemsize
     tokens = shapes.rows * shapes.row_tokens
     head = narrow * c.vocab * c.width / tensor
     logits = 4 * shapes.rows * min(_BLOCK, shapes.places) * c.vocab / tensor
     matrices = _parameters(cfg, "text") / c.layers
-    gradient = narrow * c.layers * matrices / (sides["fsdp"] * tensor)
+    trained = _count(parameters.specs(cfg, trainable)[0]["text"])
+    gradient = narrow * trained / (sides["fsdp"] * tensor)
     working = 2 * narrow * matrices / tensor + narrow * 4 * tokens * c.mlp / tensor
     kept = c.layers * tokens * _saved(cfg, "text", remat, tensor, shapes.shared)
     return kept + working + gradient + 1.5 * head + 2 * logits
 
 
 def pictures_bytes(
-    cfg: ModelConfig, shapes: TrainShapes, remat: Remat, sides: Mapping[str, int]
+    cfg: ModelConfig,
+    shapes: TrainShapes,
+    trainable: Trainable,
+    remat: Remat,
+    sides: Mapping[str, int],
 ) -> float:
     """The temporaries of `backward` on a chip."""
     c, tensor = cfg.vision, sides["tensor"]
     narrow = jnp.dtype(cfg.dtype).itemsize
     patches = shapes.windows * c.window_patches
     weights = narrow * _parameters(cfg, "vision") / tensor
-    working = 2 * weights / c.depth + weights / sides["fsdp"]
+    trained = narrow * _count(parameters.specs(cfg, trainable)[0].get("vision", {})) / tensor
+    working = 2 * weights / c.depth + trained / sides["fsdp"]
     working += narrow * patches * (20 * c.mlp / tensor + 44 * c.width)
     kept = c.depth * patches * _saved(cfg, "vision", remat, tensor, False)
     return _PADDED * kept + working
@@ -228,11 +240,11 @@ def _bytes(tree: Tree) -> int:
 
 
 @cache
-def _trained(cfg: ModelConfig, trainable: Trainable) -> tuple[int, int, bool]:
-    """How many parameters are trained and how many frozen, and whether any of the tower is
-    trained."""
+def _held(cfg: ModelConfig, trainable: Trainable) -> tuple[int, int, bool]:
+    """How many parameters are trained, the bytes of those that are frozen, and whether any of the
+    tower is trained."""
     trained, frozen = parameters.specs(cfg, trainable)
-    return _count(trained), _count(frozen), "vision" in trained
+    return _count(trained), _bytes(spec.abstract_of(frozen, cfg.dtype)), "vision" in trained
 
 
 @cache

@@ -13,6 +13,7 @@ from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.training import Saved
 from lfpc_jax.grpo.learner import Learner, TrainState
 from lfpc_jax.grpo.packing import MiniBatch
+from lfpc_jax.model.parameters import join
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ def begin_state(
     learner: Learner, params: Tree | None, saved: Saved | None, *, seed: int, reference: bool
 ) -> tuple[TrainState, Tree | None]:
     """The state that a run starts or resumes with, and with `reference` a copy of the parameters
-    that it began from. Takes the memory of `params`, which a resumed run needs for that copy only.
-    """
+    that it began from, which has the state's own arrays of what is frozen. Takes the memory of
+    `params`, which a resumed run needs for that copy only."""
     copy = None
     if params is not None:
         state = learner.start(params, jax.random.key(seed))
@@ -55,7 +56,8 @@ def begin_state(
             return state, copy
         del state  # there is no room for two
     assert saved is not None
-    return restore_state(saved, learner), copy
+    state = restore_state(saved, learner)
+    return state, copy if copy is None else join(state.frozen, copy)
 
 
 def save_batch(file: Path, mini_batch: MiniBatch) -> None:

@@ -48,8 +48,11 @@ def rms_norm(x: Float[Array, "*n D"], weight: Float[Array, "D"], eps: float) -> 
 
 def linear(x: Array, p: Tree, *, inputs: int = 1) -> Array:
     """`x` times `p["w"]` over the last `inputs` axes of `x`, plus the low-rank product of
-    `p["lora"]` and the bias `p["b"]` if `p` has them."""
+    `p["lora"]` and the bias `p["b"]` if `p` has them. Integers `p["w"]` have a `p["scale"]`, which
+    multiplies the product."""
     y = _product(x, p["w"], inputs)
+    if "scale" in p:
+        y = y * p["scale"].astype(x.dtype)
     if "lora" in p:
         seen = _dropped(x, p["lora"]["drop"]) if "drop" in p["lora"] else x
         y = y + _product(_product(seen, p["lora"]["a"], inputs), p["lora"]["b"], 1)

@@ -1,7 +1,8 @@
 """Which parameters an update changes: all of them, all but the vision tower, or LoRA's.
 
 Trained and frozen parameters are disjoint trees of the same nested dicts, so `join` merges them.
-Trained parameters are float32; frozen ones have the dtype that the model computes in.
+Trained parameters are float32; frozen ones have the dtype that the model computes in, or beside
+LoRA's factors may be integers (`int8.py`).
 
 LoRA: a chosen projection `w` of the text's layers, and of the vision tower's if it is chosen,
 computes `x w + (x a) b`, with `b` 0 at first. The usual factor alpha / rank is part of the initial
@@ -12,9 +13,9 @@ each value to 0 at that rate and divides the others by one less the rate.
 
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +24,12 @@ from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed import sharding
-from lfpc_jax.model import spec
+from lfpc_jax.model import int8, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import Param
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+Base = Literal["same", "int8"]
 _TOWER = ("qkv", "proj", "gate", "up", "down")
 
 
@@ -35,7 +37,9 @@ _TOWER = ("qkv", "proj", "gate", "up", "down")
 class LoRA:
     """`projections` and `layers` are the text's; if `layers`, numbers counted from 0, is empty, all
     are chosen. With `vision` all projections of the vision tower's layers have factors, too.
-    `dropout` is the rate at which updates drop values before the factors; nothing else does."""
+    `dropout` is the rate at which updates drop values before the factors; nothing else does. `base`
+    says how the text's projections are held, which are frozen: in the dtype that is computed with,
+    or as int8, which is rounded when a model is loaded."""
 
     rank: int = 16
     alpha: float = 32.0
@@ -43,6 +47,7 @@ class LoRA:
     layers: tuple[int, ...] = ()
     vision: bool = False
     dropout: float = 0.0
+    base: Base = "same"
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -64,6 +69,11 @@ class Trainable:
     vision: bool = True
     lora: LoRA | None = None
 
+    @property
+    def rounds_base(self) -> bool:
+        """Whether what is frozen is held as int8."""
+        return self.lora is not None and self.lora.base == "int8"
+
 
 def specs(cfg: ModelConfig, trainable: Trainable) -> tuple[Tree, Tree]:
     """The trees of `Param` of the trained and the frozen parameters."""
@@ -83,7 +93,7 @@ def specs(cfg: ModelConfig, trainable: Trainable) -> tuple[Tree, Tree]:
     trained = {"text": of_layers(whole["text"], lora.projections)}
     if lora.vision:
         trained["vision"] = {"layers": of_layers(whole["vision"]["layers"], _TOWER)}
-    return trained, whole
+    return trained, int8.specs(whole) if trainable.rounds_base else whole
 
 
 def _without(tree: Tree, name: str) -> tuple[Tree, Tree]:
@@ -105,7 +115,8 @@ def split(
     key: jax.Array, params: Tree, cfg: ModelConfig, trainable: Trainable
 ) -> tuple[Tree, Tree]:
     """The trained parameters, in float32, and the frozen ones; to be jitted. LoRA's factors are
-    drawn at random."""
+    drawn at random. A base of integers was rounded before, when it was loaded."""
+    assert trainable.rounds_base == int8.is_held(params), trainable
     if trainable.lora is None:
         chosen, frozen = (params, {}) if trainable.vision else _without(params, "vision")
     else:
@@ -164,41 +175,39 @@ def join(trained: Tree, frozen: Tree) -> Tree:
     return both
 
 
-def merged(params: Tree) -> Tree:
-    """The parameters without LoRA's factors, whose products are added to the weights in float32."""
-    if not isinstance(params, dict):
-        return params
-    if "lora" in params:
-        return _merge(params)
-    return {name: merged(part) for name, part in params.items()}
+def merged(params: Tree, dtype: Any) -> tuple[Tree, jax.Array]:
+    """The parameters in `dtype` without LoRA's factors, whose products are added to the weights in
+    float32, a layer at a time. And the share of what the factors add (by norm) that is lost when
+    the sums are rounded to `dtype`: 1 is all of it, and it is 0 without factors."""
+    sums = jnp.zeros(2)
+
+    def without(part: Tree) -> Tree:
+        nonlocal sums
+        if not isinstance(part, dict):
+            return cast(part, dtype)
+        if "lora" not in part:
+            return {name: without(inner) for name, inner in part.items()}
+        factors = part["lora"]["a"], part["lora"]["b"]
+        w, of_layers = jax.lax.map(partial(_merged, dtype=dtype), (part["w"], *factors))
+        sums += of_layers.sum(axis=0)
+        return {name: without(x) for name, x in part.items() if name != "lora"} | {"w": w}
+
+    whole = without(params)
+    lost, added = sums
+    return whole, jnp.sqrt(lost / jnp.where(added > 0, added, 1))
 
 
-def _merge(part: Tree) -> Tree:
-    rest = {name: x for name, x in part.items() if name != "lora"}
-    a, b = part["lora"]["a"], part["lora"]["b"]
-    delta = jax.vmap(lambda a, b: jnp.tensordot(a, b, axes=1))(a, b)
-    return {**rest, "w": rest["w"].astype(jnp.float32) + delta}
-
-
-def rounded_away(params: Tree, dtype: Any) -> jax.Array:
-    """The share of what LoRA's factors add to the weights (by norm) that is lost if the sum is
-    rounded to `dtype`; 1 is all of it. It is 0 without factors."""
-    lost, added = jnp.float32(0), jnp.float32(0)
-    for part in _with_factors(params):
-        w, exact = part["w"].astype(jnp.float32), _merge(part)["w"]
-        kept = exact.astype(dtype).astype(jnp.float32)
-        lost += jnp.square(kept - exact).sum()
-        added += jnp.square(exact - w).sum()
-    return jnp.sqrt(lost / jnp.where(added > 0, added, 1))
-
-
-def _with_factors(params: Tree) -> Iterator[Tree]:
-    """The projections that have LoRA's factors."""
-    if isinstance(params, dict):
-        if "lora" in params:
-            yield params
-        for part in params.values():
-            yield from _with_factors(part)
+def _merged(
+    layer: tuple[jax.Array, jax.Array, jax.Array], *, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """A layer's sum in `dtype`, and two sums of squares: of what rounding takes, and of what the
+    factors add."""
+    w, a, b = layer
+    before = w.astype(jnp.float32)
+    exact = before + jnp.tensordot(a, b, axes=1)
+    rounded = exact.astype(dtype)
+    lost = jnp.square(rounded.astype(jnp.float32) - exact).sum()
+    return rounded, jnp.stack([lost, jnp.square(exact - before).sum()])
 
 
 def whole(cfg: ModelConfig, trainable: Trainable, mesh: Mesh | None = None) -> Tree:
@@ -209,5 +218,9 @@ def whole(cfg: ModelConfig, trainable: Trainable, mesh: Mesh | None = None) -> T
 
 
 def cast(tree: Tree, dtype: Any) -> Tree:
-    """The tree with all arrays in `dtype`."""
-    return jax.tree.map(lambda x: x.astype(dtype), tree)
+    """The tree with all arrays in `dtype`, but for integers."""
+
+    def narrow(x: jax.Array) -> jax.Array:
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(narrow, tree)

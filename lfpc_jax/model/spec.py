@@ -28,6 +28,9 @@ Weights = TypeVar("Weights", np.ndarray, jax.Array)
 
 @dataclass(frozen=True)
 class Param:
+    """`held` is `int8` for a weight that is held as integers, and `scale` for the scale of the
+    weight that is called `hf`; see `int8.py`."""
+
     shape: tuple[int, ...]
     axes: sharding.Axes
     init: Literal["normal", "zeros", "ones"]
@@ -35,6 +38,16 @@ class Param:
     hf_shape: tuple[int, ...]
     inputs: int = 0
     stack: int = 0
+    held: Literal["whole", "int8", "scale"] = "whole"
+
+    def dtype_in(self, dtype: Any) -> Any:
+        """The dtype of the array in a tree of `dtype`."""
+        return jnp.int8 if self.held == "int8" else dtype
+
+    @property
+    def output_axes(self) -> sharding.Axes:
+        """Of an array with a number for each output, such as a bias."""
+        return tuple(None if axis == "embed" else axis for axis in self.axes[self.inputs :])
 
     @property
     def array_shape(self) -> tuple[int, ...]:
@@ -165,8 +178,9 @@ def _linear(
     flat = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
     tree = {"w": Param(shape, axes, "normal", f"{name}.weight", flat, inputs, stack)}
     if bias:
-        out, out_axes = shape[inputs:], tuple(None if a == "embed" else a for a in axes[inputs:])
-        tree["b"] = Param(out, out_axes, "zeros", f"{name}.bias", (math.prod(out),), 0, stack)
+        out = shape[inputs:]
+        hf_shape = (math.prod(out),)
+        tree["b"] = Param(out, tree["w"].output_axes, "zeros", f"{name}.bias", hf_shape, 0, stack)
     return tree
 
 
@@ -215,7 +229,7 @@ def abstract_of(tree: Tree, dtype: Any, mesh: Mesh | None = None) -> Tree:
 
     def placed(p: Param) -> jax.ShapeDtypeStruct:
         place = mesh and sharding.sharding(p.array_axes, p.array_shape, mesh)
-        return jax.ShapeDtypeStruct(p.array_shape, dtype, sharding=place)
+        return jax.ShapeDtypeStruct(p.array_shape, p.dtype_in(dtype), sharding=place)
 
     return jax.tree.map(placed, tree, is_leaf=is_param)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from lfpc_jax.arrays import Tree
 from lfpc_jax.model import cache, parameters, spec
 from lfpc_jax.model.config import ModelConfig, Remat
-from lfpc_jax.model.parameters import Trainable
+from lfpc_jax.model.parameters import Base, Trainable
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 
@@ -56,21 +56,33 @@ class TextWork:
     learn: int
 
     @classmethod
-    def of(cls, cfg: ModelConfig, shapes: TrainShapes, places: int, keys: float) -> "TextWork":
-        """Every token attends to `keys` keys on average. Logits are made by blocks of places."""
+    def of(
+        cls,
+        cfg: ModelConfig,
+        shapes: TrainShapes,
+        places: int,
+        keys: float,
+        *,
+        frozen: bool = False,
+    ) -> "TextWork":
+        """Every token attends to `keys` keys on average. Logits are made by blocks of places.
+        `frozen` weights have no gradient."""
         tokens = shapes.rows * shapes.row_tokens
         logits = shapes.rows * _in_blocks(places)
         weights = text_forward(cfg, tokens, 0.0, logits=0)
         attention = text_forward(cfg, tokens, keys, logits=0) - weights
         vocabulary = 2 * cfg.text.vocab * cfg.text.width * logits
         products, scores = forward_and_backward(cfg.remat)
-        learn = products * weights + scores * attention + 4 * vocabulary  # logits are made again
+        learn = (products - frozen) * weights + scores * attention
+        learn += (4 - frozen) * vocabulary  # logits are made again
         return cls(weights + attention + vocabulary, learn)
 
 
-def vision_backward(cfg: ModelConfig, windows: int, whole: int) -> int:
-    """FLOPs of the tower's backward pass, which computes it anew."""
+def vision_backward(cfg: ModelConfig, windows: int, whole: int, *, frozen: bool = False) -> int:
+    """FLOPs of the tower's backward pass, which computes it anew. `frozen` weights have no
+    gradient."""
     products, scores = forward_and_backward(cfg.tower_remat or cfg.remat)
+    products -= frozen
     attention = vision_forward(cfg, windows, whole) - _vision_products(cfg, windows)
     return products * _vision_products(cfg, windows) + scores * attention
 
@@ -104,11 +116,12 @@ def trained_bytes(cfg: ModelConfig, trainable: Trainable, name: Literal["text", 
     return 4 * _count(part)
 
 
-def text_bytes(cfg: ModelConfig) -> int:
+def text_bytes(cfg: ModelConfig, base: Base = "same") -> int:
     """What a pass reads: the bytes of the decoder's weights and the vocabulary's, in the compute
-    dtype."""
-    head = cfg.text.vocab * cfg.text.width
-    return (_weights(cfg, "text") + head) * jnp.dtype(cfg.dtype).itemsize
+    dtype or with a base of int8."""
+    head, narrow = cfg.text.vocab * cfg.text.width, jnp.dtype(cfg.dtype).itemsize
+    layers = _weights(cfg, "text") * (1 if base == "int8" else narrow)
+    return layers + head * narrow
 
 
 def token_bytes(cfg: ModelConfig) -> int:

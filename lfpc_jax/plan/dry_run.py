@@ -15,7 +15,7 @@ from rich.table import Table
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.model import parameters
+from lfpc_jax.model import parameters, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.spec import is_param, spec_tree
 from lfpc_jax.model.tuning import tuning
@@ -139,22 +139,24 @@ def _expected(
 
 def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:
     """Arrays that are always there. Activations are known to the compiler only (launch/plan.py)."""
-    part, frozen = (_count(tree) for tree in parameters.specs(cfg, config.trainable))
+    trained, rest = parameters.specs(cfg, config.trainable)
+    part, frozen = _count(trained), _bytes(rest, cfg)
     narrow = jnp.dtype(cfg.dtype).itemsize
     copies = max(1, devices // config.rollout.tensor)
     rows = {
         "trained parameters, float32": 4 * part,
-        "Adam's two moments": 8 * part,
+        **({} if config.moments_on_host else {"Adam's two moments": 8 * part}),
         "gradients, float32": 4 * part,
         f"trained parameters, {cfg.dtype}": narrow * part,
-        "frozen parameters": narrow * frozen,
+        "frozen parameters": frozen,
     }
     if config.update.objective.kl:
-        rows["reference's parameters"] = narrow * (part + frozen)
+        rows["reference's parameters"] = narrow * part
     table = Table("what", "GiB in all", "GiB a device", title="Memory, without activations")
     for name, size in rows.items():
         table.add_row(name, f"{size / _GiB:.2f}", f"{size / _GiB / devices:.2f}")
-    whole = narrow * _count(spec_tree(cfg))
+    shared = devices == config.rollout.tensor == 1  # frozen parameters are the updates' own
+    whole = narrow * part if shared and frozen else _bytes([trained, rest], cfg)
     table.add_row("rollout's parameters", f"{whole * copies / _GiB:.2f}",
                   f"{whole / _GiB / config.rollout.tensor:.2f}")  # fmt: skip
     if config.target is not None and config.target.path:
@@ -184,6 +186,12 @@ def _add_cache(table: Table, config: TrainConfig, cfg: ModelConfig) -> None:
 def _groups(config: TrainConfig) -> int:
     """How many copies of the model the rollouts of this process have."""
     return max(1, jax.local_device_count() // config.rollout.tensor)
+
+
+def _bytes(tree: Tree, cfg: ModelConfig) -> int:
+    """The bytes of a tree of `Param` in the dtype that is computed with."""
+    arrays = jax.tree.leaves(spec.abstract_of(tree, cfg.dtype))
+    return sum(x.size * x.dtype.itemsize for x in arrays)
 
 
 def _count(tree: Tree) -> int:

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from lfpc_jax.distributed.mesh import make_mesh, rollout_mesh
-from lfpc_jax.distributed.publish import Publisher
+from lfpc_jax.distributed.publish import Publisher, lies_so
 from lfpc_jax.model import config
 from lfpc_jax.plan.programs import PROGRAMS, Sizes, Uncompiled, bytes_per_chip
 from lfpc_jax.plan.rollout import rollout_programs
@@ -33,10 +33,11 @@ class Phase:
 def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase]:
     """All phases of a run, or those of their programs that `only` names.
 
-    Resharding goes array by array, so a chip also holds the old layout of all parameters and the
-    new one. If the policy's own log-probabilities are not computed, only the reference's are. A
-    target's weights are there in every phase. While it is asked, the rollouts' weights are, too,
-    but not their cache.
+    Resharding goes array by array, so a chip also holds the old layout of all parameters that are
+    moved and the new one. Rollouts and updates hold what is frozen once where it lies on a chip in
+    the same way for both. If the policy's own log-probabilities are not computed, only the
+    reference's are. A target's weights are there in every phase. While it is asked, the rollouts'
+    weights are, too, but not their cache.
     """
     state, reference, target = run.state_bytes, run.reference_bytes, run.target_bytes
     held = state + reference + target
@@ -53,9 +54,9 @@ def phases(run: PlannedRun, only: Sequence[str] | None = None) -> Iterator[Phase
     def wanted(programs: Iterator[Uncompiled]) -> Iterator[Uncompiled]:
         return (program for program in programs if only is None or program.name in only)
 
-    yield Phase("rollout", run.rollout_mesh, wanted(rollouts), held)
+    yield Phase("rollout", run.rollout_mesh, wanted(rollouts), held - run.shared_bytes)
     if run.target is not None:
-        beside = state + reference + run.rollout_bytes
+        beside = state + reference + run.rollout_bytes - run.shared_bytes
         yield Phase("target", run.rollout_mesh, wanted(run.target.programs()), beside)
     resharding = held + run.unfinished_bytes + _laid_out_beside(run)
     yield Phase("reshard", run.train_mesh, wanted(_reshard(run)), resharding)
@@ -90,22 +91,28 @@ def _published(model: str) -> config.ModelConfig:
 
 
 def _reshard(run: PlannedRun) -> Iterator[Uncompiled]:
-    """The largest of the parameters, moved from the trainer's layout to the rollouts'. Each part of
-    it is then already on the device where the rollouts need it."""
+    """The largest of the parameters that are moved from the trainer's layout to the rollouts'. Each
+    part of it is then already on the device where the rollouts need it."""
     publisher = Publisher(run.place, run.train_mesh, run.rollout_mesh)
-    moved, lay_out = (jax.tree.leaves(tree) for tree in (publisher.moved, publisher.lay_out))
-    largest, jitted = max(zip(moved, lay_out), key=lambda pair: pair[0].size)
-    yield Uncompiled("reshard", partial(jitted.lower, largest), {"parameters": largest})
+    trees = run.place(run.train_mesh), publisher.whole, publisher.moved, publisher.lay_out
+    moving = [
+        (moved, lay_out)
+        for before, after, moved, lay_out in zip(*map(jax.tree.leaves, trees), strict=True)
+        if not lies_so(before, after)
+    ]
+    if moving:
+        largest, jitted = max(moving, key=lambda pair: pair[0].size)
+        yield Uncompiled("reshard", partial(jitted.lower, largest), {"parameters": largest})
 
 
 def _laid_out_beside(run: PlannedRun) -> int:
-    """What is there during a move: all parameters as updates have them, and all but the largest as
-    rollouts do."""
-    before, after = (
-        jax.tree.leaves(run.place(mesh)) for mesh in (run.train_mesh, run.rollout_mesh)
-    )
-    largest = max(after, key=lambda x: x.size)
-    return bytes_per_chip(before) + bytes_per_chip(after) - bytes_per_chip(largest)
+    """What is there during a move beside the state: a copy of what is trained, as updates have it,
+    and what is moved as rollouts have it, but for the largest."""
+    trees = run.place(run.train_mesh), run.place(run.rollout_mesh)
+    pairs = zip(*map(jax.tree.leaves, trees), strict=True)
+    moved = [after for before, after in pairs if not lies_so(before, after)]
+    largest = max(moved, key=lambda x: x.size, default=())
+    return run.trained_copy_bytes + bytes_per_chip(moved) - bytes_per_chip(largest)
 
 
 def _update(run: PlannedRun) -> PlannedUpdate:
@@ -117,4 +124,5 @@ def _update(run: PlannedRun) -> PlannedUpdate:
         objective=run.config.update.objective,
         trainable=run.config.trainable,
         temperature=run.config.policy_temperature,
+        moments_on_host=run.config.moments_on_host,
     )

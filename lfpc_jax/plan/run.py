@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 
+from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import store
 from lfpc_jax.distributed.mesh import check_rows, make_mesh, rollout_mesh
-from lfpc_jax.distributed.publish import Place
+from lfpc_jax.distributed.publish import Place, lies_so
 from lfpc_jax.grpo.packing import Item
 from lfpc_jax.grpo.remat import Resolved, Room
 from lfpc_jax.grpo.updater import recomputes_logprobs
 from lfpc_jax.model import config as model_config
-from lfpc_jax.model import parameters
+from lfpc_jax.model import parameters, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.plan.counts import CacheBytes
@@ -32,7 +34,7 @@ from lfpc_jax.plan.programs import bytes_per_chip
 from lfpc_jax.plan.rollout import all_hosts
 from lfpc_jax.plan.slices import Slice
 from lfpc_jax.plan.target import PlannedTarget
-from lfpc_jax.plan.update import abstract_reference, abstract_state
+from lfpc_jax.plan.update import abstract_state
 from lfpc_jax.plan.work import Load, reshard_load, rollout_loads, update_loads
 from lfpc_jax.run.building import asks_for_answers, remat_of, room_for, unfinished_bytes
 from lfpc_jax.run.config import TargetSettings, TrainConfig
@@ -230,15 +232,34 @@ class PlannedRun:
     @property
     def state_bytes(self) -> int:
         """The bytes of parameters and moments, which each chip holds at all times."""
-        return bytes_per_chip(abstract_state(self.cfg, self.train_mesh, self.config.trainable))
+        config = self.config
+        state = abstract_state(
+            self.cfg, self.train_mesh, config.trainable, moments_on_host=config.moments_on_host
+        )
+        return bytes_per_chip(state)
+
+    @property
+    def trained_copy_bytes(self) -> int:
+        """The bytes of a copy of what is trained, in the dtype that is computed with."""
+        return bytes_per_chip(self._part(0, self.train_mesh))
 
     @property
     def reference_bytes(self) -> int:
-        """The bytes of the parameters that a KL term stays near, which each chip holds at all
-        times."""
-        if not self.config.update.objective.kl:
-            return 0
-        return bytes_per_chip(abstract_reference(self.cfg, self.train_mesh, self.config.trainable))
+        """The bytes that each chip holds at all times of the parameters that a KL term stays near.
+        What is frozen is the state's."""
+        return self.trained_copy_bytes if self.config.update.objective.kl else 0
+
+    @property
+    def shared_bytes(self) -> int:
+        """The bytes of what is frozen that updates and rollouts hold together on each chip."""
+        trees = self._part(1, self.train_mesh), self._part(1, self.rollout_mesh)
+        pairs = zip(*map(jax.tree.leaves, trees), strict=True)
+        return bytes_per_chip([after for before, after in pairs if lies_so(before, after)])
+
+    def _part(self, number: int, mesh: Mesh) -> Tree:
+        """The trained parameters (0) or the frozen ones (1) in the compute dtype, on a mesh."""
+        parts = parameters.specs(self.cfg, self.config.trainable)
+        return spec.abstract_of(parts[number], self.cfg.dtype, mesh)
 
     @property
     def target_bytes(self) -> int:
@@ -292,6 +313,7 @@ class PlannedRun:
             episodes=r.prompts * r.rollouts,
             groups=copies["data"],
             tensor=copies["tensor"],
+            base=self.config.model.base,
         )
         update = update_loads(
             self.cfg,

@@ -112,7 +112,7 @@ def _seconds(run: PlannedRun) -> float:
 def _rollout(config: TrainConfig, where: Slice) -> Flags | None:
     for tensor in _ways(where):
         run = PlannedRun.of(override(config, ("--rollout.tensor", str(tensor))), where)
-        held = run.state_bytes + run.reference_bytes + run.target_bytes
+        held = run.state_bytes + run.reference_bytes + run.target_bytes - run.shared_bytes
         free = _ROOM * where.chip.hbm_bytes - held - run.rollout_bytes
         groups = where.chips_a_host // tensor
         for slots in (slots for slots in _SLOTS if slots % groups == 0):

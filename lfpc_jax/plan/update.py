@@ -54,21 +54,21 @@ class PlannedUpdate:
         objective: Objective,
         trainable: Trainable,
         temperature: float = 1.0,
+        moments_on_host: bool = False,
     ) -> "PlannedUpdate":
-        learner = _learner(cfg, mesh, trainable, objective, temperature)
+        learner = _learner(cfg, mesh, trainable, objective, temperature, moments_on_host)
         return cls(learner, shapes, pictures)
 
     # ------------------------------------------------------------ programs
 
     def scoring(self, *, of_policy: bool) -> Iterator[Uncompiled]:
         """The programs that score with the policy's parameters, or with those of a reference. The
-        phase counts neither these parameters nor the state."""
+        phase counts neither these parameters nor the state, whose frozen part both have."""
         learner = self.learner
         whole = parameters.whole(learner.cfg, learner.trainable, learner.mesh)
-        beside = bytes_per_chip(self._state)
-        if of_policy:  # what is not trained is the state's
-            shared = self._state.trained if self._is_float32 else {}
-            beside -= bytes_per_chip(self._state.frozen) + bytes_per_chip(shared)
+        beside = bytes_per_chip(replace(self._state, frozen={}))
+        if of_policy and self._is_float32:
+            beside -= bytes_per_chip(self._state.trained)
         rest, room = bytes_per_chip(text_of(whole)), self._room(self._narrow)
         for name, span in self._spans("score pictures"):
             images = learner.abstract_pictures(self.shapes, span)
@@ -88,12 +88,12 @@ class PlannedUpdate:
             yield from self._going_back()
         _, rows = next(self._rows("update"))
         kinds = {
-            "parameters": (self._state.trained, self._state.frozen),
-            "moments": self._state.moments,
+            "parameters": self._state.trained,
+            "moments": self.learner.abstract_state(computing=True).moments,
             "gradients": self.learner.abstract_gradients(),
         }
         lower = partial(self.learner.lowered_apply, rows, self._seen)
-        yield Uncompiled("optimizer", lower, kinds)
+        yield Uncompiled("optimizer", lower, kinds, bytes_per_chip(self._state.frozen))
 
     def _encoding(self) -> Iterator[Uncompiled]:
         whole = parameters.join(*self._policy)
@@ -183,15 +183,12 @@ class PlannedUpdate:
         return bytes_per_chip(next(self._rows("update"))[1])
 
 
-def abstract_state(cfg: ModelConfig, mesh: Mesh, trainable: Trainable) -> TrainState:
+def abstract_state(
+    cfg: ModelConfig, mesh: Mesh, trainable: Trainable, *, moments_on_host: bool = False
+) -> TrainState:
     """The state that training holds at all times."""
-    return _learner(cfg, mesh, trainable, Objective()).abstract_state()
-
-
-def abstract_reference(cfg: ModelConfig, mesh: Mesh, trainable: Trainable) -> Tree:
-    """What training with a KL term holds beside its state: a whole copy of the parameters that it
-    stays near. Frozen parts are copied too, since the state that they come from is donated."""
-    return parameters.whole(cfg, trainable, mesh)
+    made = _learner(cfg, mesh, trainable, Objective(), moments_on_host=moments_on_host)
+    return made.abstract_state()
 
 
 def _learner(
@@ -200,6 +197,7 @@ def _learner(
     trainable: Trainable,
     objective: Objective,
     temperature: float = 1.0,
+    moments_on_host: bool = False,
 ) -> Learner:
     return Learner(
         cfg,
@@ -209,4 +207,5 @@ def _learner(
         allowed=np.ones(cfg.text.vocab, bool),
         mesh=mesh,
         temperature=temperature,
+        moments_on_host=moments_on_host,
     )

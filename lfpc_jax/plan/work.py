@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
-from lfpc_jax.model.parameters import Trainable
+from lfpc_jax.model.parameters import Base, Trainable
 from lfpc_jax.plan import counts
 from lfpc_jax.plan.episodes import Layout, PlannedEpisode
 from lfpc_jax.plan.update import CROWDED, WIDE
@@ -40,6 +40,7 @@ def rollout_loads(
     prompts: int,
     groups: int,
     tensor: int,
+    base: Base = "same",
 ) -> dict[str, Load]:
     """The work of `groups` copies of the model, each on `tensor` chips, which share all slots and
     rows."""
@@ -52,7 +53,7 @@ def rollout_loads(
     prompt = episode.prompt(shapes)
     own = (episode.tokens(shapes) - prompt) / 2
     context = prompt + own
-    weights = counts.text_bytes(cfg) / tensor
+    weights = counts.text_bytes(cfg, base) / tensor
     token = counts.token_bytes(cfg) / groups / counts.heads_split(cfg, tensor)
     live_prompts = -(-B // shapes.members)
     windows = prompts * image + episodes * episode.crops * crop
@@ -110,20 +111,22 @@ def update_loads(
     updates = mini_batches * epochs
     trains_tower = counts.trained_bytes(cfg, trainable, "vision") > 0
     encoded = scored + references if trains_tower else max(scored, references)
-    text, tower = (size / tensor for size in (counts.text_bytes(cfg), counts.vision_bytes(cfg)))
+    frozen = trainable.lora is not None
+    base = trainable.lora.base if trainable.lora else "same"
+    text, tower = counts.text_bytes(cfg, base) / tensor, counts.vision_bytes(cfg) / tensor
     sizes = {name: counts.trained_bytes(cfg, trainable, name) / shards / tensor
              for name in ("text", "vision")}  # fmt: skip
     loads: dict[str, Load] = {}
     for places in shapes.all_places:
         usual = places == shapes.places
         calls = float(layout.rows - layout.crowded if usual else layout.crowded)
-        work = counts.TextWork.of(cfg, shapes, places, layout.keys)
+        work = counts.TextWork.of(cfg, shapes, places, layout.keys, frozen=frozen)
         name = "" if usual else f", {CROWDED}"
         loads |= {
             f"score{name}": Load(work.score / tensor, text, calls * (scored + references)),
             f"update{name}": Load(
                 work.learn / tensor,
-                counts.passes(cfg.remat) * text + 3 * sizes["text"],
+                (counts.passes(cfg.remat) - frozen) * text + 3 * sizes["text"],
                 calls * updates,
             ),
         }
@@ -136,8 +139,9 @@ def update_loads(
             f"score pictures{name}": replace(forward, calls=calls * encoded),
             f"update pictures{name}": replace(forward, calls=calls * updates),
             f"update pictures back{name}": Load(
-                counts.vision_backward(cfg, shapes.windows, span) / tensor,
-                counts.passes(cfg.tower_remat or cfg.remat) * tower + 3 * sizes["vision"],
+                counts.vision_backward(cfg, shapes.windows, span, frozen=frozen) / tensor,
+                (counts.passes(cfg.tower_remat or cfg.remat) - frozen) * tower
+                + 3 * sizes["vision"],
                 calls * updates * trains_tower,
             ),
         }

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
@@ -22,7 +21,7 @@ from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.optimizer import make_optimizer
 from lfpc_jax.grpo.remat import Resolved, Room, resolve
 from lfpc_jax.grpo.updater import Updater
-from lfpc_jax.model import parameters
+from lfpc_jax.model import parameters, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rewards.judge import Bar, no_bar
@@ -144,6 +143,7 @@ def learner_of(
         temperature=config.policy_temperature,
         unstacked=tuning().unstacked,
         seed=config.seed,
+        moments_on_host=config.moments_on_host,
     )
 
 
@@ -165,8 +165,9 @@ def room_for(
     pictures = config.update.mini_batch * (1 + crops) / (sides["data"] * sides["fsdp"])
     reference = 0
     if config.update.objective.kl:
-        weights = parameters.whole(cfg, config.trainable)
-        size = sum(x.size * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(weights))
+        trained, _ = parameters.specs(cfg, config.trainable)  # what is frozen is the state's
+        copy = jax.tree.leaves(spec.abstract_of(trained, cfg.dtype))
+        size = sum(x.size * x.dtype.itemsize for x in copy)
         reference = size // (sides["fsdp"] * sides["tensor"])
     return Room(
         memory=memory,
@@ -174,6 +175,7 @@ def room_for(
         sides=sides,
         pictures=-(-round(pictures) // (shapes.windows // shapes.span)),
         platform=platform,
+        moments_on_host=config.moments_on_host,
     )
 
 

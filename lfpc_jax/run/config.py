@@ -20,7 +20,7 @@ from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings
 from lfpc_jax.grpo.updater import UpdateSettings
 from lfpc_jax.model.config import Kernel, Remat
-from lfpc_jax.model.parameters import LoRA, Trainable
+from lfpc_jax.model.parameters import Base, LoRA, Trainable
 from lfpc_jax.processing.geometry import Convention
 from lfpc_jax.rewards.grounding import Grounding
 from lfpc_jax.rewards.judge import JudgeSettings
@@ -85,6 +85,11 @@ class ModelSettings:
     kernel: Kernel = "auto"
     train_vision: bool = True
     lora: LoRA | None = None
+
+    @property
+    def base(self) -> Base:
+        """How the text's projections are held, if they are frozen beside LoRA's factors."""
+        return self.lora.base if self.lora else "same"
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,11 @@ class TrainConfig:
     @property
     def trainable(self) -> Trainable:
         return Trainable(self.model.train_vision, self.model.lora)
+
+    @property
+    def moments_on_host(self) -> bool:
+        """Whether the optimizer's moments wait in the host's memory."""
+        return self.optimizer.moments == "host"
 
     @property
     def proposals(self) -> bool:

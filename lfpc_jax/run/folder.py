@@ -33,7 +33,7 @@ from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import everyones
 from lfpc_jax.jsonfile import Checked, expecting, read_object
-from lfpc_jax.model import config, parameters, spec
+from lfpc_jax.model import config, int8, parameters, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.rollout import asking
@@ -110,6 +110,12 @@ class RunFolder:
                 lora = LoRA(**lora | lists)
             return Trainable(bool(model["train_vision"]), lora)
 
+    @property
+    def began_from(self) -> Path:
+        """The base model of this run, as its settings name it; see `first_model`."""
+        with expecting("settings of a run", self.settings):
+            return self.first_model(Path(read_object(self.settings)["model"]["path"]))
+
     def first_model(self, path: Path) -> Path:
         """The base model of this run, whose settings name it by `path`. If that is a run, it is the
         checkpoint that was taken when this run began."""
@@ -169,7 +175,7 @@ def _of_old_limit(rollout: dict[str, Any]) -> str:
 _MAY_CHANGE = {"steps", "mesh", "wandb_project", "keep_checkpoints", "keep_best", "judge", "health",
                "rollout.prompt_text", "validate_every", "checkpoint_every", "trajectories_every",
                "target.path", "target.slots", "target.cache", "target.key_variable",
-               "target.patience"}  # fmt: skip
+               "target.patience", "optimizer.moments"}  # fmt: skip
 
 
 def shown_judge(settings: Mapping[str, Any] | None) -> str:
@@ -294,17 +300,22 @@ def checkpoint_of(path: Path, run: RunFolder) -> training.Saved:
 
 
 def load_run(
-    path: Path, run: RunFolder, *, dtype: str, mesh: Mesh | None
+    path: Path, run: RunFolder, *, dtype: str, mesh: Mesh | None, weights: Tree | None = None
 ) -> tuple[ModelConfig, Tree, training.Saved]:
-    """The model of the checkpoint that a path names, with LoRA's factors merged into the weights.
+    """The model of the checkpoint that a path names, with LoRA's factors merged into the weights:
+    those of the checkpoint, or `weights`, from which those of the checkpoint were rounded to int8.
 
     The run itself kept factors and weights separate. So a warning is logged if rounding the sums
-    loses much of what the factors add.
+    loses much of what the factors add, and another says how far `weights` are from what the run
+    computed with. Raises ValueError if these are not the weights that were rounded.
     """
     saved = checkpoint_of(path, run)
     cfg = config.from_folder(run.assets, dtype=dtype)
     trained, frozen = _restored(saved, run, cfg, mesh)
-    params, lost = jax.jit(partial(_merged, dtype=dtype))(trained, frozen)
+    if weights is not None:
+        _compare(weights, frozen, run, cfg)
+        frozen = weights
+    params, lost = _merge(parameters.join(trained, frozen), dtype)
     if lost > _MOST_LOST:
         log.warning(
             "%s: %.0f %% of what LoRA's factors add is lost when their sum with the weights is "
@@ -339,9 +350,24 @@ def _restored(
     return trained, frozen
 
 
+def _compare(weights: Tree, held: Tree, run: RunFolder, cfg: ModelConfig) -> None:
+    """Compares weights with the int8 that was made of them."""
+    rounding = int8.Rounding()
+    steps = int8.apart(weights, held, spec.spec_tree(cfg), rounding)
+    name = max(steps, key=lambda name: steps[name])
+    if not steps[name] <= _MOST_STEPS_APART:
+        raise ValueError(
+            f"{run.began_from}: is not the model that {run.path} began from: {name} lies up to "
+            f"{steps[name]:.1f} steps of int8 from what the run held; put the old one back"
+        )
+    log.warning(
+        "%s: LoRA's factors are added to the weights of %s as they are there; the run sampled and "
+        "trained with them as int8 (%s)", run.path, run.began_from, rounding,
+    )  # fmt: skip
+
+
+_MOST_STEPS_APART = 1.0
+"""Rounding to int8 takes half a step, and to bfloat16 before it a quarter."""
+
 _MOST_LOST = 0.1
-
-
-def _merged(trained: Tree, frozen: Tree, *, dtype: str) -> tuple[Tree, jax.Array]:
-    joined = parameters.join(trained, frozen)
-    return parameters.cast(parameters.merged(joined), dtype), parameters.rounded_away(joined, dtype)
+_merge = jax.jit(parameters.merged, static_argnums=1)

@@ -14,20 +14,22 @@ from lfpc_jax.checkpoint.finite import check_finite
 from lfpc_jax.checkpoint.folder import HFFolder
 from lfpc_jax.checkpoint.identity import model_identity
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.model import config
+from lfpc_jax.model import config, int8
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.model.parameters import Base
 from lfpc_jax.model.spec import spec_tree
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.run import progress
-from lfpc_jax.run.folder import check_has_weights, checkpoint_of, load_run, run_of
+from lfpc_jax.run.folder import RunFolder, check_has_weights, checkpoint_of, load_run, run_of
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A loaded model. `assets` is the folder of its config, tokenizer and processor files, and
     `folder` that of its weights, None if none were read. `origin` says how its weights were named
-    and typed at first. `step` is the step of its run, or None if it is not a run's."""
+    and typed at first. `step` is the step of its run, or None if it is not a run's. `rounding` says
+    what int8 took of its weights, if they are held so."""
 
     cfg: ModelConfig
     params: Tree
@@ -35,6 +37,7 @@ class LoadedModel:
     origin: Origin
     step: int | None = None
     folder: Path | None = None
+    rounding: int8.Rounding | None = None
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -48,21 +51,31 @@ class LoadedModel:
         return replace(self, params=None)
 
 
-def load_model(path: Path, *, dtype: str | None = None, mesh: Mesh | None = None) -> LoadedModel:
+def load_model(
+    path: Path, *, dtype: str | None = None, mesh: Mesh | None = None, base: Base = "same"
+) -> LoadedModel:
     """Loads a Hugging Face folder, a folder that `convert.py to-orbax` wrote, or a training run:
     RUN (its newest checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. The default dtype is
-    float32 on a CPU and bfloat16 elsewhere. Weights that are not finite raise ValueError."""
-    loaded = _loaded(path, dtype or tuning().dtype, mesh)
+    float32 on a CPU and bfloat16 elsewhere. With the `base` int8 the text's projections are rounded
+    to that. Tensors of a Hugging Face folder are rounded as they are read; what the other kinds of
+    folders hold is restored whole before. Weights that are not finite raise ValueError."""
+    rounding = int8.Rounding() if base == "int8" else None
+    loaded = replace(_loaded(path, dtype or tuning().dtype, mesh, rounding), rounding=rounding)
+    tree = spec_tree(loaded.cfg)
+    if rounding is not None and not int8.is_held(loaded.params):
+        rounded = int8.rounded_tree(loaded.params, tree, loaded.cfg.dtype, rounding)
+        loaded = replace(loaded, params=rounded)
     with progress.waiting(f"looking for NaN in {path}"):
-        check_finite(loaded.params, spec_tree(loaded.cfg), where=loaded.folder or path)
+        specs = tree if rounding is None else int8.specs(tree)
+        check_finite(loaded.params, specs, where=loaded.folder or path)
     return loaded
 
 
-def _loaded(path: Path, dtype: str, mesh: Mesh | None) -> LoadedModel:
+def _loaded(
+    path: Path, dtype: str, mesh: Mesh | None, rounding: int8.Rounding | None
+) -> LoadedModel:
     if run := run_of(path):
-        with progress.waiting(f"restoring {path}"):
-            cfg, params, saved = load_run(path, run, dtype=dtype, mesh=mesh)
-        return LoadedModel(cfg, params, run.assets, run.origin, saved.step, saved.path)
+        return _of_run(path, run, dtype, mesh)
     if store.is_store(path):
         with progress.waiting(f"verifying {path}"):
             stored = store.open_store(path)
@@ -73,14 +86,40 @@ def _loaded(path: Path, dtype: str, mesh: Mesh | None) -> LoadedModel:
     check_has_weights(path)
     cfg = config.from_folder(path, dtype=dtype)
     opened = folder.open_folder(path, cfg)
-    return LoadedModel(cfg, params_of(opened, cfg, dtype, mesh), path, opened.origin, folder=path)
+    params = params_of(opened, cfg, dtype, mesh, rounding)
+    return LoadedModel(cfg, params, path, opened.origin, folder=path)
 
 
-def params_of(opened: HFFolder, cfg: ModelConfig, dtype: str | None, mesh: Mesh | None) -> Tree:
+def _of_run(path: Path, run: RunFolder, dtype: str, mesh: Mesh | None) -> LoadedModel:
+    """The model of a run's checkpoint. If the run held its base as int8, the weights that its
+    factors are added to are those of the model that it began from, which is read again."""
+    weights = None
+    if run.trainable.rounds_base:
+        began = run.began_from
+        if not began.exists():
+            raise ValueError(
+                f"{run.path}: holds its base as int8, so its factors are added to the weights that "
+                f"it began from, {began}, which is not there; put it back"
+            )
+        weights = _loaded(began, dtype, mesh, None).params
+    with progress.waiting(f"restoring {path}"):
+        cfg, params, saved = load_run(path, run, dtype=dtype, mesh=mesh, weights=weights)
+    return LoadedModel(cfg, params, run.assets, run.origin, saved.step, saved.path)
+
+
+def params_of(
+    opened: HFFolder,
+    cfg: ModelConfig,
+    dtype: str | None,
+    mesh: Mesh | None,
+    rounding: int8.Rounding | None = None,
+) -> Tree:
     """The parameters of an opened folder, compared with its checksums while they are read. Says so
-    in a line if it has none."""
+    in a line if it has none. With `rounding` some are rounded to int8; see `huggingface.load`."""
     with progress.bar("loading", opened.nbytes, of_bytes=True, every=2.0) as advance:
-        params = huggingface.load(opened, cfg, dtype=dtype, mesh=mesh, advance=advance)
+        params = huggingface.load(
+            opened, cfg, dtype=dtype, mesh=mesh, advance=advance, rounding=rounding
+        )
     if not opened.summed and jax.process_index() == 0:
         print(
             f"note: {opened.path} has no {sums.FILE}, as exports have; a flipped bit in its "

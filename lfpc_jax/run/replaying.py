@@ -198,7 +198,8 @@ class RunReplay:
     def load(self, weights: Weights) -> Tree:
         """The parameters as rollouts had them: LoRA's factors stay beside their weights."""
         if weights.saved is None:
-            model = load_model(weights.folder, dtype=self.dtype, mesh=self.mesh)
+            base = self.config.model.base
+            model = load_model(weights.folder, dtype=self.dtype, mesh=self.mesh, base=base)
             cfg = replace(model.cfg, remat=self.cfg.remat, kernel=self.cfg.kernel)
             if cfg != self.cfg:
                 raise ValueError(

@@ -62,7 +62,8 @@ def warn_of_other_functions(saved: Saved, functions: Mapping[str, str]) -> None:
 def first_model(config: TrainConfig, run: RunFolder, mesh: Mesh, *, resumes: bool) -> LoadedModel:
     """The model that the run begins from. A resumed run needs its weights for a KL term only;
     without one they are not loaded. Weights that are trained are loaded in float32, because another
-    run's are its float32 masters, and bfloat16 would drop most of what it learned."""
+    run's are its float32 masters, and bfloat16 would drop most of what it learned. A base of int8
+    is rounded from what is loaded."""
     dtype = tuning().dtype if config.model.dtype == "auto" else config.model.dtype
     path = Path(config.model.path)
     if resumes:
@@ -70,7 +71,8 @@ def first_model(config: TrainConfig, run: RunFolder, mesh: Mesh, *, resumes: boo
             cfg = from_folder(run.assets, dtype=dtype)
             return LoadedModel(cfg, None, run.assets, run.origin)
         path = run.first_model(path)
-    loaded = load_model(path, dtype=dtype if config.model.lora else "float32", mesh=mesh)
+    wanted = dtype if config.model.lora else "float32"
+    loaded = load_model(path, dtype=wanted, mesh=mesh, base=config.model.base)
     return replace(loaded, cfg=replace(loaded.cfg, dtype=dtype))
 
 

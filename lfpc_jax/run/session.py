@@ -78,7 +78,8 @@ class Session:
         self.config = config
         dtype = None if config.model.dtype == "auto" else config.model.dtype
         self._copies = rollout_mesh(config.rollout.tensor)
-        self.model = load_model(Path(config.model.path), dtype=dtype, mesh=self._copies)
+        path, base = Path(config.model.path), config.model.base
+        self.model = load_model(path, dtype=dtype, mesh=self._copies, base=base)
         self.cfg = replace(self.model.cfg, kernel=config.model.kernel)
         self.dialogue = dialogue_of(config, self.model.assets)
         self.target = target_of(config, self._copies)
@@ -196,8 +197,9 @@ class Session:
     @cached_property
     def _state(self) -> TrainState:
         """The training state; every update assigns it anew."""
-        dtype = self.cfg.dtype if self.config.model.lora else "float32"
-        loaded = load_model(Path(self.config.model.path), dtype=dtype, mesh=self._mesh)
+        model = self.config.model
+        dtype = self.cfg.dtype if model.lora else "float32"
+        loaded = load_model(Path(model.path), dtype=dtype, mesh=self._mesh, base=model.base)
         return self._learner.start(loaded.params, jax.random.key(self.config.seed))
 
     @cached_property

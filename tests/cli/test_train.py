@@ -359,6 +359,35 @@ def test_factors_start_from_a_run_stay_near_it_however_far_it_comes_and_are_expo
     assert kept.tobytes() == key.reshape(kept.shape).tobytes()
 
 
+@pytest.mark.slow
+def test_factors_on_int8_resume_without_the_model_and_are_exported_with_it(folder, tmp_path):
+    """With the moments in the host's memory; what the run held is in its checkpoints, and what
+    rounding took is said when it begins. An export has the weights that the run began from."""
+    hf, run = shutil.copytree(folder / "hf", tmp_path / "hf"), tmp_path / "run"
+    flags = ["--model.path", str(hf), "--model.lora", "on", "--model.lora.base", "int8",
+             "--optimizer.moments", "host"]  # fmt: skip
+    finished(start(folder, run, "--steps", "2", *flags))
+    whole = arrays(run, ("trained", "frozen"))
+    finished(start(folder, tmp_path / "other", "--steps", "1", *flags))
+    assert "int8 changes the text's weights by 0." in (run / "log.txt").read_text()
+    weights = shutil.move(hf, tmp_path / "away")
+    finished(start(folder, tmp_path / "other", "--steps", "2", *flags))
+    again = arrays(tmp_path / "other", ("trained", "frozen"))
+    assert {name: x.tobytes() for name, x in again.items()} == {
+        name: x.tobytes() for name, x in whole.items()
+    }
+    assert whole["frozen/text/q/w"].dtype == np.int8
+    assert metrics(run)["train", 2]["update/sampler_apart"] < 1e-4
+
+    assert convert.main(["to-hf", str(run), str(tmp_path / "out")]) == 1, "the model is away"
+    shutil.move(weights, hf)
+    assert convert.main(["to-hf", str(run), str(tmp_path / "out")]) == 0
+    ours, before = (load_file(path / "model.safetensors") for path in (tmp_path / "out", hf))
+    a, b = (whole[f"trained/text/down/lora/{one}"][1].astype(np.float64) for one in "ab")
+    name = "model.layers.1.mlp.down_proj.weight"
+    np.testing.assert_allclose(ours[name].T, before[name].T + a @ b, atol=1e-6)
+
+
 def test_a_kl_term_measures_from_the_weights_it_began_with_or_not_at_all(
     folder, tmp_path, monkeypatch
 ):
@@ -379,6 +408,12 @@ def test_a_kl_term_measures_from_the_weights_it_began_with_or_not_at_all(
     assert resuming.reference_digest(config, model, training.Saved(tmp_path, 4, {})) != began, (
         "an old one"
     )
+
+
+def test_int8_is_refused_for_weights_that_are_trained(folder, monkeypatch):
+    monkeypatch.setenv("MICRO", str(folder))
+    with pytest.raises(ValueError, match=r"lora is off; turn it on first: --model\.lora on"):
+        train.override(micro.get_config(), ["--model.lora.base", "int8"])
 
 
 def test_overrides_reach_every_kind_of_setting(folder, monkeypatch):

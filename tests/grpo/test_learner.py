@@ -11,11 +11,11 @@ import torch
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.items import counts, items_of
-from lfpc_jax.grpo.learner import Learner
+from lfpc_jax.grpo.learner import HOST, Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
 from lfpc_jax.grpo.packing import Row, deal, lay_out, pack
-from lfpc_jax.model import spec
+from lfpc_jax.model import int8, spec
 from lfpc_jax.model.parameters import PROJECTIONS, LoRA, Trainable, join, merged
 from lfpc_jax.shapes import TrainShapes
 from support import ported, random_groups, reference
@@ -285,7 +285,7 @@ def three_steps(
         placed = made.place(with_others(made, mini_batch, state))
         state, _, _ = made.update(state, placed)
     assert int(state.updates) == 3
-    return jax.device_get(merged(made.computing(state)))
+    return jax.device_get(merged(made.computing(state), "float32")[0])
 
 
 @pytest.fixture(scope="module")
@@ -439,7 +439,7 @@ def test_lora_starts_at_the_model_and_changes_its_projections_alone(model):
     trainable = Trainable(lora=LoRA(rank=2, projections=("q", "down", "o")))
     made = learner(cfg, trainable=trainable)
     state = made.start(copied(params), jax.random.key(1))
-    close(jax.device_get(merged(made.computing(state))), params, 0.0)
+    close(jax.device_get(merged(made.computing(state), "float32")[0]), params, 0.0)
     after = three_steps(cfg, params, trainable=trainable)
     changed = {
         path[-2].key
@@ -538,10 +538,75 @@ def test_factors_compute_what_their_merged_weights_do(model, vision):
     mini_batch = packed(cfg, scored())
     both = join(noisy, state.frozen)
     factors, merge, without = (
-        every(scores(made, tree, mini_batch), mini_batch) for tree in (both, merged(both), params)
+        every(scores(made, tree, mini_batch), mini_batch)
+        for tree in (both, merged(both, "float32")[0], params)
     )
     np.testing.assert_allclose(factors, merge, atol=2e-4)
     assert np.abs(factors - without).max() > 1e-2
+
+
+@pytest.mark.parametrize("unstacked", [False, True])
+def test_a_base_of_int8_learns_as_its_weights_do(model, unstacked):
+    """Factors on integers, and on the float32 weights that these stand for: log-probabilities, loss
+    and gradients. An update leaves the arrays of the base where they are, for others to hold."""
+    _, cfg, params = model
+    held = int8.rounded_tree(copied(params), spec.spec_tree(cfg), "float32", int8.Rounding())
+    text = {
+        name: part if "w" not in part else
+        {**{key: x for key, x in part.items() if key != "scale"},
+         "w": int8.whole(part["w"], part["scale"])}
+        for name, part in held["text"].items()
+    }  # fmt: skip
+    found = []
+    for base, params in (("int8", held), ("same", {**held, "text": text})):
+        trainable = Trainable(lora=LoRA(rank=3, vision=True, base=base))
+        made = learner(cfg, trainable=trainable, optimizer=optax.trace(0.0), unstacked=unstacked)
+        state = made.start(copied(params), jax.random.key(1))
+        noisy = jax.tree.map(lambda x: x + 0.05 * jnp.cos(jnp.arange(x.size)).reshape(x.shape),
+                             state.trained)  # fmt: skip
+        state = replace(state, trained=noisy)
+        mini_batch = made.place(with_others(made, packed(cfg, scored()), state))
+        before = jax.tree.leaves(state.frozen)
+        after, metrics, logprobs = made.update(state, mini_batch)
+        assert all(x is y for x, y in zip(jax.tree.leaves(after.frozen), before, strict=True))
+        computing = jax.tree.leaves(made.computing(after))
+        assert all(any(x is y for y in computing) for x in before)
+        found.append((after.moments.trace, metrics["loss"], every(logprobs, mini_batch)))
+    (slopes, loss, logprobs), (wanted, other, same) = found
+    np.testing.assert_allclose(logprobs, same, atol=1e-4)
+    assert float(loss) == pytest.approx(float(other), rel=1e-4)
+    close(slopes, wanted, 1e-4)
+
+
+def test_whole_weights_are_no_base_of_int8(model):
+    _, cfg, params = model
+    made = learner(cfg, trainable=Trainable(lora=LoRA(base="int8")))
+    with pytest.raises(AssertionError, match="int8"):
+        made.start(copied(params), jax.random.key(0))
+
+
+def test_moments_on_the_host_change_nothing(model):
+    """They are there between updates, and what two updates of Adam do is the same to the bit."""
+    _, cfg, params = model
+    found = []
+    for on_host in (False, True):
+        made = learner(cfg, optimizer=optax.adam(1e-2), moments_on_host=on_host)
+        state = made.start(copied(params), jax.random.key(0))
+        mini_batch = packed(cfg, scored(), SHARED)
+        mini_batch = made.place(
+            mini_batch.having("old", [rows.sampler for rows in mini_batch.rows])
+        )
+        for _ in range(2):
+            kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state.moments)}
+            assert kinds == {HOST if on_host else "device"}
+            assert {x.sharding.memory_kind for x in jax.tree.leaves(state.trained)} == {"device"}
+            state, _, _ = made.update(state, mini_batch)
+        like = made.abstract_state()
+        for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(like), strict=True):
+            assert x.sharding.is_equivalent_to(y.sharding, x.ndim)
+            assert x.sharding.memory_kind == y.sharding.memory_kind
+        found.append(jax.device_get((state.trained, state.moments)))
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def test_masters_and_moments_stay_float32_where_the_model_computes_in_bfloat16(model):

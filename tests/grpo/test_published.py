@@ -16,7 +16,7 @@ from lfpc_jax.grpo.items import counts, items_of
 from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import pack
-from lfpc_jax.model import spec
+from lfpc_jax.model import int8, spec
 from lfpc_jax.model.layers import linear
 from lfpc_jax.model.parameters import LoRA, Trainable, whole
 from lfpc_jax.rollout.engine import Engine
@@ -35,7 +35,7 @@ def noisy(tree, deviation):
     return jax.tree.map(one, tree)
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2), LoRA(rank=2, base="int8")])
 def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices(lora):
     """Four devices in the order 0, 2, 1, 3, for which half of the arrays came out scrambled."""
     cfg, dialogue = small.config(), small.dialogue()
@@ -48,7 +48,10 @@ def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices(lo
         allowed=allowed_ids(dialogue.tokenizer, cfg.text.vocab), mesh=train, unstacked=True,
     )  # fmt: skip
     params = jax.device_put(small.params(), spec.shardings(cfg, train))
-    state = learner.start(jax.tree.map(jnp.copy, params), jax.random.key(0))
+    params = jax.tree.map(jnp.copy, params)
+    if learner.trainable.rounds_base:
+        params = int8.rounded_tree(params, spec.spec_tree(cfg), cfg.dtype, int8.Rounding())
+    state = learner.start(params, jax.random.key(0))
     engine = Engine(
         cfg, dialogue, shapes, Rules(max_turns=3, episode_tokens=40), mesh=own_mesh(rollout)
     )
@@ -98,3 +101,24 @@ def test_young_factors_are_sampled_with_as_they_are_trained():
     learned = np.asarray(linear(jnp.asarray(x), projection), np.float64) - np.float64(x) @ before
     wanted = np.float64(x) @ a @ b
     assert np.linalg.norm(learned - wanted) < 0.05 * np.linalg.norm(wanted)
+
+
+def test_on_one_chip_rollouts_hold_the_arrays_of_the_updates():
+    """What is frozen is in memory once; what is trained is copied, since an update takes it."""
+    cfg, devices = small.config(), jax.devices()[:1]
+    trainable = Trainable(lora=LoRA(rank=2))
+    train, rollout = make_mesh(devices=devices), rollout_mesh(1, devices=devices)
+    learner = Learner(
+        cfg, optax.sgd(1.0), objective=Objective(), trainable=trainable,
+        allowed=np.ones(cfg.text.vocab, bool), mesh=train,
+    )  # fmt: skip
+    state = learner.start(jax.tree.map(jnp.copy, small.params()), jax.random.key(0))
+    params = Publisher(partial(whole, cfg, trainable), train, rollout)(learner.computing(state))
+    at = {x.unsafe_buffer_pointer() for x in jax.tree.leaves(params)}
+    frozen, trained = (
+        [x.unsafe_buffer_pointer() for x in jax.tree.leaves(tree)]
+        for tree in (state.frozen, state.trained)
+    )
+    assert at >= {*frozen}
+    assert not at & {*trained}
+    assert len(at) == len(frozen) + len(trained)

@@ -65,7 +65,7 @@ def test_a_cpu_saves_everything_and_an_unknown_chip_nothing():
 def test_the_reason_names_what_is_needed_and_what_is_left():
     reason = resolve(CFG, SHAPES, Trainable(), room(31.25), "auto", "auto").reason
     left = 0.95 * 31.25 - held_bytes(CFG, SHAPES, Trainable(), room(31.25)) / 2**30
-    need = rows_bytes(CFG, SHAPES, "attended", SIDES) / 2**30
+    need = rows_bytes(CFG, SHAPES, Trainable(), "attended", SIDES) / 2**30
     assert f"text: attended needs about {need:.1f} of {left:.1f} GiB left" in reason
 
 
@@ -111,7 +111,7 @@ def test_the_estimates_of_the_7b_are_near_the_compiler_s(part, remat, rows, ways
     2026-11-30 in docs/scaling.md, and what was compiled for it with other policies."""
     shapes, sides = replace(SHAPES, rows=rows), SIDES | {"fsdp": ways}
     need = rows_bytes if part == "text" else pictures_bytes
-    assert 0.97 * compiler < need(CFG, shapes, remat, sides) / 2**30 < 1.3 * compiler
+    assert 0.97 * compiler < need(CFG, shapes, Trainable(), remat, sides) / 2**30 < 1.3 * compiler
 
 
 @pytest.mark.compiles

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lfpc_jax.model.layers import linear
-from lfpc_jax.model.parameters import LoRA, drops, join, rounded_away
+from lfpc_jax.model.parameters import LoRA, drops, join, merged
 
 pytestmark = pytest.mark.compiles
 
@@ -29,12 +29,12 @@ def params(*added: float):
     ],
 )
 def test_what_rounding_takes_of_factors(added, lost):
-    assert rounded_away(params(*added), "bfloat16") == pytest.approx(lost)
-    assert rounded_away(params(*added), "float32") == pytest.approx(0.0, abs=1e-6)
+    assert merged(params(*added), "bfloat16")[1] == pytest.approx(lost)
+    assert merged(params(*added), "float32")[1] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_without_factors_nothing_is_taken():
-    assert rounded_away({"text": {"q": {"w": jnp.ones((1, 2, 2))}}}, "bfloat16") == 0
+    assert merged({"text": {"q": {"w": jnp.ones((1, 2, 2))}}}, "bfloat16")[1] == 0
 
 
 def test_values_are_dropped_at_the_rate_and_the_others_enlarged():

@@ -12,10 +12,8 @@ import pytest
 
 from lfpc_jax.cli import plan
 from lfpc_jax.cli.train import CONFIGS
-from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import published
-from lfpc_jax.model.parameters import LoRA, Trainable
 from lfpc_jax.plan import compiling, counts, slices
 from lfpc_jax.plan.episodes import (
     PlannedEpisode,
@@ -30,7 +28,7 @@ from lfpc_jax.plan.programs import bytes_per_chip
 from lfpc_jax.plan.roofline import least_time
 from lfpc_jax.plan.run import PlannedRun, model_of
 from lfpc_jax.plan.search import proposals
-from lfpc_jax.plan.update import PlannedUpdate, abstract_reference
+from lfpc_jax.plan.update import PlannedUpdate
 from lfpc_jax.plan.work import Load
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.run.config import RolloutSettings, TrainConfig
@@ -201,14 +199,28 @@ def test_no_log_probabilities_are_planned_where_none_are_computed(tmp_path, caps
     assert "'score': the run has encode, prefill" in capsys.readouterr().err
 
 
-def test_the_reference_is_whole_with_lora_too():
-    """Factors and all that they are of, in the model's dtype."""
-    cfg, how = published("3b", dtype="bfloat16"), Trainable(lora=LoRA(rank=4, projections=("q",)))
-    mesh = make_mesh(fsdp=-1)
-    whole = bytes_per_chip(spec.abstract(cfg, "bfloat16", mesh))
-    factors = 36 * (2048 * 4 + 4 * 2048) * 2
-    found = bytes_per_chip(abstract_reference(cfg, mesh, how)) - whole
-    assert factors / mesh.size <= found <= factors
+ON_A_CARD = ["--model.lora", "on", "--model.lora.rank", "4", "--model.lora.projections", "q",
+             "--update.objective.kl", "0.1", "--model.dtype", "bfloat16"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chips", "base", "shared"), [(1, "same", 1), (1, "int8", 1), (2, "same", 0)]
+)
+def test_what_is_frozen_is_there_once_where_it_lies_alike(chips, base, shared):
+    """On one chip the updates, the rollouts and a reference hold the same arrays; the reference of
+    its own has the factors alone, in the model's dtype."""
+    config = override(load_config("stage1.py:3b"), [*ON_A_CARD, "--model.lora.base", base])
+    run = PlannedRun.of(config, slices.find(f"cpu:{chips}"))
+    factors = 36 * (2048 * 4 + 4 * 2048)
+    projections = 36 * (2 * 2048 * 2048 + 2 * 2048 * 256 + 3 * 2048 * 11008)
+    whole = bytes_per_chip(spec.abstract(run.cfg, "bfloat16"))
+    scales = 36 * (2 * 2048 + 2 * 256 + 2 * 11008 + 2048) * 2
+    frozen = whole if base == "same" else whole - projections + scales
+    assert run.shared_bytes == shared * frozen
+    assert run.rollout_bytes == frozen + 2 * factors
+    if chips == 1:
+        assert run.reference_bytes == 2 * factors
+        assert run.state_bytes == pytest.approx(frozen + 12 * factors, abs=32)  # and some counts
 
 
 def test_a_frozen_tower_has_no_way_back(tmp_path):
