@@ -1,6 +1,7 @@
 """What the arms share at each size. The size stands behind a colon: `--config stage1.py:3b`.
 
 `7b` and `3b` are the paper's settings with that size of Qwen2.5-VL; without a size, `7b` is meant.
+`3b-24gb` and others with a card's memory behind a dash are for one GPU (docs/training.md).
 `micro` is the small world of `launch/demo.py`, which trains on two CPU cores. What the configs of
 crop networks share is in `cropvlm/shared.py`.
 """
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 from lfpc_jax.run.config import (
     DataSettings,
+    LoRA,
     ModelSettings,
     OptimizerSettings,
     Rewards,
@@ -21,6 +23,17 @@ from lfpc_jax.run.config import (
 
 MICRO = "micro"
 PUBLISHED = {"7b": "Qwen2.5-VL-7B-Instruct", "3b": "Qwen2.5-VL-3B-Instruct"}
+ONE_CARD: Mapping[str, tuple[int, LoRA | None]] = {
+    "3b-24gb": (32, LoRA()),
+    "7b-24gb": (16, LoRA(base="int8")),
+    "3b-48gb": (64, LoRA()),
+    "7b-48gb": (32, LoRA()),
+    "3b-80gb": (64, None),
+    "7b-80gb": (64, LoRA()),
+    "7b-141gb": (64, None),
+}
+"""For a model on one GPU with so much memory: the episodes that it samples at once, and the LoRA
+that is trained. Without one all parameters are, and Adam's moments are in the host's memory."""
 DEMO = "runs/demo"
 """The folder in which `launch/demo.py` puts its data and runs."""
 _DEMO_SETS: Mapping[str, str] = {"none": "world", "boxes": "answer"}
@@ -45,7 +58,8 @@ def stage2(size: str, rewards: Rewards) -> TrainConfig:
     In the small world, training at Stage I's rate collapsed after 25 more steps (docs/log.md)."""
     config = replace(stage1(size, ("boxes",)), rewards=rewards)
     model = replace(config.model, path=run_of("stage1", size))
-    optimizer = replace(config.optimizer, learning_rate=2e-4 if size == MICRO else 5e-7)
+    rate = 2e-4 if size == MICRO else config.optimizer.learning_rate / 2
+    optimizer = replace(config.optimizer, learning_rate=rate)
     steps = 30 if size == MICRO else config.steps
     return replace(config, steps=steps, model=model, optimizer=optimizer)
 
@@ -58,14 +72,34 @@ def run_of(arm: str, size: str) -> str:
 
 
 def _paper(size: str) -> TrainConfig:
+    if size in ONE_CARD:
+        return _on_one_card(size)
     return TrainConfig(
         steps=80,
-        model=ModelSettings(path=published(size, also=(MICRO,))),
+        model=ModelSettings(path=published(size, also=(*ONE_CARD, MICRO))),
         rollout=RolloutSettings(
             prompts=256, rollouts=16, slots=256, max_turns=5, turn_tokens=2048, capacity=8192
         ),
         update=UpdateSettings(mini_batch=32, rows=2),
         optimizer=OptimizerSettings(learning_rate=1e-6),
+    )
+
+
+def _on_one_card(size: str) -> TrainConfig:
+    """The paper's settings with an eighth of its prompts a step, and a quarter of them an update. A
+    LoRA's factors need ten times the rate of weights."""
+    slots, lora = ONE_CARD[size]
+    config = _paper(size.partition("-")[0])
+    optimizer = (
+        OptimizerSettings(learning_rate=1e-5) if lora else replace(config.optimizer, moments="host")
+    )
+    return replace(
+        config,
+        steps=160,
+        model=replace(config.model, lora=lora),
+        rollout=replace(config.rollout, prompts=32, slots=slots),
+        update=replace(config.update, mini_batch=8, rows=1),
+        optimizer=optimizer,
     )
 
 
