@@ -6,13 +6,19 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 
 import lfpc_jax
+from configs import common
 from lfpc_jax.data.rejected import Rejected
+from lfpc_jax.grpo.remat import update_bytes
+from lfpc_jax.plan.run import PlannedRun
+from lfpc_jax.plan.slices import Chip, Slice
 from lfpc_jax.run.config import TrainConfig, described, updates_of
 from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import CONFIGS, load_config, named_config
+from lfpc_jax.run.overrides import override
 
 NAMES = sorted(
     str(path.relative_to(CONFIGS))
@@ -104,11 +110,49 @@ def test_every_arm_at_3b_differs_from_7b_in_its_model_alone(name):
     assert load_config(f"{name}:3b", CONFIGS) == replace(config, model=model)
 
 
+CARDS = {"24gb": 20.2, "48gb": 40.9, "80gb": 72.8, "141gb": 129.7}
+"""GiB that programs may use of an L4 (an RTX 4090 has more), an L40S (an A6000 has more), an H100,
+and an H200, at 92 % of each."""
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("size", common.ONE_CARD)
+def test_what_is_always_there_fits_the_card_that_a_config_is_for(size):
+    """By hand, for the phases of rollouts and of updates; the compiler's figures are in
+    docs/training.md."""
+    config, name = named_config(f"stage1.py:{size}", CONFIGS)
+    assert name == f"stage1_{size}"
+    check(config)
+    room = CARDS[size.partition("-")[2]]
+    where = Slice("gpu:1", tuple(jax.devices()[:1]), Chip(int(room * 2**30)))
+    run = PlannedRun.of(override(config, ["--model.dtype", "bfloat16"]), where)
+    cache = run.cache_bytes.prompts + run.cache_bytes.own
+    rollouts = run.state_bytes + run.rollout_bytes - run.shared_bytes + cache
+    assert rollouts < 0.9 * where.chip.hbm_bytes
+    updates = update_bytes(run.cfg, run.train_shapes, config.trainable, run.remat_room)
+    assert updates < 0.95 * where.chip.hbm_bytes
+    follows = load_config(f"stage2.py:{size}", CONFIGS)
+    assert follows.model == replace(config.model, path=f"runs/stage1_{size}")
+    assert follows.optimizer.learning_rate == config.optimizer.learning_rate / 2
+
+
+@pytest.mark.compiles
+def test_without_int8_a_card_of_24_gb_would_not_do_for_7b():
+    config = load_config("stage1.py:7b-24gb", CONFIGS)
+    where = Slice("gpu:1", tuple(jax.devices()[:1]), Chip(int(CARDS["24gb"] * 2**30)))
+    words = ["--model.dtype", "bfloat16", "--model.lora.base", "same"]
+    run = PlannedRun.of(override(config, words), where)
+    cache = run.cache_bytes.prompts + run.cache_bytes.own
+    held = run.state_bytes + run.rollout_bytes - run.shared_bytes + cache
+    assert held > where.chip.hbm_bytes
+
+
 SINCE = {
     "health.most_skipped": 0.5,
     "update.constant_length": 0,
     "update.places": 0,
     "model.tower_remat": "auto",
+    "optimizer.moments": "device",
     "rewards.likelihood": 0.0,
     "rewards.valid": 0.0,
     "rollout.ahead": 0,
@@ -239,7 +283,7 @@ def test_a_name_with_and_without_a_size(name, run):
     [
         ("stage3.py", r"config 'stage3.py'.*'ablations/no_iou.py'"),
         ("stage3.py:3b", r"config 'stage3.py:3b'.*'ablations/no_iou.py'"),
-        ("stage1.py:13b", r"stage1.py: unknown size '13b'; known are 7b, 3b, micro"),
+        ("stage1.py:13b", r"stage1.py: unknown size '13b'; known are 7b, 3b, 3b-24gb, .*, micro"),
         ("authors_stage2.py:micro", r"unknown size 'micro'; known are 7b, 3b$"),
         ("micro/words.py:3b", r"words.py: its get_config\(\) takes no argument, so '3b'"),
         ("stage1_3b.py", r"config 'stage1_3b.py' is now stage1.py:3b$"),

@@ -80,7 +80,7 @@ def load(
         for layer, name in enumerate(param.hf_names):
             made: tuple[jax.Array, ...] = (put(param, name),)
             if rounding is not None and param.held == "int8":
-                *made, squares = _rounded(*made, param, targets[parts[1]].dtype)
+                *made, squares = _rounder(mesh)(*made, param, targets[parts[1]].dtype)
                 rounding.add((name,), squares)
             for part, array in zip(parts, made, strict=True):
                 write = _writer(targets[part].sharding)
@@ -100,7 +100,12 @@ def _target(tensor: Tensor, param: Param, dtype: Any, mesh: Mesh | None) -> jax.
     return jax.ShapeDtypeStruct(param.array_shape, param.dtype_in(target), sharding=place)
 
 
-_rounded = jax.jit(int8.rounded, static_argnums=(1, 2))
+@cache
+def _rounder(mesh: Mesh | None) -> Callable[..., Any]:
+    """`int8.rounded`, whose sums every process has."""
+    everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
+    places = (None, None, everywhere)
+    return jax.jit(int8.rounded, static_argnums=(1, 2), out_shardings=places)
 
 
 def _put(tensor: Tensor, param: Param, mesh: Mesh | None) -> jax.Array:

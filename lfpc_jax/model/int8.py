@@ -7,9 +7,8 @@ product by the scale. So the weights themselves are never made again, not even a
 half the memory of bfloat16, and are frozen: integers have no gradient.
 
 Only the text's projections are held so. They are three quarters of the parameters and more. The
-tower is left as it is: it is a tenth of a 7B, and rounding moves its embeddings of pictures more
-than all layers of the text move the logits (docs/training.md has the figures). So are the
-vocabulary, whose rows are read one by one, norms and biases.
+tower is left as it is, since it is a tenth of a 7B and all that the model sees passes through it.
+So are the vocabulary, whose rows are read one by one, norms and biases.
 """
 
 import math
@@ -82,10 +81,12 @@ def is_held(params: Tree) -> bool:
 
 def rounded(w: Array, param: Param, dtype: Any) -> tuple[Array, Array, Array]:
     """One layer's weight as integers and their scale, in `dtype`, and the sums of squares that
-    `Rounding` takes. The integers are those for the scale as it is in `dtype`."""
+    `Rounding` takes. The integers are those for the scale as it is in `dtype`. A scale is NaN if
+    any of its weights is not finite, which `max` alone does not say on a CPU."""
     inputs = tuple(range(param.inputs))
     exact = w.astype(jnp.float32)
-    scale = (jnp.abs(exact).max(axis=inputs) / MOST).astype(dtype)
+    unsound = (exact * 0).sum(axis=inputs)
+    scale = (jnp.abs(exact).max(axis=inputs) / MOST + unsound).astype(dtype)
     step = jnp.where(scale == 0, 1, scale).astype(jnp.float32)
     values = jnp.round(exact / step)
     lost = jnp.square(values * step - exact).sum()

@@ -145,7 +145,11 @@ def _training(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "target", f"`{target['model'] or target['path']}`, shown `{target['presentation']}`"
     lora = model["lora"]
     what = "all weights" if model["train_vision"] else "all but the vision tower"
-    yield "trained", what if lora is None else f"LoRA factors of rank {lora['rank']}, merged in"
+    if lora is not None:
+        what = f"LoRA factors of rank {lora['rank']}, merged in"
+    if lora is not None and lora.get("base", "same") == "int8":
+        what += "; they were trained on its weights rounded to int8, and added to its own"
+    yield "trained", what
     yield "seed", str(settings["seed"])
 
 
