@@ -13,8 +13,9 @@ import lfpc_jax
 from configs import common
 from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.grpo.remat import update_bytes
+from lfpc_jax.plan.chips import Chip
 from lfpc_jax.plan.run import PlannedRun
-from lfpc_jax.plan.slices import Chip, Slice
+from lfpc_jax.plan.slices import Slice
 from lfpc_jax.run.config import TrainConfig, described, updates_of
 from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import CONFIGS, load_config, named_config
@@ -124,7 +125,7 @@ def test_what_is_always_there_fits_the_card_that_a_config_is_for(size):
     assert name == f"stage1_{size}"
     check(config)
     room = CARDS[size.partition("-")[2]]
-    where = Slice("gpu:1", tuple(jax.devices()[:1]), Chip(int(room * 2**30)))
+    where = Slice("one", "gpu", tuple(jax.devices()[:1]), Chip(int(room * 2**30)))
     run = PlannedRun.of(override(config, ["--model.dtype", "bfloat16"]), where)
     cache = run.cache_bytes.prompts + run.cache_bytes.own
     rollouts = run.state_bytes + run.rollout_bytes - run.shared_bytes + cache
@@ -139,7 +140,7 @@ def test_what_is_always_there_fits_the_card_that_a_config_is_for(size):
 @pytest.mark.compiles
 def test_without_int8_a_card_of_24_gb_would_not_do_for_7b():
     config = load_config("stage1.py:7b-24gb", CONFIGS)
-    where = Slice("gpu:1", tuple(jax.devices()[:1]), Chip(int(CARDS["24gb"] * 2**30)))
+    where = Slice("one", "gpu", tuple(jax.devices()[:1]), Chip(int(CARDS["24gb"] * 2**30)))
     words = ["--model.dtype", "bfloat16", "--model.lora.base", "same"]
     run = PlannedRun.of(override(config, words), where)
     cache = run.cache_bytes.prompts + run.cache_bytes.own
