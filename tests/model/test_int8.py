@@ -1,6 +1,8 @@
 """Weights as int8: what rounding does, and models that compute with it, against transformers'."""
 
 import math
+import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from lfpc_jax.checkpoint import folder, huggingface
-from lfpc_jax.model import int8, spec
+from lfpc_jax.model import int8, qwen, spec
 from lfpc_jax.model.layers import linear, unstack
 from lfpc_jax.model.parameters import PROJECTIONS
 from support import ported, reference
@@ -147,3 +149,30 @@ def test_integers_multiply_as_their_weights_do_in_bfloat16_too(held):
             )
             got = np.asarray(linear(x, p, inputs=inputs), np.float32)
             assert np.linalg.norm(got - wanted) <= limit * np.linalg.norm(wanted), (dtype, name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_program_makes_the_weights_again(model, held, dtype):
+    """Forward and backward, compiled: no array but the integers has the size of a whole stack of
+    some projection's layers."""
+    _, cfg, _, _ = model
+    cfg = replace(cfg, dtype=dtype, remat="full")
+    rng = np.random.default_rng(5)
+    prompts = [reference.random_prompt(rng, 0)]
+    tokens, _ = ported.arrays(prompts, cfg, length=56, windows=16)
+
+    def loss(embed, rest, tokens):
+        params = {**rest, "embed": embed}
+        return qwen.hidden_states(params, tokens, None, cfg=cfg).astype(jnp.float32).sum()
+
+    rest = {name: held[0][name] for name in ("text", "norm")}
+    compiled = jax.jit(jax.grad(loss)).lower(held[0]["embed"], rest, tokens).compile().as_text()
+    stacks = {math.prod(part["w"].shape) for name, part in rest["text"].items()
+              if name in PROJECTIONS}  # fmt: skip
+    seen: dict[str, set[int]] = {}
+    for kind, shape in re.findall(r"(\w+)\[([\d,]+)\]", compiled):
+        sides = [int(side) for side in shape.split(",")]
+        if sides[0] == cfg.text.layers:
+            seen.setdefault(kind, set()).add(math.prod(sides))
+    assert stacks <= seen.pop("s8")
+    assert not any(stacks & sizes for sizes in seen.values()), seen
