@@ -6,16 +6,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import pytest
 
 import lfpc_jax
 from configs import common
 from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.grpo.remat import update_bytes
-from lfpc_jax.plan.chips import Chip
+from lfpc_jax.plan import slices
 from lfpc_jax.plan.run import PlannedRun
-from lfpc_jax.plan.slices import Slice
 from lfpc_jax.run.config import TrainConfig, described, updates_of
 from lfpc_jax.run.config_checks import check
 from lfpc_jax.run.config_files import CONFIGS, load_config, named_config
@@ -116,6 +114,12 @@ CARDS = {"24gb": 20.2, "48gb": 40.9, "80gb": 72.8, "141gb": 129.7}
 and an H200, at 92 % of each."""
 
 
+def on_one_chip(config, *words):
+    words = ["--model.dtype", "bfloat16", "--model.remat", "attended",
+             "--model.tower_remat", "attended", *words]  # fmt: skip
+    return PlannedRun.of(override(config, words), slices.find("cpu:1"))
+
+
 @pytest.mark.compiles
 @pytest.mark.parametrize("size", common.ONE_CARD)
 def test_what_is_always_there_fits_the_card_that_a_config_is_for(size):
@@ -124,14 +128,13 @@ def test_what_is_always_there_fits_the_card_that_a_config_is_for(size):
     config, name = named_config(f"stage1.py:{size}", CONFIGS)
     assert name == f"stage1_{size}"
     check(config)
-    room = CARDS[size.partition("-")[2]]
-    where = Slice("one", "gpu", tuple(jax.devices()[:1]), Chip(int(room * 2**30)))
-    run = PlannedRun.of(override(config, ["--model.dtype", "bfloat16"]), where)
+    room = CARDS[size.partition("-")[2]] * 2**30
+    run = on_one_chip(config)
     cache = run.cache_bytes.prompts + run.cache_bytes.own
     rollouts = run.state_bytes + run.rollout_bytes - run.shared_bytes + cache
-    assert rollouts < 0.9 * where.chip.hbm_bytes
+    assert rollouts < 0.9 * room
     updates = update_bytes(run.cfg, run.train_shapes, config.trainable, run.remat_room)
-    assert updates < 0.95 * where.chip.hbm_bytes
+    assert updates < 0.95 * room
     follows = load_config(f"stage2.py:{size}", CONFIGS)
     assert follows.model == replace(config.model, path=f"runs/stage1_{size}")
     assert follows.optimizer.learning_rate == config.optimizer.learning_rate / 2
@@ -140,12 +143,10 @@ def test_what_is_always_there_fits_the_card_that_a_config_is_for(size):
 @pytest.mark.compiles
 def test_without_int8_a_card_of_24_gb_would_not_do_for_7b():
     config = load_config("stage1.py:7b-24gb", CONFIGS)
-    where = Slice("one", "gpu", tuple(jax.devices()[:1]), Chip(int(CARDS["24gb"] * 2**30)))
-    words = ["--model.dtype", "bfloat16", "--model.lora.base", "same"]
-    run = PlannedRun.of(override(config, words), where)
+    run = on_one_chip(config, "--model.lora.base", "same")
     cache = run.cache_bytes.prompts + run.cache_bytes.own
     held = run.state_bytes + run.rollout_bytes - run.shared_bytes + cache
-    assert held > where.chip.hbm_bytes
+    assert held > CARDS["24gb"] * 2**30
 
 
 SINCE = {
