@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config, qwen
 from lfpc_jax.model.logprobs import token_logprobs
-from lfpc_jax.plan import slices
+from lfpc_jax.plan import chips, slices
 from lfpc_jax.plan.compiling import OutOfMemory, compiled
 from lfpc_jax.plan.programs import Uncompiled
 
@@ -54,7 +54,7 @@ def main() -> None:
     )
     ways: dict[str, Callable[..., jax.Array]] = {"whole logits": whole, "blocks of 512": blocked}
     print(f"{args.topology}: a row of {args.tokens:,} tokens a chip, {c.vocab:,} ids; "
-          f"float32 logits alone {4 * args.tokens * c.vocab / slices.GIB:.2f} GiB")  # fmt: skip
+          f"float32 logits alone {4 * args.tokens * c.vocab / chips.GIB:.2f} GiB")  # fmt: skip
     for name, way in ways.items():
         lower = partial(_lowered, mesh, jax.jit(jax.grad(way, argnums=(0, 1))), *arrays)
         try:
@@ -62,8 +62,8 @@ def main() -> None:
         except OutOfMemory as error:
             print(f"{name}: does not fit: {error}")
             continue
-        print(f"{name}: temporary {program.temporary_bytes / slices.GIB:.2f} GiB, "
-              f"all {program.bytes_per_chip / slices.GIB:.2f}")  # fmt: skip
+        print(f"{name}: temporary {program.temporary_bytes / chips.GIB:.2f} GiB, "
+              f"all {program.bytes_per_chip / chips.GIB:.2f}")  # fmt: skip
 
 
 def _lowered(mesh: Mesh, jitted: Any, *arrays: jax.ShapeDtypeStruct) -> Any:

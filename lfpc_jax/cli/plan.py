@@ -30,6 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.plan import parser
 from lfpc_jax.grpo.packing import Item
@@ -95,7 +97,7 @@ def _plan_run(args: argparse.Namespace, overrides: Sequence[str], topology: str)
         words = (*overrides, *flags)
         again = ("--config", args.config, "--topology", topology, *words) if args.quick else None
         again = again and (*again, *_resolved(run))
-        compile_ = partial(_compile, f"{args.config} for {topology}", again)
+        compile_ = partial(_compile, f"{args.config} for {topology}", again, where)
         programs = list(plan(phases(run, args.program), where.chip, run.loads(), compile_))
         if not programs:
             known = dict.fromkeys(program.name for each in phases(run) for program in each.programs)
@@ -154,21 +156,24 @@ def _plan_model(args: argparse.Namespace, model: str, topology: str) -> Plan:
         else:
             known = ", ".join((*PROGRAMS, "rollout"))
             raise ValueError(f"program {program!r}: of a model there are {known}")
-    compile_ = partial(_compile, f"{model} for {topology}", None)
+    compile_ = partial(_compile, f"{model} for {topology}", None, where)
     programs = list(plan(chosen, where.chip, {}, compile_))
     print_tables(title, programs)
     _print_shortages(programs, title, where)
     return Plan(title, programs)
 
 
-def _compile(what: str, again: Sequence[str] | None, program: Uncompiled) -> Compiled:
+def _compile(
+    what: str, again: Sequence[str] | None, where: slices.Slice, program: Uncompiled, mesh: Mesh
+) -> Compiled:
     """Compiles to the end. If flags that plan the run `again` are given, only until memory is
     assigned."""
+    machine = where.machine(mesh)
     with progress.waiting(f"compiling {program.name}, {what}"):
         if again is None:
-            return compiled(program)
+            return compiled(program, machine)
         command = (sys.executable, "-m", __name__, *again, "--dump", program.name)
-        return assigned(program, command)
+        return assigned(program, command, machine)
 
 
 def _compile_into(
@@ -176,11 +181,13 @@ def _compile_into(
 ) -> None:
     """Compiles in the process that `assigned` starts. `assigned` ends the process once memory is
     assigned."""
-    config = override(load_config(args.config, CONFIGS), overrides)
-    run = PlannedRun.of(config, slices.find(args.topology[0]))
-    for phase in phases(run, [name]):
+    config, where = (
+        override(load_config(args.config, CONFIGS), overrides),
+        slices.find(args.topology[0]),
+    )
+    for phase in phases(PlannedRun.of(config, where), [name]):
         for program in phase.programs:
-            compile_into(program, Path(folder))
+            compile_into(program, Path(folder), where.machine(phase.mesh))
             return
 
 

@@ -2,6 +2,10 @@
 
 A process fills whole rows of a batch, and rolls out with whole copies of the model. So the devices
 of a `tensor` group belong to one process wherever its number of devices is a multiple of `tensor`.
+
+TPU slices that run together reach each other only through the data center's network, a hundredth as
+fast as the network inside. So `data` goes across them: parameters are split within each slice, and
+only gradients are summed between slices.
 """
 
 import math
@@ -22,13 +26,37 @@ def make_mesh(
     """A mesh of exactly `devices` (default: all of them); one side may be -1 and takes the rest."""
     devices = list(jax.devices() if devices is None else devices)
     sides = sides_of(data, fsdp, tensor, len(devices))
+    slices = _by_slice(devices)
+    check_slices(sides, len(slices))
+    of_each = (sides[0] // len(slices), *sides[1:])
+    meshes = [_within(of_each, slices[number]) for number in sorted(slices)]
+    return meshed(np.concatenate(meshes))
+
+
+def check_slices(sides: tuple[int, int, int], slices: int) -> None:
+    """Raises ValueError unless `data` goes across all slices."""
+    if sides[0] % slices:
+        raise ValueError(
+            f"mesh (data, fsdp, tensor) = {sides}: {slices} slices reach each other only through "
+            f"the data center's network, so data must be a multiple of {slices}; set --mesh.data "
+            f"{slices} --mesh.fsdp -1"
+        )
+
+
+def slice_of(device: jax.Device) -> int:
+    """The number of a TPU's slice. Other devices are all of one, whatever connects their hosts."""
+    return getattr(device, "slice_index", None) or 0 if device.platform == "tpu" else 0
+
+
+def _within(sides: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices of one slice."""
     # A side of the mesh may be a part of a physical side of the slice: 2 of 4 x 4 chips.
     placed = mesh_utils.create_device_mesh(sides, devices=devices, allow_split_physical_axes=True)
     mesh = meshed(placed)
     counts = [len(owned) for owned in _by_process(devices).values()]
     if _across(mesh) and all(count % sides[2] == 0 for count in counts):
-        return meshed(rollout_mesh(sides[2], devices=devices).devices.reshape(sides))
-    return mesh
+        return rollout_mesh(sides[2], devices=devices).devices.reshape(sides)
+    return placed
 
 
 def rollout_mesh(tensor: int = 1, *, devices: Iterable[jax.Device] | None = None) -> Mesh:
@@ -95,6 +123,13 @@ def _by_process(devices: Iterable[jax.Device]) -> dict[int, list[jax.Device]]:
     for device in sorted(devices, key=lambda device: (device.process_index, device.id)):
         owned[device.process_index].append(device)
     return dict(owned)
+
+
+def _by_slice(devices: Iterable[jax.Device]) -> dict[int, list[jax.Device]]:
+    found: dict[int, list[jax.Device]] = defaultdict(list)
+    for device in devices:
+        found[slice_of(device)].append(device)
+    return dict(found)
 
 
 def sides_of(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:

@@ -12,7 +12,9 @@ heads in jax 0.10 (corrected in 0.11), and asks the local devices which GPU they
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +28,9 @@ from lfpc_jax.distributed.sharding import partition
 from lfpc_jax.model import packed_sequences
 from lfpc_jax.model.attention_splash import SAVED
 from lfpc_jax.model.packed_sequences import Ranges, Tier
+
+_ABSENT: ContextVar[tuple[int, int] | None] = ContextVar("absent GPU", default=None)
+"""The capability of a GPU that is compiled for and not there."""
 
 _HIDDEN = -1e4
 _COLUMNS = 8
@@ -70,9 +75,22 @@ def _hidden(q: Array, k: Array, v: Array, valid: Array, scale: float) -> tuple[A
     return q, k, v
 
 
+@contextmanager
+def compiled_for(capability: tuple[int, int] | None) -> Iterator[None]:
+    """Traces what is called within for a GPU that is not there, of this CUDA capability; None for
+    the devices that are."""
+    token = _ABSENT.set(capability)
+    try:
+        yield
+    finally:
+        _ABSENT.reset(token)
+
+
 def has_packed_layout() -> bool:
-    """Whether the local GPU is a Hopper or a later one. True in a process without a GPU, which can
-    only compile for one elsewhere."""
+    """Whether the GPU is a Hopper or a later one. True in a process without a GPU, unless it
+    compiles for an older one elsewhere."""
+    if absent := _ABSENT.get():
+        return absent >= (9, 0)
     if jax.default_backend() != "gpu":
         return True
     capability = getattr(jax.local_devices()[0], "compute_capability", "")

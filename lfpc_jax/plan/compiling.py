@@ -4,10 +4,10 @@ Memory is that of the compiler's buffer assignment, which it writes with `xla_du
 assignment decides whether a program fits. (JAX's `memory_analysis` counts the fragmentation of a
 TPU's heap twice.)
 
-The TPU compiler optimises and assigns memory in the first tenth of its time; in the rest it writes
-code, fusion by fusion. So `assigned` compiles in a process of its own and ends it when memory is
-assigned. Memory and bytes sent are those of the whole compilation; only the compiler's own FLOPs
-and bytes are missing.
+The compilers for TPUs and GPUs optimise and assign memory in the first part of their time, a tenth
+on TPUs; in the rest they write code, fusion by fusion. So `assigned` compiles in a process of its
+own and ends it when memory is assigned. Memory and bytes sent are those of the whole compilation;
+only the compiler's own FLOPs and bytes are missing.
 """
 
 import re
@@ -15,29 +15,33 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from lfpc_jax import stopping
-from lfpc_jax.plan.collectives import collectives, sent
+from lfpc_jax.model import attention_cudnn
+from lfpc_jax.plan.collectives import collectives, sent, sent_between
 from lfpc_jax.plan.programs import Uncompiled
 
 _ASSIGNMENT = "*after_optimizations-buffer-assignment.txt"
-_LAST = "*after_optimizations_after_buffer_assignment.txt"
-"""What the TPU compiler writes when all that is read here is there."""
+_LAST = (
+    "*after_optimizations_after_buffer_assignment.txt",
+    "*gpu_after_optimizations-memory-usage-report.txt",
+)
+"""What the compilers for TPUs and for GPUs write when all that is read here is there."""
 _LARGEST = 8
 
 
 @dataclass(frozen=True)
 class Compiled:
     """What the compiler decided about a program. `held` is what the arguments hold, by kind, in
-    bytes per chip. `sent` is what a chip sends to others in one run, by kind of collective.
-    `largest` are the largest arrays among the temporaries, by shape, where the compiler wrote them
-    down. The compiler's own FLOPs and bytes count the body of a loop once; they are 0 where
-    compilation ended early."""
+    bytes per chip. `sent` is what a chip sends to others in one run, by kind of collective, and
+    `between` is what of it goes to other slices or hosts. `largest` are the largest arrays among
+    the temporaries, by shape, where the compiler wrote them down. The compiler's own FLOPs and
+    bytes count the body of a loop once; they are 0 where compilation ended early."""
 
     program: str
     bytes_per_chip: int
@@ -47,6 +51,7 @@ class Compiled:
     largest: Mapping[str, int]
     held: Mapping[str, int]
     sent: Mapping[str, int]
+    between: Mapping[str, int]
     compiler_flops: float
     compiler_bytes: float
     compile_seconds: float
@@ -57,25 +62,39 @@ class Compiled:
         return {**self.held, "activations": self.bytes_per_chip - sum(self.held.values())}
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What the compiler or the reader of its text must know of the devices and finds in no program:
+    compiler options, the host of each device where a slower network joins hosts, and CUDA's
+    capability of a GPU that is not there."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    hosts: tuple[int, ...] = ()
+    capability: tuple[int, int] | None = None
+
+
+_ANY = Machine()
+
+
 class OutOfMemory(Exception):
     """The compiler found no way to fit the program. The text says what was used of what."""
 
 
-def compiled(program: Uncompiled) -> Compiled:
+def compiled(program: Uncompiled, machine: Machine = _ANY) -> Compiled:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         try:
-            executable = compile_into(program, Path(name))
+            executable = compile_into(program, Path(name), machine)
         except jax.errors.JaxRuntimeError as error:
             raise _refused(str(error)) from error
         # Nothing is written of what a cache of compiled programs holds.
         cached = not any(Path(name).glob(_ASSIGNMENT))
         memory = _reported(executable) if cached else _assignment(Path(name))
     text, cost = executable.as_text(), executable.cost_analysis() or {}
-    return _compiled(program, memory, text, cost, start)
+    return _compiled(program, memory, text, cost, start, machine)
 
 
-def assigned(program: Uncompiled, command: Sequence[str]) -> Compiled:
+def assigned(program: Uncompiled, command: Sequence[str], machine: Machine = _ANY) -> Compiled:
     """Compiles until memory is assigned. `command`, with a folder as its last word, runs
     `compile_into` for this program."""
     start = time.perf_counter()
@@ -85,8 +104,8 @@ def assigned(program: Uncompiled, command: Sequence[str]) -> Compiled:
             [*command, name], stdout=errors, stderr=errors, env=stopping.environment_of_commands()
         )
         try:
-            while not any(folder.glob(_LAST)):
-                if process.poll() is not None and not any(folder.glob(_LAST)):
+            while not _is_assigned(folder):
+                if process.poll() is not None and not _is_assigned(folder):
                     errors.seek(0)
                     raise _refused(errors.read())
                 time.sleep(0.2)
@@ -94,12 +113,17 @@ def assigned(program: Uncompiled, command: Sequence[str]) -> Compiled:
             process.kill()
             process.wait()
         text = next(folder.glob("*after_optimizations.txt")).read_text()
-        return _compiled(program, _assignment(folder), text, {}, start)
+        return _compiled(program, _assignment(folder), text, {}, start, machine)
 
 
-def compile_into(program: Uncompiled, folder: Path) -> Any:
-    options = {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
-    return program.lower().compile(compiler_options=options)
+def _is_assigned(folder: Path) -> bool:
+    return any(any(folder.glob(name)) for name in _LAST)
+
+
+def compile_into(program: Uncompiled, folder: Path, machine: Machine = _ANY) -> Any:
+    options = {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True, **machine.options}
+    with attention_cudnn.compiled_for(machine.capability):
+        return program.lower().compile(compiler_options=options)
 
 
 def _assignment(folder: Path) -> dict[str, Any]:
@@ -144,12 +168,15 @@ def _compiled(
     text: str,
     cost: Mapping[str, float],
     start: float,
+    machine: Machine,
 ) -> Compiled:
+    exchanges = collectives(text, machine.hosts)
     return Compiled(
         program=program.name,
         **memory,
         held=program.held,
-        sent=sent(collectives(text)),
+        sent=sent(exchanges),
+        between=sent_between(exchanges),
         compiler_flops=cost.get("flops", 0.0),
         compiler_bytes=cost.get("bytes accessed", 0.0),
         compile_seconds=time.perf_counter() - start,

@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jax.sharding import Mesh
+
+from lfpc_jax.plan.chips import GIB, Chip
 from lfpc_jax.plan.compiling import Compiled, OutOfMemory
 from lfpc_jax.plan.phases import Phase
 from lfpc_jax.plan.programs import Uncompiled
 from lfpc_jax.plan.roofline import LeastTime, least_time
 from lfpc_jax.plan.run import PlannedRun
-from lfpc_jax.plan.slices import GIB, Chip, Slice
+from lfpc_jax.plan.slices import Slice
 from lfpc_jax.plan.work import Load
 from lfpc_jax.run.config import TrainConfig
 
@@ -69,7 +72,7 @@ def plan(
     phases: Iterable[Phase],
     chip: Chip,
     loads: Mapping[str, Load],
-    compile_: Callable[[Uncompiled], Compiled],
+    compile_: Callable[[Uncompiled, Mesh], Compiled],
 ) -> Iterator[PlannedProgram]:
     """Yields each program as it is compiled."""
     for phase in phases:
@@ -77,12 +80,15 @@ def plan(
         for program in phase.programs:
             where = (phase.name, sides, chip.hbm_bytes, phase.beside + program.beside)
             try:
-                compiled = compile_(program)
+                compiled = compile_(program, phase.mesh)
             except OutOfMemory as error:
                 yield PlannedProgram(program.name, *where, refusal=str(error))
                 continue
             load = loads.get(program.name)
-            least = least_time(load, float(sum(compiled.sent.values())), chip) if load else None
+            sent, between = (
+                float(sum(each.values())) for each in (compiled.sent, compiled.between)
+            )
+            least = least_time(load, sent, chip, between=between) if load else None
             yield PlannedProgram(program.name, *where, compiled=compiled, load=load, estimate=least)
 
 
@@ -106,10 +112,8 @@ def step_figures(run: PlannedRun, programs: Sequence[PlannedProgram]) -> dict[st
     update = {
         "flops": sum(n * load.flops for load, _, n in calls),
         "bytes": sum(n * load.bytes for load, _, n in calls),
-        "sent": {
-            kind: sum(n * compiled.sent.get(kind, 0) for _, compiled, n in calls)
-            for kind in sorted({kind for _, compiled, _ in calls for kind in compiled.sent})
-        },
+        "sent": _by_kind((compiled.sent, n) for _, compiled, n in calls),
+        "between": _by_kind((compiled.between, n) for _, compiled, n in calls),
     }
     return {
         "cache": run.cache_figures,
@@ -134,6 +138,15 @@ def step_figures(run: PlannedRun, programs: Sequence[PlannedProgram]) -> dict[st
         "chip_hours": config.steps * sum(seconds.values()) * chips / 3600,
         "compile_seconds": sum(program.compile_seconds for program in programs),
     }
+
+
+def _by_kind(sent: Iterable[tuple[Mapping[str, int], float]]) -> dict[str, float]:
+    """The bytes of so many calls each."""
+    sums: dict[str, float] = {}
+    for sizes, calls in sent:
+        for kind, size in sizes.items():
+            sums[kind] = sums.get(kind, 0.0) + calls * size
+    return dict(sorted(sums.items()))
 
 
 _TRAINING = (

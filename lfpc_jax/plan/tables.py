@@ -7,9 +7,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lfpc_jax.plan.chips import GIB
 from lfpc_jax.plan.episodes import PlannedEpisode
 from lfpc_jax.plan.planned import PlannedProgram
-from lfpc_jax.plan.slices import GIB
 
 KINDS = ("parameters", "moments", "gradients", "prompts", "own", "inputs", "activations")
 """`prompts` and `own` are the two parts of the rollouts' cache."""
@@ -47,8 +47,12 @@ def _memory(rows: Sequence[PlannedProgram]) -> Table:
 
 
 def _work(rows: Sequence[PlannedProgram]) -> Table:
-    names = ("TFLOP", "compiler's", "GB moved", "compiler's", "GB sent", "by", "ms at least")
-    title = "One call on a chip (the compiler counts a loop once), and a step"
+    names = ("TFLOP", "compiler's", "GB moved", "compiler's", "GB sent", "between", "by",
+             "ms at least")  # fmt: skip
+    title = (
+        "One call on a chip (the compiler counts a loop once; between slices or hosts is a part of "
+        "what is sent), and a step"
+    )
     table = _table("program", (*names, "calls", "s a step"), title)
     for row in rows:
         if row.compiled is None:
@@ -61,6 +65,7 @@ def _work(rows: Sequence[PlannedProgram]) -> Table:
             f"{load.bytes / 1e9:.2f}" if load else "-",
             f"{c.compiler_bytes / 1e9:.2f}",
             f"{sum(c.sent.values()) / 1e9:.2f}",
+            f"{between / 1e9:.2f}" if (between := sum(c.between.values())) else "-",
             least.bound if least else "-",
             f"{1e3 * least.seconds:,.1f}" if least else "-",
             f"{load.calls:,.1f}" if load else "-",
@@ -75,6 +80,7 @@ def print_step(figures: Mapping[str, Any], episode: PlannedEpisode) -> None:
     layout, update = figures["layout"], figures["update"]
     seconds = figures["seconds_a_step"]
     saved, cache = figures["remat"], figures["cache"]
+    between = sum(update["between"].values())
     print(
         f"rollouts of a host: {cache['prompts']} prompts in memory, of at most "
         f"{cache['prompt_ids']:,} ids, {_gib(cache['prompt_bytes'])} GiB a chip; {cache['slots']} "
@@ -93,7 +99,9 @@ def print_step(figures: Mapping[str, Any], episode: PlannedEpisode) -> None:
     )
     print(
         f"an update on a chip: {update['flops'] / 1e12:,.0f} TFLOP, {update['bytes'] / 1e9:,.0f} "
-        f"GB moved, {sum(update['sent'].values()) / 1e9:,.0f} GB sent, in the programs above"
+        f"GB moved, {sum(update['sent'].values()) / 1e9:,.0f} GB sent"
+        + (f" ({between / 1e9:,.1f} between slices or hosts)" if between else "")
+        + ", in the programs above"
     )
     print(f"compiled in {figures['compile_seconds']:.0f} s")
     if step := sum(seconds.values()):
@@ -101,7 +109,7 @@ def print_step(figures: Mapping[str, Any], episode: PlannedEpisode) -> None:
         print(
             f"a step on {figures['chips']} chips takes {step:,.1f} s at least: {parts}; "
             f"{figures['steps']} steps {figures['chip_hours']:,.0f} chip-hours\n"
-            "(peaks of compute, memory and wire; "
+            "(peaks of compute, memory, wire and network; "
             f"episodes of {episode.sampled} sampled tokens and {episode.crops} crops, all slots "
             "always busy)"
         )

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.plan import slices
-from lfpc_jax.plan.collectives import Collective, collectives, sent
+from lfpc_jax.plan.collectives import Collective, collectives, sent, sent_between
 
 pytestmark = pytest.mark.compiles
 
@@ -146,3 +146,66 @@ def test_what_the_tpu_compiler_writes():
         "reduce-scatter": whole * FLOAT * 31 // 32,
         "all-gather": whole * 2 * 31 // 32,
     }
+
+
+ACROSS = """HloModule jit_f, num_partitions=8
+
+ENTRY %main (a: f32[64,8]) -> f32[64,8] {
+  %r = f32[64] all-reduce(%x), channel_id=1, replica_groups=GROUPS, to_apply=%add
+  %p = f32[64] collective-permute(%r), channel_id=2, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  ROOT %f = f32[64,8] copy(%a)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("groups", "between"),
+    [
+        # Whole: 2 x 256 bytes, 7/8 of them sent, and of 7 steps round the ring one between hosts.
+        ("{{0,1,2,3,4,5,6,7}}", 2 * 256 // 8),
+        ("{}", 2 * 256 // 8),
+        ("[1,8]<=[8]", 2 * 256 // 8),
+        ("mesh['a'=2,'b'=4] {'a', 'b'}", 2 * 256 // 8),
+        # Of four on one host each: nothing.
+        ("{{0,1,2,3},{4,5,6,7}}", 0),
+        ("[2,4]<=[8]", 0),
+        ("mesh['a'=2,'b'=4] {'b'}", 0),
+        # Of two, one on each host: all of 2 x 256 / 2.
+        ("{{0,4},{1,5},{2,6},{3,7}}", 256),
+        ("[4,2]<=[2,4]T(1,0)", 256),
+        ("mesh['a'=2,'b'=4] {'a'}", 256),
+    ],
+)
+def test_what_goes_between_hosts_is_the_least_that_must(groups, between):
+    """Two hosts of four. Of the four pairs of the permutation none lies on both, or two do."""
+    text = ACROSS.replace("GROUPS", groups)
+    exchanges = collectives(text, [0, 0, 0, 0, 1, 1, 1, 1])
+    assert sent_between(exchanges).get("all-reduce", 0) == between
+    assert sent(exchanges) == sent(collectives(text))
+    assert sent_between(collectives(text)) == {}
+    by_pairs = sent_between(collectives(text, [0, 0, 1, 1, 0, 0, 1, 1]))
+    assert by_pairs["collective-permute"] == 256 // 2
+
+
+def test_slices_sum_gradients_between_each_other():
+    """Four layers' gradients of 2048 x 2048 in bfloat16 are reduced within each slice of 4 chips,
+    and each chip's quarter, in a second step, with the other slice's: once there and once back, by
+    half each."""
+    mesh = make_mesh(data=2, fsdp=4, devices=slices.find("2xv5e:2x2").devices)
+    weights = jax.ShapeDtypeStruct(
+        (4, 2048, 2048), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    )
+    rows = jax.ShapeDtypeStruct(
+        (64, 512, 2048), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    )
+
+    def loss(weights, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0].sum()
+
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(jax.grad(loss), out_shardings=weights.sharding).lower(weights, rows)
+    exchanges = collectives(lowered.compile().as_text())
+    assert sent_between(exchanges) == {"all-reduce": 4 * 2048 * 2048 * 2 // 4}
+    inside = sent(exchanges)["all-gather"]
+    assert inside % (2048 * 2048 * 2 * 3 // 4) == 0
+    assert inside // (2048 * 2048 * 2 * 3 // 4) >= 4

@@ -16,10 +16,25 @@ def test_a_slice_is_described_or_refused_with_the_remedy():
     found = slices.find("v5e:2x4")
     assert (len(found.devices), found.chip.hbm_bytes) == (8, 15.75 * 2**30)
     assert (len(slices.find("cpu:8").devices), slices.find("cpu:8").platform) == (8, "cpu")
-    for name in ("v9z:2x2", "v5e", "v5e:3x5", "cpu:9", "cpu:x", "gpu:100000"):
-        with pytest.raises(ValueError, match=f"slice '{name}'"):
+    two = slices.find("2xv5e:2x4")
+    assert (len(two.devices), two.slices, two.hosts, found.slices) == (16, 2, 4, 1)
+    halves = slices.find("tpu7x:2x2x1")
+    assert (len(halves.devices), halves.platform) == (8, "tpu")
+    wrong = (
+        "v9z:2x2",
+        "v5e",
+        "v5e:3x5",
+        "0xv5e:2x2",
+        "cpu:9",
+        "cpu:x",
+        "gpu:100000",
+        "h100",
+        "h100:0",
+    )
+    for name in wrong:
+        with pytest.raises(ValueError, match=f"topology '{name}'"):
             slices.find(name)
-    with pytest.raises(ValueError, match="slice 'cpu:0': name at least one device, as cpu:8"):
+    with pytest.raises(ValueError, match="topology 'cpu:0': name at least one device, as cpu:8"):
         slices.find("cpu:0")
 
 

@@ -14,7 +14,7 @@ from lfpc_jax.cli import plan
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.model import spec
 from lfpc_jax.model.config import published
-from lfpc_jax.plan import compiling, counts, slices
+from lfpc_jax.plan import chips, compiling, counts, slices
 from lfpc_jax.plan.episodes import (
     PlannedEpisode,
     layout_of,
@@ -25,7 +25,7 @@ from lfpc_jax.plan.episodes import (
 )
 from lfpc_jax.plan.planned import advice
 from lfpc_jax.plan.programs import bytes_per_chip
-from lfpc_jax.plan.roofline import least_time
+from lfpc_jax.plan.roofline import LeastTime, least_time
 from lfpc_jax.plan.run import PlannedRun, model_of
 from lfpc_jax.plan.search import proposals
 from lfpc_jax.plan.update import PlannedUpdate
@@ -329,7 +329,7 @@ def test_the_resharding_compiles_to_its_end_where_chips_reach_only_their_neighbo
 
 
 def test_what_does_not_fit_is_refused_with_the_settings_to_change(tmp_path, capsys, monkeypatch):
-    chip = slices.Chip(hbm_bytes=2**20)
+    chip = chips.Chip(hbm_bytes=2**20)
     found = slices.find("cpu:2")
     monkeypatch.setattr(slices, "find", lambda _: replace(found, chip=chip))
     for name in ("scoring", "updating"):
@@ -353,13 +353,16 @@ def test_an_unknown_flag_without_a_config_is_refused(capsys):
 
 
 def test_the_longest_of_three_times_bounds_a_call():
-    chip = slices.Chip(1, flops=100.0, hbm=10.0, wire=1.0)
+    chip = chips.Chip(1, flops=100.0, hbm=10.0, wire=1.0)
     assert least_time(Load(200.0, 10.0, 1.0), 1.5, chip).bound == "compute"
     assert least_time(Load(200.0, 30.0, 1.0), 1.5, chip) == least_time(
         Load(0.0, 30.0, 1.0), 0.0, chip
     )
     assert least_time(Load(200.0, 30.0, 1.0), 4.0, chip).seconds == 4.0
-    assert least_time(Load(200.0, 30.0, 1.0), 4.0, slices.Chip(1)) is None
+    assert least_time(Load(200.0, 30.0, 1.0), 4.0, chips.Chip(1)) is None
+    apart = chips.Chip(1, flops=100.0, hbm=10.0, wire=1.0, network=0.1)
+    assert least_time(Load(200.0, 30.0, 1.0), 4.0, apart, between=0.5) == LeastTime(5.0, "network")
+    assert least_time(Load(200.0, 30.0, 1.0), 4.0, apart, between=0.3).bound == "wire"
 
 
 def laid_out(shards=16, groups=32, cfg=None, **sizes):

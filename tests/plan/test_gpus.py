@@ -1,0 +1,108 @@
+"""Plans for GPUs that are not there."""
+
+import json
+import re
+
+import pytest
+
+from lfpc_jax.cli import plan
+from lfpc_jax.distributed.mesh import make_mesh
+from lfpc_jax.model import attention, attention_cudnn
+from lfpc_jax.plan import gpus, slices
+from lfpc_jax.plan.chips import GPU_SHARE, GPUS
+from support.gpus import PLUGIN_MISSING, REASON
+
+pytestmark = pytest.mark.compiles
+WITH_PLUGIN = pytest.mark.skipif(PLUGIN_MISSING, reason=REASON)
+
+
+def test_without_the_plugin_the_error_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(gpus, "plugin_is_there", lambda: False)
+    assert plan.main(["--model", "3b", "--topology", "h100:8"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: NVIDIA H100 80GB HBM3: XLA compiles for GPUs only with JAX's")
+    assert re.search(r"pip install 'jax\[cuda12\]==\d+\.\d+\.\d+'", error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA RTX A6000", "a6000"),
+        ("Tesla T4", None),
+        ("NVIDIA L40", None),
+    ],
+)
+def test_peaks_of_a_gpu_that_is_here_are_those_of_its_kind(kind, name):
+    assert slices._peaks(kind).flops == (GPUS[name].flops if name else 0)
+
+
+def test_programs_may_use_the_share_that_commands_take(monkeypatch):
+    variable, share = GPU_SHARE
+    monkeypatch.delenv(variable, raising=False)
+    assert gpus.chip(GPUS["h100"]).hbm_bytes == int(float(share) * GPUS["h100"].memory)
+    monkeypatch.setenv(variable, "0.5")
+    assert gpus.chip(GPUS["h100"]).hbm_bytes == GPUS["h100"].memory // 2
+
+
+def test_packed_rows_are_cudnn_s_from_hopper_on():
+    def chosen():
+        return attention.select(
+            "cudnn", platform="gpu", length=8192, dtype="bfloat16", packed=True
+        ).kernel
+
+    for name, kernel in (("a100", "xla"), ("rtx4090", "xla"), ("h100", "cudnn"), ("b200", "cudnn")):
+        with attention_cudnn.compiled_for(GPUS[name].capability):
+            assert chosen() == kernel, name
+    assert chosen() == "cudnn"
+
+
+@WITH_PLUGIN
+@pytest.mark.parametrize("name", GPUS)
+def test_xla_knows_the_gpu_as_it_was_described(name):
+    found = slices.find(f"{name}:2x4")
+    assert (found.hosts, found.chips_a_host, found.platform) == (2, 4, "gpu")
+    first = found.devices[0]
+    major, minor = GPUS[name].capability
+    assert (first.device_kind, first.compute_capability) == (GPUS[name].kind, f"{major}.{minor}")
+    assert first.core_count == GPUS[name].cores
+    mesh = make_mesh(fsdp=-1, devices=found.devices)
+    assert found.machine(mesh).hosts == (0, 0, 0, 0, 1, 1, 1, 1)
+
+
+@WITH_PLUGIN
+@pytest.mark.slow
+def test_the_3b_update_of_stage1_compiles_for_one_h100(tmp_path):
+    """With LoRA, since 80 GB do not hold the moments of all parameters. What is donated is given
+    back, no array has a row's scores, and nothing is sent."""
+    file = tmp_path / "plan.json"
+    flags = ["--model.lora", "on", "--rollout.slots", "16", "--update.rows", "1"]
+    args = ["--config", "stage1.py:3b", "--topology", "h100:1", *flags, "--json", str(file)]
+    assert plan.main([*args, "--program", "update pictures", "update", "optimizer"]) == 0
+    rows = {row["program"]: row for row in json.loads(file.read_text())["programs"]}
+    for name, row in rows.items():
+        assert row["fits"], name
+        assert row["compiled"]["sent"] == {}, name
+    assert rows["update"]["estimate"]["bound"] == "compute"
+    given = rows["update"]["kinds"]["gradients"]
+    assert given <= rows["update"]["compiled"]["aliased_bytes"] <= 1.03 * given
+    for shape in rows["update"]["compiled"]["largest"]:
+        assert [*map(int, re.findall(r"\d+", shape.partition("[")[2]))].count(8192) < 2, shape
+
+
+@WITH_PLUGIN
+@pytest.mark.slow
+def test_memory_assigned_is_that_of_the_whole_compilation(tmp_path):
+    found = []
+    for quick in ([], ["--quick"]):
+        file = tmp_path / "plan.json"
+        args = ["--config", "stage1.py:3b", "--topology", "h100:2x8", "--program", "extend", *quick]
+        assert plan.main([*args, "--json", str(file)]) == 0
+        found.append(json.loads(file.read_text())["programs"][0])
+    whole, short = found
+    assert short["bytes_per_chip"] == pytest.approx(whole["bytes_per_chip"], rel=0.01)
+    assert short["compiled"]["sent"] == whole["compiled"]["sent"]
