@@ -1,6 +1,9 @@
-"""Checks that all processes of this slice find each other, run the same code and count all devices.
+"""Checks that all processes find each other, run the same code and count all devices.
 
-Run on every worker at once (`pod.sh setup` does), or under srun or torchrun.
+    check.py [SLICES]
+
+Run it on every worker at once (`pod.sh setup` does), or under srun or torchrun. With SLICES, the
+devices must be of so many TPU slices.
 """
 
 import sys
@@ -13,10 +16,18 @@ def main() -> int:
     processes.agree({})
     import jax  # not before start, which decides what it sees
 
+    from lfpc_jax.distributed.mesh import slice_of
+
+    slices = len({slice_of(device) for device in jax.devices()})
+    if len(sys.argv) > 1 and slices != int(sys.argv[1]):
+        processes.failed(f"found devices of {slices} slices in place of {sys.argv[1]}", 1)
+        print(f"error: found devices of {slices} slices in place of {sys.argv[1]}", file=sys.stderr)
+        return 1
     kinds = sorted({device.device_kind for device in jax.devices()})
     print(
         f"process {jax.process_index()} of {jax.process_count()}: "
-        f"{jax.local_device_count()} of {jax.device_count()} devices, {', '.join(kinds)}"
+        f"{jax.local_device_count()} of {jax.device_count()} devices on {slices} slices, "
+        f"{', '.join(kinds)}"
     )
     processes.barrier("checked", 120)
     return 0

@@ -11,7 +11,7 @@ fail() {
 # Everything that could go wrong later, when a slice is there and costs.
 check_settings() {
   local name
-  for name in PROJECT ZONE NAME ACCELERATOR RUNTIME TIER NETWORK SUBNETWORK SERVICE_ACCOUNT BUCKET \
+  for name in PROJECT ZONE NAME ACCELERATOR SLICES RUNTIME TIER NETWORK SUBNETWORK SERVICE_ACCOUNT BUCKET \
     CONFIG RUN SECRETS WAIT_MINUTES TRIES PAUSE_SECONDS POLL_SECONDS GRACE_SECONDS MAX_RESTARTS \
     KEEP_ON_FAILURE; do
     [[ -n ${!name+set} ]] || fail "$settings: $name is missing; settings.example.sh has its line"
@@ -21,7 +21,7 @@ check_settings() {
   for name in PROJECT ZONE NAME ACCELERATOR RUNTIME TIER CONFIG RUN; do
     [[ -n ${!name} ]] || fail "$settings: $name is empty"
   done
-  for name in WAIT_MINUTES TRIES GRACE_SECONDS MAX_RESTARTS; do
+  for name in SLICES WAIT_MINUTES TRIES GRACE_SECONDS MAX_RESTARTS; do
     [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] ||
       fail "$settings: $name=${!name}: a whole number from 1 to 999999, without a unit"
   done
@@ -41,6 +41,8 @@ check_settings() {
   [[ -z $SECRETS || -f $SECRETS ]] || fail "$settings: SECRETS=$SECRETS: no such file"
   [[ $TIER != spot || -n $BUCKET ]] ||
     fail "$settings: a preempted spot slice takes its disks along: set BUCKET, or another TIER"
+  [[ $SLICES == 1 || -n $BUCKET ]] ||
+    fail "$settings: SLICES=$SLICES share the run's folder: set BUCKET"
   [[ $dry == yes ]] || command -v gcloud >/dev/null ||
     fail "gcloud is not on the PATH; install the Google Cloud CLI and log in"
 }
@@ -70,8 +72,44 @@ again() {
   return 1
 }
 
-# on WORKER COMMAND: on a worker's shell, or on every one with `all`; fails if it fails on any.
-on() { tpus tpu-vm ssh "$NAME" --worker="$1" --command="$2"; }
+# The TPU VMs, one a slice: as gcloud names them if there are several.
+slices() {
+  local number
+  if ((SLICES == 1)); then echo "$NAME" && return; fi
+  for ((number = 0; number < SLICES; number++)); do echo "$NAME-$number"; done
+}
+
+# on_slices COMMAND...: calls it with each slice, all at once; fails if it fails for any.
+on_slices() {
+  local slice waiting=() failed=0 one
+  if ((SLICES == 1)); then
+    "$@" "$NAME"
+    return
+  fi
+  for slice in $(slices); do
+    "$@" "$slice" &
+    waiting+=($!)
+  done
+  for one in "${waiting[@]}"; do wait "$one" || failed=1; done
+  return "$failed"
+}
+
+# on WORKER COMMAND: on the shell of a worker of the first slice, or of one as 1/3 (slice 1, worker
+# 3), or on every worker of all slices with `all`; fails if it fails on any.
+on() {
+  local slice=$NAME worker=${1#*/}
+  if [[ $1 == all ]]; then
+    on_slices on_worker all "$2"
+    return
+  fi
+  if ((SLICES > 1)); then
+    if [[ $1 == */* ]]; then slice=$NAME-${1%%/*}; else slice=$NAME-0; fi
+  fi
+  on_worker "$worker" "$2" "$slice"
+}
+
+on_worker() { tpus tpu-vm ssh "$3" --worker="$1" --command="$2"; }
 
 # put FILE NAME: a file into the home of every worker.
-put() { tpus tpu-vm scp "$1" "$NAME:$2" --worker=all; }
+put() { on_slices put_on "$1" "$2"; }
+put_on() { tpus tpu-vm scp "$1" "$3:$2" --worker=all; }

@@ -43,7 +43,7 @@ pod_setup() {
 
 set_up() {
   again "installing" on all "$(worker install "$BUCKET")" &&
-    again "the check that workers see each other" on all "$(worker check)"
+    again "the check that workers see each other" on all "$(worker check "$SLICES")"
 }
 
 pod_up() {

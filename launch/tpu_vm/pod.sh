@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One TPU slice, from request to deletion. `pod.sh help` lists the commands; docs/pods.md explains them.
+# A TPU slice, or several as one run, from request to deletion. `pod.sh help` lists the commands; docs/pods.md explains them.
 set -euo pipefail
 if ((BASH_VERSINFO[0] * 10 + BASH_VERSINFO[1] < 44)); then
   echo "error: bash $BASH_VERSION is too old; 4.4 is needed" >&2
@@ -19,7 +19,7 @@ pod.sh [--dry-run] [--settings FILE] COMMAND
   run      start the training on every worker, in the background
   keep     run, and again after every preemption, until it has finished; then deletes the slice
   status   of the slice and of the run on every worker
-  logs     follow the log of worker 0 (logs N: of worker N)
+  logs     follow the log of worker 0 (logs N: of worker N; logs S/N: of slice S)
   stop     tell the run to save and end
   fetch    bring the run's folder here, into runs/, without its checkpoints (fetch all: with them)
   delete   delete the slice and see that it is gone

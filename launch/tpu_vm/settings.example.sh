@@ -7,6 +7,7 @@ PROJECT=my-project
 ZONE=us-central1-a
 NAME=lfpc                     # of the queued resource, and of its TPU VM
 ACCELERATOR=v5litepod-16      # of `gcloud compute tpus accelerator-types list`
+SLICES=1                      # several are one run; then --mesh.data is a multiple of them
 RUNTIME=v2-alpha-tpuv5-lite   # of `gcloud compute tpus versions list`
 TIER=spot                     # spot, reserved or on-demand
 NETWORK=""                    # empty: the project's default

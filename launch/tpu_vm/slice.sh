@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by pod.sh: the slice itself, by way of a queued resource.
+# Sourced by pod.sh: the slice itself, or several that come and go together, by way of a queued
+# resource.
 
 # Prints what gcloud says about a resource, NONE if it does not exist, or UNKNOWN if gcloud did not
 # answer. Only the first two are reasons to act.
@@ -22,11 +23,21 @@ described() { # DRY ARGS...
 # ACTIVE, WAITING_FOR_RESOURCES, SUSPENDED, ...
 slice_state() { described ACTIVE queued-resources describe "$NAME" --format='value(state.state)'; }
 
-# READY, PREEMPTED, ...: a spot machine can be gone while its request is still ACTIVE.
-machine_state() { described READY tpu-vm describe "$NAME" --format='value(state)'; }
+# READY, PREEMPTED, ...: a spot machine can be gone while its request is still ACTIVE. Of several
+# slices the first state that is not READY.
+machine_state() {
+  local slice state
+  for slice in $(slices); do
+    state=$(described READY tpu-vm describe "$slice" --format='value(state)')
+    [[ $state == READY ]] || break
+  done
+  echo "$state"
+}
 
 ask_for_slice() {
-  local flags=(--node-id="$NAME" --accelerator-type="$ACCELERATOR" --runtime-version="$RUNTIME")
+  local flags=(--accelerator-type="$ACCELERATOR" --runtime-version="$RUNTIME")
+  if ((SLICES == 1)); then flags+=(--node-id="$NAME"); fi
+  if ((SLICES > 1)); then flags+=(--node-count="$SLICES" --node-prefix="$NAME"); fi
   flags+=(--valid-until-duration="${WAIT_MINUTES}m")
   if [[ $TIER == spot ]]; then flags+=(--spot); fi
   if [[ $TIER == reserved ]]; then flags+=(--reserved); fi

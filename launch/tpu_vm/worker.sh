@@ -49,9 +49,9 @@ mount_bucket() {
   gcsfuse --implicit-dirs --rename-dir-limit 1000000 --metadata-cache-ttl-secs 0 "$1" "$HOME/bucket"
 }
 
-check() {
+check() { # SLICES
   cd "$code"
-  timeout 300 .venv/bin/python launch/tpu_vm/check.py || fail "the workers do not see each other"
+  timeout 300 .venv/bin/python launch/tpu_vm/check.py "$1" || fail "the workers do not see each other"
 }
 
 start() { # RUN CONFIG FOLDER ARGS...

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).with_name("stand_in")
 SETTINGS = """
-PROJECT=p1 ZONE=z1 NAME=slice ACCELERATOR=v5litepod-16 RUNTIME=rt TIER=spot
+PROJECT=p1 ZONE=z1 NAME=slice ACCELERATOR=v5litepod-16 SLICES=1 RUNTIME=rt TIER=spot
 NETWORK="" SUBNETWORK="" SERVICE_ACCOUNT="" WAIT_MINUTES=1
 BUCKET=store CONFIG=stage1.py RUN=first SECRETS="$CLOUD/secrets"
 ARGS=(--model.path ../bucket/weights/7b --note "two words")
@@ -101,7 +101,7 @@ class Cloud:
         return (self.folder / "states.json").exists()
 
     def pids(self) -> list[int]:
-        return [int(path.read_text()) for path in self.folder.glob("worker-*/lfpc_run/pid")]
+        return [int(path.read_text()) for path in self.folder.glob("**/worker-*/lfpc_run/pid")]
 
 
 @pytest.fixture
@@ -371,6 +371,57 @@ def test_a_slice_that_is_kept_after_a_failure_is_named(cloud):
     assert "COST" not in cloud.pod("delete")
 
 
+# -------------------------------------------------------------------- several slices
+
+
+@pytest.fixture
+def two(cloud):
+    cloud.settings.write_text(SETTINGS.replace("SLICES=1", "SLICES=2"))
+    return cloud
+
+
+def test_two_slices_come_and_go_together_and_run_one_run(two):
+    """Both get the same code and the same command; the check waits for the workers of both."""
+    (two.folder / "train").write_text("run\n")
+    said = two.pod("up")
+    assert said.count("process 0 of 4, slices: 2") == 4
+    asked = json.loads((two.folder / "calls").read_text().splitlines()[1])
+    assert {"--node-count=2", "--node-prefix=slice"} <= set(asked)
+    assert not [word for word in asked if word.startswith("--node-id")]
+    homes = [two.folder / f"slice-{i}/worker-{j}" for i in (0, 1) for j in (0, 1)]
+    whole = (two.code / "weights.bin").read_bytes()
+    assert all((home / "lfpc_jax/weights.bin").read_bytes() == whole for home in homes)
+    two.pod("run")
+    assert two.pod("status").count("state: running") == 4
+    assert len({line.split(" --config ")[1].split(" --run ")[0] for line in two.started}) == 1
+    assert len(two.started) == 4
+    two.pod("stop")
+    assert two.pod("status").count("state: ended stopped") == 4
+    two.pod("delete")
+    assert not two.there
+
+
+def test_keep_asks_for_both_again_if_one_is_taken_away(two):
+    (two.folder / "train").write_text("run\n0\n")
+    two.pod("up")
+    two.pod("run")
+    two.orders(machine=["", "gone"])
+    said = two.pod("keep")
+    assert "the run is preempted; try 1 of 3" in said
+    assert two.count("create") == 2
+    assert len(two.started) == 8
+    assert not two.there
+
+
+def test_a_start_that_fails_on_one_slice_stops_the_other(two):
+    (two.folder / "train").write_text("run\n")
+    two.pod("up")
+    two.orders(start=["refused"])
+    two.pod("run", code=1)
+    assert len(two.started) == 2
+    assert not any(alive(pid) for pid in two.pids())
+
+
 # -------------------------------------------------------------------- the rest
 
 
@@ -407,6 +458,8 @@ def test_dry_runs_print_and_call_nothing(cloud, command):
         ("WAIT_MINUTES=1", "WAIT_MINUTES=1.5", "WAIT_MINUTES=1.5: a whole number"),
         ("WAIT_MINUTES=1", "WAIT_MINUTES=08", "WAIT_MINUTES=08: a whole number"),
         ("WAIT_MINUTES=1", "WAIT_MINUTES=1h", "WAIT_MINUTES=1h: a whole number"),
+        ("SLICES=1", "SLICES=0", "SLICES=0: a whole number"),
+        ("SLICES=1", "", "SLICES is missing"),
         ("TRIES=3", "TRIES=0", "TRIES=0: a whole number"),
         ("GRACE_SECONDS=20", "GRACE_SECONDS=", "GRACE_SECONDS=: a whole number"),
         ("MAX_RESTARTS=3", "MAX_RESTARTS=-1", "MAX_RESTARTS=-1: a whole number"),
