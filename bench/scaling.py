@@ -11,6 +11,7 @@ after `--weak` are of one update on more and more chips, with equal work for eac
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,9 @@ def memory(paths: Sequence[Path]) -> Iterator[str]:
 
 
 def work(paths: Sequence[Path]) -> Iterator[str]:
-    """An update on a chip, and a step."""
-    names = ("chips", "TFLOP an update", "GB moved", "GB sent", "bound", "rollout s", "update s",
-             "chip-hours", "compiled in")  # fmt: skip
+    """An update on a chip, and a step. `between` is what of it goes between slices or hosts."""
+    names = ("chips", "TFLOP an update", "GB moved", "GB sent", "between", "bound", "rollout s",
+             "update s", "chip-hours", "compiled in")  # fmt: skip
     yield "| run | " + " | ".join(names) + " |"
     yield "|---|" + "---:|" * len(names)
     for path in paths:
@@ -86,6 +87,7 @@ def work(paths: Sequence[Path]) -> Iterator[str]:
             f"{update['flops'] / 1e12:,.0f}",
             f"{update['bytes'] / 1e9:,.0f}",
             f"{sum(update['sent'].values()) / 1e9:,.0f}",
+            f"{between / 1e9:,.1f}" if (between := sum(update["between"].values())) else "",
             learn["estimate"]["bound"],
             f"{run['seconds_a_step']['rollout']:,.0f}",
             f"{run['seconds_a_step']['update']:,.0f}",
@@ -190,54 +192,71 @@ def _slots_that_fit(row: dict[str, Any], slots: float) -> int:
 
 def weak(path: Path) -> dict[str, Any]:
     """Seconds of one update on a chip, by what they go to."""
-    from lfpc_jax.plan.slices import TPUS
+    from lfpc_jax.plan.chips import TPUS
 
     plan = json.loads(path.read_text())
     [run] = plan["runs"]
     update = run["update"]
-    chip = TPUS[run["topology"].split(":")[0]]
-    sent = update["sent"]
+    slices, generation = re.fullmatch(r"(?:(\d+)x)?(\w+):.*", run["topology"]).groups()
+    chip = TPUS[generation]
+    sent, between = (sum(update[name].values()) for name in ("sent", "between"))
     return {
         "topology": run["topology"],
         "chips": run["chips"],
-        "GB": {kind: size / 1e9 for kind, size in sent.items()},
-        "wire": sum(sent.values()) / chip.wire,
+        "slices": int(slices or 1),
+        "inside": (sent - between) / 1e9,
+        "between": between / 1e9,
+        "wire": (sent - between) / chip.wire,
+        "network": between / chip.network,
         "compute": update["flops"] / chip.flops,
         "memory": update["bytes"] / chip.hbm,
     }
 
 
 def weak_table(points: Sequence[dict[str, Any]]) -> Iterator[str]:
-    kinds = sorted({kind for point in points for kind in point["GB"]})
-    names = ("chips", *kinds, "GB sent", "s of network", "s of compute", "s of memory")
-    yield "| slice | " + " | ".join(names) + " |"
+    names = ("chips", "GB inside", "GB between", "s of wire", "s of network", "s of compute",
+             "s of memory")  # fmt: skip
+    yield "| topology | " + " | ".join(names) + " |"
     yield "|---|" + "---:|" * len(names)
     for point in points:
-        sizes = [point["GB"].get(kind, 0.0) for kind in kinds]
-        seconds = [point[name] for name in ("wire", "compute", "memory")]
-        cells = [f"{x:,.1f}" for x in (*sizes, sum(sizes), *seconds)]
+        columns = ("inside", "between", "wire", "network", "compute", "memory")
+        cells = [f"{point[name]:,.1f}" for name in columns]
         yield f"| {point['topology']} | {point['chips']} | " + " | ".join(cells) + " |"
 
 
 def draw(points: Sequence[dict[str, Any]], file: Path) -> None:
+    """What a chip sends, and the seconds of an update, for one slice and for several."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    chips = [point["chips"] for point in points]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    left.plot(chips, [sum(point["GB"].values()) for point in points], "o-")
-    left.set(title="sent by a chip in an update", ylabel="GB", ylim=(0, None))
-    for name in ("compute", "memory", "wire"):
-        right.plot(chips, [point[name] for point in points], "o-", label=name)
+    chips = sorted({point["chips"] for point in points})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    marks = {1: "o-", 2: "s--", 4: "^:"}
+    for slices, mark in marks.items():
+        those = sorted(
+            (point for point in points if point["slices"] == slices), key=lambda p: p["chips"]
+        )
+        if not those:
+            continue
+        ticks, name = [point["chips"] for point in those], f"{slices} slice{'s' * (slices > 1)}"
+        left.plot(ticks, [p["inside"] for p in those], mark, color="C0", label=f"inside, {name}")
+        if slices > 1:
+            left.plot(ticks, [p["between"] for p in those], mark, color="C3",
+                      label=f"between, {name}")  # fmt: skip
+            right.plot(ticks, [p["network"] for p in those], mark, color="C3",
+                       label=f"network, {name}")  # fmt: skip
+        right.plot(ticks, [p["wire"] for p in those], mark, color="C0", label=f"wire, {name}")
+        right.plot(ticks, [p["compute"] for p in those], mark, color="C2", label=f"compute, {name}")
+    left.set(title="sent by a chip in an update", ylabel="GB", yscale="log")
     right.set(title="least seconds of an update", yscale="log")
-    right.legend(loc="center", bbox_to_anchor=(0.5, 0.75), ncols=3)
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set(xlabel="chips, as much work on each", xticks=chips, xticklabels=chips)
-        axes.margins(y=0.1)
+        axes.margins(y=0.15)
         axes.grid(alpha=0.3)
+        axes.legend(fontsize=6, ncols=2)
     figure.savefig(file, dpi=110)
 
 

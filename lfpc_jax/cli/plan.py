@@ -1,10 +1,11 @@
-"""What a training run needs on a TPU slice, according to the TPU compiler. No TPU is needed.
+"""What a training run needs on TPUs or GPUs, according to their compiler. None is needed.
 
     plan.py --config stage1.py --topology v5p:2x2x4 [--rollout.tensor 4 ...] [--json FILE]
 
-compiles every program of the run for the slice (or for cpu:8, or for this machine's gpu): a host's
-rollouts at their largest, a local target's programs, the resharding, the log-probabilities and the
-update of the whole slice.
+compiles every program of the run for the slice: a host's rollouts at their largest, a local
+target's programs, the resharding, the log-probabilities and the update of the whole slice.
+Topologies are TPU slices (v5e:4x4; two of them 2xv5e:4x4), hosts with GPUs (h100:8; two of them
+h100:2x8), and what is here (cpu:8, gpu).
 It prints memory per chip by kind, FLOPs, bytes of memory and network, the least seconds that a step
 can take, and compile times. If a model folder is not here, the published model of the size in
 its name is planned. If a program does not fit, the command says which setting to change and exits

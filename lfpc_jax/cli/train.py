@@ -34,7 +34,7 @@ from lfpc_jax.cli.parsers.train import parser
 from lfpc_jax.cropvlm.pair import Pair
 from lfpc_jax.data.pipeline import Stream, share
 from lfpc_jax.distributed import processes
-from lfpc_jax.distributed.mesh import check_rows, make_mesh, own_mesh, rollout_mesh
+from lfpc_jax.distributed.mesh import check_rows, make_mesh, own_mesh, rollout_mesh, slice_of
 from lfpc_jax.grpo.advantage import with_advantages
 from lfpc_jax.grpo.dealing import deal
 from lfpc_jax.grpo.optimizer import schedule
@@ -108,6 +108,7 @@ def _start(args: argparse.Namespace, words: Sequence[str]) -> int:
         devices=jax.device_count(),
         local=jax.local_device_count(),
         processes=jax.process_count(),
+        slices=len({slice_of(device) for device in jax.devices()}),
     )
     check_wandb(config.wandb_project)
     if not args.other_budget:

@@ -144,7 +144,7 @@ def _assignment(folder: Path) -> dict[str, Any]:
         if "preallocated-temp" in line:
             sizes["temporary_bytes"] += size
             values = re.findall(r"^ value: .*\(size=(\d+),.*?\): (\w+\[[\d,]*\])", allocation, re.M)
-            arrays |= {shape: int(held) for held, shape in values}
+            arrays |= {shape: int(held) for held, shape in values if int(held)}
     largest = sorted(arrays.items(), key=lambda item: -item[1])[:_LARGEST]
     return {**sizes, "largest": dict(largest)}
 

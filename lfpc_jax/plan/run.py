@@ -48,7 +48,7 @@ def check_there(config: TrainConfig, where: Slice) -> None:
     host."""
     devices, local, hosts = len(where.devices), where.chips_a_host, where.hosts
     check(config, processes=hosts)
-    check_devices(config, devices=devices, local=local, processes=hosts)
+    check_devices(config, devices=devices, local=local, processes=hosts, slices=where.slices)
 
 
 def model_of(config: TrainConfig, platform: str | None = None) -> ModelConfig:

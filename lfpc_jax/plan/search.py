@@ -44,10 +44,11 @@ def proposals(
     items: Sequence[Item] = (),
 ) -> Iterator[tuple[Flags, TrainConfig]]:
     """Yields overrides, and the config that they give."""
-    if config.mesh.data != 1:
+    if config.mesh.data != where.slices:
         raise ValueError(
-            f"mesh.data {config.mesh.data}: --search splits parameters over fsdp and tensor alone; "
-            "set it to 1, or plan this mesh without --search"
+            f"mesh.data {config.mesh.data}: --search splits parameters over fsdp and tensor alone, "
+            f"and {where.name} has {where.slices} slices; set it to {where.slices}, or plan this "
+            "mesh without --search"
         )
     for _, update in sorted(_updates(config, where, episode, items)):
         rollout = _rollout(override(config, update), where)

@@ -12,7 +12,7 @@ from typing import Any
 
 from lfpc_jax.checkpoint import store
 from lfpc_jax.cropvlm.remote import check_settings
-from lfpc_jax.distributed.mesh import sides_of
+from lfpc_jax.distributed.mesh import check_slices, sides_of
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.preprocessor_config import has_processor
 from lfpc_jax.rollout.sampling import COLDEST
@@ -347,11 +347,14 @@ def _check_budgets(
         raise ValueError(f"{name}: {error}") from error
 
 
-def check_devices(config: TrainConfig, *, devices: int, local: int, processes: int) -> None:
-    """Raises for the first setting that cannot work on `devices` devices, of which each process has
-    `local`."""
+def check_devices(
+    config: TrainConfig, *, devices: int, local: int, processes: int, slices: int = 1
+) -> None:
+    """Raises for the first setting that cannot work on `devices` devices of so many slices, of
+    which each process has `local`."""
     m, r = config.mesh, config.rollout
     sides = sides_of(m.data, m.fsdp, m.tensor, devices)
+    check_slices(sides, slices)
     shards = sides[0] * sides[1]
     if shards % processes:
         raise ValueError(

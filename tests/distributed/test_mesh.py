@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lfpc_jax.distributed.mesh import check_rows, make_mesh, meshed, own_mesh, rollout_mesh
+from lfpc_jax.distributed.mesh import (
+    check_rows,
+    make_mesh,
+    meshed,
+    own_mesh,
+    rollout_mesh,
+    slice_of,
+)
 from lfpc_jax.distributed.sharding import RULES
 from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig
 from lfpc_jax.run.config_checks import check_devices
@@ -98,6 +105,43 @@ def test_jax_s_own_order_stands_where_groups_lie_within_processes():
             sides, devices=devices, allow_split_physical_axes=True
         )
         assert make_mesh(fsdp=-1, devices=devices) == meshed(expected)
+
+
+TWO = ("2xv5e:2x4", "2xv5e:4x4", "2xv5p:2x2x2", "4xv6e:2x2", "2xtpu7x:2x2x1")
+
+
+@pytest.mark.parametrize("name", TWO)
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_data_goes_across_slices_and_all_else_stays_within(name, tensor):
+    """Each part of the batch that `data` makes is of one slice, as are the parameters' parts. Each
+    slice has the mesh that it has by itself."""
+    slices = int(name[0])
+    mesh = make_mesh(slices, -1, tensor, devices=tpu_slices.devices(name))
+    check_rows(mesh)
+    assert [{slice_of(device) for device in part.flat} for part in mesh.devices] == [
+        {number} for number in range(slices)
+    ]
+    alone = make_mesh(1, -1, tensor, devices=tpu_slices.devices(name[2:]))
+    for part in mesh.devices:
+        assert [device.coords for device in part.flat] == [
+            device.coords for device in alone.devices.flat
+        ]
+    copies = rollout_mesh(tensor, devices=tpu_slices.devices(name))
+    for copy in copies.devices:
+        assert len({(slice_of(device), device.process_index) for device in copy.flat}) == 1
+
+
+@pytest.mark.parametrize("data", [1, 3])
+def test_a_mesh_that_would_split_parameters_over_slices_is_refused(data):
+    devices = tpu_slices.devices("2xv5e:2x4")
+    devices = devices if data == 1 else [*devices[:6], *devices[8:14]]
+    with pytest.raises(ValueError, match=r"2 slices reach each other .* set --mesh.data 2"):
+        make_mesh(data, -1, devices=devices)
+    with pytest.raises(ValueError, match=r"2 slices reach each other .* set --mesh.data 2"):
+        check_devices(
+            TrainConfig(mesh=MeshSettings(data, -1)),
+            devices=len(devices), local=4, processes=4, slices=2,
+        )  # fmt: skip
 
 
 def test_uneven_processes_are_refused():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,12 +25,21 @@ pytestmark = pytest.mark.compiles
 TARGET = ((20.0, 20.0, 60.0, 60.0),)
 PROMPTS, STEPS = 5, 3
 LOST = 75
+SLICES = Path(__file__).with_name("as_slices.py")
 
 
 class Processes:
     """Of one run, as torchrun would start them."""
 
-    def __init__(self, folder: Path, name: str, count: int, *more: str, devices: int = 1):
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        count: int,
+        *more: str,
+        devices: int = 1,
+        script: Path = ROOT / "launch/train.py",
+    ):
         env = environment(
             devices=devices, MICRO=str(folder), MASTER_ADDR="localhost",
             MASTER_PORT=str(free_port()), WORLD_SIZE=str(count),
@@ -37,7 +47,7 @@ class Processes:
         self.run = folder / name
         sizes = ["--rollout.prompts", str(PROMPTS), "--update.mini_batch", str(PROMPTS)]
         command = [
-            sys.executable, str(ROOT / "launch/train.py"), "--config",
+            sys.executable, str(script), "--config",
             micro.__file__, "--run", str(self.run), *sizes, *more,
         ]  # fmt: skip
         self.logs = [folder / f"{name}-{count}-{rank}" for rank in range(count)]
@@ -83,8 +93,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def start(folder, reaped):
-    def start(name: str, count: int, *more: str, devices: int = 1) -> Processes:
-        made = Processes(folder, name, count, *more, devices=devices)
+    def start(name: str, count: int, *more: str, **how: Any) -> Processes:
+        made = Processes(folder, name, count, *more, **how)
         reaped.extend(made.members)
         return made
 
@@ -135,6 +145,23 @@ def test_copies_of_several_devices_are_as_one(start, alone):
     assert made.ended() == [0, 0], made.said()
     near(made.run, alone)
     assert facts(made.run) == facts(alone)
+
+
+@pytest.mark.slow
+def test_two_processes_as_two_slices_are_as_one(start, alone):
+    """Parameters are split over the four devices of each, and gradients are summed between both."""
+    made = start("slices", 2, "--mesh.data", "2", "--mesh.tensor", "2", devices=4, script=SLICES)
+    assert made.ended() == [0, 0], made.said()
+    near(made.run, alone)
+    assert facts(made.run) == facts(alone)
+
+
+@pytest.mark.slow
+def test_slices_that_the_mesh_does_not_know_are_refused(start):
+    made = start("unknown", 2, devices=2, script=SLICES)
+    assert made.ended() == [1, 1], made.said()
+    assert "2 slices reach each other only through" in made.said()
+    assert "set --mesh.data 2 --mesh.fsdp -1" in made.said()
 
 
 @pytest.mark.slow

@@ -10,21 +10,22 @@ SAMPLED, CROPS = 400, 1
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=(
-            "What a training run needs on a TPU slice, according to the TPU "
-            "compiler. No TPU is needed."
+            "What a training run needs on TPUs or GPUs, according to their "
+            "compiler. None is needed."
         ),
         epilog="With --config, further flags override its settings, as --rollout.slots 32.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="of a training run, or a name in "
                         "configs/; a size may follow, as in stage1.py:3b")  # fmt: skip
-    parser.add_argument("--topology", nargs="+", required=True, help="as v5e:2x4, cpu:8 or gpu")
+    parser.add_argument("--topology", nargs="+", required=True, help="as v5e:2x4, 2xv5e:4x4 "
+                        "(two slices), h100:8, h100:2x8 (two hosts), cpu:8 or gpu")  # fmt: skip
     parser.add_argument("--search", action="store_true", help="propose mesh, remat, "
                         "rows, their size and slots")  # fmt: skip
     parser.add_argument("--program", nargs="+", metavar="NAME", help="only these: of a config "
                         "encode to optimizer; else forward, gradient or rollout")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="end when memory is assigned: all but "
-                        "the compiler's own FLOPs, in a tenth of the time (TPUs)")  # fmt: skip
+                        "the compiler's own FLOPs, in a fraction of the time")  # fmt: skip
     parser.add_argument("--dump", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     episode = parser.add_argument_group("an episode, assumed for the seconds of a step")
