@@ -152,16 +152,16 @@ def _by_kind(sent: Iterable[tuple[Mapping[str, int], float]]) -> dict[str, float
 _TRAINING = (
     "lower update.rows, update.row_tokens or rollout.capacity, set model.remat and "
     "model.tower_remat to full, {mesh}"
-    "freeze the tower (model.train_vision false), use model.lora, or take a larger slice"
+    "freeze the tower (model.train_vision false), use model.lora, or take {larger}"
 )
 _ADVICE = {
-    "rollout": "lower rollout.slots or rollout.capacity, {rollout}or take a larger slice",
+    "rollout": "lower rollout.slots or rollout.capacity, {rollout}or take {larger}",
     "target": "lower target.slots, rollout.prompt_text or the target's budgets of tokens, "
-    "{rollout}take a smaller target, or take a larger slice",
-    "reshard": "{rollout}or take a larger slice",
+    "{rollout}take a smaller target, or take {larger}",
+    "reshard": "{rollout}or take {larger}",
     "score": _TRAINING,
     "update": _TRAINING,
-    "model": "lower --length, raise --tensor, or take a larger slice",
+    "model": "lower --length, raise --tensor, or take {larger}",
 }
 
 
@@ -176,4 +176,5 @@ def advice(phase: str, where: Slice, config: TrainConfig | None) -> str:
         name: f"raise {name}.tensor (at most {most}, the chips of a host), " if now < most else ""
         for name, now in ways.items()
     }
-    return _ADVICE[phase].format(**raised)
+    larger = "more GPUs, or larger ones" if where.platform == "gpu" else "a larger slice"
+    return _ADVICE[phase].format(**raised, larger=larger)

@@ -10,6 +10,10 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import attention, attention_cudnn
 from lfpc_jax.plan import gpus, slices
 from lfpc_jax.plan.chips import GPU_SHARE, GPUS
+from lfpc_jax.plan.episodes import PlannedEpisode
+from lfpc_jax.plan.planned import advice
+from lfpc_jax.plan.search import proposals
+from lfpc_jax.run.config_files import CONFIGS, load_config
 from support.gpus import PLUGIN_MISSING, REASON
 
 pytestmark = pytest.mark.compiles
@@ -72,6 +76,17 @@ def test_xla_knows_the_gpu_as_it_was_described(name):
     assert first.core_count == GPUS[name].cores
     mesh = make_mesh(fsdp=-1, devices=found.devices)
     assert found.machine(mesh).hosts == (0, 0, 0, 0, 1, 1, 1, 1)
+
+
+@WITH_PLUGIN
+def test_search_and_advice_are_for_gpus():
+    config = load_config("stage1.py", CONFIGS)
+    flags, proposed = next(proposals(config, slices.find("h100:8"), PlannedEpisode()))
+    assert {"--rollout.slots", "--model.remat"} <= set(flags)
+    assert proposed.rollout.tensor == 1
+    assert advice("rollout", slices.find("h100:1"), config).endswith(
+        "take more GPUs, or larger ones"
+    )
 
 
 @WITH_PLUGIN

@@ -445,13 +445,15 @@ def test_search_proposes_what_a_slice_can_hold():
     assert proposed.model.remat == "none"
 
 
-@pytest.mark.parametrize("name", ["v5e:4x8", "v5p:2x2x2"])
+@pytest.mark.parametrize("name", ["v5e:4x8", "v5p:2x2x2", "2xv6e:4x4"])
 def test_search_proposes_nothing_that_train_would_refuse(name):
     """Groups of 8 chips were among it, where a host has 4."""
     where = slices.find(name)
     there = {"devices": len(where.devices), "local": 4, "processes": where.hosts}
-    for config in ("stage1.py", "stage1.py:3b"):
-        found = list(proposals(load_config(config, CONFIGS), where, PlannedEpisode()))
+    there["slices"] = where.slices
+    for given in ("stage1.py", "stage1.py:3b"):
+        config = override(load_config(given, CONFIGS), ("--mesh.data", str(where.slices)))
+        found = list(proposals(config, where, PlannedEpisode()))
         assert found
         for _, proposed in found:
             check_devices(proposed, **there)
