@@ -200,7 +200,8 @@ def _print_shortages(
 ) -> None:
     for program in programs:
         if not program.fits:
-            remedy = advice(program.phase, where, config)
+            too_much = program.holds_too_much
+            remedy = advice(program.phase, where, config, holds_too_much=too_much)
             print(
                 f"error: {program.program} does not fit, {title} ({program.shortage}): {remedy}",
                 file=sys.stderr,

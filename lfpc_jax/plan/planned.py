@@ -46,6 +46,12 @@ class PlannedProgram:
         return self.compiled.kinds if self.compiled else {}
 
     @property
+    def holds_too_much(self) -> bool:
+        """Whether what it holds in any case, whatever the sizes of batches, does not fit."""
+        always = ("parameters", "moments", "gradients")
+        return self.beside + sum(self.kinds.get(kind, 0) for kind in always) > self.hbm_bytes
+
+    @property
     def shortage(self) -> str:
         if self.bytes_per_chip is None:
             return self.refusal
@@ -149,11 +155,12 @@ def _by_kind(sent: Iterable[tuple[Mapping[str, int], float]]) -> dict[str, float
     return dict(sorted(sums.items()))
 
 
+_STATE = "freeze the tower (model.train_vision false), use model.lora, or take {larger}"
 _TRAINING = (
     "lower update.rows, update.row_tokens or rollout.capacity, set model.remat and "
-    "model.tower_remat to full, {mesh}"
-    "freeze the tower (model.train_vision false), use model.lora, or take {larger}"
+    "model.tower_remat to full, {mesh}" + _STATE
 )
+_HELD = "its weights and the trainer's state alone are too large: {rollout}{mesh}" + _STATE
 _ADVICE = {
     "rollout": "lower rollout.slots or rollout.capacity, {rollout}or take {larger}",
     "target": "lower target.slots, rollout.prompt_text or the target's budgets of tokens, "
@@ -165,9 +172,11 @@ _ADVICE = {
 }
 
 
-def advice(phase: str, where: Slice, config: TrainConfig | None) -> str:
-    """What to change if a phase does not fit. It never proposes what `train.py` would then
-    refuse."""
+def advice(
+    phase: str, where: Slice, config: TrainConfig | None, *, holds_too_much: bool = False
+) -> str:
+    """What to change if a phase does not fit; if it `holds_too_much` in any case, only what changes
+    that. It never proposes what `train.py` would then refuse."""
     most = where.chips_a_host
     ways = {}
     if config is not None:
@@ -177,4 +186,5 @@ def advice(phase: str, where: Slice, config: TrainConfig | None) -> str:
         for name, now in ways.items()
     }
     larger = "more GPUs, or larger ones" if where.platform == "gpu" else "a larger slice"
-    return _ADVICE[phase].format(**raised, larger=larger)
+    said = _HELD if holds_too_much and config is not None else _ADVICE[phase]
+    return said.format(**raised, larger=larger)

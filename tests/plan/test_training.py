@@ -338,7 +338,7 @@ def test_what_does_not_fit_is_refused_with_the_settings_to_change(tmp_path, caps
     assert plan.main(["--config", config, "--topology", "cpu:2"]) == 1
     error = capsys.readouterr().err
     assert "decode does not fit" in error
-    assert "of 0.00): lower rollout.slots" in error
+    assert "of 0.00): its weights and the trainer's state alone are too large: raise" in error
 
 
 def test_what_train_would_refuse_there_is_refused(tmp_path, capsys):
@@ -471,6 +471,11 @@ def test_what_to_change_is_nothing_that_train_would_refuse():
     for phase in ("rollout", "reshard", "score", "update"):
         assert ".tensor" not in advice(phase, where, most)
     assert "raise --tensor" in advice("model", where, None)
+    held = advice("rollout", where, config, holds_too_much=True)
+    assert "raise rollout.tensor" in held
+    assert held.endswith("use model.lora, or take a larger slice")
+    assert "slots" not in held
+    assert ".tensor" not in advice("update", where, most, holds_too_much=True)
 
 
 def test_a_plan_has_the_meshes_that_the_run_would_have():
