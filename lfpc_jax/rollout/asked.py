@@ -28,9 +28,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Scheduling:
-    """So many records are opened before they are needed, beside those of the next prefill. `refill`
-    and `share_prefix` are turned off only to measure what they are worth."""
+    """With so many worker threads, as many records are opened before they are needed, beside those
+    of the next prefill. `refill` and `share_prefix` are turned off only to measure what they are
+    worth."""
 
-    opened: int = 2
+    workers: int = 2
     refill: bool = True
     share_prefix: bool = True
