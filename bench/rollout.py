@@ -9,8 +9,8 @@ separately and not part of the times.
 
 The loop over transformers is slow and its speed does not depend on how many records it gets, so in
 each repeat it rolls out as many records as fill one batch, other ones each time; the engine rolls
-out all. With images of 1,024 tokens its batch is `--large-batch`. Variants of the engine run
-`--variant-repeats` times.
+out all. With images of 1,024 tokens its batch is `--large-batch`. The engine also runs without
+refilling, with copies of prompts and without sharing them, `--variant-repeats` times.
 
     decode_shared_ratio   decode tokens a second against an engine with a copy of the prompt in
                           every row, for each of `--shared` (rows / rows of a prompt / its ids)
@@ -65,7 +65,14 @@ def main() -> None:
     reference = Reference(world)
     asked = records(args.records)
     figures = _episodes(
-        world, reference, rules, asked, args.rollouts, args, batch=args.slots, variants=True
+        world,
+        reference,
+        rules,
+        asked,
+        args.rollouts,
+        args,
+        batch=args.slots,
+        variants=args.variant_repeats > 0,
     )
     figures["compilations_after_warmup"] = figures.pop("late")
     large = with_images(world, 1024, capacity=2304)
@@ -111,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--large-rollouts", type=int, default=16)
     parser.add_argument("--large-batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--variant-repeats", type=int, default=1)
+    parser.add_argument("--variant-repeats", type=int, default=0)
     parser.add_argument("--shared", nargs="+", default=["32/8/320", "32/16/1088", "32/16/4160"])
     parser.add_argument("--decode-rows", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--decode-steps", type=int, default=64)
