@@ -26,6 +26,7 @@ from lfpc_jax.model.attention_parts import (
     over_prompts,
     together,
 )
+from lfpc_jax.model.attention_prompts import PromptCopies, over_copies
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 
@@ -59,7 +60,10 @@ def kernel(cfg: ModelConfig) -> Choice:
 
 
 def in_copies(
-    working: kv.Working, step: Int[Array, ""], prompts: kv.Cache | None, members: Members | None
+    working: kv.Working,
+    step: Int[Array, ""],
+    prompts: kv.Cache | PromptCopies | None,
+    members: Members | None,
 ) -> Step:
     """The step of this number in a loop over working copies."""
     places = jnp.arange(kv.width(working))
@@ -107,10 +111,12 @@ def in_place(
 
 
 def _shared(
-    prompts: kv.Cache | None, members: Members | None
+    prompts: kv.Cache | PromptCopies | None, members: Members | None
 ) -> Callable[[Array, Any], Part] | None:
     if prompts is None:
         return None
+    if isinstance(prompts, PromptCopies):
+        return lambda queries, number: over_copies(queries, number, prompts)
     assert members is not None
     return lambda queries, number: over_prompts(
         queries, *_keys_last(prompts, number), prompts.length, members

@@ -37,6 +37,13 @@ class Members:
     places: Any  # int32 [R]
 
 
+def none_of(shape: tuple[int, ...]) -> Part:
+    """The part of no keys at all, with values of this shape. It has no share in what it is merged
+    with."""
+    each = (*shape[:-1], 1)
+    return Part(jnp.zeros(shape), jnp.full(each, _HIDDEN), jnp.zeros(each))
+
+
 def merged(*parts: Part) -> Float[Array, "*n H"]:
     highest = jnp.stack([part.highest for part in parts]).max(axis=0)
     shares = [jnp.exp(part.highest - highest) for part in parts]

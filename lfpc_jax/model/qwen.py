@@ -17,6 +17,7 @@ from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import constrain
 from lfpc_jax.model import text, vision
 from lfpc_jax.model.attention_parts import Members
+from lfpc_jax.model.attention_prompts import PromptCopies
 from lfpc_jax.model.cache import Cache, Working
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import computing
@@ -151,7 +152,7 @@ def decode(
     cfg: ModelConfig,
     live: Bool[Array, "R"],
     span: int | None = None,
-    prompts: Cache | None = None,
+    prompts: Cache | PromptCopies | None = None,
     members: Members | None = None,
 ) -> tuple[Float[Array, "R V"], Working | Cache]:
     """Appends one text token to every row, and returns the logits of the next one. See

@@ -21,6 +21,7 @@ from lfpc_jax.model import cache as kv
 from lfpc_jax.model.attention import attention
 from lfpc_jax.model.attention_observed import Continued, observed
 from lfpc_jax.model.attention_parts import Members
+from lfpc_jax.model.attention_prompts import PromptCopies
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.layers import each_layer, gated_mlp, linear, rms_norm
 from lfpc_jax.model.rotary import Rotary, rotate, text_rotary
@@ -197,7 +198,7 @@ def decode(
     cfg: ModelConfig,
     live: Bool[Array, "R"],
     span: int | None = None,
-    prompts: kv.Cache | None = None,
+    prompts: kv.Cache | PromptCopies | None = None,
     members: Members | None = None,
 ) -> tuple[Float[Array, "R 1 D"], kv.Working | kv.Cache]:
     """Appends one token to every row of working copies, in the given step of a loop, or to every
@@ -205,11 +206,11 @@ def decode(
     `prompts` as `members` say, or none."""
     rotary = text_rotary(positions, cfg.text)
     c = cfg.text
-    here = (
-        attention_decode.in_place(working, live, span, prompts, members, cfg=cfg)
-        if isinstance(working, kv.Cache)
-        else attention_decode.in_copies(working, step, prompts, members)
-    )
+    if isinstance(working, kv.Cache):
+        assert not isinstance(prompts, PromptCopies)
+        here = attention_decode.in_place(working, live, span, prompts, members, cfg=cfg)
+    else:
+        here = attention_decode.in_copies(working, step, prompts, members)
 
     def body(carry: tuple[Array, Any], scanned: tuple[Tree, Any]) -> Any:
         x, working = carry

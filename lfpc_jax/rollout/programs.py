@@ -36,7 +36,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lfpc_jax.arrays import Array, Tree
 from lfpc_jax.distributed.sharding import constrain
-from lfpc_jax.model import attention_decode, qwen
+from lfpc_jax.model import attention_decode, attention_prompts, qwen
 from lfpc_jax.model import cache as kv
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.rollout.sampling import Sampling, sample
@@ -173,7 +173,13 @@ def decode(
     working: Any = state.cache
     if not in_place:
         working = kv.working(state.cache, live.rows, span, steps)
-    prompts, members = (None, None) if copies else (state.prompts, live.members)
+    prompts: Any = None if copies else state.prompts
+    members = None if copies else live.members
+    if not (in_place or copies) and attention_prompts.can_copy(prompts):
+        prompts = attention_prompts.copies(prompts, live.members, R)
+    # A row that is live has been live in all steps before, so its numbers are known ahead; drawn
+    # one step at a time they would take longer than some products.
+    uniform = _uniform(rows.key, rows.count, steps)
     drawn = (
         jnp.zeros((steps, R), jnp.int32),
         jnp.zeros((steps, R), jnp.float32),
@@ -198,7 +204,7 @@ def decode(
             prompts=prompts,
             members=members,
         )
-        rows, token = _draw(rows, logits, stops, allowed, sampling)
+        rows, token = _draw(rows, logits, uniform[step], stops, allowed, sampling)
         return step + 1, rows, working, tuple(all_.at[step].set(x) for all_, x in zip(drawn, token))
 
     step, rows, working, drawn = jax.lax.while_loop(
@@ -219,14 +225,18 @@ def decode(
 
 
 def _draw(
-    rows: Rows, logits: Array, stops: Array, allowed: Array, sampling: Sampling
+    rows: Rows,
+    logits: Array,
+    uniform: Array,
+    stops: Array,
+    allowed: Array,
+    sampling: Sampling,
 ) -> tuple[Rows, tuple[Array, Array, Array]]:
     """Draws one token for every live row; other rows stay as they are."""
     live = _live(rows)
     # The logits are first constrained to be split. If whole rows were demanded at once, XLA's
     # partitioner would gather the vocabulary's weights at every token.
     logits = constrain(constrain(logits, "batch", "vocab"), "batch", None)
-    uniform = jax.vmap(_uniform)(rows.key, rows.count)
     token, logprob, policy = sample(logits, uniform, allowed=allowed, sampling=sampling)
     counted = live.astype(jnp.int32)
     rows = replace(
@@ -240,8 +250,14 @@ def _draw(
     return rows, (token, logprob, policy)
 
 
-def _uniform(key: Array, count: Array) -> Array:
-    return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key), count))
+def _uniform(keys: Array, counts: Array, steps: int) -> Array:
+    """The random numbers of every row's next tokens, [steps, R], each of its key and its number."""
+
+    def number(key: Array, count: Array) -> Array:
+        return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key), count))
+
+    of_step = jax.vmap(number)
+    return jax.vmap(lambda step: of_step(keys, counts + step))(jnp.arange(steps))
 
 
 def _live(rows: Rows) -> Array:

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lfpc_jax.model.attention_parts import Members, merged, over, over_prompts
+from lfpc_jax.model.attention_parts import Members, merged, none_of, over, over_prompts
+from lfpc_jax.model.attention_prompts import copies, over_copies
+from lfpc_jax.model.cache import Cache
 
 K, G, H = 2, 3, 8
 """Key heads, query heads of each, and the width of a head."""
@@ -52,10 +54,11 @@ def test_parts_equal_one_softmax(seed, dtype):
     q = drawn(rows, K, G, H, scale=2.0)
     first_k, first_v = drawn(prompts, K, H, reach), drawn(prompts, K, reach, H)
     k, v = drawn(rows, K, H, span), drawn(rows, K, span, H)
-    found = merged(
-        over(q, k, v, jnp.asarray(visible)),
-        over_prompts(q, first_k, first_v, jnp.asarray(lengths), members),
-    )
+    own = over(q, k, v, jnp.asarray(visible))
+    lengths = jnp.asarray(lengths)
+    found = merged(own, over_prompts(q, first_k, first_v, lengths, members))
+    cache = Cache((first_k,), (first_v,), lengths, positions_last=True)
+    by_copies = merged(own, over_copies(q, 0, copies(cache, members, rows)))
     exact = [np.asarray(x, np.float64) for x in (q, first_k, first_v, k, v)]
     q64, first_k64, first_v64, k64, v64 = exact
     for row in range(rows):
@@ -67,6 +70,39 @@ def test_parts_equal_one_softmax(seed, dtype):
         wanted = softmax64(q64[row], np.concatenate(keys), np.concatenate(values))
         tolerance = 1e-5 if dtype == "float32" else 3e-2  # weights are rounded to bfloat16
         np.testing.assert_allclose(found[row], wanted, atol=tolerance, err_msg=f"row {row}")
+        np.testing.assert_allclose(by_copies[row], wanted, atol=tolerance, err_msg=f"row {row}")
+
+
+@pytest.mark.parametrize(("live", "read"), [([0, 0, 2, 2], False), ([2, 1, 0, 0], True)])
+def test_spare_prompts_are_read_only_while_a_row_continues_one(live, read):
+    """Four rows, at most two a prompt: two prompts are usual, and the third is spare."""
+    members = np.full((3, 2), 4, np.int32)
+    places = np.zeros(4, np.int32)
+    for row, prompt in enumerate(live):
+        number = live[:row].count(prompt)
+        members[prompt, number], places[row] = row, 2 * prompt + number
+    rng = np.random.default_rng(7)
+    q, k, v = (
+        jnp.asarray(rng.standard_normal(shape), jnp.float32)
+        for shape in ((4, K, G, H), (3, K, H, 5), (3, K, 5, H))
+    )
+    table = Members(jnp.asarray(members), jnp.asarray(places))
+    lengths = jnp.full(3, 5)
+    copied = copies(Cache((k,), (v,), lengths, positions_last=True), table, 4)
+    assert (len(copied.usual.lengths), len(copied.spare.lengths)) == (2, 1)
+    assert bool(copied.continued) is read
+    found, wanted = over_copies(q, 0, copied), over_prompts(q, k, v, lengths, table)
+    np.testing.assert_allclose(merged(found), merged(wanted), atol=1e-6)
+
+
+def test_the_part_of_no_keys_has_no_share():
+    rng = np.random.default_rng(0)
+    q, k, v = (
+        jnp.asarray(rng.standard_normal(shape), jnp.float32)
+        for shape in ((2, K, G, H), (2, K, H, 5), (2, K, 5, H))
+    )
+    seen = over(q, k, v, jnp.ones((2, 5), bool))
+    np.testing.assert_array_equal(merged(seen, none_of(seen.values.shape)), merged(seen))
 
 
 def test_a_part_without_a_visible_key_has_no_share():

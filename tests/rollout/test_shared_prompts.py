@@ -68,7 +68,8 @@ def drawn(seed: int):
         extend_rows=int(rng.integers(1, 4)),
         own=int(rng.choice([0, 320])),
     )
-    return shapes, {"refill": bool(rng.random() < 0.7)}, seed % 3 == 2
+    options = {"refill": bool(rng.random() < 0.7), "unstacked": seed % 2 == 1}
+    return shapes, options, seed % 3 == 2
 
 
 def made(shapes, mesh=None, **options) -> Engine:
