@@ -37,6 +37,7 @@ from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo.packing import Item, MiniBatch, SeenPicture, deal, fill, lay_out
 from lfpc_jax.grpo.scorer import Scorer
+from lfpc_jax.model import attention_check
 from lfpc_jax.model.config import ModelConfig, TextConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.processing.images import ImageProcessor
@@ -85,6 +86,7 @@ class Likelihoods:
         """`mesh` is of this process's devices; by default of the first. A micro-batch has at most
         `micro_batch` tokens on each shard, or one row. `shared` is turned off only to measure what
         it is worth."""
+        attention_check.check(cfg, "scores", mesh)
         self.cfg, self.workers = cfg, workers
         self.micro_batch, self.shared = micro_batch, shared
         self.scorer = Scorer(

@@ -1,18 +1,24 @@
 """Settings for each kind of device. No other module decides them."""
 
 import logging
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import jax
 
 from lfpc_jax.model.config import Kernel
 
 log = logging.getLogger(__name__)
+
+
+KERNEL = "LFPC_KERNEL"
+"""An environment variable: the attention kernel that a setting of "auto" means, in place of the
+default of the kind of device."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,13 @@ update was 4 % faster with Eigen on one machine and 7 % slower on an AMD EPYC wi
 def tuning(platform: str | None = None) -> Tuning:
     """The settings for a kind of device; by default for the one that JAX uses."""
     platform = platform or jax.default_backend()
-    return _KNOWN.get(platform, Tuning(platform))
+    known = _KNOWN.get(platform, Tuning(platform))
+    kernel = os.environ.get(KERNEL, "auto")
+    if kernel not in get_args(Kernel):
+        raise ValueError(
+            f"{KERNEL}={kernel} in the environment: choose one of {', '.join(get_args(Kernel))}"
+        )
+    return known if kernel == "auto" else replace(known, kernel=cast(Kernel, kernel))
 
 
 @cache

@@ -25,6 +25,7 @@ import jax
 from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
+from lfpc_jax.model import attention_check
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rollout.asked import Alters, Asked, OnEpisode, OnSkipped, Scheduling
@@ -69,6 +70,7 @@ class Engine:
         share_prefix: bool = True,
         copies: bool = False,
     ) -> None:
+        attention_check.check(cfg, "rollouts", mesh)
         tokenizer, vocabulary = dialogue.tokenizer, cfg.text.vocab
         if tokenizer.image_pad != cfg.image_token:
             raise ValueError(

@@ -21,7 +21,7 @@ from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.optimizer import make_optimizer
 from lfpc_jax.grpo.remat import Resolved, Room, resolve
 from lfpc_jax.grpo.updater import Updater
-from lfpc_jax.model import parameters, spec
+from lfpc_jax.model import attention_check, parameters, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rewards.judge import Bar, no_bar
@@ -133,6 +133,7 @@ def learner_of(
     )
     chosen = remat_of(config, cfg, room)
     log.info("updates save: %s", chosen)
+    attention_check.check(cfg, "updates", mesh)
     return Learner(
         chosen.of(cfg),
         make_optimizer(config.optimizer, updates_of(config)),

@@ -26,6 +26,17 @@ def test_by_default_it_is_the_devices_own():
     assert tuning() == tuning(jax.default_backend())
 
 
+def test_the_environment_names_another_kernel(monkeypatch):
+    monkeypatch.setenv("LFPC_KERNEL", "xla")
+    assert tuning("gpu").kernel == tuning("tpu").kernel == "xla"
+    assert (tuning("gpu").dtype, tuning("tpu").unstacked) == ("bfloat16", False)
+    monkeypatch.setenv("LFPC_KERNEL", "auto")
+    assert tuning("tpu").kernel == "splash"
+    monkeypatch.setenv("LFPC_KERNEL", "flash")
+    with pytest.raises(ValueError, match=r"LFPC_KERNEL=flash .* choose one of auto, xla, cudnn"):
+        tuning("gpu")
+
+
 @pytest.mark.compiles
 def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
     assert update_options("tpu") is None
