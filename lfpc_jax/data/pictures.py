@@ -27,7 +27,7 @@ _JPEG_END = b"\xff\xd9"
 _TAIL = 64
 MOST_BYTES = 1 << 30
 """The largest file that is read as a picture."""
-_FAULTS = (
+FAULTS = (
     *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError),
     *(ArithmeticError, struct.error, PIL.Image.DecompressionBombError),
 )
@@ -112,7 +112,7 @@ def _reading(picture: Picture) -> Iterator[PIL.Image.Image]:
     try:
         with PIL.Image.open(source) as image:
             yield image
-    except _FAULTS as error:
+    except FAULTS as error:
         raise Unusable("unreadable picture", f"{_name(picture)}: {error}") from error
 
 

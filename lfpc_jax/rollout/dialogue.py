@@ -63,13 +63,15 @@ class ToolReply:
     """What follows a turn of the model, or an opening that goes on in several ways: ids up to the
     cue of the next turn, and the picture among them, if there is one.
 
-    After a turn, `ids` begin after its <|im_end|>, which the turn may have left unwritten.
+    After a turn, `ids` begin after its <|im_end|>, which the turn may have left unwritten. If more
+    pictures follow before the next turn, `then` gives what comes next.
     """
 
     ids: Int32[np.ndarray, "T"]
     grids: tuple[Grid, ...] = ()
     picture: UInt8[np.ndarray, "height width 3"] | None = None
     crop: Crop | None = None
+    then: "Callable[[], ToolReply] | None" = None
 
 
 Alter = Callable[[Ready, Observation, Opening, Sequence[Crop]], Observation]
@@ -94,7 +96,10 @@ class Dialogue:
     def open(self, record: Record) -> Opening:
         """Makes a record's prompt. Raises `Unusable` for a picture that cannot be read, and
         ValueError for a text or a shape that cannot be shown."""
-        view = None if record.picture == Picture() else self.look(record)
+        return self.opening(record, None if record.picture == Picture() else self.look(record))
+
+    def opening(self, record: Record, view: View | None) -> Opening:
+        """The same, for a record whose picture is open."""
         grids = [] if view is None else [self.processor.grid_of(view.shown)]
         ids = self.chat.encode(self.messages(record), grids, True)
         positions, _ = mrope_positions(ids, grids, self.tokenizer.image_pad)
@@ -111,10 +116,10 @@ class Dialogue:
 
     def look(self, record: Record) -> View:
         """The record's picture at the size that its information gap and the token budget leave."""
-        original = pictures.original(record.picture)
-        seen = original
-        if record.longest_side is not None:
-            seen = pictures.shrink(original, record.longest_side)
+        return self.view_of(pictures.original(record.picture), record.longest_side)
+
+    def view_of(self, original: PIL.Image.Image, longest_side: int | None) -> View:
+        seen = original if longest_side is None else pictures.shrink(original, longest_side)
         return View(self.processor.resize(seen), original)
 
     def messages(self, record: Record) -> list[Message]:

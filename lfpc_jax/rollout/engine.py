@@ -119,14 +119,15 @@ class Engine:
         *,
         also: Collection[Sampling] = (),
         follows: bool = False,
+        requests: bool = False,
     ) -> int:
         """Compiles every program, so that none compiles during a run, and returns how many there
         are. `prompts`, pairs of windows and text tokens (`Dialogue.size`, in their buckets), limits
         the programs for prompts to these; if beginnings are kept, these are theirs. Runs that
         sample as `also` says are prepared too, and with `follows` those of openings that go on in
-        several ways."""
-        replies = follows or self.rules.max_turns > 1
-        return self.slots.warm_up(prompts, replies=replies, also=also)
+        several ways. With `requests`, that of `RequestRun` is prepared, and no other."""
+        replies = follows or requests or self.rules.max_turns > 1
+        return self.slots.warm_up(prompts, replies=replies, also=also, each=requests)
 
     def run(
         self,

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8, UInt32
 
 from lfpc_jax.processing.images import ImageProcessor
+from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.shapes import Buckets
 
 
@@ -80,11 +81,13 @@ class Beginning:
 
 @dataclass(frozen=True)
 class LiveRow:
-    """A row that decodes: its prompt, and how many ids of its own are written."""
+    """A row that decodes: its prompt, how many ids of its own are written, and how it is sampled,
+    if the rows of a run differ in that."""
 
     row: int
     prompt: int
     length: int
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from lfpc_jax.model import attention_decode, attention_prompts, qwen
 from lfpc_jax.model import cache as kv
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.rollout.sampling import Sampling, sample
+from lfpc_jax.rollout.sampling_rows import RowSampling, sample_rows
 from lfpc_jax.rollout.state import (
     Beginnings,
     Drawn,
@@ -204,7 +205,8 @@ def decode(
             prompts=prompts,
             members=members,
         )
-        rows, token = _draw(rows, logits, uniform[step], stops, allowed, sampling)
+        drawing = live.sampling or sampling
+        rows, token = _draw(rows, logits, uniform[step], stops, allowed, drawing)
         return step + 1, rows, working, tuple(all_.at[step].set(x) for all_, x in zip(drawn, token))
 
     step, rows, working, drawn = jax.lax.while_loop(
@@ -230,14 +232,18 @@ def _draw(
     uniform: Array,
     stops: Array,
     allowed: Array,
-    sampling: Sampling,
+    sampling: Sampling | RowSampling,
 ) -> tuple[Rows, tuple[Array, Array, Array]]:
     """Draws one token for every live row; other rows stay as they are."""
     live = _live(rows)
     # The logits are first constrained to be split. If whole rows were demanded at once, XLA's
     # partitioner would gather the vocabulary's weights at every token.
     logits = constrain(constrain(logits, "batch", "vocab"), "batch", None)
-    token, logprob, policy = sample(logits, uniform, allowed=allowed, sampling=sampling)
+    if isinstance(sampling, RowSampling):
+        drawn = sample_rows(logits, uniform, allowed=allowed, sampling=sampling)
+    else:
+        drawn = sample(logits, uniform, allowed=allowed, sampling=sampling)
+    token, logprob, policy = drawn
     counted = live.astype(jnp.int32)
     rows = replace(
         rows,

@@ -103,10 +103,10 @@ def keep_likely(weights: Float[Array, "B V"], sampling: Sampling) -> Float[Array
     """Unnormalised probabilities; those outside top-k, and then those outside top-p, become 0."""
     if sampling.top_k and sampling.top_k < weights.shape[-1]:
         enough = lambda kept: (kept > 0).sum(axis=-1) >= sampling.top_k  # noqa: E731
-        weights = _keep(weights, enough)
+        weights = keep_largest(weights, enough)
     if sampling.top_p < 1:
         mass = sampling.top_p * weights.sum(axis=-1)
-        weights = _keep(weights, lambda kept: kept.sum(axis=-1) >= mass)
+        weights = keep_largest(weights, lambda kept: kept.sum(axis=-1) >= mass)
     return weights
 
 
@@ -132,7 +132,7 @@ def _first_above(weights: Array, goal: Array) -> tuple[Array, Array]:
     return place, _at(running, place) - _at(weights, place)
 
 
-def _keep(weights: Array, enough: Callable[[Array], Array]) -> Array:
+def keep_largest(weights: Array, enough: Callable[[Array], Array]) -> Array:
     """Keeps the fewest largest weights that are `enough`. The smallest weight to keep is found by
     bisection over the bits of a float, which have the order of the floats, so 31 passes find it
     exactly."""

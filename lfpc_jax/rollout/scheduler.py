@@ -17,7 +17,7 @@ and draws the same random numbers. An episode without a call is the altered one,
 import itertools
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -244,10 +244,7 @@ class Scheduler:
 
     def _add(self, opening: Opening, visual: Visual | None, seed: int) -> None:
         most = min(self.shapes.capacity, len(opening.ids) + self.shapes.own_capacity)
-        episodes = [
-            Episode(opening, number, self.rules, self.dialogue, most)
-            for number in range(self.rollouts * max(1, len(opening.follow)))
-        ]
+        episodes = self._episodes(opening, most)
         group = Pending(opening, visual, episodes, seed)
         group.altered = [
             AlteredGroup(
@@ -264,6 +261,12 @@ class Scheduler:
         together = self.shapes.members if self.how.share_prefix else 1
         for first in range(0, len(episodes), together):
             self.prompts.append(PromptInMemory(group, deque(episodes[first : first + together])))
+
+    def _episodes(self, opening: Opening, most: int) -> list[Episode]:
+        return [
+            Episode(opening, number, self.rules, self.dialogue, most)
+            for number in range(self.rollouts * max(1, len(opening.follow)))
+        ]
 
     def _prefill(self, free: list[deque[int]]) -> bool:
         """Prefills the first prompt that is not in memory, and those behind it that fit the same
@@ -319,8 +322,9 @@ class Scheduler:
         if self.version is not None:
             episode.versions.append((self.version, 0))
         if opening.follow:
-            follow = opening.follow[episode.rollout // self.rollouts]
-            self.replies[self.pool.submit(timed, lambda: self._seen(follow()))] = row
+            each = len(prompt.group.episodes) // len(opening.follow)
+            follow = opening.follow[episode.rollout // each]
+            self._follow(row, follow)
         else:
             self.live.add(row)
         return Beginning(
@@ -425,6 +429,7 @@ class Scheduler:
     def _reply(self) -> None:
         """Writes the replies that are ready onto their rows, those of one bucket together."""
         batches: dict[int, list[Extension]] = defaultdict(list)
+        more: dict[int, Callable[[], ToolReply]] = {}
         for future in [future for future in self.replies if future.done()]:
             row = self.replies.pop(future)
             episode = self.rows[row]
@@ -434,13 +439,21 @@ class Scheduler:
             if written is None:
                 self._end(row)
             else:
-                extension = Extension(row, *written, visual, episode.position, episode.budget)
+                budget = episode.budget if reply.then is None else 0
+                extension = Extension(row, *written, visual, episode.position, budget)
                 batches[0 if visual is None else len(visual.patches)].append(extension)
+                if reply.then is not None:
+                    more[row] = reply.then
             self.on_episode(episode)
         for extensions in batches.values():
             self.slots.extend(extensions)
-            self.live |= {extension.row for extension in extensions}
+            self.live |= {extension.row for extension in extensions} - more.keys()
             self.stats.replies += len(extensions)
+        for row, then in more.items():
+            self._follow(row, then)
+
+    def _follow(self, row: int, reply: Callable[[], ToolReply]) -> None:
+        self.replies[self.pool.submit(timed, lambda: self._seen(reply()))] = row
 
     def _end(self, row: int) -> None:
         episode = self.rows.pop(row)

@@ -30,6 +30,7 @@ from lfpc_jax.rollout.kept import KeptArrays, KeptRows
 from lfpc_jax.rollout.lanes import dealt, no_turns, write
 from lfpc_jax.rollout.programs import Programs
 from lfpc_jax.rollout.sampling import Sampling
+from lfpc_jax.rollout.sampling_rows import RowSampling
 from lfpc_jax.rollout.skipped import PromptTooLong
 from lfpc_jax.rollout.state import Beginnings, Drawn, Live, Rewinds, State, Turns
 from lfpc_jax.shapes import Buckets, RolloutShapes, geometric
@@ -272,12 +273,18 @@ class Slots:
             of_row = self.shard_of_row
             [lanes] = dealt(rows, lambda r: of_row(r.row), of_shard * self.shards, self.shards)
         span = self.spans.fit(longest, "ids of an episode")
-        drawn = self._decode(lanes, of_shard, span, sampling or self.sampling)
+        each = any(row.sampling is not None for row in rows)
+        drawn = self._decode(lanes, of_shard, span, sampling or self.sampling, each)
         lane_of = {row.row: lane for lane, row in lanes.items()}
         return [lane_of[row.row] for row in rows], drawn
 
     def _decode(
-        self, lanes: Mapping[int, LiveRow], of_shard: int, span: int, sampling: Sampling
+        self,
+        lanes: Mapping[int, LiveRow],
+        of_shard: int,
+        span: int,
+        sampling: Sampling,
+        each: bool,
     ) -> Drawn:
         R, P, M = of_shard * self.shards, self.shapes.prefix_count, self.shapes.members
         slots = self.shapes.slots // self.shards
@@ -291,13 +298,17 @@ class Slots:
             number, taken[row.prompt] = taken[row.prompt], taken[row.prompt] + 1
             members[row.prompt, number] = lane % of_shard
             places[lane] = row.prompt % (P // self.shards) * M + number
+        own = None
+        if each:
+            of_lane = {lane: row.sampling or sampling for lane, row in lanes.items()}
+            own = RowSampling.of([of_lane.get(lane, sampling) for lane in range(R)])
         self._state, drawn = self._timed(
             "decode",
             self._params,
             self._state,
             self._stops,
             self._allowed,
-            Live(rows, Members(members, places)),
+            Live(rows, Members(members, places), own),
             span,
             sampling,
         )
@@ -323,12 +334,14 @@ class Slots:
         *,
         replies: bool = True,
         also: Collection[Sampling] = (),
+        each: bool = False,
     ) -> int:
         """Runs every program once on empty inputs, and returns how many there are. `prompts` limits
         those for prompts to these windows and text tokens; without `replies` none for what follows
-        a turn are run; decodes are also run for each sampling of `also`."""
+        a turn are run; decodes are also run for each sampling of `also`, or, with `each`, only for
+        rows that have samplings of their own."""
         with self.allocated():
-            self._warm_up(prompts, replies, {self.sampling, *also})
+            self._warm_up(prompts, replies, {self.sampling, *also}, each)
         self.programs.seal()
         return len(self.programs.traces)
 
@@ -337,6 +350,7 @@ class Slots:
         prompts: Collection[tuple[int, int]] | None,
         replies: bool,
         samplings: Collection[Sampling],
+        each: bool,
     ) -> None:
         shapes = self.shapes
         every = itertools.product(shapes.image_windows.sizes, shapes.prompt_text.sizes)
@@ -365,9 +379,9 @@ class Slots:
             self._state = self._timed(
                 "extend", self._params, self._state, tokens, embeddings, turns
             )
-        for sampling in samplings:
+        for sampling in [self.sampling] if each else samplings:
             for of_shard, span in itertools.product(self.decode_rows.sizes, self.spans.sizes):
-                self._decode({}, of_shard, span, sampling)
+                self._decode({}, of_shard, span, sampling, each)
 
     def _timed(self, name: str, *args: Any) -> Any:
         """What a program returns, once it is there; its seconds are added up."""

@@ -13,6 +13,7 @@ from lfpc_jax.distributed.sharding import sharding
 from lfpc_jax.model import cache as kv
 from lfpc_jax.model.attention_parts import Members
 from lfpc_jax.model.config import ModelConfig
+from lfpc_jax.rollout.sampling_rows import RowSampling
 from lfpc_jax.rollout.stops import DONE
 from lfpc_jax.shapes import RolloutShapes
 
@@ -81,10 +82,11 @@ class Rewinds:
 @dataclass(frozen=True)
 class Live:
     """The rows that a decode computes, numbered like `Turns.rows`, and those of them that continue
-    each prompt."""
+    each prompt; how each is sampled, if they differ."""
 
     rows: Array  # int32 [R]
     members: Members
+    sampling: RowSampling | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -16,7 +16,7 @@ into the system text: one JSON a line between `<tools>` tags, as Qwen's text mod
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -143,20 +143,32 @@ class Toolbox:
 
 def system_prompt(toolbox: Toolbox) -> str:
     """The system text of an episode: the tools, if any, and how to call and to answer."""
+    return system_prompt_of([tool.schema for tool in toolbox.tools])
+
+
+def system_prompt_of(tools: Sequence[Mapping[str, Any]]) -> str:
+    """The same for tools of any origin, by their schemas."""
     how_to_answer = (
         "You may reason first, inside <think></think>. Once you know the answer, end your turn "
         "with it, inside <answer></answer>."
     )
-    if not toolbox.tools:
+    if not tools:
         return f"Answer the question about the image. {how_to_answer}"
-    schemas = "\n".join(json.dumps(tool.schema, ensure_ascii=False) for tool in toolbox.tools)
     return (
         "Answer the question about the image. You can look closer before you do.\n\n"
+        f"{tools_text(tools)}\n\n"
+        f"# Answer\n\n{how_to_answer} Do not call and answer in one turn."
+    )
+
+
+def tools_text(tools: Sequence[Mapping[str, Any]]) -> str:
+    """What a system text says of tools, by their schemas."""
+    schemas = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    return (
         f"# Tools\n\nThese are the tools:\n<tools>\n{schemas}\n</tools>\n\n"
         "To use one, end your turn with a single call, a JSON object of its name and arguments:\n"
         '<tool_call>{"name": <name>, "arguments": <object>}</tool_call>\n'
-        "The result comes back inside <tool_response></tool_response>.\n\n"
-        f"# Answer\n\n{how_to_answer} Do not call and answer in one turn."
+        "The result comes back inside <tool_response></tool_response>."
     )
 
 

@@ -1,0 +1,88 @@
+"""The command: who it serves, what it says, and how it ends."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lfpc_jax.cli import serve
+from lfpc_jax.data.scene import WORLDS
+from lfpc_jax.data.world import World
+from lfpc_jax.rollout.dialogue import question
+from lfpc_jax.rollout.said import said
+from lfpc_jax.run.session import Session
+from support.served import data_url, message
+
+ROOT = Path(__file__).parents[2]
+WARM = str(ROOT / "configs/micro/warm")
+
+
+@pytest.fixture(autouse=True)
+def _without_a_token(monkeypatch):
+    monkeypatch.delenv("LFPC_SERVE_KEY", raising=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.com"])
+def test_other_machines_are_not_served_without_a_token(host, capsys):
+    assert serve.main(["--model", WARM, "--host", host]) == 1
+    assert "LFPC_SERVE_KEY" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said_before_the_model_loads(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert serve.main(["--model", "nowhere", "--port", port]) == 1
+    said_ = capsys.readouterr().err
+    assert f"--port {port}" in said_
+    assert "in use" in said_
+
+
+def test_a_folder_of_pictures_must_be_there(tmp_path, capsys):
+    flags = ["--allow-files", str(tmp_path / "none")]
+    assert serve.main(["--model", WARM, "--port", "0", *flags]) == 1
+    assert "--allow-files" in capsys.readouterr().err
+
+
+def test_a_crop_network_answers_no_questions(capsys):
+    assert serve.main(["--model", str(ROOT / "configs/micro/boxes"), "--port", "0"]) == 1
+    assert "crop network" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.compiles
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_answers_as_a_session_does_and_drains(told):
+    openai = pytest.importorskip("openai")
+    command = [sys.executable, "launch/serve.py", "--model", WARM, "--port", "0", "--slots", "4"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        [url] = re.findall(r"(http://127\.0\.0\.1:\d+)/v1", line)
+        world = World(WORLDS["micro"], 3, "heldout", 6)
+        session = Session.load(WARM)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="x") as client:
+            for seed, record in enumerate(world[:6]):
+                picture = record.picture.data
+                asked = message(question(record), data_url(picture, "image/jpeg"))
+                reply = client.chat.completions.create(
+                    model="warm:look", messages=[asked], seed=seed, temperature=0.8,
+                    extra_body={"longest_side": 56, "return_token_ids": True},
+                )  # fmt: skip
+                group = session.ask(
+                    picture, question(record), longest_side=56, temperature=0.8, seed=seed
+                )
+                [trajectory] = group.trajectories
+                wanted = trajectory.ids[trajectory.sampled].tolist()
+                assert reply.choices[0].token_ids == wanted
+                assert reply.choices[0].message.content == (said(trajectory) or "")
+        process.send_signal(told)
+        assert process.wait(60) == 0
+        assert "stopped; 0 requests" in process.stdout.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
