@@ -3,8 +3,9 @@
     w = values * scale        scale = largest |w| of the output / 127, values = w / scale, rounded
 
 `layers.linear` multiplies by the integers, which every float dtype holds exactly, and then the
-product by the scale. So the weights themselves are never made again, not even a layer's. They take
-half the memory of bfloat16, and are frozen: integers have no gradient.
+product by the scale. So no program ever has the weights whole again; XLA may convert those of the
+layer that it is at. They take half the memory of bfloat16, and are frozen: integers have no
+gradient.
 
 Only the text's projections are held so. They are three quarters of the parameters and more. The
 tower is left as it is, since it is a tenth of a 7B and all that the model sees passes through it.

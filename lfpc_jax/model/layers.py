@@ -54,7 +54,9 @@ def linear(x: Array, p: Tree, *, inputs: int = 1) -> Array:
     if "scale" in p:
         y = y * p["scale"].astype(x.dtype)
     if "lora" in p:
-        seen = _dropped(x, p["lora"]["drop"]) if "drop" in p["lora"] else x
+        # Otherwise XLA copies both weights into one on GPUs, for one product with `x`.
+        seen = jax.lax.optimization_barrier(x)
+        seen = _dropped(seen, p["lora"]["drop"]) if "drop" in p["lora"] else seen
         y = y + _product(_product(seen, p["lora"]["a"], inputs), p["lora"]["b"], 1)
     return y + p["b"].astype(x.dtype) if "b" in p else y
 

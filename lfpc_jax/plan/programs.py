@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.distributed.sharding import sharding
-from lfpc_jax.grpo.learner import HOST
 from lfpc_jax.model import qwen, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.logprobs import token_logprobs
@@ -120,11 +119,9 @@ def placed(shapes: Tree, shardings: Tree) -> Tree:
 
 def bytes_per_chip(tree: Tree) -> int:
     """The bytes per chip of abstract arrays as they are sharded. An array without a sharding counts
-    whole, and one in the host's memory not at all."""
+    whole."""
 
     def held(x: jax.ShapeDtypeStruct) -> int:
-        if x.sharding is not None and x.sharding.memory_kind == HOST:
-            return 0
         shape = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape
         return math.prod(shape) * x.dtype.itemsize
 

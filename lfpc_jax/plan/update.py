@@ -145,7 +145,7 @@ class PlannedUpdate:
 
     @cached_property
     def _state(self) -> TrainState:
-        return self.learner.abstract_state()
+        return _on_devices(self.learner)
 
     @cached_property
     def _policy(self) -> tuple[Tree, Tree]:
@@ -186,9 +186,16 @@ class PlannedUpdate:
 def abstract_state(
     cfg: ModelConfig, mesh: Mesh, trainable: Trainable, *, moments_on_host: bool = False
 ) -> TrainState:
-    """The state that training holds at all times."""
+    """The state that training holds on the devices at all times."""
     made = _learner(cfg, mesh, trainable, Objective(), moments_on_host=moments_on_host)
-    return made.abstract_state()
+    return _on_devices(made)
+
+
+def _on_devices(learner: Learner) -> TrainState:
+    """The state without moments that wait in the host's memory. Devices that are only described
+    have no memories to name."""
+    state = learner.abstract_state()
+    return replace(state, moments={}) if learner.moments_on_host else state
 
 
 def _learner(

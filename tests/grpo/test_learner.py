@@ -552,7 +552,7 @@ def test_a_base_of_int8_learns_as_its_weights_do(model, unstacked):
     _, cfg, params = model
     held = int8.rounded_tree(copied(params), spec.spec_tree(cfg), "float32", int8.Rounding())
     text = {
-        name: part if "w" not in part else
+        name: part if not isinstance(part, dict) else
         {**{key: x for key, x in part.items() if key != "scale"},
          "w": int8.whole(part["w"], part["scale"])}
         for name, part in held["text"].items()
