@@ -33,7 +33,8 @@ _LISTED = 200
 @dataclass(frozen=True)
 class Contents:
     """What a page shows: runs with their names, comparisons, and `about`, which says in words what
-    is compared."""
+    is compared. A page that is written again shows the newest by itself, every `refresh` seconds;
+    0 for never."""
 
     runs: Sequence[Run]
     names: Sequence[str]
@@ -41,6 +42,7 @@ class Contents:
     compared: Sequence[Compared] = ()
     about: Sequence[str] = ()
     problems: Sequence[Problem] = ()
+    refresh: int = 0
 
     def all_problems(self) -> list[Problem]:
         of_runs = (problem for run in self.runs for problem in run.problems)
@@ -78,6 +80,7 @@ def _index(contents: Contents) -> dict[str, Any]:
         "records": episodes.records,
         "episodes": episodes.lines,
         "problems": problems[:_LISTED],
+        "refresh": contents.refresh,
         "unlisted": max(0, len(problems) - _LISTED),
         "sizes": episodes.album.sizes,
         "colours": {"runs": RUN_COLOURS, "boxes": COLOURS},

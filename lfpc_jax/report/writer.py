@@ -4,6 +4,9 @@ Each step and kind is one flushed line: `{"step": 3, "kind": "train", "reward/to
 run that is interrupted and resumed may write a step again; the last line counts. A run of several
 processes has one writer, in the first process.
 
+Both link the run's report, a page that `lfpc report RUN` writes. W&B gets a copy of it at the end
+of training, if it is there.
+
 A run's folder keeps its id at W&B (`wandb_id`). So a resumed run continues there, and two folders
 of the same name, or a folder that was made anew, are two runs."""
 
@@ -11,6 +14,7 @@ import json
 import logging
 import math
 import secrets
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +52,10 @@ class MetricsWriter:
         if earlier and not earlier.endswith(b"\n"):  # the run was killed
             self._lines.write("\n")
         self._board = SummaryWriter(str(run / "tensorboard"))
+        self._report = run.absolute() / "report.html"
+        self._board.add_text("report", _link(run, self._report), 0)
+        if self._wandb is not None:
+            self._wandb.summary["report"] = self._report.as_uri()
 
     def write(self, step: int, kind: Kind, values: Mapping[str, float]) -> None:
         """Numbers that are not finite are written as null, since JSON does not have them."""
@@ -64,7 +72,17 @@ class MetricsWriter:
         self._lines.close()
         self._board.close()
         if self._wandb is not None:
+            if self._report.is_file():
+                folder = str(self._report.parent)
+                self._wandb.save(str(self._report), base_path=folder, policy="now")
             self._wandb.finish()
+
+
+def _link(run: Path, report: Path) -> str:
+    """Where the report is, and how it comes there, as Markdown. A browser may not follow a link
+    from a server's page to a file, so the address can be copied."""
+    command = f"lfpc report {shlex.quote(str(run))} --watch"
+    return f"[{report}]({report.as_uri()}), once `{command}` has written it: `{report.as_uri()}`"
 
 
 def _wandb_id(run: Path, *, begun: bool) -> str:

@@ -3,10 +3,13 @@ tests/report/test_page.py."""
 
 import json
 import re
+import threading
+import time
 
 import PIL.Image
 import pytest
 
+from lfpc_jax import stopping
 from lfpc_jax.cli import report
 from support import runs, small
 
@@ -99,3 +102,52 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch, capsys, arguments, sai
     assert report.main(arguments) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
+
+
+def refreshed(page, wanted):
+    """The page's index once `wanted` holds of it."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if page.is_file() and wanted(index := json.loads(blocks(page)["index"])):
+            return index
+        time.sleep(0.05)
+    raise AssertionError("the page did not change")
+
+
+def steps_of(index):
+    curves = [curve for run in index["runs"] for curve in run["curves"]]
+    return max((step for curve in curves for step in curve["steps"]), default=0)
+
+
+def test_a_page_follows_its_run_until_that_has_finished(tmp_path, capsys):
+    """It is watched before it begins, and while a command holds its folder."""
+    folder, ended = tmp_path / "run", []
+    watched = threading.Thread(
+        target=lambda: ended.append(report.main([str(folder), "--watch", "1"]))
+    )
+    watched.start()
+    time.sleep(0.2)
+    made = runs.write(tmp_path / "elsewhere", {PART: runs.groups()[:1]})
+    last = steps_of({"runs": [{"curves": [{"steps": [4]}]}]})
+    (made / "config.json").write_text(json.dumps({"steps": 9}))
+    (made / "lock").mkdir()
+    made.rename(folder)
+    page = folder / "report.html"
+    assert refreshed(page, lambda index: steps_of(index) == last)["refresh"] == 1
+    with (folder / "metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps({"step": 9, "kind": "train", "reward/total": 1.0}) + "\n")
+    assert refreshed(page, lambda index: steps_of(index) == 9)["refresh"] == 1
+    (folder / "lock").rmdir()
+    watched.join(60)
+    assert ended == [0]
+    assert json.loads(blocks(page)["index"])["refresh"] == 0
+    out = capsys.readouterr().out
+    assert f"waiting for {folder}" in out
+    assert out.count("wrote ") == 3 + 3  # the page three times; plots are named once
+
+
+def test_watching_ends_with_0_when_it_is_told_to(tmp_path):
+    folder = runs.write(tmp_path / "run", {PART: runs.groups()[:1]})
+    stopping.told.set()
+    assert report.main([str(folder), "--watch"]) == 0
+    assert json.loads(blocks(folder / "report.html")["index"])["refresh"] == 0

@@ -3,6 +3,7 @@ where the picture has what the box is around."""
 
 import io
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import PIL.Image
 import pytest
 
 from lfpc_jax.cli import report as command
+from lfpc_jax.cli.parsers.report import parser
 from lfpc_jax.trajectory import Group
 from support import runs
 from support.browser import opened
@@ -355,3 +357,43 @@ def test_five_hundred_episodes_are_quick(browser, tmp_path):
     assert filtered < 2_000
     assert stepped < 300
     print(f"ready {ready:.0f} ms, filtered {filtered:.0f} ms, stepped {stepped:.1f} ms")
+
+
+def comes(view, what):
+    """Waits until it is so; the page's policy forbids what playwright's own waiting evaluates."""
+    from playwright.sync_api import Error
+
+    for _ in range(100):
+        with suppress(Error):  # asked while the page is loaded anew
+            if view.evaluate(what):
+                return
+        view.wait_for_timeout(50)
+    raise AssertionError(what)
+
+
+def test_a_page_that_is_watched_shows_the_newest_by_itself(tmp_path, browser):
+    folder = runs.write(tmp_path / "run", {PART: runs.groups()[:1]})
+    page = tmp_path / "report.html"
+
+    def written(refresh):
+        args = parser().parse_args([str(folder), "--out", str(page)])
+        command._write(args, args.runs, refresh)
+
+    written(refresh=1)
+    with opened(browser, page, "curves", height=300) as view:
+        assert "every 1 s" in view.locator("#name").inner_text()
+        view.evaluate("window.scrollTo(0, 120)")
+        with (folder / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps({"step": 9, "kind": "train", "reward/total": 1.0}) + "\n")
+        view.evaluate("location.hash = '#episodes/0'; window.before = true")
+        written(refresh=1)
+        view.wait_for_timeout(1500)
+        assert view.evaluate("window.before")  # an episode is being read
+        view.evaluate("location.hash = '#curves'")
+        view.evaluate("window.scrollTo(0, 120)")
+        comes(view, "window.before === undefined")
+        steps = [curve["steps"][-1] for curve in index(view)["runs"][0]["curves"]]
+        assert max(steps) == 9
+        comes(view, "window.scrollY === 120")
+        written(refresh=0)
+        comes(view, "!document.querySelector('#name').innerText.includes('every')")

@@ -18,7 +18,9 @@ def scalars(folder):
     while data:
         [length] = struct.unpack("<Q", data[:8])
         event = Event.FromString(data[12 : 12 + length])
-        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        for value in event.summary.value:
+            said = b"".join(value.tensor.string_val).decode()
+            found[value.tag, event.step] = said or value.simple_value
         data = data[16 + length :]
     return found
 
@@ -28,10 +30,12 @@ def test_tensorboard_has_what_was_written(tmp_path):
     writer.write(3, "train", {"reward/total": 1.5})
     writer.write(4, "validation", {"reward/total": 0.25})
     writer.close()
-    assert scalars(tmp_path / "run" / "tensorboard") == {
-        ("train/reward/total", 3): 1.5,
-        ("validation/reward/total", 4): 0.25,
-    }
+    found = scalars(tmp_path / "run" / "tensorboard")
+    link = found.pop(("report/text_summary", 0))
+    assert found == {("train/reward/total", 3): 1.5, ("validation/reward/total", 4): 0.25}
+    page = tmp_path / "run" / "report.html"
+    assert f"]({page.as_uri()})" in link
+    assert f"`lfpc report {tmp_path / 'run'} --watch`" in link
 
 
 @pytest.fixture
@@ -39,7 +43,10 @@ def told(monkeypatch):
     """What W&B is told."""
     found = []
     session = SimpleNamespace(
-        log=lambda values, step: found.append((step, values)), finish=lambda: found.append("end")
+        log=lambda values, step: found.append((step, values)),
+        finish=lambda: found.append("end"),
+        save=lambda file, base_path, policy: found.append((file, base_path, policy)),
+        summary={},
     )
     fake = SimpleNamespace(init=lambda **settings: found.append(settings) or session)
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -58,6 +65,16 @@ def test_wandb_is_told_under_the_run_s_own_name(tmp_path, told):
         "project": "lfpc", "name": "run", "resume": "allow", "config": {"steps": 4},
     }  # fmt: skip
     assert rest == [(3, {"train/reward/total": 1.5}), "end"]
+
+
+def test_wandb_is_told_where_the_report_is_and_gets_it_at_the_end(tmp_path, told):
+    writer = MetricsWriter(tmp_path / "run", wandb_project="lfpc")
+    page = tmp_path / "run" / "report.html"
+    assert sys.modules["wandb"].init().summary == {"report": page.as_uri()}
+    told.pop()
+    page.write_text("<html>")
+    writer.close()
+    assert told[1:] == [(str(page), str(page.parent), "now"), "end"]
 
 
 def test_a_run_goes_on_in_its_own_wandb_run_and_no_other_folder_of_its_name_does(tmp_path, told):

@@ -3,6 +3,11 @@
 import argparse
 from pathlib import Path
 
+from lfpc_jax.cli.flags import positive
+
+SECONDS = 30
+"""Between two looks at what is watched."""
+
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -34,4 +39,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--side", type=int, default=1024, metavar="PIXELS", help="of originals on the page"
     )
+    parser.add_argument(
+        "--watch", nargs="?", type=positive, const=SECONDS, metavar="SECONDS",
+        help="write the page again when something new is there, until the runs have finished; "
+        f"looks every {SECONDS} seconds, or as often as is said here",
+    )  # fmt: skip
     return parser

@@ -51,6 +51,13 @@ function follow_hash() {
   show(name);
 }
 
+// A page that is written again shows the newest, at the same place, but takes no episode from its reader.
+function refresh() {
+  if (tab === "episodes" || tab === "compare" || document.querySelector("dialog[open]")) return;
+  history.replaceState({ top: window.scrollY }, "");
+  location.reload();
+}
+
 function redrawStages(change) {
   change();
   document.querySelectorAll(".stage").forEach((one) => one.redraw());
@@ -77,7 +84,7 @@ document.addEventListener("keydown", (event) => {
 function start() {
   const names = INDEX.runs.map((run) => run.name);
   document.title = (names.join(", ") || "A comparison") + " – lfpc_jax report";
-  document.getElementById("name").append(names.length > 2 ? names.length + " runs" : names.join(" and ") || "A comparison", h("span", {}, "lfpc_jax"));
+  document.getElementById("name").append(names.length > 2 ? names.length + " runs" : names.join(" and ") || "A comparison", h("span", {}, INDEX.refresh ? `lfpc_jax, every ${INDEX.refresh} s` : "lfpc_jax"));
   for (const [name, [text]] of Object.entries(TABS)) {
     document.getElementById("tabs").append(h("a", { href: "#" + name, "data-tab": name }, text, name === "notes" && INDEX.problems.length > 0 ? ` (${INDEX.problems.length + INDEX.unlisted})` : ""));
   }
@@ -92,6 +99,8 @@ function start() {
     width = window.innerWidth;
   });
   follow_hash();
+  if (history.state) window.scrollTo(0, history.state.top);
+  if (INDEX.refresh) setInterval(refresh, 1000 * INDEX.refresh);
 }
 
 start();
