@@ -2,7 +2,8 @@
 was trained.
 
 The run's assets hold the card of the model that the run began with. Only what that card says about
-the licence is copied.
+the licence is copied. What the Hub reads of a card (the base model, if that is on the Hub, the
+library and the task) stands at its beginning.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 from lfpc_jax.cropvlm.proposing import OUTLINE
 from lfpc_jax.jsonfile import expecting, read_object
+from lfpc_jax.remote.hub import HubName
 from lfpc_jax.report import metrics
 from lfpc_jax.rollout.asking import FILE, Asking
 from lfpc_jax.run.dialogues import prompt_of
@@ -28,6 +30,19 @@ _ABOUT = {
     "box": "A crop network: a Qwen2.5-VL that lfpc_jax has trained to propose the part of an image "
     "in which another model, the target, finds the answer to a question. It answers no question",
 }
+
+_IN_PYTHON = """From Python:
+
+```python
+import lfpc_jax
+
+session = lfpc_jax.Session.load("FOLDER")
+group = session.ask("FILE", "TEXT")
+print(group.trajectories[0].answer)
+```
+
+The folder is a Qwen2.5-VL like any other, for `transformers` (`Qwen2_5_VLForConditionalGeneration`)
+and for servers. These write the calls of the tool as text; whoever asks them cuts the crops."""
 
 _IN_TRANSFORMERS = """In plain transformers:
 
@@ -67,7 +82,7 @@ def card(run: RunFolder, step: int, asking: Asking) -> str:
 def _card(run: RunFolder, step: int, asking: Asking) -> str:
     settings = read_object(run.settings)
     parts = [
-        *_licence(run.assets / NAME),
+        "\n".join(("---", *_licence(run.assets / NAME), *_for_the_hub(run, asking), "---")),
         f"# {run.path.resolve().name}, step {step}",
         f"{_ABOUT[asking.dialogue]}: the weights after step {step} of {settings['steps']}.",
         _table(("what", "value"), [("began with", _began_with(run)), *_training(settings)]),
@@ -88,8 +103,10 @@ def _card(run: RunFolder, step: int, asking: Asking) -> str:
 def _ways(asking: Asking) -> Iterator[str]:
     """Commands and code that ask the model."""
     target = " --target ANSWERING_MODEL" if asking.dialogue == "box" else ""
-    command = f"python launch/ask.py --model FOLDER{target} --image FILE --question TEXT"
+    command = f"lfpc ask --model FOLDER{target} --image FILE --question TEXT"
     yield f"```\n{command}\n```"
+    if asking.dialogue == "zoom":
+        yield _IN_PYTHON
     if asking.dialogue == "box":
         yield _IN_TRANSFORMERS.format(
             image_tokens=asking.image_tokens, turn_tokens=asking.turn_tokens, outline=OUTLINE
@@ -104,30 +121,50 @@ def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _licence(base: Path) -> Iterator[str]:
-    """The front matter of a card, with the lines on the licence from the base model's card."""
+    """The lines on the licence from the base model's card."""
     lines = base.read_text(errors="replace").splitlines() if base.is_file() else []
-    licence, inside = [], False
+    inside = False
     head = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
     for line in head:
         inside = line.startswith("license") or (inside and line[:1] in (" ", "-"))
         if inside:
-            licence.append(line)
-    if licence:
-        yield "\n".join(("---", *licence, "---"))
+            yield line
+
+
+def _for_the_hub(run: RunFolder, asking: Asking) -> Iterator[str]:
+    """The other lines that stand before a card."""
+    path = Path(read_object(_chain(run)[-1].settings)["model"]["path"])
+    if name := HubName.parse(path):
+        yield f"base_model: {name.repo}"
+    yield "library_name: transformers"
+    yield "pipeline_tag: image-text-to-text"
+    yield f"tags: [lfpc, {'crop-network' if asking.dialogue == 'box' else 'tool-use'}]"
 
 
 def _began_with(run: RunFolder) -> str:
     """The model that the run began with, the one that that began with, and so on, as far as their
     folders still exist."""
-    models, visited = [], set()
+    models = []
+    for current in _chain(run):
+        path = read_object(current.settings)["model"]["path"]
+        step, commit = current.began_at, current.began_commit
+        models.append(
+            f"`{path}`"
+            + ("" if step is None else f", step {step}")
+            + (f", commit `{commit}`" if commit else "")
+        )
+    return ", which began with ".join(models)
+
+
+def _chain(run: RunFolder) -> list[RunFolder]:
+    """The run, the run that it began with, and so on."""
+    runs, visited = [], set()
     current: RunFolder | None = run
     while current is not None and current.path.resolve() not in visited:
         visited.add(current.path.resolve())
-        path = read_object(current.settings)["model"]["path"]
-        step = current.began_at
-        models.append(f"`{path}`" + ("" if step is None else f", step {step}"))
-        current = run_of(Path(path))
-    return ", which began with ".join(models)
+        runs.append(current)
+        current = run_of(Path(read_object(current.settings)["model"]["path"]))
+    return runs
 
 
 def _training(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -3,8 +3,9 @@
 RUN/config.json        every setting, resolved
 RUN/assets/            the base model's config, tokenizer and processor files, and asking.json: how
                        to ask the trained model
-RUN/origin.json        how the base model's weights were named and typed, for export; and, if the
-                       base model is a run, the step that this run began from
+RUN/origin.json        how the base model's weights were named and typed, for export; and the step
+                       that this run began from, if the base model is a run, or the commit, if it
+                       is on the Hub
 RUN/metrics.jsonl      and tensorboard/
 RUN/wandb_id           the run's id at W&B, if it has one; see lfpc_jax/report/writer.py
 RUN/checkpoints/       see lfpc_jax/checkpoint/training.py
@@ -36,6 +37,7 @@ from lfpc_jax.jsonfile import Checked, expecting, read_object
 from lfpc_jax.model import config, int8, parameters, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import LoRA, Trainable
+from lfpc_jax.remote import hub
 from lfpc_jax.rollout import asking
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.episode import OLD_LIMIT, with_limits
@@ -45,6 +47,8 @@ log = logging.getLogger(__name__)
 
 _LONGEST_WRITE = 3600.0
 _MOST_STEPS = 1 << 40
+_BEGAN = ("step", "commit")
+"""What origin.json has beside the origin of weights."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class RunFolder:
     def origin(self) -> Origin:
         raw = self._origin
         with expecting("origin of a model", self.path / "origin.json"):
-            return Origin.from_json({name: raw[name] for name in raw if name != "step"})
+            return Origin.from_json({name: raw[name] for name in raw if name not in _BEGAN})
 
     @property
     def _origin(self) -> dict[str, Any]:
@@ -84,6 +88,11 @@ class RunFolder:
         if step is None:
             return None
         return Checked(self.path / "origin.json").whole("step", step, 0, _MOST_STEPS)
+
+    @property
+    def began_commit(self) -> str:
+        """The commit of the base model, if it came from the Hub; else empty."""
+        return str(self._origin.get("commit") or "")
 
     @property
     def asking(self) -> Asking:
@@ -136,7 +145,8 @@ class RunFolder:
         self.assets.mkdir(parents=True)
         assets.copy(model_assets, self.assets)
         (self.assets / asking.FILE).write_text(settings.asking.text, encoding="utf-8")
-        _write(self.path / "origin.json", {**dataclasses.asdict(origin), "step": step})
+        began = {"step": step, "commit": hub.commit_of(model_assets)}
+        _write(self.path / "origin.json", {**dataclasses.asdict(origin), **began})
         _write(self.settings, described(settings))
 
     def resume(self, settings: TrainConfig) -> None:

@@ -248,7 +248,8 @@ def test_an_export_s_card_is_the_run_s_and_not_the_base_s(run, export):
     card = (export / "README.md").read_text()
     assert card.startswith(
         "---\nlicense: other\nlicense_name: tiny-research\nlicense_link:\n"
-        "  - https://example.org/terms\n---\n\n# gap-run, step 20\n"
+        "  - https://example.org/terms\nlibrary_name: transformers\n"
+        "pipeline_tag: image-text-to-text\ntags: [lfpc, tool-use]\n---\n\n# gap-run, step 20\n"
     )
     assert "99.9" not in card
     assert "language" not in card

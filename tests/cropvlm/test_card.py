@@ -74,7 +74,7 @@ def test_it_says_what_the_model_is_and_names_no_server(export):
         "| tokens of its turn, at most | 12 |",
     ):
         assert f"\n{row}\n" in card
-    assert "ask.py --model FOLDER --target ANSWERING_MODEL --image" in card
+    assert "lfpc ask --model FOLDER --target ANSWERING_MODEL --image" in card
     assert "in hundredths of\nthe image's width and height" in card
     assert asking_of(export) == CONFIG.asking
     assert CONFIG.asking.prompt in card
