@@ -11,6 +11,7 @@ and the target answers with and without its crop.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
@@ -19,7 +20,7 @@ import jax
 import PIL.Image
 from jax.sharding import Mesh
 
-from lfpc_jax.cli import asking_flags, command, target_flags
+from lfpc_jax.cli import asking_flags, command, revision_flag, target_flags
 from lfpc_jax.cli.parsers.ask import parser
 from lfpc_jax.cropvlm.local import Needs
 from lfpc_jax.cropvlm.pair import shown_box
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def ask(args: argparse.Namespace) -> int:
+    args.model = revision_flag.named(args.model, args.revision)
     # ------------------------------------------------------------------ the question
     if not args.question.strip():
         raise ValueError("--question is empty; ask something about the image")
@@ -141,3 +143,7 @@ def _shapes(args: argparse.Namespace, rules: Rules, window: int) -> RolloutShape
         members=1,
         window=window,
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,14 +23,14 @@ from rich.table import Table
 from lfpc_jax.arrays import Tree
 from lfpc_jax.checkpoint import folder, huggingface, parity, staging, store
 from lfpc_jax.checkpoint.keys import Origin
-from lfpc_jax.cli import command
+from lfpc_jax.cli import command, revision_flag
 from lfpc_jax.cli.parsers.convert import parser
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import config
 from lfpc_jax.rollout import asking
 from lfpc_jax.run import card, progress
 from lfpc_jax.run.folder import check_has_weights, run_of
-from lfpc_jax.run.models import load_model, params_of
+from lfpc_jax.run.models import load_model, located, params_of
 
 TOLERANCE = {"float32": 1e-4}
 """The largest difference that `check` allows by default. In bfloat16 it depends on the weights, so
@@ -39,7 +39,14 @@ TOLERANCE = {"float32": 1e-4}
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    return command.run(partial(COMMANDS[args.command], args))
+    return command.run(partial(_run, args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    source = revision_flag.named(args.source, args.revision)
+    assert source is not None
+    args.source = located(source)
+    return COMMANDS[args.command](args)
 
 
 def to_orbax(args: argparse.Namespace) -> int:
@@ -155,3 +162,7 @@ def _print_table(rows: Sequence[parity.Difference], title: str) -> None:
 
 
 COMMANDS = {"to-orbax": to_orbax, "to-hf": to_hf, "check": check}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -38,7 +38,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from lfpc_jax.cli import asking_flags, command, judge_flags, target_flags
+from lfpc_jax.cli import asking_flags, command, judge_flags, revision_flag, target_flags
 from lfpc_jax.cli.parsers.evaluate import SEVERAL, parser
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.distributed import processes
@@ -75,6 +75,7 @@ from lfpc_jax.rollout.asking import digest
 from lfpc_jax.run import progress
 from lfpc_jax.run.claim import FolderClaim
 from lfpc_jax.run.engines import Engines
+from lfpc_jax.run.models import shown_path
 from lfpc_jax.run.targets import TargetEngines
 from lfpc_jax.trajectory import Record
 
@@ -143,6 +144,7 @@ def _graded(args: argparse.Namespace, journal: Journal, judge: Judge | None) -> 
 
 
 def _answer(args: argparse.Namespace, journal: Journal) -> None:
+    args.model = revision_flag.named(args.model, args.revision)
     settings = target_flags.settings_of(args, args.out / "said")
     conditions = _conditions(args, settings)
     if args.model is not None or settings is None:
@@ -260,7 +262,7 @@ def _check_true_boxes(benchmarks: Sequence[Benchmark], conditions: Sequence[str]
 def _asking(args: argparse.Namespace) -> dict[str, Any]:
     """How the model is asked, as evaluation.json records it."""
     return {
-        "model": str(args.model.absolute()),
+        "model": shown_path(args.model),
         "temperature": args.temperature,
         "max_turns": args.max_turns,
         "turn_tokens": args.turn_tokens,
@@ -307,3 +309,7 @@ def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:
             print(f"{benchmark.name}: left out {loss}", file=sys.stderr)
         benchmarks.append(benchmark)
     return benchmarks
+
+
+if __name__ == "__main__":
+    sys.exit(main())

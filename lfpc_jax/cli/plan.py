@@ -45,6 +45,7 @@ from lfpc_jax.plan.programs import PROGRAMS, Uncompiled
 from lfpc_jax.plan.run import PlannedRun, check_there, model_of
 from lfpc_jax.plan.search import proposals
 from lfpc_jax.plan.tables import print_step, print_tables
+from lfpc_jax.remote.hub import fetching_nothing
 from lfpc_jax.run import progress
 from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.run.config_files import CONFIGS, load_config
@@ -64,7 +65,8 @@ class Plan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = parser().parse_known_args(argv)
-    return command.run(partial(_plans, args, overrides))
+    with fetching_nothing():  # a plan needs no weights
+        return command.run(partial(_plans, args, overrides))
 
 
 def _plans(args: argparse.Namespace, overrides: Sequence[str]) -> int:

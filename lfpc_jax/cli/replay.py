@@ -29,7 +29,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lfpc_jax.cli import command
+from lfpc_jax.cli import command, revision_flag
 from lfpc_jax.cli.parsers.replay import parser
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.rollout.replay import CLASSES
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def replay(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------ what is recorded
+    args.model = revision_flag.named(args.model, args.revision)
     run = RunFolder(args.run)
     if not run.settings.is_file():
         raise ValueError(f"{run.settings}: missing; is {run.path} a training run's folder?")

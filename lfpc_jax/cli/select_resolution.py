@@ -28,7 +28,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from lfpc_jax.cli import asking_flags, command, judge_flags
+from lfpc_jax.cli import asking_flags, command, judge_flags, revision_flag
 from lfpc_jax.cli.parsers.select_resolution import TURN_TOKENS, parser
 from lfpc_jax.data import sources
 from lfpc_jax.data.audit import audit
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def select_resolution(args: argparse.Namespace, claim: FolderClaim) -> int:
     # ------------------------------------------------------------------ the set
+    args.model = revision_flag.named(args.model, args.revision)
     args = asking_flags.resolved(args, args.model, usual=_USUAL, turns=False)
     if (args.out / "meta.json").exists():
         raise ValueError(f"{args.out}: holds a finished selection; choose another folder")
@@ -225,3 +226,7 @@ def _publish(
     judged = bool(args.judge_url)
     for warning in unmeasured(summary, settings, image_tokens=args.image_tokens, judged=judged):
         print(f"warning: {warning}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,7 +17,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from lfpc_jax.grpo.state_files import begin_state, checkpoint_items, save_batch
 from lfpc_jax.grpo.updater import Apart, NotFinite
 from lfpc_jax.infogap.provenance import check_budget
 from lfpc_jax.plan.dry_run import print_data, print_plan
+from lfpc_jax.remote.hub import fetching_nothing
 from lfpc_jax.report.writer import MetricsWriter, check_wandb
 from lfpc_jax.rewards.judge import Judge
 from lfpc_jax.rollout.archive import Archive
@@ -99,6 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(args: argparse.Namespace, words: Sequence[str]) -> int:
+    with fetching_nothing() if args.dry_run else nullcontext():
+        return _begin(args, words)
+
+
+def _begin(args: argparse.Namespace, words: Sequence[str]) -> int:
     process_flags.start(args)
     config, name = named_config(args.config, CONFIGS)
     config = override(config, words)

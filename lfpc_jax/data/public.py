@@ -22,6 +22,7 @@ from lfpc_jax.data.rows import (
     Row,
     embedded,
     json_list,
+    name_within,
     parquet_files,
     picture_file,
     records,
@@ -33,7 +34,7 @@ PLACEHOLDER = "<image>"
 
 
 def deep_eyes(folder: Path) -> Iterator[Record | Rejected]:
-    """DeepEyes-47k: every parquet file of the folder, in the order of their names.
+    """DeepEyes-47k: every parquet file of the folder, in the order of their names; or one file.
 
     The question is `extra_info`'s or, without one, the prompt's, which wraps it in instructions.
     The answer is the reference that the set's own reward uses."""
@@ -52,7 +53,7 @@ def deep_eyes(folder: Path) -> Iterator[Record | Rejected]:
         )
 
     for path in parquet_files(folder):
-        name = f"deep_eyes/{path.relative_to(folder).with_suffix('')}"
+        name = f"deep_eyes/{name_within(path, folder)}"
         yield from records(name, parquet.rows(path, columns), record)
 
 
@@ -116,7 +117,7 @@ def chain_of_focus(path: Path, images: Path) -> Iterator[Record | Rejected]:
 
 
 def think_lite(folder: Path) -> Iterator[Record | Rejected]:
-    """ThinkLite-VL hard 11k: every parquet file of the folder."""
+    """ThinkLite-VL hard 11k: every parquet file of the folder, or one file."""
 
     def record(name: str, row: Row) -> Record:
         return Record(
@@ -128,7 +129,7 @@ def think_lite(folder: Path) -> Iterator[Record | Rejected]:
         )
 
     for path in parquet_files(folder):
-        name = f"think_lite/{path.relative_to(folder).with_suffix('')}"
+        name = f"think_lite/{name_within(path, folder)}"
         yield from records(name, parquet.rows(path, ("problem", "answer", "image")), record)
 
 

@@ -27,11 +27,20 @@ def records(
             yield Rejected(name, "malformed row", f"{type(error).__name__}: {error!s:.200}")
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    paths = sorted(folder.rglob("*.parquet"))
+def parquet_files(path: Path) -> list[Path]:
+    """The file itself, all within a folder, or those of a pattern such as `train-*.parquet`, in the
+    order of their names."""
+    if path.is_file():
+        return [path]
+    paths = sorted(path.rglob("*.parquet") if path.is_dir() else path.parent.glob(path.name))
     if not paths:
-        raise ValueError(f"{folder}: no parquet file here; is this the set's folder?")
+        raise ValueError(f"{path}: no parquet file here; is this the set's folder?")
     return paths
+
+
+def name_within(file: Path, path: Path) -> Path:
+    """A file's name within the path that it was found by, without its suffix."""
+    return file.relative_to(path if path.is_dir() else path.parent).with_suffix("")
 
 
 def json_list(path: Path, key: str = "") -> list[Row]:

@@ -13,6 +13,9 @@ doc_vqa:PATH[:IMAGES]                      the same without boxes; also info_vqa
 metric first. A picture's records are all in the same part, which a hash of its file's name decides
 (of its bytes if it is embedded). So parts are about as large as each other, share no picture, and
 depend on neither the order of the records nor the place of the files.
+
+Where a path is not here, it may be a name on the Hub (`remote/hub.py`): `OWNER/NAME`, or
+`OWNER/NAME/FILE`. The sets of `PUBLISHED` need no reader before their name.
 """
 
 import hashlib
@@ -23,6 +26,7 @@ from typing import get_args
 
 from lfpc_jax.data import layout, public, vqa
 from lfpc_jax.data.rejected import Rejected
+from lfpc_jax.remote import hub
 from lfpc_jax.trajectory import Metric, Record
 
 READERS: Mapping[str, Callable[..., Iterator[Record | Rejected]]] = {
@@ -38,6 +42,15 @@ READERS: Mapping[str, Callable[..., Iterator[Record | Rejected]]] = {
     "info_vqa": vqa.info_vqa,
     "st_vqa": vqa.st_vqa,
 }
+PUBLISHED: Mapping[str, str] = {
+    "ChenShawn/DeepEyes-Datasets-47k": "deep_eyes",
+    "Mini-o3/VisualProbe_train": "visual_probe",
+    "TIGER-Lab/PixelReasoner-RL-Data": "pixel_reasoner",
+    "russwang/ThinkLite-VL-hard-11k": "think_lite",
+}
+"""Readers of public sets by their names on the Hub."""
+_TABLES = {"visual_probe": "*.json", "pixel_reasoner": "*.parquet", "chain_of_focus": "*.json"}
+"""Readers of a table that pictures lie beside, and what the table is called."""
 _PATHS = {"chain_of_focus": (2, 2), "text_vqa": (1, 3)} | dict.fromkeys(
     ("text_vqa_boxes", "doc_vqa", "info_vqa", "st_vqa"), (1, 2)
 )
@@ -58,7 +71,8 @@ class Named:
     def parse(cls, source: str) -> "Named":
         before, colon, rest = source.partition(":")
         if not colon or Path(source).exists():
-            return cls("layout", "", source)
+            name = hub.HubName.parse(source)
+            return cls(PUBLISHED.get(name.repo, "layout") if name else "layout", "", source)
         before, percent, part = before.partition("%")
         reader, _, metric = before.partition("@")
         return cls(reader, metric, rest, part if percent else None)
@@ -87,10 +101,9 @@ def read(source: str) -> Iterator[Record | Rejected]:
         raise ValueError(
             f"set {source!r}: {named.reader} needs {count} paths with a colon between them"
         )
-    for path in named.paths:
-        if not path.exists() and not ("*" in path.name and vqa.files_of(path)):
-            raise ValueError(f"set {source!r}: {path} does not exist")
-    entries = READERS[named.reader](*named.paths)
+    first, *others = named.paths
+    first = located(source, first, _TABLES.get(named.reader, ""))
+    entries = READERS[named.reader](first, *(located(source, other) for other in others))
     if named.part is not None:
         entries = filter(_within(source, named.part), entries)
     return _scored_by(named.metric, entries) if named.metric else entries
@@ -102,9 +115,43 @@ def names_reader(source: str) -> bool:
 
 
 def own_folder(source: str) -> Path | None:
-    """The folder of a set in the project's layout, however it is named; None for other sets."""
+    """The folder of a set in the project's layout, however it is named; None for other sets, and
+    for one that is still to come from the Hub where nothing may be fetched."""
     named = Named.parse(source)
-    return Path(named.rest) if named.reader == "layout" else None
+    if named.reader != "layout":
+        return None
+    path = Path(named.rest)
+    try:
+        return path if hub.HubName.parse(path) is None else located(source, path)
+    except hub.NotHere:
+        return None
+
+
+def located(source: str, path: Path, table: str = "") -> Path:
+    """The path itself, or what it names on the Hub, fetched if need be. A table that is named comes
+    alone, since pictures are embedded in it. If `table` says what a reader's table is called, it
+    comes with the whole repository, where its pictures are, and need not be named if it is the only
+    one. Raises ValueError for what is neither here nor there."""
+    if path.exists() or ("*" in path.name and vqa.files_of(path)):
+        return path
+    name = hub.HubName.parse(path)
+    if name is None:
+        raise ValueError(f"set {source!r}: {path} does not exist")
+    alone = not table and name.inside.endswith((".parquet", ".tsv"))
+    folder = hub.fetched(name, "dataset", (name.inside,) if alone else ())
+    found = folder / name.inside
+    if name.inside or not table:
+        if not found.exists() and not vqa.files_of(found):
+            raise ValueError(f"set {source!r}: {name.repo} has no file {name.inside!r}")
+        return found
+    tables = sorted(folder.rglob(table))
+    if len(tables) != 1:
+        listed = ", ".join(str(each.relative_to(folder)) for each in tables) or "none"
+        raise ValueError(
+            f"set {source!r}: one {table} is read, and {name.repo} has {listed}; name one, as "
+            f"READER:{name.repo}/FILE"
+        )
+    return tables[0]
 
 
 def _scored_by(metric: str, entries: Iterator[Record | Rejected]) -> Iterator[Record | Rejected]:

@@ -12,6 +12,7 @@ from lfpc_jax.data.audit import audit
 from lfpc_jax.data.digest import digest
 from lfpc_jax.data.pictures import to_file
 from lfpc_jax.data.rejected import MAX_SHARE, Rejected
+from lfpc_jax.remote import hub
 from lfpc_jax.trajectory import Record
 
 Kind = Literal["hr_bench", "v_star", "layout", "set"]
@@ -33,7 +34,7 @@ class Benchmark:
 def kind_of(path: Path) -> Kind:
     """The format of a file or folder, by its name and content; "set" if a reader is named with it,
     as in `data.sources`."""
-    if not path.exists() and sources.names_reader(str(path)):
+    if not path.exists() and sources.Named.parse(str(path)).reader != "layout":
         return "set"
     if path.is_dir():
         if (path / "meta.json").is_file():
@@ -64,6 +65,9 @@ def open_benchmark(
     """Reads all questions, or the first `limit`, and keeps the sound ones. Embedded images are
     written to `pictures`; `seed` orders the options of V*. If more than `max_share` of the
     questions are not sound, raises an error that lists them."""
+    if (on_hub := hub.HubName.parse(path)) and on_hub.repo not in sources.PUBLISHED:
+        name = name or _name_of(Path(on_hub.inside or on_hub.repo).stem)
+        path = sources.located(str(path), path)
     kind = kind_of(path)
     match kind:
         case "hr_bench":
@@ -77,7 +81,7 @@ def open_benchmark(
         case "set":
             entries = _as_files(sources.read(str(path)), pictures)
             path = sources.Named.parse(str(path)).paths[0]
-    name = name or re.sub(r"[^\w.+]", "_", path.name if path.is_dir() else path.stem)
+    name = name or _name_of(path.name if path.is_dir() else path.stem)
     if not re.fullmatch(r"[\w.+]+", name):
         raise ValueError(
             f"{path}: a benchmark called {name!r} cannot name files; call it NAME=PATH, with "
@@ -85,6 +89,10 @@ def open_benchmark(
         )
     sound = audit(itertools.islice(entries, limit), name=str(path), max_share=max_share)
     return Benchmark(name, kind, sound.records, sound.rejected)
+
+
+def _name_of(text: str) -> str:
+    return re.sub(r"[^\w.+]", "_", text)
 
 
 def _as_files(entries: Iterable[Record | Rejected], folder: Path) -> Iterator[Record | Rejected]:

@@ -22,10 +22,11 @@ from lfpc_jax.model.tuning import tuning
 from lfpc_jax.plan.counts import CacheBytes
 from lfpc_jax.plan.episodes import layout_of, planned_episode, planned_items
 from lfpc_jax.plan.run import model_of, target_model_of
+from lfpc_jax.remote.hub import NotHere
 from lfpc_jax.run import progress
 from lfpc_jax.run.building import dialogue_of, memory_of, remat_of, room_for
 from lfpc_jax.run.config import TrainConfig, described, updates_of
-from lfpc_jax.run.models import assets_of
+from lfpc_jax.run.models import assets_of, here
 from lfpc_jax.run.prompt_lengths import PromptLengths
 from lfpc_jax.run.training_data import first_look
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
@@ -38,7 +39,7 @@ def print_plan(config: TrainConfig) -> None:
     console.print_json(json.dumps(described(config)))
     cfg = replace(model_of(config), kernel=config.model.kernel)
     for path in (config.model.path, config.target.path if config.target else ""):
-        if path and not Path(path).exists():
+        if path and not here(Path(path)).exists():
             console.print(f"{path} is not here: planned with the published model of that size")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     rollout = config.rollout_shapes(cfg.vision.window, _groups(config))
@@ -73,14 +74,18 @@ def print_plan(config: TrainConfig) -> None:
 def print_data(config: TrainConfig) -> None:
     """Reads each set's rows, its first pictures and the lengths of some prompts, and prints the
     counts. Raises what a run would raise for a set that cannot be read or shown."""
-    path = Path(config.model.path)
+    path = here(Path(config.model.path))
     dialogue = dialogue_of(config, assets_of(path)) if path.exists() else None
     columns = ("set", "used for", "records", "left out", "first pictures", "longest prompt")
     table, looks = Table(*columns, title="Data"), []
     for use, sources in (("train", config.data.train), ("validation", config.data.validation)):
         for source in sources:
-            with progress.waiting(f"reading {source.path}"):
-                seen = first_look(source, config, dialogue)
+            try:
+                with progress.waiting(f"reading {source.path}"):
+                    seen = first_look(source, config, dialogue)
+            except NotHere:
+                table.add_row(source.path, use, "still on the Hub", "", "", "")
+                continue
             pictures = f"{seen.pictures} of {seen.tried} read"
             longest = f"{seen.prompts.longest} text tokens" if seen.prompts else "not measured"
             table.add_row(source.path, use, str(seen.records), seen.left_out, pictures, longest)

@@ -40,6 +40,7 @@ from lfpc_jax.run.building import asks_for_answers, remat_of, room_for, unfinish
 from lfpc_jax.run.config import TargetSettings, TrainConfig
 from lfpc_jax.run.config_checks import check, check_devices
 from lfpc_jax.run.folder import run_of
+from lfpc_jax.run.models import here
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 
@@ -64,7 +65,7 @@ def target_model_of(settings: TargetSettings, platform: str | None = None) -> Mo
 def _at(setting: str, name: str, dtype: str, platform: str | None) -> ModelConfig:
     """If the folder is not here, the configuration of the published model of the size in its
     name."""
-    path = Path(name)
+    path = here(Path(name))
     dtype = tuning(platform).dtype if dtype == "auto" else dtype
     if not path.exists():
         size = re.search(r"\d+b", path.name.lower())

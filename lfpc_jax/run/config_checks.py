@@ -18,6 +18,7 @@ from lfpc_jax.processing.preprocessor_config import has_processor
 from lfpc_jax.rollout.sampling import COLDEST
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.run.config import TargetSettings, TrainConfig, updates_of
+from lfpc_jax.run.models import here
 
 
 def check(config: TrainConfig, *, processes: int = 1) -> None:
@@ -328,6 +329,7 @@ def _check_target(config: TrainConfig, target: TargetSettings) -> None:
 def _processor_of(model: Path) -> ImageProcessor:
     """The image processor of the model's folder or assets. If the model is not here, the one of the
     published models."""
+    model = here(model)
     run = model.parent.parent if model.parent.name == "checkpoints" else model
     folders = run / "assets", store.assets_of(model), model
     folder = next((folder for folder in folders if has_processor(folder)), None)

@@ -19,9 +19,14 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import Base
 from lfpc_jax.model.spec import spec_tree
 from lfpc_jax.model.tuning import tuning
+from lfpc_jax.remote import hub
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.run import progress
+from lfpc_jax.run.config_files import CONFIGS
 from lfpc_jax.run.folder import RunFolder, check_has_weights, checkpoint_of, load_run, run_of
+
+_OF_MODELS = ("*.safetensors", "*.json", "*.txt", "*.jinja", "LICENSE*", "README.md")
+"""Files of a model on the Hub that are fetched; others hold the same weights in other formats."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +56,31 @@ class LoadedModel:
         return replace(self, params=None)
 
 
+def located(path: Path) -> Path:
+    """The folder of the model that a name stands for: the one here; from anywhere, a micro model of
+    the package, as `configs/micro/warm`; or one on the Hub, which is fetched if need be."""
+    if path.exists():
+        return path
+    shipped = CONFIGS.parent / path
+    if path.parts[:1] == (CONFIGS.name,) and shipped.is_dir():
+        return shipped
+    name = hub.HubName.parse(path)
+    return path if name is None else hub.fetched(name, "model", _OF_MODELS)
+
+
+def here(path: Path) -> Path:
+    """As `located`, or the path itself where that would have to be fetched and may not be."""
+    try:
+        return located(path)
+    except hub.NotHere:
+        return path
+
+
+def shown_path(path: Path) -> str:
+    """What a record says of a model: where its folder is, or its name on the Hub."""
+    return str(path) if hub.HubName.parse(path) else str(path.absolute())
+
+
 def load_model(
     path: Path, *, dtype: str | None = None, mesh: Mesh | None = None, base: Base = "same"
 ) -> LoadedModel:
@@ -59,6 +89,7 @@ def load_model(
     float32 on a CPU and bfloat16 elsewhere. With the `base` int8 the text's projections are rounded
     to that. Tensors of a Hugging Face folder are rounded as they are read; what the other kinds of
     folders hold is restored whole before. Weights that are not finite raise ValueError."""
+    path = located(path)
     rounding = int8.Rounding() if base == "int8" else None
     loaded = replace(_loaded(path, dtype or tuning().dtype, mesh, rounding), rounding=rounding)
     tree = spec_tree(loaded.cfg)
@@ -95,7 +126,7 @@ def _of_run(path: Path, run: RunFolder, dtype: str, mesh: Mesh | None) -> Loaded
     factors are added to are those of the model that it began from, which is read again."""
     weights = None
     if run.trainable.rounds_base:
-        began = run.began_from
+        began = located(run.began_from)
         if not began.exists():
             raise ValueError(
                 f"{run.path}: holds its base as int8, so its factors are added to the weights that "
@@ -131,6 +162,7 @@ def params_of(
 
 def assets_of(path: Path) -> Path:
     """The folder of the config, tokenizer and processor files of the model that a path names."""
+    path = located(path)
     if run := run_of(path):
         return run.assets
     check_has_weights(path)
@@ -139,11 +171,13 @@ def assets_of(path: Path) -> Path:
 
 def identity_of(path: Path) -> dict[str, str]:
     """`LoadedModel.identity` of the model that a path names, without loading its weights."""
+    path = located(path)
     run = run_of(path)
     return model_identity(checkpoint_of(path, run).path if run else path, assets_of(path))
 
 
 def asking_of(path: Path) -> Asking | None:
     """How to ask the model that a path names, or None if it does not say. No weights are read."""
+    path = located(path)
     run = run_of(path)
     return run.asking if run else Asking.read(assets_of(path))

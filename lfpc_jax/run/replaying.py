@@ -40,7 +40,7 @@ from lfpc_jax.rollout.replay import CLASSES, Replayed, Replayer
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run.building import dialogue_of
 from lfpc_jax.run.folder import RunFolder, computing_params
-from lfpc_jax.run.models import load_model
+from lfpc_jax.run.models import load_model, located
 from lfpc_jax.run.recorded import own_rewards, recorded_config
 from lfpc_jax.trajectory import Group, Record, Trajectory
 
@@ -190,7 +190,7 @@ class RunReplay:
     def weights_of(self, part: EpisodesPart) -> Weights | None:
         """The weights that sampled a part; None if they are not kept."""
         if part.updated == 0:
-            first = self.run.first_model(Path(self.config.model.path))
+            first = located(self.run.first_model(Path(self.config.model.path)))
             return Weights("first model", first) if first.is_dir() else None
         saved = training.of_step(self.run.checkpoints, part.updated)
         return None if saved is None else Weights(f"step {saved.step}", saved.path, saved)

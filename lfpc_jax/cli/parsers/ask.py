@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lfpc_jax.cli import target_flags
+from lfpc_jax.cli import revision_flag, target_flags
 from lfpc_jax.cli.flags import positive
 from lfpc_jax.cli.parsers import asking
 
@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
+    revision_flag.add(parser)
     parser.add_argument("--image", type=Path, required=True, metavar="FILE")
     parser.add_argument("--question", required=True)
     parser.add_argument(

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from lfpc_jax.cli import revision_flag
 from lfpc_jax.cli.flags import positive
 
 
@@ -13,6 +14,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, source: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.add_argument("source", type=Path, metavar=source)
+        revision_flag.add(added)
         return added
 
     orbax = command("to-orbax", "HF_DIR", "Hugging Face folder -> Orbax folder")

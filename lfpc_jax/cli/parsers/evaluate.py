@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lfpc_jax.cli import judge_flags, process_flags, target_flags
+from lfpc_jax.cli import judge_flags, process_flags, revision_flag, target_flags
 from lfpc_jax.cli.parsers import asking
 from lfpc_jax.data.rejected import MAX_SHARE
 
@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--model", type=Path, metavar="DIR")
+    revision_flag.add(parser)
     parser.add_argument("--data", nargs="+", default=[], metavar="[NAME=]PATH")
     asking.add(parser, several=SEVERAL)
     parser.add_argument(

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from lfpc_jax.cli import revision_flag
 from lfpc_jax.cli.flags import positive
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1.0}
@@ -19,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--part", nargs="+", default=[], help="default: all whose weights are kept")
     parser.add_argument("--limit", type=positive, metavar="N", help="records of each part")
     parser.add_argument("--model", type=Path, metavar="DIR", help="weights for all of the parts")
+    revision_flag.add(parser)
     parser.add_argument(
         "--tolerance", type=float,
         help="largest difference of a token's log-probability; default: "

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lfpc_jax.cli import judge_flags, process_flags
+from lfpc_jax.cli import judge_flags, process_flags, revision_flag
 from lfpc_jax.cli.parsers import asking
 from lfpc_jax.data.rejected import MAX_SHARE
 
@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("data", nargs="+", metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--model", type=Path, metavar="DIR", help="needed by the strategy `answer`")
+    revision_flag.add(parser)
     parser.add_argument("--strategy", choices=STRATEGIES, default="answer")
     parser.add_argument("--search", choices=SEARCHES, default="scan")
     parser.add_argument("--n-answers", type=int, default=1, help="at each level")

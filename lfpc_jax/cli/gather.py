@@ -1,0 +1,110 @@
+"""Writes one set in the project's layout from several sets, here or on the Hub.
+
+    gather.py SET... OUT
+    gather.py deep_eyes:ChenShawn/DeepEyes-Datasets-47k russwang/ThinkLite-VL-hard-11k data/focus
+    gather.py data/focus-answer data/boxes --boxes drawn.json
+
+SET is named as everywhere (lfpc_jax/data/sources.py): a folder in our layout, READER:PATH, or a
+name on the Hub, which is fetched. OUT gets the records in their order, and pictures that were
+embedded become files, as training needs them; other pictures are copied, or with --link named where
+they are. What is left out is counted by its reason, and listed in OUT/meta.json.
+
+With --boxes only the records that FILE has boxes for are written, with these as their targets:
+{"ID": [[[x1, y1, x2, y2], ...], ...]}, for each thing that must be seen its nested boxes, the
+smallest first, in pixels of the upright original.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from lfpc_jax.cli import command
+from lfpc_jax.cli.parsers.gather import parser
+from lfpc_jax.data import audit, layout, sources
+from lfpc_jax.data.rejected import Rejected, Unusable
+from lfpc_jax.jsonfile import OTHER_SHAPE, read_object
+from lfpc_jax.run import progress
+from lfpc_jax.trajectory import Nests, Record
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    return command.run(partial(gather, args))
+
+
+def gather(args: argparse.Namespace) -> None:
+    drawn = None if args.boxes is None else _drawn(args.boxes)
+    sets = (_read(source, args.limit) for source in args.data)
+    entries: Iterator[Record | Rejected] = chain.from_iterable(sets)
+    if drawn is not None:
+        entries = _with_boxes(entries, drawn)
+    with progress.waiting(f"writing {args.out}"):
+        count, rejected = layout.write(
+            args.out,
+            entries,
+            table=args.table,
+            copy_files=not args.link,
+            max_share=args.max_lost,
+            about={"gathered_from": args.data},
+        )
+    if drawn is not None and count < len(drawn):
+        print(f"warning: {len(drawn) - count} of {args.boxes}'s boxes are of no record that was "
+              "written; an id is written as in records.jsonl", file=sys.stderr)  # fmt: skip
+    for reason, lost in Counter(entry.reason for entry in rejected).most_common():
+        print(f"left out, {reason}: {lost}", file=sys.stderr)
+    print(f"wrote {args.out}: {count:,} records, {len(rejected):,} left out")
+
+
+def _read(source: str, limit: int | None) -> Iterator[Record | Rejected]:
+    """The entries of a set, up to `limit` records."""
+    records = 0
+    for entry in sources.read(source):
+        if records == limit:
+            return
+        records += isinstance(entry, Record)
+        yield entry
+
+
+def _drawn(file: Path) -> Mapping[str, Nests]:
+    """The boxes of each record, from a file that a person or a tool wrote."""
+    boxes: dict[str, Nests] = {}
+    for name, value in read_object(file).items():
+        try:
+            boxes[name] = tuple(tuple(_box(box) for box in nest) for nest in value)
+        except OTHER_SHAPE as error:
+            raise ValueError(
+                f"{file}, {name!r}: {error}; write a list of things, each a list of boxes "
+                "[x1, y1, x2, y2], the smallest first"
+            ) from error
+    return boxes
+
+
+def _box(value: Any) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = map(float, value)
+    return x1, y1, x2, y2
+
+
+def _with_boxes(
+    entries: Iterator[Record | Rejected], drawn: Mapping[str, Nests]
+) -> Iterator[Record | Rejected]:
+    """The records that boxes were drawn for. Boxes that do not fit their picture are rejected."""
+    for entry in entries:
+        if isinstance(entry, Rejected) or entry.id not in drawn:
+            continue
+        boxed = replace(entry, targets=drawn[entry.id])
+        try:
+            audit.check(boxed)
+        except Unusable as error:
+            yield Rejected.of(entry.id, error)
+        else:
+            yield boxed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
