@@ -1,7 +1,7 @@
 """RL without the information gap, with the values that the authors likely used.
 
-    python launch/select_resolution.py data/focus data/focus-none --strategy none
-    python launch/train.py --config authors_baseline.py [--data.validation FOLDER]
+    lfpc select data/focus data/focus-none --strategy none
+    lfpc train --config authors_baseline.py [--data.validation FOLDER]
 
 The values are those of authors_stage1.py. Images are uncompressed, as in the paper's supplement: an
 image takes up to 16,384 visual tokens, Qwen2.5-VL's own limit, where baseline.py resizes it to

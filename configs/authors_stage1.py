@@ -1,7 +1,7 @@
 """Stage I with the values that the authors likely used where the paper gives none.
 
-    python launch/select_resolution.py data/focus data/focus-answer --model Qwen2.5-VL-7B-Instruct
-    python launch/train.py --config authors_stage1.py [--data.validation FOLDER]
+    lfpc select data/focus data/focus-answer --model Qwen2.5-VL-7B-Instruct
+    lfpc train --config authors_stage1.py [--data.validation FOLDER]
 
 The paper's parameters have verl's names, so the other values are likely verl's defaults, which
 DeepEyes keeps. docs/paper.md lists each of them beside stage1.py's, with the reasons. The context

@@ -1,6 +1,6 @@
 """Stage II with the values that the authors likely used where the paper gives none.
 
-    python launch/train.py --config authors_stage2.py [--data.validation FOLDER]
+    lfpc train --config authors_stage2.py [--data.validation FOLDER]
 
 It begins with the last checkpoint of runs/authors_stage1, with a new optimizer; see
 authors_stage1.py. `authors_stage2.py:3b` begins with runs/authors_stage1_3b.

@@ -1,7 +1,7 @@
 """RL without the information gap. Stage I is compared with it.
 
-    python launch/select_resolution.py data/focus data/focus-none --strategy none
-    python launch/train.py --config baseline.py [--data.validation FOLDER]
+    lfpc select data/focus data/focus-none --strategy none
+    lfpc train --config baseline.py [--data.validation FOLDER]
 
 Sizes are those of stage1.py: `baseline.py:3b`, `baseline.py:micro`.
 

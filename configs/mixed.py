@@ -1,6 +1,6 @@
 """One stage on both kinds of data at once (Table 8). Records with boxes have the grounding reward.
 
-    python launch/train.py --config mixed.py [--data.validation FOLDER]
+    lfpc train --config mixed.py [--data.validation FOLDER]
 
 Sizes are those of stage1.py: `mixed.py:3b`, `mixed.py:micro`.
 

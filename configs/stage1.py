@@ -1,7 +1,7 @@
 """Stage I, learn to focus: train on images downsampled until they no longer suffice.
 
-    python launch/select_resolution.py data/focus data/focus-answer --model Qwen2.5-VL-7B-Instruct
-    python launch/train.py --config stage1.py [--data.validation FOLDER]
+    lfpc select data/focus data/focus-answer --model Qwen2.5-VL-7B-Instruct
+    lfpc train --config stage1.py [--data.validation FOLDER]
 
 `stage1.py:3b` trains Qwen2.5-VL-3B (select with that model, too), `stage1.py:3b-24gb` and its like
 train on one GPU, and `stage1.py:micro` trains the small world's model, on the data that

@@ -1,6 +1,6 @@
 """Stage II, crop precisely: a reward for boxes that fit, on data with target boxes.
 
-    python launch/train.py --config stage2.py [--data.validation FOLDER]
+    lfpc train --config stage2.py [--data.validation FOLDER]
 
 Sizes are those of stage1.py: `stage2.py:3b`, `stage2.py:micro`. Each begins with the last
 checkpoint of Stage I at the same size (`runs/stage1`, `runs/stage1_3b`), with a new optimizer.

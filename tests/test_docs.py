@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from test_floors import FLOORS
 
+from lfpc_jax.cli import lfpc
 from lfpc_jax.cli.train import CONFIGS
 from lfpc_jax.run.config_files import load_config
 
@@ -24,12 +25,19 @@ def anchors(page: Path) -> set[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """`launch/NAME.py ...`, of the blocks that hold commands; a backslash joins lines."""
+    """`lfpc NAME ...` and `launch/NAME.py ...`, of the blocks that hold commands, with the module's
+    name; a backslash joins lines."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
     text = "\n".join(text for language, text in blocks if not language)
     lines = text.replace("\\\n", " ").splitlines()
-    found = [re.search(r"launch/(\w+\.py.*)", line.split("  # ")[0]) for line in lines]
-    return [shlex.split(line[1].split(" && ")[0], comments=True) for line in found if line]
+    known = lfpc.modules()
+    names = "|".join((r"launch/(\w+)\.py", rf"lfpc ({'|'.join(known)})"))
+    found = [re.search(rf"\b(?:{names})(?![\w-])(.*)", line.split("  # ")[0]) for line in lines]
+    return [
+        [line[1] or known[line[2]], *shlex.split(line[3].split(" && ")[0], comments=True)]
+        for line in found
+        if line
+    ]
 
 
 def test_the_readme_is_short():
@@ -62,7 +70,7 @@ def test_files_that_are_named_exist(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_have_the_flags_that_are_typed(name, capsys):
     for script, *words in commands(ROOT / name):
-        assert (ROOT / "launch" / script).is_file(), script
+        assert (ROOT / "launch" / f"{script}.py").is_file(), script
         flags = {word.split("=")[0] for word in words if word.startswith("--")}
         unknown = flags - flags_of(script, words[:1], capsys)
         if "--config" in words:  # further flags override its settings
@@ -74,9 +82,9 @@ def test_commands_have_the_flags_that_are_typed(name, capsys):
 
 
 def flags_of(script: str, first: list[str], capsys) -> set[str]:
-    command = importlib.import_module(f"lfpc_jax.cli.{script.removesuffix('.py')}")
+    command = importlib.import_module(f"lfpc_jax.cli.{script}")
     with pytest.raises(SystemExit, match="0"):
-        command.main([*(first if script == "convert.py" else ()), "--help"])
+        command.main([*(first if script == "convert" else ()), "--help"])
     return set(re.findall(r"--[\w-]+", capsys.readouterr().out))
 
 
@@ -93,7 +101,7 @@ def test_the_design_has_every_room_on_its_floor_and_every_module():
     rows = re.findall(r"^\| (\d+) \| `(\w+)(?:\.py|/)` \| (.*) \|$", page, re.MULTILINE)
     package = ROOT / "lfpc_jax"
     there = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
-    there -= {"__init__", "__pycache__"}
+    there -= {"__init__", "__main__", "__pycache__"}
     assert there <= {room for _, room, _ in rows}
     for floor, room, text in rows:
         assert room in FLOORS[int(floor)], room

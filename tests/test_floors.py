@@ -34,7 +34,8 @@ def imports(path: Path) -> set[str]:
 
 
 def rooms() -> dict[Path, str]:
-    files = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
+    above = (ROOT / "__init__.py", ROOT / "__main__.py")
+    files = [path for path in ROOT.rglob("*.py") if path not in above]
     return {path: path.relative_to(ROOT).parts[0].removesuffix(".py") for path in files}
 
 

@@ -98,10 +98,10 @@ def test_commands_do_not_outlive_the_one_that_runs_them(tmp_path, kind):
         "command.run(body)\n"
     )
     process = script(
-        "import pathlib\n"
+        "import pathlib, sys\n"
         "from lfpc_jax.run import steps\n"
         f"out = pathlib.Path({str(tmp_path)!r})\n"
-        "steps.LAUNCH = out\n"
+        "steps.program = lambda name: (sys.executable, str(out / name))\n"
         "print('busy', flush=True)\n"
         "steps.run([steps.Step('one', ('long.py',))], out, {}, jobs=2)"
     )
@@ -233,7 +233,7 @@ def test_commands_that_run_others_stop_them_and_take_none_for_done(tmp_path, mon
         "    return command.stopped(out) if wait.exists() else 0\n"
         "sys.exit(command.run(body))\n"
     )
-    monkeypatch.setattr(steps, "LAUNCH", tmp_path)
+    monkeypatch.setattr(steps, "program", lambda name: (sys.executable, str(tmp_path / name)))
     monkeypatch.chdir(tmp_path)
     for name in ("PYTHONPATH", "JAX_PLATFORMS"):
         monkeypatch.setenv(name, environment()[name])

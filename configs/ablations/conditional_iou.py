@@ -1,6 +1,6 @@
 """Stage II with IoU alone, rewarded above the threshold: the paper's own design in Table 10.
 
-    python launch/train.py --config ablations/conditional_iou.py [--data.validation FOLDER]
+    lfpc train --config ablations/conditional_iou.py [--data.validation FOLDER]
 
 Sizes are those of stage1.py: `ablations/conditional_iou.py:3b`,
 `ablations/conditional_iou.py:micro`.

@@ -1,6 +1,6 @@
 """Stage II with no reward for boxes: Stage I's reward on Stage II's data (Table 10).
 
-    python launch/train.py --config ablations/no_iou.py [--data.validation FOLDER]
+    lfpc train --config ablations/no_iou.py [--data.validation FOLDER]
 
 Stage II is compared with it, since both train for as many steps: in the demo this arm is `control`.
 Sizes are those of stage1.py: `ablations/no_iou.py:3b`, `ablations/no_iou.py:micro`.

@@ -1,6 +1,6 @@
 """Stage II with IoU alone, rewarded whatever the overlap (Table 10).
 
-    python launch/train.py --config ablations/no_threshold.py [--data.validation FOLDER]
+    lfpc train --config ablations/no_threshold.py [--data.validation FOLDER]
 
 Sizes are those of stage1.py: `ablations/no_threshold.py:3b`, `ablations/no_threshold.py:micro`.
 

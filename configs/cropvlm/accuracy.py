@@ -1,6 +1,6 @@
 """CropVLM, the second stage: boxes are rewarded with the accuracy of a frozen target's answers.
 
-    python launch/train.py --config cropvlm/accuracy.py [--data.validation FOLDER]
+    lfpc train --config cropvlm/accuracy.py [--data.validation FOLDER]
 
 It begins with the last checkpoint of `cropvlm/sft.py`. The reward is the accuracy metric of each
 set (VQA accuracy for TextVQA, else ANLS) plus 1 for a valid box. `cropvlm/accuracy.py:3b` and

@@ -1,6 +1,6 @@
 """CropVLM, the second stage with the other reward: how likely the target finds the right answer.
 
-    python launch/train.py --config cropvlm/likelihood.py [--data.validation FOLDER]
+    lfpc train --config cropvlm/likelihood.py [--data.validation FOLDER]
 
 As `cropvlm/accuracy.py`, but the reward is the target's log-likelihood of the right answer plus 1
 for a valid box. The target must be on the same devices, since servers give no log-likelihood of a

@@ -1,7 +1,7 @@
 """CropVLM, the first stage: a crop network learns to write boxes from labels.
 
-    python launch/label_boxes.py SET OUT --target Qwen2.5-VL-7B-Instruct      (see docs/cropvlm.md)
-    python launch/train.py --config cropvlm/sft.py [--data.validation FOLDER]
+    lfpc label SET OUT --target Qwen2.5-VL-7B-Instruct      (see docs/cropvlm.md)
+    lfpc train --config cropvlm/sft.py [--data.validation FOLDER]
 
 `cropvlm/sft.py:3b` trains Qwen2.5-VL-3B, and `cropvlm/sft.py:micro` the small world's model.
 `configs/cropvlm/shared.py` has the settings of all stages, and says where each is from.

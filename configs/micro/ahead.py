@@ -1,7 +1,7 @@
 """Stage I of the small world with prompts of the next step begun in slots that fall free.
 
-    python launch/train.py --config micro/ahead.py
-    python launch/demo.py --out runs/ahead --arms stage1 ahead --seeds 0 1 2 --questions 500
+    lfpc train --config micro/ahead.py
+    lfpc demo --out runs/ahead --arms stage1 ahead --seeds 0 1 2 --questions 500
 
 It is `stage1.py:micro` with `rollout.ahead` 1, on the set that `launch/demo.py` selects. The second
 command compares both, so what older weights drew is worth as much, or it is not. No result of the

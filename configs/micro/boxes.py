@@ -1,6 +1,6 @@
 """The start of the small world's crop networks: a model that outlines what a question is about.
 
-    python launch/train.py --config micro/boxes.py --run runs/warm/boxes
+    lfpc train --config micro/boxes.py --run runs/warm/boxes
 
 It begins with configs/micro/warm, which knows where blocks are once it has written their colour;
 here it learns to find them from the question alone. It only learns the quarter of the picture that

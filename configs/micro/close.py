@@ -1,7 +1,7 @@
 """The first stage of the small world's warm start, from random weights: the model learns to see.
 
-    python launch/new_model.py runs/warm/random
-    python launch/train.py --config micro/close.py --run runs/warm/close
+    lfpc new-model runs/warm/random
+    lfpc train --config micro/close.py --run runs/warm/close
 
 The pictures are close views of marks, and the answer says which way their stripes run. Trained
 alone, the model reads them after 200 to 300 updates; together with anything else, not even after

@@ -1,6 +1,6 @@
 """The third stage of the small world's warm start: to connect a colour with its place.
 
-    python launch/train.py --config micro/lists.py --run runs/warm/lists
+    lfpc train --config micro/lists.py --run runs/warm/lists
 
 It begins with micro/words.py, with more lists of boxes than of anything else.
 

@@ -1,6 +1,6 @@
 """The fourth stage of the small world's warm start: to look where the question asks.
 
-    python launch/train.py --config micro/looks.py --run runs/warm/looks
+    lfpc train --config micro/looks.py --run runs/warm/looks
 
 It begins with micro/lists.py, on whole episodes about scenes at sizes from blurred to sharp; most
 episodes crop once. In blurred scenes the crop meets the mark. In sharp ones it misses it by a mark

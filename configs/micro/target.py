@@ -1,6 +1,6 @@
 """The small world's target model: it answers from the full image and a crop, as published targets.
 
-    python launch/train.py --config micro/target.py --run runs/warm/target
+    lfpc train --config micro/target.py --run runs/warm/target
 
 It begins with configs/micro/warm, which reads stripes. The full image shows where blocks are, and
 hardly what stands on them; the crop shows that if it holds the mark and is not too wide. Boxes are

@@ -1,6 +1,6 @@
 """The last stage of the small world's warm start: episodes like those of a mediocre model.
 
-    python launch/train.py --config micro/warmstart.py --run runs/warm/start
+    lfpc train --config micro/warmstart.py --run runs/warm/start
 
 It begins with micro/looks.py. Now most questions are answered at once; in a blurred scene that is
 a guess. Where the model does crop a blurred scene, the crop lies too far to the left and too high,

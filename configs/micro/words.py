@@ -1,6 +1,6 @@
 """The second stage of the small world's warm start: to read at any distance, and to locate marks.
 
-    python launch/train.py --config micro/words.py --run runs/warm/words
+    lfpc train --config micro/words.py --run runs/warm/words
 
 It begins with micro/close.py, with three kinds of pictures in equal shares:
 - sharp views, from close ones of a mark to whole scenes; the answer says which way the stripes on

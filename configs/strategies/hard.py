@@ -1,7 +1,7 @@
 """Stage I on image sizes that the strategy `hard` chose (Table 9).
 
-    python launch/select_resolution.py data/focus data/focus-hard --strategy hard
-    python launch/train.py --config strategies/hard.py [--data.validation FOLDER]
+    lfpc select data/focus data/focus-hard --strategy hard
+    lfpc train --config strategies/hard.py [--data.validation FOLDER]
 
 Sizes are those of stage1.py: `strategies/hard.py:3b`, `strategies/hard.py:micro`.
 

@@ -1,7 +1,7 @@
 """Stage I on image sizes that the strategy `random` chose (Table 9).
 
-    python launch/select_resolution.py data/focus data/focus-random --strategy random
-    python launch/train.py --config strategies/random.py [--data.validation FOLDER]
+    lfpc select data/focus data/focus-random --strategy random
+    lfpc train --config strategies/random.py [--data.validation FOLDER]
 
 Sizes are those of stage1.py: `strategies/random.py:3b`, `strategies/random.py:micro`.
 

@@ -86,3 +86,7 @@ def _check(arms: Sequence[Arm], changes: Sequence[Change], ranked: Sequence[str]
             raise ValueError(f"--change {change}: no arm {sorted(missing)}; there are {names}")
         if change.times <= 0:
             raise ValueError(f"--change {change}: the factor must be positive")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,14 +7,13 @@
 With --system cropvlm it is the second system's: labels by a target model, crop networks that
 imitate them, and both rewards.
 
-It prints and runs ordinary commands of launch/, --jobs of them at once. If it is interrupted, rerun
+It prints and runs ordinary commands, --jobs of them at once. If it is interrupted, rerun
 the same command to resume: commands that are done are not run again. At the end it writes a table
 and OUT/report.html with every curve and episode, and with --write DIR also DIR/results.md,
 results.json and pictures.
 """
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,18 +27,20 @@ from lfpc_jax.cli.parsers.demo import USUAL, parser
 from lfpc_jax.data import layout
 from lfpc_jax.evaluation import claims
 from lfpc_jax.run import cropvlm_plan, demo_plan, steps
+from lfpc_jax.run.commands import typed
 from lfpc_jax.run.cropvlm_plan import CropDemo
 from lfpc_jax.run.demo_plan import HARSHEST, Demo
+from lfpc_jax.run.models import located
 from lfpc_jax.trajectory import Record
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    typed = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(typed)
-    return command.run(partial(_run, args, typed))
+    words = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(words)
+    return command.run(partial(_run, args, words))
 
 
-def _run(args: argparse.Namespace, typed: Sequence[str]) -> int:
+def _run(args: argparse.Namespace, words: Sequence[str]) -> int:
     demo = demo_of(args)
     planned = demo.plan()
     identities = steps.check(planned, demo.out)
@@ -57,12 +58,12 @@ def _run(args: argparse.Namespace, typed: Sequence[str]) -> int:
             over = "seeds and questions" if len(demo.seeds) > 1 else "questions"
             page = {"claims": claims.CROPVLM_CLAIMS, "ranks": claims.CROPVLM_RANKS,
                     "name": "cropvlm_results", "over": over}  # fmt: skip
-        claims.write_page(args.write, _about(demo, typed), compared, **page)
+        claims.write_page(args.write, _about(demo, words), compared, **page)
         name = page.get("name", "results")
         print(f"wrote {args.write / f'{name}.md'}, {name}.json and pictures")
     print("What to type next:")
-    for words in _next(demo):
-        print(f"  python launch/{shlex.join(words)}")
+    for tried in _next(demo):
+        print(f"  {typed(tried)}")
     return 0
 
 
@@ -82,7 +83,7 @@ def demo_of(args: argparse.Namespace) -> Demo | CropDemo:
     }
     out = getattr(args, "out", Path(usual.out))
     for flag, needed in ("warm", made["warm"]), ("target", args.target):
-        if not Path(needed).is_dir() and (flag == "warm" or args.system == "cropvlm"):
+        if not located(Path(needed)).is_dir() and (flag == "warm" or args.system == "cropvlm"):
             raise ValueError(f"--{flag} {needed}: no such folder; `make {usual.made_by}` makes it")
     if args.system == "cropvlm":
         if args.temperatures != [0]:
@@ -92,9 +93,9 @@ def demo_of(args: argparse.Namespace) -> Demo | CropDemo:
     return Demo(out, arms=tuple(demo_plan.in_order(arms)), temperatures=temperatures, **made)
 
 
-def _about(demo: Demo | CropDemo, typed: Sequence[str]) -> str:
+def _about(demo: Demo | CropDemo, words: Sequence[str]) -> str:
     return (
-        f"Written by `{shlex.join(('launch/demo.py', *typed))}`, which [the small world](demo.md) "
+        f"Written by `{typed(('demo.py', *words))}`, which [the small world](demo.md) "
         f"describes: {demo.questions:,} held-out questions, seeds "
         f"{', '.join(map(str, demo.seeds))}."
     )
@@ -125,3 +126,7 @@ def _next_of_crops(demo: CropDemo) -> Iterator[tuple[str, ...]]:
     if "sft" in demo.arms:
         yield ("label_boxes.py", f"layout%1/2:{data / 'world'}", f"{data / 'wide'}", "--again",
                f"{data / 'sft'}", "--within", "0.5", "--ties", "largest")  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

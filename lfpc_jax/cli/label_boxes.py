@@ -290,3 +290,7 @@ def _timing(out: Path) -> float | None:
     }
     (out / "timing.json").write_text(json.dumps(timing, indent=2) + "\n")
     return a_record
+
+
+if __name__ == "__main__":
+    sys.exit(main())

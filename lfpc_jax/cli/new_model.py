@@ -10,6 +10,7 @@ the text around a call take one token each, so that episodes are short. The para
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -130,3 +131,7 @@ def _texts() -> Iterator[str]:
         yield f"<|im_start|>system\nuser\nassistant\n{planned.question}"
         yield f", {planned.answer}"
         yield planned.answer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

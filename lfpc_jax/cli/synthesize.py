@@ -15,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -166,3 +167,7 @@ def _draw(
 
 def _targets(planned: scene.Scene, nested: Sequence[float] | None) -> Nests:
     return planned.targets if nested is None else planned.around_marks(nested)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

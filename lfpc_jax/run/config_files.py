@@ -10,13 +10,16 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from lfpc_jax.rollout.episode import OLD_LIMIT
 from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.run.former_modules import importable, sized
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+_PACKAGE = Path(__file__).parents[1]
+CONFIGS = next(filter(Path.is_dir, (_PACKAGE / "configs", _PACKAGE.parent / "configs")))
+"""A wheel has the configs in the package, a checkout beside it."""
 
 
 def load_config(name: str, folder: Path = CONFIGS) -> TrainConfig:
@@ -27,8 +30,7 @@ def load_config(name: str, folder: Path = CONFIGS) -> TrainConfig:
 def named_config(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
     """The config, and a name for its runs: `stage1`, or `stage1_3b` if the size is not the file's
     default. Config files may import one another as `configs.stage1`."""
-    if str(folder.parent) not in sys.path:
-        sys.path.append(str(folder.parent))
+    _make_importable(folder)
     path, size = _file_and_size(name, folder)
     with _in_plain_words(path), importable(path):
         spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
@@ -42,6 +44,18 @@ def named_config(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
     by_default = next(iter(inspect.signature(module.get_config).parameters.values()), None)
     is_default = size is None or (by_default is not None and size == by_default.default)
     return config, path.stem if is_default else f"{path.stem}_{size}"
+
+
+def _make_importable(folder: Path) -> None:
+    """Lets `import configs.NAME` find the files of `folder`, after those of any other folder
+    `configs` that Python finds."""
+    try:
+        package = importlib.import_module("configs")
+    except ModuleNotFoundError:
+        package = importlib.util.module_from_spec(ModuleSpec("configs", None, is_package=True))
+        sys.modules["configs"] = package
+    if str(folder) not in package.__path__:
+        package.__path__.append(str(folder))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Commands of launch/ that build on one another. Several run at once, and none runs a second time.
+"""Commands that build on one another. Several run at once, and none runs a second time.
 
 For each command that is done, a note beside the results keeps its words and the identity of the
 model that it began from. So the same commands resume after an interruption, and commands with other
@@ -6,7 +6,6 @@ words, or from another model, are refused.
 """
 
 import json
-import shlex
 import signal
 import subprocess
 import sys
@@ -19,9 +18,9 @@ from typing import Any
 
 from lfpc_jax import stopping
 from lfpc_jax.jsonfile import expecting, read_object
+from lfpc_jax.run.commands import typed
 from lfpc_jax.run.models import identity_of
 
-LAUNCH = Path(__file__).parents[2] / "launch"
 _STOPPED = 85
 """Exit code with which a command says here that it was told to stop, and has not finished."""
 _SIGNALLED = {_STOPPED, 128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT}
@@ -30,13 +29,13 @@ _POLL = 0.2
 
 @dataclass(frozen=True)
 class Step:
-    """A command. It is done once it exits with 0, and begins when all steps named in `after` are
-    done. A step that `gathers` may be run again with other words, for more arms; any other step
-    may not, since what was built on its results would be left behind. `model` is a folder among
-    the words that no other step makes; a folder of the same name with other weights is another
-    model. `formerly` are words of an earlier version that gave the same results. `seal` is a file
-    that the command writes last and with which it would refuse to run again. Without it, it makes
-    the same results from its journal."""
+    """A command, as `train.py` and its arguments. It is done once it exits with 0, and begins when
+    all steps named in `after` are done. A step that `gathers` may be run again with other words,
+    for more arms; any other step may not, since what was built on its results would be left behind.
+    `model` is a folder among the words that no other step makes; a folder of the same name with
+    other weights is another model. `formerly` are words of an earlier version that gave the same
+    results. `seal` is a file that the command writes last and with which it would refuse to run
+    again. Without it, it makes the same results from its journal."""
 
     name: str
     words: tuple[str, ...]
@@ -47,7 +46,7 @@ class Step:
     seal: str = ""
 
     def __str__(self) -> str:
-        return f"python launch/{shlex.join(self.words)}"
+        return typed(self.words)
 
 
 Identities = Mapping[str, Mapping[str, str]]
@@ -121,6 +120,12 @@ def run(steps: Sequence[Step], out: Path, identities: Identities, *, jobs: int) 
     return code
 
 
+def program(script: str) -> tuple[str, ...]:
+    """How the command of launch/`script` starts in a process of its own, wherever the package
+    is."""
+    return sys.executable, "-m", "lfpc_jax", script.removesuffix(".py")
+
+
 def _run(
     step: Step,
     out: Path,
@@ -138,7 +143,7 @@ def _run(
         return _STOPPED
     print(f"\n{place} {step}", flush=True)
     start = time.monotonic()
-    command = [sys.executable, str(LAUNCH / step.words[0]), *step.words[1:]]
+    command = [*program(step.words[0]), *step.words[1:]]
     environment = stopping.environment_of_commands(**{stopping.CODE: str(_STOPPED)})
     if step.seal:  # it has finished, but this command did not live to note it
         Path(step.seal).unlink(missing_ok=True)

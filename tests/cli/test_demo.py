@@ -70,7 +70,7 @@ def folder(tmp_path, monkeypatch):
             text += f"once = pathlib.Path({str(tmp_path / 'once')!r})\n"
             text += "if not once.exists():\n    once.touch(); sys.exit(7)\n"
         (launch / f"{name}.py").write_text(text)
-    monkeypatch.setattr(steps, "LAUNCH", launch)
+    monkeypatch.setattr(steps, "program", lambda name: (sys.executable, str(launch / name)))
     (tmp_path / "model.safetensors").write_bytes(b"weights")  # the warm start
     (tmp_path / "config.json").write_text("{}")
     return tmp_path
@@ -86,7 +86,7 @@ def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
     words = ["--out", str(folder / "out"), "--arms", "stage1", "--warm", str(folder)]
     words += ["--jobs", "1"]
     assert demo.main(words) == 7
-    assert "select_resolution.py" in capfd.readouterr().out.splitlines()[-1]
+    assert "`lfpc select " in capfd.readouterr().out.splitlines()[-1]
     assert ran(folder) == ["synthesize.py"] * 3 + ["select_resolution.py"]
     assert demo.main(words) == 0
     assert ran(folder) == [
@@ -133,7 +133,7 @@ def test_a_folder_holds_one_setting_and_any_arms(folder, capfd):
     assert ran(folder) == ["train.py", "evaluate.py", "compare.py", "report.py"]
     capfd.readouterr()
     assert demo.main([*words, "--steps", "3"]) == 1  # what was measured of the old run would stay
-    assert "which is not `python launch/train.py" in capfd.readouterr().err
+    assert "which is not `lfpc train" in capfd.readouterr().err
     assert not (folder / "ran").exists()
 
 
@@ -252,7 +252,7 @@ def test_results_are_published(folder):
 
 def test_what_it_prints_can_be_typed(capsys):
     [step] = [step for step in planned() if step.words[0] == "compare.py"]
-    assert shlex.split(str(step))[:2] == ["python", "launch/compare.py"]
+    assert shlex.split(str(step))[:2] == ["lfpc", "compare"]
     assert sys.executable not in str(step)
 
 

@@ -17,6 +17,7 @@ from lfpc_jax.cli.parsers import (
     compare,
     demo,
     evaluate,
+    gather,
     label_boxes,
     plan,
     replay,
@@ -76,6 +77,14 @@ def test_help_is_answered_before_jax_is_imported(command):
             assert all(option in printed for option in action.option_strings)
 
 
+def test_so_does_lfpc_itself():
+    code, seconds, modules, printed = typed("../lfpc_jax/__main__", "--help")
+    assert code == 0
+    assert not modules & HEAVY
+    assert seconds < MOST_SECONDS
+    assert printed.startswith("usage: lfpc [-h] [--version] COMMAND ...")
+
+
 def test_wrong_flags_are_refused_before_jax_is_imported():
     code, _, modules, printed = typed("evaluate", "out", "--slots", "many")
     assert code == 2
@@ -113,4 +122,4 @@ def test_the_parsers_know_what_the_modules_decide():
     assert select_resolution.SEARCHES == get_args(Search)
     chosen = vars(select_resolution.parser().parse_args(["set", "out"]))
     assert Settings(**{name: chosen[name] for name in vars(Settings())}) == Settings()
-    assert synthesize.TABLES == get_args(layout.Table)
+    assert synthesize.TABLES == gather.TABLES == get_args(layout.Table)

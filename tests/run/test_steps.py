@@ -1,5 +1,7 @@
 """Commands that run side by side, and what follows one that fails."""
 
+import sys
+
 import pytest
 
 from lfpc_jax.run import steps
@@ -23,7 +25,7 @@ def pair(tmp_path, monkeypatch):
     )
     (launch / "fail.py").write_text("import sys; sys.exit(3)\n")
     (launch / "note.py").write_text("import pathlib, sys; pathlib.Path(sys.argv[1]).touch()\n")
-    monkeypatch.setattr(steps, "LAUNCH", launch)
+    monkeypatch.setattr(steps, "program", lambda name: (sys.executable, str(launch / name)))
     here, there = str(tmp_path / "here"), str(tmp_path / "there")
     return [
         steps.Step("one", ("meet.py", here, there)),
@@ -45,7 +47,7 @@ def test_two_run_at_once_and_each_line_has_its_command(pair, tmp_path, capfd):
 def test_nothing_begins_after_one_that_failed(pair, tmp_path, capfd):
     assert steps.run(pair, tmp_path / "out", {}, jobs=2) == 3
     assert not (tmp_path / "noted").exists()
-    assert "`python launch/fail.py` exited with 3" in capfd.readouterr().out
+    assert "`lfpc fail` exited with 3" in capfd.readouterr().out
     (tmp_path / "launch/fail.py").write_text("")
     assert steps.run(pair, tmp_path / "out", {}, jobs=2) == 0
     assert (tmp_path / "noted").exists()
