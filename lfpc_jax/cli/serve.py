@@ -2,13 +2,15 @@
 
     serve.py --model DIR [--port 8000]
 
-DIR is a Hugging Face folder, a folder that convert.py wrote, or a training run. Clients ask it as
-NAME, or as NAME:look to have the server run the crop loop; docs/serving.md has all of it.
+DIR is a Hugging Face folder or a name on the Hub, a folder that convert.py wrote, or a training
+run. Clients ask it as NAME, or as NAME:look to have the server run the crop loop; docs/serving.md
+has all of it.
 """
 
 import argparse
 import ipaddress
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
@@ -17,7 +19,7 @@ from importlib.metadata import version
 import jax
 
 from lfpc_jax import stopping
-from lfpc_jax.cli import asking_flags, command
+from lfpc_jax.cli import asking_flags, command, revision_flag
 from lfpc_jax.cli.parsers.serve import parser
 from lfpc_jax.distributed.mesh import rollout_mesh
 from lfpc_jax.rollout.asking import Asking
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve(args: argparse.Namespace) -> int:
+    args.model = revision_flag.named(args.model, args.revision)
     key = os.environ.get(args.key_variable, "").strip()
     hosts = () if key else _names_of_this_machine(args)
     if args.allow_files is not None and not args.allow_files.is_dir():
@@ -151,3 +154,7 @@ def _names_of_this_machine(args: argparse.Namespace) -> tuple[str, ...]:
             f"one into the environment variable {args.key_variable}, or leave --host out"
         )
     return ("127.0.0.1", "localhost", "::1", args.host)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ from lfpc_jax.run import commands, steps
 
 ROOT = Path(lfpc_jax.__file__).parents[1]
 PROMISED = {"train", "evaluate", "ask", "select", "convert", "plan", "report", "label",
-            "synthesize", "replay", "compare", "demo"}  # fmt: skip
+            "synthesize", "replay", "compare", "demo", "serve"}  # fmt: skip
 
 
 def typed(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

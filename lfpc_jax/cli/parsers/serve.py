@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from lfpc_jax.cli import revision_flag
 from lfpc_jax.cli.flags import positive
 from lfpc_jax.cli.parsers import asking
 
@@ -15,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
+    revision_flag.add(parser)
     parser.add_argument("--name", help="of the model, to clients (default: the folder's)")
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     parser.add_argument("--port", type=int, default=8000, help="0: one that is free")
