@@ -10,7 +10,8 @@ separately and not part of the times.
 The loop over transformers is slow and its speed does not depend on how many records it gets, so in
 each repeat it rolls out as many records as fill one batch, other ones each time; the engine rolls
 out all. With images of 1,024 tokens its batch is `--large-batch`. The engine also runs without
-refilling, with copies of prompts and without sharing them, `--variant-repeats` times.
+refilling, with copies of prompts and without sharing them, `--variant-repeats` times. `--parts`
+measures only some of this:
 
     decode_shared_ratio   decode tokens a second against an engine with a copy of the prompt in
                           every row, for each of `--shared` (rows / rows of a prompt / its ids)
@@ -54,6 +55,17 @@ SIZES = {
     ),
 }
 PROMPT = 320
+KEYS = (
+    "decode_shared_ratio",
+    "episodes_ratio",
+    "episodes_ratio_1024",
+    "decode_ratio",
+    "occupancy",
+    "compilations_after_warmup",
+    "warm_up_seconds",
+    "seconds",
+)
+PARTS = ("episodes", "large", "shared", "decode")
 
 
 def main() -> None:
@@ -64,42 +76,40 @@ def main() -> None:
     world = make_world(*SIZES[args.size], slots=args.slots, chunk=args.chunk)
     reference = Reference(world)
     asked = records(args.records)
-    figures = _episodes(
-        world,
-        reference,
-        rules,
-        asked,
-        args.rollouts,
-        args,
-        batch=args.slots,
-        variants=args.variant_repeats > 0,
-    )
-    figures["compilations_after_warmup"] = figures.pop("late")
-    large = with_images(world, 1024, capacity=2304)
-    larger = _episodes(
-        large,
-        Reference(large),
-        rules,
-        records(args.large_records, seed=1, side=896),
-        args.large_rollouts,
-        args,
-        batch=args.large_batch,
-        variants=False,
-    )
-    figures["compilations_after_warmup"] += larger.pop("late")
-    figures["large"] = larger
-    figures["episodes_ratio_1024"] = larger["episodes_ratio"]
-    steps, repeats = args.decode_steps, args.repeats
-    figures["decode_shared"] = [
-        against_copies(world, Case.parsed(case, steps), repeats) for case in args.shared
-    ]
-    figures["decode_shared_ratio"] = [row["ratio"] for row in figures["decode_shared"]]
-    print("decode against copies done", flush=True)
-    figures["decode"] = [
-        against_transformers(world, reference, Case(rows, args.rollouts, PROMPT, steps), repeats)
-        for rows in args.decode_rows
-    ]
-    figures["decode_ratio"] = min(row["ratio"] for row in figures["decode"])
+    parts, steps, repeats = set(args.parts), args.decode_steps, args.repeats
+    figures: dict[str, Any] = {}
+    if "episodes" in parts:
+        variants = args.variant_repeats > 0
+        figures |= _episodes(
+            world, reference, rules, asked, args.rollouts, args, batch=args.slots, variants=variants
+        )
+    if "large" in parts:
+        large = with_images(world, 1024, capacity=2304)
+        figures["large"] = _episodes(
+            large,
+            Reference(large),
+            rules,
+            records(args.large_records, seed=1, side=896),
+            args.large_rollouts,
+            args,
+            batch=args.large_batch,
+            variants=False,
+        )
+        figures["episodes_ratio_1024"] = figures["large"]["episodes_ratio"]
+    if whole := [each["late"] for each in (figures, figures.get("large", {})) if "late" in each]:
+        figures["compilations_after_warmup"] = sum(whole)
+    if "shared" in parts:
+        figures["decode_shared"] = [
+            against_copies(world, Case.parsed(case, steps), repeats) for case in args.shared
+        ]
+        figures["decode_shared_ratio"] = [row["ratio"] for row in figures["decode_shared"]]
+        print("decode against copies done", flush=True)
+    if "decode" in parts:
+        cases = [Case(rows, args.rollouts, PROMPT, steps) for rows in args.decode_rows]
+        figures["decode"] = [
+            against_transformers(world, reference, case, repeats) for case in cases
+        ]
+        figures["decode_ratio"] = min(row["ratio"] for row in figures["decode"])
     figures["seconds"] = time.perf_counter() - begun
     _print(figures)
     if args.json:
@@ -122,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shared", nargs="+", default=["32/8/320", "32/16/1088", "32/16/4160"])
     parser.add_argument("--decode-rows", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--decode-steps", type=int, default=64)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser
 
@@ -252,7 +263,9 @@ def _kind(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 def _print(figures: dict[str, Any]) -> None:
     console = Console()
     console.width = max(console.width, 110)
-    for title, part in (("256", figures), ("1,024", figures["large"])):
+    for title, part in (("256", figures), ("1,024", figures.get("large", {}))):
+        if "episodes" not in part:
+            continue
         table = Table(title=f"Whole episodes, {title} visual tokens")
         for name in ("", "episodes/s", "turns", "crops", "sampled", "ids"):
             table.add_column(name, justify="right")
@@ -263,23 +276,19 @@ def _print(figures: dict[str, Any]) -> None:
     table = Table(title="Decode, tokens/s")
     for name in ("rows", "prompt", "engine", "against", "tokens/s", "ratio"):
         table.add_column(name, justify="right")
-    for row in figures["decode_shared"]:
+    for row in figures.get("decode_shared", ()):
         rows = f"{row['rows']} in groups of {row['members']}"
         speeds = row["tokens_per_second"], row["copies_tokens_per_second"]
         _decode_row(table, rows, row["prompt"], "copies", speeds, row["ratio"])
-    for row in figures["decode"]:
+    for row in figures.get("decode", ()):
         speeds = row["tokens_per_second"], row["transformers_tokens_per_second"]
         _decode_row(table, str(row["rows"]), PROMPT, "transformers", speeds, row["ratio"])
-    console.print(table)
-    shared = ", ".join(f"{ratio:.2f}" for ratio in figures["decode_shared_ratio"])
-    console.print(
-        f"decode_shared_ratio {shared}; episodes_ratio {figures['episodes_ratio']:.2f}, "
-        f"episodes_ratio_1024 {figures['episodes_ratio_1024']:.2f}, decode_ratio "
-        f"{figures['decode_ratio']:.2f}, occupancy {figures['occupancy']:.2f}, "
-        f"{figures['programs']} programs warmed up in {figures['warm_up_seconds']:.0f} s, "
-        f"compilations after warm-up {figures['compilations_after_warmup']}; all took "
-        f"{figures['seconds']:.0f} s"
-    )
+    if table.row_count:
+        console.print(table)
+    for name in KEYS:
+        if name in figures:
+            several = figures[name] if isinstance(figures[name], list) else [figures[name]]
+            console.print(f"{name:26}", ", ".join(f"{value:.2f}" for value in several))
 
 
 def _decode_row(

@@ -21,8 +21,9 @@ def test_speed(tmp_path):
     sizes = ["--size", "tiny", "--records", "2", "--rollouts", "4", "--slots", "8"]
     large = ["--large-records", "1", "--large-rollouts", "8", "--large-batch", "4"]
     decode = ["--decode-rows", "4", "--decode-steps", "8", "--shared", "8/4/64", "8/2/96"]
+    repeats = ["--repeats", "1", "--variant-repeats", "1"]
     out = tmp_path / "speed.json"
-    found = run("rollout.py", *sizes, *large, *decode, "--repeats", "1", out=out)
+    found = run("rollout.py", *sizes, *large, *decode, *repeats, out=out)
     assert found["compilations_after_warmup"] == 0
     assert found["episodes_ratio"] > 1
     assert found["episodes_ratio_1024"] > 1
