@@ -10,7 +10,7 @@ steps that sampled.
 What updates learn from such episodes is another matter. The demo compares Stage I with and without
 it, and this tells its rollouts apart:
 
-    lfpc demo --out runs/ahead --arms stage1 ahead --seeds 0 1 2 --questions 500
+    lfpc demo --out runs/ahead --arms stage1 ahead --seeds 0 1 2
     python bench/ahead.py --runs runs/ahead
 """
 

@@ -6,8 +6,8 @@ Every turn is a text from `tests/support/hostile.py` (calls that are almost righ
 broken JSON, tags in any order), or ids drawn at random, which are no UTF-8 and no text. Turns are
 cut off where sampled ones would be: at a budget, and behind a token that ends a turn. All else is
 the engine's: prompts, calls, crops, replies, what is written onto rows. Only the device's draws are
-left out. It runs until that many outputs have ended, and prints what came of them, how episodes
-ended, and the resident memory after every tenth.
+left out, and with --without-device its other programs. It runs until that many outputs have ended,
+and prints what came of them, how episodes ended, and the resident memory after every tenth.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from occupancy import Idle
 from rollout import SIZES
 from rollout_memory import pictured, resident_bytes
 from rollout_world import make_world
@@ -81,12 +82,16 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--size", type=int, nargs=2, default=(3840, 2160), metavar=("W", "H"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without-device", action="store_true", help="no program runs")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
+    if args.without_device:
+        engine_module.Slots = Idle  # type: ignore[misc]
     world = make_world(*SIZES["tiny"], slots=16, chunk=8)
     engine = Engine(world.cfg, world.dialogue, world.shapes, Rules(turn_tokens=256))
     engine.load(world.params)
-    engine.warm_up()
+    if not args.without_device:
+        engine.warm_up()
     Said.turns = turns(engine, args.seed)
     engine_module.Scheduler = Said  # type: ignore[misc]
     figures = _run(engine, args)

@@ -1,5 +1,8 @@
 """Training runs in which prompts of the next step begin before a step is complete."""
 
+import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -7,7 +10,7 @@ import pytest
 from lfpc_jax.cli import replay
 from lfpc_jax.rollout.archive import Archive
 from support.left import facts, metrics
-from support.processes import coordinator_flags
+from support.processes import ROOT, coordinator_flags, environment
 from support.training_runs import finished, start
 
 pytestmark = pytest.mark.compiles
@@ -87,6 +90,25 @@ def test_what_is_too_old_is_dropped_and_counted(folder):
     assert values[0]["data/stale"] == 0
     assert max(of["data/stale"] for of in values) > 0
     assert all(of["update/staleness"] == 0 for of in values)
+
+
+def test_its_episodes_say_what_other_chunks_and_steps_ahead_make_of_slots(ahead, tmp_path):
+    """By the bench, which runs no program."""
+    out = tmp_path / "occupancy.json"
+    words = [str(ROOT / "bench/occupancy.py"), str(ahead), "--chunk", "8", "2", "--steps", "6"]
+    command = [sys.executable, *words, "--json", str(out)]
+    subprocess.run(command, check=True, env=environment())
+    found = json.loads(out.read_text())
+    assert [(one["chunk"], one["ahead"]) for one in found] == [(8, 0), (8, 1), (2, 0), (2, 1)]
+    for one in found:
+        shares = [one[name] for name in ("occupancy", "idle_ended", "idle_replies", "idle_free")]
+        assert sum(shares) == pytest.approx(1)
+    long, long_ahead, short, short_ahead = found
+    assert short["idle_ended"] < long["idle_ended"]
+    assert short["calls"] > long["calls"]
+    assert long_ahead["idle_free"] < long["idle_free"]
+    assert short_ahead["idle_free"] < short["idle_free"]
+    assert short_ahead["occupancy"] == max(one["occupancy"] for one in found)
 
 
 @pytest.mark.slow

@@ -55,6 +55,20 @@ def test_memory_stays_flat(tmp_path):
     assert last["resident_bytes"] - first["resident_bytes"] < 100e6
 
 
+@pytest.mark.compiles
+@pytest.mark.parametrize("device", [["--without-device"], pytest.param([], marks=pytest.mark.slow)])
+def test_hostile_outputs(tmp_path, device):
+    """The promise's number of them, and pictures of 4K, are its defaults."""
+    args = ["--outputs", "400", "--size", "640", "360", *device]
+    found = run("hostile.py", *args, out=tmp_path / "hostile.json")
+    assert found["outputs"] == sum(found["came"].values()) >= 400
+    assert found["came"]["crop"] > 40
+    ends = {"answered", "no_action", "max_turns", "max_tokens", "context_full"}
+    assert ends <= found["ends"].keys()
+    assert len(found["came"]) > 8, "calls are refused for every cause"
+    assert found["late"] == 0
+
+
 @pytest.mark.slow
 def test_evaluation(tmp_path):
     args = ["--size", "tiny", "--samples", "3", "--image-tokens", "256", "--side", "600"]
