@@ -53,13 +53,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class HFFolder:
-    """The tensors of a folder by canonical name; `origin` says how it spells them. `summed` is
-    whether the folder has checksums, with which all that is read of its weights is compared."""
+    """The tensors of a folder by canonical name; `origin` says how it spells them."""
 
     path: Path
     tensors: Mapping[str, Tensor]
     origin: Origin
-    summed: bool
 
     @property
     def nbytes(self) -> int:
@@ -87,7 +85,7 @@ def open_folder(path: str | Path, cfg: ModelConfig) -> HFFolder:
         _check_param(tensors, param)
     if repeats_embedding:
         _check_equal(tensors[keys.UNEMBEDDING], tensors[keys.EMBEDDING])
-    return HFFolder(path, tensors, _origin(tensors, repeats_embedding), known is not None)
+    return HFFolder(path, tensors, _origin(tensors, repeats_embedding))
 
 
 def _origin(tensors: Mapping[str, Tensor], repeats_embedding: bool) -> Origin:

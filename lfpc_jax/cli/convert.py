@@ -30,7 +30,7 @@ from lfpc_jax.model import config
 from lfpc_jax.rollout import asking
 from lfpc_jax.run import card, progress
 from lfpc_jax.run.folder import check_has_weights, run_of
-from lfpc_jax.run.models import load_model, located, params_of
+from lfpc_jax.run.models import load_model, located, params_of, say_if_unsummed
 
 TOLERANCE = {"float32": 1e-4}
 """The largest difference that `check` allows by default. In bfloat16 it depends on the weights, so
@@ -119,6 +119,7 @@ def check(args: argparse.Namespace) -> int:
         rows = parity.differences(
             args.source, dtype=args.dtype, prompts=args.prompts, seed=args.seed, advance=advance
         )
+    say_if_unsummed(args.source)
     logit = float(np.max([row.max_abs_logit_diff for row in rows]))  # unlike max, keeps a NaN
     vision = float(np.max([row.max_abs_vision_diff for row in rows]))
     tolerance = TOLERANCE.get(args.dtype) if args.tolerance is None else args.tolerance

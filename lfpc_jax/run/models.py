@@ -151,13 +151,18 @@ def params_of(
         params = huggingface.load(
             opened, cfg, dtype=dtype, mesh=mesh, advance=advance, rounding=rounding
         )
-    if not opened.summed and jax.process_index() == 0:
+    say_if_unsummed(opened.path)
+    return params
+
+
+def say_if_unsummed(path: Path) -> None:
+    """Says in a line that a folder has no checksums, with which its weights were compared."""
+    if not (path / sums.FILE).is_file() and jax.process_index() == 0:
         print(
-            f"note: {opened.path} has no {sums.FILE}, as exports have; a flipped bit in its "
-            "weights would not be noticed",
+            f"note: {path} has no {sums.FILE}, as exports have; a flipped bit in its weights would "
+            "not be noticed",
             file=sys.stderr,
         )
-    return params
 
 
 def assets_of(path: Path) -> Path:

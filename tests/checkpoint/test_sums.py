@@ -91,9 +91,10 @@ def test_a_folder_without_sums_is_loaded_and_said_to_have_none(copy, capsys):
     sound = convert.main(["to-orbax", str(copy / "hf"), str(copy / "one")])
     assert (sound, "sums.json" in capsys.readouterr().err) == (0, False)
     (copy / "hf" / "sums.json").unlink()
-    assert convert.main(["to-orbax", str(copy / "hf"), str(copy / "two")]) == 0
-    [line] = [line for line in capsys.readouterr().err.splitlines() if "sums.json" in line]
-    assert line.startswith(f"note: {copy / 'hf'} has no sums.json")
+    for words in (["to-orbax", copy / "hf", copy / "two"], ["check", copy / "hf", "--prompts", 1]):
+        assert convert.main(list(map(str, words))) == 0
+        [line] = [line for line in capsys.readouterr().err.splitlines() if "sums.json" in line]
+        assert line.startswith(f"note: {copy / 'hf'} has no sums.json"), words
 
 
 def test_sums_go_with_the_weights_and_not_with_the_other_files(exported):
