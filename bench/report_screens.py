@@ -3,7 +3,7 @@
     python bench/report_screens.py PAGE OUT_STEM [--episode 0] [--question 0]
 
 Writes OUT_STEM.png (an episode), OUT_STEM-compare.png, OUT_STEM-phone.png, OUT_STEM-list.png (on a
-phone), OUT_STEM-dark.png, and OUT_STEM-curves.png or, of an evaluation, OUT_STEM-results.png.
+phone), OUT_STEM-dark.png, and of what the page has OUT_STEM-results.png and OUT_STEM-curves.png.
 Needs `playwright` (a Python package) and any Chromium on the machine, found by name on PATH or
 named by the environment variable CHROMIUM.
 """
@@ -79,8 +79,10 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
         shot(browser, page, chosen, out(""))
-        first = "results" if '"sheets":[{' in page.read_text() else "curves"
-        shot(browser, page, first, out(f"-{first}"))
+        text = page.read_text()
+        for tab, needed in (("results", '"sheets":[{'), ("curves", '"figures":[{')):
+            if needed in text:
+                shot(browser, page, tab, out(f"-{tab}"))
         shot(browser, page, "compare", out("-compare"), keys=("j",) * args.question)
         shot(browser, page, chosen, out("-phone"), size=PHONE)
         shot(browser, page, chosen, out("-list"), size=PHONE, script=_TO_THE_LIST)

@@ -17,6 +17,7 @@ from typing import Any
 
 from lfpc_jax.evaluation.arms import MEASURES
 from lfpc_jax.evaluation.compared import Compared
+from lfpc_jax.evaluation.sheet import estimate
 from lfpc_jax.report.album import Album
 from lfpc_jax.report.episodes import Episodes
 from lfpc_jax.report.figures import arrange
@@ -90,14 +91,17 @@ def _index(contents: Contents) -> dict[str, Any]:
 def _compared(compared: Compared, names: Sequence[str]) -> dict[str, Any]:
     """A comparison's tables, and its values for the picture of the same."""
     return {
-        "title": compared.title,
         "sheets": [asdict(sheet) for sheet in compared.sheets()],
         "measures": [(name, MEASURES[name]) for name in compared.shown_measures()],
         "arms": [
             {
                 "name": arm,
                 "colour": _colour(arm, names),
-                "values": {name: asdict(value) for name, value in row.items() if value},
+                "values": {
+                    name: {**asdict(value), "told": estimate(asdict(value.estimate))}
+                    for name, value in row.items()
+                    if value
+                },
             }
             for arm, row in compared.measured.items()
         ],

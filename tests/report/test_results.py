@@ -84,6 +84,26 @@ def test_a_comparison_comes_first_with_the_numbers_of_its_file(browser, compared
         assert fills == ["rgb(139, 144, 153)", "rgb(59, 111, 182)"]  # no run's, the run's colour
 
 
+def test_pictures_and_tables_round_alike_under_one_heading(browser, compared, tmp_path):
+    """4.25 stood as 4.2 in the table and as 4.3 beside its bar, under the same heading twice."""
+    found = json.loads((compared.parent / "compared/comparison.json").read_text())
+    [budget] = found.values()
+    for value in filter(None, budget["arms"]["looks"].values()):
+        value["estimate"] |= {"value": 0.0425, "low": 0.0125, "high": 0.6875}
+    (tmp_path / "compared").mkdir()
+    (tmp_path / "compared/comparison.json").write_text(json.dumps(found))
+    assert report.main([str(tmp_path / "compared"), "--out", str(tmp_path / "page.html")]) == 0
+    with opened(browser, tmp_path / "page.html") as view:
+        rows = [row.split("\t") for row in view.locator(".sheet tr").all_inner_texts()]
+        [cells] = {tuple(row[1:]) for row in rows if row[0] == "looks"}
+        assert set(cells) == {"4.2 [1.2, 68.8]"}
+        bars = [panel.locator("text.told").nth(1) for panel in view.locator(".bars .panel").all()]
+        assert {bar.text_content() for bar in bars} == set(cells)
+        assert view.locator(".compared h2").count() == 1
+        headings = view.locator(".compared h2, .compared h3").all_inner_texts()
+        assert sum("visual tokens of the image: %" in text for text in headings) == 1
+
+
 def test_a_damaged_comparison_is_said_and_the_rest_is_shown(folder, tmp_path, capsys):
     (tmp_path / "compared").mkdir()
     (tmp_path / "compared/comparison.json").write_text('{"set-4": {"arms": {"a": 3}}}')

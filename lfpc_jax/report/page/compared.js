@@ -4,8 +4,8 @@ const ROW = 24, UNDER = 34;
 
 function comparedView(compared) {
   const bars = compared.measures.map(([name, meaning]) => barPanel(compared, name, meaning));
-  const [measured, ...others] = compared.sheets.map(sheet);
-  const view = h("section", { class: "compared" }, h("h2", {}, readable(compared.title)), measured,
+  const [measured, ...others] = compared.sheets.map((one, at) => sheet(one, at ? "h3" : "h2"));
+  const view = h("section", { class: "compared" }, measured,
     h("p", { class: "note" }, "Bars are means over questions and seeds, thin lines their 95 % intervals", compared.arms.some(hasSeeds) && ", and dots single seeds", "."),
     h("div", { class: "panels bars" }, bars), others);
   view.redraw = () => bars.forEach((panel) => panel.redraw());
@@ -29,7 +29,7 @@ function barsInto(svg, arms, name) {
   const width = svg.clientWidth || 380, height = ROW * arms.length + UNDER;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.replaceChildren();
-  const told = arms.map((arm) => tellEstimate(arm.values[name].estimate));
+  const told = arms.map((arm) => arm.values[name].told.replaceAll("-", "−"));
   const left = 8 + 6.6 * Math.max(...arms.map((arm) => arm.name.length)), right = 12 + 6 * Math.max(...told.map((text) => text.length));
   const [low, high] = extent(arms.flatMap((arm) => [0, arm.values[name].estimate.low, arm.values[name].estimate.high, ...arm.values[name].seeds]));
   const ticks = niceTicks(100 * low, Math.max(100 * high, 100 * low + 1), 4);
@@ -48,9 +48,4 @@ function barsInto(svg, arms, name) {
     if (seeds.length > 1) for (const seed of seeds) svg.append(s("circle", { class: "seed", cx: x(seed), cy: middle, r: 2 }));
     svg.append(s("text", { class: "told", x: width - right + 10, y: middle + 4 }, told[at]));
   });
-}
-
-function tellEstimate(estimate) {
-  const [value, low, high] = [estimate.value, estimate.low, estimate.high].map((share) => (100 * share).toFixed(1).replace("-", "−"));
-  return `${value} [${low}, ${high}]`;
 }
