@@ -15,13 +15,15 @@ norms and biases. docs/training.md has what each costs, and why this is not fp8.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from lfpc_jax.arrays import Array, Tree
+from lfpc_jax.distributed import sharding
 from lfpc_jax.model.spec import Param, is_param
 
 MOST = 127
@@ -100,16 +102,29 @@ def rounded_tree(params: Tree, tree: Tree, dtype: Any, rounding: Rounding) -> Tr
     text = dict(params["text"])
     for name, part in _linears(tree["text"]):
         w = text[name]["w"]
-        values, scale, squares = _layers_rounded(w, part["w"], dtype)
+        program = _rounder(part["w"], dtype, _places(w, _spec(part)["scale"]))
+        values, scale, squares = program(w)
         w.delete()
         rounding.add(part["w"].hf_names, squares)
         text[name] = {**text[name], "w": values, "scale": scale}
     return {**params, "text": text}
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def _layers_rounded(w: Array, param: Param, dtype: Any) -> tuple[Array, Array, Array]:
-    return jax.lax.map(lambda layer: rounded(layer, param, dtype), w)
+def _places(w: Array, scale: Param) -> tuple[Sharding, ...] | None:
+    """Where integers, scales and sums lie: as the weights do, as the table says, and everywhere."""
+    mesh = w.sharding.mesh if isinstance(w.sharding, NamedSharding) else None
+    if not isinstance(mesh, Mesh):
+        return None
+    of_scale = sharding.sharding(scale.array_axes, scale.array_shape, mesh)
+    return w.sharding, of_scale, NamedSharding(mesh, PartitionSpec())
+
+
+@cache
+def _rounder(param: Param, dtype: Any, places: tuple[Sharding, ...] | None) -> Any:
+    """The program that rounds a stack of layers."""
+    return jax.jit(
+        lambda w: jax.lax.map(lambda layer: rounded(layer, param, dtype), w), out_shardings=places
+    )
 
 
 def _linears(text: Tree) -> Iterator[tuple[str, Tree]]:
