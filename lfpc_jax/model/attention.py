@@ -7,8 +7,8 @@ row of a softmax is ever empty.
 - `xla` runs anywhere (`attention_xla`).
 - `splash` is the Pallas kernel for TPUs (`attention_splash`). Rows with prefixes may have up to
   32,768 tokens.
-- `cudnn` (`attention_cudnn`) is for GPUs. Packed rows (`segments`) must be in the order that
-  packing writes. They need a Hopper or a later GPU, and use `xla` on others.
+- `cudnn` (`attention_cudnn`) is for NVIDIA's GPUs from Ampere on. Packed rows (`segments`) must be
+  in the order that packing writes.
 
 Decode steps have two of their own, for a query a row over what is cached:
 
@@ -48,7 +48,6 @@ def select(
     platform: str,
     length: int,
     dtype: Any,
-    packed: bool = False,
     continued: bool = False,
     causal_and_valid: bool = False,
 ) -> Choice:
@@ -65,10 +64,8 @@ def select(
         return Choice("xla", f"{length} tokens are over splash's {longest} of rows with prefixes")
     if wanted == "cudnn" and causal_and_valid:
         return Choice("xla", "cuDNN has no mask for causal rows whose keys are valid or not")
-    if wanted == "cudnn" and packed and not attention_cudnn.has_packed_layout():
-        return Choice(
-            "xla", "cuDNN takes packed rows on GPUs from Hopper on, and this is an older one"
-        )
+    if wanted == "cudnn" and attention_cudnn.capability() < attention_cudnn.AMPERE:
+        return Choice("xla", "cuDNN's attention is for NVIDIA's GPUs from Ampere on")
     if wanted == "cudnn" and jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return Choice("xla", f"cuDNN takes bfloat16, not {jnp.dtype(dtype).name}")
     return Choice(wanted, origin)
@@ -112,7 +109,6 @@ def attention(
         platform=tuning().platform,
         length=q.shape[1],
         dtype=q.dtype,
-        packed=segments is not None,
         continued=prefix is not None,
         causal_and_valid=causal and valid is not None,
     )

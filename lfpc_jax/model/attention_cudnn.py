@@ -1,6 +1,7 @@
 """Attention by cuDNN, for NVIDIA GPUs.
 
-Packed rows use cuDNN's packed layout, which GPUs have from Hopper on. Attention within segments and
+Packed rows are lists of sequences in one of two forms (`sequence_layouts`): in place on GPUs from
+Hopper on, and gathered into rows of their own on older ones. Attention within segments and
 attention to prefixes are computed apart and merged by their log-sum-exp. The backward pass gives
 cuDNN the merged output and log-sum-exp for each part, so that the weights that it recomputes are
 those of the whole softmax; the gradients of the parts add up. Nothing has the size of a row's
@@ -12,6 +13,7 @@ heads in jax 0.10 (corrected in 0.11), and asks the local devices which GPU they
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,12 +30,16 @@ from lfpc_jax.distributed.sharding import partition
 from lfpc_jax.model import packed_sequences
 from lfpc_jax.model.attention_splash import SAVED
 from lfpc_jax.model.packed_sequences import Ranges, Tier
+from lfpc_jax.model.sequence_layouts import Form, Gathered, InPlace, Layout
+
+AMPERE, HOPPER = (8, 0), (9, 0)
+"""CUDA's capabilities of the first GPUs of these generations."""
 
 _ABSENT: ContextVar[tuple[int, int] | None] = ContextVar("absent GPU", default=None)
-"""The capability of a GPU that is compiled for and not there."""
-
 _HIDDEN = -1e4
 _COLUMNS = 8
+_RATIO_IN_PLACE, _RATIO_GATHERED = 8, 4
+"""Of tiers. A smaller ratio means more calls, which each allocate or gather less."""
 
 
 def cudnn(
@@ -86,16 +92,16 @@ def compiled_for(capability: tuple[int, int] | None) -> Iterator[None]:
         _ABSENT.reset(token)
 
 
-def has_packed_layout() -> bool:
-    """Whether the GPU is a Hopper or a later one. True in a process without a GPU, unless it
-    compiles for an older one elsewhere."""
+def capability() -> tuple[int, int]:
+    """CUDA's capability of the GPU that is compiled for: a Hopper's in a process without a GPU that
+    does not say, and (0, 0) for a GPU that is not NVIDIA's."""
     if absent := _ABSENT.get():
-        return absent >= (9, 0)
+        return absent
     if jax.default_backend() != "gpu":
-        return True
-    capability = getattr(jax.local_devices()[0], "compute_capability", "")
-    major = str(capability).split(".")[0]
-    return major.isdigit() and int(major) >= 9
+        return HOPPER
+    said = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    numbers = re.fullmatch(r"(\d+)\.(\d+)", said)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
 def packed(
@@ -106,7 +112,7 @@ def packed(
     segment, and its keys are hidden."""
     B, T, N, H = q.shape
     assert prefix is None or causal
-    _check(B, T, N, H)
+    _check(B, T, N, H if causal else H + _COLUMNS)
     longer = packed_sequences.padding(T)
     masks = tuple(x if x is None else jnp.pad(x, ((0, 0), (0, longer))) for x in (segments, prefix))
     q, k, v = (jnp.pad(x, ((0, 0), (0, longer), (0, 0), (0, 0))) for x in (q, k, v))
@@ -133,12 +139,14 @@ def packed(
 
 
 def _check(B: int, T: int, N: int, H: int) -> None:
-    if H % 8 or H > 256 - _COLUMNS:
+    widest = 256 if capability() >= HOPPER else 128
+    if H % 8 or H > widest:
         raise ValueError(
-            f"attention heads of {H}: cuDNN takes multiples of 8 up to {256 - _COLUMNS} for packed "
-            'rows; set model.kernel to "xla"'
+            f"attention heads of {H}: cuDNN takes multiples of 8 up to {widest} for packed rows; "
+            'set model.kernel to "xla"'
         )
-    if B * T * N * H >= 2**31:
+    copies = 1 if capability() >= HOPPER else _RATIO_GATHERED
+    if copies * B * T * N * H >= 2**31:
         raise ValueError(
             f"{B} rows of {T} tokens with {N} heads of {H}: cuDNN counts the elements of packed "
             "rows in 32 bits; lower the rows of a micro-batch or row_tokens"
@@ -163,37 +171,41 @@ def _local(
     segments = jnp.where(right[:, None], segments, 0)
     if prefix is not None:
         prefix = jnp.where(right[:, None], prefix, 0)
-    out = _attend(q, k, v, segments, prefix, causal, scale)[..., :H]
+    how = How(causal, scale, in_place=capability() >= HOPPER)
+    out = _attend(q, k, v, segments, prefix, how)[..., :H]
     return jnp.where(right[:, None, None, None], out, jnp.nan)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(
-    q: Array,
-    k: Array,
-    v: Array,
-    segments: Array,
-    prefix: Array | None,
-    causal: bool,
-    scale: float,
-) -> Array:
-    return _attend_forward(q, k, v, segments, prefix, causal, scale)[0]
+class How(NamedTuple):
+    """What is static, and the form in which cuDNN is given sequences."""
+
+    causal: bool
+    scale: float
+    in_place: bool
+
+    def form(self, tier: Tier) -> Form:
+        return InPlace(tier) if self.in_place else Gathered(tier)
+
+    def tiers(self, ranges: Ranges) -> list[Tier]:
+        return packed_sequences.tiers(ranges, _RATIO_IN_PLACE if self.in_place else _RATIO_GATHERED)
+
+    def of_prefixes(self) -> "How":
+        """Of the part in which every query sees all keys of its sequence."""
+        return self._replace(causal=False)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(q: Array, k: Array, v: Array, segments: Array, prefix: Array | None, how: How) -> Array:
+    return _attend_forward(q, k, v, segments, prefix, how)[0]
 
 
 def _attend_forward(
-    q: Array,
-    k: Array,
-    v: Array,
-    segments: Array,
-    prefix: Array | None,
-    causal: bool,
-    scale: float,
+    q: Array, k: Array, v: Array, segments: Array, prefix: Array | None, how: How
 ) -> tuple[Array, tuple]:
-    own = packed_sequences.own(segments)
-    out, total = _part(q, k, v, own, causal=causal, scale=scale)
+    out, total = _part(q, k, v, packed_sequences.own(segments), how)
     if prefix is not None:
         continued = packed_sequences.continued(segments, prefix)
-        other, more = _part(q, k, v, continued, causal=False, scale=scale)
+        other, more = _part(q, k, v, continued, how.of_prefixes())
         more = jnp.where((continued.queries > 0)[..., None], more, -jnp.inf)
         whole = jnp.logaddexp(total, more)
         share, other_share = (jnp.exp(x - whole)[..., None] for x in (total, more))
@@ -202,12 +214,12 @@ def _attend_forward(
     return out, (q, k, v, segments, prefix, out, total)
 
 
-def _attend_backward(causal: bool, scale: float, saved: tuple, gradient: Array) -> tuple:
+def _attend_backward(how: How, saved: tuple, gradient: Array) -> tuple:
     q, k, v, segments, prefix, out, total = saved
-    run = partial(_part_backward, q, k, v, out, total, gradient, scale=scale)
-    gradients = run(packed_sequences.own(segments), causal=causal)
+    run = partial(_part_backward, q, k, v, out, total, gradient)
+    gradients = run(packed_sequences.own(segments), how)
     if prefix is not None:
-        more = run(packed_sequences.continued(segments, prefix), causal=False)
+        more = run(packed_sequences.continued(segments, prefix), how.of_prefixes())
         gradients = tuple(
             (x.astype(jnp.float32) + y).astype(x.dtype) for x, y in zip(gradients, more)
         )
@@ -217,27 +229,26 @@ def _attend_backward(causal: bool, scale: float, saved: tuple, gradient: Array) 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _part(
-    q: Array, k: Array, v: Array, ranges: Ranges, *, causal: bool, scale: float
-) -> tuple[Array, Array]:
+def _part(q: Array, k: Array, v: Array, ranges: Ranges, how: How) -> tuple[Array, Array]:
     """The output of a part and its log-sum-exp `[B, T, N]`, both 0 for tokens that are no query of
     it."""
 
     def run(tier: Tier, out: Array, lse: Array) -> tuple[Array, Array]:
+        form = how.form(tier)
         new, stats = _forward(
-            _rows(q, tier),
-            _rows(k, tier),
-            _rows(v, tier),
-            _layout(tier, q, k),
-            causal=causal,
-            scale=scale,
+            form.queries(q),
+            form.keys(k),
+            form.keys(v),
+            form.layout(q, k),
+            causal=how.causal,
+            scale=how.scale,
         )
         query = tier.is_query[..., None]
         lse = jnp.where(query, stats[tier.number, :, tier.place], lse)
-        return jnp.where(query[..., None], new.reshape(q.shape), out), lse
+        return jnp.where(query[..., None], form.of_queries(new, q), out), lse
 
     nothing = jnp.zeros_like(q), jnp.zeros(q.shape[:3], jnp.float32)
-    return _by_tiers(run, packed_sequences.tiers(ranges), nothing)
+    return _by_tiers(run, how.tiers(ranges), nothing)
 
 
 def _part_backward(
@@ -248,9 +259,7 @@ def _part_backward(
     total: Array,
     gradient: Array,
     ranges: Ranges,
-    *,
-    causal: bool,
-    scale: float,
+    how: How,
 ) -> tuple[Array, ...]:
     """What a part adds to the gradients of queries, keys and values, given the output and the
     log-sum-exp of the whole."""
@@ -261,25 +270,26 @@ def _part_backward(
         stats = jnp.take(total.reshape(-1, total.shape[-1]), places, axis=0, mode="clip")
         # The weights of places behind a sequence are 0.
         stats = jnp.where((ahead < tier.queries[:, None])[..., None], stats, jnp.inf)
-        new = _backward(
-            _rows(q, tier),
-            _rows(k, tier),
-            _rows(v, tier),
+        form = how.form(tier)
+        dq, dk, dv = _backward(
+            form.queries(q),
+            form.keys(k),
+            form.keys(v),
             stats.transpose(0, 2, 1),
-            _rows(out, tier),
-            _rows(gradient, tier),
-            _layout(tier, q, k),
-            causal=causal,
-            scale=scale,
+            form.queries(out),
+            form.queries(gradient),
+            form.layout(q, k),
+            causal=how.causal,
+            scale=how.scale,
         )
+        new = form.of_queries(dq, q), form.of_keys(dk, k), form.of_keys(dv, v)
         written = tier.is_query, tier.is_key, tier.is_key
         return tuple(
-            jnp.where(mask[..., None, None], x.reshape(old.shape), old)
-            for mask, x, old in zip(written, new, done)
+            jnp.where(mask[..., None, None], x, old) for mask, x, old in zip(written, new, done)
         )
 
     nothing = tuple(map(jnp.zeros_like, (q, k, v)))
-    return _by_tiers(run, packed_sequences.tiers(ranges), nothing)
+    return _by_tiers(run, how.tiers(ranges), nothing)
 
 
 def _by_tiers(run: Callable, tiers: Sequence[Tier], done: tuple) -> tuple:
@@ -291,37 +301,6 @@ def _by_tiers(run: Callable, tiers: Sequence[Tier], done: tuple) -> tuple:
         return done
     some = jnp.stack([tier.is_query.any() for tier in rest]).any()
     return jax.lax.cond(some, lambda *x: _by_tiers(run, rest, x), lambda *x: x, *done)
-
-
-class Layout(NamedTuple):
-    """cuDNN's packed layout. Offsets count elements from the start of the array. Sequences that are
-    empty come last."""
-
-    query_lengths: Array  # int32 [R, M]
-    key_lengths: Array  # int32 [R, M]
-    query_offsets: Array  # int32 [R, M + 1]
-    key_offsets: Array  # int32 [R, M + 1]
-
-
-def _rows(x: Array, tier: Tier) -> Array:
-    """The same array, in rows of the longest sequence of the tier."""
-    return x.reshape(-1, tier.longest, *x.shape[2:])
-
-
-def _layout(tier: Tier, q: Array, k: Array) -> Layout:
-    tokens = q.shape[0] * q.shape[1]
-    R, M = tokens // tier.longest, tier.sequences
-
-    def offsets(start: Array, x: Array) -> Array:
-        start = jnp.pad(start, (0, R), constant_values=tokens)
-        return (start * (x.shape[2] * x.shape[3])).reshape(R, M + 1)
-
-    return Layout(
-        tier.queries.reshape(R, M),
-        tier.keys.reshape(R, M),
-        offsets(tier.query_start, q),
-        offsets(tier.key_start, k),
-    )
 
 
 def _forward(

@@ -8,9 +8,9 @@ Rows must be in the order that packing writes (`in_order`): segments are numbere
 row, each is one range, and those that continue another one follow it directly.
 
 In the backward pass cuDNN allocates the greatest length of a sequence for each sequence that a row
-may have. So there are tiers of sequences. A tier of sequences of up to L tokens has none of L / 8
-or fewer, except for the last one. A row of T tokens has fewer than 8 T / L of them, so no tier
-overflows, whatever the row holds, and cuDNN allocates 8 T tokens for each.
+may have. So there are tiers of sequences, by a ratio r: a tier of sequences of up to L tokens has
+none of L / r or fewer, except for the last one. A row of T tokens has fewer than r T / L of them,
+so no tier overflows, whatever the row holds, and cuDNN allocates r T tokens for each.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,6 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
-
-RATIO = 8
-"""The greatest length of a tier over that of the next, at most."""
 
 _SHORT = 8
 """The greatest length of the last tier, at most, as every token may be a sequence there."""
@@ -113,14 +110,15 @@ def padding(length: int) -> int:
     return -length % _last(length)
 
 
-def tiers(ranges: Ranges) -> list[Tier]:
-    """From that of the longest sequences to that of the shortest."""
+def tiers(ranges: Ranges, ratio: int) -> list[Tier]:
+    """From that of the longest sequences to that of the shortest. The greatest length of a tier is
+    `ratio`, a power of two, times that of the next, or less."""
     longest = ranges.queries.shape[1]
     left = _last(longest)
     lengths = [longest]
     while left > 1:
-        lengths.append(lengths[-1] // min(RATIO, left))
-        left //= RATIO
+        lengths.append(lengths[-1] // min(ratio, left))
+        left //= ratio
     index = jnp.arange(longest)
     is_first = (ranges.queries > 0) & (ranges.query_start == index)
     first = jnp.stack(

@@ -249,7 +249,6 @@ def _keys(
         platform=platform,
         length=shapes.row_tokens,
         dtype=cfg.dtype,
-        packed=True,
         continued=shapes.shared,
     )
     segments = np.concatenate([rows.tokens.segments for rows in made.rows])

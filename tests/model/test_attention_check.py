@@ -180,6 +180,19 @@ def test_what_runs_kernels_checks_them_first(monkeypatch, made, purpose):
     assert set(seen) == {purpose}
 
 
+def test_a_kernel_that_does_not_run_is_named(monkeypatch):
+    def missing(kernel, x):
+        if kernel != "xla":
+            raise NotImplementedError("no such\n  kernel on this chip")
+        return {"values": x}
+
+    case = Case("rigged", Choice("cudnn", ""), missing, (np.ones((2, 3, 4), np.float32),))
+    monkeypatch.setattr(attention_check, "cases", lambda *_: iter([case]))
+    told = r"cudnn, rigged: does not run \(no such kernel on this chip\)\. Set LFPC_KERNEL=xla"
+    with pytest.raises(KernelDiffers, match=told):
+        check(model("cudnn"), "scores")
+
+
 def test_devices_that_are_only_described_are_not_asked():
     mesh = make_mesh(1, 8, 1, devices=tpu_slices.devices("v5e:2x4"))
     for purpose in ("rollouts", "scores", "updates"):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -19,7 +20,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import attention, attention_cudnn, packed_sequences
-from support import cudnn_check, cudnn_stand_in, gpus
+from lfpc_jax.plan import slices
+from support import cudnn_check, cudnn_stand_in, gpus, traffic
 from support.exact_attention import exact, exact_gradients, random, visible
 
 pytestmark = pytest.mark.compiles
@@ -66,8 +68,17 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.fixture(
+    params=[attention_cudnn.HOPPER, attention_cudnn.AMPERE], ids=["in place", "gathered"]
+)
+def generation(request):
+    """Sequences are given to cuDNN in place, or gathered into rows."""
+    with attention_cudnn.compiled_for(request.param):
+        yield request.param
+
+
 @pytest.mark.parametrize(("rows", "with_prefix", "N", "K"), CASES.values(), ids=CASES)
-def test_packed_rows_equal_plain_attention(stand_in, rows, with_prefix, N, K):
+def test_packed_rows_equal_plain_attention(stand_in, generation, rows, with_prefix, N, K):
     """Values and the gradients of queries, keys and values, against float64."""
     segments, prefix = (np.stack(x) for x in zip(*rows))
     B, T = segments.shape
@@ -89,7 +100,7 @@ def test_packed_rows_equal_plain_attention(stand_in, rows, with_prefix, N, K):
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
-def test_pictures_with_padding_between_their_patches(stand_in):
+def test_pictures_with_padding_between_their_patches(stand_in, generation):
     """Two pictures of a span of windows, whose last windows are not full; empty windows behind."""
     valid = np.random.default_rng(1).random((2, 60)) < 0.7
     valid[:, [0, 20, 23, 44]] = True
@@ -157,15 +168,17 @@ def test_pictures_numbered_downwards_are_nan(stand_in):
     assert np.isnan(attention_cudnn.packed(q, k, v, segments, None, causal=False)).all()
 
 
+@pytest.mark.parametrize("ratio", [4, 8])
 @pytest.mark.parametrize("T", [2, 16, 17, 100, 128, 1000, 4096, 5000, 8192, 32768])
-def test_tiers_divide_a_padded_row(T):
-    """At most 8 T tokens are allocated in a tier, and less than a quarter is added to a row."""
+def test_tiers_divide_a_padded_row(T, ratio):
+    """At most `ratio` T tokens are allocated in a tier but the last, and less than a quarter is
+    added to a row."""
     longer = packed_sequences.padding(T)
     assert 0 <= longer < max(1, T / 4)
     seen = []
 
     def look(segments):
-        for tier in packed_sequences.tiers(packed_sequences.own(segments)):
+        for tier in packed_sequences.tiers(packed_sequences.own(segments), ratio):
             seen.append((tier.longest, tier.sequences, len(tier.queries)))
 
     jax.eval_shape(look, jnp.zeros((3, T + longer), jnp.int32))
@@ -174,7 +187,7 @@ def test_tiers_divide_a_padded_row(T):
         assert length == sequences * shorter
     assert seen[-1][0] <= 8
     for length, sequences, total in seen:
-        assert sequences <= 8
+        assert sequences <= (8 if length <= 8 else ratio)
         assert total * length == 3 * (T + longer) * sequences
 
 
@@ -199,21 +212,24 @@ def test_masks_hold_in_jax_s_own_implementation():
 
 
 @pytest.mark.parametrize(
-    ("backend", "capability", "kernel"),
-    [("gpu", "9.0", "cudnn"), ("gpu", "12.0", "cudnn"), ("gpu", "8.0", "xla"),
-     ("gpu", "gfx942", "xla"), ("cpu", None, "cudnn")],
+    ("backend", "said", "kernel", "in_place"),
+    [("gpu", "9.0", "cudnn", True), ("gpu", "12.0", "cudnn", True), ("gpu", "8.9", "cudnn", False),
+     ("gpu", "8.0", "cudnn", False), ("gpu", "7.5", "xla", False), ("gpu", "gfx942", "xla", False),
+     ("cpu", None, "cudnn", True)],
 )  # fmt: skip
-def test_packed_rows_need_a_hopper(monkeypatch, backend, capability, kernel):
+def test_the_form_of_packed_rows_follows_from_the_gpu(monkeypatch, backend, said, kernel, in_place):
     """Without a GPU, a program can only be compiled for one elsewhere."""
-    device = SimpleNamespace(compute_capability=capability)
+    device = SimpleNamespace(compute_capability=said)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     about = {"platform": "gpu", "length": 4096}
-    choice = attention.select("auto", dtype="bfloat16", packed=True, **about)
+    choice = attention.select("auto", dtype="bfloat16", **about)
     assert choice.kernel == kernel
-    assert kernel == "cudnn" or "GPUs from Hopper on" in choice.reason
-    assert attention.select("auto", dtype="bfloat16", **about).kernel == "cudnn"
-    assert attention.select("auto", dtype="float32", packed=True, **about).kernel == "xla"
+    assert kernel == "cudnn" or "NVIDIA's GPUs from Ampere on" in choice.reason
+    assert attention.select("auto", dtype="float32", **about).kernel == "xla"
+    assert (attention_cudnn.capability() >= attention_cudnn.HOPPER) == in_place
+    with attention_cudnn.compiled_for((8, 6)):
+        assert attention_cudnn.capability() == (8, 6)
 
 
 @pytest.mark.parametrize("case", cudnn_check.CASES.values(), ids=cudnn_check.CASES)
@@ -300,3 +316,38 @@ def test_packed_rows_compile_for_h100s(causal, heads, tensor, calls):
     sizes = [math.prod(map(int, dims.split(","))) for dims in re.findall(r"\w\[([\d,]+)\]", text)]
     assert max(sizes) < T * T
     assert compiled.memory_analysis().temp_size_in_bytes < 2**30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(gpus.PLUGIN_MISSING, reason=gpus.REASON)
+@pytest.mark.parametrize(
+    ("kind", "moved", "temporary", "calls"),
+    [("h100", 1.5e9, 2**29, 20), ("a100", 4.5e9, 2**31, 24)],
+)
+def test_a_row_s_attention_moves_little(kind, moved, temporary, calls):
+    """A layer of a 3B over a row of 8,192 tokens that share prompts, forward, again and backward,
+    on one GPU that is not there. Scores would be 4 GB each time that they are written."""
+    T, N, K, H = 8192, 16, 2, 128
+    where = slices.find(f"{kind}:1")
+    mesh = make_mesh(1, 1, 1, devices=where.devices)
+    machine = where.machine(mesh)
+
+    def array(*shape, dtype=jnp.bfloat16):
+        whole = NamedSharding(mesh, PartitionSpec())
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
+
+    def loss(q, k, v, segments, prefix, weigh):
+        masks = {"segments": segments, "prefix": prefix}
+        attend = partial(attention.attention, causal=True, kernel="cudnn", **masks)
+        return (jax.checkpoint(attend)(q, k, v) * weigh).astype(jnp.float32).sum()
+
+    ids = array(1, T, dtype=jnp.int32)
+    qkv = array(1, T, N, H), array(1, T, K, H), array(1, T, K, H)
+    with jax.set_mesh(mesh), attention_cudnn.compiled_for(machine.capability):
+        lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*qkv, ids, ids, array(1, T, N, H))
+    compiled = lowered.compile(compiler_options=dict(machine.options))
+    text = compiled.as_text()
+    assert text.count("__cudnn$fmhaSoftmax") == calls
+    assert max(elements for _, elements in traffic.lines(text, "= ")) <= N * T * T // 8
+    assert compiled.memory_analysis().temp_size_in_bytes < temporary
+    assert traffic.traffic(text).total() < moved

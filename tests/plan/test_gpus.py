@@ -53,16 +53,14 @@ def test_programs_may_use_the_share_that_commands_take(monkeypatch):
     assert gpus.chip(GPUS["h100"]).hbm_bytes == GPUS["h100"].memory // 2
 
 
-def test_packed_rows_are_cudnn_s_from_hopper_on():
-    def chosen():
-        return attention.select(
-            "cudnn", platform="gpu", length=8192, dtype="bfloat16", packed=True
-        ).kernel
-
-    for name, kernel in (("a100", "xla"), ("rtx4090", "xla"), ("h100", "cudnn"), ("b200", "cudnn")):
+def test_packed_rows_are_cudnn_s_and_read_in_place_from_hopper_on():
+    about = {"platform": "gpu", "length": 8192, "dtype": "bfloat16"}
+    for name in ("a100", "rtx4090", "h100", "b200"):
         with attention_cudnn.compiled_for(GPUS[name].capability):
-            assert chosen() == kernel, name
-    assert chosen() == "cudnn"
+            assert attention.select("auto", **about).kernel == "cudnn", name
+            in_place = attention_cudnn.capability() >= attention_cudnn.HOPPER
+            assert in_place == (name in ("h100", "b200"))
+    assert attention.select("auto", **about).kernel == "cudnn"
 
 
 @WITH_PLUGIN

@@ -1,10 +1,11 @@
 """cuDNN's packed attention in NumPy and float64, from its documented semantics.
 
 Sequence j has the elements from `offsets[j]` on, one token after another, of the arrays as they lie
-in memory, and `lengths[j]` tokens. If causal, query i of a sequence sees its keys up to i. The
-log-sum-exp is `[sequences, heads, longest]`, natural, of scaled scores. The backward pass takes the
-weights to be `exp(scores - lse)` for the given log-sum-exp, and the derivative of the softmax from
-the given output. What lies outside the sequences is never written: here it is NaN.
+in memory, and `lengths[j]` tokens. Without offsets it is the beginning of row j. If causal, query i
+of a sequence sees its keys up to i. The log-sum-exp is `[sequences, heads, longest]`, natural, of
+scaled scores. The backward pass takes the weights to be `exp(scores - lse)` for the given
+log-sum-exp, and the derivative of the softmax from the given output. What lies outside the
+sequences is never written: here it is NaN.
 """
 
 import jax
@@ -74,6 +75,9 @@ def _sequences(q, k, layout):
     its queries or keys out of an array."""
     lengths = [np.asarray(x).reshape(-1) for x in layout[:2]]
     offsets = [np.asarray(x).reshape(-1) for x in layout[2:]]
+    if not offsets[0].size:
+        assert len(lengths[0]) == len(q) == len(k)
+        offsets = [np.arange(len(x), dtype=np.int32) * int(np.prod(x.shape[1:])) for x in (q, k)]
     assert all(x.dtype == np.int32 for x in (*lengths, *offsets))
     real = lengths[0] > 0
     assert (real[:-1] >= real[1:]).all(), "an empty sequence before another"
