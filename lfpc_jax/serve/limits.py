@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,8 @@ from lfpc_jax.serve.refused import Refused
 
 Receive = Callable[[], Awaitable[Any]]
 
+_LINGER = 5.0
+"""Seconds in which the rest of a body that is too large is read and forgotten."""
 _COPIES = 3
 """How often a body is in memory while it is read: as bytes, as text, and as its pictures."""
 
@@ -104,6 +106,8 @@ async def body_of(
         )
     declared = headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared) > limits.body_bytes:
+        if "expect" not in headers:
+            await _discard(receive)
         raise _too_large(limits)
     body = bytearray()
     try:
@@ -114,6 +118,8 @@ async def body_of(
                     raise Gone
                 more = message.get("body", b"")
                 if len(body) + len(more) > limits.body_bytes:
+                    body.clear()
+                    await _discard(receive)
                     raise _too_large(limits)
                 own.take(_COPIES * len(more))
                 body += more
@@ -125,6 +131,15 @@ async def body_of(
             f"the body did not come within {limits.body_seconds:g} s",
             code="body_too_slow",
         ) from None
+
+
+async def _discard(receive: Receive) -> None:
+    """Reads on for a while: some clients hear no reply while they send."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER):
+            while (message := await receive())["type"] == "http.request":
+                if not message.get("more_body", False):
+                    return
 
 
 def _too_large(limits: Limits) -> Refused:
