@@ -136,7 +136,7 @@ def shapes_of(
         members=1,
         prefill_rows=batch,
         extend_rows=batch,
-        kept=args.slots,
+        kept=max(args.slots, batch),
         window=window,
     )
 

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from lfpc_jax.cli import serve
+from lfpc_jax.cli.parsers.serve import parser
 from lfpc_jax.data.scene import WORLDS
 from lfpc_jax.data.world import World
+from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.dialogue import question
+from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.said import said
 from lfpc_jax.run.session import Session
 from support.served import data_url, message
@@ -50,6 +53,14 @@ def test_a_folder_of_pictures_must_be_there(tmp_path, capsys):
 def test_a_crop_network_answers_no_questions(capsys):
     assert serve.main(["--model", str(ROOT / "configs/micro/boxes"), "--port", "0"]) == 1
     assert "crop network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("slots", [1, 3, 4, 16, 64])
+def test_any_number_of_slots_has_shapes(slots):
+    args = parser().parse_args(["--model", WARM, "--slots", str(slots)])
+    shapes = serve.shapes_of(Asking(), Rules(), args, window=4, groups=1)
+    assert shapes.slots == slots
+    assert shapes.kept >= shapes.prefill_rows
 
 
 @pytest.mark.slow
