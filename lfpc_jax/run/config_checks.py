@@ -15,7 +15,6 @@ from lfpc_jax.cropvlm.remote import check_settings
 from lfpc_jax.distributed.mesh import check_slices, sides_of
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.preprocessor_config import has_processor
-from lfpc_jax.remote.hub import fetching_nothing
 from lfpc_jax.rollout.sampling import COLDEST
 from lfpc_jax.rollout.zoom import Zoom
 from lfpc_jax.run.config import TargetSettings, TrainConfig, updates_of
@@ -330,8 +329,7 @@ def _check_target(config: TrainConfig, target: TargetSettings) -> None:
 def _processor_of(model: Path) -> ImageProcessor:
     """The image processor of the model's folder or assets. If the model is not here, the one of the
     published models."""
-    with fetching_nothing():
-        model = here(model)
+    model = here(model)
     run = model.parent.parent if model.parent.name == "checkpoints" else model
     folders = run / "assets", store.assets_of(model), model
     folder = next((folder for folder in folders if has_processor(folder)), None)

@@ -69,9 +69,11 @@ def located(path: Path) -> Path:
 
 
 def here(path: Path) -> Path:
-    """As `located`, or the path itself where that would have to be fetched and may not be."""
+    """As `located`, for what needs no weights: nothing is fetched, and a path that would have to be
+    stays as it is."""
     try:
-        return located(path)
+        with hub.fetching_nothing():
+            return located(path)
     except hub.NotHere:
         return path
 
