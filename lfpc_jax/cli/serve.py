@@ -124,7 +124,7 @@ def shapes_of(
     beginning is kept for others about the same picture."""
     following = after_prompt(rules, asking.crop_tokens)
     batch = together(args.slots, groups)
-    texts: Buckets = geometric(min(512, args.prompt_tokens), args.prompt_tokens, 4)
+    texts: Buckets = geometric(min(512, args.prompt_tokens), args.prompt_tokens, 4.0)
     return RolloutShapes(
         slots=args.slots,
         chunk=CHUNK,
