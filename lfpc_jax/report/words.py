@@ -89,7 +89,7 @@ _WORDS = {
     "rollout/encode": ("Encoding pictures and crops", "seconds"),
     "rollout/prefill": ("Computing prompts", "seconds"),
     "rollout/extend": ("Writing crops and replies onto rows", "seconds"),
-    "rollout/waiting": ("Waiting for prompts or crops", "seconds"),
+    "rollout/waiting": ("All rows wait for prompts or crops", "seconds"),
     "rollout/host": ("The host: texts, boxes, bookkeeping", "seconds"),
     "rollout/occupancy": ("Slots that sample", "share of slots and steps"),
     "rollout/idle_ended": ("Slots whose turn has just ended", "share of slots and steps"),

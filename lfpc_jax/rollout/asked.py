@@ -28,10 +28,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Scheduling:
-    """With so many worker threads, as many records are opened before they are needed, beside those
-    of the next prefill. `refill` and `share_prefix` are turned off only to measure what they are
-    worth."""
+    """So many records are opened before they are needed, beside those of the next prefill. `refill`
+    and `share_prefix` are turned off only to measure what they are worth."""
 
-    workers: int = 2
+    opened: int = 2
     refill: bool = True
     share_prefix: bool = True

@@ -5,8 +5,8 @@ ones, with what the old ones wrote into their caches; every token keeps the vers
 Episodes that begin later begin from a prompt that the new weights prefilled.
 
 Prompts are prepared and crops are cut in worker threads; the device waits for them only when no row
-can decode, or when few can and the replies to many are nearly there (`patience`). A slot that falls
-free is refilled at once, from a prompt that is in memory, in the shard that the prompt is in.
+can decode. A slot that falls free is refilled at once, from a prompt that is in memory, in the
+shard that the prompt is in.
 
 If a record is to be rolled out with altered crops as well, its row goes back to the episode's first
 call once the episode has ended, and goes on from there with another reply, once for each
@@ -20,7 +20,6 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.rollout.asked import Asked, Scheduling
@@ -28,7 +27,6 @@ from lfpc_jax.rollout.dialogue import Dialogue, Opening, ToolReply
 from lfpc_jax.rollout.episode import Episode, Rules, rollout_key
 from lfpc_jax.rollout.finite import check_logprobs
 from lfpc_jax.rollout.items import Beginning, Extension, LiveRow, Prompt, Rewind, Visual
-from lfpc_jax.rollout.patience import Patience, timed
 from lfpc_jax.rollout.pending import AlteredGroup, Ended, Pending, PromptInMemory, Resumed
 from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.skipped import PromptTooLong
@@ -45,8 +43,8 @@ class Stats:
     sampled no token are counted by why: the row's turn had `ended` before the chunk did, or it
     waited for a reply (`replies`); the slots of the others had no episode.
 
-    `parts` are the seconds of each program, and those that were waited for prompts or crops because
-    no row could decode, or few (`waiting`). What is left of `seconds` is the host's."""
+    `parts` are the seconds of each program, and those in which no row could decode because all
+    waited for prompts or crops (`waiting`). What is left of `seconds` is the host's."""
 
     slots: int
     steps: int = 0
@@ -92,8 +90,7 @@ class Scheduler:
         self.records = iter(asked.records)
         self.rows: dict[int, Episode] = {}
         self.live: set[int] = set()
-        self.replies: dict[Future[tuple[float, tuple[ToolReply, Visual | None]]], int] = {}
-        self.patience = Patience(how.workers)
+        self.replies: dict[Future[tuple[ToolReply, Visual | None]], int] = {}
         self.openings: deque[tuple[Record | Opening, int, Future[_Opened]]] = deque()
         self.prompts: list[PromptInMemory] = []
         self.prompt_of: dict[Episode, PromptInMemory] = {}
@@ -121,19 +118,13 @@ class Scheduler:
         if self.ready:
             ended, self.ready = self.ready, []
             return [Ended(group.seed, group.name, self._finished(group)) for group in ended]
-        awaited = [reply for reply in self.replies if not reply.done()]
-        if patience := self.patience.seconds(len(self.live), len(awaited)):
-            self._wait(awaited, timeout=patience)
-        elif self.live:
+        if self.live:
             self._decode()
         elif pending := [f for f in self._futures() if not f.done()]:
-            self._wait(pending, return_when=FIRST_COMPLETED)
+            begun = time.perf_counter()
+            wait(pending, return_when=FIRST_COMPLETED)
+            self.stats.parts["waiting"] += time.perf_counter() - begun
         return []
-
-    def _wait(self, futures: list[Future], **until: Any) -> None:
-        begun = time.perf_counter()
-        wait(futures, **until)
-        self.stats.parts["waiting"] += time.perf_counter() - begun
 
     @property
     def idle(self) -> bool:
@@ -196,7 +187,7 @@ class Scheduler:
 
     def _open_ahead(self) -> None:
         """Keeps as many records opened, or being opened, as may be needed next."""
-        ahead = self.how.workers + self.shapes.prefill_rows
+        ahead = self.how.opened + self.shapes.prefill_rows
         wanted = ahead - len(self.openings)
         for record, seed in itertools.islice(self.records, max(wanted, 0)):
             self.left[seed] += 1
@@ -340,9 +331,7 @@ class Scheduler:
 
     def _decode(self) -> None:
         live = sorted(self.live)
-        begun = time.perf_counter()
         columns, drawn = self.slots.decode([self._live_row(row) for row in live], self.sampling)
-        self.patience.decoded(time.perf_counter() - begun)
         steps = int(drawn.steps)
         self.stats.steps += steps
         self.stats.idle["replies"] += steps * (len(self.rows) - len(live))
@@ -380,7 +369,7 @@ class Scheduler:
     def _ask(self, row: int, request: Ready | Refusal) -> None:
         episode = self.rows[row]
         asked = request, episode.opening, episode.cut
-        self.replies[self.pool.submit(timed, self._prepare, episode.dialogue, *asked)] = row
+        self.replies[self.pool.submit(self._prepare, episode.dialogue, *asked)] = row
 
     def _prepare(
         self,
@@ -433,8 +422,7 @@ class Scheduler:
         for future in [future for future in self.replies if future.done()]:
             row = self.replies.pop(future)
             episode = self.rows[row]
-            seconds, (reply, visual) = future.result()
-            self.patience.replied(seconds)
+            reply, visual = future.result()
             written = episode.take(reply)
             if written is None:
                 self._end(row)
@@ -453,7 +441,7 @@ class Scheduler:
             self._follow(row, then)
 
     def _follow(self, row: int, reply: Callable[[], ToolReply]) -> None:
-        self.replies[self.pool.submit(timed, lambda: self._seen(reply()))] = row
+        self.replies[self.pool.submit(lambda: self._seen(reply()))] = row
 
     def _end(self, row: int) -> None:
         episode = self.rows.pop(row)
