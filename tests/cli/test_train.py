@@ -127,6 +127,7 @@ def test_rollouts_from_scrambled_weights_stop_the_run_before_they_are_trained_on
     same(run, whole)
 
 
+@pytest.mark.slow
 def test_where_no_prompt_can_be_shown_it_ends_and_says_why(folder):
     run = folder / "nothing"
     errors = finished(start(folder, run, "--rollout.prompt_text", "4"), code=1)
@@ -136,6 +137,7 @@ def test_where_no_prompt_can_be_shown_it_ends_and_says_why(folder):
     assert not metrics(run)
 
 
+@pytest.mark.slow
 def test_an_alarm_that_stops_saves_and_exits_with_3(folder):
     """After the second of three steps without enough crops. Its rollouts are at a temperature that
     updates follow, and its validation is greedy."""
@@ -153,6 +155,7 @@ def test_an_alarm_that_stops_saves_and_exits_with_3(folder):
     assert "compiled after warm-up" not in errors
 
 
+@pytest.mark.slow
 def test_a_step_without_rewards_is_not_trained_on_and_goes_on_once_that_is_mended(
     folder, monkeypatch
 ):

@@ -83,6 +83,7 @@ def test_killed_it_begins_unfinished_episodes_anew(folder, ahead):
         assert ours == theirs
 
 
+@pytest.mark.slow
 def test_what_is_too_old_is_dropped_and_counted(folder):
     run = folder / "ahead-bounded"
     finished(start(folder, run, *FLAGS, "--update.most_stale", "1"))

@@ -74,7 +74,9 @@ def test_killed_while_it_saves_and_resumed_is_as_if_it_never_was(folder, whole, 
     same(run, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_told_to_stop_it_saves_and_exits_with_0_and_resumes_exactly_without_its_first_model(
     folder, whole, number
 ):
@@ -96,6 +98,7 @@ def test_told_to_stop_it_saves_and_exits_with_0_and_resumes_exactly_without_its_
     same(run, whole)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_it_at_once_and_loses_no_checkpoint(folder, whole):
     run = folder / "twice"
     process = start(folder, run)

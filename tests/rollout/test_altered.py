@@ -102,7 +102,9 @@ def test_the_first_turn_is_not_sampled_again(shared):
     assert rollouts == len(RECORDS) * ROLLOUTS + len(names) * resumed
 
 
-@pytest.mark.parametrize("how", [pytest.param("copies", marks=pytest.mark.slow), "small", "mesh"])
+@pytest.mark.parametrize(
+    "how", ["small", *(pytest.param(how, marks=pytest.mark.slow) for how in ("copies", "mesh"))]
+)
 def test_whatever_the_slots(how):
     shapes = {
         "copies": small.SHAPES,

@@ -105,8 +105,10 @@ def test_log_probabilities_equal_a_whole_forward(episodes):
 
 @pytest.mark.parametrize(
     "how",
-    [Sampling(temperature=0.7, top_k=20), Sampling(temperature=1.2, top_p=0.8)],
-    ids=["top-k", "top-p"],
+    [
+        pytest.param(Sampling(temperature=0.7, top_k=20), marks=pytest.mark.slow, id="top-k"),
+        pytest.param(Sampling(temperature=1.2, top_p=0.8), id="top-p"),
+    ],
 )
 def test_log_probabilities_of_truncated_sampling(how):
     rules = replace(RULES, sampling=how, episode_tokens=20)
@@ -177,6 +179,7 @@ def test_the_seconds_of_a_run_come_apart(shared):
     assert rollout_metrics(shared.stats, shared.stats) == {}, "nothing since"
 
 
+@pytest.mark.slow
 def test_500_episodes_of_any_shape_compile_nothing_more(caplog):
     """Pictures and crops of random shapes, strips included, after a warm-up."""
     rng = np.random.default_rng(0)

@@ -18,7 +18,16 @@ from support.processes import run_both
 pytestmark = pytest.mark.compiles
 
 
-@pytest.mark.parametrize(("slots", "chunk"), [(1, 8), (3, 1), (8, 64), (32, 8), (4, 64)])
+@pytest.mark.parametrize(
+    ("slots", "chunk"),
+    [
+        (1, 8),
+        (32, 8),
+        (4, 64),
+        pytest.param(3, 1, marks=pytest.mark.slow),
+        pytest.param(8, 64, marks=pytest.mark.slow),
+    ],
+)
 def test_slots_and_chunks_change_nothing(episodes, slots, chunk):
     wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
     made = engine(replace(small.SHAPES, slots=slots, chunk=chunk))
@@ -30,7 +39,7 @@ def test_slots_and_chunks_change_nothing(episodes, slots, chunk):
     [
         {"refill": False},
         {"share_prefix": False},
-        {"unstacked": True},
+        pytest.param({"unstacked": True}, marks=pytest.mark.slow),
         {"workers": 1},
     ],
     ids=str,
@@ -75,7 +84,9 @@ def test_order_and_seed(shared, episodes):
     assert sum(np.array_equal(other[name].ids, wanted[name].ids) for name in wanted) <= 2
 
 
-@pytest.mark.parametrize("sides", [(2, 2, 2), (4, 1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "sides", [(2, 2, 2), pytest.param((4, 1, 2), marks=pytest.mark.slow)], ids=str
+)
 def test_a_mesh_changes_nothing(episodes, sides):
     mesh = make_mesh(*sides)
     shapes = replace(small.SHAPES, slots=8, prefill_rows=2, extend_rows=4)

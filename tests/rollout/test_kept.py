@@ -96,7 +96,9 @@ def test_a_blank_crop_is_encoded_once_for_each_size(keeping, whole):
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("how", ["scarce", pytest.param("copies", marks=pytest.mark.slow), "mesh"])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(how, marks=pytest.mark.slow) for how in ("scarce", "copies")), "mesh"]
+)
 def test_what_is_kept_changes_nothing(whole, how):
     """With room for two beginnings most are computed again; with no room for embeddings, all."""
     shapes = replace(small.SHAPES, kept=2, prefill_rows=2, prefixes=2, members=2)

@@ -90,6 +90,7 @@ def compiled(tmp_path_factory):
     return events, (folder / "run" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_programs_of_a_run_are_those_that_are_said(compiled):
     events, log = compiled
     names = {name for _, name in events}
