@@ -18,7 +18,7 @@ from jaxtyping import install_import_hook
 # A test's time says nothing on a busy machine.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
-pytest_plugins = ["support.compilations"]
+pytest_plugins = ["support.compilations", "support.chromium"]
 install_import_hook("lfpc_jax", "beartype.beartype")
 
 jax.devices()  # all eight, before a plan for two of them could be the first to ask

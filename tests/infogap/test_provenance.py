@@ -51,7 +51,7 @@ def test_train_refuses_it_before_anything_is_loaded_and_may_be_told_not_to(
     command = ["--config", micro.__file__, "--dry-run"]
     assert train.main(command) == 1
     assert "rollout.image_tokens is 24" in capsys.readouterr().err
-    assert train.main([*command, "--other-budget"]) == 0
+    assert train.main([*command, "--other-budget", "--rollout.prompt_text", "48,64"]) == 0
 
 
 def test_records_without_a_gap_are_counted(tmp_path):

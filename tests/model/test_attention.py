@@ -53,7 +53,7 @@ def test_a_segment_sees_the_one_that_it_continues(monkeypatch, budget):
 
 
 def test_which_kernels_serve_prefixes():
-    asked = {"platform": "tpu", "dtype": "bfloat16", "packed": True}
+    asked = {"platform": "tpu", "dtype": "bfloat16"}
     assert attention.select("auto", **asked, length=512).kernel == "splash"
     assert attention.select("auto", **asked, length=2**15, continued=True).kernel == "splash"
     longer = attention.select("auto", **asked, length=2**15 + 128, continued=True)
@@ -82,7 +82,7 @@ def test_long_rows_never_hold_a_full_score_matrix(monkeypatch, gradient, by_bloc
         ("auto", "tpu", {}, "splash", "default on tpu"),
         ("auto", "gpu", {}, "cudnn", "default on gpu"),
         ("auto", "tpu", {"length": 64}, "xla", "64 tokens are under"),
-        ("auto", "gpu", {"packed": True, "continued": True}, "cudnn", "default on gpu"),
+        ("auto", "gpu", {"continued": True}, "cudnn", "default on gpu"),
         ("cudnn", "gpu", {"causal_and_valid": True}, "xla", "no mask for causal rows"),
         ("cudnn", "gpu", {"dtype": jnp.float32}, "xla", "float32"),
         ("xla", "tpu", {}, "xla", "as configured"),

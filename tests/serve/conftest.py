@@ -2,10 +2,7 @@
 
 import pytest
 
-from support.chromium import browser
 from support.served import served, warmed
-
-__all__ = ["browser"]
 
 
 @pytest.fixture(scope="session")

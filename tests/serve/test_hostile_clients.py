@@ -231,7 +231,8 @@ def test_a_client_that_does_not_read_is_given_up(made):
         service.worker.stop()
         return time.monotonic() - begun
 
-    assert asyncio.run(ask()) < 15
+    with ThreadPoolExecutor(1) as elsewhere:  # a browser's loop may run in this thread
+        assert elsewhere.submit(asyncio.run, ask()).result() < 15
 
 
 # ------------------------------------------------------------------ nonsense
@@ -272,7 +273,7 @@ def test_messages_that_are_none_are_refused_by_name(server, messages):
 
 
 def test_many_refusals_at_once_leave_nothing_behind(server):
-    before = threading.active_count()
+    before = len(_own_threads())
     threads = [
         threading.Thread(target=server.refused, args=({"model": "small", "messages": [None]},))
         for _ in range(50)
@@ -281,5 +282,10 @@ def test_many_refusals_at_once_leave_nothing_behind(server):
         thread.start()
     for thread in threads:
         thread.join()
-    server.waits_until(lambda: threading.active_count() <= before + 4)
+    server.waits_until(lambda: len(_own_threads()) <= before + 4)
     answers(server)
+
+
+def _own_threads():
+    """All but those of the pool that uvicorn's framework keeps, which is bounded."""
+    return [one for one in threading.enumerate() if not one.name.startswith("AnyIO")]
