@@ -287,5 +287,6 @@ def test_many_refusals_at_once_leave_nothing_behind(server):
 
 
 def _own_threads():
-    """All but those of the pool that uvicorn's framework keeps, which is bounded."""
-    return [one for one in threading.enumerate() if not one.name.startswith("AnyIO")]
+    """All but those of the two pools, which are bounded: the web framework's, and the readers'."""
+    pools = ("AnyIO", "reader")
+    return [one for one in threading.enumerate() if not one.name.startswith(pools)]
