@@ -6,10 +6,16 @@
     evaluate.py OUT --model CROPPER --target DIR --data text_vqa_boxes:rows.parquet \\
         --modes tool direct --boxes true centre random whole rel_att --expand 2 4 9 16
 
+    evaluate.py OUT --endpoint http://host:8000/v1 --endpoint-model NAME --model DIR --data FILE
+
 DIR is a Hugging Face folder, one that convert.py wrote, or a training run's: RUN (its newest
 checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. --data takes HR-Bench (TSV or parquet),
 V* (its folder, or its JSON list), sets in our layout, and READER:PATH (see `data.sources`), each
 also as NAME=PATH. Crops are always cut from the original, whatever budget the shown image has.
+
+With --endpoint a server has the model, and the crop loop runs here: DIR gives the tokenizer, the
+template, the processor and how the model is asked; its weights are not read (see
+`evaluation.endpoint`).
 
 With --target (or --target-url and --target-model) a frozen model answers, and --model is the crop
 network whose boxes it is shown. It is also shown no crop (--modes direct), boxes that no network
@@ -74,6 +80,7 @@ from lfpc_jax.rewards.judge import Judge, JudgeFailed
 from lfpc_jax.rollout.asking import digest
 from lfpc_jax.run import progress
 from lfpc_jax.run.claim import FolderClaim
+from lfpc_jax.run.endpoints import EndpointEngines
 from lfpc_jax.run.engines import Engines
 from lfpc_jax.run.models import shown_path
 from lfpc_jax.run.targets import TargetEngines
@@ -100,6 +107,7 @@ def evaluate(args: argparse.Namespace, claim: FolderClaim) -> int:
     judge = judge_flags.judge_of(args, cache, batch_seconds=_JUDGING) if first else None
     # ------------------------------------------------------------------ the answers
     if not args.rescore:
+        _check_endpoint(args)
         if not args.data or (args.model is None and not args.target and not args.target_url):
             raise ValueError(
                 "give --model and --data (or --target and --data), or --rescore for the answers "
@@ -158,9 +166,7 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
             alteration(name, benchmark.records)  # refuses what it cannot alter, before any hour
     _check_true_boxes(benchmarks, conditions)
     records = [record for benchmark in benchmarks for record in benchmark.records]
-    engines = (
-        Engines.load(args) if settings is None else TargetEngines.load(args, settings, records)
-    )
+    engines = _engines(args, settings, records)
     asked = engines.asked | {"rollouts": args.rollouts, "seed": args.seed}
     if args.model is not None:
         asked |= _asking(args)
@@ -193,6 +199,31 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
             )
     share = sum(len(own_questions(benchmark.records)) for benchmark in benchmarks)
     _tell(unanswered, share * len(conditions), args)
+
+
+def _engines(
+    args: argparse.Namespace, settings: TargetSettings | None, records: Sequence[Record]
+) -> Engines | EndpointEngines | TargetEngines:
+    """What is asked, by where it is."""
+    if settings is not None:
+        return TargetEngines.load(args, settings, records)
+    return EndpointEngines.load(args) if args.endpoint else Engines.load(args)
+
+
+def _check_endpoint(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags of a server that contradict others, or lack some."""
+    if bool(args.endpoint) != bool(args.endpoint_model):
+        raise ValueError("a model on a server needs both --endpoint and --endpoint-model")
+    if args.endpoint and (args.target or args.target_url):
+        raise ValueError(
+            f"--endpoint {args.endpoint}: a crop network that a server has cannot be asked; give "
+            "it as --model alone, or leave --target out"
+        )
+    if args.endpoint and args.model is None:
+        raise ValueError(
+            f"--endpoint {args.endpoint}: give the model's folder as --model, too; its tokenizer, "
+            "template and processor are read, and no weights"
+        )
 
 
 def _once(
@@ -274,11 +305,12 @@ def _asking(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _tell(unanswered: Sequence[str], asked: int, args: argparse.Namespace) -> None:
-    """Prints how many questions the target could not be asked. Raises ValueError if it was most."""
+    """Prints how many questions could not be asked. Raises ValueError if it was most."""
     if not unanswered:
         return
+    whose = "server" if args.endpoint else "target"
     told = (
-        f"{len(unanswered)} questions could not be put to the target, and have no answer; the "
+        f"{len(unanswered)} questions could not be put to the {whose}, and have no answer; the "
         f"first: {unanswered[0]}"
     )
     if len(unanswered) > args.max_unjudged * asked:

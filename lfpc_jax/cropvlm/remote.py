@@ -17,9 +17,7 @@ the target. The API key is read from the environment. It appears in no message, 
 neither does any text of the server but its answers. An answer that repeats the key is a fault.
 """
 
-import base64
 import hashlib
-import io
 import json
 import logging
 import threading
@@ -29,17 +27,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.cropvlm.showing import Conversation, Pixels, Showing, read_answer
 from lfpc_jax.cropvlm.target import NOT_SHOWN, Likelihood, Question, Said
 from lfpc_jax.data.rejected import Unusable
-from lfpc_jax.processing.chat import ChatTemplate, Message
+from lfpc_jax.processing.chat import ChatTemplate
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.remote.client import OUT_OF_TIME, Batch, Client, remedies
 from lfpc_jax.remote.completion import Failed, how_it_ended, read_completion
+from lfpc_jax.remote.messages import data_url, png, with_pictures
 from lfpc_jax.remote.request import Reply, check_url
 from lfpc_jax.remote.store import Store
 from lfpc_jax.rewards.judge import Bar, no_bar
@@ -113,7 +111,7 @@ class RemoteTarget:
         Raises `TargetFailed` if there is no answer, or if it does not say red."""
         batch = Batch(self.settings.patience.reply_seconds, patient=False)
         red = np.full((224, 224, 3), (255, 0, 0), np.uint8)
-        picture = Picture(data=_png(red))
+        picture = Picture(data=png(red))
         record = Record(
             "check", "What colour is this picture? Answer with one word.", "red", picture
         )
@@ -191,7 +189,8 @@ class RemoteTarget:
         return Said(read_answer(answer))
 
     def _ask(self, conversation: Conversation, batch: Batch) -> str:
-        body = self._parameters() | {"messages": _messages(conversation, _data_url)}
+        messages = with_pictures(conversation.messages, conversation.pictures, data_url)
+        body = self._parameters() | {"messages": messages}
         return self._client.ask(body, self._read, batch)
 
     def _read(self, reply: Reply) -> str:
@@ -216,7 +215,7 @@ class RemoteTarget:
         """A digest of all that decides an answer. Of pictures these are the pixels: another
         version of the PNG encoder asks nothing again."""
         asked = {"url": self._client.url, **self._parameters()}
-        asked["messages"] = _messages(conversation, _digest)
+        asked["messages"] = with_pictures(conversation.messages, conversation.pictures, _digest)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
     def _keep(self, key: str, answer: str, record: Record) -> None:
@@ -270,33 +269,6 @@ class _NoTokenizer(Tokenizer):
         raise ValueError(
             "the target's tokenizer is on its server; take a local target, as target.path MODEL"
         )
-
-
-def _messages(conversation: Conversation, written: Any) -> list[Message]:
-    """The messages as a server takes them, with every picture as `written` writes it."""
-    pictures = iter(conversation.pictures)
-
-    def part(given: dict[str, Any]) -> dict[str, Any]:
-        if given["type"] != "image":
-            return given
-        return {"type": "image_url", "image_url": {"url": written(next(pictures))}}
-
-    messages = [
-        {**message, "content": [part(given) for given in message["content"]]}
-        for message in conversation.messages
-    ]
-    assert next(pictures, None) is None, "a picture without its place"
-    return messages
-
-
-def _data_url(picture: Pixels) -> str:
-    return f"data:image/png;base64,{base64.b64encode(_png(picture)).decode()}"
-
-
-def _png(picture: Pixels) -> bytes:
-    file = io.BytesIO()
-    PIL.Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
 
 
 def _digest(picture: Pixels) -> str:

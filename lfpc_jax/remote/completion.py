@@ -7,6 +7,7 @@ has to be complete. A failure names the status by its number, an error code if i
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import responses
@@ -74,6 +75,56 @@ def read_completion(reply: Reply, *, empty_if_cut_off: bool = False) -> Completi
         pass
     what = "no JSON" if body is None else "JSON without choices[0].message.content as a text"
     raise Failed("no chat completion", f": {len(reply.body)} bytes, {what}")
+
+
+@dataclass(frozen=True)
+class Said:
+    """A turn of a conversation. `calls` are the tool calls that the server has taken out of the
+    text, each as its name and its arguments (JSON, as the model wrote it). `stop` is the stop
+    string that ended the turn, empty if none did, and None if the server does not say. `prompt` and
+    `sampled` are the tokens that it counted, None if it did not."""
+
+    text: str
+    calls: tuple[tuple[str, str], ...]
+    cut_off: bool
+    stop: str | None
+    prompt: int | None
+    sampled: int | None
+
+
+def read_said(reply: Reply) -> Said:
+    """Raises `Failed` for anything that is not a chat completion with a text or a call."""
+    if reply.status != 200:
+        raise _refused(reply)
+    ended = how_it_ended(reply)
+    if ended == "declined":
+        raise Failed("declined", ": the model would not answer", again=False, alike=False)
+    with suppress(KeyError, IndexError, TypeError, AttributeError, ValueError):
+        body = _json(reply)
+        choice = body["choices"][0]
+        content = choice["message"]["content"]
+        functions = [call["function"] for call in choice["message"].get("tool_calls") or ()]
+        calls = tuple((function["name"], function["arguments"]) for function in functions)
+        if content is None and (calls or ended == "cut off"):
+            content = ""
+        texts = [content, *(text for call in calls for text in call)]
+        if all(isinstance(text, str) for text in texts):
+            usage = body.get("usage") or {}
+            counted = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+            prompt, sampled = (count if type(count) is int else None for count in counted)
+            return Said(content, calls, ended == "cut off", _stop(choice), prompt, sampled)
+    raise Failed(
+        "no chat completion", f": {len(reply.body)} bytes without a text or calls of tools"
+    )
+
+
+def _stop(choice: Mapping[str, Any]) -> str | None:
+    """The stop string that ended a turn, which vLLM and SGLang tell under these names, with null or
+    a token's id for the end of the turn."""
+    for name in ("stop_reason", "matched_stop"):
+        if name in choice:
+            return choice[name] if isinstance(choice[name], str) else ""
+    return None
 
 
 def how_it_ended(reply: Reply) -> Literal["", "declined", "cut off"]:

@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "--diagnose", nargs="*", choices=ALTERATIONS, metavar="ALTERATION",
         help=f"also with crops altered: {', '.join(ALTERATIONS)}; all, if none is named",
     )  # fmt: skip
+    _add_endpoint(parser)
     target_flags.add(parser)
     parser.add_argument(
         "--boxes", nargs="+", choices=BOXES, default=[], help="also show the target these boxes"
@@ -70,3 +71,20 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
     process_flags.add(parser)
     return parser
+
+
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "model on a server", "which is asked in place of --model, whose folder says how:"
+    )
+    group.add_argument(
+        "--endpoint", default="", metavar="URL",
+        help="an OpenAI-compatible server, as http://HOST:PORT/v1",
+    )  # fmt: skip
+    group.add_argument("--endpoint-model", default="", help="its name on that server")
+    group.add_argument(
+        "--endpoint-key-variable", default="", help="environment variable that holds its key"
+    )
+    group.add_argument(
+        "--endpoint-seconds", type=float, default=300.0, help="for one reply, at most"
+    )
