@@ -166,7 +166,11 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
             alteration(name, benchmark.records)  # refuses what it cannot alter, before any hour
     _check_true_boxes(benchmarks, conditions)
     records = [record for benchmark in benchmarks for record in benchmark.records]
-    engines = _engines(args, settings, records)
+    engines: Engines | EndpointEngines | TargetEngines
+    if settings is not None:
+        engines = TargetEngines.load(args, settings, records)
+    else:
+        engines = (EndpointEngines if args.endpoint else Engines).load(args)
     asked = engines.asked | {"rollouts": args.rollouts, "seed": args.seed}
     if args.model is not None:
         asked |= _asking(args)
@@ -199,15 +203,6 @@ def _answer(args: argparse.Namespace, journal: Journal) -> None:
             )
     share = sum(len(own_questions(benchmark.records)) for benchmark in benchmarks)
     _tell(unanswered, share * len(conditions), args)
-
-
-def _engines(
-    args: argparse.Namespace, settings: TargetSettings | None, records: Sequence[Record]
-) -> Engines | EndpointEngines | TargetEngines:
-    """What is asked, by where it is."""
-    if settings is not None:
-        return TargetEngines.load(args, settings, records)
-    return EndpointEngines.load(args) if args.endpoint else Engines.load(args)
 
 
 def _check_endpoint(args: argparse.Namespace) -> None:
