@@ -1,7 +1,9 @@
 """What a run of the engine is asked for, and how it is scheduled."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from lfpc_jax.rollout.dialogue import Alter, Opening
 from lfpc_jax.rollout.episode import Episode
@@ -11,6 +13,22 @@ from lfpc_jax.trajectory import Record
 OnEpisode = Callable[[Episode], None]
 OnSkipped = Callable[[Record | Opening, str], None]
 Alters = Callable[[Record], Mapping[str, Alter]]
+T = TypeVar("T")
+
+
+class Queue(Generic[T]):
+    """An iterator that may have more after it had none."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[T] = deque()
+
+    def __iter__(self) -> "Queue[T]":
+        return self
+
+    def __next__(self) -> T:
+        if not self.waiting:
+            raise StopIteration
+        return self.waiting.popleft()
 
 
 @dataclass(frozen=True)

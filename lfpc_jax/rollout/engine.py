@@ -44,6 +44,7 @@ from lfpc_jax.trajectory import Group, Record
 __all__ = ["Engine", "LogitsNotFinite", "OnEpisode", "OnSkipped", "Stats", "own_share"]
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Scheduler)
 
 
 def own_share(records: Iterable[T]) -> Iterator[T]:
@@ -98,6 +99,11 @@ class Engine:
         self.shapes = self.slots.shapes
         self.stats = Stats(self.shapes.slots, parts=self.slots.seconds)
         self.skipped_log = SkippedLog()
+
+    def scheduler(self, pool: ThreadPoolExecutor, asked: Asked, kind: type[S]) -> S:
+        """A run of this engine. Its slots must be allocated while it lasts."""
+        how = self.rules, self.scheduling, self.stats
+        return kind(self.slots, self.dialogue, *how, pool, asked)
 
     def load(self, params: Tree, version: int | None = None) -> None:
         """Sets the parameters to sample from, with layers stacked. Tokens that they draw carry
@@ -176,9 +182,7 @@ class Engine:
         with_seeds = ((record, seed) for record in records)
         asked = Asked(with_seeds, rollouts, sampling, *told, alters=alters)
         with ThreadPoolExecutor(self.workers, "rollout") as pool, self.slots.allocated():
-            scheduler = Scheduler(
-                self.slots, self.dialogue, self.rules, self.scheduling, self.stats, pool, asked
-            )
+            scheduler = self.scheduler(pool, asked, Scheduler)
             try:
                 for ended in scheduler.groups():
                     yield ended.altered, ended.group

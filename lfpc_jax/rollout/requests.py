@@ -11,7 +11,6 @@ samples is what `Engine.run` gives for its record, number and seed: neighbours c
 Nothing is kept of requests that have ended.
 """
 
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lfpc_jax.rollout.asked import Asked
+from lfpc_jax.rollout.asked import Asked, Queue
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Episode, Rules
@@ -53,7 +52,7 @@ class RequestRun:
         self.engine, self.on_episode, self.on_skipped = engine, on_episode, on_skipped
         self.requests: dict[Opening, Request] = {}
         self._left: dict[Request, int] = {}  # episodes that have not ended
-        self._waiting: deque[Request] = deque()
+        self._queue: Queue[Request] = Queue()
         self._open = ExitStack()
 
     def __enter__(self) -> "RequestRun":
@@ -61,16 +60,10 @@ class RequestRun:
         pool = ThreadPoolExecutor(engine.workers, "rollout")
         self._open.callback(pool.shutdown, wait=False, cancel_futures=True)
         self._open.enter_context(engine.slots.allocated())
-        asked = Asked(self, 1, on_episode=self._told, on_skipped=self._skipped)
-        self._scheduler = _Requests(
-            engine.slots,
-            engine.dialogue,
-            engine.rules,
-            engine.scheduling,
-            engine.stats,
-            pool,
-            asked,
-        )
+        # `map` asks its iterator again after that had none, as a generator would not
+        records = map(lambda request: (request.opening, request.seed), self._queue)
+        asked = Asked(records, 1, on_episode=self._told, on_skipped=self._skipped)
+        self._scheduler = engine.scheduler(pool, asked, _Requests)
         self._scheduler.requests = self.requests
         return self
 
@@ -78,27 +71,18 @@ class RequestRun:
         self._scheduler.close()
         self._open.close()
 
-    def __iter__(self) -> "RequestRun":
-        return self
-
-    def __next__(self) -> tuple[Opening, int]:
-        if not self._waiting:
-            raise StopIteration
-        request = self._waiting.popleft()
-        return request.opening, request.seed
-
     def add(self, request: Request) -> None:
         self.requests[request.opening] = request
         self._left[request] = request.rollouts
-        self._waiting.append(request)
+        self._queue.waiting.append(request)
 
     def give_up(self, request: Request) -> None:
         """Forgets a request, wherever it is; one that has ended is no fault."""
         if self.requests.pop(request.opening, None) is None:
             return
         del self._left[request]
-        if request in self._waiting:
-            self._waiting.remove(request)
+        if request in self._queue.waiting:
+            self._queue.waiting.remove(request)
         else:
             self._scheduler.give_up(request.opening)
 
@@ -111,7 +95,7 @@ class RequestRun:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and self._scheduler.idle
+        return not self._queue.waiting and self._scheduler.idle
 
     @property
     def running(self) -> int:

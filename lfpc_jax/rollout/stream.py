@@ -14,31 +14,15 @@ time that crops took. An episode that begins and ends between two loads is what 
 """
 
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from lfpc_jax.rollout.asked import Asked, OnEpisode
+from lfpc_jax.rollout.asked import Asked, OnEpisode, Queue
 from lfpc_jax.rollout.dialogue import Opening
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.scheduler import Scheduler
 from lfpc_jax.trajectory import Group, Record
-
-
-class _Queue:
-    """An iterator that may have more after it had none."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[tuple[Record | Opening, int]] = deque()
-
-    def __iter__(self) -> "_Queue":
-        return self
-
-    def __next__(self) -> tuple[Record | Opening, int]:
-        if not self.waiting:
-            raise StopIteration
-        return self.waiting.popleft()
 
 
 class EpisodeStream:
@@ -48,7 +32,7 @@ class EpisodeStream:
         self, engine: Engine, *, rollouts: int, on_episode: OnEpisode = lambda _: None
     ) -> None:
         self.engine, self.rollouts, self.on_episode = engine, rollouts, on_episode
-        self._queue = _Queue()
+        self._queue: Queue[tuple[Record | Opening, int]] = Queue()
         self._early: dict[int, list[Group]] = {}
         self._scheduler: Scheduler | None = None
         self._open = ExitStack()
@@ -110,13 +94,5 @@ class EpisodeStream:
         pool = self._open.enter_context(ThreadPoolExecutor(engine.workers, "rollout"))
         self._open.enter_context(engine.slots.allocated())
         asked = Asked(self._queue, self.rollouts, on_episode=self.on_episode)
-        self._scheduler = Scheduler(
-            engine.slots,
-            engine.dialogue,
-            engine.rules,
-            engine.scheduling,
-            engine.stats,
-            pool,
-            asked,
-        )
+        self._scheduler = engine.scheduler(pool, asked, Scheduler)
         return self._scheduler

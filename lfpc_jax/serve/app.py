@@ -25,11 +25,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lfpc_jax.remote.messages import data_url
 from lfpc_jax.serve.limits import Gone, Limits, Memory, body_of, share
 from lfpc_jax.serve.metrics import CONTENT_TYPE, Metrics
 from lfpc_jax.serve.reader import Asked, Reader
 from lfpc_jax.serve.refused import Refused
-from lfpc_jax.serve.replies import Reply, data_url
+from lfpc_jax.serve.replies import Reply
 from lfpc_jax.serve.site import Site
 from lfpc_jax.serve.worker import Event, Failed, Replied, Ticket, Worker
 

@@ -4,16 +4,12 @@ A chat's text is sent as it comes. In the mode that looks, `content` is the answ
 the model writes on the way there is `reasoning_content`, and what became of each turn is in `lfpc`.
 """
 
-import base64
-import io
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import numpy as np
-import PIL.Image
 
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.dialogue import Opening
@@ -29,7 +25,7 @@ _CUT_OFF = ("max_tokens", "context_full", "max_turns")
 
 
 @dataclass
-class Choice:
+class Choice(ABC):
     """What was said so far. `delta` is what a chunk says, `message` what the whole reply does."""
 
     wanted: Wanted
@@ -57,14 +53,17 @@ class Choice:
             yield from self.drew(self.decoder.add((), last=True))
             yield from self.over(event)
 
+    @abstractmethod
     def drew(self, text: str) -> Iterator[Delta]:
-        raise NotImplementedError
+        """What the model writes."""
 
+    @abstractmethod
     def replied(self, event: Replied) -> Iterator[Delta]:
-        raise NotImplementedError
+        """What a tool says, and what became of the turn before."""
 
+    @abstractmethod
     def over(self, event: Over) -> Iterator[Delta]:
-        raise NotImplementedError
+        """The end."""
 
 
 class ChatChoice(Choice):
@@ -228,9 +227,3 @@ def _without_empty(message: dict[str, Any]) -> dict[str, Any]:
     if message.get("tool_calls") and not message["content"]:
         return {**message, "content": None}
     return message
-
-
-def data_url(picture: np.ndarray) -> str:
-    file = io.BytesIO()
-    PIL.Image.fromarray(picture).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

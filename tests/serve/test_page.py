@@ -2,10 +2,10 @@
 requests to any other address fail every test."""
 
 import json
-from contextlib import contextmanager
 
 import pytest
 
+from support.browser import visited
 from support.served import data_url, held, message, png, served
 
 pytestmark = pytest.mark.compiles
@@ -21,24 +21,9 @@ DROP = """([bytes, kind]) => {
 QUESTION = "Which colour is it?"
 
 
-@contextmanager
-def opened(browser, server, width=1280, height=900, **how):
-    context = browser.new_context(viewport={"width": width, "height": height}, **how)
-    view = context.new_page()
-    view.set_default_timeout(20000)
-    errors, requests = [], []
-    view.on("pageerror", lambda error: errors.append(str(error)))
-    view.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    view.on("dialog", lambda dialog: errors.append("a dialog"))
-    view.on("request", lambda request: requests.append(request))
-    view.goto(server.url + "/")
-    view.requests = requests
-    view.errors = errors
-    yield view
-    assert errors == []
+def opened(browser, server, *size, **how):
     own = (server.url, "data:", "blob:")
-    assert all(request.url.startswith(own) for request in requests), [r.url for r in requests]
-    context.close()
+    return visited(browser, server.url + "/", own, *size, timeout=20000, **how)
 
 
 def choose(view, contents, name="a.png", kind="image/png"):
