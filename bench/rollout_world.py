@@ -68,7 +68,7 @@ def make_world(text: TextConfig, vision: VisionConfig, *, slots: int, chunk: int
         image_tokens=256,
         crop_tokens=64,
         prompt_text=Buckets((320,)),
-        observation_text=48,
+        observation_text=64,
         crop_buckets=Buckets((4, 8, 16)),
         image_buckets=Buckets((16, 64)),
     )

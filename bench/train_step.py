@@ -110,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--rows", type=int, default=8, help="dense rows; and PyTorch's batch")
     parser.add_argument("--dense-rows", type=int, default=4, help="of them at once on our side")
-    parser.add_argument("--row-tokens", type=int, default=4096, help="of packed rows")
-    parser.add_argument("--windows", type=int, default=160, help="of a micro-batch of pictures")
+    parser.add_argument("--row-tokens", type=int, help="of packed rows; chosen if left out")
+    parser.add_argument("--windows", type=int, help="of pictures at once; chosen if left out")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")
     parser.add_argument("--without", choices=PARTS, nargs="*", default=[])
     parser.add_argument("--repeats", type=int, default=3)
@@ -126,15 +126,30 @@ def _trajectories(world: World, args: argparse.Namespace) -> Case:
     engine = Engine(world.cfg, world.dialogue, world.shapes, Rules(episode_tokens=256))
     engine.load(world.params)
     found = list(engine.run(records(args.records), rollouts=args.rollouts, seed=0))
-    shapes = TrainShapes.of(
-        world.shapes,
-        max_turns=Rules().max_turns,
-        rows=1,
-        row_tokens=args.row_tokens,
-        windows=args.windows,
-        shared=True,
-    )
-    return Case("trajectories", _items(found), shapes, args.rows)
+    items = _items(found)
+
+    def case(row_tokens: int, windows: int) -> Case:
+        shapes = TrainShapes.of(
+            world.shapes,
+            max_turns=Rules().max_turns,
+            rows=1,
+            row_tokens=row_tokens,
+            windows=windows,
+            shared=True,
+        )
+        return Case("trajectories", items, shapes, args.rows)
+
+    def tokens(row_tokens: int) -> int:
+        return _packed(world, case(row_tokens, 0)).filling.all_tokens
+
+    def windows(count: int) -> int:
+        return _packed(world, case(0, count)).filling.all_windows
+
+    # As `plan.py --search` does: the size with which the fewest are computed, and of these the
+    # smallest.
+    least, span = -(-world.shapes.capacity // 512) * 512, case(0, 0).shapes.span
+    row_tokens = args.row_tokens or min(range(least, 3 * least + 1, 512), key=tokens)
+    return case(row_tokens, args.windows or min(range(4 * span, 10 * span + 1, span), key=windows))
 
 
 def _dense(world: World, args: argparse.Namespace) -> Case:
@@ -214,6 +229,9 @@ def _measure(world: World, case: Case, args: argparse.Namespace) -> dict[str, An
         "tokens": case.tokens,
         "episodes": len(case.items),
         "fill": filling.tokens / filling.all_tokens,
+        "windows_fill": filling.windows / max(filling.all_windows, 1),
+        "row_tokens": case.shapes.row_tokens,
+        "windows": case.shapes.windows,
         "compile_seconds": compiled_within - medians["jax"],
         "first_update": {
             name: {"loss": loss, "norm": norm} for name, (loss, norm) in firsts.items()
