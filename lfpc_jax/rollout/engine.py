@@ -33,9 +33,10 @@ from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.episode import STOP_STRING, Rules
 from lfpc_jax.rollout.finite import LogitsNotFinite
 from lfpc_jax.rollout.sampling import Sampling
-from lfpc_jax.rollout.scheduler import Scheduler, Stats
+from lfpc_jax.rollout.scheduler import Scheduler
 from lfpc_jax.rollout.skipped import SkippedLog
 from lfpc_jax.rollout.slots import Slots
+from lfpc_jax.rollout.stats import Stats
 from lfpc_jax.rollout.stops import stop_table
 from lfpc_jax.rollout.vocabulary import allowed_ids, token_bytes
 from lfpc_jax.shapes import RolloutShapes

@@ -19,7 +19,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.rollout.asked import Asked, Scheduling
@@ -31,39 +31,11 @@ from lfpc_jax.rollout.pending import AlteredGroup, Ended, Pending, PromptInMemor
 from lfpc_jax.rollout.protocol import Refusal
 from lfpc_jax.rollout.skipped import PromptTooLong
 from lfpc_jax.rollout.slots import Slots
+from lfpc_jax.rollout.stats import Stats
 from lfpc_jax.rollout.tools import Ready
 from lfpc_jax.trajectory import Crop, Group, Record
 
 _Opened = tuple[Opening, Visual | None]
-
-
-@dataclass
-class Stats:
-    """Counts over all runs of an engine. A row-step is one slot for one step of decode. Those that
-    sampled no token are counted by why: the row's turn had `ended` before the chunk did, or it
-    waited for a reply (`replies`); the slots of the others had no episode.
-
-    `parts` are the seconds of each program, and those in which no row could decode because all
-    waited for prompts or crops (`waiting`). What is left of `seconds` is the host's."""
-
-    slots: int
-    steps: int = 0
-    sampled: int = 0
-    idle: Counter[str] = field(default_factory=Counter)
-    prompts: int = 0
-    rollouts: int = 0
-    replies: int = 0
-    seconds: float = 0.0
-    parts: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    ends: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    longest_refused: int = 0  # text tokens of the longest prompt that was too long
-
-    @property
-    def occupancy(self) -> float:
-        """The share of row-steps that sampled a token."""
-        return self.sampled / (self.slots * self.steps) if self.steps else 0.0
 
 
 class Scheduler:

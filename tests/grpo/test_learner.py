@@ -10,67 +10,35 @@ import pytest
 import torch
 
 from lfpc_jax.distributed.mesh import make_mesh
-from lfpc_jax.grpo.items import counts, items_of
-from lfpc_jax.grpo.learner import HOST, Learner
+from lfpc_jax.grpo.items import counts
+from lfpc_jax.grpo.learner import HOST
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.optimizer import OptimizerSettings, make_optimizer
 from lfpc_jax.grpo.packing import Row, deal, lay_out, pack
-from lfpc_jax.model import int8, spec
-from lfpc_jax.model.parameters import PROJECTIONS, LoRA, Trainable, join, merged
+from lfpc_jax.model import spec
 from lfpc_jax.shapes import TrainShapes
 from support import ported, random_groups, reference
+from support.learners import (
+    MANY,
+    PACKED,
+    SHARED,
+    close,
+    copied,
+    every,
+    ids_of,
+    items,
+    learner,
+    off_policy,
+    packed,
+    scored,
+    scores,
+    three_steps,
+    with_others,
+)
 
 pytestmark = pytest.mark.compiles
-
-REWARDS = {3: (1.0, 0.0, 2.0), 4: (0.0, 1.0, None, 1.0), 2: (1.0, 0.0)}
-PACKED = TrainShapes(96, 2, places=40, windows=24, span=8)
-SHARED = replace(PACKED, shared=True)
-MANY = replace(SHARED, rows=1, row_tokens=64, windows=4, span=4)
 ALONE = TrainShapes(64, 1, places=64, windows=16, span=16)
 EVERY_TERM = Objective(clip_low=0.1, clip_high=0.3, kl=0.2, entropy=0.5, importance_cap=1.2)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    hf_config = reference.random_config(3, tied=True, num_hidden_layers=2)
-    hf = reference.random_model(hf_config, 3)
-    cfg = ported.read_config(hf_config, tmp_path_factory.mktemp("config"), dtype="float32")
-    return hf, cfg, ported.parameters(hf, cfg)
-
-
-def learner(cfg, objective=None, trainable=None, mesh=None, optimizer=None, **more):
-    return Learner(
-        cfg,
-        optimizer or optax.sgd(1.0),
-        objective=objective or Objective(),
-        trainable=trainable or Trainable(),
-        allowed=np.arange(cfg.text.vocab) < reference.IMAGE,
-        mesh=mesh or make_mesh(devices=jax.devices()[:1]),
-        **more,
-    )
-
-
-def copied(params):
-    return jax.tree.map(jnp.array, params)
-
-
-def scored(seed=0, sizes=(3, 2, 4)):
-    groups = random_groups.groups(seed, sizes)
-    return [random_groups.rewarded(group, REWARDS[len(group.trajectories)]) for group in groups]
-
-
-def items(found, aggregate="token", all_of_them=False):
-    number, tokens = np.array([*map(counts, found)]).sum(axis=0).tolist()
-    return items_of(
-        found, aggregate=aggregate, episodes=number, tokens=tokens, all_of_them=all_of_them
-    )
-
-
-def packed(cfg, found, shapes=PACKED, shards=1, **more):
-    return pack(
-        items(found, **more), shapes, ported.processor(cfg), shards=shards,
-        image_token=cfg.image_token,
-    )  # fmt: skip
 
 
 def alone(cfg, found, shapes, shards):
@@ -84,40 +52,6 @@ def alone(cfg, found, shapes, shards):
     )
     assert all(batch.tokens.segments.max() == 1 for batch in mini_batch.rows)
     return mini_batch
-
-
-def scores(made, params, mini_batch):
-    """Log-probabilities by micro-batch; the parameters are laid out."""
-    placed = made.place(mini_batch)
-    return made.logprobs(params, placed, made.embeddings(params, placed))
-
-
-def ids_of(rows):
-    """The ids that count."""
-    return np.take_along_axis(np.asarray(rows.tokens.ids), np.asarray(rows.at), axis=1)
-
-
-def every(values, mini_batch):
-    """Of the tokens that count, as one vector."""
-    pairs = zip(values, mini_batch.rows, strict=True)
-    return np.concatenate([np.asarray(x)[np.asarray(rows.weights) > 0] for x, rows in pairs])
-
-
-def off_policy(advantage, ids):
-    """How far the old log-probabilities, and the reference's, lie off the policy's."""
-    return 0.4 * np.sin(7 * np.float32(advantage) + 3.0 * ids), 0.3 * np.cos(5.0 * ids)
-
-
-def with_others(made, mini_batch, state):
-    """Old and reference log-probabilities by token, so that ratios clip."""
-    own = scores(made, made.laid_out(made.computing(state)), mini_batch)
-    others = []
-    for logprobs, rows in zip(own, mini_batch.rows):
-        off = off_policy(rows.advantages, ids_of(rows))
-        others.append([np.asarray(logprobs) + np.float32(x * (rows.weights > 0)) for x in off])
-    old, reference = zip(*others)
-    mini_batch = mini_batch.having("old", old)
-    return mini_batch.having("reference", reference) if made.objective.kl else mini_batch
 
 
 def torch_loss(hf, found, objective, aggregate, temperature):
@@ -153,14 +87,6 @@ def torch_loss(hf, found, objective, aggregate, temperature):
             share = tokens if aggregate == "token" else number * len(at)
             loss = loss - gain.sum() / share
     return loss
-
-
-def close(ours, theirs, tolerance):
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs)):
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        scale = np.linalg.norm(b)
-        error = np.linalg.norm(a - b) / (scale or 1.0)
-        assert error <= tolerance, (jax.tree_util.keystr(path), error, scale)
 
 
 def torch_gradients(hf, cfg, found, objective, aggregate, temperature):
@@ -271,23 +197,6 @@ def test_gradients_on_shards_of_all_kinds_equal_torchs(model, on_a_mesh, case):
     close(after.moments.trace, expected, 1e-4)
 
 
-def three_steps(
-    cfg, params, shapes=PACKED, mesh=None, trainable=None, lay=packed, unstacked=False, found=None
-):
-    """With an epsilon that keeps Adam from blowing up the rounding of gradients that are 0, such as
-    that of the keys' biases."""
-    optimizer = optax.adam(1e-2, eps=1e-3)
-    made = learner(cfg, mesh=mesh, trainable=trainable, optimizer=optimizer, unstacked=unstacked)
-    placed = jax.device_put(copied(params), spec.shardings(cfg, made.mesh))
-    state = made.start(placed, jax.random.key(0))
-    mini_batch = lay(cfg, found or scored(), shapes, made.all_shards)
-    for _ in range(3):
-        placed = made.place(with_others(made, mini_batch, state))
-        state, _, _ = made.update(state, placed)
-    assert int(state.updates) == 3
-    return jax.device_get(merged(made.computing(state), "float32")[0])
-
-
 @pytest.fixture(scope="module")
 def expected(model):
     _, cfg, params = model
@@ -379,16 +288,6 @@ def test_a_mesh_changes_nothing(model, expected):
     close(three_steps(cfg, params, mesh=make_mesh(2, 2, 2)), expected, 1e-5)
 
 
-@pytest.mark.parametrize("projections", [("k", "up"), ("q", "down")])
-def test_a_loop_over_layers_changes_nothing_with_factors(model, projections):
-    """There, keys and values are one product unless either has factors."""
-    _, cfg, params = model
-    trainable = Trainable(lora=LoRA(rank=2, projections=projections))
-    loop = three_steps(cfg, params, trainable=trainable, unstacked=True)
-    close(loop, three_steps(cfg, params, trainable=trainable), 1e-5)
-    assert np.abs(loop["text"][projections[0]]["w"] - params["text"][projections[0]]["w"]).max() > 0
-
-
 @pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
 def test_what_is_watched_are_means_over_the_tokens_that_are_there(model, mesh):
     """Of all micro-batches and shards; an episode without an advantage is not there."""
@@ -424,165 +323,6 @@ def test_the_rows_of_a_batch_come_back_as_they_were_placed(model):
     jax.tree.map(np.testing.assert_array_equal, local.rows, mini_batch.rows)
     for found in scores(made, params, mini_batch):
         np.testing.assert_array_equal(made.local_rows(found), np.asarray(found))
-
-
-def test_a_frozen_tower_stays_and_the_rest_learns(model, expected):
-    _, cfg, params = model
-    after = three_steps(cfg, params, trainable=Trainable(vision=False))
-    close(after["vision"], params["vision"], 0.0)
-    moved = np.abs(np.asarray(after["text"]["gate"]["w"]) - params["text"]["gate"]["w"]).max()
-    assert moved > 1e-3
-
-
-def test_lora_starts_at_the_model_and_changes_its_projections_alone(model):
-    _, cfg, params = model
-    trainable = Trainable(lora=LoRA(rank=2, projections=("q", "down", "o")))
-    made = learner(cfg, trainable=trainable)
-    state = made.start(copied(params), jax.random.key(1))
-    close(jax.device_get(merged(made.computing(state), "float32")[0]), params, 0.0)
-    after = three_steps(cfg, params, trainable=trainable)
-    changed = {
-        path[-2].key
-        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(after), jax.tree.leaves(params))
-        if not np.array_equal(a, b)
-    }
-    assert changed == {"q", "down", "o"}
-    delta = np.asarray(after["text"]["down"]["w"] - params["text"]["down"]["w"])
-    assert np.linalg.matrix_rank(delta[0], tol=1e-4 * np.linalg.norm(delta[0])) == 2
-
-
-def test_lora_of_the_tower_changes_its_projections_too(model):
-    _, cfg, params = model
-    after = three_steps(cfg, params, trainable=Trainable(lora=LoRA(2, 4.0, ("q",), vision=True)))
-    changed = {
-        jax.tree_util.keystr(path[:-1])
-        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(after), jax.tree.leaves(params))
-        if not np.array_equal(a, b)
-    }
-    tower = {f"['vision']['layers']['{name}']" for name in ("qkv", "proj", "gate", "up", "down")}
-    assert changed == {"['text']['q']"} | tower
-
-
-def test_dropout_changes_gradients_alone_and_their_mean_stays(model):
-    """While a factor is 0, nothing that a value is dropped for changes the loss. The gradient of
-    that factor is linear in what is dropped, so its mean is the one without dropout."""
-    _, cfg, params = model
-    found, gradients = packed(cfg, scored()), {}
-    for rate in (0.0, 0.5):
-        trainable = Trainable(lora=LoRA(2, 4.0, ("q",), vision=True, dropout=rate))
-        made = learner(cfg, trainable=trainable, optimizer=optax.trace(0.0))
-        state = made.start(copied(params), jax.random.key(1))
-        placed = made.place(with_others(made, found, state))
-        for number in (0, 0, *range(1, 48)) if rate else (0,):
-            begun = replace(jax.tree.map(jnp.copy, state), updates=jnp.int32(number))
-            after, metrics, _ = made.update(begun, placed)
-            gradient = np.asarray(after.moments.trace["text"]["q"]["lora"]["b"])
-            gradients.setdefault(rate, []).append((float(metrics["loss"]), gradient))
-    [(loss, whole)] = gradients[0.0]
-    losses, drawn = zip(*gradients[0.5])
-    assert losses == (pytest.approx(loss, rel=1e-5),) * 49
-    np.testing.assert_array_equal(drawn[0], drawn[1])
-    spread = np.linalg.norm(np.std(drawn[1:], axis=0)) / 48**0.5
-    assert spread > 0.01 * np.linalg.norm(whole), "something is dropped"
-    assert np.linalg.norm(np.mean(drawn[1:], axis=0) - whole) < 2 * spread
-
-
-def test_the_tower_drops_the_same_in_both_passes(model, monkeypatch):
-    """Its gradient is the slope of the loss along it. No two micro-batches drop the same."""
-    _, cfg, params = model
-    trainable = Trainable(lora=LoRA(2, 4.0, ("q",), vision=True, dropout=0.5))
-    made = learner(cfg, trainable=trainable, optimizer=optax.trace(0.0))
-    state = made.start(copied(params), jax.random.key(1))
-    mini_batch = packed(cfg, scored(), MANY)
-    assert min(len(mini_batch.rows), len(mini_batch.bins)) > 1
-    placed = made.place(with_others(made, mini_batch, state))
-    numbers, drops = [], made._drops
-
-    def watched(trained, key, micro_batch):
-        numbers.append(micro_batch)
-        return drops(trained, key, micro_batch)
-
-    monkeypatch.setattr(made, "_drops", watched)
-    gradient = made.update(jax.tree.map(jnp.copy, state), placed)[0].moments.trace["vision"]
-    rows, pictures = ([2 * n for n in range(len(mini_batch.rows))],
-                      [2 * n + 1 for n in range(len(mini_batch.bins))])  # fmt: skip
-    assert sorted(numbers) == sorted([*rows, *pictures, *pictures])
-    norm = float(optax.global_norm(gradient))
-
-    def loss(step):
-        tower = jax.tree.map(lambda x, g: x + step / norm * g, state.trained["vision"], gradient)
-        moved = replace(state, trained={**state.trained, "vision": tower})
-        return float(made.update(jax.tree.map(jnp.copy, moved), placed)[1]["loss"])
-
-    assert (loss(0.03) - loss(-0.03)) / 0.06 == pytest.approx(norm, rel=0.02)
-
-
-def test_lora_changes_its_layers_alone(model):
-    _, cfg, params = model
-    last = cfg.text.layers - 1
-    after = three_steps(cfg, params, trainable=Trainable(lora=LoRA(rank=2, layers=(last,))))
-    for name in PROJECTIONS:
-        moved = np.abs(np.asarray(after["text"][name]["w"]) - params["text"][name]["w"])
-        assert [bool(layer.any()) for layer in moved] == [False] * last + [True]
-
-
-@pytest.mark.parametrize("vision", [False, True])
-def test_factors_compute_what_their_merged_weights_do(model, vision):
-    _, cfg, params = model
-    trainable = Trainable(lora=LoRA(rank=3, vision=vision))
-    made = learner(cfg, trainable=trainable)
-    state = made.start(copied(params), jax.random.key(1))
-    noisy = jax.tree.map(
-        lambda x: x + 0.05 * jax.random.normal(jax.random.key(2), x.shape), state.trained
-    )
-    mini_batch = packed(cfg, scored())
-    both = join(noisy, state.frozen)
-    factors, merge, without = (
-        every(scores(made, tree, mini_batch), mini_batch)
-        for tree in (both, merged(both, "float32")[0], params)
-    )
-    np.testing.assert_allclose(factors, merge, atol=2e-4)
-    assert np.abs(factors - without).max() > 1e-2
-
-
-@pytest.mark.parametrize("unstacked", [False, True])
-def test_a_base_of_int8_learns_as_its_weights_do(model, unstacked):
-    """Factors on integers, and on the float32 weights that these stand for: log-probabilities, loss
-    and gradients. An update leaves the arrays of the base where they are, for others to hold."""
-    _, cfg, params = model
-    held = int8.rounded_tree(copied(params), spec.spec_tree(cfg), "float32", int8.Rounding())
-    text = {
-        name: part if not isinstance(part, dict) else
-        {**{key: x for key, x in part.items() if key != "scale"},
-         "w": int8.whole(part["w"], part["scale"])}
-        for name, part in held["text"].items()
-    }  # fmt: skip
-    found = []
-    for base, params in (("int8", held), ("same", {**held, "text": text})):
-        trainable = Trainable(lora=LoRA(rank=3, vision=True, base=base))
-        made = learner(cfg, trainable=trainable, optimizer=optax.trace(0.0), unstacked=unstacked)
-        state = made.start(copied(params), jax.random.key(1))
-        noisy = jax.tree.map(lambda x: x + 0.05 * jnp.cos(jnp.arange(x.size)).reshape(x.shape),
-                             state.trained)  # fmt: skip
-        state = replace(state, trained=noisy)
-        mini_batch = made.place(with_others(made, packed(cfg, scored()), state))
-        before = jax.tree.leaves(state.frozen)
-        after, metrics, logprobs = made.update(state, mini_batch)
-        assert all(x is y for x, y in zip(jax.tree.leaves(after.frozen), before, strict=True))
-        computing = jax.tree.leaves(made.computing(after))
-        assert all(any(x is y for y in computing) for x in before)
-        found.append((after.moments.trace, metrics["loss"], every(logprobs, mini_batch)))
-    (slopes, loss, logprobs), (wanted, other, same) = found
-    np.testing.assert_allclose(logprobs, same, atol=1e-4)
-    assert float(loss) == pytest.approx(float(other), rel=1e-4)
-    close(slopes, wanted, 1e-4)
-
-
-def test_whole_weights_are_no_base_of_int8(model):
-    _, cfg, params = model
-    made = learner(cfg, trainable=Trainable(lora=LoRA(base="int8")))
-    with pytest.raises(AssertionError, match="int8"):
-        made.start(copied(params), jax.random.key(0))
 
 
 def test_moments_on_the_host_change_nothing(model):

@@ -1,84 +1,24 @@
 """A step through its updates: whose log-probabilities, which mini-batches, what stops it."""
 
-import math
 from collections import Counter
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.grpo import updater as step
-from lfpc_jax.grpo.advantage import with_advantages
-from lfpc_jax.grpo.items import counts, items_of
-from lfpc_jax.grpo.learner import Learner
+from lfpc_jax.grpo.items import counts
 from lfpc_jax.grpo.objective import Objective
 from lfpc_jax.grpo.packing import pack
-from lfpc_jax.grpo.updater import REFUSALS, Apart, NotFinite, Updater, UpdateSettings, weighed
-from lfpc_jax.model.parameters import LoRA, Trainable
+from lfpc_jax.grpo.updater import REFUSALS, NotFinite, Updater, UpdateSettings
+from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.report.figures import FIGURES
-from lfpc_jax.shapes import TrainShapes
-from support import ported, random_groups, reference
+from support import ported, random_groups
+from support.updates import SHAPES, groups, learner_of, scores
 
 pytestmark = pytest.mark.compiles
-
-WHOLE = Trainable()
-SHAPES = TrainShapes(128, 4, places=128, windows=48, span=48)  # one micro-batch holds all
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    hf_config = reference.random_config(5, tied=True, num_hidden_layers=1)
-    hf = reference.random_model(hf_config, 5)
-    cfg = ported.read_config(hf_config, tmp_path_factory.mktemp("config"), dtype="float32")
-    return cfg, ported.parameters(hf, cfg)
-
-
-def learner_of(cfg, objective, rate, trainable=WHOLE):
-    return Learner(
-        cfg,
-        optax.sgd(rate),
-        objective=objective,
-        trainable=trainable,
-        allowed=np.ones(cfg.text.vocab, bool),
-        mesh=make_mesh(devices=jax.devices()[:1]),
-    )
-
-
-@pytest.fixture(scope="module")
-def learner(model):
-    return learner_of(model[0], Objective(), 0.5)
-
-
-@pytest.fixture
-def start(model, learner):
-    """An updater and a state at the model's parameters."""
-
-    def started(**settings):
-        cfg, params = model
-        state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
-        made = Updater(learner, UpdateSettings(**settings), SHAPES, ported.processor(cfg))
-        return made, state
-
-    return started
-
-
-def groups():
-    """Two with something to learn and one, the last, without."""
-    first, second, third = random_groups.groups(0, (3, 3, 2))
-    return (
-        random_groups.rewarded(first, (0.0, 0.0, 3.0)),
-        random_groups.rewarded(second, (1.0, 0.0, 1.0)),
-        random_groups.rewarded(third, (1.0, 1.0)),
-    )
-
-
-def scores(learner, state, placed):
-    params = learner.computing(state)
-    return learner.logprobs(params, placed, learner.embeddings(params, placed))
 
 
 def test_one_mini_batch_is_its_own_old_policy(start):
@@ -213,9 +153,9 @@ def test_the_programs_of_a_step(start, learner, monkeypatch):
     }
 
 
-def test_a_frozen_tower_is_never_differentiated_nor_encoded_twice_before(model, monkeypatch):
+def test_a_frozen_tower_is_never_differentiated_nor_encoded_twice_before(one_layer, monkeypatch):
     """The reference's embeddings are the policy's."""
-    cfg, params = model
+    cfg, params = one_layer
     first, second, _ = groups()
     learner = learner_of(cfg, Objective(kl=0.1), 0.5, Trainable(vision=False))
     state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
@@ -276,139 +216,6 @@ def test_fill_is_of_all_mini_batches_and_without_pictures_there_is_none_of_windo
     assert 0 < metrics["fill"] < 1
 
 
-def distance(made, state, groups):
-    """The mean distance of the tokens' log-probabilities from the sampler's, by hand."""
-    apart = weight = 0.0
-    for placed in made._packed(groups):
-        for logprobs, rows in zip(scores(made.learner, state, placed), placed.rows):
-            apart += (rows.weights * np.abs(logprobs - rows.sampler)).sum()
-            weight += rows.weights.sum()
-    return float(apart / weight)
-
-
-@pytest.mark.parametrize(
-    ("settings", "order", "judged"),
-    [
-        ({}, (0,), (0,)),  # in the update itself
-        ({"old": "sampler"}, (0,), (0,)),
-        ({"old": "sampler"}, (0, 1), (0,)),
-        ({"epochs": 2, "old": "sampler"}, (0,), (0,)),
-        ({"epochs": 2}, (0,), (0,)),
-        ({}, (0, 1), (1, 0)),  # the second before the first update
-        ({}, (1, 0), (0, 1)),
-    ],
-)
-def test_tokens_of_another_policy_are_not_trained_on(start, monkeypatch, settings, order, judged):
-    """The episodes' log-probabilities were made up: as if the sampler had other weights. Nothing
-    changes, to the bit, nor is it a refusal of what is not finite; a wider limit lets them pass,
-    and asks nothing of later mini-batches, whose policy has moved."""
-    batches = [[groups()[number]] for number in order]
-    made, state = start(**settings)
-    distances = [distance(made, state, [[groups()[number]]]) for number in judged]
-    expected = max(distances)
-    assert expected > 0.5
-    assert min(distances) < 0.98 * expected or len(judged) == 1
-    before = jax.device_get(state)
-    with pytest.raises(Apart, match="apart in the mean") as raised:
-        replace(made, most_apart=0.99 * expected)(state, batches)
-    assert raised.value.mean == pytest.approx(expected, rel=1e-4)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(raised.value.state), before)
-    asked, update = [], made.learner.update
-
-    def watched(*args, most_apart):
-        asked.append(most_apart)
-        return update(*args, most_apart=most_apart)
-
-    monkeypatch.setattr(made.learner, "update", watched)
-    wider, count = 1.01 * expected, len(batches) * made.settings.epochs
-    after, metrics = replace(made, most_apart=wider)(raised.value.state, batches)
-    assert int(after.updates) == count
-    assert "from_drawn" not in metrics
-    assert asked == [wider] + [math.inf] * (count - 1)
-
-
-@pytest.fixture(scope="module")
-def with_dropout(model):
-    return learner_of(model[0], Objective(), 0.5, Trainable(lora=LoRA(4, 64.0, dropout=0.5)))
-
-
-@pytest.mark.parametrize(
-    ("settings", "mini_batches"), [({}, 1), ({"old": "sampler"}, 1), ({}, 2), ({"epochs": 2}, 1)]
-)
-def test_dropout_is_no_other_policy(model, with_dropout, settings, mini_batches):
-    """What an update computes with LoRA's dropout lies far from the sampler's, who drops nothing.
-    How far the policies lie apart is measured without it, and limits nothing of the update."""
-    (cfg, params), learner = model, with_dropout
-    state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
-    noisy = [
-        x + 0.3 * jax.random.normal(jax.random.key(number), x.shape)
-        for number, x in enumerate(jax.tree.leaves(state.trained))
-    ]
-    state = replace(state, trained=jax.tree.unflatten(jax.tree.structure(state.trained), noisy))
-    made = Updater(learner, UpdateSettings(**settings), SHAPES, ported.processor(cfg))
-    batches = [[one] for one in groups()[:mini_batches]]
-    expected = distance(made, state, batches)
-    with pytest.raises(Apart) as raised:
-        replace(made, most_apart=0.999 * expected)(state, batches)
-    assert raised.value.mean == pytest.approx(expected, rel=1e-4)
-    after, metrics = replace(made, most_apart=1.001 * expected)(raised.value.state, batches)
-    assert int(after.updates) == mini_batches * made.settings.epochs
-    if not settings and mini_batches == 1:
-        assert metrics["change_kl"] == 0, "of one policy with itself, dropped alike"
-
-
-def test_what_is_not_finite_is_refused_as_such_not_taken_for_another_policy(start):
-    """Three in a row, though nothing of a NaN lies within a limit."""
-    made, state = start()
-    norm = state.trained["norm"]
-    state = replace(state, trained={**state.trained, "norm": norm.at[0].set(np.nan)})
-    one, *_ = groups()
-    for _ in range(REFUSALS - 1):
-        state, metrics = replace(made, most_apart=1e-3)(state, [[one]])
-        assert metrics.keys() == {"empty", "refused", "fill", "windows_fill"}
-        assert (metrics["empty"], metrics["refused"]) == (0.0, 1.0)
-    with pytest.raises(NotFinite):
-        replace(made, most_apart=1e-3)(state, [[one]])
-
-
-def test_what_is_not_finite_hides_no_other_policy(start, monkeypatch):
-    """One mini-batch has a NaN among its log-probabilities, and its update will be refused; the
-    other's tokens were drawn with other weights, and so nothing is trained."""
-    first, second, _ = groups()
-    made, state = start()
-    expected = distance(made, state, [[first]])
-    logprobs = made.learner.logprobs
-
-    def broken(*args):
-        return [found * jnp.nan for found in logprobs(*args)]
-
-    monkeypatch.setattr(made.learner, "logprobs", broken)  # those of the second, before any update
-    with pytest.raises(Apart) as raised:
-        replace(made, most_apart=0.99 * expected)(state, [[first], [second]])
-    assert raised.value.mean == pytest.approx(expected, rel=1e-4)
-    assert int(raised.value.state.updates) == 0
-    state = raised.value.state
-    after, metrics = replace(made, most_apart=1.01 * expected)(state, [[first], [second]])
-    assert (int(after.updates), int(after.ever_refused), metrics["refused"]) == (1, 1, 0.5)
-
-
-@pytest.mark.parametrize(("mini_batches", "at"), [(1, 0), (2, 0), (2, 1)])
-def test_a_sampler_that_gave_no_number_is_no_sampler_of_this_policy(start, mini_batches, at):
-    """In the update itself, and before the first."""
-    batches = [[one] for one in groups()[:mini_batches]]
-    group = batches[at][0]
-    strange, *others = group.trajectories
-    nothing = np.where(strange.sampled, np.nan, strange.logprobs)
-    strange = replace(strange, logprobs=nothing, policy_logprobs=nothing)
-    broken = replace(group, trajectories=(strange, *others))
-    batches[at] = [broken]
-    made, state = start()
-    before = jax.device_get(state)
-    with pytest.raises(Apart, match="inf apart") as raised:
-        replace(made, most_apart=1e3)(state, batches)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(raised.value.state), before)
-
-
 def test_flat_groups_count_in_the_mean_unless_dropped(start):
     one, _, flat = groups()
     losses = []
@@ -446,9 +253,9 @@ def test_nothing_to_learn_is_no_update(start):
     assert metrics["empty"] == pytest.approx(2 / 3), "of a step's three mini-batches"
 
 
-def test_a_reference_holds_the_policy_near(model):
+def test_a_reference_holds_the_policy_near(one_layer):
     """Away from it by one update, its KL is over 0, and its gradient leads back."""
-    cfg, params = model
+    cfg, params = one_layer
     objective = Objective(kl=5.0)
     learner = learner_of(cfg, objective, 1e-3)
     state = learner.start(jax.tree.map(jnp.array, params), jax.random.key(0))
@@ -480,89 +287,6 @@ def test_updates_in_a_row_that_are_not_finite_stop_with_the_batch(start):
     assert batch.reference is None
 
 
-def test_a_group_is_left_out_where_it_has_no_gradient():
-    one, _, flat = groups()
-    masked = replace(one, advantages=np.array([1.0, np.nan, -1.0]))
-    assert counts(masked)[0] == 2
-    kept = items_of([masked, flat], aggregate="token", episodes=4, tokens=40)
-    assert [item.trajectory.rollout for item in kept] == [0, 2]
-    every = items_of([masked, flat], aggregate="sequence", episodes=4, tokens=40, all_of_them=True)
-    assert len(every) == 4
-    for item in every:
-        assert float(item.weights.sum()) == pytest.approx(1 / 4, rel=1e-6)
-        assert (item.weights > 0).tolist() == item.trajectory.sampled.tolist()
-
-
-@pytest.mark.parametrize("aggregate", ["token", "sequence"])
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_means_over_micro_batches_are_verls(aggregate, size):
-    """Each micro-batch's `masked_mean`, over the number of them, as gradients accumulate there; an
-    episode without a reward is masked, and a micro-batch of such alone is none."""
-    found = [
-        random_groups.rewarded(random_groups.group(np.random.default_rng(seed), name, 4), rewards)
-        for seed, (name, rewards) in enumerate(
-            {"a": (1.0, 0.0, 2.0, None), "b": (None, None, 0.0, 1.0), "c": (1.0,) * 4}.items()
-        )
-    ]
-    losses, rng = {}, np.random.default_rng(0)
-    means = []
-    for one in found:
-        name = one.record.id
-        for first in range(0, 4, size):
-            parts = []
-            for t in one.trajectories[first : first + size]:
-                losses[name, t.rollout] = rng.standard_normal(len(t.ids)) * t.sampled
-                if not np.isnan(one.advantages[t.rollout]):
-                    parts.append((losses[name, t.rollout].sum(), t.sampled.sum()))
-            if parts and aggregate == "token":
-                means.append(sum(a for a, _ in parts) / sum(n for _, n in parts))
-            elif parts:
-                means.append(np.mean([a / n for a, n in parts]))
-    every = Objective(kl=0.1)  # episodes without an advantage have a gradient, too
-    settings = UpdateSettings(aggregate=aggregate, micro_batch_mean=size, objective=every)
-    items = weighed(found, settings)
-    ours = sum(
-        float((item.weights * losses[item.trajectory.record, item.trajectory.rollout]).sum())
-        for item in items
-    )
-    assert len(items) == 9
-    assert ours == pytest.approx(np.mean(means), rel=1e-5)
-    assert sum(float(item.weights.sum()) for item in items) == pytest.approx(1, rel=1e-6)
-    if size == 4 and aggregate == "token":
-        whole = weighed(found, UpdateSettings(objective=every))
-        apart = [np.abs(a.weights - b.weights).max() for a, b in zip(items, whole)]
-        assert max(apart) > 1e-4, "the mean over the mini-batch is another"
-
-
-@pytest.mark.parametrize("size", [0, 2])
-def test_a_constant_length_and_no_deviation_are_dr_grpo(size):
-    """Its objective in numbers: the sum over an episode's tokens of A times the token's term, over
-    a constant, in the mean over episodes; a token weighs the same in an episode of any length."""
-    rewards = {"a": (1.0, 0.0, 0.25, 0.25), "b": (3.0, 0.0, 0.0, 0.0)}
-    found = [
-        with_advantages(
-            replace(
-                random_groups.group(np.random.default_rng(seed), name, 4),
-                rewards=tuple({"total": reward} for reward in mine),
-            ),
-            "none",
-        )
-        for seed, (name, mine) in enumerate(rewards.items())
-    ]
-    assert found[0].advantages.tolist() == [0.625, -0.375, -0.125, -0.125]
-    assert found[1].advantages.tolist() == [2.25, -0.75, -0.75, -0.75]
-    settings = UpdateSettings(
-        aggregate="constant", constant_length=32, micro_batch_mean=size, deviation="none"
-    )
-    items = weighed(found, settings)
-    assert len(items) == 8
-    lengths = {int(item.trajectory.sampled.sum()) for item in items}
-    assert len(lengths) > 1, "episodes of several lengths"
-    for item in items:
-        assert set(np.unique(item.weights)) == {np.float32(0), np.float32(1 / (8 * 32))}
-        assert (item.weights > 0).tolist() == item.trajectory.sampled.tolist()
-
-
 def test_the_report_s_panels_are_of_what_an_update_says(start):
     """Three of them had names that nothing wrote."""
     made, state = start()
@@ -571,36 +295,3 @@ def test_the_report_s_panels_are_of_what_an_update_says(start):
     named = {name.removeprefix("update/") for name in figure.names}
     others = {"entropy", "reference_kl", "learning_rate", "staleness"}
     assert named - metrics.keys() == others, "terms, the rate, and what steps ahead add"
-
-
-def test_episodes_that_others_drew_in_part_are_not_held_against_their_sampler(start, learner):
-    """The last episode's log-probabilities are far off, since an older policy drew its beginning,
-    or its prompt was computed by one."""
-    made, state = start()
-    one, *_ = groups()
-    *fresh, last = one.trajectories
-    fresh = [replace(t, versions=((3, 0), (3, int(t.sampled.sum())))) for t in fresh]
-    far = np.where(last.sampled, last.logprobs - 40, 0).astype(np.float32)
-    for versions in (((2, 1), (3, int(last.sampled.sum()) - 1)), ((2, 0), (3, 4))):
-        old = replace(last, logprobs=far, versions=versions)
-        group = replace(one, trajectories=(*fresh, old))
-        [placed] = made._packed([[group]], 3)
-        [rows], [logprobs] = placed.rows, scores(learner, state, placed)
-        counted = np.asarray(rows.fresh) * np.asarray(rows.weights)
-        of_fresh = sum(int(t.sampled.sum()) for t in fresh)
-        assert np.count_nonzero(counted) == of_fresh < np.count_nonzero(rows.weights)
-        away = np.abs(np.asarray(logprobs) - np.asarray(rows.sampler))
-        expected = float((counted * away).sum() / counted.sum())
-        assert 0.1 < expected < 20
-        with pytest.raises(Apart) as raised:
-            replace(made, most_apart=0.99 * expected)(state, [[group]], version=3)
-        assert raised.value.mean == pytest.approx(expected, rel=1e-4)
-        state = raised.value.state
-        state, metrics = replace(made, most_apart=1.01 * expected)(state, [[group]], version=3)
-        assert metrics["refused"] == 0
-        assert metrics["sampler_apart"] > expected + 1, "the metric is of all tokens"
-    stale = tuple(replace(t, versions=((2, 9),)) for t in group.trajectories)
-    _, metrics = replace(made, most_apart=1e-3)(
-        state, [[replace(group, trajectories=stale)]], version=3
-    )
-    assert metrics["refused"] == 0, "nothing to compare"
