@@ -30,18 +30,20 @@ def killed(process, after):
     return False
 
 
-def test_killed_at_any_two_moments_and_resumed_is_as_if_it_never_was(folder, timed):
-    (whole, seconds), run = timed, folder / "killed"
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_at_any_moments_and_resumed_is_as_if_it_never_was(folder, timed, times):
+    (whole, seconds), run = timed, folder / f"killed-{times}"
     seed = time.time_ns()
-    first, second = np.random.default_rng(seed).uniform(0, 1, 2)
-    print(f"seed {seed}: killed after {first:.3f} and {second:.3f} of a run's time")
+    first, *later = np.random.default_rng(seed).uniform(0, 1, times)
+    print(f"seed {seed}: killed after {first:.3f}, {later} of a run's time")
     while True:
         begun = time.monotonic()
         if killed(start(folder, run), first * seconds):
             break
         seconds = time.monotonic() - begun  # the first run of all compiles, and takes longer
         shutil.rmtree(run)
-    killed(start(folder, run), second * seconds)
+    for share in later:
+        killed(start(folder, run), share * seconds)
     finished(start(folder, run))
     same(run, whole)
 

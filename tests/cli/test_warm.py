@@ -20,7 +20,9 @@ def test_its_readme_knows_its_hash():
     assert digest in (WARM / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_transformers_alone_plays_the_same_episodes(tmp_path):
+    """A small model's conversations are compared in `tests/rollout/test_transformers.py`."""
     data = tmp_path / "held"
     asked = ["--world", "micro", "--split", "heldout", "--count", "12", "--seed", "5"]
     assert synthesize.main([str(data), *asked]) == 0

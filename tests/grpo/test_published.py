@@ -35,7 +35,9 @@ def noisy(tree, deviation):
     return jax.tree.map(one, tree)
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2), LoRA(rank=2, base="int8")])
+@pytest.mark.parametrize(
+    "lora", [None, pytest.param(LoRA(rank=2), marks=pytest.mark.slow), LoRA(rank=2, base="int8")]
+)
 def test_the_engine_samples_from_the_trainers_weights_in_any_order_of_devices(lora):
     """Four devices in the order 0, 2, 1, 3, for which half of the arrays came out scrambled."""
     cfg, dialogue = small.config(), small.dialogue()

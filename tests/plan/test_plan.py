@@ -38,7 +38,8 @@ def test_a_slice_is_described_or_refused_with_the_remedy():
         slices.find("cpu:0")
 
 
-@pytest.mark.parametrize("topology", ["v5e:2x4", pytest.param("v5p:2x2x1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x4", "v5p:2x2x1"])
 def test_the_real_3b_forward_compiles_with_splash(topology, tmp_path, capsys):
     """All 36 and 32 layers of the published size; 7.5 GB of bfloat16 weights over the chips."""
     file = tmp_path / "plan.json"

@@ -55,7 +55,7 @@ def going_on(made, names, seed):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 4))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))]
 )
 def test_every_alteration_is_what_a_run_of_its_own_gives(shared, seed):
     found, wanted = going_on(shared, ALTERATIONS, seed), anew(shared, ALTERATIONS, seed)

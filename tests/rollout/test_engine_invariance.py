@@ -22,7 +22,7 @@ pytestmark = pytest.mark.compiles
     ("slots", "chunk"),
     [
         (1, 8),
-        (32, 8),
+        pytest.param(32, 8, marks=pytest.mark.slow),
         (4, 64),
         pytest.param(3, 1, marks=pytest.mark.slow),
         pytest.param(8, 64, marks=pytest.mark.slow),
@@ -49,8 +49,13 @@ def test_how_it_is_run_changes_nothing(episodes, options):
     same(run(engine(**options), [small.record(i) for i in range(3)], 4), wanted)
 
 
-@pytest.mark.parametrize("unstacked", [False, True], ids=["stacked", "unstacked"])
+@pytest.mark.parametrize(
+    "unstacked",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["stacked", "unstacked"],
+)
 def test_the_layout_of_accelerators_changes_nothing(episodes, unstacked, monkeypatch):
+    """Stacked, `test_shared_prompts.py` shows it, too."""
     monkeypatch.setattr(cache, "positions_last", lambda cfg: False)
     made = engine(unstacked=unstacked)
     wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
@@ -98,7 +103,9 @@ def test_a_mesh_changes_nothing(episodes, sides):
     assert made.slots.programs.late == []
 
 
+@pytest.mark.slow
 def test_two_processes_serve_what_one_does(episodes, tmp_path):
+    """Rolled out in two processes and trained on in `tests/cli/test_train.py`, in less time."""
     run_both(Path(__file__).with_name("two_processes.py"), tmp_path, devices=2)
     archive = Archive(tmp_path)
     shares = [list(archive.read(f"process-{index}")) for index in range(2)]

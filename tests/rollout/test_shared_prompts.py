@@ -159,7 +159,14 @@ def reaching(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"unstacked": True}, {"copies": True}, {"mesh": (2, 1, 2)}], ids=str
+    "options",
+    [
+        {},
+        {"unstacked": True},
+        pytest.param({"copies": True}, marks=pytest.mark.slow),
+        {"mesh": (2, 1, 2)},
+    ],
+    ids=str,
 )
 def test_rows_that_are_read_as_far_as_they_reach_roll_out_the_same(options, copied, reaching):
     sides = options.get("mesh")
