@@ -9,12 +9,13 @@ first.
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from lfpc_jax import regular
+from lfpc_jax import jsonfile, regular
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _backend(folder: Path) -> PreTrainedTokenizerBase:
     """Transformers' tokenizer, tried on a text. What transformers, its Rust library and a template
     raise for damaged files has no type in common, and a panic in Rust is no `Exception`."""
     try:
-        backend = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        backend = _kind(folder).from_pretrained(folder, local_files_only=True)
         backend.decode(backend.encode("Which way? [1, 2]", add_special_tokens=False))
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
@@ -112,6 +113,19 @@ def _backend(folder: Path) -> PreTrainedTokenizerBase:
             "tokenizer.json, vocab.json and merges.txt again, those of them that it had"
         ) from error
     return backend
+
+
+def _kind(folder: Path) -> Any:
+    """The class of a folder's tokenizer. Qwen's is imported by itself: `AutoTokenizer`, which finds
+    all classes, imports PyTorch where that is installed, seconds at every start of a command."""
+    settings = jsonfile.read_object(folder / "tokenizer_config.json")
+    if settings.get("tokenizer_class") in ("Qwen2Tokenizer", "Qwen2TokenizerFast"):
+        from transformers import Qwen2Tokenizer
+
+        return Qwen2Tokenizer
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def _require_files(folder: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from lfpc_jax.processing.tokenizer import Tokenizer
 from support.qwen_vocabulary import ADDED, SPECIAL, SPLIT, ranks, special_ids, write_model_folder
@@ -116,6 +117,28 @@ def test_another_models_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(config.replace("image_pad", "picture"))
     with pytest.raises(ValueError, match=r"the tokenizer has no <\|image_pad\|>"):
         Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["merges", "fast"])
+def test_it_is_what_transformers_finds_for_the_folder(tmp_path, layout):
+    folder = write_model_folder(tmp_path, layout)
+    ours, theirs = Tokenizer.from_folder(folder).backend, AutoTokenizer.from_pretrained(folder)
+    assert type(ours) is type(theirs)
+    assert ours.get_vocab() == theirs.get_vocab()
+    for text in [*TEXTS, *SPECIAL, *ADDED]:
+        assert ours.encode(text) == theirs.encode(text)
+
+
+def test_torch_is_not_imported_where_it_is_installed(model_folder):
+    """It would be at every start of a command, for seconds."""
+    program = f"""
+import sys
+from pathlib import Path
+from lfpc_jax.processing.tokenizer import Tokenizer
+Tokenizer.from_folder(Path({str(model_folder)!r})).encode("Which way?")
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_neither_torch_nor_jax_is_needed(model_folder):
