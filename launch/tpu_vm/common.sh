@@ -10,29 +10,18 @@ fail() {
 
 # Everything that could go wrong later, when a slice is there and costs.
 check_settings() {
-  local name
-  for name in PROJECT ZONE NAME ACCELERATOR SLICES RUNTIME TIER NETWORK SUBNETWORK SERVICE_ACCOUNT BUCKET \
+  are_there PROJECT ZONE NAME ACCELERATOR SLICES RUNTIME TIER NETWORK SUBNETWORK SERVICE_ACCOUNT BUCKET \
     CONFIG RUN SECRETS WAIT_MINUTES TRIES PAUSE_SECONDS POLL_SECONDS GRACE_SECONDS MAX_RESTARTS \
-    KEEP_ON_FAILURE; do
-    [[ -n ${!name+set} ]] || fail "$settings: $name is missing; settings.example.sh has its line"
-  done
+    KEEP_ON_FAILURE
   [[ $(declare -p ARGS 2>/dev/null) == "declare -a"* ]] ||
     fail "$settings: ARGS is missing or no list; give ARGS=(--flag value ...) or ARGS=()"
-  for name in PROJECT ZONE NAME ACCELERATOR RUNTIME TIER CONFIG RUN; do
-    [[ -n ${!name} ]] || fail "$settings: $name is empty"
-  done
-  for name in SLICES WAIT_MINUTES TRIES GRACE_SECONDS MAX_RESTARTS; do
-    [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] ||
-      fail "$settings: $name=${!name}: a whole number from 1 to 999999, without a unit"
-  done
-  [[ $PAUSE_SECONDS =~ ^(0|[1-9][0-9]{0,5})$ ]] ||
-    fail "$settings: PAUSE_SECONDS=$PAUSE_SECONDS: a whole number from 0 to 999999, without a unit"
+  check_settings_of_delete
+  are_given ACCELERATOR RUNTIME TIER CONFIG RUN
+  are_counts SLICES WAIT_MINUTES GRACE_SECONDS MAX_RESTARTS
   [[ $POLL_SECONDS =~ ^[0-9]{1,6}(\.[0-9]+)?$ && $POLL_SECONDS =~ [1-9] ]] ||
     fail "$settings: POLL_SECONDS=$POLL_SECONDS: a number above 0, without a unit"
   [[ $KEEP_ON_FAILURE == yes || $KEEP_ON_FAILURE == no ]] ||
     fail "$settings: KEEP_ON_FAILURE=$KEEP_ON_FAILURE is neither yes nor no"
-  [[ $NAME =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] ||
-    fail "$settings: NAME=$NAME: small letters, digits and dashes, a letter first"
   [[ $RUN =~ ^[A-Za-z0-9_][A-Za-z0-9._-]*$ ]] ||
     fail "$settings: RUN=$RUN: letters, digits, dots and dashes, no dot or dash first"
   [[ $TIER == spot || $TIER == reserved || $TIER == on-demand ]] ||
@@ -43,8 +32,41 @@ check_settings() {
     fail "$settings: a preempted spot slice takes its disks along: set BUCKET, or another TIER"
   [[ $SLICES == 1 || -n $BUCKET ]] ||
     fail "$settings: SLICES=$SLICES share the run's folder: set BUCKET"
+}
+
+# No other setting may keep a slice there that costs.
+check_settings_of_delete() {
+  are_there PROJECT ZONE NAME TRIES PAUSE_SECONDS
+  are_given PROJECT ZONE NAME
+  are_counts TRIES
+  [[ $PAUSE_SECONDS =~ ^(0|[1-9][0-9]{0,5})$ ]] ||
+    fail "$settings: PAUSE_SECONDS=$PAUSE_SECONDS: a whole number from 0 to 999999, without a unit"
+  [[ $NAME =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] ||
+    fail "$settings: NAME=$NAME: small letters, digits and dashes, a letter first"
   [[ $dry == yes ]] || command -v gcloud >/dev/null ||
     fail "gcloud is not on the PATH; install the Google Cloud CLI and log in"
+}
+
+are_there() {
+  local name
+  for name in "$@"; do
+    [[ -n ${!name+set} ]] || fail "$settings: $name is missing; settings.example.sh has its line"
+  done
+}
+
+are_given() {
+  local name
+  for name in "$@"; do
+    [[ -n ${!name} ]] || fail "$settings: $name is empty"
+  done
+}
+
+are_counts() {
+  local name
+  for name in "$@"; do
+    [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] ||
+      fail "$settings: $name=${!name}: a whole number from 1 to 999999, without a unit"
+  done
 }
 
 # Prints a call as it could be typed, then makes it. Standard input is closed: gcloud must not ask.

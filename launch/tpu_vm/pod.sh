@@ -69,7 +69,7 @@ source "$here/slice.sh"
 source "$here/job.sh"
 # shellcheck source=keep.sh
 source "$here/keep.sh"
-check_settings
+if [[ $command == delete ]]; then check_settings_of_delete; else check_settings; fi
 
 case $command in
   create | copy | setup | up | run | keep | status | stop | delete) "pod_$command" ;;

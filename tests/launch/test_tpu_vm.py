@@ -92,6 +92,22 @@ def test_a_delete_is_repeated_until_the_slice_is_gone(cloud):
     assert "MAY COST" in cloud.pod("delete", code=1)
 
 
+def test_a_delete_needs_no_setting_but_its_own(cloud):
+    cloud.pod("create")
+    cloud.settings.write_text("PROJECT=p1 ZONE=z1 NAME=slice TRIES=3 PAUSE_SECONDS=0 TIER=cheap\n")
+    assert "SLICES" not in cloud.pod("delete")
+    assert not cloud.there
+
+
+@pytest.mark.parametrize("wrong", ["ZONE=", "NAME=Slice", "TRIES=0", "PAUSE_SECONDS=15s"])
+def test_a_delete_refuses_its_own_settings_if_they_are_wrong(cloud, wrong):
+    cloud.pod("create")
+    with cloud.settings.open("a") as file:
+        file.write(f"{wrong}\n")
+    assert wrong.split("=")[0] in cloud.pod("delete", code=1)
+    assert cloud.count("delete") == 0
+
+
 # -------------------------------------------------------------------- copying
 
 
