@@ -70,7 +70,12 @@ from lfpc_jax.run.openings import opener
 from lfpc_jax.run.overrides import override
 from lfpc_jax.run.reporting import Clock, log_to, summary
 from lfpc_jax.run.steps_ahead import Steps
-from lfpc_jax.run.training_data import audited_data, warn_of_other_gaps, warn_of_other_labels
+from lfpc_jax.run.training_data import (
+    audited_data,
+    check_prompts,
+    warn_of_other_gaps,
+    warn_of_other_labels,
+)
 from lfpc_jax.run.validation import (
     certain_accuracy,
     told,
@@ -183,6 +188,7 @@ def train(
     reference_weights = resuming.reference_digest(config, model, saved)
     cfg = replace(model.cfg, kernel=config.model.kernel)
     dialogue = dialogue_of(config, model.assets)
+    check_prompts(config, parts, dialogue)
     if saved is None:
         run.begin(config, model.assets, model.origin, model.step)
     log_to(run.path / "log.txt", on_terminal=log.name)

@@ -27,7 +27,7 @@ from lfpc_jax.run import progress
 from lfpc_jax.run.building import dialogue_of, memory_of, remat_of, room_for
 from lfpc_jax.run.config import TrainConfig, described, updates_of
 from lfpc_jax.run.models import assets_of, here
-from lfpc_jax.run.prompt_lengths import PromptLengths
+from lfpc_jax.run.prompt_lengths import MeasuredSet, check_fits
 from lfpc_jax.run.training_data import first_look
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
@@ -77,7 +77,9 @@ def print_data(config: TrainConfig) -> None:
     path = here(Path(config.model.path))
     dialogue = dialogue_of(config, assets_of(path)) if path.exists() else None
     columns = ("set", "used for", "records", "left out", "first pictures", "longest prompt")
-    table, looks = Table(*columns, title="Data"), []
+    table = Table(*columns, title="Data")
+    trained: list[MeasuredSet] = []
+    validated: list[MeasuredSet] = []
     for use, sources in (("train", config.data.train), ("validation", config.data.validation)):
         for source in sources:
             try:
@@ -89,23 +91,16 @@ def print_data(config: TrainConfig) -> None:
             pictures = f"{seen.pictures} of {seen.tried} read"
             longest = f"{seen.prompts.longest} text tokens" if seen.prompts else "not measured"
             table.add_row(source.path, use, str(seen.records), seen.left_out, pictures, longest)
-            looks.append((use, source.path, seen.prompts))
+            if seen.prompts:
+                sets = trained if use == "train" else validated
+                sets.append((source.path, source.weight, seen.prompts))
     Console().print(table)
     if dialogue is None:
         print(f"{path} is not here, so whether prompts fit is not known", file=sys.stderr)
-    for use, name, lengths in looks:
-        if lengths is not None and (use == "validation" or config.stage == "grpo"):
-            _check_fits(config, use, name, lengths)
-
-
-def _check_fits(config: TrainConfig, use: str, name: str, lengths: PromptLengths) -> None:
-    """Warns of prompts that would be skipped, and raises if a run would stop for them. Imitation
-    has no buckets for prompts."""
-    told, share = lengths.told(name, config.rollout), lengths.over(config.rollout)
-    if use == "train" and share and (share == 1 or share > config.health.most_skipped):
-        raise ValueError(told)
-    if told:
-        print(f"warning: {told}", file=sys.stderr)
+    check_fits(config, trained)
+    for name, _, lengths in (trained if config.stage == "grpo" else []) + validated:
+        if told := lengths.told(name, config.rollout):
+            print(f"warning: {told}", file=sys.stderr)
 
 
 def sampled_at_most(config: TrainConfig, shapes: RolloutShapes) -> list[int]:

@@ -1,11 +1,12 @@
 """How long the prompts of a set are, and the settings that hold them, before anything compiles."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.rollout.dialogue import Dialogue, question
-from lfpc_jax.run.config import RolloutSettings
+from lfpc_jax.run.config import RolloutSettings, TrainConfig
 from lfpc_jax.trajectory import Record
 
 _MOST = 128
@@ -68,6 +69,23 @@ class PromptLengths:
             f"{self.longest} text tokens. All that were measured fit with "
             f"{flags_for(self.longest, settings)}"
         )
+
+
+MeasuredSet = tuple[str, float, PromptLengths]
+"""The name of a set, its weight, and its prompts."""
+
+
+def check_fits(config: TrainConfig, sets: Sequence[MeasuredSet]) -> None:
+    """Raises ValueError if so many prompts of the training sets are too long that a run would stop
+    for them. Imitation has no buckets for prompts."""
+    if config.stage != "grpo" or not sets:
+        return
+    over = [lengths.over(config.rollout) for _, _, lengths in sets]
+    weights = [weight for _, weight, _ in sets]
+    share = sum(w * each for w, each in zip(weights, over, strict=True)) / sum(weights)
+    if share == 1 or share > config.health.most_skipped:
+        name, _, lengths = sets[over.index(max(over))]
+        raise ValueError(lengths.told(name, config.rollout))
 
 
 def flags_for(longest: int, settings: RolloutSettings) -> str:

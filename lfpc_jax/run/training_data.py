@@ -15,7 +15,7 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.run.config import Source, TrainConfig
 from lfpc_jax.run.models import LoadedModel
-from lfpc_jax.run.prompt_lengths import PromptLengths
+from lfpc_jax.run.prompt_lengths import PromptLengths, check_fits
 from lfpc_jax.trajectory import Picture, Record
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,16 @@ def first_look(source: Source, config: TrainConfig, dialogue: Dialogue | None) -
         )
     left_out = summary(rejected) or "none"
     return FirstLook(records, left_out, tried, tried - len(faults), lengths)
+
+
+def check_prompts(config: TrainConfig, parts: Sequence[Part], dialogue: Dialogue) -> None:
+    """Raises ValueError if a run on these sets would stop for prompts that are too long, which is
+    known before anything compiles."""
+    sets = [(part.name, part.weight, PromptLengths(dialogue)) for part in parts]
+    for part, (_, _, lengths) in zip(parts, sets, strict=True):
+        for record in part.records:
+            lengths.add(record)
+    check_fits(config, sets)
 
 
 def warn_of_other_gaps(

@@ -147,13 +147,30 @@ def test_changed_data_is_taken_on_purpose_and_old_checkpoints_do_not_know(tmp_pa
     resuming.check_same_data(training.Saved(tmp_path, 4, {}), now, changed_data=False)
 
 
+def test_a_run_whose_prompts_are_too_long_is_refused_before_anything_compiles(
+    folder, monkeypatch, capsys
+):
+    """One set of two, whose weights count. It said so after all programs had compiled."""
+    monkeypatch.setenv("MICRO", str(folder))
+    for fault in ("begin_state", "engine_of"):
+        monkeypatch.setattr(train, fault, lambda *_, **__: pytest.fail("nothing may compile"))
+    layout.write(folder / "verbose", [replace(small.record(0), question="why " * 60)])
+    run, sets = folder / "verbose-run", f"{folder / 'set'},{folder / 'verbose'}"
+    flags = ["--health.most_skipped", "0.4", "--data.train", sets, "--data.validation", ""]
+    assert train.main(["--config", CONFIG, "--run", str(run), *flags]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: {folder / 'verbose'}: 100.0% of its prompts are longer")
+    assert "fit with --rollout.prompt_text 48," in last
+    assert not (run / "config.json").exists()
+
+
 def test_a_step_of_which_most_prompts_are_too_long_saves_and_exits_with_3(folder):
-    """Five of six questions, so that a step of four has at most one that fits."""
-    records = [small.record(i, targets=(TARGET,)) for i in range(6)]
-    long = [replace(record, question="why " * 60) for record in records[1:]]
-    layout.write(folder / "long", [records[0], *long])
+    """Two of three questions, and three of the first step's four: an epoch, and one of the next."""
+    short, *others = [small.record(i, targets=(TARGET,)) for i in range(3)]
+    long = [replace(record, question="why " * 60) for record in others]
+    layout.write(folder / "long", [short, *long])
     run, data = folder / "skipping", str(folder / "long")
-    flags = ["--data.train", data, "--health.most_skipped", "0.6", "--data.validation", ""]
+    flags = ["--data.train", data, "--health.most_skipped", "0.7", "--data.validation", ""]
     errors = finished(start(folder, run, *flags), code=3)
     assert "prompts of step 1 could not be shown, more than the share health.most_skipped" in errors
     assert "All prompts so far fit with --rollout.prompt_text 48," in errors
