@@ -1,23 +1,31 @@
 """What the server costs: the engine alone on a list of requests, and clients asking for the same.
 
     JAX_PLATFORMS=cpu python bench/serve.py [--requests 500] [--clients 64]
+    JAX_PLATFORMS=cpu python bench/serve.py --starts
 
-The engine rolls all requests out in batch, in this process. `launch/serve.py` runs beside it, and a
+The engine rolls all requests out in batch, in this process. `lfpc serve` runs beside it, and a
 process of clients asks it for the same with the `openai` client, so many at a time. Both are
 repeated, by turns, and every id that the server sends is compared with the engine's. Prints tokens
-a second of both, their ratio, seconds from the start of the command to its first answer, and the
-seconds of an answer.
+a second of both, their ratio and the seconds of an answer.
+
+With --starts the server is started twice, without any program kept and with those of the first
+start. Prints the seconds from the command to its first answer and until all programs are there, and
+the CPU seconds until then.
 """
 
 import argparse
 import asyncio
 import base64
 import json
+import re
+import resource
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +38,6 @@ from lfpc_jax.rollout.dialogue import question
 from lfpc_jax.trajectory import Record
 
 ROOT = Path(__file__).parents[1]
-ANSWERED = "first answer"
 
 
 def asked(count: int) -> list[Record]:
@@ -126,11 +133,11 @@ def _text(text: str) -> dict[str, Any]:
 
 
 class Started:
-    """`launch/serve.py` in a process of its own."""
+    """`lfpc serve` in a process of its own."""
 
     def __init__(self, flags: list[str]) -> None:
         self.begun = time.perf_counter()
-        command = [sys.executable, str(ROOT / "launch/serve.py"), *flags, "--port", "0"]
+        command = [sys.executable, "-m", "lfpc_jax", "serve", *flags, "--port", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -144,6 +151,16 @@ class Started:
         command = [sys.executable, __file__, "--ask", *arguments]
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
+    def wait_for_programs(self) -> float:
+        """Waits until every program is there; returns the seconds since the command."""
+        while True:
+            with urllib.request.urlopen(f"{self.url}/metrics") as reply:
+                found = re.search(r"^lfpc_programs_left (\S+)", reply.read().decode(), re.MULTILINE)
+            assert found is not None
+            if not float(found[1]):
+                return time.perf_counter() - self.begun
+            time.sleep(0.2)
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
@@ -156,9 +173,7 @@ def compare(args: argparse.Namespace, say: Callable[[str], None] = print) -> dic
     flags = ["--model", str(args.model), "--slots", str(args.slots), "--name", "bench"]
     flags += ["--queue", str(args.clients)]
     server = Started(flags)
-    server.ask(1, 1, args.temperature)
-    first = time.perf_counter() - server.begun
-    say(f"from the command to its {ANSWERED}: {first:.1f} s")
+    server.wait_for_programs()
     alone, records = Alone(flags), asked(args.requests)
     if args.wait:
         input("ready; press Enter to measure\n")
@@ -183,12 +198,31 @@ def compare(args: argparse.Namespace, say: Callable[[str], None] = print) -> dic
         "engine_tokens_per_second": statistics.median(rates["engine"]),
         "server_tokens_per_second": statistics.median(rates["server"]),
         "ratio": statistics.median(ratios),
-        "first_answer_seconds": first,
         "answer_seconds": statistics.median(each),
         "exit_code": code,
     }
     for name, value in result.items():
         say(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+    return result
+
+
+def starts(args: argparse.Namespace) -> dict[str, float]:
+    result = {}
+    with tempfile.TemporaryDirectory() as kept:
+        flags = ["--model", str(args.model), "--slots", str(args.slots), "--name", "bench"]
+        for kind in ("cold", "kept"):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            server = Started([*flags, "--cache", kept])
+            server.ask(1, 1, 0.0)
+            result[f"{kind}_first_answer_seconds"] = time.perf_counter() - server.begun
+            result[f"{kind}_every_program_seconds"] = server.wait_for_programs()
+            server.stop()
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            result[f"{kind}_cpu_seconds"] = used
+            for name, value in result.items():
+                if name.startswith(kind):
+                    print(f"{name}: {value:.1f}", flush=True)
     return result
 
 
@@ -203,6 +237,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--starts", action="store_true", help="measure these instead")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument(
@@ -212,7 +247,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    result = compare(args)
+    result = starts(args) if args.starts else compare(args)
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -9,7 +9,7 @@ image takes up to 16,384 visual tokens, Qwen2.5-VL's own limit, where baseline.p
 `authors_baseline.py:3b` trains Qwen2.5-VL-3B.
 
 Hardware: more than stage1.py, since a context of 32,768 holds the image, five whole turns and four
-crops. By `launch/plan.py` a v5p:2x2x4 holds the 7B model as it is: 36 of 96 GiB a chip in rollouts,
+crops. By `lfpc plan` a v5p:2x2x4 holds the 7B model as it is: 36 of 96 GiB a chip in rollouts,
 44 in updates.
 
 Expect: the paper's figures for the baseline, as for baseline.py.

@@ -8,7 +8,7 @@ DeepEyes keeps. docs/paper.md lists each of them beside stage1.py's, with the re
 holds five whole turns of 2,048 tokens. A row of an update holds one such episode, or two of half
 its length. `authors_stage1.py:3b` trains Qwen2.5-VL-3B.
 
-Hardware: as stage1.py, with half the slots of twice the context. Let `launch/plan.py` compile it
+Hardware: as stage1.py, with half the slots of twice the context. Let `lfpc plan` compile it
 for your slice first.
 
 Expect: the paper's figures, as for stage1.py. Nobody has run either yet, so it is open which of the

@@ -2,7 +2,7 @@
 
 `7b` and `3b` are the paper's settings with that size of Qwen2.5-VL; without a size, `7b` is meant.
 `3b-24gb` and others with a card's memory behind a dash are for one GPU (docs/training.md).
-`micro` is the small world of `launch/demo.py`, which trains on two CPU cores. What the configs of
+`micro` is the small world of `lfpc demo`, which trains on two CPU cores. What the configs of
 crop networks share is in `cropvlm/shared.py`.
 """
 
@@ -35,7 +35,7 @@ ONE_CARD: Mapping[str, tuple[int, LoRA | None]] = {
 """For a model on one GPU with so much memory: the episodes that it samples at once, and the LoRA
 that is trained. Without one all parameters are, and Adam's moments are in the host's memory."""
 DEMO = "runs/demo"
-"""The folder in which `launch/demo.py` puts its data and runs."""
+"""The folder in which `lfpc demo` puts its data and runs."""
 _DEMO_SETS: Mapping[str, str] = {"none": "world", "boxes": "answer"}
 """Sets of the demo that are named otherwise than their strategy; all of its records have boxes."""
 

@@ -5,7 +5,7 @@
 
 `stage1.py:3b` trains Qwen2.5-VL-3B (select with that model, too), `stage1.py:3b-24gb` and its like
 train on one GPU, and `stage1.py:micro` trains the small world's model, on the data that
-`launch/demo.py` makes. `configs/common.py` has the settings.
+`lfpc demo` makes. `configs/common.py` has the settings.
 
 `data/focus` is a set in our layout of the paper's sources: PixelReasoner (2.7k), Chain-of-Focus
 (2.1k) and ThinkLite-VL. It has their images and question-answer pairs alone (docs/data.md).
@@ -22,7 +22,7 @@ episode that needs more ends with `context_full` (metric end/context_full). A
 
 Hardware:
 - 7b: the paper used one node of 8 x A100 80 GB, for 418.5 A100-hours in total (2.5 of them for the
-  selection), which is 52 hours of the node. Let `launch/plan.py` compile it for your slice first.
+  selection), which is 52 hours of the node. Let `lfpc plan` compile it for your slice first.
 - 3b: 4 GPUs of 80 GB, or a TPU v5e:4x4 with `--mesh.tensor 2 --rollout.slots 32` (docs/scaling.md).
 - 3b-24gb, 7b-24gb, 3b-48gb, 7b-48gb, 3b-80gb, 7b-80gb, 7b-141gb: one GPU with that memory; the
   table in docs/training.md has what each holds and takes.

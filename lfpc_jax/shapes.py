@@ -120,6 +120,8 @@ class RolloutShapes:
 
     With `kept`, prompts are computed in two parts: a beginning up to the picture's end, and the
     text behind it. So many beginnings stay in memory, for prompts that begin alike.
+
+    With `single`, decode has one bucket of rows and of spans (see `largest`).
     """
 
     slots: int = 8
@@ -138,6 +140,7 @@ class RolloutShapes:
     members: int = 8
     own: int = 0
     kept: int = 0
+    single: bool = False
 
     def __post_init__(self) -> None:
         counts = (self.slots, self.chunk, self.observation_text, self.prefill_rows, self.members)
@@ -182,6 +185,21 @@ class RolloutShapes:
             kept=rounded(self.kept),
         )
 
+    def largest(self) -> "RolloutShapes":
+        """These shapes with one bucket of everything, the largest. Its programs are few and hold
+        whatever the others do, with more padding; memory is the same."""
+
+        def last(buckets: Buckets) -> Buckets:
+            return Buckets(buckets.sizes[-1:])
+
+        return replace(
+            self,
+            prompt_text=last(self.prompt_text),
+            image_buckets=last(self.image_windows),
+            crop_buckets=last(self.crop_windows),
+            single=True,
+        )
+
     @cached_property
     def prefix_count(self) -> int:
         return self.prefixes or self.slots
@@ -199,7 +217,8 @@ class RolloutShapes:
     def spans(self) -> Buckets:
         """Buckets for how many of a row's own ids a chunk of decode reads: as many as the longest
         row has."""
-        return geometric(-(-self.own_capacity // 4), self.own_capacity)
+        longest = self.own_capacity
+        return Buckets((longest,)) if self.single else geometric(-(-longest // 4), longest)
 
     @cached_property
     def image_windows(self) -> Buckets:

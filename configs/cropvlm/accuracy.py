@@ -7,7 +7,7 @@ set (VQA accuracy for TextVQA, else ANLS) plus 1 for a valid box. `cropvlm/accur
 `cropvlm/accuracy.py:micro` are the sizes of sft.py. A target on a server is
 `--target.path "" --target.url URL --target.model NAME --target.cache FOLDER`.
 
-Hardware: as sft.py, with the target's weights beside the crop network's; see `launch/plan.py`.
+Hardware: as sft.py, with the target's weights beside the crop network's; see `lfpc plan`.
 
 Expect: [paper] TextVQA at 1,024 px: boxes grow from 12.5 to 16.8 % of the image, recall rises from
 51 to 72, and accuracy from 53.5 to 56.1.

@@ -10,7 +10,7 @@ Boxes are learned without a target. With one (`--target.path MODEL`), validation
 accuracy with the proposed boxes and with blank crops.
 
 Hardware:
-- 7b: 4 GPUs of 80 GB, or let `launch/plan.py` compile it for your slice.
+- 7b: 4 GPUs of 80 GB, or let `lfpc plan` compile it for your slice.
 - 3b: one GPU of 80 GB.
 - micro: two CPU cores, some minutes.
 

@@ -41,7 +41,7 @@ DEMO = "runs/demo-cropvlm"
 
 
 def labelled(size: str) -> tuple[Source, ...]:
-    """The first half of every set with the boxes that `launch/label_boxes.py` gave it."""
+    """The first half of every set with the boxes that `lfpc label` gave it."""
     if size == common.MICRO:
         return (Source(f"{DEMO}/data/labels"),)
     return tuple(Source(f"data/labels/{name}", weight=share) for name, (_, share) in SETS.items())

@@ -3,7 +3,7 @@
     lfpc train --config micro/ahead.py
     lfpc demo --out runs/ahead --arms stage1 ahead --seeds 0 1 2
 
-It is `stage1.py:micro` with `rollout.ahead` 1, on the set that `launch/demo.py` selects. The second
+It is `stage1.py:micro` with `rollout.ahead` 1, on the set that `lfpc demo` selects. The second
 command compares both. No result of the paper needs it; at other sizes the same settings are flags
 of `stage1.py`. Turns of the small world are 20 tokens long, so with a chunk of 8 a quarter of the
 slots' steps would go to rows that have just ended or wait for a crop (`bench/occupancy.py`).

@@ -1,9 +1,9 @@
 """One question about one image: the conversation as it unfolds, and a picture of where it looked.
 
-    ask.py --model DIR --image FILE --question TEXT [--options red blue] [--out ask.png]
-    ask.py --model CROPPER --target DIR --image FILE --question TEXT
+    lfpc ask --model DIR --image FILE --question TEXT [--options red blue] [--out ask.png]
+    lfpc ask --model CROPPER --target DIR --image FILE --question TEXT
 
-DIR is a Hugging Face folder, a folder that convert.py wrote, or a training run. Boxes are printed
+DIR is a Hugging Face folder, a folder that lfpc convert wrote, or a training run. Boxes are printed
 in pixels of the original. Decoding is greedy, unless a temperature is given.
 
 With --target (or --target-url and --target-model) the model is a crop network: it proposes a box,

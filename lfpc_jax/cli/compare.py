@@ -1,9 +1,9 @@
 """Several models on the same questions, side by side, and what changes from one to another.
 
-    compare.py OUT --arm warm EVALUATED --arm stage1 SEED0 SEED1 SEED2 \\
+    lfpc compare OUT --arm warm EVALUATED --arm stage1 SEED0 SEED1 SEED2 \\
         --change accuracy warm stage1 --change drop 3*warm stage1
 
-An arm is a name and folders of evaluate.py, one for each seed. NAME@CONDITION takes the answers
+An arm is a name and folders of lfpc evaluate, one for each seed. NAME@CONDITION takes the answers
 under another condition than with the tool, as --arm without@direct. All arms must have been asked
 the same questions. --change MEASURE BEFORE AFTER is the second arm's value minus the first's,
 paired by question; "3*warm" is three times the first's. If a target model was shown boxes, rank

@@ -1,8 +1,8 @@
 """Converts Hugging Face folders to Orbax and back, and compares a folder with transformers.
 
-    convert.py to-orbax HF_DIR OUT
-    convert.py to-hf ORBAX_DIR OUT      # or RUN, RUN/checkpoints/STEP, RUN/checkpoints/best
-    convert.py check HF_DIR [--json FILE]
+    lfpc convert to-orbax HF_DIR OUT
+    lfpc convert to-hf ORBAX_DIR OUT      # or RUN, RUN/checkpoints/STEP, RUN/checkpoints/best
+    lfpc convert check HF_DIR [--json FILE]
 
 Weights are sharded over all devices. OUT appears only when it is complete.
 """

@@ -1,8 +1,8 @@
 """The whole method in a small world, on two CPU cores: data, selection, both stages, evaluation.
 
-    demo.py [--out runs/demo] [--seeds 0] [--arms baseline stage1 stage2]
-    demo.py --out runs/reproduce --arms all --seeds 0 1 2 --temperatures 0 1 --write docs
-    demo.py --system cropvlm [--arms tight outside_fitted sft by_accuracy by_likelihood]
+    lfpc demo [--out runs/demo] [--seeds 0] [--arms baseline stage1 stage2]
+    lfpc demo --out runs/reproduce --arms all --seeds 0 1 2 --temperatures 0 1 --write docs
+    lfpc demo --system cropvlm [--arms tight outside_fitted sft by_accuracy by_likelihood]
 
 With --system cropvlm it is the second system's: labels by a target model, crop networks that
 imitate them, and both rewards.

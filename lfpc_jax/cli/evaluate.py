@@ -1,14 +1,14 @@
 """Benchmarks of a model, and whether its crops matter.
 
-    evaluate.py OUT --model DIR --data hr_bench_8k.tsv hr_bench_4k.parquet vstar_bench
-    evaluate.py OUT --model DIR --data world/ --image-tokens 1024 16384 --diagnose
-    evaluate.py OUT --rescore --judge-url http://host:8000/v1 --judge-model NAME
-    evaluate.py OUT --model CROPPER --target DIR --data text_vqa_boxes:rows.parquet \\
+    lfpc evaluate OUT --model DIR --data hr_bench_8k.tsv hr_bench_4k.parquet vstar_bench
+    lfpc evaluate OUT --model DIR --data world/ --image-tokens 1024 16384 --diagnose
+    lfpc evaluate OUT --rescore --judge-url http://host:8000/v1 --judge-model NAME
+    lfpc evaluate OUT --model CROPPER --target DIR --data text_vqa_boxes:rows.parquet \\
         --modes tool direct --boxes true centre random whole rel_att --expand 2 4 9 16
 
-    evaluate.py OUT --endpoint http://host:8000/v1 --endpoint-model NAME --model DIR --data FILE
+    lfpc evaluate OUT --endpoint http://host:8000/v1 --endpoint-model NAME --model DIR --data FILE
 
-DIR is a Hugging Face folder, one that convert.py wrote, or a training run's: RUN (its newest
+DIR is a Hugging Face folder, one that lfpc convert wrote, or a training run's: RUN (its newest
 checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. --data takes HR-Bench (TSV or parquet),
 V* (its folder, or its JSON list), sets in our layout, and READER:PATH (see `data.sources`), each
 also as NAME=PATH. Crops are always cut from the original, whatever budget the shown image has.
@@ -140,8 +140,8 @@ def _graded(args: argparse.Namespace, journal: Journal, judge: Judge | None) -> 
     except JudgeFailed as error:
         raise ValueError(
             f"{error}. Results of before stay as they are, and so do all answers and verdicts in "
-            f"{args.out}: mend that, then run evaluate.py {args.out} --rescore with the flags of a "
-            "judge (or without, to count what only a judge can tell as wrong; or with a higher "
+            f"{args.out}: mend that, then run lfpc evaluate {args.out} --rescore with the flags of "
+            "a judge (or without, to count what only a judge can tell as wrong; or with a higher "
             "--max-unjudged)"
         ) from error
     faults = [fault for part in answers.values() for fault in faults_of(part)]

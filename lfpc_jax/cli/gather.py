@@ -1,8 +1,8 @@
 """Writes one set in the project's layout from several sets, here or on the Hub.
 
-    gather.py SET... OUT
-    gather.py deep_eyes:ChenShawn/DeepEyes-Datasets-47k russwang/ThinkLite-VL-hard-11k data/focus
-    gather.py data/focus-answer data/boxes --boxes drawn.json
+    lfpc gather SET... OUT
+    lfpc gather deep_eyes:ChenShawn/DeepEyes-Datasets-47k russwang/ThinkLite-VL-hard-11k data/focus
+    lfpc gather data/focus-answer data/boxes --boxes drawn.json
 
 SET is named as everywhere (lfpc_jax/data/sources.py): a folder in our layout, READER:PATH, or a
 name on the Hub, which is fetched. OUT gets the records in their order, and pictures that were

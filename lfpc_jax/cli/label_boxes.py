@@ -1,13 +1,13 @@
 """Labels the records of a set with boxes, from which a crop network first learns by imitation.
 
-    label_boxes.py SET OUT --target DIR [--presentation both] [--grid 5]
-    label_boxes.py SET OUT --boxes outside
-    label_boxes.py SET OUT --boxes truth
-    label_boxes.py SET OUT --again OLD [--within 0.5] [--ties largest] [--noise 0] [--seed 1]
+    lfpc label SET OUT --target DIR [--presentation both] [--grid 5]
+    lfpc label SET OUT --boxes outside
+    lfpc label SET OUT --boxes truth
+    lfpc label SET OUT --again OLD [--within 0.5] [--ties largest] [--noise 0] [--seed 1]
 
 SET is a set in our layout or a public one, such as `text_vqa%1/2:FILE` (see data/sources.py). OUT
 becomes a set in our layout with the same records, whose target boxes are the labels; pictures that
-are files are left where they are. Training reads it, as in `train.py --config cropvlm/sft.py`.
+are files are left where they are. Training reads it, as in `lfpc train --config cropvlm/sft.py`.
 
 By default a frozen target model is asked how likely it finds the right answer with each box of a
 grid in view (225 boxes for 5 x 5 cells), and the best box, widened at random, is the label. All

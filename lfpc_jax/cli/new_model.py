@@ -1,10 +1,10 @@
 """A small random Qwen2.5-VL with its own tokenizer, to be trained from nothing.
 
-    new_model.py OUT [--seed 0] [--width 128] [--layers 4] [--vision-width 64] [--vision-depth 3]
+    lfpc new-model OUT [--seed 0] [--width 128] [--layers 4] [--vision-width 64] [--vision-depth 3]
 
 OUT is an ordinary Hugging Face folder in the published layout: patches of 14 pixels merged 2 x 2,
 windows, M-RoPE, grouped queries, the published special tokens. The tokenizer knows the words of the
-small world (synthesize.py --world micro) and spells every digit as a token. The system prompt and
+small world (lfpc synthesize --world micro) and spells every digit as a token. The system prompt and
 the text around a call take one token each, so that episodes are short. The parameters are those of
 `lfpc_jax/model/beginning.py`.
 """

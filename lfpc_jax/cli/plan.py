@@ -1,6 +1,6 @@
 """What a training run needs on TPUs or GPUs, according to their compiler. None is needed.
 
-    plan.py --config stage1.py --topology v5p:2x2x4 [--rollout.tensor 4 ...] [--json FILE]
+    lfpc plan --config stage1.py --topology v5p:2x2x4 [--rollout.tensor 4 ...] [--json FILE]
 
 compiles every program of the run for the slice: a host's rollouts at their largest, a local
 target's programs, the resharding, the log-probabilities and the update of the whole slice.
@@ -11,12 +11,12 @@ can take, and compile times. If a model folder is not here, the published model 
 its name is planned. If a program does not fit, the command says which setting to change and exits
 with 1.
 
-    plan.py --config stage1.py --topology v5e:4x8 --search
+    lfpc plan --config stage1.py --topology v5e:4x8 --search
 
 proposes a mesh, remat, rows, their size and slots whose programs were compiled and fit. With
 `--lengths RUN` rows are filled with the episodes that a run kept.
 
-    plan.py --model 3b 7b --topology v5e:2x4 v5p:2x2x2
+    lfpc plan --model 3b 7b --topology v5e:2x4 v5p:2x2x2
 
 compiles only the forward and its gradient (lfpc_jax/plan/programs.py) of published sizes; with
 `--program rollout --tensor 4 --slots 128 --capacity 8192` the rollout engine's programs.
@@ -113,7 +113,7 @@ def _plan_run(args: argparse.Namespace, overrides: Sequence[str], topology: str)
             _print_shortages(programs, title, where, config)
             return Plan(title, programs, {"config": args.config, "topology": topology, **figures})
     raise ValueError(
-        f"{args.config}: nothing found that fits {topology} and that train.py would start there; "
+        f"{args.config}: nothing found that fits {topology} and that lfpc train would start there; "
         "take a larger slice"
     )
 

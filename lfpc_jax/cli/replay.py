@@ -1,7 +1,7 @@
 """Computes a training run's recorded episodes again and reports every difference.
 
-    replay.py RUN [--part step-000001 validation-000040] [--limit N]
-    replay.py RUN --part step-000040 --model DIR
+    lfpc replay RUN [--part step-000001 validation-000040] [--limit N]
+    lfpc replay RUN --part step-000040 --model DIR
 
 From the sampled tokens in RUN/trajectories, the settings in RUN/config.json and the weights that
 sampled the tokens, everything else is computed again: prompts, the reading of each turn, crops,

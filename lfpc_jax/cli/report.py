@@ -1,8 +1,8 @@
 """Curves, results and every episode of one or several runs, as one HTML page and PNG plots.
 
-    report.py RUN... [--out FILE] [--about TEXT] [--model DIR] [--episodes N] [--parts PATTERN]
+    lfpc report RUN... [--out FILE] [--about TEXT] [--model DIR] [--episodes N] [--parts PATTERN]
 
-RUN is a folder of train.py, evaluate.py or compare.py. The page needs no network and no server. By
+RUN is a folder of lfpc train, evaluate or compare. The page needs no network and no server. By
 default it is RUN/report.html, or ./report.html for several runs; the plots lie beside it. What
 cannot be read is left out and listed, on the page and in the terminal.
 
@@ -140,7 +140,7 @@ def _sheets(run: Run) -> list[dict[str, Any]]:
         )
         return [asdict(sheet) for sheet in sheets(results, seconds)]
     except (*OTHER_SHAPE, OSError) as error:
-        reason = f"results cannot be shown: {error!r:.200}; `evaluate.py {run.folder} --rescore`"
+        reason = f"results cannot be shown: {error!r:.200}; `lfpc evaluate {run.folder} --rescore`"
         run.problems.append(Problem(str(run.folder / "results.json"), reason))
         return []
 

@@ -1,8 +1,8 @@
 """Chooses at which size each image of a set is shown in Stage I, by asking the model.
 
-    select_resolution.py DATA... OUT --model DIR [--search bisect] [--n-answers 4]
-    select_resolution.py DATA... OUT --model DIR --judge-url http://host:8000/v1 --judge-model NAME
-    select_resolution.py DATA... OUT --strategy hard
+    lfpc select DATA... OUT --model DIR [--search bisect] [--n-answers 4]
+    lfpc select DATA... OUT --model DIR --judge-url http://host:8000/v1 --judge-model NAME
+    lfpc select DATA... OUT --strategy hard
 
 DATA are sets in our layout or public ones, such as `deep_eyes:FOLDER` (see
 lfpc_jax/data/sources.py). OUT becomes one set in our layout, which training reads: the same records

@@ -1,8 +1,8 @@
 """A model as an OpenAI-compatible server over the rollout engine, and a page to try it.
 
-    serve.py --model DIR [--port 8000]
+    lfpc serve --model DIR [--port 8000]
 
-DIR is a Hugging Face folder or a name on the Hub, a folder that convert.py wrote, or a training
+DIR is a Hugging Face folder or a name on the Hub, a folder that lfpc convert wrote, or a training
 run. Clients ask it as NAME, or as NAME:look to have the server run the crop loop; docs/serving.md
 has all of it.
 """
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import jax
 
@@ -22,9 +23,11 @@ from lfpc_jax import stopping
 from lfpc_jax.cli import asking_flags, command, revision_flag
 from lfpc_jax.cli.parsers.serve import parser
 from lfpc_jax.distributed.mesh import rollout_mesh
+from lfpc_jax.distributed.processes import keep_programs
 from lfpc_jax.rollout.asking import Asking
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
+from lfpc_jax.rollout.preparing import Rest
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.sizing import CHUNK, together
 from lfpc_jax.rollout.zoom import Zoom
@@ -60,10 +63,11 @@ def serve(args: argparse.Namespace) -> int:
     if args.allow_files is not None and not args.allow_files.is_dir():
         raise ValueError(f"--allow-files {args.allow_files}: is no folder; name one that is there")
     with bound(args.host, args.port) as listening:  # before the model loads, which takes long
+        _keep_programs(args.cache)
         engine = engine_of(args)
         with progress.waiting("compiling"):
-            engine.warm_up(requests=True)
-        service = service_of(engine, args, key, hosts)
+            rest = engine.start()
+        service = service_of(engine, args, key, hosts, rest)
         host, port = listening.getsockname()[:2]
         at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(f"serving {service.name} at {at}/v1, with a page at {at}/", flush=True)
@@ -87,8 +91,21 @@ def engine_of(args: argparse.Namespace) -> Engine:
     return engine
 
 
+def _keep_programs(folder: str | None) -> None:
+    """Where this user's programs are kept unless a flag says otherwise. A machine that has no such
+    place serves as well."""
+    if folder is not None:
+        keep_programs(folder)
+        return
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lfpc_jax/programs"
+    try:
+        keep_programs(os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(usual))
+    except OSError as error:
+        print(f"compiled programs are not kept: {error}; see --cache", file=sys.stderr)
+
+
 def service_of(
-    engine: Engine, args: argparse.Namespace, key: str, hosts: tuple[str, ...]
+    engine: Engine, args: argparse.Namespace, key: str, hosts: tuple[str, ...], rest: Rest
 ) -> Service:
     limits = Limits(
         body_bytes=args.body_mb << 20,
@@ -101,7 +118,7 @@ def service_of(
     [zoom] = [tool for tool in engine.dialogue.toolbox.tools if isinstance(tool, Zoom)]
     name = args.name or args.model.resolve().name
     models = {name: False, name + LOOKS: True}
-    worker = Worker(engine, args.queue)
+    worker = Worker(engine, args.queue, rest)
     small = engine.slots.cfg.text.width < _MICRO
     return Service(
         name=name,

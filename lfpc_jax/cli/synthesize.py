@@ -1,8 +1,8 @@
 """Draws the synthetic world as a data set in the project's layout, or as benchmark files.
 
-    synthesize.py OUT --count 10000
-    synthesize.py OUT --count 2000 --world easy
-    synthesize.py OUT --count 200 --size 7680x4320 --object-side 120 320 --mark-side 36 72 \\
+    lfpc synthesize OUT --count 10000
+    lfpc synthesize OUT --count 2000 --world easy
+    lfpc synthesize OUT --count 200 --size 7680x4320 --object-side 120 320 --mark-side 36 72 \\
         --photographs PHOTOS --split heldout --format layout hrbench vstar
 
 OUT gets the layout (meta.json, records, images), `hrbench.tsv` or `vstar/`, the settings in

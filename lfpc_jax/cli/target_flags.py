@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--target-cache", default="", metavar="DIR",
-        help="folder that keeps a server's answers; default: a folder in OUT, of ask.py none",
+        help="folder that keeps a server's answers; default: a folder in OUT, of lfpc ask none",
     )  # fmt: skip
     group.add_argument(
         "--presentation", choices=get_args(Presentation), default=usual.presentation,

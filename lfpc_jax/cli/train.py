@@ -1,7 +1,7 @@
 """Trains a model: rollouts, rewards, advantages and updates, until all steps are done.
 
-    train.py --config stage1.py [--run runs/stage1] [--optimizer.learning_rate 5e-7 ...]
-    train.py --config stage1.py:3b --dry-run
+    lfpc train --config stage1.py [--run runs/stage1] [--optimizer.learning_rate 5e-7 ...]
+    lfpc train --config stage1.py:3b --dry-run
 
 A config is a Python file, or the name of one in configs/; a size may follow a colon. Every setting
 can be overridden; an unknown one is an error. The same command resumes from the last whole

@@ -15,7 +15,7 @@ def labelled_box(record: Record, view: View | None, rng: np.random.Generator) ->
         what = "no picture" if view is None else "no box"
         raise ValueError(
             f"record {record.id!r}: has {what}, so there is no label to imitate; label the set "
-            "with launch/label_boxes.py, or leave the record out"
+            "with lfpc label, or leave the record out"
         )
     label = hull(Box(*nest[0]) for nest in record.targets)
     return (write_box(label, view.frame),)

@@ -2,9 +2,9 @@
 
 Every measure, and every change between two arms, is first a value of each question: the mean over
 its rollouts and the arm's seeds. A sample's value is then the mean over its questions. The 95%
-intervals count samples, as those of `evaluate.py` do: the four cycles of an HR-Bench sample are one
-sample. Each seed's value is given beside them. With `over_seeds` intervals count seeds as drawn as
-well (`intervals.crossed`); three seeds that disagree make them wide.
+intervals count samples, as those of `lfpc evaluate` do: the four cycles of an HR-Bench sample are
+one sample. Each seed's value is given beside them. With `over_seeds` intervals count seeds as drawn
+as well (`intervals.crossed`); three seeds that disagree make them wide.
 """
 
 import json
@@ -71,7 +71,7 @@ class Arm:
 
     @cached_property
     def answers(self) -> tuple[Answers, ...]:
-        """The graded answers of each folder, for all benchmarks and budgets. If `evaluate.py`
+        """The graded answers of each folder, for all benchmarks and budgets. If `lfpc evaluate`
         graded a folder with a judge, that judge's verdicts count."""
         return tuple(
             grade_all(
@@ -100,7 +100,7 @@ def _judge_of(results: Path) -> tuple[str, str]:
         return str(said["judge"]), str(said.get("judge_server", ""))
     except OTHER_SHAPE as error:
         raise ValueError(
-            f"{results}: is damaged ({error!r:.200}); make it again with evaluate.py "
+            f"{results}: is damaged ({error!r:.200}); make it again with lfpc evaluate "
             f"{results.parent} --rescore"
         ) from error
 

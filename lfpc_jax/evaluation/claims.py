@@ -18,7 +18,7 @@ CLAIMS = {
     ("area", "control", "stage2"): "down",
     ("accuracy", "control", "stage2"): "not down",
 }
-"""Changes, as compare.py takes them, and the direction in which the paper found them."""
+"""Changes, as lfpc compare takes them, and the direction in which the paper found them."""
 CROPVLM_CLAIMS = {
     ("area", "sft", "by_accuracy"): "up",
     ("area", "sft", "by_likelihood"): "up",
@@ -80,8 +80,8 @@ def write_page(
 ) -> None:
     """Writes results.md, results.json and pictures into `folder`, or files of another `name`.
     `about` says what was compared, and `over` what intervals are over; `compared` are the folders
-    that compare.py wrote, by temperature. `claims` are of changes and `ranks` of rank correlations;
-    those that were not compared are left out."""
+    that `lfpc compare` wrote, by temperature. `claims` are of changes and `ranks` of rank
+    correlations; those that were not compared are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     legend = (_NOT_DOWN if "not down" in claims.values() else "") + _LEGEND
     legend += _ALIKE if "alike" in claims.values() else ""

@@ -44,7 +44,7 @@ def check_judges(arms: Sequence[Arm]) -> None:
         told = "; ".join(f"{name}: {', '.join(j or 'by rule' for j in by[name])}" for name in by)
         raise ValueError(
             f"the arms were graded by different judges ({told}); grade all alike with "
-            "evaluate.py FOLDER --rescore"
+            "lfpc evaluate FOLDER --rescore"
         )
 
 

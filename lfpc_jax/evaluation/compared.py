@@ -1,4 +1,4 @@
-"""A comparison of arms at one budget, as `comparison.json` holds it: written by `compare.py`, and
+"""A comparison of arms at one budget, as `comparison.json` holds it: written by `lfpc compare`, and
 read again for a report.
 
 The file maps `BENCHMARK-TOKENS` to `arms`, `changes` and, of crop networks, `ranks`. `over_seeds`
@@ -78,7 +78,7 @@ def read(file: Path) -> list[Compared]:
         return [_decoded(name, budget) for name, budget in budgets.items()]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{file}: is damaged ({error!r:.200}); make it again with the command of compare.py "
+            f"{file}: is damaged ({error!r:.200}); make it again with the command of lfpc compare "
             "that made it"
         ) from error
 

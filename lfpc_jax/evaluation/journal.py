@@ -39,6 +39,8 @@ TARGET = "target"
 asked; see `cropvlm.target`."""
 ASSETS_OF_TARGET = "target"
 """The folder of a local target's files, among the assets."""
+ENDPOINT = "endpoint"
+"""Among what is asked: the name of a model on a server, and where the server was last."""
 WITH_BOXES = "with_boxes"
 """Of a benchmark that a target is asked: how many questions have true boxes."""
 CROPVLM = "cropvlm"
@@ -150,8 +152,8 @@ class Journal:
     def _changed(self, old: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
         """The settings that differ. A folder without the model's identity is resumed with a
         warning, and one without the prompt is resumed without. Where a model lies does not matter
-        if its identity is known."""
-        old = {"prompt": asked.get("prompt")} | dict(old)
+        if its identity is known, nor at which address a server has it."""
+        old, asked = _anywhere({"prompt": asked.get("prompt")} | dict(old)), _anywhere(asked)
         if TARGET in asked and "model" not in old:  # the crop network is added now
             asked = {name: asked[name] for name in asked if name in old}
         known = {IDENTITY, "model"} if IDENTITY in asked and IDENTITY in old else {IDENTITY}
@@ -259,6 +261,12 @@ class Journal:
                 if out.read(1) != b"\n":
                     out.write(b"\n")
             out.write(json.dumps(line).encode() + b"\n")
+
+
+def _anywhere(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked, without the address of its server."""
+    named = {ENDPOINT: asked[ENDPOINT]["model"]} if ENDPOINT in asked else {}
+    return {**asked, **named}
 
 
 def _changed_target(old: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:

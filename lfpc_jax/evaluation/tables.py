@@ -143,7 +143,7 @@ def _crops(results: Results) -> Sheet:
         if rows["overall"].get("crop/iou", 0) > 0 and "crop/iou_cropped" not in rows["overall"]:
             sheet.warnings = (
                 "these were scored by an earlier version: of one target IoU and overlap are the "
-                "last crop's; `evaluate.py OUT --rescore` counts anew",
+                "last crop's; `lfpc evaluate OUT --rescore` counts anew",
             )
         for category in _in_order(rows):
             measured = rows[category]

@@ -1,7 +1,7 @@
 """What updates save for the backward pass, chosen by the memory that is left.
 
 Everything here is an estimate by hand, made before anything is compiled. The compiler has the last
-word (`launch/plan.py`).
+word (`lfpc plan`).
 """
 
 import math

@@ -138,7 +138,7 @@ def _expected(
 
 
 def _memory(config: TrainConfig, cfg: ModelConfig, devices: int) -> Table:
-    """Arrays that are always there. Activations are known to the compiler only (launch/plan.py)."""
+    """Arrays that are always there. Activations are known to the compiler only (lfpc plan)."""
     trained, rest = parameters.specs(cfg, config.trainable)
     part, frozen = _count(trained), _bytes(rest, cfg)
     narrow = jnp.dtype(cfg.dtype).itemsize

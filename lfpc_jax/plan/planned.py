@@ -176,7 +176,7 @@ def advice(
     phase: str, where: Slice, config: TrainConfig | None, *, holds_too_much: bool = False
 ) -> str:
     """What to change if a phase does not fit; if it `holds_too_much` in any case, only what changes
-    that. It never proposes what `train.py` would then refuse."""
+    that. It never proposes what `lfpc train` would then refuse."""
     most = where.chips_a_host
     ways = {}
     if config is not None:

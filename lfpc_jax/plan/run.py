@@ -45,7 +45,7 @@ from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
 
 def check_there(config: TrainConfig, where: Slice) -> None:
-    """Raises ValueError if `train.py` would refuse to start on the slice, with one process per
+    """Raises ValueError if `lfpc train` would refuse to start on the slice, with one process per
     host."""
     devices, local, hosts = len(where.devices), where.chips_a_host, where.hosts
     check(config, processes=hosts)

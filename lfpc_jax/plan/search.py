@@ -130,7 +130,7 @@ def _rollout(config: TrainConfig, where: Slice) -> Flags | None:
 
 
 def _ways(where: Slice) -> Iterator[int]:
-    """Sizes of a `tensor` group that fit within a host; `train.py` refuses others."""
+    """Sizes of a `tensor` group that fit within a host; `lfpc train` refuses others."""
     return (ways for ways in _WAYS if where.chips_a_host % ways == 0)
 
 

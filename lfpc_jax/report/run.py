@@ -27,7 +27,7 @@ from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.trajectory import Group
 
 _STORED_ASSETS = "hf"
-"""Where a folder of `convert.py to-orbax` keeps a model's files."""
+"""Where a folder of `lfpc convert to-orbax` keeps a model's files."""
 
 
 Verdicts = dict[tuple[str, str], list[float | None]]
@@ -74,7 +74,7 @@ class Run:
         if unscored:
             lacking = (
                 f"has no verdicts on {unscored} of the questions here, which are shown by rule, as "
-                f"of when an answer came; `evaluate.py {self.folder} --rescore`"
+                f"of when an answer came; `lfpc evaluate {self.folder} --rescore`"
             )
             self.problems.append(Problem(str(self.folder / "scores.jsonl"), lacking))
         if taken >= limit:
@@ -134,7 +134,7 @@ def open_run(folder: Path, model: Path | None) -> Run:
     """Opens a run or an evaluation. The tokenizer comes from `model` if the run has none."""
     if not folder.is_dir():
         raise ValueError(
-            f"{folder}: no folder of a run; give one that train.py or evaluate.py made"
+            f"{folder}: no folder of a run; give one that lfpc train or lfpc evaluate made"
         )
     problems: list[Problem] = []
     curves: list[Curve] = []

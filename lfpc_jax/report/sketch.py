@@ -27,7 +27,7 @@ def draw(group: Group, number: int = 0) -> PIL.Image.Image:
     if group.image is None or not group.crops:
         raise ValueError(
             f"record {group.record.id!r}: the group does not hold the pictures that the model saw; "
-            "roll it out again, or write a report of the archive by launch/report.py"
+            "roll it out again, or write a report of the archive by lfpc report"
         )
     original = pictures.original(group.record.picture)
     episode = group.trajectories[number]

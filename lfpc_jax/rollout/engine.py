@@ -32,6 +32,7 @@ from lfpc_jax.rollout.asked import Alters, Asked, OnEpisode, OnSkipped, Scheduli
 from lfpc_jax.rollout.dialogue import Dialogue, Opening
 from lfpc_jax.rollout.episode import STOP_STRING, Rules
 from lfpc_jax.rollout.finite import LogitsNotFinite
+from lfpc_jax.rollout.preparing import Rest, largest_first
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.rollout.scheduler import Scheduler
 from lfpc_jax.rollout.skipped import SkippedLog
@@ -135,6 +136,11 @@ class Engine:
         several ways. With `requests`, that of `RequestRun` is prepared, and no other."""
         replies = follows or requests or self.rules.max_turns > 1
         return self.slots.warm_up(prompts, replies=replies, also=also, each=requests)
+
+    def start(self) -> Rest:
+        """Compiles for `RequestRun` what answers any request with one bucket of everything, the
+        largest. The rest is compiled beside its work, and until then everything is padded more."""
+        return largest_first(self.slots)
 
     def run(
         self,

@@ -374,6 +374,11 @@ class Program:
         with self._scope():
             return self.jitted(*args)
 
+    def prepare(self, *args: Any) -> None:
+        """Compiles it for arguments of these shapes, and runs nothing: a call with such arguments
+        then finds it compiled."""
+        self.lower(*args).compile()
+
     def lower(self, *args: Any) -> Any:
         with self._scope():
             return self.jitted.lower(*args)

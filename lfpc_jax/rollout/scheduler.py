@@ -33,6 +33,7 @@ from lfpc_jax.rollout.skipped import PromptTooLong
 from lfpc_jax.rollout.slots import Slots
 from lfpc_jax.rollout.stats import Stats
 from lfpc_jax.rollout.tools import Ready
+from lfpc_jax.shapes import RolloutShapes
 from lfpc_jax.trajectory import Crop, Group, Record
 
 _Opened = tuple[Opening, Visual | None]
@@ -51,7 +52,7 @@ class Scheduler:
         pool: ThreadPoolExecutor,
         asked: Asked,
     ) -> None:
-        self.slots, self.shapes, self.dialogue, self.rules = slots, slots.shapes, dialogue, rules
+        self.slots, self.dialogue, self.rules = slots, dialogue, rules
         self.how, self.stats, self.pool = how, stats, pool
         self.rollouts, self.sampling = asked.rollouts, asked.sampling
         self.on_episode, self.on_skipped = asked.on_episode, asked.on_skipped
@@ -70,6 +71,11 @@ class Scheduler:
         self.groups_left: dict[Episode, Pending] = {}
         self.resumed: dict[Episode, deque[Resumed]] = {}  # by the episode that has the row
         self.ready: list[Pending] = []
+
+    @property
+    def shapes(self) -> RolloutShapes:
+        """Those of the slots, which may have more buckets later (see `preparing`)."""
+        return self.slots.shapes
 
     def groups(self) -> Iterator[Ended]:
         try:

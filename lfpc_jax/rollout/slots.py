@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -321,12 +320,13 @@ class Slots:
         spans = replace(self.shapes, own=0).spans if self.copies else self.shapes.spans
         return Buckets(spans.sizes[-1:]) if self.programs.reaches else spans
 
-    @cached_property
+    @property
     def decode_rows(self) -> Buckets:
         """Buckets for how many rows of a shard a chunk of decode computes: those that are live, or
         all in place."""
         slots = self.shapes.slots // self.shards
-        return geometric(slots if self.programs.in_place else -(-slots // 4), slots)
+        all_at_once = self.programs.in_place or self.shapes.single
+        return geometric(slots if all_at_once else -(-slots // 4), slots)
 
     def warm_up(
         self,
@@ -341,27 +341,31 @@ class Slots:
         a turn are run; decodes are also run for each sampling of `also`, or, with `each`, only for
         rows that have samplings of their own."""
         with self.allocated():
-            self._warm_up(prompts, replies, {self.sampling, *also}, each)
+            self.run_empty(prompts, replies, {self.sampling, *also}, each)
         self.programs.seal()
         return len(self.programs.traces)
 
-    def _warm_up(
+    def run_empty(
         self,
         prompts: Collection[tuple[int, int]] | None,
         replies: bool,
         samplings: Collection[Sampling],
         each: bool,
     ) -> None:
+        """What `warm_up` runs, on slots that are allocated."""
         shapes = self.shapes
-        every = itertools.product(shapes.image_windows.sizes, shapes.prompt_text.sizes)
+        if prompts is None:
+            prompts = [*itertools.product(shapes.image_windows.sizes, shapes.prompt_text.sizes)]
         R, count = (
             (self.shards, shapes.kept)
             if shapes.kept
             else (shapes.prefill_rows, shapes.prefix_count)
         )
-        for windows, text in every if prompts is None else sorted(prompts):
+        seen = {windows for windows, _ in prompts}
+        for windows in sorted(seen):
             self._encoded({}, R, windows)
-            self._prefill({}, R, count // self.shards, (windows, text))
+        for buckets in sorted(prompts):
+            self._prefill({}, R, count // self.shards, buckets)
         if shapes.kept:
             none = np.full(shapes.prefill_rows, shapes.prefix_count // self.shards, np.int32)
             tokens = empty_tokens(shapes.prefill_rows, shapes.observation_text)
@@ -372,7 +376,7 @@ class Slots:
             self.rewind([])
         for windows in (0, *shapes.crop_windows.sizes) if replies else ():
             embeddings = self._encode({}, shapes.extend_rows, windows) if windows else None
-            if windows and shapes.kept:
+            if windows and shapes.kept and windows not in seen:
                 self._encoded({}, self.shards, windows)
             tokens = empty_tokens(shapes.extend_rows, shapes.observation_length(windows))
             turns = self._no_turns(shapes.extend_rows)

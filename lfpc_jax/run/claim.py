@@ -79,7 +79,8 @@ class Owner:
 
     @classmethod
     def this_process(cls, folder: Path) -> "Owner":
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:_LONGEST_COMMAND]
+        program = Path(sys.argv[0]).name.split()  # `lfpc train`, or a file's name
+        command = shlex.join([*program, *sys.argv[1:]])[:_LONGEST_COMMAND]
         since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
         pid, where = os.getpid(), str(folder.resolve())
         return cls(where, socket.gethostname(), _place(), pid, _started(pid) or "", since, command)

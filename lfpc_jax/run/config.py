@@ -73,7 +73,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """`path` is a Hugging Face folder, a folder that `convert.py to-orbax` wrote, or a training
+    """`path` is a Hugging Face folder, a folder that `lfpc convert to-orbax` wrote, or a training
     run, of which the newest checkpoint is taken. `dtype` auto is float32 on a CPU and bfloat16
     elsewhere. `remat` and, for the vision tower, `tower_remat` say what updates save for the
     backward pass (`model.layers.each_layer`); auto saves the most that memory has room for."""

@@ -40,7 +40,7 @@ LABELS = {
     "outside_fitted": ("--boxes", "outside", "--factors", "4", "3", "2", "1.5", "1"),
     "sft": ("--noise", "0.25"),
 }
-"""How label_boxes.py makes the labels of an arm. The published factors of outside boxes are for
+"""How lfpc label makes the labels of an arm. The published factors of outside boxes are for
 text of a hundredth of a picture; here they make whole pictures of marks, so there is an arm with
 smaller ones. A cell of the grid is as large as a mark here, so
 boxes of the grid are widened by less than the whole cell of the published rule."""

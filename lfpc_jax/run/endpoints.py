@@ -8,6 +8,7 @@ from typing import Any
 
 from lfpc_jax.checkpoint import assets
 from lfpc_jax.evaluation.endpoint import AskedEndpoint, Endpoint
+from lfpc_jax.evaluation.journal import ENDPOINT
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.remote.client import Patience
 from lfpc_jax.remote.request import check_url
@@ -43,11 +44,11 @@ class EndpointEngines:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What identifies the model for an evaluation: where it is, and by what name. Whether the
-        server still has the same weights under that name, nobody here can know."""
+        """What identifies the model for an evaluation: its name, wherever the server is. Whether
+        that still has the same weights under this name, nobody here can know."""
         return {
             "image_token": Tokenizer.from_folder(self.assets).image_pad,
-            "endpoint": {"url": self.endpoint.url, "model": self.endpoint.model},
+            ENDPOINT: {"url": self.endpoint.url, "model": self.endpoint.model},
         }
 
     def keep_assets(self, folder: Path) -> None:

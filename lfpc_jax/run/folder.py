@@ -268,7 +268,7 @@ def check_has_weights(path: Path) -> None:
     if all(file.is_file() for file in begun) and not run.checkpoints.is_dir():
         raise ValueError(
             f"{path}: this run has no checkpoint yet; {path / 'log.txt'} says why it stopped. "
-            "Rerun its train.py command"
+            "Rerun its lfpc train command"
         )
 
 

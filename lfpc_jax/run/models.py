@@ -86,7 +86,7 @@ def shown_path(path: Path) -> str:
 def load_model(
     path: Path, *, dtype: str | None = None, mesh: Mesh | None = None, base: Base = "same"
 ) -> LoadedModel:
-    """Loads a Hugging Face folder, a folder that `convert.py to-orbax` wrote, or a training run:
+    """Loads a Hugging Face folder, a folder that `lfpc convert to-orbax` wrote, or a training run:
     RUN (its newest checkpoint), RUN/checkpoints/STEP or RUN/checkpoints/best. The default dtype is
     float32 on a CPU and bfloat16 elsewhere. With the `base` int8 the text's projections are rounded
     to that. Tensors of a Hugging Face folder are rounded as they are read; what the other kinds of

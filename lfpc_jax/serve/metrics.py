@@ -41,6 +41,10 @@ class Metrics:
                 "Requests that decode or wait",
                 lambda: len(worker.in_hand),
             ),
+            "lfpc_programs_left": (
+                "Programs for smaller shapes that are still to be compiled",
+                lambda: worker.programs_left,
+            ),
             "lfpc_engine_failures": ("How often the engine failed", lambda: worker.restarts),
         }
         for name, (text, value) in gauges.items():

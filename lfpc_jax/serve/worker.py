@@ -4,6 +4,9 @@ Requests are admitted while fewer are in hand than slots and places of the queue
 refused at once. Events of a turn reach the event loop together. If the engine fails, the requests
 in hand are told so, and the next begin with an empty cache. All other threads only add to `_asked`
 and `_given_up`.
+
+Programs that the engine can do without at first are compiled in a thread beside it, and used once
+all are there. If one cannot be compiled, the log says so and none of them is used.
 """
 
 import asyncio
@@ -20,6 +23,7 @@ from jaxtyping import UInt8
 
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Episode
+from lfpc_jax.rollout.preparing import Rest
 from lfpc_jax.rollout.requests import Request, RequestRun
 from lfpc_jax.rollout.said import said
 from lfpc_jax.serve.refused import Refused, invalid
@@ -79,8 +83,9 @@ class Ticket:
 
 
 class Worker:
-    def __init__(self, engine: Engine, queue: int) -> None:
+    def __init__(self, engine: Engine, queue: int, rest: Rest | None = None) -> None:
         self.engine, self.most = engine, engine.shapes.slots + queue
+        self._rest, self._compiled = rest, False
         self.in_hand: set[Ticket] = set()
         self.running = 0
         self.restarts = 0
@@ -93,6 +98,7 @@ class Worker:
         self._tickets: dict[Request, Ticket] = {}
         self._events: list[tuple[Ticket, Event]] = []
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self._compiler = threading.Thread(target=self._compile, name="compiler", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # ------------------------------------------------------------------ in the event loop
@@ -100,12 +106,21 @@ class Worker:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread.start()
+        self._compiler.start()
 
     def stop(self) -> None:
         with self._wake:
             self._over = True
             self._wake.notify()
         self._thread.join()
+        if self._rest is not None:
+            self._rest.stop()
+        self._compiler.join()
+
+    @property
+    def programs_left(self) -> int:
+        """How many programs are still to be compiled."""
+        return 0 if self._rest is None else self._rest.left
 
     def check_room(self) -> None:
         """Raises `Refused` if no request can be taken now."""
@@ -135,6 +150,20 @@ class Worker:
             into.append(ticket)
             self._wake.notify()
 
+    # ------------------------------------------------------------------ in the compiler's thread
+
+    def _compile(self) -> None:
+        if self._rest is None:
+            return
+        try:
+            self._rest.compile()
+        except Exception:
+            log.exception("no program for smaller shapes is used; requests are padded to larger")
+            return
+        with self._wake:
+            self._compiled = not self._rest.left
+            self._wake.notify()
+
     # ------------------------------------------------------------------ in its own thread
 
     def _serve(self) -> None:
@@ -151,11 +180,16 @@ class Worker:
     def _run(self, run: RequestRun) -> None:
         while True:
             with self._wake:
-                while run.idle and not (self._asked or self._given_up or self._over):
+                while run.idle and not (
+                    self._asked or self._given_up or self._over or self._compiled
+                ):
                     self.running = 0
                     self._wake.wait()
                 if self._over:
                     return
+                if self._compiled and self._rest is not None:
+                    self._rest.use()
+                    self._rest, self._compiled = None, False
                 asked, given_up = [*self._asked], [*self._given_up]
                 self._asked.clear()
                 self._given_up.clear()

@@ -5,6 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -63,12 +65,58 @@ def test_any_number_of_slots_has_shapes(slots):
     assert shapes.kept >= shapes.prefill_rows
 
 
+@pytest.mark.parametrize(
+    ("flag", "environment", "wanted"),
+    [
+        (None, {}, "~/.cache/lfpc_jax/programs"),
+        (None, {"XDG_CACHE_HOME": "/elsewhere"}, "/elsewhere/lfpc_jax/programs"),
+        (None, {"JAX_COMPILATION_CACHE_DIR": "gs://bucket/programs"}, "gs://bucket/programs"),
+        ("/mine", {"JAX_COMPILATION_CACHE_DIR": "/theirs"}, "/mine"),
+        ("", {}, ""),
+    ],
+)
+def test_where_compiled_programs_are_kept(flag, environment, wanted, monkeypatch):
+    for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    kept = []
+    monkeypatch.setattr(serve, "keep_programs", kept.append)
+    serve._keep_programs(flag)
+    assert kept == [wanted]
+
+
+def test_a_home_that_cannot_be_written_is_said_and_a_folder_that_was_asked_for_is_an_error(
+    monkeypatch, capsys, tmp_path
+):
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    serve._keep_programs(None)
+    assert "compiled programs are not kept" in capsys.readouterr().err
+    with pytest.raises(OSError, match="file"):
+        serve._keep_programs(str(tmp_path / "file/programs"))
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    return tmp_path_factory.mktemp("programs")
+
+
+def all_there(url):
+    found = urllib.request.urlopen(f"{url}/metrics").read().decode()
+    return "lfpc_programs_left 0.0" in found
+
+
 @pytest.mark.slow
 @pytest.mark.compiles
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_answers_as_a_session_does_and_drains(told):
+def test_the_command_answers_as_a_session_does_and_drains(told, programs):
+    """Before all programs are compiled and afterwards; a second start compiles none."""
     openai = pytest.importorskip("openai")
+    kept = {path.name for path in programs.glob("*-cache")}
     command = [sys.executable, "launch/serve.py", "--model", WARM, "--port", "0", "--slots", "4"]
+    command += ["--cache", str(programs)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
@@ -76,7 +124,9 @@ def test_the_command_answers_as_a_session_does_and_drains(told):
         world = World(WORLDS["micro"], 3, "heldout", 6)
         session = Session.load(WARM)
         with openai.OpenAI(base_url=f"{url}/v1", api_key="x") as client:
-            for seed, record in enumerate(world[:6]):
+            for seed, record in enumerate([*world[:6], *world[:6]]):
+                while seed == 6 and not all_there(url):
+                    time.sleep(0.5)
                 picture = record.picture.data
                 asked = message(question(record), data_url(picture, "image/jpeg"))
                 reply = client.chat.completions.create(
@@ -93,6 +143,7 @@ def test_the_command_answers_as_a_session_does_and_drains(told):
         process.send_signal(told)
         assert process.wait(60) == 0
         assert "stopped; 0 requests" in process.stdout.read()
+        assert not kept or {path.name for path in programs.glob("*-cache")} == kept
     finally:
         process.kill()
         process.wait()

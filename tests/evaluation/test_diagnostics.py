@@ -290,4 +290,4 @@ def test_what_to_know_before_believing_a_number_is_said(records, tmp_path):
     assert "set: 2 questions cannot be used and were left out" in " ".join(text().split())
     assert "scored by an earlier version" not in text()
     del budget["conditions"]["tool"]["measures"]["crop/iou_cropped"]  # as it was before
-    assert "last crop's; `evaluate.py OUT --rescore` counts anew" in " ".join(text().split())
+    assert "last crop's; `lfpc evaluate OUT --rescore` counts anew" in " ".join(text().split())

@@ -139,7 +139,7 @@ def test_a_judge_that_dies_while_the_model_answers_costs_no_answer(data, tmp_pat
         assert asks(out, data, says, *judged_by(server)) == 1
     said = capsys.readouterr().err
     assert "HTTP 401 Unauthorized" in said
-    assert f"run evaluate.py {out} --rescore with the flags of a judge" in said
+    assert f"run lfpc evaluate {out} --rescore with the flags of a judge" in said
     assert not (out / "results.json").exists()
     assert rescored(out, knows)[0] == 0
     assert overall(out)[2]["value"] == 1

@@ -225,7 +225,7 @@ def test_the_verdicts_of_an_evaluation_are_those_that_count(tmp_path):
     for number, problem in zip((5, 6, 7), damaged, strict=True):
         assert f"scores.jsonl, line {number}: no line of scores, skipped" in str(problem)
     assert "has no verdicts on 1 of the questions here, which are shown by rule" in str(unscored)
-    assert f"evaluate.py {folder} --rescore" in str(unscored)
+    assert f"lfpc evaluate {folder} --rescore" in str(unscored)
 
 
 def test_a_broken_config_and_tokenizer_are_said(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from lfpc_jax.cli import evaluate, select_resolution, train
 from lfpc_jax.run import claim
 from lfpc_jax.run import folder as run_folder
-from lfpc_jax.run.claim import FolderClaim, held
+from lfpc_jax.run.claim import FolderClaim, Owner, held
 from support import micro
 from support.processes import environment
 
@@ -257,3 +257,12 @@ def test_commands_are_refused_before_they_load_anything(tmp_path, monkeypatch, c
         ):
             assert command.main(words) == 1
             assert f"error: {out}: is in use by `" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("program", "wanted"),
+    [("lfpc train", "lfpc train --run 'a b'"), ("launch/train.py", "train.py --run 'a b'")],
+)
+def test_a_claim_names_the_command_as_it_was_typed(program, wanted, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program, "--run", "a b"])
+    assert Owner.this_process(tmp_path).command == wanted

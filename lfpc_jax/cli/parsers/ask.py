@@ -1,4 +1,4 @@
-"""The flags of ask.py."""
+"""The flags of `lfpc ask`."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The flags of compare.py."""
+"""The flags of `lfpc compare`."""
 
 import argparse
 from pathlib import Path

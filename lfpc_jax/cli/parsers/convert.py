@@ -1,4 +1,4 @@
-"""The flags of convert.py."""
+"""The flags of `lfpc convert`."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The flags of demo.py."""
+"""The flags of `lfpc demo`."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""The flags of evaluate.py."""
+"""The flags of `lfpc evaluate`."""
 
 import argparse
 from pathlib import Path

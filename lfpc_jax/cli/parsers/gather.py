@@ -1,4 +1,4 @@
-"""The flags of gather.py."""
+"""The flags of `lfpc gather`."""
 
 import argparse
 from pathlib import Path

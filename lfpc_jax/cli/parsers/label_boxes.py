@@ -1,4 +1,4 @@
-"""The flags of label_boxes.py."""
+"""The flags of `lfpc label`."""
 
 import argparse
 from pathlib import Path

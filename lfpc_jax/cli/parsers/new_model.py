@@ -1,4 +1,4 @@
-"""The flags of new_model.py."""
+"""The flags of `lfpc new-model`."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The flags of plan.py."""
+"""The flags of `lfpc plan`."""
 
 import argparse
 from pathlib import Path

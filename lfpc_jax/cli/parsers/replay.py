@@ -1,4 +1,4 @@
-"""The flags of replay.py."""
+"""The flags of `lfpc replay`."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The flags of report.py."""
+"""The flags of `lfpc report`."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The flags of select_resolution.py."""
+"""The flags of `lfpc select`."""
 
 import argparse
 from pathlib import Path

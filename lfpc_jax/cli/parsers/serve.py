@@ -1,4 +1,4 @@
-"""The flags of serve.py."""
+"""The flags of `lfpc serve`."""
 
 import argparse
 from pathlib import Path
@@ -54,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--examples", choices=("default", "easy", "micro"), help="the page's world "
         "(default: micro for models of its size)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cache", metavar="DIR", help="folder that keeps compiled programs, '' for none "
+        "(default: $JAX_COMPILATION_CACHE_DIR, or lfpc_jax/programs in ~/.cache)",
     )  # fmt: skip
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument(

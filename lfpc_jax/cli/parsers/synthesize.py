@@ -1,4 +1,4 @@
-"""The flags of synthesize.py."""
+"""The flags of `lfpc synthesize`."""
 
 import argparse
 from collections.abc import Sequence

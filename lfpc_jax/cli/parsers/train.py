@@ -1,4 +1,4 @@
-"""The flags of train.py."""
+"""The flags of `lfpc train`."""
 
 import argparse
 from pathlib import Path
