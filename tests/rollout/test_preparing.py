@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from lfpc_jax.distributed.mesh import rollout_mesh
+from lfpc_jax.rollout.preparing import Rest
 from lfpc_jax.rollout.requests import Request, RequestRun
 from lfpc_jax.shapes import Buckets
 from support import small
@@ -19,12 +20,6 @@ SHAPES = replace(
     small.SHAPES, slots=2, members=1, kept=2, own=200, prompt_text=Buckets((64, 96)),
     image_buckets=Buckets((6, 8)), crop_buckets=Buckets((2, 4)),
 )  # fmt: skip
-
-
-def begun():
-    """An engine as a server has it, and what is left to compile."""
-    made = engine(SHAPES, RULES, mesh=rollout_mesh(devices=jax.local_devices()[:1]))
-    return made, made.start()
 
 
 def answered(run, found):
@@ -50,7 +45,8 @@ def test_the_rest_is_compiled_beside_a_run_and_changes_no_answer():
             found[episode.opening.record.id, 0] = episode.trajectory()
 
     jax.monitoring.register_event_duration_secs_listener(heard)
-    made, rest = begun()
+    made = engine(SHAPES, RULES, mesh=rollout_mesh(devices=jax.local_devices()[:1]))
+    rest = made.start()
     programs = made.slots.programs
     first = len(programs.traces)
     with RequestRun(made, on_episode=told, on_skipped=pytest.fail) as run:
@@ -59,6 +55,11 @@ def test_the_rest_is_compiled_beside_a_run_and_changes_no_answer():
         assert len(wanted) == 5
         assert any(len(trajectory.turns) > 1 for trajectory in wanted.values())
         assert not compiled, "the largest buckets hold everything"
+        told_to_stop = Rest(made.slots, SHAPES)
+        told_to_stop.stop()
+        told_to_stop.compile()
+        assert told_to_stop.left == rest.left > 0
+        assert len(programs.traces) == first
         rest.compile()
         many = len(programs.traces)
         assert many == len(compiled) + first
@@ -70,14 +71,3 @@ def test_the_rest_is_compiled_beside_a_run_and_changes_no_answer():
         assert len(programs.traces) == many
         assert made.slots.shapes == SHAPES
         assert not programs.late
-
-
-def test_told_to_stop_it_compiles_no_further_program():
-    made, rest = begun()
-    before, left = dict(made.slots.programs.traces), rest.left
-    rest.stop()
-    rest.compile()
-    assert rest.left == left > 0
-    assert dict(made.slots.programs.traces) == before
-    with pytest.raises(AssertionError, match="not compiled"):
-        rest.use()
