@@ -273,7 +273,7 @@ class Slots:
             [lanes] = dealt(rows, lambda r: of_row(r.row), of_shard * self.shards, self.shards)
         span = self.spans.fit(longest, "ids of an episode")
         each = any(row.sampling is not None for row in rows)
-        drawn = self._decode(lanes, of_shard, span, sampling or self.sampling, each)
+        drawn = jax.device_get(self._decode(lanes, of_shard, span, sampling or self.sampling, each))
         lane_of = {row.row: lane for lane, row in lanes.items()}
         return [lane_of[row.row] for row in rows], drawn
 
@@ -284,7 +284,7 @@ class Slots:
         span: int,
         sampling: Sampling,
         each: bool,
-    ) -> Drawn:
+    ) -> Any:
         R, P, M = of_shard * self.shards, self.shapes.prefix_count, self.shapes.members
         slots = self.shapes.slots // self.shards
         rows = np.full(R, slots, np.int32)
@@ -311,7 +311,7 @@ class Slots:
             span,
             sampling,
         )
-        return jax.device_get(drawn)
+        return drawn
 
     @property
     def spans(self) -> Buckets:
@@ -433,7 +433,7 @@ class Slots:
                 together[lane] = each[shown.name]
         return together
 
-    def _encoded(self, visuals: Mapping[int, Visual | None], rows: int, windows: int) -> jax.Array:
+    def _encoded(self, visuals: Mapping[int, Visual | None], rows: int, windows: int) -> Any:
         images = empty_images(rows, windows, self.processor)
         for lane, visual in visuals.items():
             if visual is not None:
