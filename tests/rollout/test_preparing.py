@@ -63,7 +63,7 @@ def test_the_rest_is_compiled_beside_a_run_and_changes_no_answer():
         rest.compile()
         many = len(programs.traces)
         assert many == len(compiled) + first
-        assert many > 2 * first
+        assert many >= 2 * first
         compiled.clear()
         rest.use()
         same(answered(run, found), wanted)
