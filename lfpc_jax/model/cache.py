@@ -35,7 +35,7 @@ class Cache:
 
 
 def positions_last(cfg: ModelConfig) -> bool:
-    """Whether keys are `[B, K, H, S]`: on a CPU, unless it compiles for another device."""
+    """Whether keys are `[B, K, H, S]`: on a CPU, with the kernel that reads them."""
     return tuning().positions_last and cfg.kernel in ("auto", "xla")
 
 

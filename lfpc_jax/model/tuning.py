@@ -63,8 +63,11 @@ update was 4 % faster with Eigen on one machine and 7 % slower on an AMD EPYC wi
 
 
 def tuning(platform: str | None = None) -> Tuning:
-    """The settings for a kind of device; by default for the one that JAX uses."""
-    platform = platform or jax.default_backend()
+    """The settings for a kind of device; by default for that of the mesh that is set, which need
+    not be here, or else for the one that JAX uses."""
+    if platform is None:
+        device = jax.sharding.get_abstract_mesh().abstract_device
+        platform = device.platform if device else jax.default_backend()
     known = _KNOWN.get(platform, Tuning(platform))
     kernel = os.environ.get(KERNEL, "auto")
     if kernel not in get_args(Kernel):

@@ -50,10 +50,9 @@ def rollout_programs(
     LoRA factors beside them. Layers are stacked; the engine on a CPU keeps them separate."""
     programs = Programs(cfg, shapes, unstacked=False, mesh=mesh)
     params = parameters.whole(cfg, trainable, mesh)
-    state = placed(
-        jax.eval_shape(partial(empty_state, cfg, shapes, unstacked=False)),
-        state_shardings(cfg, shapes, mesh, unstacked=False),
-    )
+    with jax.set_mesh(mesh):  # keys lie as they do on its devices
+        empty = jax.eval_shape(partial(empty_state, cfg, shapes, unstacked=False))
+    state = placed(empty, state_shardings(cfg, shapes, mesh, unstacked=False))
 
     def whole(make: Callable[..., Tree], *args: Any, **kwargs: Any) -> Tree:
         """Abstract arrays that are on every device, as the engine hands them to its programs."""

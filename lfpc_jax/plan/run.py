@@ -277,9 +277,10 @@ class PlannedRun:
     def cache_bytes(self) -> CacheBytes:
         """The bytes of keys and values on each chip."""
         sides = self.rollout_mesh.shape
-        return CacheBytes.of(
-            self.cfg, self.rollout_shapes, groups=sides["data"], tensor=sides["tensor"]
-        )
+        with jax.set_mesh(self.rollout_mesh):
+            return CacheBytes.of(
+                self.cfg, self.rollout_shapes, groups=sides["data"], tensor=sides["tensor"]
+            )
 
     @property
     def cache_figures(self) -> dict[str, int | float]:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 
 from lfpc_jax.grpo.packing import Item, deal
@@ -123,7 +124,8 @@ def _rollout(config: TrainConfig, where: Slice) -> Flags | None:
                          "--rollout.prefixes", prefixes)  # fmt: skip
                 proposed = tuple(map(str, flags))
                 shapes = override(config, proposed).rollout_shapes(run.cfg.vision.window, groups)
-                cache = CacheBytes.of(run.cfg, shapes, groups=groups, tensor=tensor)
+                with jax.set_mesh(run.rollout_mesh):
+                    cache = CacheBytes.of(run.cfg, shapes, groups=groups, tensor=tensor)
                 if cache.total <= free:
                     return proposed
     return None

@@ -312,9 +312,10 @@ class Programs:
             drawn = NamedSharding(mesh, PartitionSpec())
         empty = partial(empty_state, cfg, shapes, unstacked=unstacked, copies=copies)
         onto_rows = partial(extend, cfg=cfg, copies=copies)
-        # Copies of rows would take accelerators as much memory as the rows.
-        self.in_place = not kv.positions_last(cfg)
-        self.reaches = self.in_place and attention_decode.kernel(cfg).kernel == "reach"
+        with _under(mesh):
+            # Copies of rows would take accelerators as much memory as the rows.
+            self.in_place = not kv.positions_last(cfg)
+            self.reaches = self.in_place and attention_decode.kernel(cfg).kernel == "reach"
         one_chunk = partial(
             decode, cfg=cfg, steps=shapes.chunk, copies=copies, in_place=self.in_place
         )
@@ -371,7 +372,7 @@ class Program:
     mesh: Mesh | None
 
     def __call__(self, *args: Any) -> Any:
-        with self._scope():
+        with _under(self.mesh):
             return self.jitted(*args)
 
     def prepare(self, *args: Any) -> None:
@@ -380,8 +381,9 @@ class Program:
         self.lower(*args).compile()
 
     def lower(self, *args: Any) -> Any:
-        with self._scope():
+        with _under(self.mesh):
             return self.jitted.lower(*args)
 
-    def _scope(self) -> Any:
-        return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+def _under(mesh: Mesh | None) -> Any:
+    return nullcontext() if mesh is None else jax.set_mesh(mesh)

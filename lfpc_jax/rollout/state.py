@@ -131,7 +131,8 @@ def state_shardings(
 ) -> State:
     """The cache is split by the table of rules; everything else is on every device."""
     empty = partial(empty_state, cfg, shapes, unstacked=unstacked, copies=copies)
-    state = jax.eval_shape(empty)
+    with jax.set_mesh(mesh):
+        state = jax.eval_shape(empty)
 
     def of(x: jax.ShapeDtypeStruct) -> NamedSharding:
         if x.ndim < 4:

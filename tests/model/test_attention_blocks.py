@@ -9,7 +9,10 @@ from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import attention, attention_blocks, attention_xla
 from lfpc_jax.model.attention_blocks import BLOCK, by_blocks
 from lfpc_jax.model.attention_splash import SAVED
-from support import ported  # noqa: F401  (puts the package's modules under the type checks first)
+from support import (
+    absent,
+    ported,  # noqa: F401  (puts the package's modules under the type checks first)
+)
 
 pytestmark = pytest.mark.compiles
 
@@ -237,7 +240,7 @@ def test_a_remat_policy_can_save_what_the_backward_pass_needs(names, products):
     assert text.count("stablehlo.dot_general") == products
 
 
-def test_only_long_rows_on_a_cpu_are_computed_by_blocks(monkeypatch):
+def test_only_long_rows_on_a_cpu_are_computed_by_blocks():
     def by_blocks_at(length):
         x = jnp.ones((1, length, 1, 16))
         program = jax.make_jaxpr(lambda x: attention.attention(x, x, x, causal=True, kernel="xla"))
@@ -245,9 +248,9 @@ def test_only_long_rows_on_a_cpu_are_computed_by_blocks(monkeypatch):
 
     assert by_blocks_at(attention_xla.LONG)
     assert not by_blocks_at(attention_xla.LONG - 1)
-    tuning = attention_xla.tuning
-    monkeypatch.setattr(attention_xla, "tuning", lambda: tuning("gpu"))
-    assert not by_blocks_at(attention_xla.LONG)
+    with absent.mesh("gpu"):
+        assert not by_blocks_at(attention_xla.LONG)
+    assert by_blocks_at(attention_xla.LONG)
 
 
 def test_both_ways_agree(monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 
 from lfpc_jax.model import tuning as module
 from lfpc_jax.model.tuning import cpu_vendor, tuning, update_options
+from support import absent
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,13 @@ def test_a_platform_has_its_own(platform, dtype, kernel, unstacked):
 
 def test_by_default_it_is_the_devices_own():
     assert tuning() == tuning(jax.default_backend())
+
+
+def test_under_a_mesh_it_is_that_of_its_devices():
+    """A plan for a GPU is made on a CPU, and its programs are traced under a mesh of GPUs."""
+    for platform in ("gpu", "tpu", "cpu"):
+        with absent.mesh(platform):
+            assert tuning() == tuning(platform)
 
 
 def test_the_environment_names_another_kernel(monkeypatch):

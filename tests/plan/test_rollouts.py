@@ -8,8 +8,10 @@ from lfpc_jax.model.config import published
 from lfpc_jax.plan import counts, search, slices
 from lfpc_jax.plan.counts import CacheBytes
 from lfpc_jax.plan.episodes import PlannedEpisode
+from lfpc_jax.plan.rollout import rollout_programs
 from lfpc_jax.plan.run import PlannedRun
 from lfpc_jax.plan.work import rollout_loads
+from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.overrides import override
 from lfpc_jax.shapes import Buckets, RolloutShapes
@@ -41,6 +43,20 @@ def test_a_cpu_decodes_working_copies():
     held = CacheBytes.of(published("7b", kernel="xla"), SHAPES)
     assert held.working == 64 * (6000 + 16) * TOKEN
     assert held.total == held.prompts + held.own + held.working
+
+
+@pytest.mark.compiles
+def test_plain_xla_keeps_keys_as_the_planned_chip_has_them(tmp_path):
+    """Not as the CPU that plans has them: there are no working copies, and the engine's programs
+    are traced for such a cache."""
+    config = load_config(str(small_plan.config_file(tmp_path)), tmp_path)
+    run = PlannedRun.of(override(config, ["--model.kernel", "xla"]), slices.find("v5e:1x1"))
+    assert run.cache_bytes.working == 0
+    programs = rollout_programs(run.cfg, run.rollout_mesh, run.rollout_shapes, Sampling())
+    [decode] = (program for program in programs if program.name == "decode")
+    own, _, _ = decode.kinds["own"]
+    assert own.k.shape == own.v.shape
+    assert "stablehlo.while" in decode.lower().as_text()
 
 
 def test_key_heads_that_chips_cannot_divide_are_on_each():
