@@ -128,6 +128,8 @@ def table(found: dict[str, Any]) -> str:
         for row in part["rows"]:
             value = row.get("value", "")
             shown = f"{value:,.4g}" if isinstance(value, float) else str(value)
+            if value is None:
+                row, shown = row | {"unit": ""}, "not told"
             share = f"{row['share']:.0%}" if row.get("share") is not None else ""
             lines.append((f"  {row['what']}", f"{shown} {row.get('unit', '')}".strip(), share,
                           str(row.get("beside", ""))))  # fmt: skip

@@ -3,10 +3,11 @@
     python bench/scaling.py PLAN.json ... [--before PLAN.json ...]
                                           [--weak PLAN.json ... --plot docs/scaling.png]
     python bench/scaling.py --rollouts PLAN.json ... --before PLAN.json ...
+    python bench/scaling.py --moved PLAN.json ...
 
 The plans after `--before` are of earlier code, named as those that they are compared with. Those
 after `--weak` are of one update on more and more chips, with equal work for each chip. Those after
-`--rollouts` need only `extend` and `decode`.
+`--rollouts` need only `extend` and `decode`, and those after `--moved` a GPU's update.
 """
 
 import argparse
@@ -27,10 +28,15 @@ def main() -> None:
     parser.add_argument("--before", nargs="*", type=Path, default=[])
     parser.add_argument("--weak", nargs="*", type=Path, default=[])
     parser.add_argument("--rollouts", nargs="*", type=Path, default=[])
+    parser.add_argument("--moved", nargs="*", type=Path, default=[])
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     if args.rollouts:
         for line in rollouts(args.before, args.rollouts):
+            print(line)
+        return
+    if args.moved:
+        for line in moved(args.moved):
             print(line)
         return
     for line in memory(args.plans):
@@ -190,15 +196,47 @@ def _slots_that_fit(row: dict[str, Any], slots: float) -> int:
     return int((row["hbm_bytes"] - else_) / (_cache(row) / slots))
 
 
+def moved(paths: Sequence[Path]) -> Iterator[str]:
+    """What a GPU reads and writes in an update's programs, attention's share of it, and the largest
+    array among the temporaries. Seconds are those of the chip's peaks."""
+    from lfpc_jax.plan.traffic import usual
+
+    names = ("TFLOP", "GB moved", "attention's", "temporaries, GiB", "the largest", "s of compute",
+             "s of memory")  # fmt: skip
+    yield "| run | program | " + " | ".join(names) + " |"
+    yield "|---|---|" + "---:|" * len(names)
+    for path in paths:
+        plan = json.loads(path.read_text())
+        chip = _peaks(plan["runs"][0]["topology"])
+        for row in plan["programs"]:
+            flops, by_scope = row["load"]["flops"], usual(row["compiled"]["moved"])
+            moved = sum(by_scope.values())
+            of_it = sum(size for name, size in by_scope.items() if name.startswith("attention"))
+            cells = (
+                f"{flops / 1e12:,.1f}",
+                f"{moved / 1e9:,.0f}",
+                f"{of_it / moved:.0%}",
+                f"{row['compiled']['temporary_bytes'] / GIB:.1f}",
+                next(iter(row["compiled"]["largest"]), ""),
+                f"{flops / chip.flops:.2f}",
+                f"{moved / chip.hbm:.2f}",
+            )
+            yield f"| {path.stem} | {row['program']} | " + " | ".join(cells) + " |"
+
+
+def _peaks(topology: str) -> Any:
+    from lfpc_jax.plan.chips import GPUS, TPUS
+
+    kind = re.sub(r"^\d+x", "", topology.partition(":")[0])
+    return (TPUS | GPUS)[kind]
+
+
 def weak(path: Path) -> dict[str, Any]:
     """Seconds of one update on a chip, by what they go to."""
-    from lfpc_jax.plan.chips import TPUS
-
     plan = json.loads(path.read_text())
     [run] = plan["runs"]
     update = run["update"]
-    slices, generation = re.fullmatch(r"(?:(\d+)x)?(\w+):.*", run["topology"]).groups()
-    chip = TPUS[generation]
+    slices, chip = re.match(r"(?:(\d+)x)?", run["topology"])[1], _peaks(run["topology"])
     sent, between = (sum(update[name].values()) for name in ("sent", "between"))
     return {
         "topology": run["topology"],

@@ -202,10 +202,12 @@ def _attend(q: Array, k: Array, v: Array, segments: Array, prefix: Array | None,
 def _attend_forward(
     q: Array, k: Array, v: Array, segments: Array, prefix: Array | None, how: How
 ) -> tuple[Array, tuple]:
-    out, total = _part(q, k, v, packed_sequences.own(segments), how)
+    with jax.named_scope("attention_own"):
+        out, total = _part(q, k, v, packed_sequences.own(segments), how)
     if prefix is not None:
         continued = packed_sequences.continued(segments, prefix)
-        other, more = _part(q, k, v, continued, how.of_prefixes())
+        with jax.named_scope("attention_to_prefixes"):
+            other, more = _part(q, k, v, continued, how.of_prefixes())
         more = jnp.where((continued.queries > 0)[..., None], more, -jnp.inf)
         whole = jnp.logaddexp(total, more)
         share, other_share = (jnp.exp(x - whole)[..., None] for x in (total, more))
@@ -217,9 +219,11 @@ def _attend_forward(
 def _attend_backward(how: How, saved: tuple, gradient: Array) -> tuple:
     q, k, v, segments, prefix, out, total = saved
     run = partial(_part_backward, q, k, v, out, total, gradient)
-    gradients = run(packed_sequences.own(segments), how)
+    with jax.named_scope("attention_own"):
+        gradients = run(packed_sequences.own(segments), how)
     if prefix is not None:
-        more = run(packed_sequences.continued(segments, prefix), how.of_prefixes())
+        with jax.named_scope("attention_to_prefixes"):
+            more = run(packed_sequences.continued(segments, prefix), how.of_prefixes())
         gradients = tuple(
             (x.astype(jnp.float32) + y).astype(x.dtype) for x, y in zip(gradients, more)
         )
@@ -248,7 +252,7 @@ def _part(q: Array, k: Array, v: Array, ranges: Ranges, how: How) -> tuple[Array
         return jnp.where(query[..., None], form.of_queries(new, q), out), lse
 
     nothing = jnp.zeros_like(q), jnp.zeros(q.shape[:3], jnp.float32)
-    return _by_tiers(run, how.tiers(ranges), nothing)
+    return _by_tiers(run, how, how.tiers(ranges), nothing)
 
 
 def _part_backward(
@@ -289,18 +293,30 @@ def _part_backward(
         )
 
     nothing = tuple(map(jnp.zeros_like, (q, k, v)))
-    return _by_tiers(run, how.tiers(ranges), nothing)
+    return _by_tiers(run, how, how.tiers(ranges), nothing)
 
 
-def _by_tiers(run: Callable, tiers: Sequence[Tier], done: tuple) -> tuple:
+def _by_tiers(run: Callable, how: How, tiers: Sequence[Tier], done: tuple) -> tuple:
     """What each tier adds to what the ones before it have done. Most rows have no short sequences,
-    so one branch skips all tiers from one on that are empty."""
+    so one branch skips all tiers from one on that are empty. Where sequences are gathered, which
+    copies as much for an empty tier as for a full one, each has a branch of its own as well."""
     first, *rest = tiers
-    done = run(first, *done)
+
+    def of_first(*done: Array) -> tuple:
+        with jax.named_scope(f"tier_{first.longest}"):
+            return run(first, *done)
+
+    def unchanged(*done: Array) -> tuple:
+        return done
+
+    if how.in_place:
+        done = of_first(*done)
+    else:
+        done = jax.lax.cond(first.is_query.any(), of_first, unchanged, *done)
     if not rest:
         return done
     some = jnp.stack([tier.is_query.any() for tier in rest]).any()
-    return jax.lax.cond(some, lambda *x: _by_tiers(run, rest, x), lambda *x: x, *done)
+    return jax.lax.cond(some, lambda *x: _by_tiers(run, how, rest, x), unchanged, *done)
 
 
 def _forward(

@@ -25,6 +25,7 @@ from lfpc_jax import stopping
 from lfpc_jax.model import attention_cudnn
 from lfpc_jax.plan.collectives import collectives, sent, sent_between
 from lfpc_jax.plan.programs import Uncompiled
+from lfpc_jax.plan.traffic import traffic
 
 _ASSIGNMENT = "*after_optimizations-buffer-assignment.txt"
 _LAST = (
@@ -41,7 +42,8 @@ class Compiled:
     bytes per chip. `sent` is what a chip sends to others in one run, by kind of collective, and
     `between` is what of it goes to other slices or hosts. `largest` are the largest arrays among
     the temporaries, by shape, where the compiler wrote them down. The compiler's own FLOPs and
-    bytes count the body of a loop once; they are 0 where compilation ended early."""
+    bytes count the body of a loop once; they are 0 where compilation ended early. `moved` is what a
+    program for a GPU reads and writes at most, all branches taken, by scope (`traffic`)."""
 
     program: str
     bytes_per_chip: int
@@ -52,6 +54,7 @@ class Compiled:
     held: Mapping[str, int]
     sent: Mapping[str, int]
     between: Mapping[str, int]
+    moved: Mapping[str, int]
     compiler_flops: float
     compiler_bytes: float
     compile_seconds: float
@@ -177,6 +180,7 @@ def _compiled(
         held=program.held,
         sent=sent(exchanges),
         between=sent_between(exchanges),
+        moved=dict(traffic(text, max)) if machine.capability else {},
         compiler_flops=cost.get("flops", 0.0),
         compiler_bytes=cost.get("bytes accessed", 0.0),
         compile_seconds=time.perf_counter() - start,

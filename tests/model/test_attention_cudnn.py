@@ -20,8 +20,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import attention, attention_cudnn, packed_sequences
-from lfpc_jax.plan import slices
-from support import cudnn_check, cudnn_stand_in, gpus, traffic
+from lfpc_jax.plan import slices, traffic
+from support import cudnn_check, cudnn_stand_in, gpus
 from support.exact_attention import exact, exact_gradients, random, visible
 
 pytestmark = pytest.mark.compiles

@@ -13,6 +13,7 @@ from lfpc_jax.plan.chips import GPU_SHARE, GPUS
 from lfpc_jax.plan.episodes import PlannedEpisode
 from lfpc_jax.plan.planned import advice
 from lfpc_jax.plan.search import proposals
+from lfpc_jax.plan.traffic import usual
 from lfpc_jax.run.config_files import CONFIGS, load_config
 from support.gpus import PLUGIN_MISSING, REASON
 
@@ -101,6 +102,10 @@ def test_the_3b_update_of_stage1_compiles_for_one_h100(tmp_path):
         assert row["fits"], name
         assert row["compiled"]["sent"] == {}, name
     assert rows["update"]["estimate"]["bound"] == "compute"
+    moved, chip = usual(rows["update"]["compiled"]["moved"]), slices.find("h100:1").chip
+    assert sum(moved.values()) / chip.hbm < rows["update"]["load"]["flops"] / chip.flops
+    of_attention = [size for name, size in moved.items() if name.startswith("attention")]
+    assert sum(of_attention) < 0.15 * sum(moved.values())
     given = rows["update"]["kinds"]["gradients"]
     assert given <= rows["update"]["compiled"]["aliased_bytes"] <= 1.03 * given
     for shape in rows["update"]["compiled"]["largest"]:

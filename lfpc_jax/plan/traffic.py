@@ -1,5 +1,5 @@
-"""What a compiled program reads and writes, from its text: the operands and results of everything
-that is not fused away, times the iterations of loops.
+"""What a program compiled for a GPU reads and writes, from its text: the operands and results of
+everything that is not fused away, times the iterations of loops whose number is known.
 
 What a fusion cuts out of an operand, or writes into one, counts as large as the cut. Of a
 condition's branches the cheapest counts, or the dearest. Views, tuples and constants cost nothing.
@@ -8,7 +8,7 @@ condition's branches the cheapest counts, or the dearest. Views, tuples and cons
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lfpc_jax.plan.collectives import _bytes, _computations, _loop
@@ -44,7 +44,8 @@ def lines(text: str, scope: str) -> list[tuple[str, int]]:
 
 
 def traffic(text: str, choose: Callable = min) -> Counter[str]:
-    """Bytes by the innermost named scope that begins with `attention`, or else "other"."""
+    """Bytes by the innermost named scope that begins with `attention`, with the tier of sequences
+    behind it (`attention_cudnn`), as `attention_own/tier_8192`; or else "other"."""
     raw = _computations(re.sub(r"/\*.*?\*/", "", text))
     parsed = {name: [line for line in map(_parsed, lines) if line] for name, lines in raw.items()}
 
@@ -84,9 +85,21 @@ def _parsed(text: str) -> Line | None:
     return Line(name, shape, kind, tuple(re.findall(r"%([\w.\-]+)", rest.split("), ")[0])), rest)
 
 
+def usual(moved: Mapping[str, int]) -> dict[str, int]:
+    """Of what is moved at most, that for rows whose sequences are of one tier in each part."""
+    largest: dict[str, int] = {}
+    for scope, size in moved.items():
+        part, _, tier = scope.partition("/")
+        kept = f"{part}, a tier" if tier else part
+        largest[kept] = max(size, largest.get(kept, 0))
+    return largest
+
+
 def _scope(rest: str) -> str:
-    found = re.findall(r"attention\w*", (re.search(r'op_name="([^"]*)"', rest) or ["", ""])[1])
-    return found[-1] if found else "other"
+    name = re.search(r'op_name="([^"]*)"', rest)
+    found = re.findall(r"(?<!\w)(attention\w*|tier_\d+)", name[1]) if name else []
+    parts = [place for place, scope in enumerate(found) if scope.startswith("attention")]
+    return "/".join(found[parts[-1] :]) if parts else "other"
 
 
 def _moved(line: Line, shapes: dict[str, Line], parsed: dict[str, list[Line]]) -> int:
