@@ -57,7 +57,7 @@ def traffic(text: str, choose: Callable = min) -> Counter[str]:
             if line.kind in _FREE:
                 continue
             if line.kind == "while":
-                body = re.search(r"body=%?([\w.\-]+)", line.rest)[1]
+                body = _first(r"body=%?([\w.\-]+)", line.rest)
                 start = re.compile(rf"\s+(?:ROOT )?%?{re.escape(line.name)} = ")
                 [original] = filter(start.match, raw[name])
                 times = _loop(original, raw, raw[name]).times
@@ -69,7 +69,7 @@ def traffic(text: str, choose: Callable = min) -> Counter[str]:
                     r"(?:true|false)_computation=%?([\w.\-]+)", line.rest)  # fmt: skip
                 total += choose((of(x.strip("%")) for x in names), key=lambda x: x.total())
             elif line.kind == "call":
-                total += of(re.search(r"to_apply=%?([\w.\-]+)", line.rest)[1])
+                total += of(_first(r"to_apply=%?([\w.\-]+)", line.rest))
             else:
                 total[_scope(line.rest)] += _moved(line, shapes, parsed)
         return total
@@ -102,6 +102,13 @@ def _scope(rest: str) -> str:
     return "/".join(found[parts[-1] :]) if parts else "other"
 
 
+def _first(pattern: str, text: str) -> str:
+    """What a line of this kind always has."""
+    found = re.search(pattern, text)
+    assert found is not None, (pattern, text)
+    return found[1]
+
+
 def _moved(line: Line, shapes: dict[str, Line], parsed: dict[str, list[Line]]) -> int:
     operands = [shapes[name].bytes if name in shapes else 0 for name in line.operands]
     result = line.bytes
@@ -110,12 +117,12 @@ def _moved(line: Line, shapes: dict[str, Line], parsed: dict[str, list[Line]]) -
     if line.kind == "dynamic-update-slice":
         return 2 * operands[1]
     if line.kind == "fusion":
-        inner = parsed.get(re.search(r"calls=%?([\w.\-]+)", line.rest)[1], [])
+        inner = parsed.get(_first(r"calls=%?([\w.\-]+)", line.rest), [])
         by_name = {each.name: each for each in inner}
         for each in inner:
             if each.kind != "parameter":
                 continue
-            number = int(re.match(r"(\d+)", each.rest)[1])
+            number = int(_first(r"^(\d+)", each.rest))
             users = [x for x in inner if each.name in x.operands]
             if users and all(x.kind in ("dynamic-slice", "gather", "slice") for x in users):
                 operands[number] = min(operands[number], sum(x.bytes for x in users))
