@@ -42,13 +42,16 @@ _WHAT = {
     "report": "metrics, plots, the page",
     "run": "config, folder, health, session",
     "plan": "what a run needs, compiled",
+    "serve": "the server and its page",
+    "cropvlm": "a crop network, its target",
+    "stopping": "signals, exit codes",
     "cli": "one program per command",
 }
 _COLUMNS = {
     "checkpoint": 0,
     **dict.fromkeys(("cli", "plan", "run", "grpo", "model", "distributed", "arrays"), 1),
     **dict.fromkeys(("evaluation", "rollout", "data", "processing", "trajectory"), 2),
-    **dict.fromkeys(("report", "infogap", "rewards", "remote", "shapes"), 3),
+    **dict.fromkeys(("serve", "report", "infogap", "rewards", "remote", "shapes"), 3),
 }
 """So that arrows pass between the boxes."""
 _WIDTH, _HEIGHT, _GAP, _STEP = 3.0, 0.82, 1.1, 1.4
@@ -133,7 +136,7 @@ def _legend(
     axes: Axes, corners: Mapping[str, tuple[float, float]], found: Mapping[str, Room], arrows: int
 ) -> None:
     """In the empty corner above the rooms of the last columns."""
-    x, y = 2 * (_WIDTH + _GAP), max(y for _, y in corners.values()) + _HEIGHT
+    x, y = 2 * (_WIDTH + _GAP), max(y for _, y in corners.values()) + _HEIGHT + 0.6
     lines, imports = (
         sum(room.lines for room in found.values()),
         sum(len(room.uses) for room in found.values()),
