@@ -313,6 +313,17 @@ def test_nothing_is_wider_than_a_phone(browser, page, place):
             assert view.locator(".episode").get_attribute("data-episode") == "5"
 
 
+def test_five_tabs_stand_on_one_line_of_a_phone(browser, page):
+    """A page with results has one more than this one."""
+    add = "document.createElement('a'), {textContent: 'Results'}"
+    places = "[...document.querySelectorAll('#tabs a')].map((tab) => tab.getBoundingClientRect())"
+    with opened(browser, page, "curves", 360, 740) as view:
+        view.evaluate(f"document.getElementById('tabs').prepend(Object.assign({add}))")
+        tabs = view.evaluate(f"{places}.map((at) => [at.top, at.right, at.height])")
+    assert len(tabs) == 5
+    assert all(top >= 0 and right <= 360 and height < 36 for top, right, height in tabs), tabs
+
+
 def test_light_and_dark(browser, page):
     grounds = []
     for scheme in ("light", "dark"):
