@@ -2,6 +2,7 @@
 are compiled once a run, for all of its processes."""
 
 import os
+from dataclasses import replace
 
 from support import scratch, xla
 
@@ -21,6 +22,8 @@ hypothesis.settings.load_profile("any machine")
 pytest_plugins = ["support.compilations", "support.chromium"]
 install_import_hook("lfpc_jax", "beartype.beartype")
 
+_LONGEST = ("test_train", "test_tour", "test_session", "test_readme", "test_compilations")
+
 jax.devices()  # all eight, before a plan for two of them could be the first to ask
 
 
@@ -29,6 +32,12 @@ def pytest_configure(config):
         config.add_cleanup(scratch.begin())
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(scratch.folder("compiled-"))
+        jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first, or one process would be left with them at the end."""
+    items.sort(key=lambda item: not item.path.name.startswith(_LONGEST))
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +47,19 @@ def _not_told_to_stop():
     from lfpc_jax import stopping
 
     stopping.forget()
+
+
+@pytest.fixture(scope="module")
+def lean():
+    """What runs on all devices finds one, and layers stay stacked: eight devices, and loops over
+    layers, compile for several times as long."""
+    from lfpc_jax.model import tuning
+
+    with pytest.MonkeyPatch.context() as patch:
+        stacked = replace(tuning.tuning("cpu"), unstacked=False)
+        patch.setitem(tuning._KNOWN, "cpu", stacked)
+        for name in ("devices", "local_devices"):
+            first = getattr(jax, name)()[:1]
+            patch.setattr(jax, name, lambda *_, first=first: first)
+            patch.setattr(jax, name.removesuffix("s") + "_count", lambda *_: 1)
+        yield

@@ -1,12 +1,13 @@
 """The notebook runs from its first cell to its last, and what is stored of it is fit to be read."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from support.processes import environment
 
 ROOT = Path(__file__).parents[1]
 TOUR = ROOT / "docs/tour.ipynb"
@@ -24,10 +25,9 @@ print(said)
 
 @pytest.mark.compiles
 def test_all_cells_run_in_a_fresh_process(tmp_path):
-    one_device = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     runtime = {"JUPYTER_RUNTIME_DIR": str(tmp_path), "IPYTHONDIR": str(tmp_path)}
     command = [sys.executable, "-c", EXECUTE, str(TOUR), str(TOUR.parent)]
-    done = subprocess.run(command, capture_output=True, text=True, env=one_device | runtime)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(**runtime))
     assert done.returncode == 0, done.stdout + done.stderr
     before, after = done.stdout.strip().splitlines()
     assert "over 64 episodes" in before

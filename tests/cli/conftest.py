@@ -11,7 +11,7 @@ from support.training_runs import TARGET, finished, start
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """The model, the data, and a cache of compiled programs that all runs share."""
+    """The model and the data that all runs share."""
     path = tmp_path_factory.mktemp("train")
     small.hf_folder(path / "hf")
     records = [small.record(i, targets=(TARGET,)) for i in range(6)]

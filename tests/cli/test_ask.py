@@ -9,7 +9,7 @@ import pytest
 from lfpc_jax.cli import ask, convert
 from support import rigged, rigged_answers, small
 
-pytestmark = pytest.mark.compiles
+pytestmark = [pytest.mark.compiles, pytest.mark.usefixtures("lean")]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import re
 import shutil
 from dataclasses import asdict, replace
 
-import jax
 import pytest
 
 from lfpc_jax.checkpoint import folder, store
@@ -25,7 +24,7 @@ from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.run.models import asking_of
 from support import rigged, small
 
-pytestmark = pytest.mark.compiles
+pytestmark = [pytest.mark.compiles, pytest.mark.usefixtures("lean")]
 
 ROLLOUT = RolloutSettings(
     convention="percent", image_tokens=32, crop_tokens=16, max_turns=3, turn_tokens=40,
@@ -284,10 +283,8 @@ def test_stores_and_other_folders_keep_it_byte_by_byte(export, tmp_path):
     assert {one.name for one in back.iterdir()} == {one.name for one in export.iterdir()}
 
 
-def test_an_export_is_evaluated_as_it_was_trained(export, tmp_path, monkeypatch, capsys):
+def test_an_export_is_evaluated_as_it_was_trained(export, tmp_path, capsys):
     """No flag says how: scores were 0, since boxes were read in pixels and crops were 1,024."""
-    one = jax.local_devices()[:1]
-    monkeypatch.setattr(jax, "local_devices", lambda: one)
     layout.write(tmp_path / "set", rigged.world(1))
     out = tmp_path / "out"
     command = [str(out), "--model", str(export), "--data", str(tmp_path / "set"), "--slots", "2"]

@@ -22,7 +22,9 @@ from lfpc_jax.trajectory import Picture
 from support import rigged, small
 from support.benchmark_files import rows, v_star_folder, write_tsv
 
-SMALL = ["--image-tokens", "32", "--crop-tokens", "16", "--episode-tokens", "80", "--slots", "8",
+pytestmark = pytest.mark.usefixtures("lean")
+
+SMALL = ["--image-tokens", "32", "--crop-tokens", "16", "--episode-tokens", "80", "--slots", "2",
          "--temperature", "1"]  # fmt: skip
 
 
@@ -41,9 +43,7 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.compiles
-def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monkeypatch):
-    one = jax.local_devices()[:1]  # eight only compile for longer
-    monkeypatch.setattr(jax, "local_devices", lambda: one)
+def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys):
     out = tmp_path / "out"
     sets = [str(data / name) for name in ("world", "vstar", "hr_bench_8k.tsv")]
     command = [str(out), "--model", str(hf), "--data", *sets, *SMALL]
@@ -79,10 +79,8 @@ def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys, monke
 
 
 @pytest.mark.compiles
-def test_a_folder_goes_on_only_with_the_model_that_is_in_it(hf, tmp_path, monkeypatch, caplog):
+def test_a_folder_goes_on_only_with_the_model_that_is_in_it(hf, tmp_path, caplog):
     """One weight of the folder, or its chat template, becomes another: sizes and names are kept."""
-    one = jax.local_devices()[:1]
-    monkeypatch.setattr(jax, "local_devices", lambda: one)
     model = tmp_path / "hf"
     shutil.copytree(hf, model)
     (model / "sums.json").unlink()  # or the weight would be damaged, not another
@@ -161,10 +159,8 @@ def test_mistakes_are_named(tmp_path, capsys, monkeypatch, change, message):
 
 @pytest.mark.slow
 @pytest.mark.compiles
-def test_a_small_crop_network_and_a_small_target(hf, data, tmp_path, monkeypatch, capsys):
+def test_a_small_crop_network_and_a_small_target(hf, data, tmp_path, capsys):
     """Both are the small model. The target alone first, then with the network's boxes."""
-    one = jax.local_devices()[:1]
-    monkeypatch.setattr(jax, "local_devices", lambda: one)
     out = tmp_path / "out"
     command = [str(out), "--target", str(hf), "--data", str(data / "world"), "--likelihoods"]
     command += ["--target-image-tokens", "32", "--target-crop-tokens", "16"]

@@ -19,6 +19,8 @@ from support import micro_boxes, small, small_boxes
 from support.left import metrics
 from support.processes import ROOT, coordinator_flags, environment
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 OUTPUTS = ("records.jsonl", "labels.jsonl", "report.json", "meta.json", "report.png", "sheet.png")
 
 

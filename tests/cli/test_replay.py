@@ -28,7 +28,7 @@ from lfpc_jax.run.dialogues import zooming
 from lfpc_jax.run.folder import RunFolder
 from support import micro, small
 
-pytestmark = pytest.mark.compiles
+pytestmark = [pytest.mark.compiles, pytest.mark.usefixtures("lean")]
 
 TARGET = ((20.0, 20.0, 60.0, 60.0),)
 ROLLOUTS = 4

@@ -58,7 +58,7 @@ def test_a_run_leaves_what_it_says(whole):
     assert len(groups) == 4
     assert all(len(group.trajectories) == len(group.rewards) == 4 for group in groups)
     assert list((whole / "tensorboard").iterdir())
-    assert json.loads((whole / "config.json").read_text())["rollout"]["slots"] == 8
+    assert json.loads((whole / "config.json").read_text())["rollout"]["slots"] == 2
     log = (whole / "log.txt").read_text()
     assert "step 3 of 3" in log
     assert log.count("was selected by another model than the one that is trained") == 1

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 
 from lfpc_jax.grpo.optimizer import OptimizerSettings
-from lfpc_jax.model.tuning import tuning
-from lfpc_jax.rollout import engine
 from lfpc_jax.rollout.replay import Replayer
-from lfpc_jax.run import building
 from lfpc_jax.run.config import (
     LoRA,
     ModelSettings,
@@ -21,7 +18,7 @@ from lfpc_jax.run.config import (
 from lfpc_jax.run.session import Session
 from support import small, small_boxes
 
-pytestmark = pytest.mark.compiles
+pytestmark = [pytest.mark.compiles, pytest.mark.usefixtures("lean")]
 
 VALID = Rewards(accuracy=0.0, format=0.0, tool=0.0, valid=1.0)
 CONFIG = TrainConfig(
@@ -37,13 +34,6 @@ TRAINED = {
     "whole": (None, OptimizerSettings(learning_rate=2e-3, warmup=0)),
     "lora": (LoRA(rank=4, alpha=8.0), OptimizerSettings(learning_rate=5e-2, warmup=0)),
 }
-
-
-@pytest.fixture(autouse=True)
-def stacked(monkeypatch):
-    """Layers stay stacked, which compiles in half the time."""
-    for module in (engine, building):
-        monkeypatch.setattr(module, "tuning", lambda: replace(tuning(), unstacked=False))
 
 
 @pytest.fixture(scope="module")

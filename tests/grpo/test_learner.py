@@ -19,6 +19,8 @@ from lfpc_jax.model import spec
 from lfpc_jax.shapes import TrainShapes
 from support import ported, random_groups, reference
 from support.learners import (
+    ADAM,
+    LAST,
     MANY,
     PACKED,
     SHARED,
@@ -118,13 +120,11 @@ def torch_gradients(hf, cfg, found, objective, aggregate, temperature):
 def test_loss_and_gradients_equal_torchs(
     model, aggregate, shapes, objective, temperature, unstacked
 ):
-    """Of the whole tree, vision tower included; a trace without decay holds the last gradient."""
+    """Of the whole tree, vision tower included."""
     hf, cfg, params = model
     found = scored()
     loss, expected = torch_gradients(hf, cfg, found, objective, aggregate, temperature)
-    made = learner(
-        cfg, objective, optimizer=optax.trace(0.0), temperature=temperature, unstacked=unstacked
-    )
+    made = learner(cfg, objective, optimizer=LAST, temperature=temperature, unstacked=unstacked)
     state = made.start(copied(params), jax.random.key(0))
     all_of_them = objective.kl > 0  # those without an advantage have a gradient then
     mini_batch = packed(cfg, found, shapes, aggregate=aggregate, all_of_them=all_of_them)
@@ -143,7 +143,7 @@ def test_loss_and_gradients_equal_torchs(
 
 @pytest.fixture(scope="module")
 def on_a_mesh(model):
-    return learner(model[1], optimizer=optax.trace(0.0), mesh=make_mesh(2, 2, 2))
+    return learner(model[1], optimizer=LAST, mesh=make_mesh(2, 2, 2))
 
 
 def group(seed, name, size, **more):
@@ -232,7 +232,7 @@ that encoded a micro-batch's pictures with its rows: measured with that code, co
 
 def test_updates_are_what_they_were_with_pictures_in_every_micro_batch(model):
     _, cfg, params = model
-    made = learner(cfg, EVERY_TERM, optimizer=optax.adam(1e-2, eps=1e-3))
+    made = learner(cfg, EVERY_TERM, optimizer=ADAM)
     state = made.start(copied(params), jax.random.key(0))
     mini_batch = packed(cfg, scored(), SHARED, all_of_them=True)
     found = []
@@ -257,7 +257,7 @@ def test_alone_equals_packed(model, expected):
     close(three_steps(cfg, params, ALONE, lay=alone), expected, 1e-5)
 
 
-@pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
+@pytest.mark.parametrize("mesh", [None, pytest.param((2, 2, 2), marks=pytest.mark.slow)])
 def test_shared_prompts_change_nothing_but_their_cost(model, expected, mesh):
     _, cfg, params = model
     mesh = mesh and make_mesh(*mesh)

@@ -11,6 +11,7 @@ import pytest
 from lfpc_jax.model import int8, spec
 from lfpc_jax.model.parameters import PROJECTIONS, LoRA, Trainable, join, merged
 from support.learners import (
+    LAST,
     MANY,
     close,
     copied,
@@ -26,7 +27,9 @@ from support.learners import (
 pytestmark = pytest.mark.compiles
 
 
-@pytest.mark.parametrize("projections", [("k", "up"), ("q", "down")])
+@pytest.mark.parametrize(
+    "projections", [("k", "up"), pytest.param(("q", "down"), marks=pytest.mark.slow)]
+)
 def test_a_loop_over_layers_changes_nothing_with_factors(model, projections):
     """There, keys and values are one product unless either has factors."""
     _, cfg, params = model
@@ -80,7 +83,7 @@ def test_dropout_changes_gradients_alone_and_their_mean_stays(model):
     found, gradients = packed(cfg, scored()), {}
     for rate in (0.0, 0.5):
         trainable = Trainable(lora=LoRA(2, 4.0, ("q",), vision=True, dropout=rate))
-        made = learner(cfg, trainable=trainable, optimizer=optax.trace(0.0))
+        made = learner(cfg, trainable=trainable, optimizer=LAST)
         state = made.start(copied(params), jax.random.key(1))
         placed = made.place(with_others(made, found, state))
         for number in (0, 0, *range(1, 48)) if rate else (0,):
@@ -101,7 +104,7 @@ def test_the_tower_drops_the_same_in_both_passes(model, monkeypatch):
     """Its gradient is the slope of the loss along it. No two micro-batches drop the same."""
     _, cfg, params = model
     trainable = Trainable(lora=LoRA(2, 4.0, ("q",), vision=True, dropout=0.5))
-    made = learner(cfg, trainable=trainable, optimizer=optax.trace(0.0))
+    made = learner(cfg, trainable=trainable, optimizer=LAST)
     state = made.start(copied(params), jax.random.key(1))
     mini_batch = packed(cfg, scored(), MANY)
     assert min(len(mini_batch.rows), len(mini_batch.bins)) > 1
@@ -155,7 +158,7 @@ def test_factors_compute_what_their_merged_weights_do(model, vision):
     assert np.abs(factors - without).max() > 1e-2
 
 
-@pytest.mark.parametrize("unstacked", [False, True])
+@pytest.mark.parametrize("unstacked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_base_of_int8_learns_as_its_weights_do(model, unstacked):
     """Factors on integers, and on the float32 weights that these stand for: log-probabilities, loss
     and gradients. An update leaves the arrays of the base where they are, for others to hold."""
@@ -170,7 +173,7 @@ def test_a_base_of_int8_learns_as_its_weights_do(model, unstacked):
     found = []
     for base, params in (("int8", held), ("same", {**held, "text": text})):
         trainable = Trainable(lora=LoRA(rank=3, vision=True, base=base))
-        made = learner(cfg, trainable=trainable, optimizer=optax.trace(0.0), unstacked=unstacked)
+        made = learner(cfg, trainable=trainable, optimizer=LAST, unstacked=unstacked)
         state = made.start(copied(params), jax.random.key(1))
         noisy = jax.tree.map(lambda x: x + 0.05 * jnp.cos(jnp.arange(x.size)).reshape(x.shape),
                              state.trained)  # fmt: skip

@@ -160,6 +160,7 @@ def test_a_finished_selection_and_a_missing_model_are_refused(uninterrupted, tmp
 
 
 @pytest.mark.compiles
+@pytest.mark.usefixtures("lean")
 def test_the_engine_answers(tmp_path, capsys):
     """A small model that calls the tool, which it has not, at every level: no answer, no gap."""
     model = small.hf_folder(tmp_path / "hf")

@@ -46,7 +46,8 @@ def test_search_proposes_nothing_that_train_would_refuse(name):
     there = {"devices": len(where.devices), "local": 4, "processes": where.hosts}
     there["slices"] = where.slices
     for given in ("stage1.py", "stage1.py:3b"):
-        config = override(load_config(given, CONFIGS), ("--mesh.data", str(where.slices)))
+        few = ("--rollout.rollouts", "4", "--mesh.data", str(where.slices))  # are sooner laid out
+        config = override(load_config(given, CONFIGS), few)
         found = list(proposals(config, where, PlannedEpisode()))
         assert found
         for _, proposed in found:

@@ -10,7 +10,7 @@ from support.engines import engine, run
 @pytest.fixture(scope="session")
 def shared() -> Engine:
     """One engine, warmed up, for tests that need no other settings."""
-    made = engine()
+    made = engine(fresh=True)
     made.warm_up()
     return made
 

@@ -122,7 +122,7 @@ def test_500_episodes_of_any_shape_compile_nothing_more(caplog):
     """Pictures and crops of random shapes, strips included, after a warm-up."""
     rng = np.random.default_rng(0)
     shapes = replace(small.SHAPES, slots=16, image_buckets=None, crop_buckets=None)
-    made = engine(shapes, replace(RULES, episode_tokens=40))
+    made = engine(shapes, replace(RULES, episode_tokens=40), fresh=True)
     greedy = Sampling(temperature=0.0)
     programs = made.warm_up(also={greedy})
     compiled = count_compilations()
@@ -147,7 +147,7 @@ def test_500_episodes_of_any_shape_compile_nothing_more(caplog):
 
 
 def test_where_one_turn_is_all_nothing_is_compiled_for_replies():
-    made = engine(rules=replace(RULES, max_turns=1))
+    made = engine(rules=replace(RULES, max_turns=1), fresh=True)
     made.warm_up()
     assert not any(what.startswith("extend") for what in made.slots.programs.traces)
     found = run(made, [small.record(i) for i in range(4)], 2)
@@ -168,7 +168,7 @@ def count_compilations():
 
 
 def test_the_guard_names_a_late_shape(caplog):
-    made = engine(replace(small.SHAPES, slots=2))
+    made = engine(replace(small.SHAPES, slots=2), fresh=True)
     made.slots.programs.seal()
     run(made, [small.record(0)], 1)
     assert any("decode" in what for what in made.slots.programs.late)
@@ -330,8 +330,7 @@ def test_decode_goes_on_while_a_crop_is_cut():
     base = small.dialogue()
     toolbox = Toolbox((SlowOnce(small.CROPS, aspect_limit=8.0),))
     dialogue = Dialogue(base.tokenizer, base.chat, base.processor, toolbox)
-    made = Engine(small.config(), dialogue, small.SHAPES, RULES, unstacked=False)
-    made.load(small.params())
+    made = engine(dialogue=dialogue)
 
     def on_episode(episode):
         if episode.end is not None:
@@ -358,8 +357,7 @@ def test_without_tools_every_call_is_refused():
     base = small.dialogue()
     dialogue = Dialogue(base.tokenizer, base.chat, base.processor, Toolbox(()))
     rules = replace(RULES, max_turns=2)
-    made = Engine(small.config(), dialogue, small.SHAPES, rules, unstacked=False)
-    made.load(small.params())
+    made = engine(rules=rules, dialogue=dialogue)
     found = run(made, [small.record(i) for i in range(3)], 4)
     faults = Counter(turn.fault for t in found.values() for turn in t.turns)
     assert faults["unknown_tool"] >= 3

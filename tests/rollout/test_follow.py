@@ -164,7 +164,7 @@ def test_a_follow_that_does_not_fit_ends_its_episodes_alone(shared, followed):
 def test_a_warm_up_for_follows_leaves_nothing_to_compile():
     """Also where every episode has one turn, which alone would compile nothing for replies. A local
     target's warm-up, in `tests/cropvlm/test_local.py`, shows the same."""
-    made = engine(rules=replace(RULES, max_turns=1))
+    made = engine(rules=replace(RULES, max_turns=1), fresh=True)
     programs = made.warm_up(follows=True)
     found = run(made, [branching(number) for number in range(4)], 2)
     assert {len(t.turns) for t in found.values()} == {1}

@@ -45,7 +45,7 @@ def whole():
 
 @pytest.fixture(scope="module")
 def keeping():
-    made = engine(replace(small.SHAPES, kept=8, prefill_rows=2, observation_text=8))
+    made = engine(replace(small.SHAPES, kept=8, prefill_rows=2, observation_text=8), fresh=True)
     made.warm_up()
     return made
 
@@ -109,7 +109,7 @@ def test_what_is_kept_changes_nothing(whole, how):
         mesh = make_mesh(2, 1, 2, devices=jax.devices()[:4])
         options = {"mesh": mesh}
         params = jax.device_put(params, spec.shardings(small.config(), mesh))
-    made = engine(shapes, params=params, **options)
+    made = engine(shapes, params=params, fresh=True, **options)
     if how == "scarce":
         made.slots.embeddings = KeptArrays(0)
     made.warm_up()

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.rollout.episode import Rules
 from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.trajectory import Picture
 from support import small
+from support.engines import engine
 from support.small_torch import banned, inputs, theirs
 
 pytestmark = pytest.mark.compiles
@@ -18,8 +18,7 @@ pytestmark = pytest.mark.compiles
 @pytest.mark.parametrize("seed", [0, 1])
 def test_greedy_text_equals_generate(seed, pictured):
     rules = Rules(max_turns=1, turn_tokens=32, sampling=Sampling(temperature=0.0))
-    made = Engine(small.config(), small.dialogue(), small.SHAPES, rules, unstacked=False)
-    made.load(small.params(seed, push=0.0))
+    made = engine(rules=rules, params=small.params(seed, push=0.0))
     records = [small.record(i) for i in range(4)]
     if not pictured:
         records = [small.record(i, picture=Picture()) for i in range(4)]
@@ -45,8 +44,7 @@ def test_greedy_text_equals_generate(seed, pictured):
 def test_log_probabilities_of_whole_conversations():
     """Crops, refusals and all: transformers' forward over the recorded ids and pictures."""
     rules = Rules(episode_tokens=60)
-    made = Engine(small.config(), small.dialogue(), small.SHAPES, rules, unstacked=False)
-    made.load(small.params())
+    made = engine(rules=rules)
     after_crops = 0
     for group in made.run([small.record(i) for i in range(6)], rollouts=2, seed=0):
         for found, crops in zip(group.trajectories, group.crops):

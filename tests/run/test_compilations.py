@@ -13,7 +13,7 @@ from lfpc_jax.run import compilations
 from support import small
 from support.training_runs import CONFIG, TARGET
 
-pytestmark = pytest.mark.compiles
+pytestmark = [pytest.mark.compiles, pytest.mark.usefixtures("lean")]
 
 
 def test_each_program_is_said_before_and_after_with_its_seconds(monkeypatch):
@@ -83,7 +83,7 @@ def compiled(tmp_path_factory):
         patch.setenv("MICRO", str(folder))
         patch.setattr(train, "Clock", Clock)
         jax.monitoring.register_event_duration_secs_listener(listen)
-        words = ["--config", CONFIG, "--run", str(folder / "run")]
+        words = ["--config", CONFIG, "--run", str(folder / "run"), "--rollout.slots", "2"]
         words += ["--steps", "6", "--optimizer.learning_rate", "1e-5"]  # so that groups stay mixed
         assert train.main(words) == 0
     jax.monitoring.unregister_event_duration_listener(listen)

@@ -11,7 +11,7 @@ from lfpc_jax import OptimizerSettings, Session, UpdateSettings, read_records
 from lfpc_jax.cli import synthesize
 from lfpc_jax.rewards.total import compute_rewards
 
-pytestmark = pytest.mark.compiles
+pytestmark = [pytest.mark.compiles, pytest.mark.usefixtures("lean")]
 
 WARM = Path(lfpc_jax.__file__).parents[1] / "configs/micro/warm"
 

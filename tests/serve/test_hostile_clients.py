@@ -23,6 +23,7 @@ pytestmark = pytest.mark.compiles
 
 BODY = {"model": "small", "messages": [message("Which colour is it?", data_url(png()))]}
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST += b"Connection: close\r\n"  # once it has answered
 TIGHT = Limits(body_bytes=1 << 20, body_seconds=0.6, idle_seconds=0.6, memory=64 << 20)
 LONG = "x" * (1 << 16)
 

@@ -23,10 +23,15 @@ SHARED = replace(PACKED, shared=True)
 MANY = replace(SHARED, rows=1, row_tokens=64, windows=4, span=4)
 
 
-def learner(cfg, objective=None, trainable=None, mesh=None, optimizer=None, **more):
+SGD, LAST, ADAM = optax.sgd(1.0), optax.trace(0.0), optax.adam(1e-2, eps=1e-3)
+"""`LAST` holds the last gradient. The epsilon keeps Adam from blowing up the rounding of gradients
+that are 0, such as that of the keys' biases."""
+
+
+def learner(cfg, objective=None, trainable=None, mesh=None, optimizer=SGD, **more):
     return Learner(
         cfg,
-        optimizer or optax.sgd(1.0),
+        optimizer,
         objective=objective or Objective(),
         trainable=trainable or Trainable(),
         allowed=np.arange(cfg.text.vocab) < reference.IMAGE,
@@ -103,10 +108,7 @@ def close(ours, theirs, tolerance):
 def three_steps(
     cfg, params, shapes=PACKED, mesh=None, trainable=None, lay=packed, unstacked=False, found=None
 ):
-    """With an epsilon that keeps Adam from blowing up the rounding of gradients that are 0, such as
-    that of the keys' biases."""
-    optimizer = optax.adam(1e-2, eps=1e-3)
-    made = learner(cfg, mesh=mesh, trainable=trainable, optimizer=optimizer, unstacked=unstacked)
+    made = learner(cfg, mesh=mesh, trainable=trainable, optimizer=ADAM, unstacked=unstacked)
     placed = jax.device_put(copied(params), spec.shardings(cfg, made.mesh))
     state = made.start(placed, jax.random.key(0))
     mini_batch = lay(cfg, found or scored(), shapes, made.all_shards)

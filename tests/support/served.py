@@ -34,7 +34,7 @@ def warmed(**changes):
     """An engine as a server has it."""
     longer = Buckets((96,))  # for the questions of the page's examples
     shapes = replace(small.SHAPES, members=1, kept=4, own=200, prompt_text=longer, **changes)
-    made = engine(shapes, RULES)
+    made = engine(shapes, RULES, fresh=True)
     made.warm_up(requests=True)
     return made
 

@@ -1,9 +1,11 @@
-"""Training runs of the small model, each a process as a user starts it."""
+"""Training runs of the small model, each a process as a user starts it. With stacked layers and two
+slots, programs are few and compile soon."""
 
+import os
 import subprocess
 import sys
 
-from support import micro
+from support import micro, stacked
 from support.processes import ROOT, environment
 
 CONFIG = micro.__file__
@@ -14,9 +16,10 @@ TARGET = ((20.0, 20.0, 60.0, 60.0),)
 
 def start(folder, run, *more, config=CONFIG):
     env = environment(MICRO=str(folder))
-    script = str(ROOT / "launch" / "train.py")
-    cache = ["--cache", str(folder / "compiled")]
-    command = [sys.executable, script, "--config", config, "--run", str(run), *cache, *more]
+    script = [stacked.__file__, str(ROOT / "launch" / "train.py")]
+    cache = ["--cache", os.environ["JAX_COMPILATION_CACHE_DIR"]]
+    words = ["--config", config, "--run", str(run), *cache, "--rollout.slots", "2", *more]
+    command = [sys.executable, *script, *words]
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
 
 
