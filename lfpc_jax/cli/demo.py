@@ -16,7 +16,7 @@ results.json and pictures.
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,12 @@ from typing import Any
 from lfpc_jax import stopping
 from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.demo import USUAL, parser
-from lfpc_jax.data import layout
 from lfpc_jax.evaluation import claims
 from lfpc_jax.run import cropvlm_plan, demo_plan, steps
 from lfpc_jax.run.commands import typed
 from lfpc_jax.run.cropvlm_plan import CropDemo
-from lfpc_jax.run.demo_plan import HARSHEST, Demo
+from lfpc_jax.run.demo_plan import Demo
 from lfpc_jax.run.models import located
-from lfpc_jax.trajectory import Record
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +60,7 @@ def _run(args: argparse.Namespace, words: Sequence[str]) -> int:
         name = page.get("name", "results")
         print(f"wrote {args.write / f'{name}.md'}, {name}.json and pictures")
     print("What to type next:")
-    for tried in _next(demo):
+    for tried in demo.next_commands():
         print(f"  {typed(tried)}")
     return 0
 
@@ -99,33 +97,6 @@ def _about(demo: Demo | CropDemo, words: Sequence[str]) -> str:
         f"describes: {demo.questions:,} held-out questions, seeds "
         f"{', '.join(map(str, demo.seeds))}."
     )
-
-
-def _next(demo: Demo | CropDemo) -> Iterator[tuple[str, ...]]:
-    """Commands to try on the results."""
-    if isinstance(demo, CropDemo):
-        yield from _next_of_crops(demo)
-        return
-    arm = "stage2" if "stage2" in demo.arms else demo.arms[-1]
-    run, data = f"{demo.out / arm}-{demo.seeds[0]}", demo.out / "data"
-    record = next(row for row in layout.read(data / "heldout") if isinstance(row, Record))
-    yield ("ask.py", "--model", run, "--image", f"{record.picture.path}",
-           "--question", record.question, "--longest-side", f"{HARSHEST}")  # fmt: skip
-    yield "convert.py", "to-hf", run, "exported"
-    yield ("train.py", "--config", "stage1.py:micro", "--run", "runs/mine",
-           "--data.train", f"{data / 'answer'}", "--data.validation", f"{data / 'blurred'}",
-           "--optimizer.learning_rate", "1e-4")  # fmt: skip
-
-
-def _next_of_crops(demo: CropDemo) -> Iterator[tuple[str, ...]]:
-    run, data = f"{demo.out / demo.arms[-1]}-{demo.seeds[0]}", demo.out / "data"
-    record = next(row for row in layout.read(data / "heldout") if isinstance(row, Record))
-    yield ("ask.py", "--model", run, *demo.target_flags(), "--image", f"{record.picture.path}",
-           "--question", record.question)  # fmt: skip
-    yield "convert.py", "to-hf", run, "exported"
-    if "sft" in demo.arms:
-        yield ("label_boxes.py", f"layout%1/2:{data / 'world'}", f"{data / 'wide'}", "--again",
-               f"{data / 'sft'}", "--within", "0.5", "--ties", "largest")  # fmt: skip
 
 
 if __name__ == "__main__":

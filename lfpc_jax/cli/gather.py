@@ -17,20 +17,16 @@ smallest first, in pixels of the upright original.
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
-from typing import Any
 
 from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.gather import parser
-from lfpc_jax.data import audit, layout, sources
-from lfpc_jax.data.rejected import Rejected, Unusable
-from lfpc_jax.jsonfile import OTHER_SHAPE, read_object
+from lfpc_jax.data import drawn_boxes, layout, sources
+from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.run import progress
-from lfpc_jax.trajectory import Nests, Record
+from lfpc_jax.trajectory import Record
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def gather(args: argparse.Namespace) -> None:
-    drawn = None if args.boxes is None else _drawn(args.boxes)
+    drawn = None if args.boxes is None else drawn_boxes.read_boxes(args.boxes)
     sets = (_read(source, args.limit) for source in args.data)
     entries: Iterator[Record | Rejected] = chain.from_iterable(sets)
     if drawn is not None:
-        entries = _with_boxes(entries, drawn)
+        entries = drawn_boxes.with_boxes(entries, drawn)
     with progress.waiting(f"writing {args.out}"):
         count, rejected = layout.write(
             args.out,
@@ -69,41 +65,6 @@ def _read(source: str, limit: int | None) -> Iterator[Record | Rejected]:
             return
         records += isinstance(entry, Record)
         yield entry
-
-
-def _drawn(file: Path) -> Mapping[str, Nests]:
-    """The boxes of each record, from a file that a person or a tool wrote."""
-    boxes: dict[str, Nests] = {}
-    for name, value in read_object(file).items():
-        try:
-            boxes[name] = tuple(tuple(_box(box) for box in nest) for nest in value)
-        except OTHER_SHAPE as error:
-            raise ValueError(
-                f"{file}, {name!r}: {error}; write a list of things, each a list of boxes "
-                "[x1, y1, x2, y2], the smallest first"
-            ) from error
-    return boxes
-
-
-def _box(value: Any) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = map(float, value)
-    return x1, y1, x2, y2
-
-
-def _with_boxes(
-    entries: Iterator[Record | Rejected], drawn: Mapping[str, Nests]
-) -> Iterator[Record | Rejected]:
-    """The records that boxes were drawn for. Boxes that do not fit their picture are rejected."""
-    for entry in entries:
-        if isinstance(entry, Rejected) or entry.id not in drawn:
-            continue
-        boxed = replace(entry, targets=drawn[entry.id])
-        try:
-            audit.check(boxed)
-        except Unusable as error:
-            yield Rejected.of(entry.id, error)
-        else:
-            yield boxed
 
 
 if __name__ == "__main__":

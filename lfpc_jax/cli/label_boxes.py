@@ -27,16 +27,12 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import jax
 
-from lfpc_jax import regular
 from lfpc_jax.cli import command, target_flags
 from lfpc_jax.cli.parsers.label_boxes import GRID, parser
 from lfpc_jax.cropvlm import labelled, labels
@@ -44,25 +40,21 @@ from lfpc_jax.cropvlm.labels import Label, Measuring, Rule
 from lfpc_jax.cropvlm.local import Needs
 from lfpc_jax.cropvlm.settings import TargetSettings
 from lfpc_jax.cropvlm.target import Target
-from lfpc_jax.data import layout, pictures, sources
+from lfpc_jax.data import sources
 from lfpc_jax.data.audit import Audited, audit
 from lfpc_jax.data.digest import digest
 from lfpc_jax.data.rejected import Rejected, check_share, parted, summary
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.mesh import rollout_mesh
-from lfpc_jax.infogap import provenance
-from lfpc_jax.jsonfile import OTHER_SHAPE
-from lfpc_jax.processing.geometry import Box, hull
-from lfpc_jax.report.labels import Labelled, plot, sheet
+from lfpc_jax.report.labels import plot
 from lfpc_jax.rollout.engine import own_share
-from lfpc_jax.run import progress
+from lfpc_jax.run import labelling, progress
 from lfpc_jax.run.building import open_target
 from lfpc_jax.run.claim import FolderClaim
 from lfpc_jax.trajectory import Record
 
 _LONGEST_WAIT = 7 * 86400.0
 """Seconds for which processes wait for each other's likelihoods; one that died is known sooner."""
-_ON_THE_SHEET = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -165,18 +157,12 @@ def _measure(
     chunks = own_share(labels.in_chunks(sound.records, args.chunk))
     share = [record for chunk in chunks for record in chunk]
     done = journal.resume(share, together=args.chunk)
-    timing = args.out / f"timing-{jax.process_index()}.jsonl"
-
-    def timed(count: int, seconds: float) -> None:
-        with timing.open("a") as file:
-            file.write(json.dumps({"records": count, "seconds": seconds}) + "\n")
-
     with progress.bar("labelling", len(share) - len(done)) as advance:
         for count, seconds in measuring.measure(
             share, done, journal, name=args.data, max_lost=args.max_lost,
             still_ours=claim.check, stop=processes.stop_seen,
         ):  # fmt: skip
-            timed(count, seconds)
+            labelling.note_time(args.out, count, seconds)
             advance(count)
 
 
@@ -209,9 +195,9 @@ def _publish(
     report = labelled.report_of(sound.records, entries, sound.rejected)
     (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     plot(report, args.out / "report.png")
-    _write_sheet(args.out / "sheet.png", sound.records, entries)
-    seconds = _timing(args.out)
-    about = _selected(args.data) | {
+    labelling.sheet_of(sound.records, entries).save(args.out / "sheet.png")
+    seconds = labelling.write_timing(args.out)
+    about = labelling.selected(args.data) | {
         labelled.FROM: args.data,
         "by": args.target or None,
         "likelihoods": None if args.again is None else str(args.again.absolute()),
@@ -237,59 +223,6 @@ def _publish(
                 "look at sheet.png, and whether the target can read the crops",
                 file=sys.stderr,
             )
-
-
-def _write_sheet(
-    file: Path, records: Sequence[Record], entries: Sequence[Label | Rejected]
-) -> None:
-    """Some of the labels, evenly spread over the set."""
-    pairs = labelled.labelled_records(records, entries)
-    step = max(len(pairs) / _ON_THE_SHEET, 1.0)
-    some = [pairs[int(place * step)] for place in range(min(len(pairs), _ON_THE_SHEET))]
-    sheet([_on_sheet(record, label) for record, label in some]).save(file)
-
-
-def _on_sheet(record: Record, label: Label) -> Labelled:
-    boxes = {"label": Box(*label.box), "best": Box(*label.best)}
-    if record.targets:
-        boxes["target"] = hull(Box(*nest[0]) for nest in record.targets)
-    text = f"{record.question} {' '.join(record.options)}\n{record.answer}"
-    for name, before in (("whole image", label.whole), ("no crop", label.without)):
-        if label.likelihood is not None and before is not None:
-            text += f"\n{label.likelihood - before:+.2f} nats over {name}"
-    return Labelled(pictures.original(record.picture), boxes, text)
-
-
-def _selected(source: str) -> dict[str, Any]:
-    """What the set's meta file says of its resolution selection, which still holds: a record keeps
-    its `longest_side`."""
-    folder = sources.own_folder(source)
-    if folder is None or provenance.selection_of(source) is None:
-        return {}
-    about = layout.read_meta(folder)["about"]
-    return {name: about[name] for name in (provenance.FROM, provenance.SELECTION) if name in about}
-
-
-def _timing(out: Path) -> float | None:
-    """Writes timing.json, and returns the seconds of a record: the median over chunks, so that
-    compiling hardly counts. Lines that an interruption cut short are left out."""
-    chunks: list[tuple[int, float]] = []
-    for file in sorted(out.glob("timing-*.jsonl")):
-        for line in regular.lines(file):
-            with suppress(*OTHER_SHAPE):
-                entry = json.loads(line)
-                records, seconds = int(entry["records"]), float(entry["seconds"])
-                chunks += [(records, seconds)] if records > 0 else []
-    if not chunks:
-        return None
-    a_record = median(seconds / count for count, seconds in chunks)
-    timing = {
-        "records": sum(count for count, _ in chunks),
-        "seconds": sum(seconds for _, seconds in chunks),
-        "a_record": a_record,
-    }
-    (out / "timing.json").write_text(json.dumps(timing, indent=2) + "\n")
-    return a_record
 
 
 if __name__ == "__main__":

@@ -13,14 +13,10 @@ them. """
 
 import argparse
 import json
-import multiprocessing
-import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -28,21 +24,14 @@ from typing import Any
 
 import jax
 
-from lfpc_jax import stopping
 from lfpc_jax.checkpoint import staging
 from lfpc_jax.cli import command
 from lfpc_jax.cli.parsers.synthesize import parser
-from lfpc_jax.data import benchmarks, canvas, contact, layout, scene, world
+from lfpc_jax.data import benchmarks, contact, drawing, layout, scene, world
 from lfpc_jax.data.scene import WorldSettings
 from lfpc_jax.run import progress
-from lfpc_jax.trajectory import Nests, Record
 
 _ON_THE_SHEET = 12
-_AHEAD = 4
-"""Scenes drawn and not yet written, for each worker: at 8K each has megabytes."""
-
-Sample = tuple[Record, tuple[str, ...]]
-"""A record and what its targets are called."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +71,7 @@ def synthesize(args: argparse.Namespace) -> None:
             for index in range(min(args.count, _ON_THE_SHEET))
         ]
         shown_side = settings.longest_side or max(settings.size) // 4
-        targets = [_targets(planned, nested) for planned in scenes]
+        targets = [drawing.targets_of(planned, nested) for planned in scenes]
         contact.sheet(scenes, targets, shown_side=shown_side).save(folder / "contact.png")
     seconds = time.monotonic() - start
     drawn = args.count * len(dict.fromkeys(args.format))
@@ -99,7 +88,7 @@ def _write(
     advance: Callable[[int], None],
 ) -> None:
     samples = partial(
-        _samples,
+        drawing.samples,
         seed=args.seed,
         split=args.split,
         nested=args.nested,
@@ -116,57 +105,6 @@ def _write(
             benchmarks.write_hr_bench(folder / "hrbench.tsv", records)
         case "vstar":
             benchmarks.write_v_star(folder / "vstar", samples(world.for_v_star(settings)))
-
-
-def _samples(
-    settings: WorldSettings,
-    *,
-    seed: int,
-    split: scene.Split,
-    nested: Sequence[float] | None,
-    count: int,
-    workers: int,
-    advance: Callable[[int], None],
-) -> Iterator[Sample]:
-    """All scenes in their order, whichever process draws them."""
-    draw = partial(_draw, settings, seed, split, nested)
-    if workers == 1:
-        for index in range(count):
-            yield draw(index)
-            advance(1)
-        return
-    waiting: deque[Future[Sample]] = deque()
-    # After a second Ctrl-C, Python's process that removes their semaphores would warn of them.
-    filters = [os.environ.get("PYTHONWARNINGS", ""), "ignore:resource_tracker:UserWarning"]
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, filters))
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=stopping.end_with_parent)
-    try:
-        for index in range(count + _AHEAD * workers):
-            if index < count:
-                with stopping.deaf():  # Ctrl-C reaches the workers too, who are not to answer it
-                    waiting.append(pool.submit(draw, index))
-            if index >= _AHEAD * workers:
-                yield waiting.popleft().result()
-                advance(1)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _draw(
-    settings: WorldSettings,
-    seed: int,
-    split: scene.Split,
-    nested: Sequence[float] | None,
-    index: int,
-) -> Sample:
-    planned = scene.plan(settings, seed, split, index)
-    record = world.record_of(planned, canvas.paint(planned))
-    return replace(record, targets=_targets(planned, nested)), planned.names
-
-
-def _targets(planned: scene.Scene, nested: Sequence[float] | None) -> Nests:
-    return planned.targets if nested is None else planned.around_marks(nested)
 
 
 if __name__ == "__main__":

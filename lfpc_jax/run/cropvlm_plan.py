@@ -14,7 +14,7 @@ from pathlib import Path
 from lfpc_jax.evaluation.claims import CROPVLM_CLAIMS
 from lfpc_jax.run.config import TargetSettings, TrainConfig
 from lfpc_jax.run.config_files import load_config
-from lfpc_jax.run.demo_plan import NESTED
+from lfpc_jax.run.demo_plan import NESTED, first_record
 from lfpc_jax.run.steps import Step
 
 SFT, ACCURACY, LIKELIHOOD = (
@@ -118,6 +118,17 @@ class CropDemo:
 
     def compared(self, temperature: int) -> Path:
         return self.out / "compared"
+
+    def next_commands(self) -> Iterator[tuple[str, ...]]:
+        """Commands to try on the results."""
+        run, data = f"{self.out / self.arms[-1]}-{self.seeds[0]}", self.out / "data"
+        record = first_record(data / "heldout")
+        yield ("ask.py", "--model", run, *self.target_flags(), "--image", f"{record.picture.path}",
+               "--question", record.question)  # fmt: skip
+        yield "convert.py", "to-hf", run, "exported"
+        if "sft" in self.arms:
+            yield ("label_boxes.py", f"layout%1/2:{data / 'world'}", f"{data / 'wide'}", "--again",
+                   f"{data / 'sft'}", "--within", "0.5", "--ties", "largest")  # fmt: skip
 
     @property
     def _world(self) -> Path:

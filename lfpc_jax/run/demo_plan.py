@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from lfpc_jax.data import layout
 from lfpc_jax.evaluation.claims import CLAIMS
 from lfpc_jax.run.config import TrainConfig
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.steps import Step
+from lfpc_jax.trajectory import Record
 
 ARMS = {
     "baseline": "baseline.py:micro",
@@ -101,6 +103,11 @@ def in_order(wanted: Sequence[str]) -> list[str]:
     return [name for name in ARMS if name in names]
 
 
+def first_record(folder: Path) -> Record:
+    """Of a set in our layout."""
+    return next(entry for entry in layout.read(folder) if isinstance(entry, Record))
+
+
 @dataclass(frozen=True)
 class Demo:
     """What is made in the folder `out`, beginning with the model `warm`. With `steps` 0 each
@@ -129,6 +136,18 @@ class Demo:
 
     def compared(self, temperature: int) -> Path:
         return self.out / f"compared-{temperature}"
+
+    def next_commands(self) -> Iterator[tuple[str, ...]]:
+        """Commands to try on the results."""
+        arm = "stage2" if "stage2" in self.arms else self.arms[-1]
+        run, data = f"{self.out / arm}-{self.seeds[0]}", self.out / "data"
+        record = first_record(data / "heldout")
+        yield ("ask.py", "--model", run, "--image", f"{record.picture.path}",
+               "--question", record.question, "--longest-side", f"{HARSHEST}")  # fmt: skip
+        yield "convert.py", "to-hf", run, "exported"
+        yield ("train.py", "--config", "stage1.py:micro", "--run", "runs/mine",
+               "--data.train", f"{data / 'answer'}", "--data.validation", f"{data / 'blurred'}",
+               "--optimizer.learning_rate", "1e-4")  # fmt: skip
 
     def _evaluated(self, temperature: int) -> Path:
         return self.out / "evaluated" / f"temperature-{temperature}"

@@ -83,7 +83,7 @@ def test_what_to_type_next_can_be_typed(tmp_path):
     args = demo.parser().parse_args(["--system", "cropvlm", "--out", str(tmp_path)])
     made = demo.demo_of(args)
     programs = []
-    for program, *words in demo._next(made):
+    for program, *words in made.next_commands():
         programs.append(program)
         module = import_module(f"lfpc_jax.cli.{program.removesuffix('.py')}")
         module.parser().parse_args(words)
