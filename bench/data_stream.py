@@ -19,7 +19,7 @@ from pathlib import Path
 from lfpc_jax.cli import synthesize
 from lfpc_jax.data import layout
 from lfpc_jax.data.audit import audit
-from lfpc_jax.data.pipeline import Part, Stream
+from lfpc_jax.data.pipeline import MixedSet, Stream
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.small_vocabulary import write_tokenizer
 from lfpc_jax.rollout.dialogue import Dialogue
@@ -62,7 +62,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, float | int | s
     audited = time.monotonic()
     dialogue = with_small_tokenizer(folder / "assets", records, args.tokens)
     begun, busy = time.monotonic(), time.process_time()
-    part = Part("world", records)
+    part = MixedSet("world", records)
     stream = Stream([part], opener(dialogue), batch=BATCH, seed=0, threads=args.threads)
     resident = []
     for _ in range(args.count // BATCH):

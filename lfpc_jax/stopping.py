@@ -61,7 +61,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupted(Exception):
-    """Raised by a loop that asked `told`, to leave long work."""
+    """Raised to leave long work once the command has been told to stop."""
 
 
 @dataclass(frozen=True)

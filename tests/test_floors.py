@@ -2,6 +2,7 @@
 source, not by import."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import lfpc_jax
@@ -66,6 +67,16 @@ def test_updates_know_nothing_of_the_engine():
     for path, room in rooms().items():
         if room == "grpo":
             assert not {name for name in imports(path) if name.startswith("lfpc_jax.rollout")}, path
+
+
+def test_a_public_class_has_a_name_of_its_own():
+    names = Counter(
+        node.name
+        for path in ROOT.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_an_upward_import_would_be_found(tmp_path):

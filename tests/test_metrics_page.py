@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 from lfpc_jax.cli import train
-from lfpc_jax.cropvlm.pair import Stats
+from lfpc_jax.cropvlm.pair import TargetStats
 from lfpc_jax.cropvlm.proposing import Proposal
 from lfpc_jax.evaluation.alter import ALTERATIONS
 from lfpc_jax.evaluation.answers import Answered
@@ -138,7 +138,7 @@ def test_updates():
 
 def test_times():
     phases = re.findall(r'clock\("(\w+)"\)', Path(train.__file__).read_text())
-    asked = target_metrics(Stats(questions=1, episodes=2, boxes=1), Stats())
+    asked = target_metrics(TargetStats(questions=1, episodes=2, boxes=1), TargetStats())
     of_target = {name.partition("/")[2] for name in asked if name.startswith("time/")}
     assert of_group("time") == {*phases, "step"} | of_target
     assert asked.keys() - {f"time/{name}" for name in of_target} == {

@@ -12,7 +12,7 @@ import pytest
 from lfpc_jax import regular
 from lfpc_jax.data import canvas, hr_bench, layout, parquet, public, rows, v_star
 from lfpc_jax.data.audit import audit
-from lfpc_jax.data.journal import Journal, about_of
+from lfpc_jax.data.journal import RecordJournal, about_of
 from lfpc_jax.data.pictures import MOST_BYTES
 from lfpc_jax.data.rejected import Rejected, Unusable
 from lfpc_jax.evaluation import journal as answers
@@ -115,7 +115,7 @@ READERS = {
     "archive": ("x.jsonl", lambda path: list(Archive(path.parent).read("x"))),
     "count of an archive": ("x.jsonl", lambda path: Archive(path.parent).count("x")),
     "journal": ("x.jsonl", lambda path: about_of(path)),
-    "journal resumed": ("x.jsonl", lambda path: Journal(path, {}, "k", 1, dict).resume([])),
+    "journal resumed": ("x.jsonl", lambda path: RecordJournal(path, {}, "k", 1, dict).resume([])),
     "evaluation": ("evaluation.json", lambda path: answers.Journal(path.parent).settings()),
     "tokenizer": ("vocab.json", lambda path: Tokenizer.from_folder(path.parent)),
 }

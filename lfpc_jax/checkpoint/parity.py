@@ -32,7 +32,7 @@ _MOST_SIDE = 10
 
 
 @dataclass(frozen=True)
-class Prompt:
+class Probe:
     ids: Int32[np.ndarray, "T"]
     pictures: tuple[UInt8[np.ndarray, "_ _ 3"], ...]
 
@@ -54,7 +54,7 @@ class Difference:
     argmax_agreement: float
 
 
-def random_prompts(count: int, seed: int, cfg: ModelConfig) -> list[Prompt]:
+def random_prompts(count: int, seed: int, cfg: ModelConfig) -> list[Probe]:
     """Text with 1, 2, 3, 0, 1, ... pictures of random size and noise."""
     rng = np.random.default_rng(seed)
     factor = cfg.vision.patch * cfg.vision.merge
@@ -63,14 +63,14 @@ def random_prompts(count: int, seed: int, cfg: ModelConfig) -> list[Prompt]:
         ids = rng.integers(0, cfg.text.vocab - 1, rng.integers(1, _MOST_TEXT))
         return ids + (ids >= cfg.image_token)  # any id but the placeholder
 
-    def prompt(images: int) -> Prompt:
+    def prompt(images: int) -> Probe:
         parts, pictures = [text()], []
         for _ in range(images):
             rows, columns = rng.integers(1, _MOST_SIDE + 1, 2)
             shape = (rows * factor, columns * factor, 3)
             pictures.append(rng.integers(0, 256, shape, dtype=np.uint8))
             parts += [np.full(rows * columns, cfg.image_token), text()]
-        return Prompt(np.concatenate(parts).astype(np.int32), tuple(pictures))
+        return Probe(np.concatenate(parts).astype(np.int32), tuple(pictures))
 
     return [prompt((i + 1) % (MOST_IMAGES + 1)) for i in range(count)]
 
@@ -96,7 +96,7 @@ def differences(
     return [_difference(*row) for row in zip(questions, *results)]
 
 
-def _difference(prompt: Prompt, theirs: Result, ours: Result) -> Difference:
+def _difference(prompt: Probe, theirs: Result, ours: Result) -> Difference:
     def most(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.abs(a - b).max(initial=0))
 
@@ -110,7 +110,7 @@ def _difference(prompt: Prompt, theirs: Result, ours: Result) -> Difference:
     )
 
 
-def _ours(opened: folder.HFFolder, cfg: ModelConfig, prompts: Sequence[Prompt]) -> Iterator[Result]:
+def _ours(opened: folder.HFFolder, cfg: ModelConfig, prompts: Sequence[Probe]) -> Iterator[Result]:
     """All prompts have one shape, so that there is one program; weights are sharded over all
     devices."""
     processor = cfg.vision.processor
@@ -145,7 +145,7 @@ def _logits_and_embeddings(
     return qwen.unembed(params, hidden, cfg=cfg)[0], embeddings
 
 
-def _theirs(path: Path, cfg: ModelConfig, prompts: Sequence[Prompt]) -> Iterator[Result]:
+def _theirs(path: Path, cfg: ModelConfig, prompts: Sequence[Probe]) -> Iterator[Result]:
     try:
         import torch
     except ImportError as error:

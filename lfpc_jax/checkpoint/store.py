@@ -35,7 +35,7 @@ _CHUNK_BYTES = 64 * 2**20  # Orbax's default chunk is all of a leaf that a devic
 
 
 @dataclass(frozen=True)
-class Store:
+class OpenedStore:
     """A verified folder; `model.config.from_folder(store.assets)` is its config."""
 
     path: Path
@@ -83,11 +83,11 @@ def assets_of(folder: str | Path) -> Path:
     return Path(folder) / _ASSETS
 
 
-def open_store(folder: str | Path) -> Store:
+def open_store(folder: str | Path) -> OpenedStore:
     folder = Path(folder).absolute()
     origin, files = _described(folder)
     manifest.verify(folder, files)
-    return Store(folder, origin)
+    return OpenedStore(folder, origin)
 
 
 def listed(folder: str | Path) -> Manifest:
@@ -115,7 +115,9 @@ def _described(folder: Path) -> tuple[Origin, Manifest]:
     return origin, files
 
 
-def restore(store: Store, cfg: ModelConfig, *, dtype: Any = None, mesh: Mesh | None = None) -> Tree:
+def restore(
+    store: OpenedStore, cfg: ModelConfig, *, dtype: Any = None, mesh: Mesh | None = None
+) -> Tree:
     """The parameters, sharded over `mesh`, in `dtype` or in the stored dtype."""
     return restore_params(store.params, cfg, dtype=dtype, mesh=mesh)
 

@@ -94,11 +94,6 @@ UNHEALTHY = 3
 would not help."""
 
 
-class Interrupted(Exception):
-    """SIGTERM or Ctrl-C came during rollouts. The step is abandoned, and the state before it is
-    saved."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args, words = parser().parse_known_args(argv)
     return command.run(partial(_start, args, words), {NotFinite: 2, LogitsNotFinite: 2})
@@ -151,7 +146,7 @@ def train(
     before writing; it raises if another command has taken the folder.
     """
     # ------------------------------------------------------------------ judge and data
-    display = progress.Steps(config.steps)
+    display = progress.StepsDisplay(config.steps)
     bar = partial(display.bar, every=10.0)
     judge = None
     if config.judge is not None:
@@ -282,7 +277,7 @@ def train(
 
             # ---- sample: a group of episodes for each prompt
             before, of_rollouts = replace(engine.stats), copy.deepcopy(sampler.stats)
-            with clock("rollout"), suppress(Interrupted):
+            with clock("rollout"), suppress(stopping.Interrupted):
                 if config.stage == "sft":
                     groups = demonstrate(config, dialogue, openings, step)
                 else:
@@ -391,9 +386,10 @@ def train(
 
 
 def leave_if_stopped(_: Episode) -> None:
-    """Cuts rollouts short after a signal to any process; all processes agree on it after them."""
+    """Cuts rollouts short after a signal to any process. The step is abandoned, all processes agree
+    on that after it, and the state before it is saved."""
     if processes.stop_seen():
-        raise Interrupted
+        raise stopping.Interrupted
 
 
 def archive(run: RunFolder, part: str, groups: Sequence[Group]) -> None:

@@ -25,7 +25,7 @@ from jaxtyping import Float32
 from lfpc_jax.cropvlm.grid import FACTORS, cells, expanded, in_pixels, widened
 from lfpc_jax.cropvlm.target import Question, Target
 from lfpc_jax.data import pictures
-from lfpc_jax.data.journal import Journal, about_of, joined
+from lfpc_jax.data.journal import RecordJournal, about_of, joined
 from lfpc_jax.data.rejected import Reason, Rejected, Unusable, check_share
 from lfpc_jax.processing.geometry import Box, area, hull
 from lfpc_jax.trajectory import Box4, Picture, Record, Size
@@ -114,7 +114,7 @@ class Measuring:
         if min(self.grid, self.chunk) < 1:
             raise ValueError(f"grid {self.grid}, chunk {self.chunk}: both must be at least 1")
 
-    def journal(self, folder: Path, process: int, processes: int) -> Journal[Measured]:
+    def journal(self, folder: Path, process: int, processes: int) -> RecordJournal[Measured]:
         how = {"grid": self.grid, "chunk": self.chunk, "processes": processes}
         return _journal(_file(folder, process), dict(self.about) | how)
 
@@ -122,7 +122,7 @@ class Measuring:
         self,
         share: Sequence[Record],
         done: Sequence[Measured | Rejected],
-        journal: Journal[Measured],
+        journal: RecordJournal[Measured],
         *,
         name: str,
         max_lost: float,
@@ -203,8 +203,8 @@ def measured_in(
     return about, joined(shares, about["chunk"])
 
 
-def _journal(path: Path, about: Mapping[str, Any]) -> Journal[Measured]:
-    return Journal(path, about, "measured", FORMAT, _measured_again)
+def _journal(path: Path, about: Mapping[str, Any]) -> RecordJournal[Measured]:
+    return RecordJournal(path, about, "measured", FORMAT, _measured_again)
 
 
 def _measured_again(fields: Mapping[str, Any]) -> Measured:

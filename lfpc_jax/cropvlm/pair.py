@@ -71,14 +71,14 @@ class Proposer(Protocol):
 
 
 @runtime_checkable
-class Compiled(Protocol):
+class NeedsPrograms(Protocol):
     """A target whose answers need programs."""
 
     def warm_up(self) -> int: ...
 
 
 @dataclass
-class Stats:
+class TargetStats:
     """Counts over all runs. `episodes` had their boxes put to the target in `questions`, one a
     record, with `boxes` distinct boxes in all; `cached` of these were answered from a cache."""
 
@@ -105,7 +105,7 @@ class Pair:
     ) -> None:
         self.engine, self.target = engine, target
         self.answers, self.likelihoods, self.chunk = answers, likelihoods, chunk
-        self.stats = Stats()
+        self.stats = TargetStats()
 
     # ------------------------------------------------------------------ an engine's face
 
@@ -147,7 +147,7 @@ class Pair:
         """Compiles the programs of both models, and returns how many there are. `prompts` and
         `also` are the crop network's."""
         programs = self.engine.warm_up(prompts, also=also)
-        return programs + (self.target.warm_up() if isinstance(self.target, Compiled) else 0)
+        return programs + (self.target.warm_up() if isinstance(self.target, NeedsPrograms) else 0)
 
     def run(
         self,
@@ -231,7 +231,7 @@ def answered(
     answers: bool = True,
     likelihoods: bool = False,
     alive: Callable[[], None] = lambda: None,
-    stats: Stats | None = None,
+    stats: TargetStats | None = None,
 ) -> Iterator[Group]:
     """The groups with what the target says of their boxes, as its answers come. It is asked once
     for each distinct box of a group. If likelihoods are asked for, all answers come before them.

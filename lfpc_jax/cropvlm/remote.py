@@ -35,7 +35,7 @@ from lfpc_jax.data.rejected import Unusable
 from lfpc_jax.processing.chat import ChatTemplate
 from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.processing.tokenizer import Tokenizer
-from lfpc_jax.remote.client import OUT_OF_TIME, Batch, Client, remedies
+from lfpc_jax.remote.client import OUT_OF_TIME, Client, RequestBatch, remedies
 from lfpc_jax.remote.completion import Failed, how_it_ended, read_completion
 from lfpc_jax.remote.messages import data_url, png, with_pictures
 from lfpc_jax.remote.request import Reply, check_url
@@ -109,7 +109,7 @@ class RemoteTarget:
     def check(self) -> None:
         """Asks for the colour of a red picture, within `reply_seconds` and never from the cache.
         Raises `TargetFailed` if there is no answer, or if it does not say red."""
-        batch = Batch(self.settings.patience.reply_seconds, patient=False)
+        batch = RequestBatch(self.settings.patience.reply_seconds, patient=False)
         red = np.full((224, 224, 3), (255, 0, 0), np.uint8)
         picture = Picture(data=png(red))
         record = Record(
@@ -136,7 +136,7 @@ class RemoteTarget:
         asked twice, costs one request at most. `seed` changes nothing."""
         self._store.refresh()
         count, showing = sum(len(question.boxes) for question in questions), self._showing
-        batch = Batch(self.settings.patience.batch_seconds * max(1, -(-count // _TOGETHER)))
+        batch = RequestBatch(self.settings.patience.batch_seconds * max(1, -(-count // _TOGETHER)))
         jobs = []
         for question in questions:
             shown = _Shown(showing, question.record)
@@ -157,7 +157,7 @@ class RemoteTarget:
         assert isinstance(self.dialogue, Showing), self.dialogue
         return self.dialogue
 
-    def _said(self, shown: "_Shown", box: Box4 | None, batch: Batch) -> Said:
+    def _said(self, shown: "_Shown", box: Box4 | None, batch: RequestBatch) -> Said:
         try:
             conversation = shown.conversation(box)
         except (Unusable, ValueError) as error:
@@ -188,7 +188,7 @@ class RemoteTarget:
                 del self._under_way[key]
         return Said(read_answer(answer))
 
-    def _ask(self, conversation: Conversation, batch: Batch) -> str:
+    def _ask(self, conversation: Conversation, batch: RequestBatch) -> str:
         messages = with_pictures(conversation.messages, conversation.pictures, data_url)
         body = self._parameters() | {"messages": messages}
         return self._client.ask(body, self._read, batch)

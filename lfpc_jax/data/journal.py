@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 34
 
 
 @runtime_checkable
-class Entry(Protocol):
+class JournalEntry(Protocol):
     """A dataclass that says which record it is about."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -34,11 +34,11 @@ class Entry(Protocol):
 
 
 T = TypeVar("T")
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E", bound=JournalEntry)
 
 
 @dataclass(frozen=True)
-class Journal(Generic[E]):
+class RecordJournal(Generic[E]):
     """The journal of one process. An entry, a dataclass, is a line under the name `kind`; `entry`
     makes it again from its fields. A record that was lost is a line, too. `about` is everything
     that entries depend on, and `format` the version of their meaning."""

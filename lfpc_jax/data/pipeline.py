@@ -35,7 +35,7 @@ _VERSION = 1
 
 
 @dataclass(frozen=True)
-class Part:
+class MixedSet:
     """A set in a mixture. `weight` over the sum of weights is its share of the records drawn, and
     `max_share` is the share of its records that may fail to open."""
 
@@ -52,7 +52,7 @@ class Stream(Generic[T]):
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[MixedSet],
         prepare: Callable[[Record], T],
         *,
         batch: int,
@@ -148,7 +148,7 @@ class _Rows(Generic[T]):
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[MixedSet],
         prepare: Callable[[Record], T],
         seed: int,
         batch: int,
@@ -194,7 +194,7 @@ class _Rows(Generic[T]):
             return None
 
 
-def _places(parts: Sequence[Part], seed: int) -> grain.MapDataset:
+def _places(parts: Sequence[MixedSet], seed: int) -> grain.MapDataset:
     """The endless sequence of (number of the part, row in it)."""
     seeds = np.random.SeedSequence(seed).generate_state(len(parts))
     orders = []

@@ -18,7 +18,7 @@ from lfpc_jax.data.marks import Mark, Vocabulary
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """`marks` are what the objects asked about must carry, in the order of their names."""
 
     text: str
@@ -29,19 +29,19 @@ class Question:
 
 def about_one(
     name: str, words: Vocabulary, patches: int, options: int, rng: np.random.Generator
-) -> Question:
+) -> SceneQuestion:
     """A question about one object's mark of one or two patches, with 2 to 4 options."""
     if patches == 1:
         right, *wrong = (str(value) for value in rng.permutation(words.values)[:options])
-        return Question(f"{words.ask} on the {name}?", right, tuple(wrong), ((right,),))
+        return SceneQuestion(f"{words.ask} on the {name}?", right, tuple(wrong), ((right,),))
     left, right = (_value(words, rng) for _ in range(2))
     if options == 2:
         other = left if rng.random() < 0.5 else _another(words, left, rng)
         text = f"{words.compare} in both halves of the mark on the {name}?"
-        return Question(text, *_verdict(left == other), ((left, other),))
+        return SceneQuestion(text, *_verdict(left == other), ((left, other),))
     first, second = (left, _another(words, left, rng)), (right, _another(words, right, rng))
     text = f"{words.ask} on the {name}, left half then right half?"
-    return Question(text, *_square(first, second, options, rng), ((left, right),))
+    return SceneQuestion(text, *_square(first, second, options, rng), ((left, right),))
 
 
 def about_two(
@@ -50,18 +50,20 @@ def about_two(
     patches: int,
     options: int,
     rng: np.random.Generator,
-) -> Question:
+) -> SceneQuestion:
     """A question that needs the marks of two objects, with 2 to 4 options."""
     objects = f"on the {names[0]} and on the {names[1]}"
     first = tuple(_value(words, rng) for _ in range(patches))
     if options == 2:
         second = first if rng.random() < 0.5 else _changed(words, first, rng)
-        return Question(f"{words.compare} {objects}?", *_verdict(first == second), (first, second))
+        return SceneQuestion(
+            f"{words.compare} {objects}?", *_verdict(first == second), (first, second)
+        )
     second = tuple(_value(words, rng) for _ in range(patches))
     of_first = _text(first), _text(_changed(words, first, rng))
     of_second = _text(second), _text(_changed(words, second, rng))
     text = f"{words.ask} {objects}, in this order?"
-    return Question(text, *_square(of_first, of_second, options, rng), (first, second))
+    return SceneQuestion(text, *_square(of_first, of_second, options, rng), (first, second))
 
 
 def any_mark(words: Vocabulary, patches: int, rng: np.random.Generator) -> Mark:

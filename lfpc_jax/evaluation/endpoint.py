@@ -30,8 +30,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lfpc_jax.data.rejected import Unusable
-from lfpc_jax.remote.client import Batch, Client, Patience, remedies
-from lfpc_jax.remote.completion import Failed, Said, read_said
+from lfpc_jax.remote.client import Client, Patience, RequestBatch, remedies
+from lfpc_jax.remote.completion import Failed, ServerTurn, read_said
 from lfpc_jax.remote.messages import data_url, with_pictures
 from lfpc_jax.remote.request import Reply
 from lfpc_jax.rollout.asked import Alters
@@ -117,7 +117,7 @@ class AskedEndpoint:
     ) -> Generator[tuple[str, Group], None, None]:
         """As `Engine.run_altered`: an altered episode goes on from the first call of its own."""
         patience = self.endpoint.patience
-        batch = Batch(patience.batch_seconds)
+        batch = RequestBatch(patience.batch_seconds)
         asker = _Asker(self, self.dialogue, self.rules, batch, rollouts, seed)
         pool = ThreadPoolExecutor(patience.concurrent, "endpoint")
         try:
@@ -133,7 +133,7 @@ class AskedEndpoint:
             batch.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def ask(self, body: Mapping[str, Any], batch: Batch) -> Said:
+    def ask(self, body: Mapping[str, Any], batch: RequestBatch) -> ServerTurn:
         return self._client.ask({"model": self.endpoint.model, **body}, self._read, batch)
 
     def explained(self, failed: Failed) -> str:
@@ -152,7 +152,7 @@ class AskedEndpoint:
             "--model", theirs, ours,
         )  # fmt: skip
 
-    def _read(self, reply: Reply) -> Said:
+    def _read(self, reply: Reply) -> ServerTurn:
         said = read_said(reply)
         if any(map(self._client.repeats_key, (said.text, *(t for c in said.calls for t in c)))):
             raise Failed("key repeated", ": the turn holds the API key", again=False, alike=False)
@@ -166,7 +166,7 @@ class _Asker:
     asked: AskedEndpoint
     dialogue: Dialogue
     rules: Rules
-    batch: Batch
+    batch: RequestBatch
     rollouts: int
     seed: int
 
@@ -250,7 +250,7 @@ class _Asker:
         return replace(nothing.trajectory(), unanswered=self.asked.explained(failed))
 
 
-def _written(said: Said) -> str:
+def _written(said: ServerTurn) -> str:
     """The turn as the model wrote it, up to where an engine would have stopped it."""
     text = said.text.encode(errors="replace").decode()  # JSON may hold half a character
     for end in _ENDS:

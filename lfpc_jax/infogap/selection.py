@@ -21,7 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-from lfpc_jax.data.journal import Journal
+from lfpc_jax.data.journal import RecordJournal
 from lfpc_jax.data.pictures import measured
 from lfpc_jax.data.rejected import Rejected, Unusable
 from lfpc_jax.infogap.agreement import Agreement, Answer, Judges, Same
@@ -248,8 +248,8 @@ def _selected(record: Record, sides: tuple[int, ...], decision: Decision) -> Sel
     )
 
 
-def _journal(path: Path, settings: Settings, about: Mapping[str, Any]) -> Journal[Selected]:
-    return Journal(path, asdict(settings) | dict(about), "selected", FORMAT, _selected_again)
+def _journal(path: Path, settings: Settings, about: Mapping[str, Any]) -> RecordJournal[Selected]:
+    return RecordJournal(path, asdict(settings) | dict(about), "selected", FORMAT, _selected_again)
 
 
 def _selected_again(fields: Mapping[str, Any]) -> Selected:

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenKernel:
     kernel: str
     reason: str
 
@@ -50,42 +50,44 @@ def select(
     dtype: Any,
     continued: bool = False,
     causal_and_valid: bool = False,
-) -> Choice:
+) -> ChosenKernel:
     """The kernel for self-attention over `length` tokens. If the wanted one cannot compute it,
     `xla` is chosen, and the reason says why."""
     wanted = tuning(platform).kernel if kernel == "auto" else kernel
     origin = f"the default on {platform}" if kernel == "auto" else "as configured"
     if wanted == "splash" and length < attention_splash.LANES:
-        return Choice(
+        return ChosenKernel(
             "xla", f"{length} tokens are under splash's block of {attention_splash.LANES}"
         )
     longest = attention_splash.LONGEST
     if wanted == "splash" and continued and length > longest:
-        return Choice("xla", f"{length} tokens are over splash's {longest} of rows with prefixes")
+        return ChosenKernel(
+            "xla", f"{length} tokens are over splash's {longest} of rows with prefixes"
+        )
     if wanted == "cudnn" and causal_and_valid:
-        return Choice("xla", "cuDNN has no mask for causal rows whose keys are valid or not")
+        return ChosenKernel("xla", "cuDNN has no mask for causal rows whose keys are valid or not")
     if wanted == "cudnn" and attention_cudnn.capability() < attention_cudnn.AMPERE:
-        return Choice("xla", "cuDNN's attention is for NVIDIA's GPUs from Ampere on")
+        return ChosenKernel("xla", "cuDNN's attention is for NVIDIA's GPUs from Ampere on")
     if wanted == "cudnn" and jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
-        return Choice("xla", f"cuDNN takes bfloat16, not {jnp.dtype(dtype).name}")
-    return Choice(wanted, origin)
+        return ChosenKernel("xla", f"cuDNN takes bfloat16, not {jnp.dtype(dtype).name}")
+    return ChosenKernel(wanted, origin)
 
 
-def select_decode(kernel: Kernel, *, platform: str, positions_last: bool) -> Choice:
+def select_decode(kernel: Kernel, *, platform: str, positions_last: bool) -> ChosenKernel:
     """The kernel for decode steps. `positions_last` is the layout of the cache's keys."""
     wanted = tuning(platform).kernel if kernel == "auto" else kernel
     origin = f"the default on {platform}" if kernel == "auto" else "as configured"
     if wanted == "cudnn":
-        return Choice(
+        return ChosenKernel(
             "xla",
             "cuDNN reads whole arrays only, so at every step each layer would be copied out of the "
             "cache's stack, unused places included",
         )
     if wanted == "splash" and positions_last:
-        return Choice(
+        return ChosenKernel(
             "xla", "the kernel for TPUs reads keys [B, K, S, H], and these are [B, K, H, S]"
         )
-    return Choice("reach" if wanted == "splash" else "xla", origin)
+    return ChosenKernel("reach" if wanted == "splash" else "xla", origin)
 
 
 def attention(

@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from lfpc_jax.model import attention_decode
-from lfpc_jax.model.attention import Choice, attention, select, select_decode
+from lfpc_jax.model.attention import ChosenKernel, attention, select, select_decode
 from lfpc_jax.model.attention_parts import Members
 from lfpc_jax.model.cache import Cache
 from lfpc_jax.model.config import Kernel, ModelConfig
@@ -55,7 +55,7 @@ class Case:
     the device of its arguments, `arguments`."""
 
     name: str
-    choice: Choice
+    choice: ChosenKernel
     compute: Callable[..., _Results]
     arguments: Any
 

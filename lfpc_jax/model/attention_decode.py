@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lfpc_jax.distributed.sharding import shards
 from lfpc_jax.model import attention_reach
 from lfpc_jax.model import cache as kv
-from lfpc_jax.model.attention import Choice, select_decode
+from lfpc_jax.model.attention import ChosenKernel, select_decode
 from lfpc_jax.model.attention_parts import (
     Members,
     Part,
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Step:
+class DecodeStep:
     """How the layers of a decode step write and read: `append(rows, layer, k, v)` returns rows with
     a token more; `part(queries, rows, layer)` is the part of what rows have alone, and `shared`
     that of their prompts, if they continue any."""
@@ -54,7 +54,7 @@ class Step:
         return merged(*parts).reshape(q.shape).astype(q.dtype)
 
 
-def kernel(cfg: ModelConfig) -> Choice:
+def kernel(cfg: ModelConfig) -> ChosenKernel:
     last = kv.positions_last(cfg)
     return select_decode(cfg.kernel, platform=tuning().platform, positions_last=last)
 
@@ -64,12 +64,12 @@ def in_copies(
     step: Int[Array, ""],
     prompts: kv.Cache | PromptCopies | None,
     members: Members | None,
-) -> Step:
+) -> DecodeStep:
     """The step of this number in a loop over working copies."""
     places = jnp.arange(kv.width(working))
     new = (places >= working.span) & (places <= working.span + step)
     visible = (places < working.length[:, None]) | new
-    return Step(
+    return DecodeStep(
         lambda rows, number, k, v: kv.append(rows, number, k, v, step),
         lambda q, rows, number: over(q, *_keys_last(rows, number), visible),
         _shared(prompts, members),
@@ -84,7 +84,7 @@ def in_place(
     members: Members | None,
     *,
     cfg: ModelConfig,
-) -> Step:
+) -> DecodeStep:
     """A step of a cache's live rows, which do not grow beyond `span`."""
     choice = kernel(cfg)
     log.info("attention of %d rows that decode: %s (%s)", len(live), choice.kernel, choice.reason)
@@ -95,7 +95,7 @@ def in_place(
 
     if choice.kernel == "reach":
         visits = attention_reach.visits(jnp.where(live, cache.length + 1, 0), cache.v)
-        return Step(
+        return DecodeStep(
             append,
             lambda q, rows, number: attention_reach.reach(q, rows.k, rows.v, visits, number),
             _shared_by_reach(prompts, members, len(live)),
@@ -107,7 +107,7 @@ def in_place(
         keys, values = _keys_last(rows, number)
         return over(queries, keys[..., :read], values[:, :, :read], visible)
 
-    return Step(append, part, _shared(prompts, members))
+    return DecodeStep(append, part, _shared(prompts, members))
 
 
 def _shared(

@@ -184,7 +184,7 @@ def _empty_picture(tokens: int, processor: ImageProcessor) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedMiniBatch:
     """What the packer makes of a mini-batch: micro-batches of rows, of which `crowded` have places
     for all tokens, and of pictures, of which `wide` are one span. `copies` is how often a prompt is
     computed, `keys` with how many keys an attention kernel computes scores for a token."""
@@ -221,14 +221,14 @@ def layout_of(
     shards: int,
     platform: str,
     tensor: int = 1,
-) -> Layout:
+) -> PackedMiniBatch:
     """Lays out what one process packs: its items for its shards."""
     rows = filled_rows(items, shapes.row_tokens, shared=shapes.shared)
     groups = len({item.trajectory.record for item in items})
     copies = sum(len(row.groups) for row in rows) / groups if shapes.shared else len(items) / groups
     processor = cfg.vision.processor
     made = lay_out(deal(rows, shards), shapes, processor, image_token=cfg.image_token)
-    return Layout(
+    return PackedMiniBatch(
         rows=len(made.rows),
         crowded=sum(rows.at.shape[1] > shapes.places for rows in made.rows),
         pictures=len(made.bins),

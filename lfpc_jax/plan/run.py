@@ -24,7 +24,7 @@ from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.plan.counts import CacheBytes
 from lfpc_jax.plan.episodes import (
-    Layout,
+    PackedMiniBatch,
     PlannedEpisode,
     layout_of,
     planned_episode,
@@ -194,7 +194,7 @@ class PlannedRun:
         return planned_items(self.episode, self._plain, shapes, groups=groups, rollouts=rollouts)
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> PackedMiniBatch:
         """What the packer makes of it."""
         return layout_of(
             self.mini_batch,

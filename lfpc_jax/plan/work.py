@@ -17,7 +17,7 @@ from lfpc_jax.model import spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import Base, Trainable
 from lfpc_jax.plan import counts
-from lfpc_jax.plan.episodes import Layout, PlannedEpisode
+from lfpc_jax.plan.episodes import PackedMiniBatch, PlannedEpisode
 from lfpc_jax.plan.update import CROWDED, WIDE
 from lfpc_jax.shapes import RolloutShapes, TrainShapes
 
@@ -96,7 +96,7 @@ def reshard_load(cfg: ModelConfig, tensor: int) -> Load:
 def update_loads(
     cfg: ModelConfig,
     shapes: TrainShapes,
-    layout: Layout,
+    layout: PackedMiniBatch,
     *,
     trainable: Trainable,
     mini_batches: int,

@@ -45,7 +45,7 @@ class Patience:
                 raise ValueError(f"{whose}: {name} is {value}; it must be above 0")
 
 
-class Batch:
+class RequestBatch:
     """What the requests of one batch share: its deadline, and how many in a row have failed and
     why. One that is not patient does not wait for a server that is not there."""
 
@@ -88,7 +88,7 @@ class Client:
         self._variable = key_variable
         self._key = _read_key(whose, key_variable) if key_variable else ""
 
-    def ask(self, body: Mapping[str, Any], read: Callable[[Reply], T], batch: Batch) -> T:
+    def ask(self, body: Mapping[str, Any], read: Callable[[Reply], T], batch: RequestBatch) -> T:
         """What `read` makes of the reply, after repeated attempts if needed. Raises `Failed`, with
         the number of attempts among its details."""
         data, patience = json.dumps(body).encode(), self._patience
@@ -126,7 +126,7 @@ class Client:
         return bool(self._key) and self._key in text
 
     def side_by_side(
-        self, jobs: Sequence[Callable[[], T]], batch: Batch, advance: Callable[[int], None]
+        self, jobs: Sequence[Callable[[], T]], batch: RequestBatch, advance: Callable[[int], None]
     ) -> Iterator[T | Failed]:
         """What every job returns, or the `Failed` that it raised, in the order of the jobs. What is
         not done when the batch's time is over has failed."""

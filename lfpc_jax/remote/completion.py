@@ -78,7 +78,7 @@ def read_completion(reply: Reply, *, empty_if_cut_off: bool = False) -> Completi
 
 
 @dataclass(frozen=True)
-class Said:
+class ServerTurn:
     """A turn of a conversation. `calls` are the tool calls that the server has taken out of the
     text, each as its name and its arguments (JSON, as the model wrote it). `stop` is the stop
     string that ended the turn, empty if none did, and None if the server does not say. `prompt` and
@@ -92,7 +92,7 @@ class Said:
     sampled: int | None
 
 
-def read_said(reply: Reply) -> Said:
+def read_said(reply: Reply) -> ServerTurn:
     """Raises `Failed` for anything that is not a chat completion with a text or a call."""
     if reply.status != 200:
         raise _refused(reply)
@@ -112,7 +112,7 @@ def read_said(reply: Reply) -> Said:
             usage = body.get("usage") or {}
             counted = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
             prompt, sampled = (count if type(count) is int else None for count in counted)
-            return Said(content, calls, ended == "cut off", _stop(choice), prompt, sampled)
+            return ServerTurn(content, calls, ended == "cut off", _stop(choice), prompt, sampled)
     raise Failed(
         "no chat completion", f": {len(reply.body)} bytes without a text or calls of tools"
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from lfpc_jax.remote.client import NOT_ASKED as NOT_ASKED
-from lfpc_jax.remote.client import Batch, Client, Patience, completions, remedies
+from lfpc_jax.remote.client import Client, Patience, RequestBatch, completions, remedies
 from lfpc_jax.remote.completion import Failed
 from lfpc_jax.remote.request import check_url
 from lfpc_jax.rewards.reply import read_verdict
@@ -132,7 +132,7 @@ class Judge:
     def check(self) -> None:
         """Asks what every judge must know, within `reply_seconds` altogether and never from the
         cache. Raises `JudgeFailed` if it fails."""
-        batch = Batch(self._settings.reply_seconds, patient=False)
+        batch = RequestBatch(self._settings.reply_seconds, patient=False)
         for claim, right in _KNOWN.items():
             verdict = self._ask(claim, batch)
             if verdict.fault is not None:
@@ -158,7 +158,7 @@ class Judge:
     def _ask_all(self, claims: dict[str, Claim]) -> dict[str, Verdict]:
         if not claims:
             return {}
-        batch = Batch(self._settings.batch_seconds)
+        batch = RequestBatch(self._settings.batch_seconds)
         jobs = [partial(self._ask_and_keep, key, claim, batch) for key, claim in claims.items()]
         with self._bar("judging", len(jobs)) as advance:
             results = list(self._client.side_by_side(jobs, batch, advance))
@@ -167,7 +167,7 @@ class Judge:
             for key, result in zip(claims, results)
         }
 
-    def _ask_and_keep(self, key: str, claim: Claim, batch: Batch) -> Verdict:
+    def _ask_and_keep(self, key: str, claim: Claim, batch: RequestBatch) -> Verdict:
         try:
             batch.refuse_if_gone()
             verdict = self._ask(claim, batch)
@@ -179,7 +179,7 @@ class Judge:
             self._keep(key, verdict.right, claim)
         return verdict
 
-    def _ask(self, claim: Claim, batch: Batch) -> Verdict:
+    def _ask(self, claim: Claim, batch: RequestBatch) -> Verdict:
         """The verdict on one claim, after repeated attempts if needed."""
         body = {
             "model": self._settings.model,

@@ -16,7 +16,7 @@ _OF_ANSWERS = ("", "answer_and_call")
 
 
 @runtime_checkable
-class Ended(Protocol):
+class EndedEpisode(Protocol):
     """A trajectory, or an episode that has ended."""
 
     @property
@@ -27,7 +27,7 @@ class Ended(Protocol):
     def turns(self) -> Sequence[Turn]: ...
 
 
-def said(episode: Ended) -> str | None:
+def said(episode: EndedEpisode) -> str | None:
     """The answer of an episode, or None if it has none. A model that was never taught the tags
     answers without them: its answer is then all that it wrote in its last turn, except for its
     thoughts, whether their tag is closed or not. An untagged episode that was cut off, or that

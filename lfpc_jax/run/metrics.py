@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from lfpc_jax.cropvlm.pair import Stats
+from lfpc_jax.cropvlm.pair import TargetStats
 from lfpc_jax.distributed.exchange import everyones, total
 from lfpc_jax.evaluation.measures import Measures, gather, measure
 from lfpc_jax.grpo.advantage import is_flat, with_advantages
@@ -107,7 +107,7 @@ def rollout_metrics(now: object, before: object) -> dict[str, float]:
 def target_metrics(now: object, before: object) -> dict[str, float]:
     """What the targets of all processes were asked between two states of a pair's stats, and the
     seconds of this process. Empty for an engine without a target, and if nothing was asked."""
-    if not (isinstance(now, Stats) and isinstance(before, Stats)):
+    if not (isinstance(now, TargetStats) and isinstance(before, TargetStats)):
         return {}
     counts = ("questions", "episodes", "boxes", "cached")
     questions, episodes, boxes, cached = total(

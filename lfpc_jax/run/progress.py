@@ -42,7 +42,7 @@ def bar(
         yield lambda more: progress.advance(task, more)
 
 
-class Steps:
+class StepsDisplay:
     """The display of a loop with few and long steps.
 
     On a terminal, from the first `phase` on, a bar of the steps stays below everything that is

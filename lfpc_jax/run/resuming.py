@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from lfpc_jax.checkpoint.training import Saved
 from lfpc_jax.cropvlm.target import Target
 from lfpc_jax.data.digest import digest
-from lfpc_jax.data.pipeline import Part
+from lfpc_jax.data.pipeline import MixedSet
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import everyones
 from lfpc_jax.model.config import from_folder
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _READ_SECONDS = 1800.0
 
 
-def data_digests(parts: Sequence[Part], validation: Sequence[Record]) -> dict[str, str]:
+def data_digests(parts: Sequence[MixedSet], validation: Sequence[Record]) -> dict[str, str]:
     """A digest of every set to train on, and one of all records to validate on."""
     digests = {f"data.train {part.name}": digest(part.records) for part in parts}
     return digests | {"data.validation": digest(validation)}

@@ -8,7 +8,7 @@ from typing import Any
 from lfpc_jax.cropvlm.labelled import doubts as doubts_of_labels
 from lfpc_jax.data import pictures
 from lfpc_jax.data.audit import audit, check
-from lfpc_jax.data.pipeline import Part, in_turn
+from lfpc_jax.data.pipeline import MixedSet, in_turn
 from lfpc_jax.data.rejected import Rejected, Unusable, check_share, parted, summary
 from lfpc_jax.infogap.provenance import doubts
 from lfpc_jax.processing.images import ImageProcessor
@@ -24,12 +24,12 @@ _FIRST = 16
 """Records of a set whose pictures a dry run opens."""
 
 
-def audited_data(config: TrainConfig) -> tuple[list[Part], list[Record]]:
+def audited_data(config: TrainConfig) -> tuple[list[MixedSet], list[Record]]:
     """The mixture to train on, and the records to validate on."""
     parts = []
     for source in config.data.train:
         records = _audited(source, config)
-        parts.append(Part(source.path, records, source.weight, config.data.max_lost))
+        parts.append(MixedSet(source.path, records, source.weight, config.data.max_lost))
     validation = [_audited(source, config) for source in config.data.validation]
     return parts, in_turn(validation, config.data.validation_records)
 
@@ -107,7 +107,7 @@ def check_prompts(config: TrainConfig, parts: Sequence[Part], dialogue: Dialogue
 
 
 def warn_of_other_gaps(
-    model: LoadedModel, parts: Sequence[Part], processor: ImageProcessor
+    model: LoadedModel, parts: Sequence[MixedSet], processor: ImageProcessor
 ) -> None:
     """Warns of sets whose image gaps were not selected with this model and this budget."""
     for part in parts:
@@ -116,7 +116,7 @@ def warn_of_other_gaps(
 
 
 def warn_of_other_labels(
-    config: TrainConfig, parts: Sequence[Part], target: Mapping[str, Any] | None
+    config: TrainConfig, parts: Sequence[MixedSet], target: Mapping[str, Any] | None
 ) -> None:
     """Warns of sets whose targets are labels that were not made for the target of this identity, or
     not for what is trained."""

@@ -28,11 +28,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lfpc_jax.remote.messages import data_url
 from lfpc_jax.serve.limits import Gone, Limits, Memory, body_of, share
 from lfpc_jax.serve.metrics import CONTENT_TYPE, Metrics
-from lfpc_jax.serve.reader import Asked, Reader
+from lfpc_jax.serve.reader import Reader, ReadRequest
 from lfpc_jax.serve.refused import Refused
-from lfpc_jax.serve.replies import Reply
+from lfpc_jax.serve.replies import ReplyBuilder
 from lfpc_jax.serve.site import Site
-from lfpc_jax.serve.worker import Event, Failed, Replied, Ticket, Worker
+from lfpc_jax.serve.worker import Event, Replied, Ticket, Unanswered, Worker
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +86,10 @@ class Service:
         finally:
             self.metrics.requests.labels(str(status), mode).inc()
 
-    async def _answer(self, asked: Asked, begun: float, receive: Receive, send: Send) -> int:
+    async def _answer(self, asked: ReadRequest, begun: float, receive: Receive, send: Send) -> int:
         wanted = asked.wanted
-        reply = Reply(wanted, asked.request.opening, asked.tokens, self.reader.tokenizer)
-        stream = Stream(send) if wanted.stream else None
+        reply = ReplyBuilder(wanted, asked.request.opening, asked.tokens, self.reader.tokenizer)
+        stream = EventStream(send) if wanted.stream else None
         try:
             async with self._in_time(), _unless_gone(receive):
                 with self.worker.answering(asked.request) as ticket:
@@ -109,13 +109,13 @@ class Service:
         return 200
 
     async def _follow(
-        self, ticket: Ticket, reply: Reply, stream: "Stream | None", begun: float
+        self, ticket: Ticket, reply: ReplyBuilder, stream: "EventStream | None", begun: float
     ) -> None:
         """Adds events to the reply until it is over, and sends them on."""
         first = True
         while not reply.over:
             event = await _with_image(await ticket.events.get(), self.readers)
-            if first and not isinstance(event, Failed):
+            if first and not isinstance(event, Unanswered):
                 first = False
                 self.metrics.first.observe(time.perf_counter() - begun)
                 if stream is not None:
@@ -245,13 +245,13 @@ def _host(header: str) -> str:
     return header.rpartition(":")[0] or header
 
 
-class Stream:
+class EventStream:
     """Server-sent events."""
 
     def __init__(self, send: Send) -> None:
         self._send, self.begun = send, False
 
-    async def begin(self, reply: Reply) -> None:
+    async def begin(self, reply: ReplyBuilder) -> None:
         self.begun = True
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -267,7 +267,7 @@ class Stream:
         body = f"data: {text}\n\n".encode("utf-8", "replace")
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
-    async def end(self, reply: Reply) -> None:
+    async def end(self, reply: ReplyBuilder) -> None:
         await self._last(reply.last())
 
     async def failed(self, refused: Refused) -> None:
@@ -283,7 +283,7 @@ class Stream:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _failed(refused: Refused, stream: Stream | None) -> None:
+async def _failed(refused: Refused, stream: EventStream | None) -> None:
     """Tells of a failure within a stream that has begun; otherwise its status says it."""
     if stream is None or not stream.begun:
         raise refused

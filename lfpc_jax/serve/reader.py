@@ -20,7 +20,7 @@ from lfpc_jax.shapes import RolloutShapes
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadRequest:
     """What is asked, the engine's request for it, and the tokens of its prompt."""
 
     wanted: Wanted
@@ -55,7 +55,7 @@ class Reader:
         """The most ids of a request, prompt and answer."""
         return self.shapes.capacity
 
-    def read(self, body: bytes, own: Share) -> Asked:
+    def read(self, body: bytes, own: Share) -> ReadRequest:
         """Raises `Refused`. Memory is taken before it is needed."""
         wanted = read(body, self.models, temperature=self.rules.sampling.temperature)
         fetch = partial(self.allowed.open, take=own.take)
@@ -86,7 +86,9 @@ class Reader:
                 "context_length_exceeded",
             )
         rules = self._rules(wanted, room)
-        return Asked(wanted, Request(opening, wanted.seed, rules, dialogue, wanted.choices), tokens)
+        return ReadRequest(
+            wanted, Request(opening, wanted.seed, rules, dialogue, wanted.choices), tokens
+        )
 
     def _rules(self, wanted: Wanted, room: int) -> Rules:
         most = wanted.tokens or room

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from lfpc_jax.processing.tokenizer import Tokenizer
 from lfpc_jax.rollout.dialogue import Opening
 from lfpc_jax.rollout.protocol import CALL
-from lfpc_jax.serve.spoken import Decoder, Watched, tool_call
+from lfpc_jax.serve.spoken import TextDecoder, Watched, tool_call
 from lfpc_jax.serve.wanted import Wanted
-from lfpc_jax.serve.worker import Drew, Event, Failed, Over, Replied
+from lfpc_jax.serve.worker import Drew, Event, Over, Replied, Unanswered
 
 Finish = Literal["stop", "length", "tool_calls"]
 Delta = dict[str, Any]
@@ -36,7 +36,7 @@ class Choice(ABC):
     message: dict[str, Any] = field(default_factory=lambda: {"role": "assistant", "content": ""})
 
     def __post_init__(self) -> None:
-        self.decoder = Decoder(self.tokenizer)
+        self.decoder = TextDecoder(self.tokenizer)
 
     def add(self, event: Drew | Replied | Over) -> Iterator[Delta]:
         """The deltas that an event leads to."""
@@ -139,7 +139,7 @@ class LookingChoice(Choice):
 
 
 @dataclass
-class Reply:
+class ReplyBuilder:
     """A reply in the making: chunks as they come, and the whole."""
 
     wanted: Wanted
@@ -168,7 +168,7 @@ class Reply:
 
     def add(self, event: Event) -> Iterator[dict[str, Any]]:
         """The chunks that an event leads to. Raises the `Refused` of a failure."""
-        if isinstance(event, Failed):
+        if isinstance(event, Unanswered):
             raise event.why
         choice = self.choices[event.choice]
         before = choice.finish

@@ -19,7 +19,7 @@ _LONGEST_LETTER = 8
 
 
 @dataclass
-class Decoder:
+class TextDecoder:
     """Ids to text, in pieces that each end with a whole letter."""
 
     tokenizer: Tokenizer

@@ -63,13 +63,13 @@ class Over:
 
 
 @dataclass(frozen=True)
-class Failed:
+class Unanswered:
     """The request will not be answered."""
 
     why: Refused
 
 
-Event = Drew | Replied | Over | Failed
+Event = Drew | Replied | Over | Unanswered
 
 
 @dataclass(eq=False)
@@ -244,7 +244,7 @@ class Worker:
     def _on_skipped(self, request: Request, reason: str) -> None:
         if ticket := self._tickets.pop(request, None):
             why = invalid(reason, "messages", "context_length_exceeded")
-            self._events.append((ticket, Failed(why)))
+            self._events.append((ticket, Unanswered(why)))
 
     def _fail(self, reason: str) -> None:
         self.restarts, self.failing = self.restarts + 1, True
@@ -253,6 +253,6 @@ class Worker:
             waiting = [*self._tickets.values(), *self._asked]
             self._asked.clear()
             self._tickets.clear()
-            self._events = [(ticket, Failed(why)) for ticket in waiting]
+            self._events = [(ticket, Unanswered(why)) for ticket in waiting]
         self._deliver()
         time.sleep(0.1)

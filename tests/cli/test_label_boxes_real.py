@@ -12,7 +12,7 @@ import pytest
 
 from lfpc_jax.cli import label_boxes, train
 from lfpc_jax.data import layout
-from lfpc_jax.data.pipeline import Part
+from lfpc_jax.data.pipeline import MixedSet
 from lfpc_jax.run import training_data
 from lfpc_jax.trajectory import Picture
 from support import micro_boxes, small, small_boxes
@@ -84,7 +84,7 @@ def test_with_its_journal_cut_it_resumes_to_the_same_bytes(folder, labelled, tmp
 def test_training_warns_of_labels_for_another_target(folder, labelled, tmp_path, monkeypatch):
     """Not of those for its own."""
     monkeypatch.setenv("MICRO", str(folder))
-    parts = [Part(str(folder / "labels"), [small.record(0)]), Part(str(folder / "set"), [])]
+    parts = [MixedSet(str(folder / "labels"), [small.record(0)]), MixedSet(str(folder / "set"), [])]
     config = micro_boxes.get_config("accuracy")
     told = []
     monkeypatch.setattr(training_data.log, "warning", lambda form, *values: told.append(values))

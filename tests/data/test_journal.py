@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lfpc_jax.data.journal import Journal, joined
+from lfpc_jax.data.journal import RecordJournal, joined
 from lfpc_jax.data.rejected import Rejected
 from lfpc_jax.trajectory import Picture, Record
 
@@ -18,7 +18,7 @@ class Length:
 
 
 def journal(folder, **about):
-    return Journal(folder / "j.jsonl", about, "length", 1, lambda fields: Length(**fields))
+    return RecordJournal(folder / "j.jsonl", about, "length", 1, lambda fields: Length(**fields))
 
 
 def work(folder, together=1, reached=7):
@@ -68,7 +68,7 @@ def test_another_beginning_or_order_is_refused_by_name(tmp_path):
         journal(tmp_path, size=3).resume(RECORDS[1:])
     with pytest.raises(ValueError, match="continues with record 'r1' where the set has None"):
         journal(tmp_path, size=3).resume(RECORDS[:1])
-    later = Journal(tmp_path / "j.jsonl", {"size": 3}, "length", 2, lambda fields: fields)
+    later = RecordJournal(tmp_path / "j.jsonl", {"size": 3}, "length", 2, lambda fields: fields)
     with pytest.raises(ValueError, match=r"earlier version \(format 1, now 2\).*remove the journ"):
         later.check()
     journal(tmp_path, size=3).check()

@@ -13,7 +13,7 @@ import pytest
 
 from lfpc_jax.data import layout
 from lfpc_jax.data.audit import audit
-from lfpc_jax.data.pipeline import Part, Stream, in_turn
+from lfpc_jax.data.pipeline import MixedSet, Stream, in_turn
 from lfpc_jax.data.rejected import TooManyLost, Unusable
 from lfpc_jax.data.scene import WorldSettings
 from lfpc_jax.data.world import World
@@ -21,9 +21,9 @@ from lfpc_jax.trajectory import Picture, Record
 from support.pictured import dialogue, jpeg, record
 
 
-def part(name: str, count: int, weight: float = 1.0, **changes) -> Part:
+def part(name: str, count: int, weight: float = 1.0, **changes) -> MixedSet:
     records = [record(f"{name}{i}", picture=Picture()) for i in range(count)]
-    return Part(name, records, weight, **changes)
+    return MixedSet(name, records, weight, **changes)
 
 
 def name_of(entry: Record) -> str:
@@ -101,11 +101,12 @@ import sys
 from pathlib import Path
 from lfpc_jax.data import layout
 from lfpc_jax.data.audit import audit
-from lfpc_jax.data.pipeline import Part, Stream
+from lfpc_jax.data.pipeline import MixedSet, Stream
 
 records = audit(layout.read(Path(sys.argv[1])), name="set").records
 stream = Stream(
-    [Part("set", records)], lambda r: r.id, batch=10, seed=1, process=int(sys.argv[2]), processes=2
+    [MixedSet("set", records)], lambda r: r.id, batch=10, seed=1,
+    process=int(sys.argv[2]), processes=2,
 )
 for _ in range(3):
     next(stream)
@@ -127,7 +128,7 @@ def test_what_two_real_processes_saved_in_mid_epoch_resumes(tmp_path):
     assert outputs[0][0] == outputs[1][0]
     records = audit(layout.read(tmp_path / "set"), name="set").records
     for process, (state, *lines) in enumerate(outputs):
-        part = Part("set", records)
+        part = MixedSet("set", records)
         stream = Stream([part], name_of, batch=10, seed=1, process=process, processes=2)
         stream.set_state(bytes.fromhex(state))
         assert [tuple(line.split()) for line in lines] == take(stream, 6)
@@ -190,7 +191,7 @@ def test_pictures_that_break_after_the_audit_are_counted(tmp_path):
     records = audit(entries, name="set", max_share=0.0).records
     paths[7].write_bytes(jpeg(seed=7)[:-500])
     paths[20].unlink()
-    part = Part("set", records, max_share=0.05)
+    part = MixedSet("set", records, max_share=0.05)
     stream = Stream([part], dialogue(tmp_path / "assets", image_tokens=64).open, batch=10, seed=0)
     names = Counter(sample.record.id for batch in take(stream, 7) for sample in batch)
     assert (names["r7"], names["r8"], names["r20"], names["r21"]) == (0, 2, 0, 2)
@@ -238,7 +239,7 @@ def test_the_world_streams_as_a_set(tmp_path):
     settings = WorldSettings(size=(224, 224), objects=(2, 3), object_side=(36, 52))
     world = World(settings, 0, "train", 70)
     open_ = dialogue(tmp_path, image_tokens=64).open
-    (batch,) = take(Stream([Part("world", world)], open_, batch=4, seed=0), 1)
+    (batch,) = take(Stream([MixedSet("world", world)], open_, batch=4, seed=0), 1)
     assert [opening.view.shown.shape for opening in batch] == [(224, 224, 3)] * 4
     assert len({opening.record.id for opening in batch}) == 4
 
@@ -250,7 +251,7 @@ def test_memory_stays_flat_over_large_originals(tmp_path):
     path.write_bytes(World(settings, 0, "train", 1)[0].picture.data or b"")
     entries = [record(f"r{i}", picture=Picture(path=str(path))) for i in range(100)]
     open_ = dialogue(tmp_path / "assets", image_tokens=256).open
-    stream = Stream([Part("set", entries)], open_, batch=1, seed=0, threads=2)
+    stream = Stream([MixedSet("set", entries)], open_, batch=1, seed=0, threads=2)
     resident = []
     for _ in range(20):
         next(stream)

@@ -76,7 +76,7 @@ SPREAD = 5 * np.sqrt(0.25 / ASKED)
 """Five standard deviations of a share."""
 
 
-def asked_about(category: str, options: int) -> list[questions.Question]:
+def asked_about(category: str, options: int) -> list[questions.SceneQuestion]:
     rng = np.random.default_rng(0)
     names = ("red block", "blue block")
     if category == "single":

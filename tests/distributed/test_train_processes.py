@@ -13,7 +13,7 @@ import pytest
 
 from lfpc_jax.checkpoint import training
 from lfpc_jax.data import layout
-from lfpc_jax.data.pipeline import Part, Stream
+from lfpc_jax.data.pipeline import MixedSet, Stream
 from lfpc_jax.run.folder import RunFolder
 from lfpc_jax.trajectory import Picture
 from support import micro, small
@@ -113,7 +113,7 @@ def alone(folder):
 def test_shares_are_uneven_and_some_have_no_picture(count):
     """What the others stand on; 1, 1, 1 and 2 prompts, or 2 and 3."""
     streams = [
-        Stream([Part("set", RECORDS)], lambda record: record, batch=PROMPTS, seed=0,
+        Stream([MixedSet("set", RECORDS)], lambda record: record, batch=PROMPTS, seed=0,
                process=process, processes=count, threads=1)
         for process in range(count)
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from lfpc_jax.model import (
     attention_reach,
     attention_splash,
 )
-from lfpc_jax.model.attention import Choice
+from lfpc_jax.model.attention import ChosenKernel
 from lfpc_jax.model.attention_check import LIMIT, Case, KernelDiffers, check
 from lfpc_jax.model.config import published
 from lfpc_jax.rollout.engine import Engine
@@ -169,7 +169,7 @@ def test_what_runs_kernels_checks_them_first(monkeypatch, made, purpose):
             return {"values": x if kernel == "xla" else 1.5 * x}
 
         x = np.ones((2, 3, 4), np.float32)
-        yield Case("rigged", Choice("cudnn", ""), compute, (x,))
+        yield Case("rigged", ChosenKernel("cudnn", ""), compute, (x,))
 
     mesh = make_mesh(2, 1, 1, devices=jax.devices()[2:4])
     made(small.config(), mesh)
@@ -186,7 +186,7 @@ def test_a_kernel_that_does_not_run_is_named(monkeypatch):
             raise NotImplementedError("no such\n  kernel on this chip")
         return {"values": x}
 
-    case = Case("rigged", Choice("cudnn", ""), missing, (np.ones((2, 3, 4), np.float32),))
+    case = Case("rigged", ChosenKernel("cudnn", ""), missing, (np.ones((2, 3, 4), np.float32),))
     monkeypatch.setattr(attention_check, "cases", lambda *_: iter([case]))
     told = r"cudnn, rigged: does not run \(no such kernel on this chip\)\. Set LFPC_KERNEL=xla"
     with pytest.raises(KernelDiffers, match=told):

@@ -12,7 +12,7 @@ import pytest
 
 from lfpc_jax.distributed.mesh import make_mesh, rollout_mesh
 from lfpc_jax.model import attention_reach
-from lfpc_jax.model.attention import Choice, select_decode
+from lfpc_jax.model.attention import ChosenKernel, select_decode
 from lfpc_jax.model.attention_parts import merged
 from lfpc_jax.model.config import published
 from lfpc_jax.plan.rollout import rollout_programs
@@ -130,9 +130,13 @@ def test_blocks_are_visited_as_far_as_rows_reach():
 
 def test_the_choice_and_its_reason():
     about = {"positions_last": False}
-    assert select_decode("auto", platform="tpu", **about) == Choice("reach", "the default on tpu")
-    assert select_decode("splash", platform="cpu", **about) == Choice("reach", "as configured")
-    assert select_decode("xla", platform="tpu", **about) == Choice("xla", "as configured")
+    assert select_decode("auto", platform="tpu", **about) == ChosenKernel(
+        "reach", "the default on tpu"
+    )
+    assert select_decode("splash", platform="cpu", **about) == ChosenKernel(
+        "reach", "as configured"
+    )
+    assert select_decode("xla", platform="tpu", **about) == ChosenKernel("xla", "as configured")
     assert select_decode("auto", platform="cpu", positions_last=True).kernel == "xla"
     assert "copied" in select_decode("auto", platform="gpu", **about).reason
     assert "keys" in select_decode("splash", platform="tpu", positions_last=True).reason

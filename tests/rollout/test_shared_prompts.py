@@ -11,7 +11,7 @@ import pytest
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import attention_decode, attention_reach, spec
 from lfpc_jax.model import cache as kv
-from lfpc_jax.model.attention import Choice
+from lfpc_jax.model.attention import ChosenKernel
 from lfpc_jax.rollout.engine import Engine
 from lfpc_jax.trajectory import Picture
 from support import small
@@ -153,7 +153,7 @@ def test_rows_that_decode_in_place_roll_out_the_same(copied, monkeypatch):
 def reaching(monkeypatch):
     """Engines decode with the kernel for TPUs, in its interpreter."""
     monkeypatch.setattr(kv, "positions_last", lambda cfg: False)
-    monkeypatch.setattr(attention_decode, "kernel", lambda cfg: Choice("reach", "tested"))
+    monkeypatch.setattr(attention_decode, "kernel", lambda cfg: ChosenKernel("reach", "tested"))
     interpreted = partial(attention_reach.reach, interpret=True)
     monkeypatch.setattr(attention_reach, "reach", interpreted)
 

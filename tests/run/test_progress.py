@@ -32,7 +32,7 @@ def lines(printed: io.StringIO) -> list[str]:
     return [line.strip() for line in plain.splitlines() if line.strip()]
 
 
-def drawn(shown: progress.Steps, printed: io.StringIO) -> list[str]:
+def drawn(shown: progress.StepsDisplay, printed: io.StringIO) -> list[str]:
     """What is there now."""
     printed.seek(0)
     printed.truncate()
@@ -42,7 +42,7 @@ def drawn(shown: progress.Steps, printed: io.StringIO) -> list[str]:
 
 def test_a_terminal_shows_the_step_the_phase_the_last_one_and_the_time_left(terminal):
     now = 0.0
-    shown = progress.Steps(8)
+    shown = progress.StepsDisplay(8)
     shown.resume(5)
     shown._live.live.auto_refresh = False
     shown._live.get_time = lambda: now
@@ -68,7 +68,7 @@ def test_a_terminal_shows_the_step_the_phase_the_last_one_and_the_time_left(term
 
 
 def test_lines_are_printed_above_the_bar(terminal):
-    shown, before = progress.Steps(2), sys.stderr
+    shown, before = progress.StepsDisplay(2), sys.stderr
     handler = Terminal()
     record = logging.LogRecord("lfpc_jax.train", 20, "", 0, "step 1 of 2", None, None)
     shown.phase("data")
@@ -81,7 +81,7 @@ def test_lines_are_printed_above_the_bar(terminal):
 
 
 def test_elsewhere_only_the_work_of_a_phase_has_lines(capsys):
-    shown = progress.Steps(3)
+    shown = progress.StepsDisplay(3)
     shown.phase("rollout")
     with shown.bar("rollouts", 2) as advance:
         advance(1)

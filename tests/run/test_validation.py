@@ -14,7 +14,7 @@ from lfpc_jax.rollout.sampling import Sampling
 from lfpc_jax.run.config import RolloutSettings, TrainConfig
 from lfpc_jax.run.metrics import EpisodeMetrics, reward
 from lfpc_jax.run.openings import unique_ids
-from lfpc_jax.run.progress import Steps
+from lfpc_jax.run.progress import StepsDisplay
 from lfpc_jax.run.validation import told, validate, validation_records
 from support import metrics_page, rigged, small
 from support.judge_server import JudgeServer, say, status
@@ -46,7 +46,7 @@ def validated(say, records, engine=None, **settings):
     judge = Judge(config.judge) if config.judge is not None else None
     measure = EpisodeMetrics(small.config().image_token)
     records = validation_records(records)
-    return validate(config, engine, records, judge, measure, Steps(1).bar)
+    return validate(config, engine, records, judge, measure, StepsDisplay(1).bar)
 
 
 def test_validation_blanks_crops_and_finds_who_reads_them():

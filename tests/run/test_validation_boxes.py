@@ -7,7 +7,7 @@ import pytest
 from lfpc_jax.cropvlm.pair import Pair
 from lfpc_jax.run.config import Rewards, TargetSettings, TrainConfig
 from lfpc_jax.run.metrics import EpisodeMetrics
-from lfpc_jax.run.progress import Steps
+from lfpc_jax.run.progress import StepsDisplay
 from lfpc_jax.run.validation import validate
 from support import metrics_page, rigged, small
 from support.rigged_target import RiggedProposer, RiggedTarget, outlines
@@ -19,7 +19,7 @@ BOX = replace(TrainConfig().rollout, dialogue="box", max_turns=1, convention="pe
 def validated(engine, target=None):
     config = TrainConfig(rollout=BOX, rewards=LIKELIHOOD, target=target, validation_temperature=0.0)
     measure = EpisodeMetrics(small.config().image_token)
-    return validate(config, engine, rigged.world(8), None, measure, Steps(1).bar)
+    return validate(config, engine, rigged.world(8), None, measure, StepsDisplay(1).bar)
 
 
 def test_accuracy_is_measured_though_only_likelihood_is_rewarded():

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from lfpc_jax.rollout.protocol import CALL
-from lfpc_jax.serve.spoken import Decoder, Watched, tool_call
+from lfpc_jax.serve.spoken import TextDecoder, Watched, tool_call
 from support import small
 
 TEXT = 'Größe: "漢字" 👩‍🔬 é and more, naïve — 12 %.'
@@ -15,7 +15,7 @@ def test_pieces_are_the_text_and_every_piece_ends_with_a_whole_letter():
     tokenizer = small.dialogue().tokenizer
     ids = tokenizer.encode(TEXT).tolist()
     assert len(ids) > len(TEXT.split())
-    decoder = Decoder(tokenizer)
+    decoder = TextDecoder(tokenizer)
     pieces = [decoder.add([number]) for number in ids]
     pieces.append(decoder.add([tokenizer.im_end], last=True))
     assert "".join(pieces) == TEXT
@@ -25,7 +25,7 @@ def test_pieces_are_the_text_and_every_piece_ends_with_a_whole_letter():
 def test_bytes_that_never_become_a_letter_are_told_in_the_end():
     tokenizer = small.dialogue().tokenizer
     half = tokenizer.encode("漢").tolist()[:1]
-    decoder = Decoder(tokenizer)
+    decoder = TextDecoder(tokenizer)
     assert decoder.add(half) == ""
     assert decoder.add((), last=True) == "\ufffd"
     many = [piece for piece in (decoder.add(half) for _ in range(40)) if piece]
