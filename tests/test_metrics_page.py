@@ -9,6 +9,8 @@ import re
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +32,12 @@ from lfpc_jax.processing.images import ImageProcessor
 from lfpc_jax.report import words
 from lfpc_jax.report.figures import FIGURES
 from lfpc_jax.rewards.total import OwnReward, Rewards, compute_rewards
+from lfpc_jax.rollout import engine
 from lfpc_jax.rollout.tools import Toolbox
 from lfpc_jax.rollout.zoom import Zoom
-from lfpc_jax.run.metrics import target_metrics
+from lfpc_jax.run.metrics import rollout_metrics, target_metrics
+from lfpc_jax.serve.metrics import Metrics
+from lfpc_jax.serve.worker import Worker
 from lfpc_jax.trajectory import Batch, End, Picture, Record, Tokens
 from support import handmade, metrics_page
 
@@ -144,6 +149,29 @@ def test_times():
     assert asked.keys() - {f"time/{name}" for name in of_target} == {
         f"target/{name}" for name in of_group("target")
     }
+
+
+def test_rollouts():
+    before, now = engine.Stats(slots=2), engine.Stats(slots=2, steps=4, sampled=5, seconds=1.0)
+    written = rollout_metrics(now, before)
+    assert set(written) == {f"rollout/{name}" for name in of_group("rollout")}
+    shares = ("occupancy", "idle_ended", "idle_replies", "idle_free")
+    assert sum(written[f"rollout/{name}"] for name in shares) == 1
+
+
+@pytest.mark.parametrize("group", ["data", "speed"])
+def test_every_entry_of_a_step_is_written(group):
+    sources = (PACKAGE / "cli/train.py", PACKAGE / "run/reporting.py")
+    code = "".join(path.read_text() for path in sources)
+    assert of_group(group)
+    assert all(f'"{group}/{name}"' in code for name in of_group(group))
+
+
+def test_a_server():
+    worker = cast(Worker, SimpleNamespace(engine=SimpleNamespace(shapes=SimpleNamespace(slots=4)),
+                                          running=0, in_hand=(), restarts=0))  # fmt: skip
+    told = {family.name for family in Metrics(worker, "1").registry.collect()}
+    assert set(metrics_page.under("The server")) == told
 
 
 def test_a_validation_repeats_what_is_measured_of_crops():

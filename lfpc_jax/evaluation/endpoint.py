@@ -54,7 +54,7 @@ _REMEDIES = remedies("--endpoint", "--endpoint-seconds") | {
 _SEEDS = 1 << 31
 """Servers take seeds below this."""
 _ENDS = ("<|im_end|>", "<|endoftext|>")
-"""What a server that writes special tokens out leaves at the end of a turn."""
+"""Texts at the end of a turn, from servers that do not leave out special tokens."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class AskedEndpoint:
 
 @dataclass(frozen=True, eq=False)
 class _Asker:
-    """One run: under which conditions, and for how long."""
+    """One run of an `AskedEndpoint`: how episodes go, and the batch that its requests are of."""
 
     asked: AskedEndpoint
     dialogue: Dialogue
@@ -184,7 +184,7 @@ class _Asker:
         return [(name, Group(record, tuple(episodes))) for name, episodes in every.items()]
 
     def _rollout(self, talk: _Talk, alters: Mapping[str, Alter]) -> dict[str, Trajectory]:
-        """The episode, and its altered ones by name. One without a call is the same in all."""
+        """The episode, and its altered ones by name. Without a call, all of them are the same."""
         try:
             self.batch.refuse_if_gone()
             request = self._turn(talk)

@@ -1,8 +1,9 @@
 """Attention of decode steps on a CPU to the prompts that rows share, over copies of them.
 
-Prompts that rows continue come first. As many as must be continued if all rows are live are always
-read, and the others only while a row continues one of them. Every key head has arrays of its own:
-XLA computes a batched product on one core, but the heads at the same time.
+The prompts that rows continue come first. The first `usual` ones, the fewest that can serve all
+rows, are always read; the others are read only while a row continues one of them. Every key head
+has arrays of its own: XLA computes a batched product on one core, but several heads at the same
+time.
 """
 
 from dataclasses import dataclass

@@ -46,7 +46,7 @@ class Visits:
 
 
 def visits(lengths: Int[Array, "N"], values: Layers) -> Visits:
-    """What is visited if every row is read so far. It is the same for every layer."""
+    """The visits in which row i is read up to `lengths[i]`. They are the same for every layer."""
     *_, B, K, S, H = jax.tree.leaves(values)[0].shape
     itemsize = jax.tree.leaves(values)[0].dtype.itemsize
     parts = shards(B)
@@ -71,7 +71,7 @@ def visits(lengths: Int[Array, "N"], values: Layers) -> Visits:
 
 
 def block_size(heads: int, length: int, width: int, itemsize: int) -> int:
-    """The keys of a block, of all key heads of a device."""
+    """How many places of a row a block has. It holds the keys of all key heads of a device."""
     fit = BLOCK_BYTES // (heads * width * itemsize) // LANES * LANES
     return min(max(LANES, min(fit, 1024)), length)
 

@@ -32,7 +32,7 @@ _LAST = (
     "*after_optimizations_after_buffer_assignment.txt",
     "*gpu_after_optimizations-memory-usage-report.txt",
 )
-"""What the compilers for TPUs and for GPUs write when all that is read here is there."""
+"""The files that the compilers for TPUs and for GPUs write after all others that are read here."""
 _LARGEST = 8
 
 

@@ -86,8 +86,8 @@ def planned_items(
     groups: int,
     rollouts: int,
 ) -> tuple[Item, ...]:
-    """Such episodes of so many groups, with ids that stand for any and pictures that hold
-    nothing."""
+    """Such episodes, `groups` times `rollouts`, with placeholders for ids and pictures without
+    pixels."""
     turns = episode.crops + 1
     sampled = [episode.sampled * (turn + 1) // turns - episode.sampled * turn // turns
                for turn in range(turns)]  # fmt: skip
@@ -107,7 +107,7 @@ def planned_items(
 
 
 def seen_items(run: RunFolder, cfg: ModelConfig, *, groups: int) -> tuple[Item, ...]:
-    """Episodes that a run kept, the newest first, over again until there are so many groups."""
+    """The episodes that a run kept, the newest first, repeated until there are `groups` groups."""
     archive = Archive(run.trajectories)
     parts = [part for part in archive.parts() if part.startswith("step-")]
     parts.sort(key=lambda part: -int(part.removeprefix("step-")))

@@ -24,7 +24,7 @@ def plugin_is_there() -> bool:
 
 
 def devices(gpu: Gpu, hosts: int, of_each: int) -> tuple[jax.Device, ...]:
-    """So many hosts, each one process with so many GPUs."""
+    """The GPUs of `hosts` hosts. Each host has `of_each` of them and is one process."""
     if not plugin_is_there():
         raise ValueError(
             f"{gpu.kind}: XLA compiles for GPUs only with JAX's CUDA plugin (about 5 GB; it needs "

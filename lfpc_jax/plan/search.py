@@ -31,7 +31,7 @@ _WAYS = (1, 2, 4, 8)
 _ROWS = (4, 2, 1)
 _SLOTS = (512, 256, 128, 64, 32, 16, 8)
 _SIZES = 8
-"""In so many parts the longest episode is cut to step through sizes of rows."""
+"""Sizes of rows are tried in steps of the longest episode divided by this."""
 _HOST_RATE = 16e9
 """Bytes a second that a chip moves to or from its host's memory, assumed for `offload`."""
 _ROOM = 0.85

@@ -1,4 +1,4 @@
-"""Models and sets by their names on the Hugging Face Hub, wherever a folder or a file is taken.
+"""Models and sets by their names on the Hugging Face Hub, wherever a folder or a file is expected.
 
     Qwen/Qwen2.5-VL-3B-Instruct            a repository
     Qwen/Qwen2.5-VL-3B-Instruct@REVISION   at a branch, a tag or a commit
@@ -50,8 +50,8 @@ class HubName:
 
     @classmethod
     def parse(cls, text: str | Path) -> "HubName | None":
-        """None for a path: of something that is here, or within a folder that is. The published
-        models are known without their owner, as configs name them."""
+        """None if the text is a path: of something that is here, or within a folder that is here.
+        The published models are known without their owner, as configs name them."""
         path, text = Path(text), str(text)
         if _PUBLISHED.fullmatch(text) and not path.exists():
             return cls(f"Qwen/{text}")

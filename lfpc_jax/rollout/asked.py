@@ -46,7 +46,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Scheduling:
-    """So many records are opened before they are needed, beside those of the next prefill. `refill`
+    """`opened` records are opened before they are needed, beside those of the next prefill. `refill`
     and `share_prefix` are turned off only to measure what they are worth."""
 
     opened: int = 2

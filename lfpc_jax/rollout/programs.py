@@ -99,7 +99,7 @@ def ask(params: Tree, state: State, tokens: Tokens, rows: Array, *, cfg: ModelCo
 
 
 def begin(state: State, beginnings: Beginnings, *, copies: bool) -> State:
-    """What the rows held before is never read again."""
+    """Rollouts begin in rows. What these rows held before is never read again."""
     turns = beginnings.turns
     into = kv.everywhere(turns.rows, len(state.continued))
     cache = replace(state.cache, length=_put(state.cache.length, into, jnp.zeros_like(into)))
@@ -117,8 +117,8 @@ def begin(state: State, beginnings: Beginnings, *, copies: bool) -> State:
 
 
 def rewind(state: State, rewinds: Rewinds) -> State:
-    """What lies past a row's length is never read, and is overwritten by what comes next, so a row
-    is as it was then. Its next turn begins with `extend`."""
+    """Rows become as short as they were earlier. What lies past a row's length is never read, and
+    the next tokens overwrite it. The row's next turn begins with `extend`."""
     into = kv.everywhere(rewinds.rows, len(state.continued))
     cache = replace(state.cache, length=_put(state.cache.length, into, rewinds.length))
     rows = replace(state.rows, count=_put(state.rows.count, into, rewinds.count))

@@ -69,8 +69,8 @@ def located(path: Path) -> Path:
 
 
 def here(path: Path) -> Path:
-    """As `located`, for what needs no weights: nothing is fetched, and a path that would have to be
-    stays as it is."""
+    """As `located`, for what needs no weights: nothing is fetched. A name that would have to be
+    fetched is returned as it is."""
     try:
         with hub.fetching_nothing():
             return located(path)
@@ -158,7 +158,7 @@ def params_of(
 
 
 def say_if_unsummed(path: Path) -> None:
-    """Says in a line that a folder has no checksums, with which its weights were compared."""
+    """Prints a line if a folder has no checksums with which its weights could be compared."""
     if not (path / sums.FILE).is_file() and jax.process_index() == 0:
         print(
             f"note: {path} has no {sums.FILE}, as exports have; a flipped bit in its weights would "

@@ -284,7 +284,8 @@ class EventStream:
 
 
 async def _failed(refused: Refused, stream: EventStream | None) -> None:
-    """Tells of a failure within a stream that has begun; otherwise its status says it."""
+    """Sends a failure as an event of a stream that has begun. Before that it is raised, and the
+    reply's status says it."""
     if stream is None or not stream.begun:
         raise refused
     await stream.failed(refused)

@@ -14,7 +14,7 @@ Receive = Callable[[], Awaitable[Any]]
 _LINGER = 5.0
 """Seconds in which the rest of a body that is too large is read and forgotten."""
 _COPIES = 3
-"""How often a body is in memory while it is read: as bytes, as text, and as its pictures."""
+"""How many times its own size a body takes in memory: as bytes, as text, and as pictures."""
 
 
 class Gone(Exception):
@@ -28,11 +28,11 @@ class Limits:
     pixels: int = 50_000_000
     seconds: float = 600.0
     memory: int = 2 << 30
-    """Of the bodies and decoded pictures of all requests in hand."""
+    """Bytes for the bodies and decoded pictures of all requests in hand."""
     drain_seconds: float = 30.0
     connections: int = 2000
     idle_seconds: float = 15.0
-    """For a connection that asks nothing, or takes so long to say what."""
+    """After so long a connection is closed on which no whole request has arrived."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Share:
             self.held += amount
 
     def keep(self, amount: int) -> None:
-        """Holds so much from now on, which is less than before."""
+        """Gives memory back, so that `amount` bytes are still held."""
         with self._lock:
             if not self.over:
                 self.memory.give(self.held - amount)
@@ -134,7 +134,8 @@ async def body_of(
 
 
 async def _discard(receive: Receive) -> None:
-    """Reads on for a while: some clients hear no reply while they send."""
+    """Reads and forgets the rest of a body for a while, since some clients read no reply before they
+    have sent everything."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_LINGER):
             while (message := await receive())["type"] == "http.request":

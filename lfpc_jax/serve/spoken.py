@@ -15,7 +15,7 @@ from lfpc_jax.rollout.protocol import CALL, CALL_END, Call, read_turn
 
 _HALF = "\ufffd"
 _LONGEST_LETTER = 8
-"""Tokens that a letter may take; after so many, bytes are what they are."""
+"""The most tokens that spell one letter. Bytes that are no letter by then are sent as U+FFFD."""
 
 
 @dataclass
