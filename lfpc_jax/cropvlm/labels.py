@@ -115,8 +115,8 @@ class Measuring:
             raise ValueError(f"grid {self.grid}, chunk {self.chunk}: both must be at least 1")
 
     def journal(self, folder: Path, process: int, processes: int) -> RecordJournal[Measured]:
-        how = {"grid": self.grid, "chunk": self.chunk, "processes": processes}
-        return _journal(_file(folder, process), dict(self.about) | how)
+        shares = {"grid": self.grid, "chunk": self.chunk, "processes": processes}
+        return _journal(_file(folder, process), dict(self.about) | shares)
 
     def measure(
         self,

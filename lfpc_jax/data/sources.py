@@ -109,11 +109,6 @@ def read(source: str) -> Iterator[Record | Rejected]:
     return _scored_by(named.metric, entries) if named.metric else entries
 
 
-def names_reader(source: str) -> bool:
-    """Whether the text begins with a known reader."""
-    return ":" in source and Named.parse(source).reader in READERS
-
-
 def own_folder(source: str) -> Path | None:
     """The folder of a set in the project's layout, however it is named; None for other sets, and
     for one that is still to come from the Hub where nothing may be fetched."""

@@ -38,7 +38,7 @@ _NOWHERE = -1
 """The segment of the tokens that fill the last block."""
 
 
-class Form(NamedTuple):
+class BlockOptions(NamedTuple):
     """What is static. The precision is that of the forward pass: `jax.default_matmul_precision`
     no longer holds where the backward pass is traced."""
 
@@ -69,7 +69,7 @@ def by_blocks(
     q = q * jnp.asarray(H**-0.5, q.dtype)
     q, k, v = (jnp.pad(x, ((0, 0), (0, longer), (0, 0), (0, 0))) for x in (q, k, v))
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    run: Callable = partial(_attend, Form(causal, precision))
+    run: Callable = partial(_attend, BlockOptions(causal, precision))
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         ways = mesh.shape["tensor"]
@@ -86,16 +86,18 @@ def by_blocks(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(form: Form, q: Array, k: Array, v: Array, ids: tuple[Array, ...]) -> Array:
-    return _forward(form, q, k, v, ids)[0]
+def _attend(options: BlockOptions, q: Array, k: Array, v: Array, ids: tuple[Array, ...]) -> Array:
+    return _forward(options, q, k, v, ids)[0]
 
 
-def _forward(form: Form, q: Array, k: Array, v: Array, ids: tuple[Array, ...]) -> tuple[Array, Any]:
+def _forward(
+    options: BlockOptions, q: Array, k: Array, v: Array, ids: tuple[Array, ...]
+) -> tuple[Array, Any]:
     B, T, N, H = q.shape
     K, n = k.shape[2], T // BLOCK
-    order, count = _needed(ids, causal=form.causal)
+    order, count = _needed(ids, causal=options.causal)
     counted = jnp.concatenate([v, jnp.ones((B, T, K, _ONES), v.dtype)], axis=-1)
-    queries = _by_head(q, K), _query_ids(form, ids, N // K)
+    queries = _by_head(q, K), _query_ids(options, ids, N // K)
     keys = _turned(_by_head(k, K)), _by_head(counted, K), _key_ids(ids)
 
     def query_block(number: Array, results: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -105,10 +107,10 @@ def _forward(form: Form, q: Array, k: Array, v: Array, ids: tuple[Array, ...]) -
         def key_block(step: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
             k, v, key_ids = _at(keys, b, order[b, i, step])
             largest, total = sums
-            scores = _hide(_product(rows, k, form), row_ids, key_ids)
+            scores = _hide(_product(rows, k, options), row_ids, key_ids)
             new = jnp.maximum(largest, _maximum(scores))
             weights = jnp.exp(scores - new[..., None]).astype(v.dtype)
-            total = total * jnp.exp(largest - new)[..., None] + _product(weights, v, form)
+            total = total * jnp.exp(largest - new)[..., None] + _product(weights, v, options)
             return new, total
 
         first = jnp.full(rows.shape[:2], -jnp.inf), jnp.zeros((*rows.shape[:2], H + _ONES))
@@ -122,13 +124,13 @@ def _forward(form: Form, q: Array, k: Array, v: Array, ids: tuple[Array, ...]) -
     return out, (q, k, v, ids, out, log_sum, order, count)
 
 
-def _backward(form: Form, saved: Any, slope: Array) -> tuple[Array, Array, Array, None]:
+def _backward(options: BlockOptions, saved: Any, slope: Array) -> tuple[Array, Array, Array, None]:
     q, k, v, ids, out, log_sum, order, count = saved
     B, T, N, _ = q.shape
     K, n = k.shape[2], T // BLOCK
     rows, slopes = _by_head(q, K), _by_head(slope, K)
     mean = (slopes.astype(jnp.float32) * _by_head(out, K)).sum(axis=-1)
-    row_ids = _query_ids(form, ids, N // K)
+    row_ids = _query_ids(options, ids, N // K)
     queries = rows, _turned(rows), slopes, _turned(slopes), log_sum, mean, row_ids
     k, v = _by_head(k, K), _by_head(v, K)
     keys = k, _turned(k), _turned(v), _key_ids(ids)
@@ -141,14 +143,14 @@ def _backward(form: Form, saved: Any, slope: Array) -> tuple[Array, Array, Array
             j = order[b, i, step]
             k, k_turned, v_turned, key_ids = _at(keys, b, j)
             dq, dk, dv = grads
-            scores = _hide(_product(q, k_turned, form), row_ids, key_ids)
+            scores = _hide(_product(q, k_turned, options), row_ids, key_ids)
             weights = jnp.exp(scores - log_sum[..., None])
-            to_weights = _product(slope, v_turned, form)
+            to_weights = _product(slope, v_turned, options)
             to_scores = (weights * (to_weights - mean[..., None])).astype(q.dtype)
-            dv_block = _product(slope_turned, weights.astype(q.dtype), form)
+            dv_block = _product(slope_turned, weights.astype(q.dtype), options)
             dv = _put(dv, _at(dv, b, j) + dv_block, b, j)
-            dk = _put(dk, _at(dk, b, j) + _product(q_turned, to_scores, form), b, j)
-            return dq + _product(to_scores, k, form), dk, dv
+            dk = _put(dk, _at(dk, b, j) + _product(q_turned, to_scores, options), b, j)
+            return dq + _product(to_scores, k, options), dk, dv
 
         dq, *to_keys = grads
         first = jnp.zeros(q.shape), *to_keys
@@ -187,7 +189,9 @@ def _needed(ids: tuple[Array, ...], *, causal: bool) -> tuple[Array, Array]:
     return order.astype(jnp.int32), needed.sum(axis=-1, dtype=jnp.int32)
 
 
-def _query_ids(form: Form, ids: tuple[Array, ...], heads: int) -> tuple[tuple, Array | None]:
+def _query_ids(
+    options: BlockOptions, ids: tuple[Array, ...], heads: int
+) -> tuple[tuple, Array | None]:
     """For each row of a query block, the segments that it sees and its place if only earlier keys
     are visible."""
     B, T = ids[0].shape
@@ -195,7 +199,7 @@ def _query_ids(form: Form, ids: tuple[Array, ...], heads: int) -> tuple[tuple, A
     def rows(x: Array) -> Array:
         return jnp.tile(x.reshape(B, T // BLOCK, BLOCK), (1, 1, heads))
 
-    places = rows(_places(ids)) if form.causal else None
+    places = rows(_places(ids)) if options.causal else None
     return tuple(map(rows, ids)), places
 
 
@@ -241,9 +245,9 @@ def _turned(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)
 
 
-def _product(a: Array, b: Array, form: Form) -> Array:
+def _product(a: Array, b: Array, options: BlockOptions) -> Array:
     """`[K, R, S]` times `[K, S, H]`, in float32."""
-    return jnp.matmul(a, b, precision=form.precision, preferred_element_type=jnp.float32)
+    return jnp.matmul(a, b, precision=options.precision, preferred_element_type=jnp.float32)
 
 
 def _maximum(scores: Array) -> Array:

@@ -12,7 +12,6 @@ beneath its private one. That one also scales the starts of grouped keys by the 
 heads in jax 0.10 (corrected in 0.11), and asks the local devices which GPU they are.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +22,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from lfpc_jax.distributed.sharding import partition
 from lfpc_jax.model import packed_sequences
+from lfpc_jax.model.attention_devices import by_device
 from lfpc_jax.model.attention_splash import SAVED
 from lfpc_jax.model.packed_sequences import Ranges, Tier
 from lfpc_jax.model.sequence_layouts import Form, Gathered, InPlace, Layout
@@ -116,26 +114,8 @@ def packed(
     longer = packed_sequences.padding(T)
     masks = tuple(x if x is None else jnp.pad(x, ((0, 0), (0, longer))) for x in (segments, prefix))
     q, k, v = (jnp.pad(x, ((0, 0), (0, longer), (0, 0), (0, 0))) for x in (q, k, v))
-    run: Callable = partial(_local, causal=causal)
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty:
-        ways = mesh.shape["tensor"]
-        if N % ways == 0 and k.shape[2] % ways:  # each device gets the key heads of its query heads
-            k, v = (jnp.repeat(x, math.lcm(ways, x.shape[2]) // x.shape[2], axis=2) for x in (k, v))
-        heads = [
-            partition(("batch", None, axis, None), x.shape, mesh)
-            for x, axis in ((q, "heads"), (k, "kv_heads"))
-        ]
-        if heads[0][2] is None:  # query heads are not split, so key heads must not be either
-            heads[1] = heads[0]
-        run = jax.shard_map(
-            run,
-            mesh=mesh,
-            in_specs=(heads[0], heads[1], heads[1], PartitionSpec(heads[0][0])),
-            out_specs=heads[0],
-            check_vma=False,
-        )
-    return run(q, k, v, masks)[:, :T]
+    kernel = partial(_local, causal=causal)
+    return by_device(kernel, q, k, v, masks, axis=2)[:, :T]
 
 
 def _check(B: int, T: int, N: int, H: int) -> None:
@@ -171,12 +151,12 @@ def _local(
     segments = jnp.where(right[:, None], segments, 0)
     if prefix is not None:
         prefix = jnp.where(right[:, None], prefix, 0)
-    how = How(causal, scale, in_place=capability() >= HOPPER)
-    out = _attend(q, k, v, segments, prefix, how)[..., :H]
+    options = PackedOptions(causal, scale, in_place=capability() >= HOPPER)
+    out = _attend(q, k, v, segments, prefix, options)[..., :H]
     return jnp.where(right[:, None, None, None], out, jnp.nan)
 
 
-class How(NamedTuple):
+class PackedOptions(NamedTuple):
     """What is static, and the form in which cuDNN is given sequences."""
 
     causal: bool
@@ -189,25 +169,27 @@ class How(NamedTuple):
     def tiers(self, ranges: Ranges) -> list[Tier]:
         return packed_sequences.tiers(ranges, _RATIO_IN_PLACE if self.in_place else _RATIO_GATHERED)
 
-    def of_prefixes(self) -> "How":
+    def of_prefixes(self) -> "PackedOptions":
         """Of the part in which every query sees all keys of its sequence."""
         return self._replace(causal=False)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(q: Array, k: Array, v: Array, segments: Array, prefix: Array | None, how: How) -> Array:
-    return _attend_forward(q, k, v, segments, prefix, how)[0]
+def _attend(
+    q: Array, k: Array, v: Array, segments: Array, prefix: Array | None, options: PackedOptions
+) -> Array:
+    return _attend_forward(q, k, v, segments, prefix, options)[0]
 
 
 def _attend_forward(
-    q: Array, k: Array, v: Array, segments: Array, prefix: Array | None, how: How
+    q: Array, k: Array, v: Array, segments: Array, prefix: Array | None, options: PackedOptions
 ) -> tuple[Array, tuple]:
     with jax.named_scope("attention_own"):
-        out, total = _part(q, k, v, packed_sequences.own(segments), how)
+        out, total = _part(q, k, v, packed_sequences.own(segments), options)
     if prefix is not None:
         continued = packed_sequences.continued(segments, prefix)
         with jax.named_scope("attention_to_prefixes"):
-            other, more = _part(q, k, v, continued, how.of_prefixes())
+            other, more = _part(q, k, v, continued, options.of_prefixes())
         more = jnp.where((continued.queries > 0)[..., None], more, -jnp.inf)
         whole = jnp.logaddexp(total, more)
         share, other_share = (jnp.exp(x - whole)[..., None] for x in (total, more))
@@ -216,14 +198,14 @@ def _attend_forward(
     return out, (q, k, v, segments, prefix, out, total)
 
 
-def _attend_backward(how: How, saved: tuple, gradient: Array) -> tuple:
+def _attend_backward(options: PackedOptions, saved: tuple, gradient: Array) -> tuple:
     q, k, v, segments, prefix, out, total = saved
     run = partial(_part_backward, q, k, v, out, total, gradient)
     with jax.named_scope("attention_own"):
-        gradients = run(packed_sequences.own(segments), how)
+        gradients = run(packed_sequences.own(segments), options)
     if prefix is not None:
         with jax.named_scope("attention_to_prefixes"):
-            more = run(packed_sequences.continued(segments, prefix), how.of_prefixes())
+            more = run(packed_sequences.continued(segments, prefix), options.of_prefixes())
         gradients = tuple(
             (x.astype(jnp.float32) + y).astype(x.dtype) for x, y in zip(gradients, more)
         )
@@ -233,26 +215,28 @@ def _attend_backward(how: How, saved: tuple, gradient: Array) -> tuple:
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _part(q: Array, k: Array, v: Array, ranges: Ranges, how: How) -> tuple[Array, Array]:
+def _part(
+    q: Array, k: Array, v: Array, ranges: Ranges, options: PackedOptions
+) -> tuple[Array, Array]:
     """The output of a part and its log-sum-exp `[B, T, N]`, both 0 for tokens that are no query of
     it."""
 
     def run(tier: Tier, out: Array, lse: Array) -> tuple[Array, Array]:
-        form = how.form(tier)
+        form = options.form(tier)
         new, stats = _forward(
             form.queries(q),
             form.keys(k),
             form.keys(v),
             form.layout(q, k),
-            causal=how.causal,
-            scale=how.scale,
+            causal=options.causal,
+            scale=options.scale,
         )
         query = tier.is_query[..., None]
         lse = jnp.where(query, stats[tier.number, :, tier.place], lse)
         return jnp.where(query[..., None], form.of_queries(new, q), out), lse
 
     nothing = jnp.zeros_like(q), jnp.zeros(q.shape[:3], jnp.float32)
-    return _by_tiers(run, how, how.tiers(ranges), nothing)
+    return _by_tiers(run, options, options.tiers(ranges), nothing)
 
 
 def _part_backward(
@@ -263,7 +247,7 @@ def _part_backward(
     total: Array,
     gradient: Array,
     ranges: Ranges,
-    how: How,
+    options: PackedOptions,
 ) -> tuple[Array, ...]:
     """What a part adds to the gradients of queries, keys and values, given the output and the
     log-sum-exp of the whole."""
@@ -274,7 +258,7 @@ def _part_backward(
         stats = jnp.take(total.reshape(-1, total.shape[-1]), places, axis=0, mode="clip")
         # The weights of places behind a sequence are 0.
         stats = jnp.where((ahead < tier.queries[:, None])[..., None], stats, jnp.inf)
-        form = how.form(tier)
+        form = options.form(tier)
         dq, dk, dv = _backward(
             form.queries(q),
             form.keys(k),
@@ -283,8 +267,8 @@ def _part_backward(
             form.queries(out),
             form.queries(gradient),
             form.layout(q, k),
-            causal=how.causal,
-            scale=how.scale,
+            causal=options.causal,
+            scale=options.scale,
         )
         new = form.of_queries(dq, q), form.of_keys(dk, k), form.of_keys(dv, v)
         written = tier.is_query, tier.is_key, tier.is_key
@@ -293,10 +277,10 @@ def _part_backward(
         )
 
     nothing = tuple(map(jnp.zeros_like, (q, k, v)))
-    return _by_tiers(run, how, how.tiers(ranges), nothing)
+    return _by_tiers(run, options, options.tiers(ranges), nothing)
 
 
-def _by_tiers(run: Callable, how: How, tiers: Sequence[Tier], done: tuple) -> tuple:
+def _by_tiers(run: Callable, options: PackedOptions, tiers: Sequence[Tier], done: tuple) -> tuple:
     """What each tier adds to what the ones before it have done. Most rows have no short sequences,
     so one branch skips all tiers from one on that are empty. Where sequences are gathered, which
     copies as much for an empty tier as for a full one, each has a branch of its own as well."""
@@ -309,14 +293,14 @@ def _by_tiers(run: Callable, how: How, tiers: Sequence[Tier], done: tuple) -> tu
     def unchanged(*done: Array) -> tuple:
         return done
 
-    if how.in_place:
+    if options.in_place:
         done = of_first(*done)
     else:
         done = jax.lax.cond(first.is_query.any(), of_first, unchanged, *done)
     if not rest:
         return done
     some = jnp.stack([tier.is_query.any() for tier in rest]).any()
-    return jax.lax.cond(some, lambda *x: _by_tiers(run, how, rest, x), unchanged, *done)
+    return jax.lax.cond(some, lambda *x: _by_tiers(run, options, rest, x), unchanged, *done)
 
 
 def _forward(

@@ -11,7 +11,6 @@ the row, and a segment that is a prefix must not continue another.
 Padding (segment 0) attends at least to the padding before it in its own block.
 """
 
-import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -19,10 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from lfpc_jax.distributed.sharding import partition
+from lfpc_jax.model.attention_devices import by_device
 
 BACKWARD_BYTES = 2**29
 """The most bytes that the fused backward kernel may use beside its gradients on a device."""
@@ -54,7 +52,7 @@ def splash(
 ) -> Array:
     """Pads the length to whole blocks and the head to whole lanes, and runs one kernel on each
     device."""
-    B, T, N, H = q.shape
+    B, T, _, H = q.shape
     assert prefix is None or (causal and segments is not None and T <= LONGEST)
     longer, wider = _padding(T), -H % LANES
     if segments is None:
@@ -65,24 +63,9 @@ def splash(
         jnp.pad(x, ((0, 0), (0, longer), (0, 0), (0, wider))).transpose(0, 2, 1, 3)
         for x in (q, k, v)
     )
-    run: Callable = partial(_splash_local, causal=causal, interpret=interpret)
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty:
-        k, v = (_share_heads(x, mesh.shape["tensor"], N) for x in (k, v))
-        heads = [
-            partition(("batch", axis, None, None), x.shape, mesh)
-            for x, axis in ((q, "heads"), (k, "kv_heads"))
-        ]
-        if heads[0][1] is None:  # query heads are not split, so key heads must not be either
-            heads[1] = heads[0]
-        run = jax.shard_map(
-            run,
-            mesh=mesh,
-            in_specs=(heads[0], heads[1], heads[1], PartitionSpec(heads[0][0])),
-            out_specs=heads[0],
-            check_vma=False,
-        )
-    return run(q, k, v, masks).transpose(0, 2, 1, 3)[:, :T, :, :H]
+    kernel = partial(_splash_local, causal=causal, interpret=interpret)
+    out = by_device(kernel, q, k, v, masks, axis=1)
+    return out.transpose(0, 2, 1, 3)[:, :T, :, :H]
 
 
 def keys_computed(
@@ -148,13 +131,6 @@ def block_sizes(length: int, group: int, itemsize: int = 2) -> tuple[int, int, i
 def _padding(length: int) -> int:
     # Blocks of padding are skipped, so longer padding costs less than many small blocks.
     return -length % (LANES if length <= 1024 else 4 * LANES)
-
-
-def _share_heads(x: Array, ways: int, heads: int) -> Array:
-    """Repeats key heads so that each of `ways` devices can hold those of its query heads."""
-    if heads % ways or x.shape[1] % ways == 0:
-        return x
-    return jnp.repeat(x, math.lcm(ways, x.shape[1]) // x.shape[1], axis=1)
 
 
 def _splash_local(

@@ -81,11 +81,11 @@ def _tpus(name: str, one: str, count: int, chip: Chip) -> Slice:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     from jax.experimental import topologies
 
-    how: dict[str, Any] = {"chips_per_host_bounds": (1, 1, 1)} if one.endswith(":1x1") else {}
+    options: dict[str, Any] = {"chips_per_host_bounds": (1, 1, 1)} if one.endswith(":1x1") else {}
     if count > 1:
-        how["num_slices"] = count
+        options["num_slices"] = count
     try:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=one, **how)
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=one, **options)
     except Exception as error:  # libtpu raises several kinds, of the runtime's own
         raise ValueError(
             f"topology {name!r}: libtpu does not describe it ({str(error).splitlines()[0]}); check "

@@ -7,15 +7,15 @@ import numpy as np
 from lfpc_jax.rollout.dialogue import Dialogue
 from lfpc_jax.rollout.episode import Episode
 from lfpc_jax.rollout.said import said
-from lfpc_jax.trajectory import Trajectory, Turn
+from lfpc_jax.trajectory import Turn
 
 _HALF_LETTER = "\ufffd"
 """What the bytes of a letter are decoded to whose other bytes are still to come."""
 
 
 class EpisodePrinter:
-    """Prints one episode as it grows: each turn's text, then what came of the turn. What a target
-    model makes of a crop network's box comes later (`target_lines`).
+    """Prints one episode as it grows: each turn's text, then what came of the turn. The answer to
+    a crop network's box is the target's, and is printed by whoever asks that.
 
     `on_episode` is to be given to `Engine.run`."""
 
@@ -41,22 +41,6 @@ class EpisodePrinter:
     def _print(self, text: str) -> None:
         print(text[self.printed :], end="", flush=True)
         self.printed = max(self.printed, len(text))
-
-
-def target_lines(trajectory: Trajectory) -> list[str]:
-    """What a target model made of a crop network's box."""
-    if trajectory.unanswered:
-        return [f"the target could not be asked: {trajectory.unanswered}"]
-    if trajectory.answer is None and trajectory.likelihood is None:
-        return ["the target was not asked"]
-    lines = []
-    if trajectory.end != "proposed":
-        lines.append("without a box, the target saw the full image alone")
-    if trajectory.answer is not None:
-        lines.append(_answered(trajectory.answer))
-    if trajectory.likelihood is not None:
-        lines.append(f"log-likelihood of the right answer: {trajectory.likelihood:.4g}")
-    return lines
 
 
 def _answered(answer: str | None) -> str:

@@ -48,14 +48,14 @@ def sketch(
     original: PIL.Image.Image,
     shown: UInt8[np.ndarray, "_ _ 3"],
     crops: Sequence[tuple[Box, UInt8[np.ndarray, "_ _ 3"]]],
-    how: str = "seen",
+    crops_are: str = "seen",
 ) -> PIL.Image.Image:
-    """Boxes are in pixels of the original. `how` says what the crops' pixels are."""
+    """Boxes are in pixels of the original. `crops_are` says what their pixels are."""
     left = outlined(original, [box for box, _ in crops], _HEIGHT)
     size = left.size
     column = [_card(shown, "shown", _GREY)]
     for number, (_, pixels) in enumerate(crops):
-        column.append(_card(pixels, f"crop {number + 1}, {how}", colour(number)))
+        column.append(_card(pixels, f"crop {number + 1}, {crops_are}", colour(number)))
     height = max(size[1], sum(card.height + _GAP for card in column))
     page = PIL.Image.new("RGB", (size[0] + 2 * _GAP + _CROP, height), "white")
     page.paste(left, (0, 0))

@@ -46,8 +46,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Scheduling:
-    """`opened` records are opened before they are needed, beside those of the next prefill. `refill`
-    and `share_prefix` are turned off only to measure what they are worth."""
+    """Beside the records of the next prefill, `opened` more are opened before they are needed.
+    `refill` and `share_prefix` are turned off only to measure what they are worth."""
 
     opened: int = 2
     refill: bool = True

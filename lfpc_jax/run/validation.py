@@ -84,16 +84,20 @@ def _passes(
     """The episodes with crops as they are, and with blank crops. An engine's own go on from the
     former at their first call; a target model is asked for both, one after the other."""
     blank = alteration("blank")
-    how: dict[str, Any] = {"seed": config.seed, "bar": bar, "sampling": config.validation_sampling}
+    drawn: dict[str, Any] = {
+        "seed": config.seed,
+        "bar": bar,
+        "sampling": config.validation_sampling,
+    }
     if isinstance(engine, Engine) and not config.proposals:
-        both = sample_altered(engine, records, lambda _: {"blank": blank}, **how)
+        both = sample_altered(engine, records, lambda _: {"blank": blank}, **drawn)
         yield "", both.get("", [])
         yield "blank_", both.get("blank", [])
         return
     passes = [("", None), ("blank_", blank)]
     for prefix, alter in passes[:1] if config.proposals and config.target is None else passes:
         with altered(engine, alter), asking_for(engine, answers=True):
-            yield prefix, sample(engine, records, rollouts=1, **how)
+            yield prefix, sample(engine, records, rollouts=1, **drawn)
 
 
 def told(values: Mapping[str, float]) -> str:

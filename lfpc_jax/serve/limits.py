@@ -134,7 +134,7 @@ async def body_of(
 
 
 async def _discard(receive: Receive) -> None:
-    """Reads and forgets the rest of a body for a while, since some clients read no reply before they
+    """Reads and forgets the rest of a body for a while, since some clients read no reply until they
     have sent everything."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_LINGER):

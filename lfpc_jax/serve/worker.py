@@ -79,8 +79,8 @@ class Ticket:
     request: Request
     events: "asyncio.Queue[Event]" = field(default_factory=asyncio.Queue)
     told: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-    """For each choice, how many of its ids, turns and crops were sent. Only the worker's thread uses
-    it."""
+    """For each choice, how many of its ids, turns and crops were sent. Only the worker's thread
+    uses it."""
 
 
 class Worker:

@@ -11,7 +11,7 @@ from lfpc_jax.cropvlm.proposing import write_box
 from lfpc_jax.data import pictures
 from lfpc_jax.report.album import Album
 from lfpc_jax.report.conversation import Decoder
-from lfpc_jax.report.episode_printer import EpisodePrinter, target_lines
+from lfpc_jax.report.episode_printer import EpisodePrinter
 from lfpc_jax.report.episodes import Episodes
 from lfpc_jax.report.sketch import draw
 from lfpc_jax.rollout.archive import Archive
@@ -219,18 +219,3 @@ def test_the_terminal_shows_the_box_and_leaves_the_answer_to_the_target(capsys, 
     printer = EpisodePrinter(small_boxes.dialogue())
     wrote(text, tell=printer.on_episode)
     assert capsys.readouterr().out.splitlines() == lines
-
-
-@pytest.mark.parametrize(
-    ("trajectory", "lines"),
-    [
-        (ANSWERED, ["answer: red", "log-likelihood of the right answer: -1.25"]),
-        (replace(ANSWERED, likelihood=None), ["answer: red"]),
-        (UNANSWERED, ["the target could not be asked: target: no connection"]),
-        (WITHOUT_BOX, ["without a box, the target saw the full image alone", "answer: blue"]),
-        (wrote("over there"), ["the target was not asked"]),
-    ],
-    ids=["both", "answer", "unanswered", "without a box", "not asked"],
-)
-def test_what_the_target_said_in_lines(trajectory, lines):
-    assert target_lines(trajectory) == lines

@@ -110,7 +110,6 @@ def test_a_part_and_a_metric_may_be_named_together(tmp_path, picture):
     both = [list(sources.read(f"layout@anls%{n}/2:{tmp_path / 'set'}")) for n in (1, 2)]
     assert {record.metric for part in both for record in part} == {"anls"}
     assert sources.own_folder(f"layout@anls%1/2:{tmp_path / 'set'}") == tmp_path / "set"
-    assert sources.names_reader(f"layout%1/2:{tmp_path / 'set'}")
 
 
 @pytest.mark.parametrize("part", ["", "0/2", "3/2", "1", "1/", "a/2", "1/0", "-1/2", "1/2/3"])
