@@ -25,13 +25,17 @@ def test_the_citation_has_what_the_format_requires():
     assert {"message", "title", "authors", "type"} <= set(citation)
     assert citation["version"] == PROJECT["version"]
     assert citation["license"] == PROJECT["license"]
-    [paper] = citation["references"]
-    assert {"type", "title", "authors"} <= set(paper)
-    assert paper["year"] == 2026
-    for author in (*citation["authors"], *paper["authors"]):
+    papers = citation["references"]
+    assert [paper["year"] for paper in papers] == [2026, 2025]
+    for paper in papers:
+        assert {"type", "title", "authors"} <= set(paper)
+        [preprint] = paper["identifiers"]
+        assert preprint["value"].removeprefix("arXiv:") in (ROOT / "README.md").read_text()
+    for author in (
+        *citation["authors"],
+        *(author for paper in papers for author in paper["authors"]),
+    ):
         assert set(author) == {"name"}
-    [preprint] = paper["identifiers"]
-    assert preprint["value"].removeprefix("arXiv:") in (ROOT / "README.md").read_text()
 
 
 def test_the_changelog_begins_with_what_is_unreleased_and_knows_this_version():
