@@ -26,11 +26,14 @@ from test_floors import FLOORS, imports, rooms  # noqa: E402
 
 _WHAT = {
     "arrays": "names for annotations",
+    "regular": "files, read within bounds",
+    "stopping": "SIGTERM and Ctrl-C",
+    "jsonfile": "JSON, checked",
     "shapes": "every static length",
     "trajectory": "the records that flow",
     "distributed": "meshes, sharding, processes",
     "processing": "images, chat, tokens",
-    "remote": "models behind a server",
+    "remote": "servers, the Hub",
     "model": "Qwen2.5-VL, cache, LoRA",
     "checkpoint": "folders in and out",
     "data": "sets, the small world",
@@ -39,12 +42,11 @@ _WHAT = {
     "grpo": "advantages, loss, update",
     "infogap": "resolution selection",
     "evaluation": "benchmarks, altered crops",
+    "cropvlm": "crop network and target",
     "report": "metrics, plots, the page",
     "run": "config, folder, health, session",
     "plan": "what a run needs, compiled",
     "serve": "the server and its page",
-    "cropvlm": "a crop network, its target",
-    "stopping": "signals, exit codes",
     "cli": "one program per command",
 }
 _COLUMNS = {
@@ -178,7 +180,7 @@ def _box(axes: Axes, corner: tuple[float, float], room: Room, share: float) -> N
         x + _WIDTH - 0.14, y + 0.53, f"{room.lines:,}",
         color=_QUIET, size=9, ha="right", va="center",
     )  # fmt: skip
-    axes.text(x + 0.14, y + 0.22, _WHAT.get(room.name, ""), color=_INK, size=8, va="center")
+    axes.text(x + 0.14, y + 0.22, _WHAT[room.name], color=_INK, size=8, va="center")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
