@@ -46,7 +46,7 @@ from lfpc_jax.trajectory import Box4, Picture, Record
 
 _SEED = 0
 _TOGETHER = 256
-"""The answers of a call that `Patience.batch_seconds` are for; more have as much more time."""
+"""`Patience.batch_seconds` is for so many answers; a call for more has proportionally more."""
 _CHARACTERS = 256
 """No token is longer, so an answer has at most so many times its tokens."""
 _REMEDIES = remedies("target.url", "target.patience.reply_seconds") | {

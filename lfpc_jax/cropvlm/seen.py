@@ -25,7 +25,7 @@ class TargetView:
 
 
 def target_view(journal: Journal, part: Trial) -> TargetView | None:
-    """For the episodes of a part; None of an evaluation without a target."""
+    """The view of the episodes of a part; None for an evaluation without a target."""
     target: dict[str, Any] | None = journal.settings()["asked"].get(TARGET)
     if target is None:
         return None

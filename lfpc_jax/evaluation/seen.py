@@ -48,7 +48,7 @@ class ShownCrops:
 
 
 def shown_crops(journal: Journal, part: Trial) -> ShownCrops | None:
-    """For the episodes of a part; None if its crops were not altered, or shown to a target."""
+    """The crops of a part's episodes; None if they were not altered, or were shown to a target."""
     asked = journal.settings()["asked"]
     alter = None if TARGET in asked else alter_of(journal, part)
     if alter is None:
