@@ -1,4 +1,4 @@
-"""What a crop network imitates: the label of a record, in the form in which it is to write boxes."""
+"""What a crop network imitates: the label of a record, in the form of its own boxes."""
 
 import numpy as np
 
