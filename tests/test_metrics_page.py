@@ -169,7 +169,8 @@ def test_every_entry_of_a_step_is_written(group):
 
 def test_a_server():
     worker = cast(Worker, SimpleNamespace(engine=SimpleNamespace(shapes=SimpleNamespace(slots=4)),
-                                          running=0, in_hand=(), restarts=0))  # fmt: skip
+                                          running=0, in_hand=(), restarts=0,
+                                          programs_left=0))  # fmt: skip
     told = {family.name for family in Metrics(worker, "1").registry.collect()}
     assert set(metrics_page.under("The server")) == told
 

@@ -252,7 +252,7 @@ def _numbers(shown: Shown) -> tuple[int | str, ...]:
 
 
 def keys_of(text: TextConfig) -> float:
-    """How many keys make a token's attention cost as much as its products with a layer's weights."""
+    """The keys at which attention costs a token as much as its products with a layer's weights."""
     attending = text.heads * text.head_dim
     projections = 2 * text.width * (attending + text.kv_heads * text.head_dim)
     return (projections + 3 * text.width * text.mlp) / (2 * attending)
