@@ -96,7 +96,7 @@ def first_look(source: Source, config: TrainConfig, dialogue: Dialogue | None) -
     return FirstLook(records, left_out, tried, tried - len(faults), lengths)
 
 
-def check_prompts(config: TrainConfig, parts: Sequence[Part], dialogue: Dialogue) -> None:
+def check_prompts(config: TrainConfig, parts: Sequence[MixedSet], dialogue: Dialogue) -> None:
     """Raises ValueError if a run on these sets would stop for prompts that are too long, which is
     known before anything compiles."""
     sets = [(part.name, part.weight, PromptLengths(dialogue)) for part in parts]
