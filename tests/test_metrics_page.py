@@ -9,8 +9,7 @@ import re
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -168,9 +167,9 @@ def test_every_entry_of_a_step_is_written(group):
 
 
 def test_a_server():
-    worker = cast(Worker, SimpleNamespace(engine=SimpleNamespace(shapes=SimpleNamespace(slots=4)),
-                                          running=0, in_hand=(), restarts=0,
-                                          programs_left=0))  # fmt: skip
+    engine = Mock()
+    engine.shapes.slots = 4
+    worker = Mock(spec=Worker, engine=engine, running=0, in_hand=(), restarts=0, programs_left=0)
     told = {family.name for family in Metrics(worker, "1").registry.collect()}
     assert set(metrics_page.under("The server")) == told
 
