@@ -13,7 +13,7 @@ from lfpc_jax.run import resuming
 from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig
 from lfpc_jax.run.config_checks import check_devices
 from support import small
-from support.training_runs import CONFIG, TARGET, finished, start
+from support.training_runs import CONFIG, FEW_SLOTS, TARGET, finished, start
 
 pytestmark = pytest.mark.compiles
 
@@ -114,8 +114,8 @@ def test_devices_must_share_a_mesh_and_slots_evenly(counts, mesh, rollout, messa
 
 def test_another_config_in_the_same_run_is_refused(folder, whole, monkeypatch, capsys):
     monkeypatch.setenv("MICRO", str(folder))
-    flags = ["--config", CONFIG, "--run", str(whole), "--optimizer.learning_rate", "3e-2"]
-    assert train.main(flags) == 1
+    other = ["--optimizer.learning_rate", "3e-2"]
+    assert train.main(["--config", CONFIG, "--run", str(whole), *FEW_SLOTS, *other]) == 1
     assert "begun with other settings of ['optimizer.learning_rate']" in capsys.readouterr().err
 
 
@@ -127,7 +127,7 @@ def test_data_that_changed_under_its_name_is_refused_on_resume(folder, whole, mo
         records = list(layout.read(folder / "kept"))
         changed = [*records[:-1], replace(records[-1], answer="another")]
         layout.write(folder / "set", changed)
-        assert train.main(["--config", CONFIG, "--run", str(whole)]) == 1
+        assert train.main(["--config", CONFIG, "--run", str(whole), *FEW_SLOTS]) == 1
     finally:
         shutil.rmtree(folder / "set")
         shutil.move(folder / "kept", folder / "set")

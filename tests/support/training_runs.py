@@ -9,7 +9,7 @@ from support import micro, stacked
 from support.processes import ROOT, environment
 
 CONFIG = micro.__file__
-
+FEW_SLOTS = ("--rollout.slots", "2")
 
 TARGET = ((20.0, 20.0, 60.0, 60.0),)
 
@@ -18,7 +18,7 @@ def start(folder, run, *more, config=CONFIG):
     env = environment(MICRO=str(folder))
     script = [stacked.__file__, str(ROOT / "launch" / "train.py")]
     cache = ["--cache", os.environ["JAX_COMPILATION_CACHE_DIR"]]
-    words = ["--config", config, "--run", str(run), *cache, "--rollout.slots", "2", *more]
+    words = ["--config", config, "--run", str(run), *cache, *FEW_SLOTS, *more]
     command = [sys.executable, *script, *words]
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
 
