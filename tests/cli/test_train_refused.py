@@ -1,6 +1,5 @@
 """Training runs that are refused before they begin, with the remedy."""
 
-import shutil
 import sys
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from lfpc_jax.run import resuming
 from lfpc_jax.run.config import MeshSettings, RolloutSettings, TrainConfig
 from lfpc_jax.run.config_checks import check_devices
 from support import small
-from support.training_runs import CONFIG, FEW_SLOTS, TARGET, finished, start
+from support.training_runs import CONFIG, TARGET, finished, start
 
 pytestmark = pytest.mark.compiles
 
@@ -110,30 +109,6 @@ def test_devices_must_share_a_mesh_and_slots_evenly(counts, mesh, rollout, messa
         return
     with pytest.raises(ValueError, match=message):
         check_devices(config, **named)
-
-
-def test_another_config_in_the_same_run_is_refused(folder, whole, monkeypatch, capsys):
-    monkeypatch.setenv("MICRO", str(folder))
-    other = ["--optimizer.learning_rate", "3e-2"]
-    assert train.main(["--config", CONFIG, "--run", str(whole), *FEW_SLOTS, *other]) == 1
-    assert "begun with other settings of ['optimizer.learning_rate']" in capsys.readouterr().err
-
-
-def test_data_that_changed_under_its_name_is_refused_on_resume(folder, whole, monkeypatch, capsys):
-    """One answer of six, with the same names and number."""
-    monkeypatch.setenv("MICRO", str(folder))
-    shutil.move(folder / "set", folder / "kept")
-    try:
-        records = list(layout.read(folder / "kept"))
-        changed = [*records[:-1], replace(records[-1], answer="another")]
-        layout.write(folder / "set", changed)
-        assert train.main(["--config", CONFIG, "--run", str(whole), *FEW_SLOTS]) == 1
-    finally:
-        shutil.rmtree(folder / "set")
-        shutil.move(folder / "kept", folder / "set")
-    said = capsys.readouterr().err
-    assert f"00000003: was trained on other records of data.train {folder / 'set'}, under" in said
-    assert "resume with these by --changed-data" in said
 
 
 def test_changed_data_is_taken_on_purpose_and_old_checkpoints_do_not_know(tmp_path):
