@@ -1,6 +1,6 @@
 """An engine that answers requests before all of its programs are compiled.
 
-    rest = engine.start()     # one bucket of everything, the largest: a quarter of the programs
+    rest = engine.start()     # one bucket of everything, the largest: at most half of the programs
     rest.compile()            # in another thread, while a `RequestRun` of the engine goes on
     rest.use()                # in the thread of the run, between two turns
 

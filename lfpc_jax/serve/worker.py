@@ -121,7 +121,8 @@ class Worker:
     @property
     def programs_left(self) -> int:
         """How many programs are still to be compiled."""
-        return 0 if self._rest is None else self._rest.left
+        rest = self._rest  # the engine's thread forgets it
+        return 0 if rest is None else rest.left
 
     def check_room(self) -> None:
         """Raises `Refused` if no request can be taken now."""
