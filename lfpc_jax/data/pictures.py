@@ -111,6 +111,8 @@ def _reading(picture: Picture) -> Iterator[PIL.Image.Image]:
     source = _file(picture) if picture.data is None else io.BytesIO(picture.data)
     try:
         with PIL.Image.open(source) as image:
+            if min(image.size) < 1:
+                raise ValueError("{}x{} pixels".format(*image.size))
             yield image
     except FAULTS as error:
         raise Unusable("unreadable picture", f"{_name(picture)}: {error}") from error

@@ -106,6 +106,15 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, no_hang, read, pat
     assert refused.value.reason == "missing picture"
 
 
+@pytest.mark.parametrize("read", READS[:3], ids=lambda read: read.__name__)
+def test_a_picture_without_pixels_is_refused(read):
+    """Pillow opens whatever begins like BUFR or HDF5, and tells no size."""
+    empty = b"BUFR" + bytes(60)
+    assert PIL.Image.open(io.BytesIO(empty)).size == (0, 0)
+    with pytest.raises(Unusable, match=r"unreadable picture.*: 0x0 pixels"):
+        read(Picture(data=empty))
+
+
 def test_a_file_that_is_too_large_is_refused_unread(tmp_path):
     path = tmp_path / "large.png"
     with path.open("wb") as file:
