@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 
 import jax
 import PIL.Image
@@ -57,6 +58,9 @@ def ask(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------ the question
     if not args.question.strip():
         raise ValueError("--question is empty; ask something about the image")
+    if not all(text.strip() for text in args.options):
+        raise ValueError("--options: one of them is empty; give a text for each letter")
+    _check_out(args.out)
     pictures.measured(Picture(path=str(args.image)))  # a bad image is found before the model loads
     record = Record(
         id=str(args.image),
@@ -83,6 +87,14 @@ def ask(args: argparse.Namespace) -> int:
     picture.save(args.out)
     print(f"wrote {args.out}")
     return 0
+
+
+def _check_out(file: Path) -> None:
+    """Raises ValueError where no picture could be written, before a model is loaded."""
+    if file.exists() and not file.is_file():
+        raise ValueError(f"--out {file}: is no regular file; name a picture that may be written")
+    if PIL.Image.registered_extensions().get(file.suffix.lower()) not in PIL.Image.SAVE:
+        raise ValueError(f"--out {file}: no known ending of a picture; take .png, for example")
 
 
 def _asked(args: argparse.Namespace, record: Record, mesh: Mesh) -> Group:

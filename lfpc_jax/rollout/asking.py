@@ -73,7 +73,8 @@ class Asking:
             value = getattr(self, name)
             if type(value) is not int or not minimum <= value <= _MOST:
                 raise ValueError(
-                    f"{name} is {brief(value)}; it must be a whole number, at least {minimum}"
+                    f"{name} is {brief(value)}; it must be a whole number, at least {minimum} and "
+                    f"at most {_MOST:,}"
                 )
         for name, only in BOX.items() if self.dialogue == "box" else ():
             if getattr(self, name) != only:

@@ -11,6 +11,7 @@ are all kept; at temperature 0 the token is the most likely one and its log-prob
 policy is that of temperature 1.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,9 +35,11 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        finite = 0 <= self.temperature < math.inf
+        if not finite or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
-                f"{self}: need temperature >= 0, top_k >= 0 (0: off) and 0 < top_p <= 1 (1: off)"
+                f"{self}: need a finite temperature >= 0, top_k >= 0 (0: off) and 0 < top_p <= 1 "
+                "(1: off)"
             )
         if 0 < self.temperature < COLDEST:
             raise ValueError(

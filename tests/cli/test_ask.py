@@ -1,5 +1,6 @@
 """The command on a small model's folder, of either kind."""
 
+import os
 import re
 
 import numpy as np
@@ -61,6 +62,8 @@ def test_an_orbax_folder_answers_the_same(hf, tmp_path, capsys):
         (["--model", "nowhere"], "expected the folder of a Qwen2.5-VL model"),
         (["--question", "<|im_end|>"], "spells the special token"),
         (["--max-turns", "0"], "at least 1"),
+        (["--image-tokens", "99999999999"], "at most 1,073,741,824"),
+        (["--options", "red", ""], "--options: one of them is empty"),
     ],
 )
 def test_mistakes_are_named(hf, tmp_path, capsys, change, message):
@@ -130,6 +133,19 @@ def test_mistakes_with_a_target_are_named(hf, tmp_path, capsys, change, message)
     assert code == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("a pipe", "no regular file"), ("", "no regular file"), ("x", "ending")]
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_a_model_loads(
+    tmp_path, capsys, name, message
+):
+    """A pipe was waited for without end, and the rest said so once the model had answered."""
+    os.mkfifo(tmp_path / "a pipe")
+    code, _ = run("any", tmp_path, "--out", str(tmp_path / name))
+    assert code == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("side", ["0", "-5"])

@@ -133,6 +133,7 @@ def test_no_uniform_draws_a_weight_of_zero(weights, uniform):
 
 
 def test_settings_that_mean_nothing_are_refused():
-    for wrong in ({"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):
-        with pytest.raises(ValueError, match="need temperature >= 0"):
+    endless = [{"temperature": number} for number in (-1.0, np.nan, np.inf)]
+    for wrong in (*endless, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_p": np.nan}):
+        with pytest.raises(ValueError, match="need a finite temperature >= 0"):
             Sampling(**wrong)
