@@ -51,6 +51,10 @@ def run(
     except tuple(known) as error:
         code = next(known[kind] for kind in type(error).__mro__ if kind in known)
         _failed(_in_words(error), code)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        _failed(f"out of memory: {error}", code)
     finally:
         stopping.over(code)
     return code
@@ -80,6 +84,12 @@ def _in_words(error: BaseException) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}the disk is full; free some space, then rerun the same command"
     return str(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also JAX's own error, which has no class for it. JAX is not imported for that."""
+    is_jax = type(error).__name__ == "JaxRuntimeError"
+    return isinstance(error, MemoryError) or (is_jax and "RESOURCE_EXHAUSTED" in str(error))
 
 
 def _stopped() -> int:
