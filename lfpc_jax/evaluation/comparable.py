@@ -78,11 +78,12 @@ def unanswered(arms: Sequence[Arm], benchmark: str, tokens: int) -> Iterator[str
 
 def budgets_of(arms: Sequence[Arm]) -> list[tuple[str, int]]:
     """The benchmarks and budgets at which every arm was asked."""
-    asked = [
-        {(part.benchmark, part.tokens) for part in Journal(folder).parts()}
-        for arm in arms
-        for folder in arm.folders
-    ]
+    asked = []
+    for arm in arms:
+        for folder in arm.folders:
+            asked.append({(part.benchmark, part.tokens) for part in Journal(folder).parts()})
+            if not asked[-1]:
+                raise ValueError(f"--arm {arm.name}: {folder} holds no answers of lfpc evaluate")
     if not (common := set.intersection(*asked)):
         raise ValueError("the arms have no benchmark and budget in common; evaluate them alike")
     return sorted(common)

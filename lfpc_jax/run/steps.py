@@ -55,7 +55,10 @@ Identities = Mapping[str, Mapping[str, str]]
 
 def check(steps: Sequence[Step], out: Path) -> Identities:
     """Raises ValueError if `out` holds something that was made with other words, or from another
-    model than the one that is there now. Returns the identities of those that are."""
+    model than the one that is there now, or is no folder. Returns the identities of those that
+    are."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is no folder; choose another --out")
     models = {step.model: identity_of(Path(step.model)) for step in steps if step.model}
     unknown = set()
     for step in steps:
@@ -112,7 +115,8 @@ def run(steps: Sequence[Step], out: Path, identities: Identities, *, jobs: int) 
                     code = code or exit_code
                     print(
                         f"error: `{step}` exited with {exit_code}; rerun this command to resume "
-                        "from there"
+                        "from there",
+                        file=sys.stderr,
                     )
             while stopping.told.is_set() and signalled < len(started):
                 started[signalled].terminate()  # which does nothing to one that has ended

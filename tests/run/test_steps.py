@@ -47,8 +47,14 @@ def test_two_run_at_once_and_each_line_has_its_command(pair, tmp_path, capfd):
 def test_nothing_begins_after_one_that_failed(pair, tmp_path, capfd):
     assert steps.run(pair, tmp_path / "out", {}, jobs=2) == 3
     assert not (tmp_path / "noted").exists()
-    assert "`lfpc fail` exited with 3" in capfd.readouterr().out
+    assert "error: `lfpc fail` exited with 3" in capfd.readouterr().err
     (tmp_path / "launch/fail.py").write_text("")
     assert steps.run(pair, tmp_path / "out", {}, jobs=2) == 0
     assert (tmp_path / "noted").exists()
     assert capfd.readouterr().out.count("done before") == 2
+
+
+def test_what_is_no_folder_is_refused_before_anything_begins(pair, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ValueError, match="out: is no folder; choose another --out"):
+        steps.check(pair, tmp_path / "out")
