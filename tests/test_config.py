@@ -198,6 +198,7 @@ def test_a_function_with_its_arguments_is_described():
         ("x = 1\n  y = 2\n", "line 2: unexpected indent: y = 2"),
         ("\n\nimport nothing_like_it\n", "line 3: ModuleNotFoundError: No module named"),
         ("def get_config():\n    return Train()\n", "line 2: NameError: name 'Train' is not"),
+        ("\nraise SystemExit(3)\n", "line 2: SystemExit: 3"),
     ],
 )
 def test_a_config_that_is_no_python_is_refused_with_file_and_line(tmp_path, capsys, text, told):
@@ -205,3 +206,10 @@ def test_a_config_that_is_no_python_is_refused_with_file_and_line(tmp_path, caps
     file.write_text(text)
     assert train.main(["--config", str(file), "--dry-run"]) == 1
     assert f"error: {file}, {told}" in capsys.readouterr().err
+
+
+def test_a_file_of_another_kind_is_no_config(tmp_path, capsys):
+    file = tmp_path / "mine.txt"
+    file.write_text("")
+    assert train.main(["--config", str(file), "--dry-run"]) == 1
+    assert f"error: {file}: is no Python file" in capsys.readouterr().err

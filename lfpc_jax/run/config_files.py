@@ -34,8 +34,8 @@ def named_config(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
     path, size = _file_and_size(name, folder)
     with _in_plain_words(path), importable(path):
         spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
+        if spec is None or spec.loader is None:
+            raise ValueError(f"{path}: is no Python file; a config's name ends with .py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         config = _call(getattr(module, "get_config", None), size, path)
@@ -70,7 +70,7 @@ def _in_plain_words(path: Path) -> Iterator[None]:
         raise ValueError(
             f"{error.filename or path}, line {error.lineno}: {error.msg}: {text}"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
         where = f"{path}, line {lines[-1]}" if lines else str(path)
