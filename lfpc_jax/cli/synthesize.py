@@ -13,6 +13,7 @@ them. """
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -50,7 +51,8 @@ def synthesize(args: argparse.Namespace) -> None:
     if args.count < 1 or args.workers < 1:
         raise ValueError(f"--count {args.count}, --workers {args.workers}: must be at least 1")
     nested = args.nested
-    if nested is not None and (nested[0] < 1 or any(a >= b for a, b in pairwise(nested))):
+    ascending = all(a < b for a, b in pairwise([*(nested or ()), math.inf]))
+    if nested is not None and (nested[0] < 1 or not ascending):
         raise ValueError(f"--nested {nested}: must ascend and begin at 1 or more")
     if args.photographs:
         staging.check_apart(args.photographs, args.out)

@@ -12,6 +12,7 @@ first in the grid's order. How many there were is kept with the label.
 """
 
 import base64
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class Rule:
     factors: tuple[float, ...] = FACTORS
 
     def __post_init__(self) -> None:
-        if min(self.within, self.noise) < 0:
-            raise ValueError(f"{self}: within and noise must not be negative")
+        if not all(0 <= size < math.inf for size in (self.within, self.noise)):
+            raise ValueError(f"{self}: within and noise must not be negative, and be finite")
         if not self.factors or min(self.factors) < 1:
             raise ValueError(f"{self}: factors must be given, and all at least 1")
 

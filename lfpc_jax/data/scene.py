@@ -43,6 +43,8 @@ COLOURS = {
 }
 _GAP = 4
 _CONTEXT = 1.6
+_LONGEST = 1 << 15
+"""Pixels of a side. A scene is drawn whole, in memory."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class WorldSettings:
         offered = fewest if self.choices and 1 in self.patches else 4
         asked = 2 if self.cross_share > 0 else 1
         limits: tuple[tuple[str, Range, int, int], ...] = (
+            ("size", (min(self.size), max(self.size)), 16, _LONGEST),
             ("objects", self.objects, asked, len(self.shapes) * len(self.colours)),
             ("object_side", self.object_side, 8, min(self.size)),
             ("mark_side", self.mark_side, 8, min(self.size)),
@@ -111,11 +114,13 @@ class WorldSettings:
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise ValueError(f"world settings: {name} {share} must lie in 0..1")
         gap = 1 if self.longest_side is None else self.longest_side
-        if self.cycles <= 0 or self.clutter < 0 or gap < 1:
+        if not 0 < self.cycles < math.inf or self.clutter < 0 or gap < 1:
             raise ValueError(
                 f"world settings: cycles {self.cycles} and longest_side {self.longest_side} must "
                 f"be positive and clutter {self.clutter} not negative"
             )
+        if not math.isfinite(self.slope):
+            raise ValueError(f"world settings: slope {self.slope} must be finite")
         columns, rows = self.cells
         if columns * rows < self.objects[1]:
             raise ValueError(

@@ -145,6 +145,6 @@ def test_nested_boxes_can_be_drawn_around_marks(tmp_path, capsys):
                 assert x2 - x1 == pytest.approx(1.5 * (mark[2] - mark[0]), abs=2)
                 inside += 1
     assert inside >= 4
-    for wrong in (["1.3", "1"], ["0.5"]):
+    for wrong in (["1.3", "1"], ["0.5"], ["1", "nan"], ["nan"]):
         assert main([str(tmp_path / "no"), *asked, "--nested", *wrong]) == 1
         assert "must ascend and begin at 1" in capsys.readouterr().err

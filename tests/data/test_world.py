@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections import Counter
 from dataclasses import asdict, replace
 from functools import partial
@@ -302,6 +303,9 @@ def test_settings_that_cannot_be_met_are_refused():
         ({"longest_side": 0}, "longest_side 0"),
         ({"classes": 1}, "classes 1..1"),
         ({"classes": 3, "patches": (1, 2)}, "single_options 2..4 must lie within 2..3"),
+        ({"size": (40_000, 448)}, "size 448..40000 must lie within 16..32768"),
+        ({"cycles": math.nan}, "cycles nan and longest_side None must be positive"),
+        ({"slope": math.inf}, "slope inf must be finite"),
         ({"objects": (1, 4)}, "objects 1..4 must lie within 2.."),
     ):
         with pytest.raises(ValueError, match=message):

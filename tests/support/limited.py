@@ -18,7 +18,7 @@ from pathlib import Path
 from support.processes import environment
 
 SECONDS, MOST_BYTES = 10.0, 2 << 30
-_PATIENCE = 40.0
+_PATIENCE = 180.0
 """Of the clock on the wall, which says little on a busy machine."""
 
 

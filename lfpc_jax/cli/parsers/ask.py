@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lfpc_jax.cli import revision_flag, target_flags
-from lfpc_jax.cli.flags import positive
+from lfpc_jax.cli.flags import positive, temperature
 from lfpc_jax.cli.parsers import asking
 
 
@@ -31,10 +31,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="downsample the shown image to it first",
     )
-    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--temperature", type=temperature, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument(
-        "--tensor", type=int, default=1, help="devices that share one copy of the model"
+        "--tensor", type=positive, default=1, help="devices that share one copy of the model"
     )
     return parser

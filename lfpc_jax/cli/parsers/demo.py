@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lfpc_jax.cli.flags import positive
+from lfpc_jax.cli.flags import not_negative, positive
 
 
 @dataclass(frozen=True)
@@ -77,20 +77,20 @@ def parser() -> argparse.ArgumentParser:
         help="; ".join(f"of {name}: all, {', '.join(usual.known)} (default: "
                        f"{', '.join(usual.arms)})" for name, usual in USUAL.items()),
     )  # fmt: skip
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--seeds", nargs="+", type=not_negative, default=[0])
     parser.add_argument(
         "--temperatures",
         nargs="+",
-        type=int,
+        type=not_negative,
         default=[0],
         help="of the evaluations; crop networks are evaluated greedily",
     )
     parser.add_argument(
-        "--steps", type=int, help="training steps of every arm; default: the configs'"
+        "--steps", type=positive, help="training steps of every arm; default: the configs'"
     )
-    parser.add_argument("--scenes", type=int, default=480, help="scenes to train on")
+    parser.add_argument("--scenes", type=positive, default=480, help="scenes to train on")
     parser.add_argument(
-        "--questions", type=int, default=200, help="held-out questions to evaluate on"
+        "--questions", type=positive, default=200, help="held-out questions to evaluate on"
     )
     parser.add_argument(
         "--jobs",

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from lfpc_jax.cli import judge_flags, process_flags, revision_flag, target_flags
+from lfpc_jax.cli.flags import positive, share, temperature
 from lfpc_jax.cli.parsers import asking
 from lfpc_jax.data.rejected import MAX_SHARE
 
@@ -55,12 +56,12 @@ def parser() -> argparse.ArgumentParser:
         "--likelihoods", action="store_true",
         help="also compute the target's log-likelihood of the right answer, for every box",
     )  # fmt: skip
-    parser.add_argument("--rollouts", type=int, default=1, help="answers to each question")
-    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--rollouts", type=positive, default=1, help="answers to each question")
+    parser.add_argument("--temperature", type=temperature, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, help="the first questions of each benchmark only")
-    parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of questions")
-    parser.add_argument("--slots", type=int, default=32, help="conversations at once")
+    parser.add_argument("--limit", type=positive, help="the first questions of each benchmark only")
+    parser.add_argument("--max-lost", type=share, default=MAX_SHARE, help="share of questions")
+    parser.add_argument("--slots", type=positive, default=32, help="conversations at once")
     parser.add_argument("--rescore", action="store_true", help="ask nothing")
     judge_flags.add(parser)
     parser.add_argument(
@@ -68,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
         help="share of the answers put to the judge, or of all, that may stay without a verdict",
     )  # fmt: skip
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-    parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
+    parser.add_argument(
+        "--tensor", type=positive, default=1, help="devices to spread the model over"
+    )
     process_flags.add(parser)
     return parser
 

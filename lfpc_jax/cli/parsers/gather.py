@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lfpc_jax.cli.flags import positive
+from lfpc_jax.cli.flags import positive, share
 from lfpc_jax.data.rejected import MAX_SHARE
 
 TABLES = ("jsonl", "parquet")
@@ -29,5 +29,5 @@ def parser() -> argparse.ArgumentParser:
         "--link", action="store_true", help="name pictures that are files where they are"
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="records of each set")
-    parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
+    parser.add_argument("--max-lost", type=share, default=MAX_SHARE, help="share of records")
     return parser

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lfpc_jax.cli import process_flags, target_flags
-from lfpc_jax.cli.flags import positive
+from lfpc_jax.cli.flags import positive, share
 from lfpc_jax.data.rejected import MAX_SHARE
 
 SOURCES = ("grid", "outside", "truth")
@@ -45,8 +45,10 @@ def parser() -> argparse.ArgumentParser:
         "most; published for small text",
     )  # fmt: skip
     parser.add_argument("--chunk", type=positive, default=16, help="records at a time")
-    parser.add_argument("--max-lost", type=float, default=MAX_SHARE, help="share of records")
-    parser.add_argument("--tensor", type=int, default=1, help="devices to spread the target over")
+    parser.add_argument("--max-lost", type=share, default=MAX_SHARE, help="share of records")
+    parser.add_argument(
+        "--tensor", type=positive, default=1, help="devices to spread the target over"
+    )
     target_flags.add(parser)
     process_flags.add(parser)
     return parser

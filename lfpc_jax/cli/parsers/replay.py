@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lfpc_jax.cli import revision_flag
-from lfpc_jax.cli.flags import positive
+from lfpc_jax.cli.flags import not_negative, positive
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1.0}
 
@@ -26,7 +26,11 @@ def parser() -> argparse.ArgumentParser:
         help="largest difference of a token's log-probability; default: "
         + ", ".join(f"{limit:g} in {dtype}" for dtype, limit in TOLERANCE.items()),
     )  # fmt: skip
-    parser.add_argument("--show", type=int, default=20, help="differences to print (default: 20)")
+    parser.add_argument(
+        "--show", type=not_negative, default=20, help="differences to print (default: 20)"
+    )
     parser.add_argument("--dtype", choices=tuple(TOLERANCE), help="default: the run's")
-    parser.add_argument("--tensor", type=int, default=1, help="devices to spread the model over")
+    parser.add_argument(
+        "--tensor", type=positive, default=1, help="devices to spread the model over"
+    )
     return parser

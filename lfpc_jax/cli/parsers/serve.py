@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lfpc_jax.cli import revision_flag
-from lfpc_jax.cli.flags import positive
+from lfpc_jax.cli.flags import not_negative, port, positive, temperature
 from lfpc_jax.cli.parsers import asking
 
 
@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     revision_flag.add(parser)
     parser.add_argument("--name", help="of the model, to clients (default: the folder's)")
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
-    parser.add_argument("--port", type=int, default=8000, help="0: one that is free")
+    parser.add_argument("--port", type=port, default=8000, help="0: one that is free")
     parser.add_argument(
         "--key-variable",
         default="LFPC_SERVE_KEY",
@@ -28,10 +28,15 @@ def parser() -> argparse.ArgumentParser:
         "this machine is served",
     )
     asking.add(parser)
-    parser.add_argument("--temperature", type=float, default=0.0, help="unless a request says")
+    parser.add_argument(
+        "--temperature", type=temperature, default=0.0, help="unless a request says"
+    )
     parser.add_argument("--slots", type=positive, default=16, help="conversations at once")
     parser.add_argument(
-        "--queue", type=int, default=128, help="requests that wait beside these; further get 429"
+        "--queue",
+        type=not_negative,
+        default=128,
+        help="requests that wait beside these; further get 429",
     )
     parser.add_argument(
         "--prompt-tokens", type=positive, default=2048, help="text of a prompt, at most"

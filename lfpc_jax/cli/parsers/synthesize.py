@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lfpc_jax.arrays import Size
+from lfpc_jax.cli.flags import not_negative
 from lfpc_jax.data import scene
 from lfpc_jax.data.marks import VOCABULARIES
 from lfpc_jax.data.scene import COLOURS, SPLITS, WORLDS, WorldSettings
@@ -31,7 +32,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--count", type=int, default=1000, help="scenes of each format")
     parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=not_negative, default=0)
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["layout"])
     parser.add_argument("--table", choices=TABLES, default="jsonl")
     parser.add_argument(
