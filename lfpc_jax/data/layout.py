@@ -126,8 +126,8 @@ def read(folder: Path) -> Iterator[Record | Rejected]:
             yield Rejected(f"{path}:{number}", "malformed row", detail)
     if number != meta["count"]:
         raise ValueError(
-            f"{path}: has {number} records where meta.json counts {meta['count']}; "
-            "the file is truncated or was edited: write the set again"
+            f"{path}: has {number} records where meta.json counts {meta['count']}; if the file is "
+            f'truncated, write the set again; if you edited it, write `"count": {number}` there'
         )
 
 
@@ -219,6 +219,8 @@ def _to_line(record: Record, image: str | None) -> dict[str, Any]:
 
 
 def _from_line(line: dict[str, Any], folder: Path) -> Record:
+    if missing := [column for column in _SCHEMA.names if column not in line]:
+        raise ValueError(f"no {', '.join(missing)}; a record has all of {', '.join(_SCHEMA.names)}")
     targets = []
     for nest in line["targets"]:
         boxes = [tuple(float(edge) for edge in box) for box in nest]

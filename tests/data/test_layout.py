@@ -87,7 +87,7 @@ def test_a_malformed_line_is_a_loss_and_a_missing_one_an_error(tmp_path):
         assert [entry.reason for entry in found] == ["malformed row"] * 3
         assert f"{column} {value!r}" in found[0].detail
     path.write_text(lines[0] + "\n")
-    with pytest.raises(ValueError, match=r"has 1 records where meta.json counts 3"):
+    with pytest.raises(ValueError, match=r'where meta.json counts 3; .* write `"count": 1` there'):
         list(layout.read(tmp_path))
 
 
@@ -101,3 +101,25 @@ def test_another_version_or_an_unfinished_set_is_refused(tmp_path):
     (tmp_path / "meta.json").write_text(json.dumps(meta | {"version": 99}))
     with pytest.raises(ValueError, match="version 99"):
         list(layout.read(tmp_path))
+
+
+def test_a_set_that_a_person_wrote_is_told_the_lines_of_its_meta_json(tmp_path):
+    """With these it is read, and a column that is missing is named."""
+    line = {"id": "1", "question": "What?", "answer": "A", "options": ["x", "y"], "image": None}
+    (tmp_path / "records.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=r"meta\.json: missing; .* write this into") as it:
+        list(layout.read(tmp_path))
+    told = str(it.value).split("meta.json:\n")[1]
+    assert told.splitlines()[1:-1] == [
+        '  "format": "lfpc_jax records",', '  "version": 1,', '  "records": "records.jsonl",',
+        '  "count": 1',
+    ]  # fmt: skip
+    (tmp_path / "meta.json").write_text(told)
+    [rejected] = layout.read(tmp_path)
+    assert rejected.detail.startswith(
+        "ValueError: no targets, longest_side, dataset, category; a record has all of id, question"
+    )
+    whole = {"targets": [], "longest_side": None, "dataset": "", "category": ""}
+    (tmp_path / "records.jsonl").write_text(json.dumps(line | whole) + "\n")
+    [record] = layout.read(tmp_path)
+    assert record.question == "What?"
