@@ -22,8 +22,9 @@ SCORE_BYTES = 64 * 2**20
 """The most bytes of float32 scores that are allocated at once on a device."""
 
 LONG = 640
-"""The fewest tokens of a row with which `attention_blocks` computes it on a CPU. A shorter row holds
-one episode as a rule, and `xla` is faster for one alone; `attention_blocks` for two or more."""
+"""The fewest tokens of a row with which `attention_blocks` computes it on a CPU. A shorter row
+holds one episode as a rule, and `xla` is faster for one alone; `attention_blocks` for two or
+more."""
 
 _CAUSAL_SPANS = 8
 _LEAST_SPAN = 128
