@@ -29,7 +29,7 @@ MOST_BYTES = 1 << 30
 """The largest file that is read as a picture."""
 FAULTS = (
     *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError),
-    *(ArithmeticError, struct.error, PIL.Image.DecompressionBombError),
+    *(ArithmeticError, MemoryError, struct.error, PIL.Image.DecompressionBombError),
 )
 """What Pillow's readers raise for broken files, found by breaking many of them at random."""
 

@@ -115,6 +115,17 @@ def test_a_picture_without_pixels_is_refused(read):
         read(Picture(data=empty))
 
 
+def test_one_that_asks_for_more_memory_than_there_is_is_refused(monkeypatch):
+    """A damaged PSD says of one of its parts that it has up to 4 GB."""
+
+    def greedy(source):
+        raise MemoryError
+
+    monkeypatch.setattr(PIL.Image, "open", greedy)
+    with pytest.raises(Unusable, match="unreadable picture"):
+        pictures.size(Picture(data=FILES["PSD"]))
+
+
 def test_a_file_that_is_too_large_is_refused_unread(tmp_path):
     path = tmp_path / "large.png"
     with path.open("wb") as file:
