@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plans(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not args.config and (overrides or not args.model):
-        raise ValueError(f"unknown {overrides}; give --model SIZES, or --config and its overrides")
+        unknown = f"unknown {' '.join(overrides)}; " if overrides else ""
+        raise ValueError(f"{unknown}give --model SIZES, or --config and its overrides")
     if args.dump:
         _compile_into(args, overrides, *args.dump)
         return 0

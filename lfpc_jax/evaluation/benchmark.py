@@ -37,7 +37,7 @@ def kind_of(path: Path) -> Kind:
     if not path.exists() and sources.Named.parse(str(path)).reader != "layout":
         return "set"
     if path.is_dir():
-        if (path / "meta.json").is_file():
+        if any((path / name).is_file() for name in ("meta.json", "records.jsonl")):
             return "layout"
         if any((path / folder).is_dir() for folder in v_star.FOLDERS):
             return "v_star"

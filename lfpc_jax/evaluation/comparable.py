@@ -81,9 +81,9 @@ def budgets_of(arms: Sequence[Arm]) -> list[tuple[str, int]]:
     asked = []
     for arm in arms:
         for folder in arm.folders:
-            asked.append({(part.benchmark, part.tokens) for part in Journal(folder).parts()})
-            if not asked[-1]:
-                raise ValueError(f"--arm {arm.name}: {folder} holds no answers of lfpc evaluate")
+            journal = Journal(folder)
+            journal.settings()  # names a folder that is no evaluation's
+            asked.append({(part.benchmark, part.tokens) for part in journal.parts()})
     if not (common := set.intersection(*asked)):
         raise ValueError("the arms have no benchmark and budget in common; evaluate them alike")
     return sorted(common)

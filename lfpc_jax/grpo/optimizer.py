@@ -1,5 +1,6 @@
 """AdamW behind clipping by global norm, and its schedule."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,11 +27,12 @@ class OptimizerSettings:
     moments: Literal["device", "host"] = "device"
 
     def __post_init__(self) -> None:
-        sound = self.learning_rate > 0 and self.clip_norm > 0 and self.eps > 0
-        if not sound or self.weight_decay < 0 or not 0 <= self.final <= 1 or self.warmup < 0:
+        rates = 0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf
+        sound = rates and self.clip_norm > 0 and self.eps > 0
+        if not sound or not 0 <= self.final <= 1 or self.warmup < 0:
             raise ValueError(
                 f"{self}: learning_rate, clip_norm and eps must be positive, weight_decay and "
-                "warmup not negative, final within 0..1"
+                "warmup not negative, final within 0..1; a rate is finite"
             )
         if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
             raise ValueError(

@@ -31,6 +31,7 @@ from lfpc_jax.cli.parsers import evaluate
         "select_resolution set out --n-answers 0",
         "select_resolution set out --chunk 0",
         "synthesize out --seed=-1",
+        "new_model out --seed=-1",
         "serve --model m --temperature nan",
         "serve --model m --port=-1",
         "serve --model m --port 99999",

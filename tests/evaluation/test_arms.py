@@ -346,7 +346,7 @@ def test_command_writes_what_it_prints(folders, tmp_path, capsys):
         (["--arm", "one", "a", "--change", "iou", "one", "two"], "no arm ['two']"),
         (["--arm", "one", "a", "--change", "iou", "x*one", "one"], "'x' is no number"),
         (["--arm", "one", "a", "--change", "iou", "0*one", "one"], "must be positive"),
-        (["--arm", "one", "a"], "--arm one: a holds no answers of lfpc evaluate"),
+        (["--arm", "one", "a"], "is a an evaluation's folder?"),
     ],
 )
 def test_what_makes_no_sense_is_refused(words, says, tmp_path, capsys):

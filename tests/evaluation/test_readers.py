@@ -226,6 +226,9 @@ def test_a_benchmark_is_known_by_its_files(tmp_path):
     for path in (tmp_path, tmp_path / "nothing.tsv"):
         with pytest.raises(ValueError, match="no benchmark of a known format"):
             kind_of(path)
+    (tmp_path / "records.jsonl").write_text("{}\n")  # a set that a person has begun
+    with pytest.raises(ValueError, match="write this into"):
+        open_benchmark(tmp_path, pictures=tmp_path / "p", seed=0)
     with pytest.raises(ValueError, match="cannot name files"):
         open_benchmark(tmp_path / "vstar-bench", pictures=tmp_path, seed=0, name="a/b")
     assert sys.getsizeof(whole.records[0].picture) < 1000  # paths, not bytes

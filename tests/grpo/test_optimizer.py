@@ -57,3 +57,9 @@ def test_updates_equal_adamws_behind_clipping():
         p = p - rate * (step + 0.1 * p)
         found = np.concatenate([x.ravel() for x in jax.tree.leaves(params)])
         np.testing.assert_allclose(found, p, rtol=1e-6)
+
+
+def test_rates_are_finite():
+    for wrong in ({"learning_rate": np.inf}, {"learning_rate": np.nan}, {"weight_decay": np.nan}):
+        with pytest.raises(ValueError, match="a rate is finite"):
+            OptimizerSettings(**wrong)

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from lfpc_jax.cli.flags import not_negative
+
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -12,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=not_negative, default=0)
     parser.add_argument("--width", type=int, default=128, help="width of the text model")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vision-width", type=int, default=64)
