@@ -14,7 +14,7 @@ from pathlib import Path
 from lfpc_jax.evaluation.claims import CROPVLM_CLAIMS
 from lfpc_jax.run.config import TargetSettings, TrainConfig
 from lfpc_jax.run.config_files import load_config
-from lfpc_jax.run.demo_plan import NESTED, first_record
+from lfpc_jax.run.demo_plan import NESTED, first_record, steps_flags
 from lfpc_jax.run.steps import Step
 
 SFT, ACCURACY, LIKELIHOOD = (
@@ -185,7 +185,7 @@ class CropDemo:
             *("--model.path", start, "--data.train", source),
             *("--data.validation", f"{data / 'validation'}", *self._cache),
             *(("--target.path", self.target) if begins else ()),
-            *(("--steps", f"{self.steps}") if self.steps else ()),
+            *steps_flags(config_of(arm), self.steps),
         )
         after = ["data world" if begins else f"label {arm}", "data validation"]
         if begins:

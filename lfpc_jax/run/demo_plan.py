@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lfpc_jax.data import layout
 from lfpc_jax.evaluation.claims import CLAIMS
-from lfpc_jax.run.config import TrainConfig
+from lfpc_jax.run.config import TrainConfig, updates_of
 from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.steps import Step
 from lfpc_jax.trajectory import Record
@@ -101,6 +101,16 @@ def in_order(wanted: Sequence[str]) -> list[str]:
         names |= set(ARMS) - set(_BY_NAME)
     names |= {before(name) for name in names} - {""}
     return [name for name in ARMS if name in names]
+
+
+def steps_flags(config: TrainConfig, steps: int) -> tuple[str, ...]:
+    """For a run of so many steps, 0 for the config's own, which may be too few for its warm-up."""
+    if not steps:
+        return ()
+    updates = updates_of(replace(config, steps=steps))
+    if config.optimizer.warmup < updates:
+        return ("--steps", f"{steps}")
+    return ("--steps", f"{steps}", "--optimizer.warmup", f"{updates - 1}")
 
 
 def first_record(folder: Path) -> Record:
@@ -194,7 +204,7 @@ class Demo:
             *("--run", f"{self.out / arm}-{seed}", "--seed", f"{seed}"),
             *("--model.path", start, "--data.train", f"{data / name}"),
             *("--data.validation", f"{data / 'blurred'}", *self._cache),
-            *(("--steps", f"{self.steps}") if self.steps else ()),
+            *steps_flags(config_of(arm), self.steps),
         )
         after = ["data world" if name == "world" else f"select {name}", "data blurred"]
         if begins:

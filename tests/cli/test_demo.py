@@ -33,6 +33,15 @@ def test_every_command_is_one_that_its_program_takes(monkeypatch):
     assert trained == [f"train {arm}-{seed}" for seed in (0, 1) for arm in ARMS]
 
 
+@pytest.mark.parametrize("system", ["lfpc", "cropvlm"])
+@pytest.mark.parametrize("steps", [1, 5, 6])
+def test_few_steps_are_taken_whatever_the_warm_up(system, steps, monkeypatch):
+    """A demo of one step was refused by its first training, after a quarter of an hour."""
+    every = planned("--system", system, "--arms", "all", "--steps", f"{steps}")
+    _, configs = taken(every, monkeypatch)
+    assert {config.steps for config in configs.values()} == {steps}
+
+
 def test_an_arm_comes_after_the_one_it_begins_from():
     names = [step.name for step in planned("--arms", "stage2")]
     assert names.index("train stage1-0") < names.index("train stage2-0")
