@@ -15,8 +15,10 @@ import pyarrow.parquet
 import pytest
 
 import lfpc_jax
+from lfpc_jax.cli import lfpc
 from lfpc_jax.data import layout
 from lfpc_jax.remote.hub import HubName
+from lfpc_jax.trajectory import Picture, Record
 from support.hub import Hub, Repo
 
 ROOT = Path(lfpc_jax.__file__).parents[1]
@@ -112,6 +114,24 @@ def test_every_refusal_is_one_line_with_a_remedy(hub, tmp_path):
     [unreached], _ = fetched(hub, tmp_path / "four", "o/a", HF_ENDPOINT="http://127.0.0.1:9")
     assert "cannot be fetched from http://127.0.0.1:9 (" in unreached
     assert "check the network and rerun" in unreached
+
+
+@pytest.mark.parametrize("words", [
+    ("ask", "--image", "a.png", "--question", "Which?", "--model"), ("serve", "--port", "0", "--model"),
+    ("evaluate", "out", "--data", "set", "--model"), ("select", "set", "out", "--model"),
+    ("convert", "to-orbax"), ("convert", "check"),
+], ids=" ".join)  # fmt: skip
+def test_every_command_that_takes_a_model_takes_a_name_and_its_revision(
+    words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    PIL.Image.new("RGB", (64, 64)).save("a.png")
+    layout.write(tmp_path / "set", [Record("a", "Which?", "red", Picture(path="a.png"))])
+    out = ["out"] if words[1] == "to-orbax" else []
+    assert lfpc.main([*words, "o/none", *out, "--revision", "v9"]) == 1
+    assert "o/none@v9: is no folder here and not whole in " in capsys.readouterr().err
+    assert lfpc.main([*words, str(WARM), *out, "--revision", "v9"]) == 1
+    assert "--revision v9: is for a model that is named as on the Hub" in capsys.readouterr().err
 
 
 def test_a_connection_that_breaks_goes_on_where_it_stopped(hub, tmp_path):
