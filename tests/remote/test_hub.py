@@ -1,11 +1,13 @@
 """Names on the Hub, against a stand-in on loopback: fetched, resumed, refused in one line."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from lfpc_jax.cli import lfpc
 from lfpc_jax.data import layout
 from lfpc_jax.remote.hub import HubName
 from lfpc_jax.trajectory import Picture, Record
+from support import benchmark_files
+from support.benchmark_files import jpeg
 from support.hub import Hub, Repo
 
 ROOT = Path(lfpc_jax.__file__).parents[1]
@@ -117,9 +121,9 @@ def test_every_refusal_is_one_line_with_a_remedy(hub, tmp_path):
 
 
 @pytest.mark.parametrize("words", [
-    ("ask", "--image", "a.png", "--question", "Which?", "--model"), ("serve", "--port", "0", "--model"),
-    ("evaluate", "out", "--data", "set", "--model"), ("select", "set", "out", "--model"),
-    ("convert", "to-orbax"), ("convert", "check"),
+    ("ask", "--image", "a.png", "--question", "Which?", "--model"),
+    ("serve", "--port", "0", "--model"), ("evaluate", "out", "--data", "set", "--model"),
+    ("select", "set", "out", "--model"), ("convert", "to-orbax"), ("convert", "check"),
 ], ids=" ".join)  # fmt: skip
 def test_every_command_that_takes_a_model_takes_a_name_and_its_revision(
     words, tmp_path, monkeypatch, capsys
@@ -203,6 +207,73 @@ def test_one_command_leads_from_names_to_a_set_and_one_more_to_boxes(hub, tmp_pa
     [boxed] = layout.read(tmp_path / "data/boxes")
     assert boxed.id == focus[1].id
     assert boxed.targets == (((8, 8, 20, 20), (4, 4, 40, 40)),)
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
+
+
+def parquet(*given):
+    file = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([*given]), file)
+    return file.getvalue().to_pybytes()
+
+
+def test_the_other_public_sets_by_their_names(hub, tmp_path):
+    """Their pictures are links in the Hub's cache, and one set has them in an archive."""
+    eyes = {
+        "prompt": [{"role": "user", "content": "<image>"}], "data_source": "vstar",
+        "images": [{"bytes": jpeg(1), "path": None}], "reward_model": {"ground_truth": "red"},
+        "extra_info": {"question": "Which colour?"},
+    }  # fmt: skip
+    probe = {"images": ["images/one.jpg"], "problem": "<image>What is it?", "solution": "Bakery",
+             "data_source": "train"}  # fmt: skip
+    reasoner = {"question": "<image>Which?", "answer": [r"\boxed{B}"], "image": ["images/a.jpg"],
+                "is_video": False, "qid": "q"}  # fmt: skip
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.writestr("images/a.jpg", jpeg(3))
+    sets = {
+        "ChenShawn/DeepEyes-Datasets-47k": {f"{n}.parquet": parquet(eyes) for n in "abc"},
+        "Mini-o3/VisualProbe_train": {
+            "train.json": json.dumps([probe]).encode(), "images/one.jpg": jpeg(2),
+        },
+        "TIGER-Lab/PixelReasoner-RL-Data": {
+            "train.parquet": parquet(reasoner), "images.zip": archive.getvalue(),
+        },
+    }  # fmt: skip
+    hub.repos |= {("dataset", name): Repo(files) for name, files in sets.items()}
+    code, out, err = typed(hub, tmp_path, "gather", *sets, "data/focus")
+    assert code == 0, err
+    assert "wrote data/focus: 5 records, 0 left out" in out
+    focus = [*layout.read(tmp_path / "data/focus")]
+    assert [record.answer for record in focus] == ["red"] * 3 + ["Bakery", "B"]
+    assert all(Path(record.picture.path).stat().st_size for record in focus)
+
+
+BENCHMARKS = """
+import sys
+from pathlib import Path
+from lfpc_jax.evaluation.benchmark import open_benchmark
+for name in sys.argv[1:]:
+    one = open_benchmark(Path(name), pictures=Path("pictures"), seed=0)
+    print(one.name, one.kind, len(one.records))
+"""
+
+
+def test_benchmarks_by_their_names(hub, tmp_path):
+    rows = benchmark_files.rows()
+    table = benchmark_files.write_tsv(tmp_path / "hr_bench_4k.tsv", rows).read_bytes()
+    tables = {"hr_bench_4k.tsv": table, "hr_bench_8k.tsv": table}
+    hub.repos["dataset", "DreamMr/HR-Bench"] = Repo(tables)
+    v_star = contents(benchmark_files.v_star_folder(tmp_path / "v_star"))
+    hub.repos["dataset", "craigwu/vstar_bench"] = Repo(v_star)
+    names = ("DreamMr/HR-Bench/hr_bench_8k.tsv", "craigwu/vstar_bench")
+    process = started(hub, tmp_path / "home", "-c", BENCHMARKS, *names, cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.splitlines() == ["hr_bench_8k hr_bench 8", "vstar_bench v_star 5"]
+    assert not any("hr_bench_4k.tsv" in path for _, path, _ in hub.asked if "resolve" in path)
 
 
 def typed(hub, folder, *words, **more):
