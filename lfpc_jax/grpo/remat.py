@@ -26,6 +26,10 @@ Choice = Literal["auto", Remat]
 FROM_MOST: tuple[Remat, ...] = ("none", "dots", "attended", "full")
 """From what saves the most, and computes the least again."""
 
+_OF_A_GPU_S_TOWER = FROM_MOST[1:]
+"""The tower's products are small, so with "none" a GPU takes longer to write and read what is saved
+than to compute it again (docs/scaling_gpus.md)."""
+
 _BLOCK = 512
 """Tokens of a row whose logits exist at once; see `model/logprobs.py`."""
 
@@ -75,7 +79,8 @@ def resolve(
     tower_remat: Choice,
 ) -> Resolved:
     """What "auto" means for the text and for the tower: of the policies that fit, the one that
-    saves the most. If none fits, layers' inputs go to the host's memory where there is one."""
+    saves the most. A GPU's tower saves products at most. If none fits, layers' inputs go to the
+    host's memory where there is one."""
     if "auto" not in (remat, tower_remat):
         return Resolved(remat, tower_remat, "as configured")  # type: ignore[arg-type]
     usual: Remat | None = "none" if room.platform == "cpu" else None
@@ -90,7 +95,9 @@ def resolve(
     reasons: list[str] = []
     chosen: list[Remat] = []
     for given, need in ((remat, rows_bytes), (tower_remat, pictures_bytes)):
-        policies = FROM_MOST if given == "auto" else (given,)
+        of_a_gpu_s_tower = need is pictures_bytes and room.platform == "gpu"
+        some = _OF_A_GPU_S_TOWER if of_a_gpu_s_tower else FROM_MOST
+        policies = some if given == "auto" else (given,)
         needs = {policy: need(cfg, shapes, trainable, policy, room.sides) for policy in policies}
         fits = [policy for policy in policies if needs[policy] <= free]
         policy = fits[0] if fits else ("offload" if given == "auto" else given)

@@ -50,6 +50,12 @@ def test_more_room_saves_more():
     assert chosen(5) == ("offload", "offload")
 
 
+def test_a_gpu_s_tower_saves_products_at_most():
+    assert chosen(141, platform="gpu") == ("none", "dots")
+    assert chosen(141, tower_remat="none", platform="gpu") == ("none", "none")
+    assert chosen(5, platform="gpu") == ("offload", "offload")
+
+
 def test_what_is_set_is_kept():
     assert chosen(15.75, "dots", "full") == ("dots", "full")
     assert chosen(95.74, remat="full")[0] == "full"
