@@ -52,9 +52,9 @@ class PackedImages:
 class Tokens:
     """Rows of tokens. Several episodes may share a row, each as a segment; segment 0 is padding.
 
-    `places` is -1 at text. At an image placeholder it is the index of the embedding that belongs
-    there: among all that `encode_images` returns or, in updates, among those of the shard that the
-    row is on (see `grpo/packing.py`).
+    `image_index` is -1 at text. At an image placeholder it is the index of the embedding that
+    belongs there: among all that `encode_images` returns or, in updates, among those of the shard
+    that the row is on (see `grpo/packing.py`).
 
     `prefix` names the segment that a token attends to beside its own, such as a shared prompt.
     Where there is none, it is the token's own segment. Without `prefix`, no segment attends to
@@ -64,7 +64,7 @@ class Tokens:
     ids: Array  # int32 [B, T]
     positions: Array  # int32 [3, B, T]
     segments: Array  # int32 [B, T]
-    places: Array  # int32 [B, T]
+    image_index: Array  # int32 [B, T]
     prefix: Array | None = None  # int32 [B, T]
 
 

@@ -130,7 +130,7 @@ def test_updates():
     of_tokens = jax.ShapeDtypeStruct((1, 8), jnp.float32)
 
     def watched(x):
-        tokens = Tokens(ids=x, positions=x, segments=x, places=x)
+        tokens = Tokens(ids=x, positions=x, segments=x, image_index=x)
         batch = Batch(tokens, None, weights=x, advantages=x, sampler=x, old=x, reference=x)
         return loss_of(x, x, batch, Objective(kl=0.1, entropy=0.1))[1]
 

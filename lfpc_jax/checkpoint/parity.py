@@ -130,7 +130,7 @@ def _ours(opened: folder.HFFolder, cfg: ModelConfig, prompts: Sequence[Probe]) -
         )
         with jax.set_mesh(mesh):
             logits, embeddings = _logits_and_embeddings(params, tokens, images, cfg=cfg)
-        raster = tokens.places[0][tokens.places[0] >= 0]
+        raster = tokens.image_index[0][tokens.image_index[0] >= 0]
         yield Result(
             np.asarray(logits)[: len(prompt.ids)], np.asarray(embeddings, dtype=np.float32)[raster]
         )

@@ -112,7 +112,7 @@ def relative_attention_boxes(
                 arrays = _arrays(padded, dialogue, cfg.image_token, windows, length)
                 weights = jax.device_get(_weights(params, *arrays, cfg=cfg, depth=depth))
                 for row, asked in enumerate(part):
-                    relative = _map(weights[:, row], arrays[0].places[row], asked, dialogue)
+                    relative = _map(weights[:, row], arrays[0].image_index[row], asked, dialogue)
                     size = asked.view.original.size
                     boxes[asked.place] = attended_box(relative, size, settings.side)
         yield from (boxes[place] for place in range(len(boxes)))
@@ -215,10 +215,10 @@ def _weights(
 
 
 def _map(
-    weights: Float[np.ndarray, "2 T"], places: np.ndarray, asked: _Asked, dialogue: Dialogue
+    weights: Float[np.ndarray, "2 T"], image_index: np.ndarray, asked: _Asked, dialogue: Dialogue
 ) -> Float[np.ndarray, "rows columns"]:
     """The relative attention to the tokens of the picture, which lie at the same places in both
     prompts: the text before it is the same."""
-    about, neutral = weights[:, places >= 0].astype(np.float64)
+    about, neutral = weights[:, image_index >= 0].astype(np.float64)
     relative = about / np.maximum(neutral, np.finfo(np.float32).tiny)
     return relative.reshape(dialogue.processor.grid_of(asked.view.shown))

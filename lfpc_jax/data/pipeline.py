@@ -1,8 +1,8 @@
 """A mixture of sets as one endless stream of batches: shuffled, sharded, resumable.
 
-The stream is an infinite sequence of places. Grain decides which record stands at each: sets are
-interleaved by weight, and each is shuffled anew every epoch. Batch `k` holds the places from
-`k * batch` on. Each process takes consecutive places of every batch (`share`). So:
+The stream is an infinite sequence of positions. Grain decides which record stands at each: sets are
+interleaved by weight, and each is shuffled anew every epoch. Batch `k` holds the positions from
+`k * batch` on. Each process takes consecutive positions of every batch (`share`). So:
 - the batches of all processes, concatenated in the order of the processes, are the batch of a
   single process;
 - the state is the number of batches taken, which is the same in every process and valid for another
@@ -12,7 +12,7 @@ interleaved by weight, and each is shuffled anew every epoch. Batch `k` holds th
 `prepare` runs in Grain's threads, where Pillow decodes and resizes without holding Python's lock.
 Once a batch is taken, the threads prepare the next one. Nothing is opened earlier than that. A
 record that fails there is counted, and the next sound record of its set takes its place, so that
-batches stay full and places keep their meaning.
+batches stay full and positions keep their meaning.
 """
 
 import itertools
@@ -81,9 +81,9 @@ class Stream(Generic[T]):
             "batch": batch,
             "parts": [[part.name, len(part.records), part.weight] for part in parts],
         }
-        places = share(batch, process, processes)
-        self._local_batch = len(places)
-        self._rows = _Rows(parts, prepare, seed, batch, places)
+        local = share(batch, process, processes)
+        self._local_batch = len(local)
+        self._rows = _Rows(parts, prepare, seed, batch, local)
         self._threads = threads
         self._taken = 0
         self._open()
@@ -139,12 +139,12 @@ def in_turn(sets: Sequence[Sequence[Record]], most: int) -> list[Record]:
 
 
 def share(batch: int, process: int, processes: int) -> range:
-    """The places of every batch that belong to a process. Processes differ by at most one place."""
+    """The positions in every batch that belong to a process. Processes differ by at most one."""
     return range(batch * process // processes, batch * (process + 1) // processes)
 
 
 class _Rows(Generic[T]):
-    """This process's places of the stream in their order, as a random-access source for Grain."""
+    """This process's part of the stream in its order, as a random-access source for Grain."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class _Rows(Generic[T]):
     ) -> None:
         self._parts, self._prepare = tuple(parts), prepare
         self._batch, self._local = batch, local
-        self._places = _places(parts, seed)
+        self._stream = _stream(parts, seed)
         self._rejected: tuple[dict[int, Rejected], ...] = tuple({} for _ in parts)
         self._lock = threading.Lock()
 
@@ -165,7 +165,7 @@ class _Rows(Generic[T]):
 
     def __getitem__(self, index: int) -> T:
         number, place = divmod(index, len(self._local))
-        part, row = self._places[number * self._batch + self._local[place]]
+        part, row = self._stream[number * self._batch + self._local[place]]
         length = len(self._parts[part].records)
         for candidate in range(row, row + length):
             prepared = self._prepared(part, candidate % length)
@@ -194,7 +194,7 @@ class _Rows(Generic[T]):
             return None
 
 
-def _places(parts: Sequence[MixedSet], seed: int) -> grain.MapDataset:
+def _stream(parts: Sequence[MixedSet], seed: int) -> grain.MapDataset:
     """The endless sequence of (number of the part, row in it)."""
     seeds = np.random.SeedSequence(seed).generate_state(len(parts))
     orders = []

@@ -171,7 +171,7 @@ class Learner(Scorer):
                 )
                 sums = self._add(sums, more) if sums else more
                 if slopes is not None:
-                    slopes = self._gathered(slopes, rows.tokens.places, slope)
+                    slopes = self._gathered(slopes, rows.tokens.image_index, slope)
                 logprobs.append(measured)
                 jax.block_until_ready(logprobs[-2:-1])  # so no more than two micro-batches exist
             del embeddings

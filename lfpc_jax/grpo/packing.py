@@ -234,7 +234,7 @@ def lay_out(
     if version is not None:
         made = [replace(batch, fresh=np.zeros(batch.at.shape, bool)) for batch in made]
     for shard, of_shard in enumerate(rows):
-        at = _places(placed[shard], shapes, processor)
+        at = _first_index(placed[shard], shapes, processor)
         for number, row in enumerate(of_shard):
             micro, below = divmod(number, shapes.rows)
             index = shard * shapes.rows + below
@@ -283,7 +283,7 @@ def _padded(
     return [next(by_span[span], None) or PictureBin.empty(shapes, span) for span in spans]
 
 
-def _places(
+def _first_index(
     bins: Sequence[PictureBin], shapes: TrainShapes, processor: ImageProcessor
 ) -> dict[Hashable, int]:
     """The index of every picture's first embedding among those of the shard."""
@@ -336,13 +336,13 @@ def _write_row(
             ids = np.asarray(item.trajectory.ids)
             grids = [processor.grid_of(picture.pixels) for picture in item.pictures]
             positions, _ = mrope_positions(ids, grids, image_token)
-            places = np.full(len(ids), -1, np.int32)
+            index_of = np.full(len(ids), -1, np.int32)
             if grids:
                 of_pictures = [
-                    first[picture.key] + processor.places(grid)
+                    first[picture.key] + processor.image_index(grid)
                     for picture, grid in zip(item.pictures, grids)
                 ]
-                places[ids == image_token] = np.concatenate(of_pictures)
+                index_of[ids == image_token] = np.concatenate(of_pictures)
             begins = item.begins if shapes.shared else 0
             parts = [slice(begins, len(ids))]
             if begins and not beginning:
@@ -356,7 +356,7 @@ def _write_row(
                 if batch.tokens.prefix is not None:
                     batch.tokens.prefix[place] = beginning or segment
                 batch.tokens.positions[:, index, place[1]] = positions[:, part]
-                batch.tokens.places[place] = places[part]
+                batch.tokens.image_index[place] = index_of[part]
                 at += len(ids[part])
             counts = np.flatnonzero(item.weights)
             assert not len(counts) or counts[0] >= begins, item.trajectory.record

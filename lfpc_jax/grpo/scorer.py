@@ -201,7 +201,7 @@ class Scorer:
 
     def _seen(self, embeddings: Embeddings, rows: Batch) -> Array | None:
         """The image embedding for every token of a micro-batch of rows."""
-        return None if embeddings is None else self._placed(embeddings, rows.tokens.places)
+        return None if embeddings is None else self._placed(embeddings, rows.tokens.image_index)
 
     # ------------------------------------------------------------ what is compiled
 

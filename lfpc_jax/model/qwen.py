@@ -24,11 +24,11 @@ from lfpc_jax.model.layers import computing
 from lfpc_jax.trajectory import Images, PackedImages, Tokens
 
 Embeddings = Float[Array, "N D"] | Float[Array, "B T D"] | None
-"""Those that `Tokens.places` indexes, or those that `placed` has put where they belong."""
+"""Those that `Tokens.image_index` counts, or those that `placed` has put where they belong."""
 
 
 def encode_images(params: Tree, images: Images | PackedImages, *, cfg: ModelConfig) -> Array:
-    """The image embeddings that `Tokens.places` indexes: [N, D], or [R, N, D] for packed images."""
+    """The image embeddings that `Tokens.image_index` counts: [N, D], or [R, N, D] if packed."""
     rows: tuple[int, ...] = ()
     if isinstance(images, PackedImages):
         rows = images.picture.shape[:1]
@@ -43,23 +43,24 @@ def embed(params: Tree, tokens: Tokens, embeddings: Embeddings, *, cfg: ModelCon
     x = params["embed"].astype(cfg.dtype)[tokens.ids]
     if embeddings is not None:
         embeddings = embeddings.astype(x.dtype)
-        seen = embeddings if embeddings.ndim == 3 else embeddings[jnp.maximum(tokens.places, 0)]
-        x = jnp.where(tokens.places[..., None] >= 0, seen, x)
+        index = tokens.image_index
+        seen = embeddings if embeddings.ndim == 3 else embeddings[jnp.maximum(index, 0)]
+        x = jnp.where(index[..., None] >= 0, seen, x)
     return constrain(x, "batch", None, None)
 
 
-def placed(embeddings: Float[Array, "R N D"], places: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+def placed(embeddings: Float[Array, "R N D"], index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """The embedding for every token; any at text. Each row of embeddings serves an equal run of
     rows of tokens, in order, so that on a mesh no device needs those of another."""
-    rows = jnp.maximum(places, 0).reshape(len(embeddings), -1)
-    return jax.vmap(lambda row, at: row[at])(embeddings, rows).reshape(*places.shape, -1)
+    rows = jnp.maximum(index, 0).reshape(len(embeddings), -1)
+    return jax.vmap(lambda row, at: row[at])(embeddings, rows).reshape(*index.shape, -1)
 
 
 def gathered(
-    slopes: Float[Array, "R N D"], places: Int[Array, "B T"], slope: Float[Array, "B T D"]
+    slopes: Float[Array, "R N D"], index: Int[Array, "B T"], slope: Float[Array, "B T D"]
 ) -> Float[Array, "R N D"]:
     """`slopes` with the gradients of what `placed` returned added to those of the embeddings."""
-    rows = jnp.where(places < 0, slopes.shape[1], places).reshape(len(slopes), -1)
+    rows = jnp.where(index < 0, slopes.shape[1], index).reshape(len(slopes), -1)
     each = slope.astype(slopes.dtype).reshape(*rows.shape, -1)
     return jax.vmap(lambda row, at, x: row.at[at].add(x, mode="drop"))(slopes, rows, each)
 

@@ -22,7 +22,7 @@ def empty_tokens(*shape: int, prefix: bool = False, xp: Any = np) -> Tokens:
         ids=xp.zeros(shape, np.int32),
         positions=xp.zeros((*shape[:-2], 3, *shape[-2:]), np.int32),
         segments=xp.zeros(shape, np.int32),
-        places=xp.full(shape, -1, np.int32),
+        image_index=xp.full(shape, -1, np.int32),
         prefix=xp.zeros(shape, np.int32) if prefix else None,
     )
 
@@ -62,12 +62,12 @@ def collate(
         tokens.segments[row, :n] = 1
         tokens.positions[:, row, :n], _ = mrope_positions(prompt, grids, image_token)
         place = done * windows * processor.window**2
-        places = [
-            place + i * windows * processor.window**2 + processor.places(grid)
+        indices = [
+            place + i * windows * processor.window**2 + processor.image_index(grid)
             for i, grid in enumerate(grids)
         ]
-        if places:
-            tokens.places[row, :n][prompt == image_token] = np.concatenate(places)
+        if indices:
+            tokens.image_index[row, :n][prompt == image_token] = np.concatenate(indices)
         done += len(of_prompt)
     flat = [picture for of_prompt in pictures for picture in of_prompt]
     return tokens, stack_images(flat, processor=processor, windows=windows, images=images)

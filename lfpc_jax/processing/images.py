@@ -159,7 +159,7 @@ class ImageProcessor:
         patches[:needed].reshape(split.shape)[:] = split
         return patches
 
-    def places(self, grid: tuple[int, int]) -> Int32[np.ndarray, "tokens"]:
+    def image_index(self, grid: tuple[int, int]) -> Int32[np.ndarray, "tokens"]:
         """Where `patchify` puts each merged token, in raster order: window * window**2 + place."""
         rows, cols = np.indices(grid, np.int32)
         across = -(-grid[1] // self.window)

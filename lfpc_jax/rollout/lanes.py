@@ -30,13 +30,13 @@ def dealt(
 
 
 def write(
-    tokens: Tokens, row: int, ids: np.ndarray, positions: np.ndarray, places: np.ndarray
+    tokens: Tokens, row: int, ids: np.ndarray, positions: np.ndarray, image_index: np.ndarray
 ) -> None:
     n = len(ids)
     tokens.ids[row, :n] = ids
     tokens.positions[:, row, :n] = positions
     tokens.segments[row, :n] = 1
-    tokens.places[row, :n] = places
+    tokens.image_index[row, :n] = image_index
 
 
 def no_turns(count: int, slots: int) -> Turns:

@@ -76,7 +76,7 @@ def prefill(
 ) -> State:
     """Writes every prompt's tokens except its last, which becomes the pending token, to these rows
     of the prompts; rows are numbered like `Turns.rows`. If beginnings are kept, writes these."""
-    seen = qwen.placed(embeddings, tokens.places)
+    seen = qwen.placed(embeddings, tokens.image_index)
     length = tokens.ids.shape[1]
     _, new = qwen.prefill(params, tokens, seen, cfg=cfg, capacity=length)
     if state.kept is not None:
@@ -136,7 +136,7 @@ def extend(
     copies: bool,
 ) -> State:
     """Writes tokens, the pending one first, onto the rows of `turns`, and begins those turns."""
-    seen = None if embeddings is None else qwen.placed(embeddings, tokens.places)
+    seen = None if embeddings is None else qwen.placed(embeddings, tokens.image_index)
     _, cache = qwen.extend(
         params,
         tokens,

@@ -201,8 +201,8 @@ class Slots:
         tokens = empty_tokens(R, self.shapes.prompt_length(*buckets))
         rows = np.full(R, padding, np.int32)
         for lane, (prompt, stop, row) in lanes.items():
-            places = self._places(prompt.ids, prompt.visual)
-            write(tokens, lane, prompt.ids[:stop], prompt.positions[:, :stop], places[:stop])
+            index = self._image_index(prompt.ids, prompt.visual)
+            write(tokens, lane, prompt.ids[:stop], prompt.positions[:, :stop], index[:stop])
             rows[lane] = row
         visuals = {lane: piece.prompt.visual for lane, piece in lanes.items()}
         embeddings = self._encode(visuals, R, buckets[0])
@@ -249,8 +249,8 @@ class Slots:
                 if start >= stop:
                     continue
                 cut = slice(start, stop)
-                places = self._places(e.ids, e.visual)
-                write(tokens, lane, e.ids[cut], e.positions[:, cut], places[cut])
+                index = self._image_index(e.ids, e.visual)
+                write(tokens, lane, e.ids[cut], e.positions[:, cut], index[cut])
                 budget = e.budget if stop == len(e.ids) - 1 else 0
                 self._turn(turns, lane, e.row, int(e.ids[stop]), e.position, budget)
             self._state = self._timed(
@@ -403,12 +403,12 @@ class Slots:
         turns.rows[lane] = row % (self.shapes.slots // self.shards)
         turns.pending[lane], turns.position[lane], turns.budget[lane] = pending, position, budget
 
-    def _places(self, ids: np.ndarray, visual: Visual | None) -> Int32[np.ndarray, "T"]:
+    def _image_index(self, ids: np.ndarray, visual: Visual | None) -> Int32[np.ndarray, "T"]:
         """The index of each id's image embedding among those of its picture; -1 at text."""
-        places = np.full(len(ids), -1, np.int32)
+        index = np.full(len(ids), -1, np.int32)
         if visual is not None:
-            places[ids == self.cfg.image_token] = self.processor.places(visual.grid)
-        return places
+            index[ids == self.cfg.image_token] = self.processor.image_index(visual.grid)
+        return index
 
     def _encode(
         self, visuals: Mapping[int, Visual | None], rows: int, windows: int

@@ -88,7 +88,7 @@ def run(params, tokens, images, cfg):
         first, cache = qwen.prefill(params, tokens, embeddings, cfg=cfg, capacity=LENGTH + 8)
         step = jax.tree.map(lambda x: x[..., :1], tokens)
         one = jnp.ones_like(step.segments)
-        step = Tokens(step.ids, step.positions, one, jnp.full_like(step.places, -1))
+        step = Tokens(step.ids, step.positions, one, jnp.full_like(step.image_index, -1))
         next, _ = qwen.extend(params, step, None, cache, cfg=cfg)
         return [qwen.unembed(params, x, cfg=cfg) for x in (hidden, first, next)]
 
@@ -108,7 +108,7 @@ def test_logits_on_a_mesh_equal_one_device(case, sides):
         ids=spread(tokens.ids, "batch", None),
         positions=spread(tokens.positions, None, "batch", None),
         segments=spread(tokens.segments, "batch", None),
-        places=spread(tokens.places, "batch", None),
+        image_index=spread(tokens.image_index, "batch", None),
     )
     images = Images(
         spread(images.pixels, "batch", None, None, None), spread(images.grid, "batch", None)

@@ -220,7 +220,7 @@ def test_a_picture_of_several_groups_lies_once():
     mini_batch = packed(found, SHARED)
     assert [[*bin_.first] for [bin_] in mini_batch.bins] == [["shown by all"]]
     check_all_there(mini_batch, found, 1)
-    places = mini_batch.rows[0].tokens.places
+    places = mini_batch.rows[0].tokens.image_index
     assert (places >= 0).sum() == 3 * 6, "once a prompt"
     assert len(np.unique(places[places >= 0])) == 6
 

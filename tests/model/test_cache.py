@@ -47,7 +47,7 @@ def piece(tokens: Tokens, starts: np.ndarray, counts: np.ndarray, width: int) ->
         ids=take(tokens.ids),
         positions=np.stack([take(axis) for axis in tokens.positions]),
         segments=real.astype(np.int32),
-        places=np.where(real, np.take_along_axis(tokens.places, safe, axis=1), -1),
+        image_index=np.where(real, np.take_along_axis(tokens.image_index, safe, axis=1), -1),
     )
 
 
@@ -146,7 +146,7 @@ def test_what_lies_in_padding_is_never_read(case):
         ids=poison(tokens.ids, 3, 300),
         positions=np.stack([poison(axis, 0, 5000) for axis in tokens.positions]),
         segments=tokens.segments,
-        places=tokens.places,
+        image_index=tokens.image_index,
     )
     valid = jax.vmap(lambda grid: _places(grid, images.pixels.shape[1], cfg))(images.grid)
     noise = rng.integers(0, 256, images.pixels.shape, dtype=np.uint8)
@@ -176,7 +176,7 @@ def test_packed_segments_equal_rows_of_their_own(case):
         ids=cut(tokens.ids),
         positions=np.stack([cut(axis) for axis in tokens.positions]),
         segments=np.repeat(np.arange(1, 4), counts)[None].astype(np.int32),
-        places=cut(tokens.places),
+        image_index=cut(tokens.image_index),
     )
     hidden = jax.jit(qwen.hidden_states, static_argnames="cfg")(params, packed, embeddings, cfg=cfg)
     found = np.asarray(qwen.unembed(params, hidden, cfg=cfg))[0]

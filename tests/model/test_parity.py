@@ -171,7 +171,7 @@ def test_vision_block_patches_and_merger(modules, full):
     visual = model.visual
     flat = visual.patch_embed(reference.patches(picture))
     pixels = jnp.asarray(made.patchify(picture, windows))[None]
-    order = made.places((rows, columns))
+    order = made.image_index((rows, columns))
     tokens = cfg.vision.window_tokens * windows
 
     def raster(x):

@@ -56,7 +56,7 @@ def _assert_equals_transformers(image: PIL.Image.Image, processor: ImageProcesso
     rows, cols = processor.grid(*image.size)
     assert expected["image_grid_thw"].tolist() == [[1, 2 * rows, 2 * cols]]
     patches = processor.patchify(pixels, windows_for(rows, cols) + 1)
-    tokens = patches.reshape(-1, 4, 3, 14, 14)[processor.places((rows, cols))]
+    tokens = patches.reshape(-1, 4, 3, 14, 14)[processor.image_index((rows, cols))]
     mean, std = (np.array(v, np.float32)[:, None, None] for v in (processor.mean, processor.std))
     normal = (tokens.astype(np.float32) / 255 - mean) / std
     twice = np.repeat(normal.reshape(-1, 3, 1, 14, 14), processor.temporal_patch, axis=2)
@@ -222,7 +222,7 @@ def test_where_everything_lies():
     # Token (4, 1): window 2, below the first; place 1 of its first row. Patch (1, 0) of the token.
     patch = pixels[9 * 14 : 10 * 14, 2 * 14 : 3 * 14]
     np.testing.assert_array_equal(patches[2, 1 * 4 + 2], np.moveaxis(patch, 2, 0).ravel())
-    assert processor.places((5, 6))[4 * 6 + 1] == 2 * 16 + 1
+    assert processor.image_index((5, 6))[4 * 6 + 1] == 2 * 16 + 1
 
 
 @given(st.integers(1, 11), st.integers(1, 11), st.integers(0, 3), st.integers(1, 5))
@@ -231,7 +231,7 @@ def test_places_hold_the_whole_picture_and_nothing_else(rows, cols, spare, windo
     pixels = np.random.default_rng(rows * cols).integers(1, 256, (rows * 6, cols * 6, 3), np.uint8)
     patches = processor.patchify(pixels, windows_for(rows, cols, window) + spare)
     tokens = patches.reshape(-1, 9 * 12)
-    places = processor.places((rows, cols))
+    places = processor.image_index((rows, cols))
     back = tokens[places].reshape(rows, cols, 3, 3, 3, 2, 2).transpose(0, 2, 5, 1, 3, 6, 4)
     np.testing.assert_array_equal(back.reshape(pixels.shape), pixels)
     assert not np.delete(tokens, places, axis=0).any()
@@ -246,7 +246,7 @@ def test_the_order_of_windows_is_transformers_own(rows, cols):
         window_size=112,
         patch_size=14,
     )
-    np.testing.assert_array_equal(np.argsort(ImageProcessor().places((rows, cols))), order)
+    np.testing.assert_array_equal(np.argsort(ImageProcessor().image_index((rows, cols))), order)
 
 
 def test_too_few_windows_are_refused():

@@ -105,7 +105,7 @@ def check_all_there(mini_batch, found, shards):
         grids = [PROCESSOR.grid_of(picture.pixels) for picture in item.pictures]
         positions, _ = mrope_positions(item.trajectory.ids, grids, IMAGE)
         np.testing.assert_array_equal(rows.tokens.positions[:, row, at], positions)
-        shown = rows.tokens.places[row, at]
+        shown = rows.tokens.image_index[row, at]
         assert ((shown >= 0) == (item.trajectory.ids == IMAGE)).all()
         check_pictures(pictures, shapes, shard, item, grids, shown[shown >= 0])
     for micro, rows in enumerate(mini_batch.rows):

@@ -60,4 +60,6 @@ def raster_places(prompts, cfg: config.ModelConfig, windows: int) -> np.ndarray:
     made = processor(cfg)
     pictures = [p for prompt in prompts for p in prompt.pictures]
     span = windows * cfg.vision.window_tokens
-    return np.concatenate([i * span + made.places(made.grid_of(p)) for i, p in enumerate(pictures)])
+    return np.concatenate(
+        [i * span + made.image_index(made.grid_of(p)) for i, p in enumerate(pictures)]
+    )
