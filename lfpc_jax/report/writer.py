@@ -19,8 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from tensorboardX import SummaryWriter
-
 from lfpc_jax import regular
 
 log = logging.getLogger(__name__)
@@ -51,6 +49,8 @@ class MetricsWriter:
         self._lines = path.open("a", encoding="utf-8")
         if earlier and not earlier.endswith(b"\n"):  # the run was killed
             self._lines.write("\n")
+        from tensorboardX import SummaryWriter  # which imports PyTorch where it is installed
+
         self._board = SummaryWriter(str(run / "tensorboard"))
         self._report = run.absolute() / "report.html"
         self._board.add_text("report", _link(run, self._report), 0)
