@@ -9,8 +9,9 @@ from support.engines import engine, run
 
 @pytest.fixture(scope="session")
 def shared() -> Engine:
-    """One engine, warmed up, for tests that need no other settings."""
-    made = engine(fresh=True)
+    """One engine, warmed up, for tests that need no other settings. Most others have one bucket of
+    rows and spans, where it has all: these change nothing in an episode."""
+    made = engine(small.BUCKETS, fresh=True)
     made.warm_up()
     return made
 

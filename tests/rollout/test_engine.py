@@ -121,7 +121,7 @@ def test_the_seconds_of_a_run_come_apart(shared):
 def test_500_episodes_of_any_shape_compile_nothing_more(caplog):
     """Pictures and crops of random shapes, strips included, after a warm-up."""
     rng = np.random.default_rng(0)
-    shapes = replace(small.SHAPES, slots=16, image_buckets=None, crop_buckets=None)
+    shapes = replace(small.BUCKETS, slots=16, image_buckets=None, crop_buckets=None)
     made = engine(shapes, replace(RULES, episode_tokens=40), fresh=True)
     greedy = Sampling(temperature=0.0)
     programs = made.warm_up(also={greedy})

@@ -106,6 +106,7 @@ def test_what_is_kept_changes_nothing(whole, how):
     if how == "copies":
         options = {"copies": True}
     if how == "mesh":
+        shapes = replace(shapes, single=False)
         mesh = make_mesh(2, 1, 2, devices=jax.devices()[:4])
         options = {"mesh": mesh}
         params = jax.device_put(params, spec.shardings(small.config(), mesh))

@@ -17,7 +17,7 @@ from support.engines import RULES, engine, same
 pytestmark = pytest.mark.compiles
 
 SHAPES = replace(
-    small.SHAPES, slots=2, members=1, kept=2, own=200, prompt_text=Buckets((64, 96)),
+    small.BUCKETS, slots=2, members=1, kept=2, own=200, prompt_text=Buckets((64, 96)),
     image_buckets=Buckets((6, 8)), crop_buckets=Buckets((2, 4)),
 )  # fmt: skip
 

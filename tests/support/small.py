@@ -43,7 +43,10 @@ SHAPES = RolloutShapes(
     observation_text=48,
     image_buckets=Buckets((8,)),
     crop_buckets=Buckets((4,)),
+    single=True,
 )
+"""With one bucket of everything: a tenth of the programs."""
+BUCKETS = replace(SHAPES, single=False)
 
 
 HEAD = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": ['
