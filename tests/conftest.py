@@ -2,7 +2,6 @@
 are compiled once a run, for all of its processes."""
 
 import os
-from dataclasses import replace
 
 from support import scratch, xla
 
@@ -51,13 +50,14 @@ def _not_told_to_stop():
 
 @pytest.fixture(scope="module")
 def lean():
-    """What runs on all devices finds one, and layers stay stacked: eight devices, and loops over
-    layers, compile for several times as long."""
-    from lfpc_jax.model import tuning
+    """What runs on all devices finds one, and programs are few: eight devices compile for several
+    times as long."""
+    from support.lean import settings
 
     with pytest.MonkeyPatch.context() as patch:
-        stacked = replace(tuning.tuning("cpu"), unstacked=False)
-        patch.setitem(tuning._KNOWN, "cpu", stacked)
+        for where, name, value in settings():
+            change = patch.setitem if isinstance(where, dict) else patch.setattr
+            change(where, name, value)
         for name in ("devices", "local_devices"):
             first = getattr(jax, name)()[:1]
             patch.setattr(jax, name, lambda *_, first=first: first)

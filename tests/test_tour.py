@@ -25,6 +25,10 @@ print(said)
 
 @pytest.mark.compiles
 def test_all_cells_run_in_a_fresh_process(tmp_path):
+    """With few programs (see support/lean.py), which the kernel's start-up sees to."""
+    startup = tmp_path / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "lean.py").write_text("from support import lean\n\nlean.apply()\n")
     runtime = {"JUPYTER_RUNTIME_DIR": str(tmp_path), "IPYTHONDIR": str(tmp_path)}
     command = [sys.executable, "-c", EXECUTE, str(TOUR), str(TOUR.parent)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(**runtime))

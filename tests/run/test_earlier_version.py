@@ -9,7 +9,6 @@ read from them and what its third step came to.
 import dataclasses
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -25,8 +24,9 @@ from lfpc_jax.data.digest import digest
 from lfpc_jax.rollout.archive import Archive
 from lfpc_jax.run.folder import RunFolder, unfinished
 from lfpc_jax.run.models import identity_of, load_model
-from support import xla
+from support import stacked
 from support.left import metrics
+from support.processes import environment
 
 pytestmark = pytest.mark.compiles
 
@@ -124,10 +124,9 @@ def test_a_run_is_a_model(old, expected):
 
 def test_training_resumes_as_the_earlier_version_did(old, expected):
     """From its own config file, which imports by the names of then."""
-    words = ["train.py", "--config", "own.py", "--run", "run", "--steps", "3"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla.flags()}
-    command = [sys.executable, str(ROOT / "launch" / words[0]), *words[1:]]
-    done = subprocess.run(command, env=env, cwd=old, capture_output=True, text=True)
+    words = ["--config", "own.py", "--run", "run", "--steps", "3"]
+    command = [sys.executable, stacked.__file__, str(ROOT / "launch" / "train.py"), *words]
+    done = subprocess.run(command, env=environment(), cwd=old, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "own.py imports modules by former names: lfpc_jax.config is now" in done.stderr
     assert "run resumes after step 2" in done.stderr

@@ -1,17 +1,18 @@
-"""Runs a script of launch/ with stacked layers: loops over them take twice as long to compile.
+"""Runs a script of launch/ with few programs (see lean.py), and as where PyTorch is not installed:
+transformers and TensorBoard's writer would import it.
 
 stacked.py SCRIPT WORDS ...
 """
 
 import runpy
 import sys
-from dataclasses import replace
-
-from lfpc_jax.model import tuning
 
 
 def main() -> None:
-    tuning._KNOWN["cpu"] = replace(tuning.tuning("cpu"), unstacked=False)
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    from support import lean
+
+    lean.apply()
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
