@@ -102,13 +102,21 @@ def test_imitates_what_is_demonstrated(folder):
     assert looked >= 2
 
 
-def test_rollouts_from_scrambled_weights_stop_the_run_before_they_are_trained_on(folder, whole):
-    """In the third step; what the second left is saved, and the same run goes on from it, once the
-    weights are right, as if nothing had been."""
+NEVER = ["--checkpoint_every", "100", "--keep_best", "0"]
+
+
+@pytest.fixture(scope="module")
+def scrambled(folder):
+    """A run whose rollouts have scrambled weights in the third step, and what it said."""
     run = folder / "scrambled"
-    never = ["--checkpoint_every", "100", "--keep_best", "0"]
-    scrambled = str(HERE / "scrambled.py")
-    errors = finished(start(folder, run, *never, config=scrambled), code=3)
+    return run, finished(start(folder, run, *NEVER, config=str(HERE / "scrambled.py")), code=3)
+
+
+def test_rollouts_from_scrambled_weights_stop_the_run_before_they_are_trained_on(
+    folder, whole, scrambled
+):
+    """What the second step left is saved."""
+    run, errors = scrambled
     assert (
         "stopped: the log-probabilities that sampler and trainer give the tokens of step 3"
         in errors
@@ -123,7 +131,13 @@ def test_rollouts_from_scrambled_weights_stop_the_run_before_they_are_trained_on
     assert {name: x.tobytes() for name, x in ours.items()} == {
         name: x.tobytes() for name, x in theirs.items()
     }
-    finished(start(folder, run, *never))
+
+
+@pytest.mark.slow
+def test_once_its_weights_are_right_it_goes_on_as_if_nothing_had_been(folder, whole, scrambled):
+    """As one that was told to stop does, in `test_train_resumed.py`."""
+    run, _ = scrambled
+    finished(start(folder, run, *NEVER))
     same(run, whole)
 
 
