@@ -102,21 +102,19 @@ def test_imitates_what_is_demonstrated(folder):
     assert looked >= 2
 
 
-NEVER = ["--checkpoint_every", "100", "--keep_best", "0"]
-
-
 @pytest.fixture(scope="module")
 def scrambled(folder):
-    """A run whose rollouts have scrambled weights in the third step, and what it said."""
-    run = folder / "scrambled"
-    return run, finished(start(folder, run, *NEVER, config=str(HERE / "scrambled.py")), code=3)
+    """A run whose rollouts have scrambled weights in the third step, its flags and errors."""
+    run, flags = folder / "scrambled", ("--checkpoint_every", "100", "--keep_best", "0")
+    errors = finished(start(folder, run, *flags, config=str(HERE / "scrambled.py")), code=3)
+    return run, flags, errors
 
 
 def test_rollouts_from_scrambled_weights_stop_the_run_before_they_are_trained_on(
     folder, whole, scrambled
 ):
     """What the second step left is saved."""
-    run, errors = scrambled
+    run, _, errors = scrambled
     assert (
         "stopped: the log-probabilities that sampler and trainer give the tokens of step 3"
         in errors
@@ -136,8 +134,8 @@ def test_rollouts_from_scrambled_weights_stop_the_run_before_they_are_trained_on
 @pytest.mark.slow
 def test_once_its_weights_are_right_it_goes_on_as_if_nothing_had_been(folder, whole, scrambled):
     """As one that was told to stop does, in `test_train_resumed.py`."""
-    run, _ = scrambled
-    finished(start(folder, run, *NEVER))
+    run, flags, _ = scrambled
+    finished(start(folder, run, *flags))
     same(run, whole)
 
 
