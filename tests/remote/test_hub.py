@@ -302,7 +302,8 @@ def test_a_model_is_taken_by_its_name_wherever_a_folder_is(hub, small_model, tmp
     asked = ("ask", "--image", "grey.png", "--question", "Which colour?", "--model")
     code, here, err = typed(hub, tmp_path, *asked, str(WARM))
     assert code == 0, err
-    code, there, err = typed(hub, tmp_path, *asked, "somebody/micro", HF_HUB_OFFLINE="1")
+    there = ("somebody/micro", "--revision", "v1")  # main was never fetched
+    code, there, err = typed(hub, tmp_path, *asked, *there, HF_HUB_OFFLINE="1")
     assert code == 0, err
     assert there == here
 
