@@ -132,6 +132,7 @@ def test_the_slider_hides_detail_and_the_request_says_how_much(browser, server):
         first, second = bodies(view)
         assert "longest_side" not in first
         assert second["longest_side"] == size[0] < 160
+        assert size[0] % 28 == 0, "what the model can be shown"
         assert (first["temperature"], second["temperature"]) == (0, 0.1)
 
 

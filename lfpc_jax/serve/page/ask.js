@@ -68,10 +68,10 @@ function downsampled() {
   return canvas;
 }
 
-// The slider's hundred steps are ratios, from the smallest size to the original's.
+// The slider's hundred steps are ratios, from the smallest size to the original's. The model is shown multiples of the smallest.
 function sized() {
   const longest = Math.max(...now.size, LEAST);
-  now.side = Math.round(LEAST * Math.pow(longest / LEAST, side.value / 100));
+  now.side = Math.min(longest, LEAST * Math.round(Math.pow(longest / LEAST, side.value / 100)));
   sideIs.value = Number(side.value) === 100 ? "all of it" : now.side + " pixels";
 }
 
