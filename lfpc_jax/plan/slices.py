@@ -17,6 +17,8 @@ from lfpc_jax.plan import gpus
 from lfpc_jax.plan.chips import GPUS, TPUS, Chip, Gpu
 from lfpc_jax.plan.compiling import Machine
 
+_MOST_CPUS = 1024
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -101,8 +103,8 @@ def _absent_gpus(name: str, kind: str, hosts: int, of_each: int) -> Slice:
 
 
 def _cpus(name: str, count: int) -> Slice:
-    if count < 1:
-        raise ValueError(f"topology {name!r}: name at least one device, as cpu:8")
+    if not 1 <= count <= _MOST_CPUS:
+        raise ValueError(f"topology {name!r}: name one to {_MOST_CPUS:,} devices, as cpu:8")
     with suppress(RuntimeError):  # too late: another backend has started, with as many as it has
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")

@@ -168,6 +168,10 @@ class FolderClaim:
             except (FileNotFoundError, FileExistsError):
                 if not tries_left:
                     raise
+            except NotADirectoryError as error:
+                raise NotADirectoryError(
+                    f"{self.folder}: it, or a folder above it, is a file; name another folder"
+                ) from error
 
     def _text(self) -> bytes:
         return json.dumps(asdict(self._owner)).ljust(_LENGTH - 1).encode() + b"\n"

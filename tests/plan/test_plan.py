@@ -34,8 +34,9 @@ def test_a_slice_is_described_or_refused_with_the_remedy():
     for name in wrong:
         with pytest.raises(ValueError, match=f"topology '{name}'"):
             slices.find(name)
-    with pytest.raises(ValueError, match="topology 'cpu:0': name at least one device, as cpu:8"):
-        slices.find("cpu:0")
+    for name in ("cpu:0", "cpu:100000"):
+        with pytest.raises(ValueError, match=f"'{name}': name one to 1,024 devices, as cpu:8"):
+            slices.find(name)
 
 
 @pytest.mark.slow

@@ -140,6 +140,13 @@ def test_a_folder_that_another_removes_meanwhile_is_made_again(tmp_path, monkeyp
         taken(tmp_path / "run")
 
 
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    for folder in (tmp_path / "run", tmp_path / "run" / "within"):
+        with pytest.raises(ValueError, match=f"^{folder}: .*is a file; name another folder$"):
+            taken(folder)
+
+
 def test_one_that_is_frozen_here_lives(tmp_path, other):
     other.process.send_signal(signal.SIGSTOP)
     with pytest.raises(ValueError, match="is in use by"):
