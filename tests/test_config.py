@@ -68,7 +68,7 @@ def test_a_config_file_with_the_old_limit_is_refused_by_the_new_names(tmp_path):
         ("--optimizer.b1 -0.1", "b1 and b2 .* below 1"),
         ("--optimizer.b2 2", "b1 and b2 .* below 1"),
         ("--optimizer.b2 1", "b1 and b2 .* below 1"),
-        ("--optimizer.weight_decay nan", "optimizer.weight_decay is nan"),
+        ("--optimizer.weight_decay nan", "weight_decay=nan.*: .*weight_decay .*; a rate is finite"),
         ("--keep_best -1", "keep_best is -1; it must be at least 0"),
         ("--seed -1", "seed is -1; it must be at least 0"),
         ("--data.validation_records -1", "data.validation_records is -1; it must be at least 0"),

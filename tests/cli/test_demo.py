@@ -95,7 +95,7 @@ def test_goes_on_where_it_stopped_and_then_says_that_it_is_done(folder, capfd):
     words = ["--out", str(folder / "out"), "--arms", "stage1", "--warm", str(folder)]
     words += ["--jobs", "1"]
     assert demo.main(words) == 7
-    assert "`lfpc select " in capfd.readouterr().out.splitlines()[-1]
+    assert "`lfpc select " in capfd.readouterr().err.splitlines()[-1]
     assert ran(folder) == ["synthesize.py"] * 3 + ["select_resolution.py"]
     assert demo.main(words) == 0
     assert ran(folder) == [
