@@ -70,6 +70,7 @@ def serve(args: argparse.Namespace) -> int:
         service = service_of(engine, args, key, hosts, rest)
         host, port = listening.getsockname()[:2]
         at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        listening.listen()  # who reads the next line may ask at once
         print(f"serving {service.name} at {at}/v1, with a page at {at}/", flush=True)
         stopping.patient("requests in hand may end; a second Ctrl-C stops at once")
         cut_off = serve_until_told(service, listening)

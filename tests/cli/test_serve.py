@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,6 +45,21 @@ def test_a_port_that_is_taken_is_said_before_the_model_loads(capsys):
     said_ = capsys.readouterr().err
     assert f"--port {port}" in said_
     assert "in use" in said_
+
+
+def test_once_it_says_where_it_serves_it_can_be_asked(monkeypatch, capsys):
+    reached = []
+
+    def served(service, listening):
+        reached.append(f"at http://127.0.0.1:{listening.getsockname()[1]}/v1")
+        socket.create_connection(listening.getsockname(), timeout=5).close()
+        return 0
+
+    monkeypatch.setattr(serve, "engine_of", lambda args: SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr(serve, "service_of", lambda *_: SimpleNamespace(name="small"))
+    monkeypatch.setattr(serve, "serve_until_told", served)
+    assert serve.main(["--model", "x", "--port", "0", "--cache", ""]) == 0
+    assert reached[0] in capsys.readouterr().out
 
 
 def test_a_folder_of_pictures_must_be_there(tmp_path, capsys):
