@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from lfpc_jax.arrays import Tree
 from lfpc_jax.model import parameters, qwen, spec, text
+from lfpc_jax.model.attention_cudnn import gathered_bytes
 from lfpc_jax.model.config import ModelConfig, Remat
 from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.model.spec import is_param, spec_tree
@@ -45,7 +46,8 @@ class Room:
     """What a chip has room for. `memory` is the chip's in bytes, None if it is not known. `beside`
     is what it holds for others during updates, such as a reference. The mesh splits rows over
     `data` x `fsdp` and parameters over `fsdp` x `tensor`. `pictures` is how many micro-batches of
-    them a shard has in a mini-batch. The optimizer's moments may be in the host's memory."""
+    them a shard has in a mini-batch. The optimizer's moments may be in the host's memory. Attention
+    in packed rows may copy their sequences (`attention_cudnn`)."""
 
     memory: int | None
     beside: int
@@ -53,6 +55,7 @@ class Room:
     pictures: int
     platform: str
     moments_on_host: bool = False
+    gathers: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def resolve(
         of_a_gpu_s_tower = need is pictures_bytes and room.platform == "gpu"
         some = _OF_A_GPU_S_TOWER if of_a_gpu_s_tower else FROM_MOST
         policies = some if given == "auto" else (given,)
-        needs = {policy: need(cfg, shapes, trainable, policy, room.sides) for policy in policies}
+        needs = {policy: need(cfg, shapes, trainable, policy, room) for policy in policies}
         fits = [policy for policy in policies if needs[policy] <= free]
         policy = fits[0] if fits else ("offload" if given == "auto" else given)
         chosen.append(policy)
@@ -130,49 +133,46 @@ def held_bytes(cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, room
 def update_bytes(cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, room: Room) -> float:
     """The bytes that a chip holds in an update at most, with the policies of `cfg`."""
     tower_remat = cfg.tower_remat or cfg.remat
-    needs = [rows_bytes(cfg, shapes, trainable, cfg.remat, room.sides)]
+    needs = [rows_bytes(cfg, shapes, trainable, cfg.remat, room)]
     if _held(cfg, trainable)[2]:
-        needs.append(pictures_bytes(cfg, shapes, trainable, tower_remat, room.sides))
+        needs.append(pictures_bytes(cfg, shapes, trainable, tower_remat, room))
     return room.beside + held_bytes(cfg, shapes, trainable, room) + max(needs)
 
 
 def rows_bytes(
-    cfg: ModelConfig,
-    shapes: TrainShapes,
-    trainable: Trainable,
-    remat: Remat,
-    sides: Mapping[str, int],
+    cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, remat: Remat, room: Room
 ) -> float:
     """The temporaries of `learn` on a chip: what is saved, what a layer works with, a gradient of
     what is trained of the text in the compute dtype, and the vocabulary's weights and logits."""
-    c, tensor = cfg.text, sides["tensor"]
+    c, tensor = cfg.text, room.sides["tensor"]
     narrow = jnp.dtype(cfg.dtype).itemsize
     tokens = shapes.rows * shapes.row_tokens
     head = narrow * c.vocab * c.width / tensor
     logits = 4 * shapes.rows * min(_BLOCK, shapes.places) * c.vocab / tensor
     matrices = _parameters(cfg, "text") / c.layers
     trained = _count(parameters.specs(cfg, trainable)[0]["text"])
-    gradient = narrow * trained / (sides["fsdp"] * tensor)
+    gradient = narrow * trained / (room.sides["fsdp"] * tensor)
     working = 2 * narrow * matrices / tensor + narrow * 4 * tokens * c.mlp / tensor
+    if room.gathers:
+        working += gathered_bytes(c, shapes.rows, shapes.row_tokens, narrow, causal=True) / tensor
     kept = c.layers * tokens * _saved(cfg, "text", remat, tensor, shapes.shared)
     return kept + working + gradient + 1.5 * head + 2 * logits
 
 
 def pictures_bytes(
-    cfg: ModelConfig,
-    shapes: TrainShapes,
-    trainable: Trainable,
-    remat: Remat,
-    sides: Mapping[str, int],
+    cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, remat: Remat, room: Room
 ) -> float:
     """The temporaries of `backward` on a chip."""
-    c, tensor = cfg.vision, sides["tensor"]
+    c, tensor = cfg.vision, room.sides["tensor"]
     narrow = jnp.dtype(cfg.dtype).itemsize
     patches = shapes.windows * c.window_patches
     weights = narrow * _parameters(cfg, "vision") / tensor
     trained = narrow * _count(parameters.specs(cfg, trainable)[0].get("vision", {})) / tensor
-    working = 2 * weights / c.depth + trained / sides["fsdp"]
+    working = 2 * weights / c.depth + trained / room.sides["fsdp"]
     working += narrow * patches * (20 * c.mlp / tensor + 44 * c.width)
+    if room.gathers:
+        spans, length = shapes.windows // shapes.span, shapes.span * c.window_patches
+        working += gathered_bytes(c, spans, length, narrow, causal=False) / tensor
     kept = c.depth * patches * _saved(cfg, "vision", remat, tensor, False)
     return _PADDED * kept + working
 

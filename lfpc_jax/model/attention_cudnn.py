@@ -27,6 +27,7 @@ from jaxtyping import Array
 from lfpc_jax.model import packed_sequences
 from lfpc_jax.model.attention_devices import by_device
 from lfpc_jax.model.attention_splash import SAVED
+from lfpc_jax.model.config import TextConfig, VisionConfig
 from lfpc_jax.model.packed_sequences import Ranges, Tier
 from lfpc_jax.model.sequence_layouts import Form, Gathered, InPlace, Layout
 
@@ -102,6 +103,22 @@ def capability() -> tuple[int, int]:
     return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
+def in_place() -> bool:
+    """Whether cuDNN has the packed layout on the GPU that is compiled for."""
+    return capability() >= HOPPER
+
+
+def gathered_bytes(
+    cfg: TextConfig | VisionConfig, rows: int, length: int, itemsize: int, *, causal: bool
+) -> int:
+    """What a backward pass holds of packed rows of so many tokens where sequences are gathered:
+    queries, outputs, keys and values, and the gradients of all four, in the tier with the most
+    places."""
+    heads = cfg.heads + (cfg.kv_heads if isinstance(cfg, TextConfig) else cfg.heads)
+    width = cfg.head_dim if causal else cfg.head_dim + _COLUMNS
+    return 4 * rows * packed_sequences.places(length) * heads * width * itemsize
+
+
 def packed(
     q: Array, k: Array, v: Array, segments: Array, prefix: Array | None, *, causal: bool
 ) -> Array:
@@ -119,13 +136,13 @@ def packed(
 
 
 def _check(B: int, T: int, N: int, H: int) -> None:
-    widest = 256 if capability() >= HOPPER else 128
+    widest = 256 if in_place() else 128
     if H % 8 or H > widest:
         raise ValueError(
             f"attention heads of {H}: cuDNN takes multiples of 8 up to {widest} for packed rows; "
             'set model.kernel to "xla"'
         )
-    copies = 1 if capability() >= HOPPER else _RATIO_GATHERED
+    copies = 1 if in_place() else _RATIO_GATHERED
     if copies * B * T * N * H >= 2**31:
         raise ValueError(
             f"{B} rows of {T} tokens with {N} heads of {H}: cuDNN counts the elements of packed "
@@ -151,7 +168,7 @@ def _local(
     segments = jnp.where(right[:, None], segments, 0)
     if prefix is not None:
         prefix = jnp.where(right[:, None], prefix, 0)
-    options = PackedOptions(causal, scale, in_place=capability() >= HOPPER)
+    options = PackedOptions(causal, scale, in_place=in_place())
     out = _attend(q, k, v, segments, prefix, options)[..., :H]
     return jnp.where(right[:, None, None, None], out, jnp.nan)
 

@@ -110,6 +110,13 @@ def padding(length: int) -> int:
     return -length % _last(length)
 
 
+def places(length: int) -> int:
+    """How many tokens the sequences of the last tier of a row have room for, if each is as long as
+    it may be. With a ratio of 4, no tier has room for more."""
+    length += padding(length)
+    return length * _last_sequences(length // _last(length))
+
+
 def tiers(ranges: Ranges, ratio: int) -> list[Tier]:
     """From that of the longest sequences to that of the shortest. The greatest length of a tier is
     `ratio`, a power of two, times that of the next, or less."""
@@ -139,11 +146,16 @@ def _last(length: int) -> int:
     return 2 ** max(0, (-(-length // _SHORT) - 1).bit_length())
 
 
+def _last_sequences(longest: int) -> int:
+    """How many sequences the last tier has for as many tokens as its longest one."""
+    return max(2, longest)
+
+
 def _tier(ranges: Ranges, longest: int, shorter: int, first: Array, counted: Array) -> Tier:
     """The sequences of more than `shorter` and at most `longest` tokens, given their first queries
     and how many of these there are up to each token."""
     B, T = first.shape
-    sequences = longest // shorter if shorter else max(2, longest)
+    sequences = longest // shorter if shorter else _last_sequences(longest)
     total = B * T // longest * sequences
     token = jnp.arange(B * T, dtype=jnp.int32)
     number = jnp.where(first, counted - 1, total).reshape(-1)

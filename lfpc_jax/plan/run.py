@@ -20,6 +20,7 @@ from lfpc_jax.grpo.remat import Resolved, Room
 from lfpc_jax.grpo.updater import recomputes_logprobs
 from lfpc_jax.model import config as model_config
 from lfpc_jax.model import parameters, spec
+from lfpc_jax.model.attention_cudnn import compiled_for
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.plan.counts import CacheBytes
@@ -125,15 +126,16 @@ class PlannedRun:
         host = config.rollout_shapes(cfg.vision.window, copies)
         train_shapes = config.train_shapes(cfg.vision.window)
         target = _target(config, where, rollouts)
-        room = room_for(
-            config,
-            cfg,
-            train_mesh.shape,
-            platform=where.platform,
-            memory=where.chip.hbm_bytes,
-            target_bytes=target.held_bytes if target else 0,
-            copies=copies,
-        )
+        with compiled_for(where.capability):
+            room = room_for(
+                config,
+                cfg,
+                train_mesh.shape,
+                platform=where.platform,
+                memory=where.chip.hbm_bytes,
+                target_bytes=target.held_bytes if target else 0,
+                copies=copies,
+            )
         remat = remat_of(config, cfg, room)
         return cls(
             config,

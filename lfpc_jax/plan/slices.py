@@ -42,6 +42,11 @@ class Slice:
     def slices(self) -> int:
         return len({slice_of(device) for device in self.devices})
 
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """CUDA's, of GPUs that are not there."""
+        return self.absent.capability if self.absent else None
+
     def machine(self, mesh: Mesh) -> Machine:
         """What the compiler must know to compile for a mesh of these devices."""
         hosts = [device.process_index for device in mesh.devices.flat]
@@ -49,7 +54,7 @@ class Slice:
         return Machine(
             options=gpus.OPTIONS if self.absent else {},
             hosts=tuple(hosts) if gpus_apart else (),
-            capability=self.absent.capability if self.absent else None,
+            capability=self.capability,
         )
 
 

@@ -21,7 +21,7 @@ from lfpc_jax.grpo.learner import Learner
 from lfpc_jax.grpo.optimizer import make_optimizer
 from lfpc_jax.grpo.remat import Resolved, Room, resolve
 from lfpc_jax.grpo.updater import Updater
-from lfpc_jax.model import attention_check, parameters, spec
+from lfpc_jax.model import attention, attention_check, attention_cudnn, parameters, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.tuning import tuning
 from lfpc_jax.rewards.judge import Bar, no_bar
@@ -160,7 +160,7 @@ def room_for(
 ) -> Room:
     """What updates have room for on a mesh with these sides, on devices with so much memory, of
     which a process has `copies` groups for rollouts. Episodes are assumed to look at one crop
-    each."""
+    each. The GPU is the one that is compiled for (`attention_cudnn`)."""
     shapes = config.train_shapes(cfg.vision.window)
     crops = config.rollout.rollouts if config.rollout.max_turns > 1 else 0
     pictures = config.update.mini_batch * (1 + crops) / (sides["data"] * sides["fsdp"])
@@ -170,6 +170,13 @@ def room_for(
         copy = jax.tree.leaves(spec.abstract_of(trained, cfg.dtype))
         size = sum(x.size * x.dtype.itemsize for x in copy)
         reference = size // (sides["fsdp"] * sides["tensor"])
+    packed = attention.select(
+        cfg.kernel,
+        platform=platform,
+        length=shapes.row_tokens,
+        dtype=cfg.dtype,
+        continued=shapes.shared,
+    )
     return Room(
         memory=memory,
         beside=reference + target_bytes + unfinished_bytes(config, cfg, copies),
@@ -177,6 +184,7 @@ def room_for(
         pictures=-(-round(pictures) // (shapes.windows // shapes.span)),
         platform=platform,
         moments_on_host=config.moments_on_host,
+        gathers=packed.kernel == "cudnn" and not attention_cudnn.in_place(),
     )
 
 

@@ -17,10 +17,12 @@ from lfpc_jax.grpo.remat import (
     rows_bytes,
     saved_by_layer,
 )
-from lfpc_jax.model import spec, text
+from lfpc_jax.model import attention_cudnn, spec, text
 from lfpc_jax.model.config import published
 from lfpc_jax.model.parameters import Trainable
 from lfpc_jax.plan import slices
+from lfpc_jax.run.building import remat_of, room_for
+from lfpc_jax.run.config_files import CONFIGS, load_config
 from lfpc_jax.shapes import TrainShapes
 
 CFG = published("7b", kernel="splash")
@@ -71,7 +73,7 @@ def test_a_cpu_saves_everything_and_an_unknown_chip_nothing():
 def test_the_reason_names_what_is_needed_and_what_is_left():
     reason = resolve(CFG, SHAPES, Trainable(), room(31.25), "auto", "auto").reason
     left = 0.95 * 31.25 - held_bytes(CFG, SHAPES, Trainable(), room(31.25)) / 2**30
-    need = rows_bytes(CFG, SHAPES, Trainable(), "attended", SIDES) / 2**30
+    need = rows_bytes(CFG, SHAPES, Trainable(), "attended", room(31.25)) / 2**30
     assert f"text: attended needs about {need:.1f} of {left:.1f} GiB left" in reason
 
 
@@ -115,9 +117,44 @@ def test_what_a_layer_saves_is_what_one_counts():
 def test_the_estimates_of_the_7b_are_near_the_compiler_s(part, remat, rows, ways, compiler):
     """Rows of 8,192 tokens and 144 windows of pictures; what is activations in the table of
     2026-11-30 in docs/scaling.md, and what was compiled for it with other policies."""
-    shapes, sides = replace(SHAPES, rows=rows), SIDES | {"fsdp": ways}
+    shapes, there = replace(SHAPES, rows=rows), replace(room(16), sides=SIDES | {"fsdp": ways})
     need = rows_bytes if part == "text" else pictures_bytes
-    assert 0.97 * compiler < need(CFG, shapes, Trainable(), remat, sides) / 2**30 < 1.3 * compiler
+    assert 0.97 * compiler < need(CFG, shapes, Trainable(), remat, there) / 2**30 < 1.3 * compiler
+
+
+@pytest.mark.parametrize(
+    ("size", "part", "remat", "rows", "ways", "compiler"),
+    [
+        ("7b", "text", "dots", 2, 8, 52.90),
+        ("7b", "text", "attended", 2, 8, 17.57),
+        ("3b", "text", "dots", 2, 8, 37.17),
+        ("3b", "text", "dots", 1, 1, 23.60),
+        ("7b", "tower", "dots", 2, 8, 9.71),
+        ("3b", "tower", "dots", 1, 1, 10.57),
+    ],
+)
+def test_sequences_that_are_gathered_are_counted(size, part, remat, rows, ways, compiler):
+    """On A100s: the temporaries of the plans of 2026-11-30 in docs/scaling_gpus.md."""
+    cfg, shapes = published(size, kernel="cudnn"), replace(SHAPES, rows=rows)
+    there = replace(room(72.92, "gpu"), sides=SIDES | {"fsdp": ways}, gathers=True)
+    need = rows_bytes if part == "text" else pictures_bytes
+    found = need(cfg, shapes, Trainable(), remat, there) / 2**30
+    assert 0.97 * compiler < found < 1.2 * compiler
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernel", "remat"),
+    [((9, 0), "auto", "dots"), ((8, 0), "auto", "attended"), ((8, 0), "xla", "dots")],
+)
+def test_the_7b_of_stage1_saves_less_on_eight_a100s(capability, kernel, remat):
+    """Where sequences are gathered, what "dots" saves leaves no room for their copies."""
+    config = load_config("stage1.py", CONFIGS)
+    cfg = published("7b", kernel=kernel)
+    with attention_cudnn.compiled_for(capability):
+        sides = {"data": 1, "fsdp": 8, "tensor": 1}
+        there = room_for(config, cfg, sides, platform="gpu", memory=round(72.92 * 2**30))
+    assert there.gathers == (remat == "attended")
+    assert remat_of(config, replace(cfg, kernel="cudnn"), there).remat == remat
 
 
 @pytest.mark.compiles

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lfpc_jax.distributed.mesh import make_mesh
 from lfpc_jax.model import attention, attention_cudnn, packed_sequences
+from lfpc_jax.model.config import published
 from lfpc_jax.plan import slices, traffic
 from support import cudnn_check, cudnn_stand_in, gpus
 from support.exact_attention import exact, exact_gradients, random, visible
@@ -267,6 +268,30 @@ def test_what_cudnn_cannot_take_is_refused(shape, why):
         jax.eval_shape(
             lambda x, s: attention_cudnn.packed(x, x, x, s, None, causal=True), x, segments
         )
+
+
+@pytest.mark.parametrize(("B", "T", "causal"), [(2, 8192, True), (2, 4608, False), (1, 7, True)])
+def test_a_backward_pass_gathers_at_most_what_is_told(monkeypatch, B, T, causal):
+    c = published("7b").text if causal else published("7b").vision
+    K = c.kv_heads if causal else c.heads
+    gathered = []
+
+    def backward(q, k, v, stats, out, gradient, layout, **options):
+        gathered.append(sum(x.size * x.dtype.itemsize for x in (q, k, v, out, gradient, q, k, v)))
+        return q, k, v
+
+    monkeypatch.setattr(attention_cudnn, "_forward", cudnn_stand_in.forward)
+    monkeypatch.setattr(attention_cudnn, "_backward", backward)
+    q, k = (jax.ShapeDtypeStruct((B, T, n, c.head_dim), jnp.bfloat16) for n in (c.heads, K))
+    ids = jax.ShapeDtypeStruct((B, T), jnp.int32)
+
+    def loss(q, k, v, segments):
+        out = attention_cudnn.packed(q, k, v, segments, None, causal=causal)
+        return out.astype(jnp.float32).sum()
+
+    with attention_cudnn.compiled_for(attention_cudnn.AMPERE):
+        jax.eval_shape(jax.grad(loss, (0, 1, 2)), q, k, k, ids)
+    assert max(gathered) == attention_cudnn.gathered_bytes(c, B, T, 2, causal=causal)
 
 
 H100_CASES = {

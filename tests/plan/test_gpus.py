@@ -12,6 +12,7 @@ from lfpc_jax.plan import gpus, slices
 from lfpc_jax.plan.chips import GPU_SHARE, GPUS
 from lfpc_jax.plan.episodes import PlannedEpisode
 from lfpc_jax.plan.planned import advice
+from lfpc_jax.plan.run import PlannedRun
 from lfpc_jax.plan.search import proposals
 from lfpc_jax.plan.traffic import usual
 from lfpc_jax.run.config_files import CONFIGS, load_config
@@ -75,6 +76,13 @@ def test_xla_knows_the_gpu_as_it_was_described(name):
     assert first.core_count == GPUS[name].cores
     mesh = make_mesh(fsdp=-1, devices=found.devices)
     assert found.machine(mesh).hosts == (0, 0, 0, 0, 1, 1, 1, 1)
+
+
+@WITH_PLUGIN
+@pytest.mark.parametrize(("name", "remat"), [("a100", "attended"), ("h100", "dots")])
+def test_auto_counts_the_sequences_that_are_gathered(name, remat):
+    run = PlannedRun.of(load_config("stage1.py", CONFIGS), slices.find(f"{name}:8"))
+    assert (run.remat_room.gathers, run.remat.remat) == (name == "a100", remat)
 
 
 @WITH_PLUGIN
