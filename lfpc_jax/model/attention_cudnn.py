@@ -125,9 +125,8 @@ def packed(
     """Packed rows, on each device of the mesh if one is set. A row that is not in the order of
     `packed_sequences` is NaN. Padding is 0 where `causal`; otherwise it may lie between tokens of a
     segment, and its keys are hidden."""
-    B, T, N, H = q.shape
+    T = q.shape[1]
     assert prefix is None or causal
-    _check(B, T, N, H if causal else H + _COLUMNS)
     longer = packed_sequences.padding(T)
     masks = tuple(x if x is None else jnp.pad(x, ((0, 0), (0, longer))) for x in (segments, prefix))
     q, k, v = (jnp.pad(x, ((0, 0), (0, longer), (0, 0), (0, 0))) for x in (q, k, v))
@@ -142,8 +141,8 @@ def _check(B: int, T: int, N: int, H: int) -> None:
             f"attention heads of {H}: cuDNN takes multiples of 8 up to {widest} for packed rows; "
             'set model.kernel to "xla"'
         )
-    copies = 1 if in_place() else _RATIO_GATHERED
-    if copies * B * T * N * H >= 2**31:
+    places = T if in_place() else packed_sequences.places(T)
+    if B * places * N * H >= 2**31:
         raise ValueError(
             f"{B} rows of {T} tokens with {N} heads of {H}: cuDNN counts the elements of packed "
             "rows in 32 bits; lower the rows of a micro-batch or row_tokens"
@@ -163,6 +162,7 @@ def _local(
         filled = packed_sequences.gaps_filled(segments)
         right = (~valid | (filled == segments)).all(axis=1)
         segments = filled
+    _check(*q.shape)
     right &= packed_sequences.in_order(segments, prefix)
     # cuDNN would read and write wherever the ranges of a wrong row happened to be.
     segments = jnp.where(right[:, None], segments, 0)

@@ -270,6 +270,15 @@ def test_what_cudnn_cannot_take_is_refused(shape, why):
         )
 
 
+def test_elements_are_counted_on_each_device(stand_in):
+    x = jax.ShapeDtypeStruct((16, 2**15, 32, 128), jnp.bfloat16)
+    segments = jax.ShapeDtypeStruct(x.shape[:2], jnp.int32)
+    with jax.set_mesh(make_mesh(1, 8, 1)):
+        jax.eval_shape(
+            lambda x, s: attention_cudnn.packed(x, x, x, s, None, causal=True), x, segments
+        )
+
+
 @pytest.mark.parametrize(("B", "T", "causal"), [(2, 8192, True), (2, 4608, False), (1, 7, True)])
 def test_a_backward_pass_gathers_at_most_what_is_told(monkeypatch, B, T, causal):
     c = published("7b").text if causal else published("7b").vision
