@@ -143,20 +143,22 @@ def rows_bytes(
     cfg: ModelConfig, shapes: TrainShapes, trainable: Trainable, remat: Remat, room: Room
 ) -> float:
     """The temporaries of `learn` on a chip: what is saved, what a layer works with, a gradient of
-    what is trained of the text in the compute dtype, and the vocabulary's weights and logits."""
+    what is trained of the text in the compute dtype, logits, and the vocabulary's weights if they
+    are gathered, and their gradient if they are trained."""
     c, tensor = cfg.text, room.sides["tensor"]
     narrow = jnp.dtype(cfg.dtype).itemsize
     tokens = shapes.rows * shapes.row_tokens
     head = narrow * c.vocab * c.width / tensor
     logits = 4 * shapes.rows * min(_BLOCK, shapes.places) * c.vocab / tensor
     matrices = _parameters(cfg, "text") / c.layers
-    trained = _count(parameters.specs(cfg, trainable)[0]["text"])
-    gradient = narrow * trained / (room.sides["fsdp"] * tensor)
+    trained = parameters.specs(cfg, trainable)[0]
+    heads = (room.sides["fsdp"] > 1) + 0.5 * ("embed" in trained)
+    gradient = narrow * _count(trained["text"]) / (room.sides["fsdp"] * tensor)
     working = 2 * narrow * matrices / tensor + narrow * 4 * tokens * c.mlp / tensor
     if room.gathers:
         working += gathered_bytes(c, shapes.rows, shapes.row_tokens, narrow, causal=True) / tensor
     kept = c.layers * tokens * _saved(cfg, "text", remat, tensor, shapes.shared)
-    return kept + working + gradient + 1.5 * head + 2 * logits
+    return kept + working + gradient + heads * head + 2 * logits
 
 
 def pictures_bytes(

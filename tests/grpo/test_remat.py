@@ -157,6 +157,15 @@ def test_the_7b_of_stage1_saves_less_on_eight_a100s(capability, kernel, remat):
     assert remat_of(config, replace(cfg, kernel="cudnn"), there).remat == remat
 
 
+def test_lora_on_one_gpu_has_no_other_copy_of_the_vocabulary():
+    """So the 7B on an L4 has room for "attended", although it gathers sequences."""
+    config, cfg = load_config("stage1.py:7b-24gb", CONFIGS), published("7b", kernel="cudnn")
+    with attention_cudnn.compiled_for((8, 9)):
+        sides = {"data": 1, "fsdp": 1, "tensor": 1}
+        there = room_for(config, cfg, sides, platform="gpu", memory=round(20.2 * 2**30))
+    assert there.gathers and remat_of(config, cfg, there).remat == "attended"
+
+
 @pytest.mark.compiles
 @pytest.mark.parametrize(
     ("remat", "kernels"), [("none", 1), ("dots", 2), ("attended", 1), ("full", 2)]
