@@ -97,10 +97,12 @@ def resolve(
     free = _ROOM * room.memory - room.beside - held_bytes(cfg, shapes, trainable, room)
     reasons: list[str] = []
     chosen: list[Remat] = []
-    for given, need in ((remat, rows_bytes), (tower_remat, pictures_bytes)):
-        of_a_gpu_s_tower = need is pictures_bytes and room.platform == "gpu"
-        some = _OF_A_GPU_S_TOWER if of_a_gpu_s_tower else FROM_MOST
-        policies = some if given == "auto" else (given,)
+    of_tower = _OF_A_GPU_S_TOWER if room.platform == "gpu" else FROM_MOST
+    for given, need, known in (
+        (remat, rows_bytes, FROM_MOST),
+        (tower_remat, pictures_bytes, of_tower),
+    ):
+        policies = known if given == "auto" else (given,)
         needs = {policy: need(cfg, shapes, trainable, policy, room) for policy in policies}
         fits = [policy for policy in policies if needs[policy] <= free]
         policy = fits[0] if fits else ("offload" if given == "auto" else given)

@@ -116,7 +116,7 @@ def gathered_bytes(
     places."""
     heads = cfg.heads + (cfg.kv_heads if isinstance(cfg, TextConfig) else cfg.heads)
     width = cfg.head_dim if causal else cfg.head_dim + _COLUMNS
-    return 4 * rows * packed_sequences.places(length) * heads * width * itemsize
+    return 4 * rows * packed_sequences.most_gathered(length) * heads * width * itemsize
 
 
 def packed(
@@ -141,7 +141,7 @@ def _check(B: int, T: int, N: int, H: int) -> None:
             f"attention heads of {H}: cuDNN takes multiples of 8 up to {widest} for packed rows; "
             'set model.kernel to "xla"'
         )
-    places = T if in_place() else packed_sequences.places(T)
+    places = T if in_place() else packed_sequences.most_gathered(T)
     if B * places * N * H >= 2**31:
         raise ValueError(
             f"{B} rows of {T} tokens with {N} heads of {H}: cuDNN counts the elements of packed "

@@ -110,7 +110,7 @@ def padding(length: int) -> int:
     return -length % _last(length)
 
 
-def places(length: int) -> int:
+def most_gathered(length: int) -> int:
     """How many tokens the sequences of the last tier of a row have room for, if each is as long as
     it may be. With a ratio of 4, no tier has room for more."""
     length += padding(length)

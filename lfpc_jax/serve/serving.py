@@ -76,7 +76,7 @@ class Serving(uvicorn.Server):
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that may listen there. Raises OSError with what the user can do about it."""
+    """A socket that may listen there. Raises ValueError with what the user can do about it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
