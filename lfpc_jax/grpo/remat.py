@@ -97,12 +97,12 @@ def resolve(
     free = _ROOM * room.memory - room.beside - held_bytes(cfg, shapes, trainable, room)
     reasons: list[str] = []
     chosen: list[Remat] = []
-    of_tower = _OF_A_GPU_S_TOWER if room.platform == "gpu" else FROM_MOST
-    for given, need, known in (
+    tower_s = _OF_A_GPU_S_TOWER if room.platform == "gpu" else FROM_MOST
+    for given, need, from_most in (
         (remat, rows_bytes, FROM_MOST),
-        (tower_remat, pictures_bytes, of_tower),
+        (tower_remat, pictures_bytes, tower_s),
     ):
-        policies = known if given == "auto" else (given,)
+        policies = from_most if given == "auto" else (given,)
         needs = {policy: need(cfg, shapes, trainable, policy, room) for policy in policies}
         fits = [policy for policy in policies if needs[policy] <= free]
         policy = fits[0] if fits else ("offload" if given == "auto" else given)
