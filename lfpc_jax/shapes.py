@@ -102,6 +102,14 @@ def window_buckets(max_tokens: int, window: int = 4) -> Buckets:
     return Buckets((*sorted(size for size in sizes if size < most), most))
 
 
+def _check_least(shapes: object, what: str, least: int, *names: str) -> None:
+    """Raises ValueError with the lengths and counts that are smaller than they may be."""
+    small = {name: getattr(shapes, name) for name in names if getattr(shapes, name) < least}
+    if small:
+        listed = ", ".join(f"{name} {value}" for name, value in small.items())
+        raise ValueError(f"{what}: {listed}; at least {least}")
+
+
 @dataclass(frozen=True)
 class RolloutShapes:
     """The lengths of the rollout engine's programs.
@@ -143,11 +151,10 @@ class RolloutShapes:
     single: bool = False
 
     def __post_init__(self) -> None:
-        counts = (self.slots, self.chunk, self.observation_text, self.prefill_rows, self.members)
-        if min(*counts, self.extend_rows, self.image_tokens, self.crop_tokens) < 1:
-            raise ValueError(f"{self}: every length and count must be at least 1")
-        if min(self.prefixes, self.own, self.kept) < 0:
-            raise ValueError(f"{self}: prefixes, own and kept must be 0, or at least 1")
+        counts = ("slots", "prefill_rows", "extend_rows", "members")
+        lengths = ("chunk", "image_tokens", "crop_tokens", "observation_text")
+        _check_least(self, "rollout shapes", 1, *counts, *lengths)
+        _check_least(self, "rollout shapes", 0, "prefixes", "own", "kept")
         if 0 < self.kept < self.prefill_rows:
             raise ValueError(
                 f"rollout shapes: {self.kept} beginnings are kept, but {self.prefill_rows} prompts "
@@ -258,12 +265,18 @@ class TrainShapes:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.row_tokens, self.rows, self.places, self.windows, self.span) < 1:
-            raise ValueError(f"{self}: every length and count must be at least 1")
+        every = ("row_tokens", "rows", "places", "windows", "span")
+        _check_least(self, "update shapes", 1, *every)
         if self.places > self.row_tokens:
-            raise ValueError(f"{self}: a row has no more places than tokens; lower places")
+            raise ValueError(
+                f"update shapes: {self.places} places in rows of {self.row_tokens} tokens; a row "
+                "has no more places than tokens; lower places"
+            )
         if self.windows % self.span:
-            raise ValueError(f"{self}: windows must be a multiple of the span")
+            raise ValueError(
+                f"update shapes: {self.windows} windows in spans of {self.span}; windows must be a "
+                "multiple of the span"
+            )
 
     @property
     def spans(self) -> tuple[int, ...]:

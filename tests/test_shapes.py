@@ -146,16 +146,28 @@ def test_places_are_a_quarter_of_a_row_unless_said():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": 0}, "every length and count must be at least 1"),
-        ({"places": 0}, "every length and count must be at least 1"),
-        ({"places": 65}, "no more places than tokens; lower places"),
-        ({"span": 5}, "windows must be a multiple of the span"),
+        ({"rows": 0}, "^update shapes: rows 0; at least 1$"),
+        ({"places": 0, "span": -2}, "^update shapes: places 0, span -2; at least 1$"),
+        ({"places": 65}, "65 places in rows of 64 tokens; .* lower places"),
+        ({"span": 5}, "8 windows in spans of 5; windows must be a multiple of the span"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(changes, message):
     whole = {"row_tokens": 64, "rows": 1, "places": 16, "windows": 8, "span": 4}
     with pytest.raises(ValueError, match=message):
         TrainShapes(**(whole | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"slots": -1, "chunk": 0}, "^rollout shapes: slots -1, chunk 0; at least 1$"),
+        ({"kept": -1}, "^rollout shapes: kept -1; at least 0$"),
+    ],
+)
+def test_an_engine_s_shapes_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        RolloutShapes(**changes)
 
 
 def test_a_question_s_micro_batches():

@@ -49,6 +49,8 @@ def report(args: argparse.Namespace) -> int:
     if args.watch:
         _watch(args)
     else:
+        for folder in args.runs:
+            changes.check_of_a_run(folder)
         _write(args, args.runs)
     return 0
 

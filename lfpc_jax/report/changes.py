@@ -24,6 +24,15 @@ def signature(folder: Path) -> Signature:
     return found
 
 
+def check_of_a_run(folder: Path) -> None:
+    """Raises ValueError for a folder in which a report would find nothing."""
+    if folder.is_dir() and not signature(folder):
+        raise ValueError(
+            f"{folder}: nothing of a run is here: none of {', '.join(_READ)}, and no trajectories; "
+            "give a folder that lfpc train, lfpc evaluate or lfpc compare wrote"
+        )
+
+
 def is_finished(folder: Path) -> bool:
     """Whether no more is to come: a comparison, an evaluation with results, or a training run after
     its last step that no command holds any longer."""

@@ -93,6 +93,7 @@ def test_damage_is_reported_and_the_page_is_written(tmp_path, capsys):
     ("arguments", "said"),
     [
         (["nowhere"], "nowhere: no folder of a run"),
+        (["."], "nothing of a run is here: none of config.json"),
         ([".", "--episodes", "-1"], "--episodes -1"),
         ([".", "--side", "5"], "--side 5"),
     ],
