@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TEST_ARGS ?=
 
-.PHONY: demo demo-cropvlm reproduce reproduce-cropvlm warmstart micro-target check test lint constraints clean
+.PHONY: demo demo-cropvlm reproduce reproduce-cropvlm warmstart micro-target check test test-long lint constraints clean
 
 # The whole method in a small world: selection, both stages, evaluation, a table and a report.
 demo: export JAX_PLATFORMS ?= cpu
@@ -58,9 +58,13 @@ micro-target: .venv/demo
 check: lint
 	$(BIN)/python -m pytest -n 3 -m 'not compiles and not slow' $(TEST_ARGS)
 
-# All tests but the slow ones, which `make test TEST_ARGS='-m slow'` runs.
+# All tests but the long and the slow ones. `make test TEST_ARGS='-m slow'` runs the slow ones.
 test: lint
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+# The long ones, which .ci/run adds to `make test`.
+test-long: .venv/installed
+	$(BIN)/python -m pytest -m 'long and not slow' $(TEST_ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

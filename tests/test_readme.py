@@ -16,6 +16,7 @@ PAGE = Path(__file__).parents[1] / "docs/python.md"
 MODEL = "Qwen2.5-VL-3B-Instruct"
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 def test_the_example_answers_about_a_photograph(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

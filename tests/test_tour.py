@@ -23,6 +23,7 @@ print(said)
 """
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 def test_all_cells_run_in_a_fresh_process(tmp_path):
     """With few programs (see support/lean.py), which the kernel's start-up sees to."""

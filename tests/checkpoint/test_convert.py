@@ -71,6 +71,7 @@ def greedy(path, prompts):
     return model.dtype, outputs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "tied"), [(torch.bfloat16, True), (torch.float32, False)])
 def test_the_export_generates_what_the_source_does(kept, tmp_path, dtype, tied):
     hf = kept(dtype=dtype, tied=tied)

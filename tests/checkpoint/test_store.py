@@ -30,6 +30,7 @@ def bits(tree):
     return jax.tree.map(lambda x: np.asarray(x).view(np.uint16), tree)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("saved", MESHES)
 def test_saved_under_one_mesh_restored_under_any(kept, tmp_path, saved):
     params, cfg = save(kept(), tmp_path / "out", MESHES[saved])

@@ -11,6 +11,7 @@ from support.processes import run_both
 pytestmark = pytest.mark.compiles
 
 
+@pytest.mark.long
 def test_two_processes_are_as_one(kept, tmp_path):
     hf = kept(sharded=True)
     printed = run_both(Path(__file__).with_name("two_processes.py"), hf, tmp_path, devices=4)

@@ -28,6 +28,7 @@ def run(model, tmp_path, *more, seed="1"):
     return code, out
 
 
+@pytest.mark.long
 def test_a_conversation_with_crops(hf, tmp_path, capsys):
     """Seeds until one crops: the printed boxes are of the original, and are in the picture."""
     for seed in map(str, range(8)):
@@ -89,6 +90,7 @@ def asked_with_a_target(hf, tmp_path, *more):
     return ask.main([*command, *sizes, *more]), out
 
 
+@pytest.mark.long
 def test_a_crop_network_and_its_target(hf, tmp_path, capsys, monkeypatch):
     proposes(monkeypatch, "[25, 50, 75, 100].")
     code, out = asked_with_a_target(hf, tmp_path)

@@ -34,6 +34,7 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 def test_every_benchmark_and_diagnosis_at_once(hf, data, tmp_path, capsys):
     out = tmp_path / "out"

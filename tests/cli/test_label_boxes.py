@@ -104,6 +104,7 @@ def test_what_it_writes(uninterrupted):
             assert picture.width > 700
 
 
+@pytest.mark.long
 def test_stopped_and_killed_and_run_again_gives_the_same_bytes(uninterrupted, tmp_path):
     """SIGTERM keeps what it has and exits with 0. The kill falls on the last chunk, or on the
     writing of the set."""

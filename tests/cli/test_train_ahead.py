@@ -36,6 +36,7 @@ def versions(run, step):
     return [of for g in groups for t in g.trajectories for of, n in t.versions for _ in range(n)]
 
 
+@pytest.mark.long
 def test_every_step_is_whole_and_its_tokens_are_at_most_a_step_old(ahead):
     found = metrics(ahead)
     before, now = 0, 0
@@ -53,6 +54,7 @@ def test_every_step_is_whole_and_its_tokens_are_at_most_a_step_old(ahead):
     assert found["validation", 4]["validation/records"] == 4
 
 
+@pytest.mark.long
 def test_it_replays_and_says_what_it_could_not_compare(ahead, capsys):
     assert replay.main([str(ahead), "--tolerance", "1e-4"]) == 0
     said = capsys.readouterr().out
@@ -93,6 +95,7 @@ def test_what_is_too_old_is_dropped_and_counted(folder):
     assert all(of["update/staleness"] == 0 for of in values)
 
 
+@pytest.mark.long
 def test_its_episodes_say_what_other_chunks_and_steps_ahead_make_of_slots(ahead, tmp_path):
     """By the bench, which runs no program."""
     out = tmp_path / "occupancy.json"

@@ -46,6 +46,7 @@ def whole(timed):
     return timed[0]
 
 
+@pytest.mark.long
 def test_a_run_with_a_target_leaves_what_it_says(whole):
     found = metrics(whole)
     assert list(found) == [("train", 1), ("validation", 2), ("train", 2), ("validation", 3),
@@ -72,6 +73,7 @@ def test_a_run_with_a_target_leaves_what_it_says(whole):
     assert facts(whole)["target"]["weights"]
 
 
+@pytest.mark.long
 def test_its_episodes_replay_without_a_difference(whole, capsys):
     assert replay.main([str(whole), "--tolerance", "1e-4"]) == 0
     assert "step-000001" in capsys.readouterr().out
@@ -106,6 +108,7 @@ def test_two_processes_are_one(folder, whole):
             assert metrics(run)[at].get(name) == pytest.approx(values.get(name)), (at, name)
 
 
+@pytest.mark.long
 def test_another_target_under_the_same_name_is_refused_on_resume(
     folder, whole, monkeypatch, capsys
 ):

@@ -139,6 +139,7 @@ def test_a_run_whose_prompts_are_too_long_is_refused_before_anything_compiles(
     assert not (run / "config.json").exists()
 
 
+@pytest.mark.long
 def test_a_step_of_which_most_prompts_are_too_long_saves_and_exits_with_3(folder):
     """Two of three questions, and three of the first step's four: an epoch, and one of the next."""
     short, *others = [small.record(i, targets=(TARGET,)) for i in range(3)]

@@ -30,6 +30,7 @@ def killed(process, after):
     return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_any_moments_and_resumed_is_as_if_it_never_was(folder, timed, times):
     (whole, seconds), run = timed, folder / f"killed-{times}"
@@ -76,6 +77,7 @@ def test_killed_while_it_saves_and_resumed_is_as_if_it_never_was(folder, whole, 
     same(run, whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
@@ -116,6 +118,7 @@ def test_a_second_ctrl_c_ends_it_at_once_and_loses_no_checkpoint(folder, whole):
     same(run, whole)
 
 
+@pytest.mark.long
 def test_a_second_run_in_the_folder_is_refused_and_one_that_lost_it_writes_no_more(
     folder, monkeypatch, capsys
 ):
@@ -139,6 +142,7 @@ def test_a_second_run_in_the_folder_is_refused_and_one_that_lost_it_writes_no_mo
     assert ("train", 3) not in metrics(run)
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_was_cut_short_is_not_taken(folder, whole):
     run = folder / "damaged"
     shutil.copytree(whole, run)

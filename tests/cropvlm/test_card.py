@@ -94,6 +94,7 @@ def processor(folder, max_pixels):
     )
 
 
+@pytest.mark.long
 def test_its_code_gets_the_box_that_the_engine_gets(export, monkeypatch):
     model = load_model(export)
     dialogue = dialogue_of(CONFIG, export)

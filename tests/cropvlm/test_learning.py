@@ -41,6 +41,7 @@ def model(tmp_path_factory):
     return small_boxes.hf_folder(tmp_path_factory.mktemp("boxes") / "hf")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trained", ["whole", pytest.param("lora", marks=pytest.mark.slow)])
 def test_an_update_makes_valid_boxes_likelier_and_others_less_likely(model, trained):
     lora, optimizer = TRAINED[trained]

@@ -172,6 +172,7 @@ def grid(side=3, size=SIZES[0]):
     return Question(small.record(7, picture=small.picture(7, *size)), tuple(boxes))
 
 
+@pytest.mark.long
 def test_neither_sharing_nor_micro_batches_nor_the_layers_form_change_them(alone, expected):
     asked = questions()
     close(values(Likelihoods(small.config(), shared=False), asked=asked[:1]), expected[:1])

@@ -129,6 +129,7 @@ def test_the_crop_alone_equals_transformers_generate(asked):
     assert texts(asked.answers(questions()[:2])) == wanted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sides", [(2, 1, 2)], ids=str)
 def test_a_mesh_changes_no_answer(by_transformers, sides):
     mesh = make_mesh(*sides, devices=jax.devices()[:4])
@@ -267,6 +268,7 @@ def test_needs_are_exactly_what_questions_take():
         assert (shapes.image_tokens, shapes.crop_tokens) == wanted
 
 
+@pytest.mark.long
 def test_from_a_folder(tmp_path, by_transformers, monkeypatch):
     """As commands do it: loaded, and warmed up for its questions alone. Layers stay stacked, which
     compiles in half the time."""

@@ -25,6 +25,7 @@ from support import pictured, ported, reference, small
 TOLERANCE = 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 @pytest.mark.parametrize("seed", [3])
 def test_weights_of_the_last_token_equal_transformers(seed, tmp_path):
@@ -51,6 +52,7 @@ def test_weights_of_the_last_token_equal_transformers(seed, tmp_path):
             assert np.ptp(wanted[:, : last + 1]) > 1e-3  # not uniform
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 def test_boxes_equal_those_of_transformers_and_literal_loops(tmp_path):
     sizes = [(230, 170), (150, 210), (90, 60), (600, 90), (28, 28)]

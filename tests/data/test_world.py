@@ -172,6 +172,7 @@ def legibility(factor: int, tint: float) -> float:
     return float(trees.score(features[half:], directions[half:]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tint", [0.0, 0.5])
 def test_stripes_live_in_the_original_and_die_where_a_period_is_a_pixel(tint):
     assert legibility(1, tint) > 0.85
@@ -215,6 +216,7 @@ def looks(world: World) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(crops), np.array(seen), np.array(answers)
 
 
+@pytest.mark.long
 def test_the_easy_world_is_read_from_a_crop_and_guessed_from_the_view():
     """A linear reader already learns most of it from 400 crops; nothing learns it from views."""
     crops, seen, answers = looks(World(EASY, 0, "train", 800))

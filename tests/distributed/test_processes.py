@@ -120,6 +120,7 @@ def test_long_work_is_cut_short_in_all(members):
     assert "agreed: True" in two.out(1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("count", "mode"), [(4, "work"), (2, "collective"), (2, "barrier-wait")])
 def test_a_killed_process_ends_the_others_with_its_name(members, count, mode):
     made = members(count, mode)
@@ -151,6 +152,7 @@ def test_the_death_of_the_coordinator_is_named_by_the_witnesses(members):
     assert "It coordinated the others" in two.out(0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_a_host_that_answers_no_more_is_as_good_as_dead(members, frozen):
     """A stopped process keeps its connections open, as a host without power seems to."""
@@ -164,6 +166,7 @@ def test_a_host_that_answers_no_more_is_as_good_as_dead(members, frozen):
     assert f"process {1 - frozen} stops: {word}" in two.out(1 - frozen), two.outputs()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mode", "why"),
     [
@@ -177,6 +180,7 @@ def test_a_process_that_fails_tells_the_others_why(members, mode, why):
     assert f"process 0 stops: process 1 failed: {why}" in two.out(0), two.outputs()
 
 
+@pytest.mark.long
 def test_one_that_never_comes_is_named_at_the_start(members):
     three = members(3, "late")
     assert three.codes()[:2] == [1, 1], three.outputs()

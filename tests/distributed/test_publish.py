@@ -105,6 +105,7 @@ def test_a_part_that_is_not_the_own_mesh_s_is_refused_by_name():
     assert "need [500:1000, 0:256]" in said
 
 
+@pytest.mark.long
 def test_two_processes_whose_devices_lie_mixed_each_get_their_own_parts():
     for out in run_both(Path(__file__).with_name("publishing.py"), devices=4):
         [parts] = re.findall(r"(\d+) parts were right", out)

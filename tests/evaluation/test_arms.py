@@ -242,6 +242,7 @@ def test_other_questions_are_refused(folders):
         Comparison(arms[:1], "set", 64)
 
 
+@pytest.mark.long
 def test_other_questions_by_the_same_names_are_refused(folders, tmp_path):
     """Ids of two worlds are alike; a picture's place or the order of options may differ."""
 

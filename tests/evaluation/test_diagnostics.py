@@ -51,6 +51,7 @@ def by_test(budget):
     return {one["test"]: one["found"] for one in budget["diagnostics"]}
 
 
+@pytest.mark.long
 def test_who_reads_only_the_whole_loses_nothing(records, tmp_path):
     _, budget, _ = evaluated(tmp_path, rigged.reads_the_whole, records)
     assert budget["conditions"]["tool"]["accuracy"]["overall"]["value"] == 1.0
@@ -66,6 +67,7 @@ def test_who_reads_only_the_whole_loses_nothing(records, tmp_path):
     assert budget["answer_first"]["share"]["value"] == 0
 
 
+@pytest.mark.long
 def test_who_reads_only_the_crop_falls_to_chance(records, tmp_path):
     """Chance is a quarter; 60 guesses have a standard error of 5.6 points."""
     _, budget, _ = evaluated(tmp_path, rigged.reads_the_crop, records)

@@ -229,6 +229,7 @@ def flags(server, data, out, *more):
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_command_ends_on_sigterm_and_resumes_to_the_same_bytes(tmp_path, capsys):
     data = tmp_path / "data"
     records = tuple(rigged.world(COUNT))

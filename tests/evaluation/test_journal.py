@@ -201,6 +201,7 @@ def until_lines(file, count, *processes):
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_a_killed_evaluation_goes_on_to_the_same_bytes(tmp_path, here):
     """kill -9 amid the altered questions, once more amid a line, then to the end."""
     data = rigged.write_set(tmp_path / "data", 10)

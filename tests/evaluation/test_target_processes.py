@@ -37,6 +37,7 @@ def here(monkeypatch):
     return run
 
 
+@pytest.mark.long
 def test_killed_evaluations_go_on_to_the_same_bytes(tmp_path, here):
     """kill -9 amid the true boxes, once more amid a line of the altered crops, then to the end."""
     data = rigged.write_set(tmp_path / "data", COUNT)

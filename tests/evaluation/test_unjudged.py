@@ -221,6 +221,7 @@ def test_a_share_that_is_none_is_refused(tmp_path, capsys):
     assert "--max-unjudged is 50.0; it is a share" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_comparison_counts_by_the_judge_who_graded(data, tmp_path, capsys):
     """It once graded by rule whatever the results said: 80.0 % where evaluate.py had said 100.0."""
     one, two = tmp_path / "one", tmp_path / "two"

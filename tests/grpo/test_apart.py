@@ -73,6 +73,7 @@ def with_dropout(one_layer):
     return learner_of(one_layer[0], Objective(), 0.5, Trainable(lora=LoRA(4, 64.0, dropout=0.5)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "mini_batches"), [({}, 1), ({"old": "sampler"}, 1), ({}, 2), ({"epochs": 2}, 1)]
 )

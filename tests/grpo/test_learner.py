@@ -166,6 +166,7 @@ def blind():
     return [group(4, "a", 3, picture=False), group(5, "b", 2, picture=False)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["many pictures", "one row", "no pictures"])
 def test_gradients_on_shards_of_all_kinds_equal_torchs(model, on_a_mesh, case):
     """Four shards: some show a picture that others show, too, and some have no row at all."""
@@ -230,6 +231,7 @@ CHANGES = {
 that encoded a micro-batch's pictures with its rows: measured with that code, commit e94be67."""
 
 
+@pytest.mark.long
 def test_updates_are_what_they_were_with_pictures_in_every_micro_batch(model):
     _, cfg, params = model
     made = learner(cfg, EVERY_TERM, optimizer=ADAM)
@@ -251,12 +253,14 @@ def test_updates_are_what_they_were_with_pictures_in_every_micro_batch(model):
         assert change == pytest.approx(norm, rel=1e-4), path
 
 
+@pytest.mark.long
 def test_alone_equals_packed(model, expected):
     _, cfg, params = model
     assert micro_batches(cfg, ALONE, alone)[0] == 7
     close(three_steps(cfg, params, ALONE, lay=alone), expected, 1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mesh", [None, pytest.param((2, 2, 2), marks=pytest.mark.slow)])
 def test_shared_prompts_change_nothing_but_their_cost(model, expected, mesh):
     _, cfg, params = model
@@ -267,6 +271,7 @@ def test_shared_prompts_change_nothing_but_their_cost(model, expected, mesh):
     assert tokens[1] < 0.8 * tokens[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [
@@ -283,11 +288,13 @@ def test_any_micro_batches_of_rows_and_pictures_are_the_same_update(model, expec
     close(three_steps(cfg, params, shapes), expected, 1e-5)
 
 
+@pytest.mark.long
 def test_a_mesh_changes_nothing(model, expected):
     _, cfg, params = model
     close(three_steps(cfg, params, mesh=make_mesh(2, 2, 2)), expected, 1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
 def test_what_is_watched_are_means_over_the_tokens_that_are_there(model, mesh):
     """Of all micro-batches and shards; an episode without an advantage is not there."""
@@ -325,6 +332,7 @@ def test_the_rows_of_a_batch_come_back_as_they_were_placed(model):
         np.testing.assert_array_equal(made.local_rows(found), np.asarray(found))
 
 
+@pytest.mark.long
 def test_moments_on_the_host_change_nothing(model):
     """They are there between updates, and what two updates of Adam do is the same to the bit."""
     _, cfg, params = model
@@ -349,6 +357,7 @@ def test_moments_on_the_host_change_nothing(model):
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
+@pytest.mark.long
 def test_masters_and_moments_stay_float32_where_the_model_computes_in_bfloat16(model):
     """They begin at values of bfloat16 and move by less than it can hold; the gradient, by Adam's
     first moment, is float32's but for rounding. Without clips, which rounding could flip."""
@@ -402,6 +411,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(model):
     assert (int(state.updates), int(state.ever_refused)) == (2, 2)
 
 
+@pytest.mark.long
 def test_scores_and_entropy_equal_torchs(model):
     """The entropy is the update's: its mean over tokens, weighed as they are."""
     hf, cfg, params = model

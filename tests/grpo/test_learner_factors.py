@@ -27,6 +27,7 @@ from support.learners import (
 pytestmark = pytest.mark.compiles
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "projections", [("k", "up"), pytest.param(("q", "down"), marks=pytest.mark.slow)]
 )
@@ -47,6 +48,7 @@ def test_a_frozen_tower_stays_and_the_rest_learns(model):
     assert moved > 1e-3
 
 
+@pytest.mark.long
 def test_lora_starts_at_the_model_and_changes_its_projections_alone(model):
     _, cfg, params = model
     trainable = Trainable(lora=LoRA(rank=2, projections=("q", "down", "o")))
@@ -64,6 +66,7 @@ def test_lora_starts_at_the_model_and_changes_its_projections_alone(model):
     assert np.linalg.matrix_rank(delta[0], tol=1e-4 * np.linalg.norm(delta[0])) == 2
 
 
+@pytest.mark.long
 def test_lora_of_the_tower_changes_its_projections_too(model):
     _, cfg, params = model
     after = three_steps(cfg, params, trainable=Trainable(lora=LoRA(2, 4.0, ("q",), vision=True)))
@@ -76,6 +79,7 @@ def test_lora_of_the_tower_changes_its_projections_too(model):
     assert changed == {"['text']['q']"} | tower
 
 
+@pytest.mark.long
 def test_dropout_changes_gradients_alone_and_their_mean_stays(model):
     """While a factor is 0, nothing that a value is dropped for changes the loss. The gradient of
     that factor is linear in what is dropped, so its mean is the one without dropout."""
@@ -100,6 +104,7 @@ def test_dropout_changes_gradients_alone_and_their_mean_stays(model):
     assert np.linalg.norm(np.mean(drawn[1:], axis=0) - whole) < 2 * spread
 
 
+@pytest.mark.long
 def test_the_tower_drops_the_same_in_both_passes(model, monkeypatch):
     """Its gradient is the slope of the loss along it. No two micro-batches drop the same."""
     _, cfg, params = model
@@ -130,6 +135,7 @@ def test_the_tower_drops_the_same_in_both_passes(model, monkeypatch):
     assert (loss(0.03) - loss(-0.03)) / 0.06 == pytest.approx(norm, rel=0.02)
 
 
+@pytest.mark.long
 def test_lora_changes_its_layers_alone(model):
     _, cfg, params = model
     last = cfg.text.layers - 1
@@ -139,6 +145,7 @@ def test_lora_changes_its_layers_alone(model):
         assert [bool(layer.any()) for layer in moved] == [False] * last + [True]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("vision", [False, True])
 def test_factors_compute_what_their_merged_weights_do(model, vision):
     _, cfg, params = model
@@ -158,6 +165,7 @@ def test_factors_compute_what_their_merged_weights_do(model, vision):
     assert np.abs(factors - without).max() > 1e-2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unstacked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_base_of_int8_learns_as_its_weights_do(model, unstacked):
     """Factors on integers, and on the float32 weights that these stand for: log-probabilities, loss

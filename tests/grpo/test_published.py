@@ -35,6 +35,7 @@ def noisy(tree, deviation):
     return jax.tree.map(one, tree)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "lora", [None, pytest.param(LoRA(rank=2), marks=pytest.mark.slow), LoRA(rank=2, base="int8")]
 )

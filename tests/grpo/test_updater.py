@@ -21,6 +21,7 @@ from support.updates import SHAPES, groups, learner_of, scores
 pytestmark = pytest.mark.compiles
 
 
+@pytest.mark.long
 def test_one_mini_batch_is_its_own_old_policy(start):
     """And so its loss is the mean of the advantages, by tokens."""
     made, state = start()
@@ -133,6 +134,7 @@ def programs_of(learner, monkeypatch):
     return calls
 
 
+@pytest.mark.long
 def test_the_programs_of_a_step(start, learner, monkeypatch):
     """Of two mini-batches, the second is scored before the first update. Each update encodes its
     pictures once and goes back through the tower once for each micro-batch of them."""
@@ -153,6 +155,7 @@ def test_the_programs_of_a_step(start, learner, monkeypatch):
     }
 
 
+@pytest.mark.long
 def test_a_frozen_tower_is_never_differentiated_nor_encoded_twice_before(one_layer, monkeypatch):
     """The reference's embeddings are the policy's."""
     cfg, params = one_layer

@@ -43,6 +43,7 @@ def uninterrupted(tmp_path_factory):
     return data, folder / "out"
 
 
+@pytest.mark.long
 def test_killed_and_run_again_gives_the_same_bytes(uninterrupted, tmp_path):
     data, expected = uninterrupted
     out = tmp_path / "out"
@@ -66,6 +67,7 @@ def test_killed_and_run_again_gives_the_same_bytes(uninterrupted, tmp_path):
         assert plot.width > 500
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_it_keeps_what_it_has_and_the_same_command_resumes(
     uninterrupted, tmp_path, number
@@ -87,6 +89,7 @@ def test_told_to_stop_it_keeps_what_it_has_and_the_same_command_resumes(
     assert journal.read_bytes() == (expected / journal.name).read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 def test_two_processes_give_what_one_gives(uninterrupted, tmp_path):
     data, expected = uninterrupted
@@ -159,6 +162,7 @@ def test_a_finished_selection_and_a_missing_model_are_refused(uninterrupted, tmp
     assert "give --model" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 @pytest.mark.usefixtures("lean")
 def test_the_engine_answers(tmp_path, capsys):

@@ -81,6 +81,7 @@ def test_a_wait_that_is_interrupted_takes_the_request_back(cloud):
     assert not cloud.there
 
 
+@pytest.mark.long
 def test_a_delete_is_repeated_until_the_slice_is_gone(cloud):
     cloud.pod("create")
     cloud.orders(delete=["ignored", "ignored"])
@@ -139,6 +140,7 @@ def test_what_is_no_longer_in_the_checkout_does_not_stay(cloud):
 # -------------------------------------------------------------------- the run
 
 
+@pytest.mark.long
 def test_run_stop_and_status(cloud):
     (cloud.folder / "train").write_text("run\n")
     cloud.pod("up")
@@ -171,6 +173,7 @@ def test_a_start_that_fails_on_one_worker_stops_the_other(cloud):
 # -------------------------------------------------------------------- keep
 
 
+@pytest.mark.long
 def test_keep_from_nothing_to_a_finished_run_and_a_deleted_slice(cloud):
     cloud.pod("keep")
     assert len(cloud.started) == 2
@@ -178,6 +181,7 @@ def test_keep_from_nothing_to_a_finished_run_and_a_deleted_slice(cloud):
     assert not cloud.there
 
 
+@pytest.mark.long
 def test_keep_after_a_preemption_goes_on_in_a_new_slice(cloud):
     (cloud.folder / "train").write_text("run\n0\n")
     cloud.pod("up")
@@ -194,6 +198,7 @@ def test_keep_after_a_preemption_goes_on_in_a_new_slice(cloud):
     assert not cloud.there
 
 
+@pytest.mark.long
 def test_keep_starts_again_when_a_process_was_lost(cloud):
     (cloud.folder / "train").write_text("75\n134\n0\n")
     cloud.pod("keep")
@@ -202,6 +207,7 @@ def test_keep_starts_again_when_a_process_was_lost(cloud):
     assert not cloud.there
 
 
+@pytest.mark.long
 def test_keep_gives_up_after_so_many_losses(cloud):
     (cloud.folder / "train").write_text("75\n" * 20)
     said = cloud.pod("keep", code=1)
@@ -209,6 +215,7 @@ def test_keep_gives_up_after_so_many_losses(cloud):
     assert not cloud.there
 
 
+@pytest.mark.long
 def test_keep_ends_with_the_log_of_a_run_that_failed(cloud):
     (cloud.folder / "train").write_text("1\n")
     said = cloud.pod("keep", code=1)
@@ -218,6 +225,7 @@ def test_keep_ends_with_the_log_of_a_run_that_failed(cloud):
     assert not cloud.there
 
 
+@pytest.mark.long
 def test_keep_does_not_touch_a_slice_that_it_cannot_see(cloud):
     (cloud.folder / "train").write_text("run\n")
     cloud.pod("up")
@@ -233,6 +241,7 @@ def test_keep_does_not_touch_a_slice_that_it_cannot_see(cloud):
         assert cloud.count("delete") == 0
 
 
+@pytest.mark.long
 def test_a_run_that_its_host_told_to_stop_has_not_finished(cloud):
     """Spot hosts send SIGTERM to everything before they go; the run saves and ends with 0."""
     (cloud.folder / "train").write_text("run\n0\n")
@@ -244,6 +253,7 @@ def test_a_run_that_its_host_told_to_stop_has_not_finished(cloud):
     assert not cloud.there
 
 
+@pytest.mark.long
 def test_a_sigterm_that_comes_before_the_run_can_save_is_no_failure(cloud):
     """A host that is taken away early ends the trainer with 143; the run goes on elsewhere."""
     (cloud.folder / "train").write_text("143\n0\n")
@@ -278,6 +288,7 @@ def test_a_slice_that_is_kept_after_a_failure_is_named(cloud):
 # -------------------------------------------------------------------- several slices
 
 
+@pytest.mark.long
 def test_two_slices_come_and_go_together_and_run_one_run(two):
     """Both get the same code and the same command; the check waits for the workers of both."""
     (two.folder / "train").write_text("run\n")
@@ -299,6 +310,7 @@ def test_two_slices_come_and_go_together_and_run_one_run(two):
     assert not two.there
 
 
+@pytest.mark.long
 def test_keep_asks_for_both_again_if_one_is_taken_away(two):
     (two.folder / "train").write_text("run\n0\n")
     two.pod("up")

@@ -78,6 +78,7 @@ def generation(request):
         yield request.param
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("rows", "with_prefix", "N", "K"), CASES.values(), ids=CASES)
 def test_packed_rows_equal_plain_attention(stand_in, generation, rows, with_prefix, N, K):
     """Values and the gradients of queries, keys and values, against float64."""
@@ -233,6 +234,7 @@ def test_the_form_of_packed_rows_follows_from_the_gpu(monkeypatch, backend, said
         assert attention_cudnn.capability() == (8, 6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", cudnn_check.CASES.values(), ids=cudnn_check.CASES)
 def test_attention_in_bfloat16(stand_in, case):
     """Through the function that models call."""

@@ -170,6 +170,7 @@ SHAPES = RolloutShapes(
 LONG = replace(SHAPES, capacity=16384 + 512 + 2560, image_tokens=16384)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_decode_compiles_for_a_tpu_and_copies_nothing_of_the_cache(dtype):
     """Two layers of the 3B model."""

@@ -268,6 +268,7 @@ def calls(text):
     return {part: sum(f"_{part}_" in name for name in names) for part in ("fwd", "dkv", "dq")}
 
 
+@pytest.mark.long
 def test_gradients_with_saved_residuals_in_a_scan_of_layers():
     """Two layers, each of its own keys, rematerialised with what is saved by name and without."""
     segments, prefix = (x[None] for x in packed(256, (70, 60, 50), (0, 40)))

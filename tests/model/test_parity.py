@@ -76,6 +76,7 @@ def test_text_alone_needs_no_images(one):
     assert np.abs(ours - reference.logits(model, prompts, 16))[real].max() <= TOLERANCE
 
 
+@pytest.mark.long
 def test_loops_and_remat_change_nothing(one):
     """Layers in a tuple, and every remat policy, give the gradients of the plain scan."""
     _, cfg, params, rng = one

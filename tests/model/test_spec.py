@@ -174,6 +174,7 @@ def test_every_parameter_goes_to_hugging_face_and_back():
             np.testing.assert_allclose(ours.reshape(-1), theirs, atol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 def test_initial_values_are_made_sharded_and_random(tmp_path):
     reference.random_config(0, tied=False).save_pretrained(tmp_path)

@@ -23,6 +23,7 @@ def figures(tmp_path):
     return run
 
 
+@pytest.mark.long
 def test_memory_and_wire_are_those_of_the_whole_compilation(figures):
     large = ("--program", "begin", "--rollout.slots", "256", "--rollout.capacity", "8192")
     code, (whole,) = figures(*large)
@@ -34,6 +35,7 @@ def test_memory_and_wire_are_those_of_the_whole_compilation(figures):
     assert quick["compiled"]["sent"] == whole["compiled"]["sent"]
 
 
+@pytest.mark.long
 def test_a_program_that_does_not_fit_is_refused_as_by_the_whole_compilation(figures, capsys):
     """4 TiB of cache."""
     code, (row,) = figures("--program", "begin", "--quick", "--rollout.slots", str(2**24))

@@ -26,6 +26,7 @@ def test_search_says_what_it_does_not_choose():
                        slices.find("v5p:2x2x4"), PlannedEpisode()))  # fmt: skip
 
 
+@pytest.mark.long
 def test_search_proposes_what_a_slice_can_hold():
     """16 GB chips cannot hold a whole copy of the 7B beside the trainer's state; 95 GB can."""
     config, load = load_config("stage1.py", CONFIGS), PlannedEpisode()
@@ -39,6 +40,7 @@ def test_search_proposes_what_a_slice_can_hold():
     assert proposed.model.remat == "none"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["v5e:4x8", "v5p:2x2x2", "2xv6e:4x4"])
 def test_search_proposes_nothing_that_train_would_refuse(name):
     """Groups of 8 chips were among it, where a host has 4."""

@@ -147,6 +147,7 @@ def test_a_connection_that_breaks_goes_on_where_it_stopped(hub, tmp_path):
     assert int(resumed.removeprefix("bytes=").removesuffix("-")) > 1_000_000
 
 
+@pytest.mark.long
 def test_a_command_that_was_killed_fetches_only_what_was_not_whole(hub, tmp_path):
     files = {"config.json": b"{}", "model.safetensors": MORE_THAN_A_CHUNK}
     repo = hub.repos["model", "o/big"] = Repo(files, stalls_after=11_000_000)

@@ -334,6 +334,7 @@ def test_light_and_dark(browser, page):
     assert grounds == ["rgb(251, 250, 248)", "rgb(20, 21, 24)"]
 
 
+@pytest.mark.long
 def test_five_hundred_episodes_are_quick(browser, tmp_path):
     size, shown, green = runs.SIZES["small"]
     groups = []

@@ -12,7 +12,7 @@ from lfpc_jax.model import spec
 from support import small
 from support.engines import engine
 
-pytestmark = pytest.mark.compiles
+pytestmark = [pytest.mark.compiles, pytest.mark.long]
 
 RECORDS = [small.record(i, targets=(((10.0, 10.0, 50.0, 40.0),),)) for i in range(6)]
 ALTERS = {name: alteration(name, RECORDS) for name in ALTERATIONS}
@@ -102,6 +102,7 @@ def test_the_first_turn_is_not_sampled_again(shared):
     assert rollouts == len(RECORDS) * ROLLOUTS + len(names) * resumed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "how", ["small", *(pytest.param(how, marks=pytest.mark.slow) for how in ("copies", "mesh"))]
 )

@@ -55,6 +55,7 @@ def test_memory_stays_flat(tmp_path):
     assert last["resident_bytes"] - first["resident_bytes"] < 100e6
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 @pytest.mark.parametrize("device", [["--without-device"], pytest.param([], marks=pytest.mark.slow)])
 def test_hostile_outputs(tmp_path, device):

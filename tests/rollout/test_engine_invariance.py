@@ -18,6 +18,7 @@ from support.processes import run_both
 pytestmark = pytest.mark.compiles
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("slots", "chunk"),
     [
@@ -49,6 +50,7 @@ def test_how_it_is_run_changes_nothing(episodes, options):
     same(run(engine(**options), [small.record(i) for i in range(3)], 4), wanted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "unstacked",
     [pytest.param(False, marks=pytest.mark.slow), True],
@@ -62,6 +64,7 @@ def test_the_layout_of_accelerators_changes_nothing(episodes, unstacked, monkeyp
     same(run(made, [small.record(i) for i in range(3)], 4), wanted)
 
 
+@pytest.mark.long
 def test_batched_prefills_and_extends_change_nothing(episodes):
     shapes = replace(small.SHAPES, slots=8, prefill_rows=2, extend_rows=3)
     wanted = {name: t for name, t in episodes.items() if name[0] in ("r0", "r1", "r2")}
@@ -89,6 +92,7 @@ def test_order_and_seed(shared, episodes):
     assert sum(np.array_equal(other[name].ids, wanted[name].ids) for name in wanted) <= 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "sides", [(2, 2, 2), pytest.param((4, 1, 2), marks=pytest.mark.slow)], ids=str
 )

@@ -119,6 +119,7 @@ def test_log_probabilities_equal_a_forward_over_both_pictures(shared):
     assert checked >= 30
 
 
+@pytest.mark.long
 def test_slots_and_chunk_change_nothing(followed):
     """Few slots are filled again and again, in the middle of an opening's follows. A follow longer
     than a piece is written in several."""

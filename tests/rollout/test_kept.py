@@ -95,6 +95,7 @@ def test_a_blank_crop_is_encoded_once_for_each_size(keeping, whole):
     del keeping.slots._timed
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 @pytest.mark.parametrize(
     "how", [*(pytest.param(how, marks=pytest.mark.slow) for how in ("scarce", "copies")), "mesh"]

@@ -33,6 +33,7 @@ def answered(run, found):
     return dict(found)
 
 
+@pytest.mark.long
 def test_the_rest_is_compiled_beside_a_run_and_changes_no_answer():
     compiled, found = [], {}
 

@@ -35,6 +35,7 @@ def sent(devices, cfg, tensor=1, options=None, names=NAMES):
 GPUS = pytest.param("gpu", marks=pytest.mark.skipif(gpus.PLUGIN_MISSING, reason=gpus.REASON))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["cpu", "cpu, keys as on accelerators", "v5e:2x4", GPUS])
 def test_devices_with_a_copy_of_the_model_each_send_no_rows(where, monkeypatch):
     """Before rows were numbered within their shard, `extend` of this model sent 5.5 MB a call. A

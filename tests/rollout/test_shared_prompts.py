@@ -79,6 +79,7 @@ def made(shapes, mesh=None, **options) -> Engine:
     return engine(shapes, params=params, mesh=mesh, **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 15))]
 )
@@ -158,6 +159,7 @@ def reaching(monkeypatch):
     monkeypatch.setattr(attention_reach, "reach", interpreted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [

@@ -99,6 +99,7 @@ def test_the_programs_of_a_run_are_those_that_are_said(compiled):
         assert f"compiling {said} ..." in log
 
 
+@pytest.mark.long
 def test_each_program_is_compiled_once_whatever_the_steps_hold(compiled):
     """An update with the log-probabilities of the policy before it is one program, the first of a
     step, which needs none, another; both may have rows with more tokens than `update.places`."""

@@ -98,6 +98,7 @@ def outcomes(tmp_path):
     return read_many
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_folders_are_read_or_refused(outcomes):
     seen = outcomes(150, seed=0)
@@ -112,6 +113,7 @@ def test_many_damaged_folders_are_read_or_refused(outcomes, seed):
     assert sum(outcomes(600, seed).values()) == 600
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("section", "name", "value", "words"),
     [

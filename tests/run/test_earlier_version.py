@@ -122,6 +122,7 @@ def test_a_run_is_a_model(old, expected):
     assert run.judged_by == unfinished(old / "run") == ""
 
 
+@pytest.mark.long
 def test_training_resumes_as_the_earlier_version_did(old, expected):
     """From its own config file, which imports by the names of then."""
     words = ["--config", "own.py", "--run", "run", "--steps", "3"]
@@ -168,6 +169,7 @@ def test_a_comparison_comes_out_as_before(old):
     assert now == before
 
 
+@pytest.mark.long
 def test_a_report_shows_the_run_and_the_evaluation(old, expected):
     assert report.main(["run", "evaluated", "--out", "report.html"]) == 0
     page = (old / "report.html").read_text()

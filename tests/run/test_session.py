@@ -36,6 +36,7 @@ def session():
     )
 
 
+@pytest.mark.long
 def test_it_answers_questions_greedily(session, records):
     def ask(record):
         return session.ask(record.picture.path, record.question, longest_side=record.longest_side)
@@ -49,6 +50,7 @@ def test_it_answers_questions_greedily(session, records):
     np.testing.assert_array_equal(episodes[0].ids, again.ids)
 
 
+@pytest.mark.long
 def test_an_update_makes_good_episodes_likelier_and_bad_ones_less_likely(session, records):
     groups = session.roll_out(records[:8], rollouts=8)
     assert [group.record for group in groups] == records[:8]
@@ -90,6 +92,7 @@ def test_an_update_makes_good_episodes_likelier_and_bad_ones_less_likely(session
         session.update(rewarded)
 
 
+@pytest.mark.long
 def test_a_record_may_have_several_groups(session, records):
     """Their crops are told apart: the update computes the sampler's log-probabilities again."""
     rolled = [session.roll_out(records[:3], rollouts=4, seed=seed) for seed in (1, 2)]
