@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TEST_ARGS ?=
 
-.PHONY: demo demo-cropvlm reproduce reproduce-cropvlm warmstart micro-target check test test-long lint constraints clean
+.PHONY: demo demo-cropvlm reproduce reproduce-cropvlm warmstart micro-target check quick test test-long lint constraints clean
 
 # The whole method in a small world: selection, both stages, evaluation, a table and a report.
 demo: export JAX_PLATFORMS ?= cpu
@@ -54,9 +54,12 @@ micro-target: .venv/demo
 	  sha256sum configs/micro/$$model/model.safetensors || exit 1; \
 	done
 
-# Lint, types, and the tests that compile nothing: the tests' first tier. Some wait for processes, so three at once.
-check: lint
-	$(BIN)/python -m pytest -n 3 -m 'not compiles and not slow' $(TEST_ARGS)
+# Lint, types, and the quick tests that compile nothing: the tests' first tier.
+check: .venv/installed
+	$(MAKE) --no-print-directory --jobs=2 --output-sync lint quick
+
+quick: .venv/installed
+	$(BIN)/python -m pytest -m 'not compiles and not seconds and not long and not slow' $(TEST_ARGS)
 
 # All tests but the long and the slow ones. `make test TEST_ARGS='-m slow'` runs the slow ones.
 test: lint

@@ -35,6 +35,7 @@ def typed(place, language, text):
     return done.stdout
 
 
+@pytest.mark.seconds
 def test_the_set_that_is_written_by_hand_is_whole(place):
     for language, text in BLOCKS[:2]:
         typed(place, language, text)

@@ -48,6 +48,7 @@ def test_an_unknown_name_is_refused():
         lfpc_jax.Sesion  # noqa: B018
 
 
+@pytest.mark.seconds
 def test_the_import_costs_nothing():
     done = subprocess.run([sys.executable, "-c", CHEAP], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

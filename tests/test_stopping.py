@@ -86,6 +86,7 @@ def alive(pid):
     return True
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", [(signal.SIGKILL,), (signal.SIGINT, signal.SIGINT)])
 def test_commands_do_not_outlive_the_one_that_runs_them(tmp_path, kind):
     """They would hold the folder, and the same command could not resume there."""
@@ -146,6 +147,7 @@ def test_nothing_is_raised_while_a_command_imports(number):
     assert (code, printed, errors) == (CODES[number], "", f"stopped by {NAMES[number]}\n")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("number", CODES)
 def test_a_command_that_is_within_a_compiler_ends_after_seconds(number):
     process = script(BUSY)
@@ -154,6 +156,7 @@ def test_a_command_that_is_within_a_compiler_ends_after_seconds(number):
     assert (code, errors) == (CODES[number], f"stopped by {NAMES[number]}\n")
 
 
+@pytest.mark.seconds
 def test_so_does_one_that_resumes_with_its_word_and_code():
     process = script(f"stopping.resumable('out')\n{BUSY}")
     process.send_signal(signal.SIGTERM)
@@ -161,6 +164,7 @@ def test_so_does_one_that_resumes_with_its_word_and_code():
     assert (code, printed, errors) == (0, "stopped; rerun the same command to resume out\n", "")
 
 
+@pytest.mark.seconds
 def test_a_patient_one_hears_a_second_ctrl_c_but_no_second_sigterm():
     process = script(f"stopping.patient('stops after this step')\n{BUSY}")
     for _ in range(2):
@@ -175,6 +179,7 @@ def test_a_patient_one_hears_a_second_ctrl_c_but_no_second_sigterm():
     assert (code, errors) == (130, "stopped at once by a second Ctrl-C\n")
 
 
+@pytest.mark.seconds
 def test_an_exit_code_stays_once_the_work_is_done():
     """As while a process waits at its exit for its threads."""
     process = script(
@@ -186,6 +191,7 @@ def test_an_exit_code_stays_once_the_work_is_done():
     assert told.ended(process, within=5) == (0, "", "")
 
 
+@pytest.mark.seconds
 def test_processes_that_draw_end_without_a_word_of_their_own(tmp_path):
     out = tmp_path / "world"
     process = told.start("synthesize.py", out, "--count", 5000, "--size", 448, "--workers", 2)
@@ -198,6 +204,7 @@ def test_processes_that_draw_end_without_a_word_of_their_own(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.seconds
 def test_processes_that_draw_do_not_outlive_a_killed_command(tmp_path):
     out = tmp_path / "world"
     process = told.start("synthesize.py", out, "--count", 5000, "--size", 448, "--workers", 2)
@@ -206,6 +213,7 @@ def test_processes_that_draw_do_not_outlive_a_killed_command(tmp_path):
     process.communicate(timeout=10)  # they have its output open as long as they live
 
 
+@pytest.mark.seconds
 def test_a_second_ctrl_c_is_the_last_word_of_processes_that_draw_too(tmp_path):
     """Python's own process that cleans up after them warns of what a killed one left."""
     out = tmp_path / "world"

@@ -27,6 +27,7 @@ sys.exit(command.run(body))
 """
 
 
+@pytest.mark.seconds
 def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path):
     """On a file system of 2 MiB, where the kernel lets this user make one."""
     if subprocess.run([*OWN_MOUNTS, "true"], capture_output=True).returncode:

@@ -72,6 +72,7 @@ def uninterrupted(tmp_path_factory):
     return data, folder / "out"
 
 
+@pytest.mark.seconds
 def test_what_it_writes(uninterrupted):
     data, out = uninterrupted
     before = {record.id: record for record in layout.read(data)}
@@ -153,6 +154,7 @@ def run(monkeypatch, capsys):
 GRID_FLAGS = ("--target", "rigged", "--grid", GRID, "--chunk", 3, "--max-lost", 0.1)
 
 
+@pytest.mark.seconds
 def test_labels_are_made_again_by_another_rule_without_the_target(uninterrupted, tmp_path, run):
     data, old = uninterrupted
     again = tmp_path / "again"
@@ -177,6 +179,7 @@ def test_labels_are_made_again_by_another_rule_without_the_target(uninterrupted,
     assert (other / "records.jsonl").read_bytes() != (old / "records.jsonl").read_bytes()
 
 
+@pytest.mark.seconds
 def test_what_differs_is_refused_by_name(tmp_path, run):
     data = rigged_labels.make_set(tmp_path / "set", 4)
     out = tmp_path / "out"
@@ -219,6 +222,7 @@ def test_flags_that_cannot_be_are_refused(tmp_path, run, flags, told):
     assert told in error
 
 
+@pytest.mark.seconds
 def test_the_sets_own_targets_as_labels(tmp_path, run):
     """Every fourth has one; the others are left out and counted. Their targets cover as much."""
     data = rigged_labels.make_set(tmp_path / "set", 8)

@@ -19,7 +19,7 @@ from support import micro_boxes, small, small_boxes
 from support.left import metrics
 from support.processes import ROOT, coordinator_flags, environment
 
-pytestmark = pytest.mark.usefixtures("lean")
+pytestmark = [pytest.mark.compiles, pytest.mark.usefixtures("lean")]
 
 OUTPUTS = ("records.jsonl", "labels.jsonl", "report.json", "meta.json", "report.png", "sheet.png")
 
@@ -58,7 +58,6 @@ def labelled(folder):
     return label(folder, folder / "labels")
 
 
-@pytest.mark.compiles
 def test_a_real_target_is_asked(labelled):
     made = [json.loads(line) for line in labelled["labels.jsonl"].splitlines()]
     assert [one["id"] for one in made] == ["r0", "r1", "r2"]

@@ -68,6 +68,7 @@ def test_wrong_flags_end_with_2_and_name_the_command():
     assert "lfpc ask: error: argument --model: expected one argument" in done.stderr
 
 
+@pytest.mark.seconds
 def test_its_version_names_packages_and_devices():
     done = typed("--version", JAX_PLATFORMS="cpu")
     lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())

@@ -22,6 +22,7 @@ def blocks(page):
     return dict(found)
 
 
+@pytest.mark.seconds
 def test_one_run_goes_into_its_folder(tmp_path, capsys):
     folder = runs.write(tmp_path / "run", {PART: runs.groups()})
     assert report.main([str(folder)]) == 0
@@ -40,6 +41,7 @@ def test_one_run_goes_into_its_folder(tmp_path, capsys):
             assert min(image.size) > 200
 
 
+@pytest.mark.seconds
 def test_texts_cannot_end_a_block(tmp_path):
     """The page's own four tags that open a script, a block an episode and a picture, no more."""
     folder = runs.write(tmp_path / "run", {PART: runs.groups()})
@@ -51,6 +53,7 @@ def test_texts_cannot_end_a_block(tmp_path):
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)
 
 
+@pytest.mark.seconds
 def test_several_runs_and_names_that_repeat(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     groups = runs.groups()
@@ -64,6 +67,7 @@ def test_several_runs_and_names_that_repeat(tmp_path, monkeypatch, capsys):
     assert "the limit" in capsys.readouterr().err
 
 
+@pytest.mark.seconds
 def test_the_tokenizer_of_a_model_serves_where_the_run_has_none(tmp_path, capsys):
     folder = runs.write(tmp_path / "run", {PART: runs.groups()}, with_tokenizer=False)
     assert report.main([str(folder)]) == 0
@@ -76,6 +80,7 @@ def test_the_tokenizer_of_a_model_serves_where_the_run_has_none(tmp_path, capsys
     assert [block["role"] for block in whole["blocks"]][:2] == ["system", "user"]
 
 
+@pytest.mark.seconds
 def test_damage_is_reported_and_the_page_is_written(tmp_path, capsys):
     folder = runs.write(tmp_path / "run", {PART: runs.groups()})
     with (folder / "trajectories" / f"{PART}.jsonl").open("a") as out:
@@ -120,6 +125,7 @@ def steps_of(index):
     return max((step for curve in curves for step in curve["steps"]), default=0)
 
 
+@pytest.mark.seconds
 def test_a_page_follows_its_run_until_that_has_finished(tmp_path, capsys):
     """It is watched before it begins, and while a command holds its folder."""
     folder, ended = tmp_path / "run", []
@@ -147,6 +153,7 @@ def test_a_page_follows_its_run_until_that_has_finished(tmp_path, capsys):
     assert out.count("wrote ") == 3 + 3  # the page three times; plots are named once
 
 
+@pytest.mark.seconds
 def test_watching_ends_with_0_when_it_is_told_to(tmp_path):
     folder = runs.write(tmp_path / "run", {PART: runs.groups()[:1]})
     stopping.told.set()

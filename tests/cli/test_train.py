@@ -28,7 +28,7 @@ from support.left import arrays, facts, metrics, near, same
 from support.processes import coordinator_flags
 from support.training_runs import CONFIG, finished, start
 
-pytestmark = pytest.mark.compiles
+pytestmark = [pytest.mark.compiles, pytest.mark.long]
 
 HERE = Path(__file__).parent
 
@@ -64,7 +64,6 @@ def test_a_run_leaves_what_it_says(whole):
     assert log.count("was selected by another model than the one that is trained") == 1
 
 
-@pytest.mark.long
 def test_its_episodes_replay_without_a_difference(whole, capsys):
     """By the weights that sampled them: the first model, and those after steps 2 and 3."""
     assert replay.main([str(whole), "--tolerance", "1e-4"]) == 0
@@ -80,7 +79,6 @@ def test_the_policy_moves(whole, folder):
     assert 1e-4 < np.abs(after - before["model.embed_tokens.weight"]).max() < 1e-1
 
 
-@pytest.mark.long
 def test_imitates_what_is_demonstrated(folder):
     run = folder / "taught"
     finished(start(folder, run, config=str(HERE / "taught.py")))
@@ -112,7 +110,6 @@ def scrambled(folder):
     return run, flags, errors
 
 
-@pytest.mark.long
 def test_rollouts_from_scrambled_weights_stop_the_run_before_they_are_trained_on(
     folder, whole, scrambled
 ):
@@ -226,7 +223,6 @@ def two(folder):
     return run
 
 
-@pytest.mark.long
 def test_two_processes_are_one(two, whole):
     near(two, whole)
     assert facts(two)["data"] == facts(whole)["data"]
@@ -235,14 +231,12 @@ def test_two_processes_are_one(two, whole):
             assert metrics(two)[at].get(name) == pytest.approx(values.get(name)), (at, name)
 
 
-@pytest.mark.long
 def test_only_the_first_process_writes_metrics(two):
     [_] = (two / "tensorboard").iterdir()
     lines = (two / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == len(metrics(two)) == 5
 
 
-@pytest.mark.long
 def test_what_was_validated_is_saved_with_its_score(two):
     """So that the best can be kept, whether or not a checkpoint falls on it."""
     validated = {step: v for (kind, step), v in metrics(two).items() if kind == "validation"}
@@ -252,7 +246,6 @@ def test_what_was_validated_is_saved_with_its_score(two):
         assert saved[step].facts["accuracy"] == values["validation/accuracy"]
 
 
-@pytest.mark.long
 def test_three_updates_that_are_not_finite_leave_with_2_and_their_batch(folder):
     """A weight too large for a product, taught: nothing need be earned to be learned from."""
     poisoned = folder / "poisoned"
@@ -292,7 +285,6 @@ def test_logits_that_are_not_finite_leave_with_2(folder, monkeypatch, capsys):
     assert "error: after step 4: record 'r1': the model's" in capsys.readouterr().err
 
 
-@pytest.mark.long
 def test_a_run_is_exported_and_starts_the_next_stage(folder, whole, monkeypatch, capsys):
     out = folder / "exported"
     assert convert.main(["to-hf", str(whole), str(out)]) == 0

@@ -143,6 +143,7 @@ def test_alterations_and_the_missing_tool_apply(tmp_path):
     assert set(map(tuple, seen[1][1].reshape(-1, 3))) == {(123, 117, 104)}
 
 
+@pytest.mark.seconds
 def test_answers_come_in_order_and_side_by_side(tmp_path):
     """Later requests are answered sooner; never more are open than allowed."""
 
@@ -160,6 +161,7 @@ def test_answers_come_in_order_and_side_by_side(tmp_path):
                 assert each == Said(f"{asked.question[5:6]} {crop.sum()}")
 
 
+@pytest.mark.seconds
 def test_the_same_is_asked_once(tmp_path):
     """In one call, in the next one whatever its seed, in another target, for another record that
     looks the same; not for another model, budget, question or picture."""
@@ -277,6 +279,7 @@ def answer_of(asked):
     return f"{asked[1][:6]} {int(asked[0][1].sum())}"
 
 
+@pytest.mark.seconds
 def test_a_killed_process_asks_only_for_what_it_had_not_kept(tmp_path):
     """Two processes at once are killed with -9 in the middle; what was under way is asked again,
     and nothing else. Then nothing is left to ask."""

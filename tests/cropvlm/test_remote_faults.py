@@ -100,6 +100,7 @@ def test_an_answer_that_was_cut_off_is_the_model_s_own(tmp_path, behave, answer)
         assert len(server.requests) == 1
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("slow", [late(0.6, say("no")), drip, drip_headers])
 def test_slowness_is_named(tmp_path, slow):
     with asking(scripted(slow), tmp_path, {"reply_seconds": 0.2}) as (target, _):
@@ -116,6 +117,7 @@ def test_trouble_that_passes_is_waited_out(tmp_path, trouble):
     assert waited >= (1 if trouble not in (hang_up, cut_short) else 0)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("trouble", [late(20, say("no")), drip, drip_headers, status(503)])
 def test_a_step_ends_when_its_time_is_over(tmp_path, trouble):
     patience = {"concurrent": 2, "attempts": 1000, "first_wait": 0.2, "reply_seconds": 60.0}

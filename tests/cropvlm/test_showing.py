@@ -88,6 +88,7 @@ CALL = (
 USER = "<|im_start|>user\n"
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("presentation", "box", "left", "following"),
     [
@@ -147,6 +148,7 @@ def test_both_parts_are_the_conversation_in_one_go(showing, presentation, box):
         assert episode.position + 1 == deltas[0] + len(ids)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("presentation", ["both", "crop", "image", "zoom"])
 def test_ids_and_pixels_equal_transformers_processor(showing, folder, presentation, monkeypatch):
     """Of the original and a piece of it, both still to be resized. Built without a video

@@ -35,6 +35,7 @@ def work(folder, together=1, reached=7):
     return done, worked
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("together", [1, 3])
 def test_cut_at_any_byte_it_resumes_to_the_same_bytes(tmp_path, together):
     whole, _ = work(tmp_path / "whole", together)

@@ -80,6 +80,7 @@ def test_a_restored_stream_continues_as_the_saved_one(threads):
     assert take(stream, 27) == before + expected
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("processes", [2, 3, 5, 12])
 def test_processes_share_the_batches_of_one(processes):
     """Of 12 in a batch, 5 have 2 or 3 each. The state of any restores any number of them."""
@@ -117,6 +118,7 @@ stream.close()
 """
 
 
+@pytest.mark.seconds
 def test_what_two_real_processes_saved_in_mid_epoch_resumes(tmp_path):
     layout.write(tmp_path / "set", [record(f"r{i}") for i in range(64)])
     command = [sys.executable, "-c", _PROCESS, str(tmp_path / "set")]
@@ -244,6 +246,7 @@ def test_the_world_streams_as_a_set(tmp_path):
     assert len({opening.record.id for opening in batch}) == 4
 
 
+@pytest.mark.seconds
 def test_memory_stays_flat_over_large_originals(tmp_path):
     """The short form of bench/data_stream.py: 4K originals, decoded one after the other."""
     settings = WorldSettings(size=(3840, 2160), object_side=(80, 160))

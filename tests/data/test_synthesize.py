@@ -118,6 +118,7 @@ def test_easy_begins_elsewhere_and_other_knobs_still_turn(tmp_path):
     assert size_of((out / "contact.png").read_bytes()) == (992, 6 * 286)
 
 
+@pytest.mark.seconds
 def test_workers_change_nothing(tmp_path):
     command = ["--count", "6", *TINY]
     assert main([str(tmp_path / "one"), *command]) == 0

@@ -190,6 +190,7 @@ def test_one_process_has_nobody_to_wait_for():
     assert processes.stop_requested() is False
 
 
+@pytest.mark.seconds
 def test_two_with_one_number_are_told(tmp_path):
     address = f"localhost:{free_port()}"
     callers = []

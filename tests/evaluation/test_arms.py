@@ -79,6 +79,7 @@ def comparison(folders):
     return Comparison(arms, "set", 32)
 
 
+@pytest.mark.seconds
 def test_what_noise_takes_is_the_mean_of_the_seeds(folders):
     found = comparison(folders)
     assert found.measured("whole", "accuracy").estimate.value == 1
@@ -110,6 +111,7 @@ def test_a_change_is_paired_by_question_and_seed(folders):
     assert same.estimate.low < 0 < same.estimate.high
 
 
+@pytest.mark.seconds
 def test_over_seeds_an_interval_is_for_other_seeds_as_well(folders):
     """The two seeds lose 0.7 and 0.35: other seeds may lose anything, or nothing."""
     arms = [
@@ -127,6 +129,7 @@ def test_over_seeds_an_interval_is_for_other_seeds_as_well(folders):
     assert one == comparison(folders).measured("whole", "accuracy")
 
 
+@pytest.mark.seconds
 def test_seeds_that_are_all_right_make_nothing_certain(folders):
     """The interval is then that over questions, as for a single seed."""
     arms = [Arm("whole", (folders["whole"],) * 3), Arm("again", (folders["whole"],) * 3)]
@@ -223,6 +226,7 @@ def test_each_seed_s_change_is_paired_too():
     assert area.seeds == pytest.approx((0.36 - 0.25,))
 
 
+@pytest.mark.seconds
 def test_seeds_that_have_no_counterpart_are_not_paired(folders):
     arms = [
         Arm("two", (folders["crops"], folders["half"])),
@@ -320,6 +324,7 @@ def test_a_question_that_was_not_judged_everywhere_counts_in_no_accuracy():
     assert "3 of 5 questions could not be judged in every evaluation, and count in no acc" in note
 
 
+@pytest.mark.seconds
 def test_command_writes_what_it_prints(folders, tmp_path, capsys):
     words = ["--arm", "whole", folders["whole"], "--arm", "mixed", folders["crops"],
              folders["half"], "--change", "drop", "3*whole", "mixed"]  # fmt: skip

@@ -92,6 +92,7 @@ def test_who_reads_only_the_crop_falls_to_chance(records, tmp_path):
     assert measured["crop/rate"] == measured["end/answered"] == 1
 
 
+@pytest.mark.seconds
 def test_a_missed_target_is_what_the_true_box_mends(records, tmp_path):
     _, budget, _ = evaluated(tmp_path, rigged.misses_half, records, ("truth",))
     missed = by_test(budget)["truth, missed"]
@@ -188,6 +189,7 @@ def test_who_answers_first_is_counted_by_samples_not_by_rows():
     assert found.share == share(0.5, 3)
 
 
+@pytest.mark.seconds
 def test_altered_questions_are_asked_only_where_there_was_a_crop(records, tmp_path):
     def says_at_once(episode):
         if rigged.digest(episode.opening.record.id) % 3 == 0:
@@ -205,6 +207,7 @@ def test_altered_questions_are_asked_only_where_there_was_a_crop(records, tmp_pa
     assert by_test(budget)["noise"]["before"] == pytest.approx((crops + kept) / COUNT)
 
 
+@pytest.mark.seconds
 def test_everything_is_shown_in_tables_and_a_picture(records, tmp_path):
     from rich.console import Console
 

@@ -85,6 +85,7 @@ class Ends(rigged.RiggedEngine):
             self.say = said
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("say", [rigged.reads_the_crop, rigged.misses_half])
 def test_every_condition_has_the_engines_episodes_and_results(records, tmp_path, say):
     wanted, _ = evaluated(tmp_path / "engine", records, Ends(say, small.dialogue()), rollouts=2)

@@ -79,6 +79,7 @@ def test_two_measures_together():
     assert 0 < multiple_p(recall, size, accuracy) < 0.3
 
 
+@pytest.mark.seconds
 def test_an_arm_may_be_of_another_condition(folders):
     arms = [Arm.parse("sft", [folders["sft"]]), Arm.parse("without@direct", [folders["sft"]]),
             Arm.parse("true@true", [folders["sft"]])]  # fmt: skip

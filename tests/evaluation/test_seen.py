@@ -110,6 +110,7 @@ def shown_again(journal):
     }
 
 
+@pytest.mark.seconds
 def test_every_crop_of_several_targets_comes_out_again(twice):
     journal, _, _, seen = twice
     found = shown_again(journal)

@@ -30,6 +30,7 @@ def right(found, condition):
     return found["conditions"][condition]["accuracy"]["overall"]["value"]
 
 
+@pytest.mark.seconds
 def test_every_kind_of_box(records, tmp_path):
     """The true box, the whole image and two-thirds of the predicted ones show the square."""
     conditions = ("tool", "direct", "true", "centre", "random", "whole", expanded(4.0))
@@ -60,6 +61,7 @@ def test_every_kind_of_box(records, tmp_path):
     assert tests["tool over true"]["questions"] == COUNT
 
 
+@pytest.mark.seconds
 def test_altered_crops_are_of_the_boxes_that_were_proposed(records, tmp_path):
     """The network is asked once. What it read in its crop is not in noise."""
     engine = rigged_answers.proposer(rigged_answers.outlines_two_in_three)
@@ -182,6 +184,7 @@ TARGET = ("--target", "rigged", "--target-image-tokens", "32", "--target-crop-to
 SERVER = ("--target-url", "http://h/v1", "--target-model", "m")
 
 
+@pytest.mark.seconds
 def test_the_command_without_a_crop_network(run, tmp_path):
     out = tmp_path / "out"
     code, _, _ = run(out, *TARGET, "--boxes", "true", "whole", "--expand", "4", "16")
@@ -242,6 +245,7 @@ def test_a_target_that_is_gone_ends_the_command(run, tmp_path):
     assert Journal(out).seconds(Trial("set", 32, "direct")) is not None
 
 
+@pytest.mark.seconds
 def test_tables_pictures_and_the_expansion_study(records, tmp_path, monkeypatch):
     from lfpc_jax.evaluation.plots import plot, plot_expansion
     from lfpc_jax.evaluation.sheet import markdown

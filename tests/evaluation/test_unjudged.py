@@ -77,6 +77,7 @@ def overall(out):
     return found, condition, condition["accuracy"]["overall"]
 
 
+@pytest.mark.seconds
 def test_a_sound_judge_decides_what_the_rules_cannot(graded, capsys):
     _, condition, accuracy = overall(graded)
     assert (accuracy["value"], accuracy["samples"]) == (0.8, 200)
@@ -133,6 +134,7 @@ def test_nobody_there_is_said_before_the_model_is_asked(data, tmp_path, capsys, 
     assert not (tmp_path / "out" / "trajectories").exists()
 
 
+@pytest.mark.seconds
 def test_a_judge_that_dies_while_the_model_answers_costs_no_answer(data, tmp_path, capsys):
     out = tmp_path / "out"
     with JudgeServer(only_the_check(status(401))) as server:
@@ -157,6 +159,7 @@ def many(data, tmp_path):
     return tmp_path / "out"
 
 
+@pytest.mark.seconds
 def test_a_judge_that_is_gone_midway_is_no_grading(data, tmp_path, capsys):
     """10 verdicts of 200, then none: nothing is written, whatever share is allowed, and once
     it is back it is not asked those 10 again."""
@@ -187,6 +190,7 @@ def test_a_judge_that_is_gone_midway_is_no_grading(data, tmp_path, capsys):
 quick = partial(JudgeSettings, first_wait=0.001)
 
 
+@pytest.mark.seconds
 def test_what_could_not_be_judged_stands_in_the_headline(many, capsys):
     """A judge that cannot tell 16 of 40: no more than half. 184 of 200 are judged, all right."""
 

@@ -27,6 +27,7 @@ from support.packed import (
 from support.reference import IMAGE
 
 
+@pytest.mark.seconds
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 50),
@@ -87,6 +88,7 @@ def drawn_items(drawn):
     return found
 
 
+@pytest.mark.seconds
 @settings(deadline=None, max_examples=60)
 @given(DRAWN, st.integers(1, 4), st.integers(1, 2), st.booleans(), st.integers(1, 40))
 def test_random_episodes_lie_in_rows_whole_and_once(drawn, shards, rows, shared, places):
@@ -166,6 +168,7 @@ def test_an_episode_rather_goes_where_its_prompt_lies():
     assert [row.room for row in rows] == [30, 32]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("shards", [16, 32])
 def test_rows_of_the_papers_lengths_are_full(shards):
     """32 groups of 16 episodes: a prompt of about 1,400 tokens, and about 1,500 of its own."""

@@ -41,6 +41,7 @@ def chosen(gib, remat="auto", tower_remat="auto", platform="tpu"):
     return found.remat, found.tower_remat
 
 
+@pytest.mark.seconds
 def test_more_room_saves_more():
     rooms = (8, 12, 15.75, 31.25, 95.74, 141)
     order = ("offload", *reversed(FROM_MOST))
@@ -122,6 +123,7 @@ def test_the_estimates_of_the_7b_are_near_the_compiler_s(part, remat, rows, ways
     assert 0.97 * compiler < need(CFG, shapes, Trainable(), remat, there) / 2**30 < 1.3 * compiler
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("size", "part", "remat", "rows", "ways", "compiler"),
     [
@@ -142,6 +144,7 @@ def test_sequences_that_are_gathered_are_counted(size, part, remat, rows, ways, 
     assert 0.97 * compiler < found < 1.2 * compiler
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("capability", "kernel", "remat"),
     [((9, 0), "auto", "dots"), ((8, 0), "auto", "attended"), ((8, 0), "xla", "dots")],

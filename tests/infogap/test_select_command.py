@@ -103,6 +103,7 @@ def test_two_processes_give_what_one_gives(uninterrupted, tmp_path):
     assert shares == [21, 21]  # twenty records each, and the settings
 
 
+@pytest.mark.seconds
 def test_the_command_asks_a_judge_about_free_answers(tmp_path, monkeypatch, capsys):
     """Red at 0, crimson at 1 and 2, azure below. With a judge that is gone nothing is begun."""
     free = [replace(one, options=(), answer="red") for one in rigged_selection.records(2, tmp_path)]

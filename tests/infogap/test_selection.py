@@ -131,6 +131,7 @@ def test_a_paraphrase_is_no_gap_and_a_judge_finds_the_one_that_is(records, tmp_p
     assert summarise([judged]).answers[5] == AnswerCounts(0, 1, 0, 0)
 
 
+@pytest.mark.seconds
 def test_strategies_without_a_model(records, tmp_path):
     def sides(folder, **settings):
         (tmp_path / folder).mkdir()
@@ -189,6 +190,7 @@ def test_a_question_in_text_alone_passes_without_a_gap(records, tmp_path, strate
         assert not list(warnings_of(made))
 
 
+@pytest.mark.seconds
 def test_a_journal_goes_on_behind_its_last_whole_line(records, tmp_path):
     whole = choose(records, tmp_path, chunk=4)
     journal = tmp_path / "journal"

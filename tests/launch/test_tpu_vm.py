@@ -12,6 +12,7 @@ from support.cloud import SECRET, SETTINGS, alive
 # -------------------------------------------------------------------- the slice
 
 
+@pytest.mark.seconds
 def test_up_asks_waits_copies_installs_and_checks_in_that_order(cloud):
     cloud.pod("up")
     assert cloud.calls == [
@@ -45,6 +46,7 @@ def test_quota_is_final_and_leaves_nothing(cloud):
     assert not cloud.there
 
 
+@pytest.mark.seconds
 def test_a_service_that_is_away_is_asked_again(cloud):
     cloud.orders(create=["later", "later"])
     cloud.pod("create")
@@ -60,6 +62,7 @@ def test_a_request_whose_answer_was_lost_is_not_made_twice(cloud):
     assert cloud.there
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
 def test_a_request_that_fails_in_the_queue_is_taken_back(cloud, state):
     cloud.orders(create=[state])
@@ -68,6 +71,7 @@ def test_a_request_that_fails_in_the_queue_is_taken_back(cloud, state):
     assert not cloud.there
 
 
+@pytest.mark.seconds
 def test_a_wait_that_is_interrupted_takes_the_request_back(cloud):
     cloud.orders(create=["WAITING_FOR_RESOURCES"])
     command, env = cloud.command("create")
@@ -93,6 +97,7 @@ def test_a_delete_is_repeated_until_the_slice_is_gone(cloud):
     assert "MAY COST" in cloud.pod("delete", code=1)
 
 
+@pytest.mark.seconds
 def test_a_delete_needs_no_setting_but_its_own(cloud):
     cloud.pod("create")
     cloud.settings.write_text("PROJECT=p1 ZONE=z1 NAME=slice TRIES=3 PAUSE_SECONDS=0 TIER=cheap\n")
@@ -100,6 +105,7 @@ def test_a_delete_needs_no_setting_but_its_own(cloud):
     assert not cloud.there
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("wrong", ["ZONE=", "NAME=Slice", "TRIES=0", "PAUSE_SECONDS=15s"])
 def test_a_delete_refuses_its_own_settings_if_they_are_wrong(cloud, wrong):
     cloud.pod("create")
@@ -112,6 +118,7 @@ def test_a_delete_refuses_its_own_settings_if_they_are_wrong(cloud, wrong):
 # -------------------------------------------------------------------- copying
 
 
+@pytest.mark.seconds
 def test_half_a_copy_on_one_worker_is_noticed_and_repeated(cloud):
     cloud.pod("create")
     cloud.orders(scp=["partial"])
@@ -121,6 +128,7 @@ def test_half_a_copy_on_one_worker_is_noticed_and_repeated(cloud):
     assert (cloud.folder / "worker-1/lfpc_jax/weights.bin").read_bytes() == whole
 
 
+@pytest.mark.seconds
 def test_a_copy_that_never_comes_whole_ends_the_slice(cloud):
     cloud.orders(scp=["partial"] * 3)
     said = cloud.pod("up", code=1)
@@ -129,6 +137,7 @@ def test_a_copy_that_never_comes_whole_ends_the_slice(cloud):
     assert not cloud.there
 
 
+@pytest.mark.seconds
 def test_what_is_no_longer_in_the_checkout_does_not_stay(cloud):
     cloud.pod("up")
     subprocess.run(["git", "rm", "-qf", "weights.bin"], cwd=cloud.code, check=True)
@@ -161,6 +170,7 @@ def test_run_stop_and_status(cloud):
     assert f"key of {len(SECRET)} letters" in log  # it came, and was not printed
 
 
+@pytest.mark.seconds
 def test_a_start_that_fails_on_one_worker_stops_the_other(cloud):
     (cloud.folder / "train").write_text("run\n")
     cloud.pod("up")
@@ -276,6 +286,7 @@ def test_an_interrupted_up_says_what_may_still_cost(cloud):
     assert cloud.there
 
 
+@pytest.mark.seconds
 def test_a_slice_that_is_kept_after_a_failure_is_named(cloud):
     cloud.settings.write_text(SETTINGS.replace("KEEP_ON_FAILURE=no", "KEEP_ON_FAILURE=yes"))
     cloud.orders(scp=["partial"] * 3)
@@ -323,6 +334,7 @@ def test_keep_asks_for_both_again_if_one_is_taken_away(two):
     assert not two.there
 
 
+@pytest.mark.seconds
 def test_a_start_that_fails_on_one_slice_stops_the_other(two):
     (two.folder / "train").write_text("run\n")
     two.pod("up")

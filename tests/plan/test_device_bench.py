@@ -62,6 +62,7 @@ def test_logits_beside_transformers(tmp_path):
     assert low["value"] < 0.1
 
 
+@pytest.mark.seconds
 def test_a_part_that_fails_loses_nothing(tmp_path):
     """One part raises, one is killed, one hangs; each has found something before."""
     (tmp_path / "device_parts.py").write_text("""

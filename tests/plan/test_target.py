@@ -14,6 +14,8 @@ from lfpc_jax.run.config_files import load_config
 from lfpc_jax.run.overrides import override
 from support import small_plan
 
+pytestmark = pytest.mark.compiles
+
 ENGINE = ["encode", "prefill", "begin", "extend", "decode"]
 EPISODE = PlannedEpisode(sampled=8, crops=0)
 
@@ -30,7 +32,6 @@ def two(tmp_path_factory):
     return [run_of(folder, target=target) for target in (False, True)]
 
 
-@pytest.mark.compiles
 def test_the_target_s_programs_are_compiled_and_its_seconds_counted_apart(tmp_path):
     config, file = str(small_plan.config_file(tmp_path, target=True)), tmp_path / "plan.json"
     args = ["--config", config, "--topology", "cpu:2", "--json", str(file)]
@@ -85,7 +86,6 @@ def test_how_often_a_step_asks_it(two, tmp_path):
     assert "target decode" in [program.name for program in likely.target.programs()]
 
 
-@pytest.mark.compiles
 def test_likelihoods_are_planned_as_they_are_scored(tmp_path):
     """A question of 4 boxes: an image of 64 tokens and 64 of text once a row, then 64 + 192 + 8 a
     box. Each of two devices has a row of two boxes, 128 + 2 x 264 tokens in steps of 64, which are

@@ -56,6 +56,7 @@ CONVERSATIONS = [
 ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("cue", [False, True])
 @pytest.mark.parametrize(("messages", "grids", "text"), CONVERSATIONS)
 def test_conversations_by_hand(template, tokenizer, messages, grids, text, cue):

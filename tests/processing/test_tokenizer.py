@@ -94,6 +94,7 @@ def test_half_a_surrogate_pair_is_named(tokenizer):
         tokenizer.encode("ab\ud800c")
 
 
+@pytest.mark.seconds
 def test_both_published_layouts_give_the_same_ids(tokenizer, tmp_path):
     fast = Tokenizer.from_folder(write_model_folder(tmp_path, "fast"))
     assert fast.reserved == tokenizer.reserved
@@ -111,6 +112,7 @@ def test_a_folder_without_its_files_is_named(model_folder, tmp_path, absent):
         Tokenizer.from_folder(tmp_path)
 
 
+@pytest.mark.seconds
 def test_another_models_tokenizer_is_named(tmp_path):
     write_model_folder(tmp_path, "merges")
     config = (tmp_path / "tokenizer_config.json").read_text()
@@ -119,6 +121,7 @@ def test_another_models_tokenizer_is_named(tmp_path):
         Tokenizer.from_folder(tmp_path)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("layout", ["merges", "fast"])
 def test_it_is_what_transformers_finds_for_the_folder(tmp_path, layout):
     folder = write_model_folder(tmp_path, layout)
@@ -129,6 +132,7 @@ def test_it_is_what_transformers_finds_for_the_folder(tmp_path, layout):
         assert ours.encode(text) == theirs.encode(text)
 
 
+@pytest.mark.seconds
 def test_torch_is_not_imported_where_it_is_installed(model_folder):
     """It would be at every start of a command, for seconds."""
     program = f"""
@@ -141,6 +145,7 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.seconds
 def test_neither_torch_nor_jax_is_needed(model_folder):
     """Each is made impossible to import; then a folder is read and a conversation encoded."""
     program = f"""

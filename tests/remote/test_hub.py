@@ -97,6 +97,7 @@ def test_it_says_what_it_fetches_and_fetches_it_once(hub, tmp_path):
     assert fetched(hub, home, "o/a", HF_HUB_OFFLINE="1") == ([folder], [])
 
 
+@pytest.mark.seconds
 def test_every_refusal_is_one_line_with_a_remedy(hub, tmp_path):
     hub.repos["model", "o/gated"] = Repo({"config.json": b"{}"}, gated=True, token="mine")
     hub.repos["model", "o/own"] = Repo({"config.json": b"{}"}, token="mine")
@@ -138,6 +139,7 @@ def test_every_command_that_takes_a_model_takes_a_name_and_its_revision(
     assert "--revision v9: is for a model that is named as on the Hub" in capsys.readouterr().err
 
 
+@pytest.mark.seconds
 def test_a_connection_that_breaks_goes_on_where_it_stopped(hub, tmp_path):
     files = {"model.safetensors": MORE_THAN_A_CHUNK}
     hub.repos["model", "o/big"] = Repo(files, breaks_after=11_000_000)
@@ -184,6 +186,7 @@ def rows(colours):
     return file.getvalue().to_pybytes()
 
 
+@pytest.mark.seconds
 def test_one_command_leads_from_names_to_a_set_and_one_more_to_boxes(hub, tmp_path):
     published = "russwang/ThinkLite-VL-hard-11k"
     hub.repos["dataset", published] = Repo({"data/a.parquet": rows([10, 20]), "README.md": b""})
@@ -220,6 +223,7 @@ def parquet(*given):
     return file.getvalue().to_pybytes()
 
 
+@pytest.mark.seconds
 def test_the_other_public_sets_by_their_names(hub, tmp_path):
     """Their pictures are links in the Hub's cache, and one set has them in an archive."""
     eyes = {
@@ -262,6 +266,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.seconds
 def test_benchmarks_by_their_names(hub, tmp_path):
     rows = benchmark_files.rows()
     table = benchmark_files.write_tsv(tmp_path / "hr_bench_4k.tsv", rows).read_bytes()

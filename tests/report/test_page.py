@@ -65,6 +65,7 @@ def extent(mask):
 VIEWPORTS = [(1280, 900, 1), (1900, 1300, 1), (390, 844, 2), (900, 420, 1)]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("width", "height", "scale"), VIEWPORTS)
 @pytest.mark.parametrize("name", list(runs.SIZES))
 @pytest.mark.parametrize("seen", ["original", "shown"])
@@ -130,6 +131,7 @@ def test_every_panel_has_labelled_axes_and_says_what_it_means(browser, page):
         assert "not a metric of this project" in own.locator("dl").text_content()
 
 
+@pytest.mark.seconds
 def test_constant_zeros_are_said_and_a_curve_stops_where_it_has_no_value(browser, tmp_path):
     rows = [{"reward/masked": 0, "fault/bad_json": 0.5}, {"reward/masked": 0, "crop/rate": 1.0},
             {"reward/masked": 0, "fault/bad_json": 0.25, "crop/rate": 0.5}]  # fmt: skip
@@ -168,6 +170,7 @@ def count(view):
     return int(view.locator(".count [role=status]").inner_text().split()[0])
 
 
+@pytest.mark.seconds
 def test_an_answer_that_is_partly_right_has_its_mark_and_its_references(browser, tmp_path):
     groups = runs.groups()
     references = ("a door", "<b>door", "a door")
@@ -383,6 +386,7 @@ def comes(view, what):
     raise AssertionError(what)
 
 
+@pytest.mark.seconds
 def test_a_page_that_is_watched_shows_the_newest_by_itself(tmp_path, browser):
     folder = runs.write(tmp_path / "run", {PART: runs.groups()[:1]})
     page = tmp_path / "report.html"

@@ -28,6 +28,7 @@ def page(folder):
     return folder / "report.html"
 
 
+@pytest.mark.seconds
 def test_the_results_come_first_and_are_the_terminals(browser, page):
     with opened(browser, page) as view:
         tabs = view.locator("#tabs a").all_inner_texts()
@@ -58,6 +59,7 @@ def compared(folder):
     return page
 
 
+@pytest.mark.seconds
 def test_a_comparison_comes_first_with_the_numbers_of_its_file(browser, compared):
     [budget] = json.loads((compared.parent / "compared/comparison.json").read_text()).values()
     with opened(browser, compared) as view:

@@ -117,6 +117,7 @@ def outcomes(tmp_path_factory):
     return [json.loads(line) for line in found.stdout.splitlines()], found.stderr
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case[2] for case in CASES])
 def test_damage_costs_only_what_it_hits(outcomes, number):
     _, lost, said = CASES[number]

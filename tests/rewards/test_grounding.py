@@ -225,6 +225,7 @@ def test_bounds(crops, several, chosen):
     assert low - 1e-12 <= found.r_geo <= high + 1e-12
 
 
+@pytest.mark.seconds
 @given(st.lists(boxes, min_size=1, max_size=4), boxes, targets, settings)
 def test_another_crop_never_lowers_the_overlap(crops, more, several, chosen):
     """Wherever it comes in the episode, nor does the order of crops matter."""

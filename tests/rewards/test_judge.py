@@ -114,6 +114,7 @@ def test_trouble_that_passes_is_waited_out(tmp_path, trouble):
     assert len(server.requests) == 3
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("slow", [late(2.0, say("no")), drip, drip_headers])
 def test_a_slow_reply_is_given_up_and_asked_for_again(tmp_path, slow):
     (verdict,), server = ask(scripted(slow, say("yes")), tmp_path, reply_seconds=1.0)
@@ -214,6 +215,7 @@ def test_a_retry_after_that_means_nothing_is_ignored(tmp_path, asked):
     assert verdict.right is True
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("trouble", [late(20, say("no")), drip, drip_headers, status(503)])
 def test_a_batch_ends_when_its_time_is_over(tmp_path, trouble):
     claims = [Claim("q", "red", f"answer {index}") for index in range(9)]

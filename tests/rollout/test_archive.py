@@ -289,6 +289,7 @@ def test_an_episode_can_be_replayed_from_the_archive_alone(tmp_path):
     assert read_turn(again.turns[2].text) == Answer(again.answer)
 
 
+@pytest.mark.seconds
 def test_a_foreign_line_cannot_fill_the_memory(tmp_path, caplog):
     """Each trajectory inflates to 200 MB of nothing, a thousand times what the line holds."""
     archive = Archive(tmp_path)

@@ -67,6 +67,7 @@ def outcome(text, size):
     return "crop"
 
 
+@pytest.mark.seconds
 def test_ten_thousand_outputs():
     counts = Counter(
         outcome(text, SIZES[index % len(SIZES)]) for index, text in enumerate(outputs(0, 10_000))
@@ -99,6 +100,7 @@ json_values = st.recursive(
 written = st.lists(st.sampled_from(TAGS) | st.text(max_size=20), max_size=8).map("".join)
 
 
+@pytest.mark.seconds
 @settings(max_examples=300, deadline=None)
 @given(written, st.sampled_from(SIZES))
 def test_any_text(text, size):

@@ -83,6 +83,7 @@ def test_without_tools_the_prompt_asks_for_the_answer_only():
     assert "<answer></answer>" in prompt
 
 
+@pytest.mark.seconds
 def test_every_turn_that_a_tool_or_a_fault_makes_can_be_encoded(template):
     picture = PIL.Image.new("RGB", FRAME.original)
     ready = BOTH.validate(Call(ZOOM.name, {"bbox_2d": [0.0, 0.0, 100.0, 100.0]}), FRAME)

@@ -172,6 +172,7 @@ def test_a_budget_hardly_over_the_minimum_is_refused():
     assert Zoom(four.with_tokens(9), aspect_limit=1.0)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("least", "tokens", "limit"), [(1, 4, 4.0), (1, 16, 16.0), (4, 15, 9.0), (4, 64, 64.0)]
 )

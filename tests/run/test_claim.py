@@ -73,6 +73,7 @@ def taken(folder, patience=PATIENCE):
         return time.monotonic() - begun
 
 
+@pytest.mark.seconds
 def test_a_second_is_refused_by_the_name_of_the_first_until_it_ends(tmp_path, other):
     folder, pid = tmp_path / "run", other.process.pid
     said = rf"run: is in use by `claimant.py .*run 0.2` \(process {pid} on .*, since 2"
@@ -86,6 +87,7 @@ def test_a_second_is_refused_by_the_name_of_the_first_until_it_ends(tmp_path, ot
     assert taken(folder) < 2
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("buried", [True, False])
 def test_one_that_was_killed_keeps_nobody_out(tmp_path, other, buried, capsys):
     other.process.kill()
@@ -97,6 +99,7 @@ def test_one_that_was_killed_keeps_nobody_out(tmp_path, other, buried, capsys):
     assert f"(process {other.process.pid} on" in capsys.readouterr().err
 
 
+@pytest.mark.seconds
 def test_one_whose_number_another_process_has_by_now_keeps_nobody_out(tmp_path, other):
     other.process.kill()
     other.process.wait()
@@ -106,6 +109,7 @@ def test_one_whose_number_another_process_has_by_now_keeps_nobody_out(tmp_path, 
     assert taken(tmp_path / "run") < 2
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("quick")
 def test_where_a_process_cannot_be_told_from_its_number_its_count_decides(
     tmp_path, other, monkeypatch
@@ -147,12 +151,14 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path):
             taken(folder)
 
 
+@pytest.mark.seconds
 def test_one_that_is_frozen_here_lives(tmp_path, other):
     other.process.send_signal(signal.SIGSTOP)
     with pytest.raises(ValueError, match="is in use by"):
         taken(tmp_path / "run", patience=0.1)
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("elsewhere", "quick")
 def test_one_of_another_host_is_watched_and_refuses_while_it_beats(tmp_path, other, capsys):
     [file] = (tmp_path / "run" / "lock").iterdir()
@@ -163,6 +169,7 @@ def test_one_of_another_host_is_watched_and_refuses_while_it_beats(tmp_path, oth
     assert other.asked() == "ours\n"
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("elsewhere", "quick")
 def test_one_of_another_host_that_fell_silent_is_replaced_and_stops_when_it_wakes(tmp_path, other):
     other.process.send_signal(signal.SIGSTOP)
@@ -179,6 +186,7 @@ def test_one_of_another_host_that_fell_silent_is_replaced_and_stops_when_it_wake
         assert list((folder / "lock").iterdir()) == [ours.file]
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("quick", "other")
 def test_the_copy_of_a_folder_in_use_is_free(tmp_path):
     """Whose claim is of a living process, but does not grow."""
