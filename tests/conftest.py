@@ -1,7 +1,8 @@
-"""Eight virtual CPU devices, every annotation of the package checked at run time, and programs that
-are compiled once a run, for all of its processes."""
+"""Eight virtual CPU devices, programs that are compiled once a run, for all of its processes, and
+every annotation of the package checked at run time, but in `make check`."""
 
 import os
+import re
 
 from support import scratch, xla
 
@@ -19,8 +20,8 @@ from jaxtyping import install_import_hook
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 pytest_plugins = ["support.compilations", "support.chromium"]
-install_import_hook("lfpc_jax", "beartype.beartype")
 
+_ALL_COMPILE = re.compile(r"^pytestmark = .*\bcompiles\b", re.MULTILINE)
 _LONGEST = ("test_train", "test_tour", "test_session", "test_readme", "test_compilations")
 
 jax.devices()  # all eight, before a plan for two of them could be the first to ask
@@ -32,6 +33,18 @@ def pytest_configure(config):
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(scratch.folder("compiled-"))
         jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if not _quick(config):
+        install_import_hook("lfpc_jax", "beartype.beartype")
+
+
+def _quick(config):
+    """`make check`: annotations go unchecked, and no file is imported for nothing."""
+    return "not compiles" in config.option.markexpr
+
+
+def pytest_ignore_collect(collection_path, config):
+    if collection_path.suffix == ".py" and _quick(config):
+        return bool(_ALL_COMPILE.search(collection_path.read_text(encoding="utf-8"))) or None
 
 
 def pytest_collection_modifyitems(items):

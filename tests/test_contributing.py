@@ -46,6 +46,7 @@ def test_every_python_block_says_which_file_it_is():
         assert text.count("```python") == len(BLOCK.findall(text)) > 0, page.name
 
 
+@pytest.mark.seconds
 def test_the_tests_of_all_pages_pass(written):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(written)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}  # else its own lfpc_jax/ hides the package

@@ -53,6 +53,7 @@ def test_more_room_saves_more():
     assert chosen(5) == ("offload", "offload")
 
 
+@pytest.mark.seconds
 def test_a_gpu_s_tower_saves_products_at_most():
     assert chosen(141, platform="gpu") == ("none", "dots")
     assert chosen(141, tower_remat="none", platform="gpu") == ("none", "none")
@@ -160,6 +161,7 @@ def test_the_7b_of_stage1_saves_less_on_eight_a100s(capability, kernel, remat):
     assert remat_of(config, replace(cfg, kernel="cudnn"), there).remat == remat
 
 
+@pytest.mark.seconds
 def test_lora_on_one_gpu_has_no_other_copy_of_the_vocabulary():
     """So the 7B on an L4 has room for "attended", although it gathers sequences."""
     config, cfg = load_config("stage1.py:7b-24gb", CONFIGS), published("7b", kernel="cudnn")
