@@ -83,6 +83,7 @@ Other()
 """
 
 
+@pytest.mark.seconds
 def test_reads_that_an_error_left_behind_print_nothing():
     """Orbax turns the end of a read that nobody waits for any more into an exception, of which
     Python printed 60 lines at some later time."""

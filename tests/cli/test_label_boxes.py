@@ -245,6 +245,7 @@ def test_the_sets_own_targets_as_labels(tmp_path, run):
     assert report["gain"] == {"whole": None, "without": None}
 
 
+@pytest.mark.seconds
 def test_a_selections_provenance_goes_along(tmp_path, run):
     """Training still compares its budget."""
     records = rigged_labels.records(2, tmp_path / "pictures")

@@ -284,6 +284,7 @@ def test_photographs_lie_behind_the_scene(photographs):
         canvas.paint(plan(empty, 0, "train", 5))
 
 
+@pytest.mark.seconds
 def test_an_8k_scene_has_its_size_and_its_marks():
     settings = replace(TINY, size=(7680, 4320), object_side=(120, 320), mark_side=(36, 72))
     entry = World(settings, 0, "heldout", 1)[0]

@@ -60,6 +60,7 @@ def test_a_gpu_s_tower_saves_products_at_most():
     assert chosen(5, platform="gpu") == ("offload", "offload")
 
 
+@pytest.mark.seconds
 def test_what_is_set_is_kept():
     assert chosen(15.75, "dots", "full") == ("dots", "full")
     assert chosen(95.74, remat="full")[0] == "full"

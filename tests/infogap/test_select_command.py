@@ -143,6 +143,7 @@ def test_the_command_asks_a_judge_about_free_answers(tmp_path, monkeypatch, caps
     assert not list((tmp_path / "gone").glob("journal*"))
 
 
+@pytest.mark.seconds
 def test_what_a_selection_depended_on_stands_in_the_finished_set(uninterrupted):
     data, out = uninterrupted
     about = layout.read_meta(out)["about"]

@@ -272,6 +272,7 @@ def test_a_sigterm_that_comes_before_the_run_can_save_is_no_failure(cloud):
     assert not cloud.there
 
 
+@pytest.mark.seconds
 def test_an_interrupted_up_says_what_may_still_cost(cloud):
     cloud.orders(scp=["slow"])
     command, env = cloud.command("up")

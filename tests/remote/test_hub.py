@@ -82,6 +82,7 @@ def test_what_is_a_name_and_what_is_a_path(tmp_path, monkeypatch):
     assert [str(name) for name in (HubName("a/b"), HubName("a/b", "r", "c"))] == ["a/b", "a/b@r/c"]
 
 
+@pytest.mark.seconds
 def test_it_says_what_it_fetches_and_fetches_it_once(hub, tmp_path):
     repo = hub.repos["model", "o/a"] = Repo(
         {"config.json": b"{}", "x/y.json": b"[1]"}, tags=("v1",)

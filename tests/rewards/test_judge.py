@@ -193,6 +193,7 @@ def test_waits_double_and_vary(tmp_path):
         assert shortest <= wait < 3 * shortest + 2
 
 
+@pytest.mark.seconds
 def test_retry_after_is_honoured(tmp_path):
     behave = scripted(status(429, ("Retry-After", "1")), say("yes"))
     (verdict,), server = ask(behave, tmp_path)

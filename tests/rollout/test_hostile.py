@@ -114,6 +114,7 @@ def test_any_json_as_arguments(arguments, size):
     assert outcome(call(body), size) not in ("bad_json", "nothing")
 
 
+@pytest.mark.seconds
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.floats(-300, 3000), min_size=4, max_size=4), st.sampled_from(SIZES))
 def test_any_box(box, size):

@@ -43,6 +43,7 @@ def test_a_string_within_one_token_and_over_many():
     assert after(b"") == START
 
 
+@pytest.mark.seconds
 def test_the_real_size_is_quick_and_small():
     rng = np.random.default_rng(0)
     vocabulary = [rng.bytes(n) for n in rng.integers(0, 20, 152_064)]

@@ -196,6 +196,7 @@ def test_the_copy_of_a_folder_in_use_is_free(tmp_path):
         taken(tmp_path / "run")
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("quick")
 def test_a_claim_that_was_only_half_written_is_waited_for_and_removed(tmp_path):
     lock = tmp_path / "lock"

@@ -105,6 +105,7 @@ def test_a_bomb_is_refused_by_its_head():
     assert (error.value.status, error.value.code, taken) == (400, "image_too_large", [])
 
 
+@pytest.mark.seconds
 def test_texts_that_unpack_without_end_in_a_png_are_refused():
     text = zlib.compress(b"a" * (200 << 20), 9)
     data = b"k\0\0" + text

@@ -84,10 +84,13 @@ def pieces(text: str) -> set[str]:
     return {text[at : at + PIECE] for at in range(len(text) - PIECE + 1)}
 
 
+KNOWN = set().union(*(pieces(spelling) for spelling in SPELLINGS.values()))
+
+
 def told(text: str) -> set[str]:
     """Pieces of the key, or of a spelling of it, that a text holds, as it stands or decoded."""
     decoded = html.unescape(unquote(re.sub(r"\\+u(\w{4})", lambda m: chr(int(m[1], 16)), text)))
     forms = [text, decoded, re.sub(r"\s", "", decoded), decoded[::-1]]
     forms += [re.sub(r"\\n|\s", "", form) for form in forms]
-    known = set().union(*(pieces(spelling) for spelling in SPELLINGS.values()))
-    return {piece for piece in known for form in forms if piece.casefold() in form.casefold()}
+    folded = [form.casefold() for form in forms]
+    return {piece for piece in KNOWN if any(piece.casefold() in form for form in folded)}
