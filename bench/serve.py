@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "configs/micro/warm")
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--slots", type=int, default=16, help="as `lfpc serve` has them")
     parser.add_argument("--starts", action="store_true", help="measure these instead")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--temperature", type=float, default=1.0)
