@@ -31,6 +31,7 @@ import multiprocessing
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -39,7 +40,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 GRACE = 5.0
 """Seconds that a command has to end by itself, unless it is patient."""
@@ -81,6 +82,9 @@ _AT_ONCE = _Way(raises=True, grace=GRACE)
 
 told = threading.Event()
 """Set once this process is told to stop."""
+
+started: list[subprocess.Popen[Any]] = []
+"""Commands that this process has started. A second Ctrl-C ends them with it, before it says so."""
 
 _way = _IMPORTING
 _by: int = signal.SIGTERM
@@ -275,9 +279,11 @@ def _say(stream: int, line: str) -> None:
 
 
 def _end(code: int, line: str, stream: int = 2) -> NoReturn:
-    """Ends the process, and those that it started to share its work."""
+    """Ends the process, and those that it started."""
     for child in multiprocessing.active_children():
         child.kill()
+    for command in started:
+        command.kill()  # which does nothing to one that has ended
     if sys.stderr is not None and os.isatty(2):
         _say(2, "\x1b[?25h")  # a live display hides the cursor
     if line:

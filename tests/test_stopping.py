@@ -87,9 +87,11 @@ def alive(pid):
 
 
 @pytest.mark.seconds
+@pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("kind", [(signal.SIGKILL,), (signal.SIGINT, signal.SIGINT)])
-def test_commands_do_not_outlive_the_one_that_runs_them(tmp_path, kind):
-    """They would hold the folder, and the same command could not resume there."""
+def test_commands_do_not_outlive_the_one_that_runs_them(tmp_path, kind, jobs):
+    """They would hold the folder, and the same command could not resume there. One that writes to
+    the same terminal has nothing more to say after the last Ctrl-C."""
     (tmp_path / "long.py").write_text(
         "import os, pathlib, time\n"
         "from lfpc_jax.cli import command\n"
@@ -104,7 +106,7 @@ def test_commands_do_not_outlive_the_one_that_runs_them(tmp_path, kind):
         f"out = pathlib.Path({str(tmp_path)!r})\n"
         "steps.program = lambda name: (sys.executable, str(out / name))\n"
         "print('busy', flush=True)\n"
-        "steps.run([steps.Step('one', ('long.py',))], out, {}, jobs=2)"
+        f"steps.run([steps.Step('one', ('long.py',))], out, {{}}, jobs={jobs})"
     )
     noted = tmp_path / "pid"
     told.wait(process, lambda: noted.exists() and noted.read_text())
@@ -114,7 +116,9 @@ def test_commands_do_not_outlive_the_one_that_runs_them(tmp_path, kind):
         process.send_signal(number)
         time.sleep(0.05)
     assert process.wait(10) in (-9, 130)
-    process.communicate()
+    _, errors = process.communicate()
+    if process.returncode == 130:
+        assert errors.splitlines()[-1] == "stopped at once by a second Ctrl-C"
     deadline = time.monotonic() + 5
     while alive(pid):
         assert time.monotonic() < deadline

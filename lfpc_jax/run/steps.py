@@ -96,8 +96,7 @@ def run(steps: Sequence[Step], out: Path, identities: Identities, *, jobs: int) 
     waiting = {step: f"[{number}/{len(steps)}]" for number, step in enumerate(steps, 1)}
     running: dict[Future[int], Step] = {}
     code = 0
-    started: list[subprocess.Popen[Any]] = []
-    signalled = 0
+    signalled = len(stopping.started)
     with ThreadPoolExecutor(jobs) as pool:
         while running or (waiting and not code and not stopping.told.is_set()):
             awaited = {step.name for step in (*waiting, *running.values())}
@@ -105,7 +104,7 @@ def run(steps: Sequence[Step], out: Path, identities: Identities, *, jobs: int) 
             for step in ready[: jobs - len(running)]:
                 alone = jobs == 1 or step.gathers
                 place, model = waiting.pop(step), identities.get(step.model)
-                running[pool.submit(_run, step, out, place, model, alone, started)] = step
+                running[pool.submit(_run, step, out, place, model, alone)] = step
             for future in wait(running, timeout=_POLL, return_when=FIRST_COMPLETED).done:
                 step = running.pop(future)
                 exit_code = future.result()
@@ -118,8 +117,8 @@ def run(steps: Sequence[Step], out: Path, identities: Identities, *, jobs: int) 
                         "from there",
                         file=sys.stderr,
                     )
-            while stopping.told.is_set() and signalled < len(started):
-                started[signalled].terminate()  # which does nothing to one that has ended
+            while stopping.told.is_set() and signalled < len(stopping.started):
+                stopping.started[signalled].terminate()  # which does nothing to one that has ended
                 signalled += 1
     return code
 
@@ -130,16 +129,8 @@ def program(script: str) -> tuple[str, ...]:
     return sys.executable, "-m", "lfpc_jax", script.removesuffix(".py")
 
 
-def _run(
-    step: Step,
-    out: Path,
-    place: str,
-    model: Mapping[str, str] | None,
-    alone: bool,
-    started: list[subprocess.Popen[Any]],
-) -> int:
-    """Returns the exit code of the step, whose process is added to `started`. A step that is done
-    is noted with its words."""
+def _run(step: Step, out: Path, place: str, model: Mapping[str, str] | None, alone: bool) -> int:
+    """Returns the exit code of the step. A step that is done is noted with its words."""
     if _done(step, out) in (step.words, step.formerly):
         print(f"{place} {step.name}: done before", flush=True)
         return 0
@@ -153,10 +144,10 @@ def _run(
         Path(step.seal).unlink(missing_ok=True)
     if alone:
         process = subprocess.Popen(command, env=environment)
-        started.append(process)
+        stopping.started.append(process)
         code = process.wait()
     else:
-        code = _prefixed(step, command, environment, started)
+        code = _prefixed(step, command, environment)
     if code == 0:
         seconds = round(time.monotonic() - start, 1)
         note = _note(step, out)
@@ -169,19 +160,14 @@ def _run(
     return code
 
 
-def _prefixed(
-    step: Step,
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    started: list[subprocess.Popen[Any]],
-) -> int:
+def _prefixed(step: Step, command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Runs a command and prints each of its lines behind the name of its step."""
     lively = {**environment, "PYTHONUNBUFFERED": "1"}
     pipe, joined = subprocess.PIPE, subprocess.STDOUT
     with subprocess.Popen(
         command, stdout=pipe, stderr=joined, text=True, errors="replace", env=lively
     ) as process:
-        started.append(process)
+        stopping.started.append(process)
         for line in process.stdout or ():
             print(f"{step.name} | {line.rstrip()}\n", end="", flush=True)
     return process.returncode
