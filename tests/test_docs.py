@@ -10,6 +10,7 @@ from test_floors import FLOORS
 
 from lfpc_jax.cli import lfpc
 from lfpc_jax.cli.train import CONFIGS
+from lfpc_jax.data.sources import PUBLISHED
 from lfpc_jax.run.config_files import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +99,15 @@ def has_setting(config: object, name: str) -> bool:
     if config is None or not rest:
         return config is None or hasattr(config, first)
     return hasattr(config, first) and has_setting(getattr(config, first), rest)
+
+
+def test_the_page_on_data_says_where_each_public_set_is_and_how_it_becomes_ours():
+    page = (ROOT / "docs/data.md").read_text()
+    for name in (*PUBLISHED, "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"):
+        assert f"`{name}`" in page, name
+    written = [line.split() for line in page.splitlines() if line.startswith("lfpc gather ")]
+    made = {words[-1] for words in written} | {words[-3] for words in written if "--boxes" in words}
+    assert {"data/focus", "data/boxes"} <= made
 
 
 def test_the_design_has_every_room_on_its_floor_and_every_module():
