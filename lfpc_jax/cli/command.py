@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from lfpc_jax import stopping
 from lfpc_jax.cli import process_flags
+from lfpc_jax.jsonfile import brief
 from lfpc_jax.plan.chips import GPU_SHARE
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ def _in_words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}the disk is full; free some space, then rerun the same command"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        name = str(error.filename)
+        return f"{brief(name)} has {len(name)} characters, and no file has so long a name"
     return str(error)
 
 

@@ -27,6 +27,15 @@ def test_out_of_memory_is_one_line(error, capsys):
     assert capsys.readouterr().err == f"error: out of memory: {error}\n"
 
 
+def test_a_name_that_is_too_long_is_not_told_whole(tmp_path, capsys):
+    path = tmp_path / ("[" * 100_000)
+    assert command.run(path.read_text) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: '{str(tmp_path)[:40]}")
+    assert f"has {len(str(path))} characters" in line
+    assert len(line) < 200
+
+
 def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(jax.errors.JaxRuntimeError):
         command.run(raises(jax.errors.JaxRuntimeError("INTERNAL: it broke")))

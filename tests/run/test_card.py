@@ -59,3 +59,14 @@ def test_a_card_has_base_method_settings_figures_and_how_to_load_it(chain):
     assert "lfpc_jax.Session.load" in code
     [settings] = re.findall(r"```json\n(.*?)```", body, re.DOTALL)
     assert json.loads(settings)["steps"] == config.steps
+
+
+def test_a_path_that_no_system_has_is_refused_in_a_short_line(chain):
+    run, config = chain
+    settings = json.loads(run.settings.read_text())
+    settings["model"]["path"] = "/models/" + "[" * 100_000
+    run.settings.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"100008 characters") as refused:
+        card.card(run, 3, config.asking)
+    assert str(refused.value).startswith(str(run.settings))
+    assert len(str(refused.value)) < 400
