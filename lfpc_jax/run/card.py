@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lfpc_jax.cropvlm.proposing import OUTLINE
-from lfpc_jax.jsonfile import brief, expecting, read_object
+from lfpc_jax.jsonfile import expecting, read_object
 from lfpc_jax.remote.hub import HubName
 from lfpc_jax.report import metrics
 from lfpc_jax.rollout.asking import FILE, Asking
@@ -20,8 +20,6 @@ from lfpc_jax.run.dialogues import prompt_of
 from lfpc_jax.run.folder import RunFolder, run_of
 
 NAME = "README.md"
-_LONGEST_PATH = 4096
-"""Characters."""
 _PRIVATE = ("judge", "wandb_project")
 """Settings that name servers or accounts; a card leaves them out, and of a target what is about its
 server."""
@@ -135,7 +133,7 @@ def _licence(base: Path) -> Iterator[str]:
 
 def _for_the_hub(run: RunFolder, asking: Asking) -> Iterator[str]:
     """The other lines that stand before a card."""
-    if name := HubName.parse(Path(_base(_chain(run)[-1]))):
+    if name := HubName.parse(Path(_chain(run)[-1].named_model)):
         yield f"base_model: {name.repo}"
     yield "library_name: transformers"
     yield "pipeline_tag: image-text-to-text"
@@ -149,7 +147,7 @@ def _began_with(run: RunFolder) -> str:
     for current in _chain(run):
         step, commit = current.began_at, current.began_commit
         models.append(
-            f"`{_base(current)}`"
+            f"`{current.named_model}`"
             + ("" if step is None else f", step {step}")
             + (f", commit `{commit}`" if commit else "")
         )
@@ -163,19 +161,8 @@ def _chain(run: RunFolder) -> list[RunFolder]:
     while current is not None and current.path.resolve() not in visited:
         visited.add(current.path.resolve())
         runs.append(current)
-        current = run_of(Path(_base(current)))
+        current = run_of(Path(current.named_model))
     return runs
-
-
-def _base(run: RunFolder) -> str:
-    """The model that a run began with, whether or not it still exists."""
-    path = read_object(run.settings)["model"]["path"]
-    if len(path) > _LONGEST_PATH:
-        raise ValueError(
-            f"{run.settings}: model.path is {brief(path)} and {len(path)} characters long, which "
-            "no path is"
-        )
-    return path
 
 
 def _training(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -33,7 +33,7 @@ from lfpc_jax.checkpoint import assets, staging, training
 from lfpc_jax.checkpoint.keys import Origin
 from lfpc_jax.distributed import processes
 from lfpc_jax.distributed.exchange import everyones
-from lfpc_jax.jsonfile import Checked, expecting, read_object
+from lfpc_jax.jsonfile import Checked, brief, expecting, read_object
 from lfpc_jax.model import config, int8, parameters, spec
 from lfpc_jax.model.config import ModelConfig
 from lfpc_jax.model.parameters import LoRA, Trainable
@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 _LONGEST_WRITE = 3600.0
 _MOST_STEPS = 1 << 40
+_LONGEST_PATH = 4096  # characters
 _BEGAN = ("step", "commit")
 """What origin.json has beside the origin of weights."""
 
@@ -122,8 +123,19 @@ class RunFolder:
     @property
     def began_from(self) -> Path:
         """The base model of this run, as its settings name it; see `first_model`."""
+        return self.first_model(Path(self.named_model))
+
+    @property
+    def named_model(self) -> str:
+        """The model that the settings name, whether or not it still exists."""
         with expecting("settings of a run", self.settings):
-            return self.first_model(Path(read_object(self.settings)["model"]["path"]))
+            path = read_object(self.settings)["model"]["path"]
+            if len(path) > _LONGEST_PATH:
+                raise ValueError(
+                    f"{self.settings}: model.path is {brief(path)} and {len(path)} characters "
+                    "long, which no path is"
+                )
+            return path
 
     def first_model(self, path: Path) -> Path:
         """The base model of this run, whose settings name it by `path`. If that is a run, it is the

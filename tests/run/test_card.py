@@ -70,3 +70,5 @@ def test_a_path_that_no_system_has_is_refused_in_a_short_line(chain):
         card.card(run, 3, config.asking)
     assert str(refused.value).startswith(str(run.settings))
     assert len(str(refused.value)) < 400
+    with pytest.raises(ValueError, match=r"100008 characters"):
+        _ = run.began_from
