@@ -59,7 +59,7 @@ check: .venv/installed
 	$(MAKE) --no-print-directory --jobs=2 --output-sync lint quick
 
 quick: .venv/installed
-	$(BIN)/python -m pytest -n 3 -m 'not compiles and not seconds and not long and not slow' $(TEST_ARGS)
+	$(BIN)/python -m pytest -m 'not compiles and not seconds and not long and not slow' $(TEST_ARGS)
 
 # All tests but the long and the slow ones. `make test TEST_ARGS='-m slow'` runs the slow ones.
 test: lint
